@@ -1,0 +1,91 @@
+"""The concept table: one row a concept, sorted by article then position (DESIGN section 2).
+
+Shapes: N = concepts in the table, D = vector width.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lvm_pipeline.errors import LvmError
+
+SCHEMA_VERSION = 1
+METADATA_KEY = b"lvm"
+
+
+def concepts_schema(vector_dim: int) -> pa.Schema:
+    """Return the columns of `concepts.parquet` for vectors of width D."""
+    return pa.schema(
+        [
+            pa.field("row", pa.int64(), nullable=False),
+            pa.field("cpe_id", pa.string(), nullable=False),
+            pa.field("article_id", pa.string(), nullable=False),
+            pa.field("article_index", pa.int32(), nullable=False),
+            pa.field("position", pa.int32(), nullable=False),
+            pa.field("concept_text", pa.string()),
+            pa.field("domain", pa.int16()),
+            pa.field("task", pa.int16()),
+            pa.field("modifier", pa.int16()),
+            pa.field("tmd_dense", pa.list_(pa.float32(), 16)),
+            pa.field("soft_negatives", pa.list_(pa.string())),
+            pa.field("hard_negatives", pa.list_(pa.string())),
+            pa.field("created_at", pa.timestamp("us", tz="UTC")),
+            pa.field("vector", pa.list_(pa.field("item", pa.float32()), vector_dim)),
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptsMetadata:
+    """What `concepts.parquet` says of itself, stored as JSON in the file metadata.
+
+    `fingerprint` is an order-sensitive hash of ids and vectors. `order_key` is the rule that
+    decided the order, `order_warning` a sentence where order was accepted and not known.
+    `dropped` lists the duplicates that the policy removed: `{cpe_id, kept_cpe_id, reason}`.
+    """
+
+    fingerprint: str
+    space_id: str
+    vector_dim: int
+    source: str
+    dataset_source: str
+    order_key: str
+    num_concepts: int
+    num_articles: int
+    num_source_rows: int
+    duplicates_policy: str
+    dropped: list[dict[str, str]] = field(default_factory=list)
+    order_warning: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the metadata as plain JSON values."""
+        return asdict(self)
+
+    def as_parquet_metadata(self) -> dict[bytes, bytes]:
+        """Return the key-value pair for the Parquet file metadata."""
+        return {METADATA_KEY: json.dumps(self.as_json()).encode()}
+
+
+def read_concepts_metadata(path: Path) -> ConceptsMetadata:
+    """Read what a concept table says of itself.
+
+    Raises:
+        LvmError: If the file is missing, not Parquet, or was not written by this project.
+    """
+    if not path.is_file():
+        raise LvmError(f"There is no concept table at {path}; make it with `lvm run` or the asset `concepts`.")
+    try:
+        raw = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise LvmError(f"{path} cannot be read as Parquet ({error}); restore it or extract the concepts again.") from None
+    if raw is None:
+        raise LvmError(f"{path} was not written by this project; load it with `lvm ingest` first.")
+    values = json.loads(raw)
+    if values.get("schema_version") != SCHEMA_VERSION:
+        raise LvmError(f"{path} has schema version {values.get('schema_version')}, expected {SCHEMA_VERSION}; extract again.")
+    return ConceptsMetadata(**values)

@@ -1,0 +1,82 @@
+"""Written files appear whole or not at all: write beside, fsync, rename."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to; it takes `path`'s place when the block ends well.
+
+    When the block raises, `path` is as it was and nothing is left beside it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield staged
+        _sync(staged)
+        os.replace(staged, path)
+        _sync(path.parent)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged_dir(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path`; it takes `path`'s place when the block ends well.
+
+    A folder already at `path` is moved aside for the swap and deleted after it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    staged.mkdir()
+    try:
+        yield staged
+        for file in staged.rglob("*"):
+            _sync(file)
+        replace_dir(staged, path)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def replace_dir(staged: Path, path: Path) -> None:
+    """Move the folder `staged` to `path`, taking the place of what is there."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    if path.exists():
+        os.replace(path, aside)
+    os.replace(staged, path)
+    _sync(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def promote(staged: Path, path: Path) -> None:
+    """Move a finished staged file to its final place on the same disk, durably."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sync(staged)
+    os.replace(staged, path)
+    _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with staged_file(path) as staged:
+        staged.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
