@@ -1,0 +1,120 @@
+"""The frame around sequence mixers, shared by all architectures.
+
+Shapes: B = batch, T = context in concepts, D = vector width, H = hidden width, C = condition width.
+
+Linear D->H, the architecture's mixers, Linear H->D (through `correction_rank` directions if given),
+then the residual head: prediction = arithmetic of the context + correction, of unit length where the
+space is. The last projection starts at zero when the head is on, so that an untrained model is
+exactly the arithmetic.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig
+from lvm_pipeline.architectures._residual_head import ResidualHead
+
+
+class Mixers(Protocol):
+    """Blocks with their norms: states (B, T, H) -> states (B, T, H)."""
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Mix along the context."""
+        ...
+
+
+@runtime_checkable
+class RecurrentMixers(Protocol):
+    """Mixers that can also continue from a state."""
+
+    def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Mix states (B, T, H) that follow on `state` (nothing at the start); return the state after them."""
+        ...
+
+
+class Backbone(LatentVectorModel):
+    """Input projection, mixers, output projection, residual head."""
+
+    def __init__(self, config: ModelConfig, mixers: nn.Module, *, max_context: int | None = None):
+        """Wrap an architecture's mixers, which work at width `config.hidden_dim`."""
+        super().__init__(config)
+        self.max_context = max_context
+        self.is_recurrent = isinstance(mixers, RecurrentMixers)
+        self.enter = nn.Linear(config.vector_dim, config.hidden_dim)
+        self.modulation = nn.Linear(config.condition_dim, 2 * config.hidden_dim) if config.condition_dim else None
+        self.mixers = mixers
+        self.dropout = nn.Dropout(config.dropout)
+        self.leave = _way_out(config)
+        self.residual_head = ResidualHead(config.num_lags) if config.residual_head else None
+        self._start_without_effect()
+
+    @torch.no_grad()
+    def _start_without_effect(self) -> None:
+        if self.residual_head is not None:
+            last = self.leave[-1]
+            assert isinstance(last, nn.Linear)
+            last.weight.zero_()
+            last.bias.zero_()
+        if self.modulation is not None:
+            self.modulation.weight.zero_()
+            self.modulation.bias.zero_()
+
+    def forward(self, contexts: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Predict the next vector after every position, (B, T, D) -> (B, T, D)."""
+        return self.predict_from(contexts, self.mixers(self.states_of(contexts, condition)))
+
+    def prefill(self, contexts: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Predict for contexts that continue from `state`; see the contract."""
+        if not self.is_recurrent:
+            return super().prefill(contexts, state, condition)
+        assert isinstance(self.mixers, RecurrentMixers)
+        mixer_state, head_state = (None, None) if state is None else state
+        states, mixer_state = self.mixers.prefill(self.states_of(contexts, condition), mixer_state)
+        prediction = self.leave(self.dropout(states))
+        if self.residual_head is not None:
+            arithmetic, head_state = self.residual_head.prefill(contexts, head_state)
+            prediction = arithmetic + prediction
+        return self._finish(prediction), (mixer_state, head_state)
+
+    def states_of(self, contexts: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Project and modulate the contexts.
+
+        Returns:
+            What the mixers read, (B, T, H).
+
+        Raises:
+            ValueError: If the model needs a condition and none is given.
+        """
+        states = self.dropout(self.enter(contexts))
+        if self.modulation is None:
+            return states
+        if condition is None:
+            raise ValueError(f"this model needs a condition of width {self.config.condition_dim} beside every concept")
+        scale, shift = self.modulation(condition).chunk(2, dim=-1)
+        return states * (1 + scale) + shift
+
+    def predict_from(self, contexts: Tensor, states: Tensor) -> Tensor:
+        """Turn the mixers' states (B, T, H) into predictions (B, T, D)."""
+        prediction = self.leave(self.dropout(states))
+        if self.residual_head is not None:
+            prediction = self.residual_head(contexts) + prediction
+        return self._finish(prediction)
+
+    def _finish(self, prediction: Tensor) -> Tensor:
+        prediction = prediction if prediction.dtype == torch.float64 else prediction.float()
+        return F.normalize(prediction, dim=-1) if self.config.unit_length else prediction
+
+    def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
+        """Start the residual head at this arithmetic, where there is a head."""
+        if self.residual_head is not None:
+            self.residual_head.set_arithmetic(decay=decay, article_weight=article_weight)
+
+
+def _way_out(config: ModelConfig) -> nn.Sequential:
+    if config.correction_rank is None:
+        return nn.Sequential(nn.Linear(config.hidden_dim, config.vector_dim))
+    narrow = nn.Linear(config.hidden_dim, config.correction_rank, bias=False)
+    return nn.Sequential(narrow, nn.Linear(config.correction_rank, config.vector_dim))

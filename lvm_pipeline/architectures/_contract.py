@@ -1,0 +1,266 @@
+"""What every architecture declares and every model offers.
+
+Shapes: B = batch, T = context in concepts, D = vector width, H = hidden width, C = condition width.
+
+An architecture is one module in this folder with a constant `ARCHITECTURE`. Its config, presets and
+builder live there and nowhere else; partitions, conformance tests, plan and command line find it by
+scanning the folder (`_registry`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lvm_pipeline.errors import LvmError
+
+REQUIRED_PRESETS = ("smoke", "small", "full")
+
+_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Fields that every architecture's config shares; a module adds its own.
+
+    `vector_dim` is D, `hidden_dim` H. `residual_head` adds the arithmetic of the context to what the
+    mixers say; off, the prediction is theirs alone. `unit_length` says that the space's vectors are
+    of unit length, so that predictions are normalised. `correction_rank` narrows the way out of the
+    mixers to so many directions. `num_lags` is how many of the latest concepts have a learned weight
+    of their own in the arithmetic. `condition_dim` is the width C of a vector that accompanies every
+    concept and modulates the states (0: none).
+    """
+
+    vector_dim: int = 768
+    hidden_dim: int = 512
+    num_layers: int = 2
+    dropout: float = 0.0
+    residual_head: bool = True
+    unit_length: bool = True
+    correction_rank: int | None = None
+    num_lags: int = 5
+    condition_dim: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a config that cannot work, with the field and the value seen."""
+        self.require(self.vector_dim >= 1, "vector_dim", "at least 1")
+        self.require(self.hidden_dim >= 1, "hidden_dim", "at least 1")
+        self.require(self.num_layers >= 1, "num_layers", "at least 1")
+        self.require(0.0 <= self.dropout < 1.0, "dropout", "at least 0 and below 1")
+        self.require(
+            self.correction_rank is None or self.correction_rank >= 1, "correction_rank", "at least 1, or nothing"
+        )
+        self.require(self.num_lags >= 0, "num_lags", "0 or more")
+        self.require(self.condition_dim >= 0, "condition_dim", "0 or more")
+
+    def require(self, condition: bool, name: str, allowed: str) -> None:
+        """Raise unless the condition holds.
+
+        Raises:
+            LvmError: With the config's kind, the field, its value and what is allowed.
+        """
+        if not condition:
+            raise LvmError(f"{type(self).__name__}: {name} must be {allowed}, got {getattr(self, name)!r}.")
+
+
+def config_with(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
+    """Return the config with some fields replaced.
+
+    Raises:
+        LvmError: If a field does not exist (the message lists what exists), has a value of another
+            type, or the whole cannot work.
+    """
+    declared = {f.name: f for f in fields(config)}
+    for name, value in overrides.items():
+        if name not in declared:
+            raise LvmError(f"{type(config).__name__} has no field {name!r}; it has {', '.join(sorted(declared))}.")
+        _check_type(type(config).__name__, name, value, like=getattr(config, name), annotation=str(declared[name].type))
+    return replace(config, **overrides)
+
+
+def _check_type(owner: str, name: str, value: Any, *, like: Any, annotation: str) -> None:
+    if value is None and "None" in annotation:
+        return
+    expected = next((kind for kind in _TYPE_NAMES if kind.__name__ in annotation), type(like))
+    accepted = (int, float) if expected is float else expected
+    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+        raise LvmError(f"{owner}: {name} must be {_TYPE_NAMES.get(expected, expected)}, got {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named size: a config and the exact number of parameters it builds."""
+
+    config: ModelConfig
+    num_params: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserSetting:
+    """How the optimiser treats one parameter where it differs from the rest."""
+
+    weight_decay: bool = True
+    learning_rate_factor: float = 1.0
+
+
+class LatentVectorModel(nn.Module, ABC):
+    """A model that reads a run of concept vectors and predicts the one after each of them.
+
+    Subclasses implement `forward`. A module anywhere inside may declare `optimiser_settings` for its
+    own direct parameters, by name.
+    """
+
+    is_recurrent: bool = False
+    max_context: int | None = None
+    optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {}
+
+    def __init__(self, config: ModelConfig):
+        """Keep the config; it travels with the weights."""
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def forward(self, contexts: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Predict the next vector after every position.
+
+        Args:
+            contexts: Concept vectors in reading order, (B, T, D).
+            condition: A vector beside each concept, (B, T, C), where the config has a condition.
+
+        Returns:
+            Predictions (B, T, D); the one at position t is for the concept after it and, in a causal
+            architecture, depends on inputs up to t alone.
+        """
+
+    def loss(
+        self,
+        contexts: Tensor,
+        targets: Tensor,
+        is_target: Tensor,
+        *,
+        objective: "Objective",
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Return what training minimises, a scalar; an architecture with a loss of its own overrides this.
+
+        Args:
+            contexts: (B, T, D).
+            targets: The vector after each position, (B, T, D).
+            is_target: Which positions count, bool (B, T).
+            objective: The loss of predictions (B, T, D) against targets where `is_target`.
+            condition: (B, T, C) or nothing.
+        """
+        return objective(self(contexts, condition), targets, is_target)
+
+    def fit(self, train_vectors: Tensor) -> None:
+        """Set what is estimated and not learned (a normaliser) from vectors of train articles, (N, D)."""
+
+    def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
+        """Start the residual head at this arithmetic; a model without the head ignores it."""
+
+    def prefill(self, contexts: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Predict like `forward` for contexts that continue from `state`, and return the state after them.
+
+        Raises:
+            LvmError: If the architecture carries no state.
+        """
+        raise LvmError(f"{type(self).__name__} carries no state from concept to concept; give it the whole context.")
+
+    def step(self, vectors: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Predict from one more concept.
+
+        Args:
+            vectors: The new concept of each context, (B, D).
+            state: What the previous step returned, nothing at the start.
+            condition: (B, C) or nothing.
+
+        Returns:
+            Predictions (B, D) and the state for the next step.
+        """
+        condition = None if condition is None else condition[:, None]
+        predictions, state = self.prefill(vectors[:, None], state, condition)
+        return predictions[:, 0], state
+
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One kind of model and everything the rest of the pipeline needs to know of it.
+
+    `sources` are the paper and the reference code. `reference` is a slow, plain twin of the fast
+    path: `reference(model, contexts) -> predictions`. `sweep` is the grid of config fields that its
+    study tries. `causal` is False where a prediction sees later inputs of its own context; such an
+    architecture is used on fixed windows only. `variant_of` names the architecture that this one is
+    a variant of.
+    """
+
+    name: str
+    summary: str
+    sources: tuple[str, ...]
+    config_class: type[ModelConfig]
+    presets: Mapping[str, Preset]
+    build_model: Callable[[Any], LatentVectorModel]
+    reference: Callable[[Any, Tensor], Tensor]
+    sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    causal: bool = True
+    variant_of: str | None = None
+
+    def __post_init__(self) -> None:
+        """Hold the declaration to the contract.
+
+        Raises:
+            ValueError: If a required preset is missing or a preset is of another config class.
+        """
+        missing = [name for name in REQUIRED_PRESETS if name not in self.presets]
+        if missing:
+            raise ValueError(f"architecture {self.name} lacks the presets {missing}")
+        strangers = [name for name, preset in self.presets.items() if type(preset.config) is not self.config_class]
+        if strangers:
+            raise ValueError(f"architecture {self.name}: presets {strangers} are no {self.config_class.__name__}")
+
+    def build(self, config: ModelConfig) -> LatentVectorModel:
+        """Build the model.
+
+        Returns:
+            A model with fresh weights drawn from torch's present random state.
+
+        Raises:
+            LvmError: If the config is another architecture's.
+        """
+        if type(config) is not self.config_class:
+            raise LvmError(f"{self.name} is built from a {self.config_class.__name__}, got a {type(config).__name__}.")
+        return self.build_model(config)
+
+    def preset(self, name: str) -> Preset:
+        """Return a preset by name.
+
+        Raises:
+            LvmError: If there is none of that name; the message lists what exists.
+        """
+        if name not in self.presets:
+            raise LvmError(f"{self.name} has no preset {name!r}; it has {', '.join(self.presets)}.")
+        return self.presets[name]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of learned values, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def num_params_of(architecture: Architecture, config: ModelConfig) -> int:
+    """Count a config's parameters without allocating them."""
+    with torch.device("meta"):
+        return count_parameters(architecture.build(config))
+
+
+def declared_settings(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, OptimiserSetting]]:
+    """Yield every parameter once with its full name and the setting its module declares for it."""
+    for prefix, module in model.named_modules():
+        declared = getattr(module, "optimiser_settings", {})
+        for name, parameter in module.named_parameters(prefix=prefix, recurse=False):
+            yield name, parameter, declared.get(name.removeprefix(f"{prefix}."), OptimiserSetting())
