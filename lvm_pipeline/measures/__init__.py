@@ -1,0 +1,1 @@
+"""How good is a prediction: targets, arithmetic, ridge, baselines, metrics, retrieval, uncertainty."""
