@@ -21,7 +21,7 @@ def staged_file(path: Path) -> Iterator[Path]:
     try:
         yield staged
         _sync(staged)
-        os.replace(staged, path)
+        staged.replace(path)
         _sync(path.parent)
     finally:
         staged.unlink(missing_ok=True)
@@ -49,8 +49,8 @@ def replace_dir(staged: Path, path: Path) -> None:
     """Move the folder `staged` to `path`, taking the place of what is there."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     if path.exists():
-        os.replace(path, aside)
-    os.replace(staged, path)
+        path.replace(aside)
+    staged.replace(path)
     _sync(path.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -59,7 +59,7 @@ def promote(staged: Path, path: Path) -> None:
     """Move a finished staged file to its final place on the same disk, durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _sync(staged)
-    os.replace(staged, path)
+    staged.replace(path)
     _sync(path.parent)
 
 

@@ -32,11 +32,15 @@ class Settings(BaseSettings):
     )
     dataset_source: str | None = Field(
         default=None,
-        description="Value of dataset_source to extract; default: user_input where it has rows, else the only one there is.",
+        description="Value of dataset_source to extract; default: user_input where it has rows, else the only one.",
     )
     space_id: str | None = Field(default=None, description="Space id of vectors whose table does not name one.")
-    article_column: str | None = Field(default=None, description="Column that names the article, overriding the order rule.")
-    position_column: str | None = Field(default=None, description="Column that orders an article, overriding the order rule.")
+    article_column: str | None = Field(
+        default=None, description="Column that names the article, overriding the order rule."
+    )
+    position_column: str | None = Field(
+        default=None, description="Column that orders an article, overriding the order rule."
+    )
     accept_table_order: bool = Field(
         default=False, description="Accept the order in which the table returns rows; shown as a warning everywhere."
     )
@@ -48,7 +52,9 @@ class Settings(BaseSettings):
     context_length: int = Field(default=5, ge=1, description="Context concepts of a sequence.")
     split_seed: int = Field(default=0, description="Seed of the hash that assigns articles to splits.")
     train_fraction: float = Field(default=0.8, gt=0, lt=1, description="Share of articles in the train split.")
-    validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share of articles in the validation split.")
+    validation_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="Share of articles in the validation split."
+    )
     validation_articles: Path | None = Field(
         default=None, description="File of article ids, one a line, that are validation; all others are train."
     )
@@ -64,8 +70,12 @@ class Settings(BaseSettings):
     training_mode: Literal["articles", "windows"] = Field(
         default="articles", description="How training sees the data: whole articles or windows."
     )
-    epochs: int = Field(default=12, ge=1, description="Passes over the train split, at most (early stopping may end before).")
-    batch_size: int | None = Field(default=None, ge=1, description="Targets (windows) or articles in a step; default by mode.")
+    epochs: int = Field(
+        default=12, ge=1, description="Passes over the train split, at most (early stopping may end before)."
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, description="Targets (windows) or articles in a step; default by mode."
+    )
     learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
     seed: int = Field(default=0, description="Seed of weights, order and dropout.")
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
@@ -74,7 +84,9 @@ class Settings(BaseSettings):
     # Services.
     dagster_port: int = Field(default=3000, description="Port of the Dagster web UI on loopback.")
     mlflow_port: int = Field(default=5000, description="Port of the MLflow UI on loopback.")
-    mlflow_tracking_uri: str | None = Field(default=None, description="Tracking server to use instead of the own store.")
+    mlflow_tracking_uri: str | None = Field(
+        default=None, description="Tracking server to use instead of the own store."
+    )
 
     @field_validator("home")
     @classmethod
@@ -154,6 +166,7 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # pyright: ignore[reportArgumentType]
     except ValidationError as error:
         problems = "; ".join(
-            f"LVM_{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}" for problem in error.errors()
+            f"LVM_{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            for problem in error.errors()
         )
         raise LvmError(f"The settings cannot be used ({problems}). Correct the variable and try again.") from None

@@ -18,7 +18,9 @@ Process = Literal["random_walk", "rotation", "noise"]
 NAMESPACE = uuid.UUID(int=7)
 
 
-def article_vectors(num_concepts: int, vector_dim: int, *, kind: Process, rng: np.random.Generator) -> NDArray[np.float32]:
+def article_vectors(
+    num_concepts: int, vector_dim: int, *, kind: Process, rng: np.random.Generator
+) -> NDArray[np.float32]:
     """Return unit vectors of one article, shape (n, D), drawn from a process with a known best predictor.
 
     `noise` cannot be predicted; `random_walk` is best predicted from recent concepts; `rotation`
@@ -38,7 +40,9 @@ def article_vectors(num_concepts: int, vector_dim: int, *, kind: Process, rng: n
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def synthetic_table(article_lengths: Sequence[int], *, vector_dim: int = 32, kind: Process = "random_walk", seed: int = 0) -> pa.Table:
+def synthetic_table(
+    article_lengths: Sequence[int], *, vector_dim: int = 32, kind: Process = "random_walk", seed: int = 0
+) -> pa.Table:
     """Return a valid concept table with the given article lengths."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -53,7 +57,9 @@ def synthetic_table(article_lengths: Sequence[int], *, vector_dim: int = 32, kin
         "article_id": [article_id for _, article_id, _ in rows],
         "article_index": [index for index, _, _ in rows],
         "position": [position for _, _, position in rows],
-        "concept_text": [f"Concept {position} of article {index} says {row}." for row, (index, _, position) in enumerate(rows)],
+        "concept_text": [
+            f"Concept {position} of article {index} says {row}." for row, (index, _, position) in enumerate(rows)
+        ],
         "domain": [row % 16 for row in range(num)],
         "task": [row % 32 for row in range(num)],
         "modifier": [row % 64 for row in range(num)],

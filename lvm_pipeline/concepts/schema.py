@@ -82,10 +82,14 @@ def read_concepts_metadata(path: Path) -> ConceptsMetadata:
     try:
         raw = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
     except (pa.ArrowInvalid, OSError) as error:
-        raise LvmError(f"{path} cannot be read as Parquet ({error}); restore it or extract the concepts again.") from None
+        raise LvmError(
+            f"{path} cannot be read as Parquet ({error}); restore it or extract the concepts again."
+        ) from None
     if raw is None:
         raise LvmError(f"{path} was not written by this project; load it with `lvm ingest` first.")
     values = json.loads(raw)
     if values.get("schema_version") != SCHEMA_VERSION:
-        raise LvmError(f"{path} has schema version {values.get('schema_version')}, expected {SCHEMA_VERSION}; extract again.")
+        raise LvmError(
+            f"{path} has schema version {values.get('schema_version')}, expected {SCHEMA_VERSION}; extract again."
+        )
     return ConceptsMetadata(**values)

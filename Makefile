@@ -1,0 +1,81 @@
+# Every command that a person or CI runs. `make` alone lists them.
+#
+# A machine needs Python 3.11 or newer and make, nothing else. pip is asked as it is set up on the machine: to take a
+# CPU build of PyTorch, set it up so beforehand (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL).
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+# Options of `make demo`: ARCHITECTURES="lstm gru" PRESET=small ENCODER=lsa-768
+DEMO_OPTIONS = $(foreach name,$(ARCHITECTURES),--architecture $(name)) \
+	$(if $(PRESET),--preset $(PRESET)) $(if $(ENCODER),--encoder "$(ENCODER)")
+# Options of the test targets: PYTEST_OPTIONS="-k ordering"
+PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo ui down test test-all test-slow lint types imports coverage ci clean
+.DELETE_ON_ERROR:
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(VENV)/.installed  ## create .venv with everything the pipeline needs
+
+setup-dev: $(VENV)/.installed-dev
+
+demo: setup  ## the whole lineage on real text: table, training, reports, champion
+	@$(BIN)/lvm demo $(DEMO_OPTIONS)
+
+ui: setup  ## Dagster and MLflow in the browser, on loopback; Ctrl-C stops everything
+	@$(BIN)/lvm ui
+
+down: setup  ## stop the embedded Postgres
+	@$(BIN)/lvm down
+
+test: setup-dev  ## every test but those marked slow, gpu or browser
+	$(PYTEST) -m "not slow and not gpu and not browser"
+
+test-all: setup-dev  ## every test this machine can run
+	$(PYTEST)
+
+test-slow: setup-dev  ## what `make test` leaves out
+	$(PYTEST) -m "slow or gpu or browser"
+
+lint: setup-dev  ## style, format, import contracts, unused or missing dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+imports: setup-dev  ## import every module by itself
+	$(BIN)/python -m lvm_pipeline_tests.import_every_module
+
+types: setup-dev  ## check the types
+	$(BIN)/pyright
+
+ci: lint imports types demo test-slow  ## what .ci/run calls before `make test`
+
+coverage: setup-dev  ## the tests' line and branch coverage of the stages
+	$(PYTEST) -m "not gpu and not browser" --cov --cov-report=
+	$(BIN)/coverage report --fail-under=90 --include='lvm_pipeline/source/*,lvm_pipeline/concepts/*,lvm_pipeline/sequences/*,lvm_pipeline/architectures/*,lvm_pipeline/measures/*,lvm_pipeline/training/*,lvm_pipeline/evaluation/*,lvm_pipeline/experiments/*'
+
+clean:  ## delete .venv and caches; the state in LVM_HOME stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+
+# The stamps make a warm run cost nothing: pip is asked again only when the requirements change.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || { echo "Creating $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing PyTorch (1 of 2; the first time takes a minute or two) ..."
+	@$(PIP) install --quiet --constraint constraints.txt torch
+	@echo "Installing the pipeline (2 of 2) ..."
+	@$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the test tools ..."
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,17 @@
+"""Training pipeline for latent vector models (LVM): read a run of concept vectors, predict the next one.
+
+Read the folders in this order; each imports only what stands above it.
+
+    errors, files, findings, settings   words that everything below shares
+    source/          text becomes rows of `cpe_entry` and `cpe_vectors`
+    concepts/        those rows become the ordered concept table (Parquet)
+    sequences/       the concept table becomes contexts with their targets, split by article
+    architectures/   what predicts, one module each
+    measures/        how good a prediction is, beside what arithmetic alone reaches
+    training/        sequences become a trained model
+    evaluation/      a trained model becomes a report, all reports a leaderboard
+    experiments/     which trained model is the champion
+    adapters/        everything outside the process: Postgres, MLflow, child processes
+    lineage          one function a stage, from the table to the champion
+    defs/, definitions, cli   the two thin shells over it: Dagster and the command `lvm`
+"""

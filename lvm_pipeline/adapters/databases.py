@@ -1,0 +1,145 @@
+"""Which database is where: the source tables, Dagster's storage and MLflow's store.
+
+On the embedded server these are three databases, because Dagster and MLflow both own a table `alembic_version`.
+URLs come with their password: they are handed to a driver or a child's environment, never printed (`shown`).
+"""
+
+import time
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg import errors as postgres_errors
+from psycopg import sql
+
+from lvm_pipeline.adapters import embedded_postgres
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+
+SOURCE_DATABASE = "lvm"
+DAGSTER_DATABASE = "dagster"
+MLFLOW_DATABASE = "mlflow"
+CONNECT_SECONDS = 10
+CREATE_ATTEMPTS = 20
+
+
+def source_url(settings: Settings) -> str:
+    """Return the `postgresql://` URL of the database with the source tables, for ADBC and psycopg.
+
+    It is `LVM_DATABASE_URL` where that is set; else the embedded server's, started if need be, with pgvector in it.
+
+    Raises:
+        LvmError: If the given URL is no Postgres URL, or the embedded server does not start.
+    """
+    if settings.database_url is not None:
+        return _plain_url(settings.database_url.get_secret_value())
+    return _embedded_url(settings, SOURCE_DATABASE, extension="vector")
+
+
+def dagster_url(settings: Settings) -> str:
+    """Return the URL of Dagster's storage on the embedded server.
+
+    It names psycopg2: SQLAlchemy 2.1 takes psycopg 3 for a bare URL, with which dagster-postgres fails on every event.
+    """
+    return _with_driver(_embedded_url(settings, DAGSTER_DATABASE), "psycopg2")
+
+
+def mlflow_url(settings: Settings) -> str:
+    """Return the URL of MLflow's store on the embedded server, psycopg2 named as for Dagster."""
+    return _with_driver(_embedded_url(settings, MLFLOW_DATABASE), "psycopg2")
+
+
+def check_source(url: str) -> None:
+    """Connect once to the source database, so that a wrong URL is told at once and in one sentence.
+
+    Raises:
+        LvmError: If there is no server, no such database, or the user or password is refused.
+    """
+    try:
+        with psycopg.connect(url, connect_timeout=CONNECT_SECONDS):
+            pass
+    except psycopg.OperationalError as error:
+        raise LvmError(_connection_problem(url, str(error))) from None
+    except psycopg.ProgrammingError:  # libpq's words would quote the URL
+        raise LvmError(
+            f"The URL of {shown(url)} cannot be understood; percent-encode special characters in LVM_DATABASE_URL."
+        ) from None
+
+
+def shown(url: str) -> str:
+    """Return a URL as it may be printed: without its password and options."""
+    parts = urlsplit(url)
+    user = f"{parts.username}@" if parts.username else ""
+    port = f":{parts.port}" if parts.port else ""
+    return urlunsplit((parts.scheme, f"{user}{parts.hostname or ''}{port}", parts.path, "", ""))
+
+
+def _plain_url(url: str) -> str:
+    """Drop the driver from a SQLAlchemy URL; libpq, under psycopg and ADBC, knows only `postgresql://`."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
+        raise LvmError(
+            "LVM_DATABASE_URL is no Postgres URL; write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+        )
+    try:
+        urlsplit(url).port  # noqa: B018 - raises where the port is no number
+    except ValueError:
+        raise LvmError("LVM_DATABASE_URL has a port that is no number; percent-encode / : @ in its password.") from None
+    return f"postgresql://{rest}"
+
+
+def _with_driver(url: str, driver: str) -> str:
+    return url.replace("postgresql://", f"postgresql+{driver}://", 1)
+
+
+def _embedded_url(settings: Settings, database: str, *, extension: str | None = None) -> str:
+    server = embedded_postgres.ensure_running(settings.postgres_dir)
+    create_database(server, database, extension=extension)
+    return server.url(database)
+
+
+def create_database(server: embedded_postgres.Server, database: str, *, extension: str | None = None) -> None:
+    """Make a database and an extension in it where they are missing; two processes may do so at once."""
+    with psycopg.connect(server.url("postgres"), autocommit=True, connect_timeout=CONNECT_SECONDS) as connection:
+        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone()
+        if known is None:
+            _create_database(connection, database)
+    if extension is not None:
+        with psycopg.connect(server.url(database), autocommit=True, connect_timeout=CONNECT_SECONDS) as connection:
+            known = connection.execute("SELECT 1 FROM pg_extension WHERE extname = %s", [extension]).fetchone()
+            if known is None:
+                _create_extension(connection, extension)
+
+
+def _create_database(connection: psycopg.Connection, database: str) -> None:
+    for attempt in range(CREATE_ATTEMPTS):
+        try:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+        except (postgres_errors.DuplicateDatabase, postgres_errors.UniqueViolation):
+            return  # another process was faster
+        except postgres_errors.ObjectInUse:  # another process is copying the template
+            if attempt == CREATE_ATTEMPTS - 1:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _create_extension(connection: psycopg.Connection, extension: str) -> None:
+    try:
+        connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(extension)))
+    except (postgres_errors.UniqueViolation, postgres_errors.DuplicateObject):
+        return  # IF NOT EXISTS is no lock: another process was faster
+
+
+def _connection_problem(url: str, message: str) -> str:
+    """Turn libpq's words into one sentence with what to do."""
+    where = shown(url)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    reason = lines[-1].removeprefix("connection failed: ") if lines else "no reason given"
+    if "password authentication failed" in message or "no password supplied" in message:
+        return f"The database at {where} refuses the user or password; correct LVM_DATABASE_URL."
+    if "does not exist" in message and "database" in message:
+        return f"There is no database at {where}; create it or correct the last part of LVM_DATABASE_URL."
+    if "refused" in message or "timeout" in message or "could not translate" in message or "resolve" in message:
+        return f"No Postgres answers at {where} ({reason}); start it or correct LVM_DATABASE_URL."
+    return f"The database at {where} cannot be used: {reason}."
