@@ -1,0 +1,97 @@
+"""What training reports to: a small protocol, so that the loop knows of no tracking system.
+
+One tracker follows one training: `start`, then `log_metrics` in batches (an epoch's worth at a time, never step by
+step), then `log_model` with the finished folder, then `finish`. Whoever calls `start` calls `finish`, with `FAILED`
+when an error passes by.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+TrainingStatus = Literal["FINISHED", "FAILED", "KILLED"]
+MetricSeries = Mapping[str, Sequence[tuple[int, float]]]  # metric name to (step, value) pairs
+
+
+class Tracker(Protocol):
+    """Where parameters, metrics and the model of one training go."""
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the tracked run; None before `start`, or where nothing is tracked."""
+        ...
+
+    @property
+    def run_url(self) -> str | None:
+        """Page of the tracked run, None where there is none."""
+        ...
+
+    def start(
+        self,
+        run_name: str,
+        *,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        fingerprints: Mapping[str, str],
+    ) -> None:
+        """Open the run.
+
+        Args:
+            run_name: Name shown to people, such as `lstm small`.
+            params: What can be tuned; nested mappings are flattened with dots.
+            tags: What identifies the run: architecture, preset, space id, code version.
+            fingerprints: Fingerprint of each data product read, by its name (`concepts`, `sequences`).
+        """
+        ...
+
+    def log_metrics(self, metrics: MetricSeries) -> None:
+        """Report many values at once."""
+        ...
+
+    def log_artifacts(self, folder: Path) -> None:
+        """Keep every file of a folder with the run."""
+        ...
+
+    def log_model(self, model_dir: Path) -> None:
+        """Keep a finished trained model: `model.safetensors` with `trained_model.json`."""
+        ...
+
+    def finish(self, status: TrainingStatus) -> None:
+        """Close the run; a second call changes nothing."""
+        ...
+
+
+class NullTracker:
+    """Tracks nothing."""
+
+    @property
+    def run_id(self) -> str | None:
+        """No run."""
+        return None
+
+    @property
+    def run_url(self) -> str | None:
+        """No page."""
+        return None
+
+    def start(
+        self,
+        run_name: str,
+        *,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        fingerprints: Mapping[str, str],
+    ) -> None:
+        """Do nothing."""
+
+    def log_metrics(self, metrics: MetricSeries) -> None:
+        """Do nothing."""
+
+    def log_artifacts(self, folder: Path) -> None:
+        """Do nothing."""
+
+    def log_model(self, model_dir: Path) -> None:
+        """Do nothing."""
+
+    def finish(self, status: TrainingStatus) -> None:
+        """Do nothing."""
