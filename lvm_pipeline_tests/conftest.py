@@ -74,6 +74,13 @@ def sentence_transformers():
         pytest.skip("the extra `encoders` is not installed")
 
 
+@pytest.fixture
+def root():
+    """The tests run as root, who may become another user; the test is skipped where they do not."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
 @pytest.fixture(scope="session")
 def wikipedia_concepts(pytestconfig):
     """The Parquet given by --wikipedia-concepts; the test is skipped without."""

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil
 from filelock import FileLock, Timeout
+from psycopg.pq import PGconn, Ping
 
 from lvm_pipeline.adapters.postgres_files import (
     OUTSIDE_DIRS,
@@ -219,13 +220,18 @@ def _find_postmaster(files: ServerFiles) -> _Postmaster | None:
 
 
 def _wait_until_settled(files: ServerFiles) -> _Postmaster | None:
-    """Wait while a live server starts, recovers or ends."""
+    """Wait while a live server starts, recovers or ends; return it once it answers, None once it is gone."""
     deadline = time.monotonic() + START_SECONDS
-    while (postmaster := _find_postmaster(files)) is not None and not postmaster.is_ready:
+    while (postmaster := _find_postmaster(files)) is not None and not (postmaster.is_ready and _answers(postmaster)):
         if time.monotonic() > deadline:
             raise LvmError(f"The embedded Postgres has been starting for {START_SECONDS} s (log: {files.log_path}).")
         time.sleep(0.1)
     return postmaster
+
+
+def _answers(postmaster: _Postmaster) -> bool:
+    """Whether the server takes connections: one killed a moment ago is still listed as a process."""
+    return PGconn.ping(f"host={LOOPBACK} port={postmaster.port} connect_timeout=2".encode()) == Ping.OK
 
 
 def _make_cluster(directory: Path, files: ServerFiles, postmaster: _Postmaster | None) -> _State:
@@ -311,7 +317,7 @@ def _run(files: ServerFiles, program: str, *arguments: str) -> tuple[int, str]:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=files.folder, umask=0o077,
                 env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, start_new_session=True, check=False, **options,
-            )  # fmt: skip  # pyright: ignore[reportCallIssue, reportArgumentType]
+            )  # fmt: skip
         except OSError as error:
             raise LvmError(f"{command[0]} cannot be run as {files.account.name}: {error.strerror}.") from None
         output.seek(0)

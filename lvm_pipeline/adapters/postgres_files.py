@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import staged_dir
@@ -41,7 +42,7 @@ class Account:
     gid: int
 
     @property
-    def process_options(self) -> dict[str, object]:
+    def process_options(self) -> dict[str, Any]:
         """Options of `subprocess.run` that start a child as this user and nobody else."""
         if self.uid == os.geteuid():
             return {}
