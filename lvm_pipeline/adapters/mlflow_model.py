@@ -1,0 +1,89 @@
+"""A trained model as MLflow keeps it: a folder of safetensors and JSON, opened by this module and without pickle.
+
+MLflow calls `_load_pyfunc`, so `mlflow.pyfunc.load_model("models:/lvm@champion").predict(contexts)` predicts wherever
+this package is installed.
+"""
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+    from torch import nn
+
+DATA = "trained_model"  # folder inside the MLflow model that holds ours
+
+
+class Predictor:
+    """Predicts the next concept's vector from context vectors."""
+
+    def __init__(self, model: "nn.Module"):
+        """Wrap a model; its weights stay where they are."""
+        self.model = model.eval()
+
+    def predict(self, contexts: NDArray[np.float32], params: dict[str, Any] | None = None) -> NDArray[np.float32]:
+        """Return the prediction after each context: (B, T, D) to (B, D); `params` is MLflow's and unused."""
+        import torch
+
+        with torch.inference_mode():
+            predictions = self.model(torch.as_tensor(np.asarray(contexts, dtype=np.float32)))
+        return predictions[:, -1].float().numpy()
+
+
+def _load_pyfunc(path: str) -> Predictor:
+    from lvm_pipeline.training.checkpoint import load_trained_model
+
+    model, _ = load_trained_model(Path(path))
+    return Predictor(model)
+
+
+def model_signature(vector_dim: int) -> "ModelSignature":
+    """Return the shapes of a model: contexts (B, T, D) to predictions (B, D), float32."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    number = np.dtype("float32")
+    return ModelSignature(
+        inputs=Schema([TensorSpec(number, (-1, -1, vector_dim), name=None)]),
+        outputs=Schema([TensorSpec(number, (-1, vector_dim), name=None)]),
+    )
+
+
+def write_description(folder: Path, *, model_dir: Path, model_id: str, run_id: str) -> None:
+    """Write what MLflow needs beside the trained model: `MLmodel` and the environment to run it in.
+
+    `mlflow.pyfunc.save_model` would do so too, and take seconds to look through every installed package.
+    """
+    from mlflow.models import Model
+
+    description = Model(
+        artifact_path=None,
+        run_id=run_id,
+        model_id=model_id,
+        signature=model_signature(vector_dim_of(model_dir)),
+        model_size_bytes=sum(file.stat().st_size for file in model_dir.rglob("*") if file.is_file()),
+    )
+    python_version = platform.python_version()
+    description.add_flavor(
+        "python_function",
+        loader_module=__name__,
+        data=DATA,
+        env={"virtualenv": "python_env.yaml"},
+        python_version=python_version,
+    )
+    description.save(str(folder / "MLmodel"))
+    requirements = [f"{name}=={metadata.version(name)}" for name in ("mlflow", "lvm-pipeline")]
+    (folder / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
+    environment = {"python": python_version, "dependencies": ["-r requirements.txt"]}
+    (folder / "python_env.yaml").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")  # JSON is YAML
+
+
+def vector_dim_of(model_dir: Path) -> int:
+    """Return the vector width that a trained model was built for."""
+    return int(json.loads((model_dir / "trained_model.json").read_text(encoding="utf-8"))["config"]["vector_dim"])

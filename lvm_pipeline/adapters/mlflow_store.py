@@ -1,0 +1,219 @@
+"""Where MLflow keeps runs and models, opened without its traps.
+
+The store is the database `mlflow` on the embedded Postgres with artefacts under `LVM_HOME/mlflow`, or the server that
+`LVM_MLFLOW_TRACKING_URI` names. MLflow is imported inside functions: it takes seconds and reads its environment while
+it is imported.
+
+A training that is killed cannot close its own run. So every open run leaves a note with the process that owns it;
+`close_abandoned_runs` marks the runs of dead processes as failed.
+"""
+
+import json
+import logging
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+from filelock import FileLock
+
+from lvm_pipeline.adapters import databases
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.files import write_json
+from lvm_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "lvm"
+ANSWER_SECONDS = 5
+QUIET_LOGGERS = ("mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "alembic")
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT": "10",
+}
+
+
+def tracking_uri(settings: Settings) -> str:
+    """Return the URI of the store; starts the embedded Postgres where that is the store. Never print it."""
+    return settings.mlflow_tracking_uri or databases.mlflow_url(settings)
+
+
+def open_client(settings: Settings) -> "MlflowClient":
+    """Return a client of the store, whose tables exist; one for each store and process.
+
+    Raises:
+        LvmError: If the tracking server does not answer.
+    """
+    return _client(tracking_uri(settings), settings.mlflow_dir)
+
+
+@lru_cache(maxsize=4)
+def _client(uri: str, mlflow_dir: Path) -> "MlflowClient":
+    if uri.startswith("http"):
+        _check_answers(uri)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    with store_errors():
+        if not uri.startswith("http"):
+            _make_tables(uri, mlflow_dir)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def prepare_store(settings: Settings) -> None:
+    """Make the tables of an own store; what a server or several trainings started at once would otherwise race for."""
+    open_client(settings)
+
+
+def _make_tables(uri: str, mlflow_dir: Path) -> None:
+    """Make the tables under a lock in our own folder; MLflow's lock lies in the temp folder, where users collide."""
+    from mlflow.store.db import utils as database_utils
+    from mlflow.store.model_registry import sqlalchemy_store as _registry  # noqa: F401 - declares the registry's tables
+    from mlflow.store.tracking import sqlalchemy_store as _tracking  # noqa: F401 - declares the tracking tables
+
+    mlflow_dir.mkdir(parents=True, exist_ok=True)
+    if uri.startswith("sqlite:"):
+        database_utils._make_parent_dirs_if_sqlite(uri)
+    engine = database_utils.create_sqlalchemy_engine_with_retry(uri)
+    try:
+        with FileLock(mlflow_dir / "tables.lock"):
+            if not database_utils._all_tables_exist(engine):
+                database_utils._initialize_tables(engine)
+    finally:
+        engine.dispose()
+
+
+def _check_answers(uri: str) -> None:
+    """Fail at once, and not after minutes of retries, where no server answers."""
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
+            return
+    except urllib.error.HTTPError:
+        return  # something answers; what it is, its first real answer tells
+    except (OSError, ValueError) as error:
+        raise LvmError(
+            f"No MLflow server answers at {uri} ({error}); start it, or unset LVM_MLFLOW_TRACKING_URI."
+        ) from None
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn what MLflow and its database driver raise into one sentence.
+
+    Raises:
+        LvmError: In place of what was raised inside the block.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LvmError(
+            f"The MLflow store cannot be used: {reason} (see LVM_MLFLOW_TRACKING_URI, or run `lvm down` and again)."
+        ) from error
+
+
+def experiment_id(settings: Settings, name: str = EXPERIMENT) -> str:
+    """Return the id of an experiment, made if missing; several processes may do so at once."""
+    from mlflow.exceptions import MlflowException
+
+    client = open_client(settings)
+    is_server = tracking_uri(settings).startswith("http")  # which decides itself where artefacts go
+    artifacts = None if is_server else (settings.mlflow_dir / "artifacts" / name).as_uri()
+    with store_errors():
+        known = client.get_experiment_by_name(name)
+        if known is None:
+            try:
+                return client.create_experiment(name, artifact_location=artifacts)
+            except MlflowException:
+                known = client.get_experiment_by_name(name)  # another process was faster
+                if known is None:
+                    raise
+        return known.experiment_id
+
+
+def ui_url(settings: Settings) -> str:
+    """Return the address of the MLflow web UI."""
+    uri = settings.mlflow_tracking_uri
+    return uri.rstrip("/") if uri and uri.startswith("http") else f"http://127.0.0.1:{settings.mlflow_port}"
+
+
+def run_url(settings: Settings, experiment: str, run_id: str) -> str:
+    """Return the page of a run, given its experiment's id."""
+    return f"{ui_url(settings)}/#/experiments/{experiment}/runs/{run_id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpenRun:
+    """Who owns an open run; a process id alone is used again after a while, its start time tells them apart."""
+
+    run_id: str
+    pid: int
+    process_started: float
+    host: str
+
+    def is_abandoned(self) -> bool:
+        """Whether the process is known to be gone; another host's cannot be judged from here."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.process_started) > 1 or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+
+def note_open_run(settings: Settings, run_id: str) -> None:
+    """Write down that this process owns an open run."""
+    own = psutil.Process()
+    note = _OpenRun(run_id=run_id, pid=own.pid, process_started=own.create_time(), host=socket.gethostname())
+    _notes_dir(settings).mkdir(parents=True, exist_ok=True)
+    write_json(_notes_dir(settings) / f"{run_id}.json", asdict(note))
+
+
+def forget_open_run(settings: Settings, run_id: str) -> None:
+    """Drop the note of a run that was closed."""
+    (_notes_dir(settings) / f"{run_id}.json").unlink(missing_ok=True)
+
+
+def close_abandoned_runs(settings: Settings) -> list[str]:
+    """Mark as FAILED the runs whose process died without closing them; return their ids."""
+    abandoned = [run.run_id for run in _open_runs(settings) if run.is_abandoned()]
+    for run_id in abandoned:
+        with store_errors():
+            client = open_client(settings)
+            client.set_tag(
+                run_id, "lvm.failure", "the training process ended without a word (killed, or out of memory)"
+            )
+            client.set_terminated(run_id, status="FAILED")
+        forget_open_run(settings, run_id)
+    return abandoned
+
+
+def _notes_dir(settings: Settings) -> Path:
+    return settings.mlflow_dir / "open_runs"
+
+
+def _open_runs(settings: Settings) -> Iterator[_OpenRun]:
+    for path in sorted(_notes_dir(settings).glob("*.json")):
+        try:
+            yield _OpenRun(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, FileNotFoundError):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,197 @@
+"""One MLflow run for one training: parameters, metrics in batches, system metrics, data read, the model itself.
+
+The client is used and not MLflow's global state ("the active run"), so that two trainings in one process, or a
+training beside somebody's own MLflow code, do not meet.
+"""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvm_pipeline.adapters import mlflow_model, mlflow_store
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+from lvm_pipeline.training.tracking import MetricSeries, TrainingStatus
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Metric
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+logger = logging.getLogger(__name__)
+
+SYSTEM_METRICS_SECONDS = 1
+METRICS_IN_BATCH = 900  # MLflow takes 1,000 entries
+PARAMS_IN_BATCH = 100
+MAX_VALUE_LENGTH = 6000
+MAX_DIGEST_LENGTH = 36
+
+
+class MlflowTracker:
+    """A `Tracker` that writes to the MLflow store of the settings.
+
+    Metrics that cannot be written are kept and sent with the next ones: a tracking server that is away for a while
+    does not end a long training. Opening the run and logging the model do fail.
+    """
+
+    def __init__(self, settings: Settings, *, experiment: str = mlflow_store.EXPERIMENT, system_metrics: bool = True):
+        """Remember where to write; nothing is opened before `start`."""
+        self._settings = settings
+        self._experiment = experiment
+        self._experiment_id = ""
+        self._run_id: str | None = None
+        self._is_open = False
+        self._unsent: list[Metric] = []
+        self._with_system_metrics = system_metrics
+        self._monitor: SystemMetricsMonitor | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow run id, None before `start`."""
+        return self._run_id
+
+    @property
+    def run_url(self) -> str | None:
+        """Page of the run in the MLflow UI, None before `start`."""
+        return self._run_id and mlflow_store.run_url(self._settings, self._experiment_id, self._run_id)
+
+    def start(
+        self,
+        run_name: str,
+        *,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        fingerprints: Mapping[str, str],
+    ) -> None:
+        """Open the run; runs whose process was killed are marked as failed on the way.
+
+        Raises:
+            LvmError: If the store cannot be used.
+        """
+        client = mlflow_store.open_client(self._settings)
+        mlflow_store.close_abandoned_runs(self._settings)
+        self._experiment_id = mlflow_store.experiment_id(self._settings, self._experiment)
+        all_tags = {**tags, **{f"fingerprint.{name}": value for name, value in fingerprints.items()}}
+        with mlflow_store.store_errors():
+            run = client.create_run(self._experiment_id, run_name=run_name, tags=all_tags)
+            self._run_id = run.info.run_id
+            mlflow_store.note_open_run(self._settings, self._run_id)
+            self._is_open = True
+            self._log_params(params)
+            self._log_inputs(fingerprints)
+        self._start_system_metrics()
+
+    def log_metrics(self, metrics: MetricSeries) -> None:
+        """Send values in batches; what cannot be sent now is sent later."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._unsent += [
+            Metric(name, float(value), now, step) for name, series in metrics.items() for step, value in series
+        ]
+        try:
+            self._send_metrics()
+        except LvmError as error:
+            logger.warning("%d metric values wait for the next attempt: %s", len(self._unsent), error)
+
+    def log_artifacts(self, folder: Path) -> None:
+        """Copy a folder's files to the run."""
+        with mlflow_store.store_errors():
+            self._client.log_artifacts(self._open_run_id, str(folder))
+
+    def log_model(self, model_dir: Path) -> None:
+        """Keep a finished trained model as an MLflow model that `mlflow.pyfunc` loads.
+
+        Raises:
+            LvmError: If the store cannot be used; the MLflow model is then marked as failed.
+        """
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+        with mlflow_store.store_errors():
+            model = self._client.create_logged_model(self._experiment_id, name="model", source_run_id=self._open_run_id)
+            status = LoggedModelStatus.FAILED
+            try:
+                self._upload_model(model, model_dir)
+                status = LoggedModelStatus.READY
+            finally:
+                self._client.finalize_logged_model(model.model_id, status)
+            self._client.log_outputs(self._open_run_id, models=[LoggedModelOutput(model.model_id, step=0)])
+
+    def finish(self, status: TrainingStatus) -> None:
+        """Close the run; a second call changes nothing."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._monitor is not None:
+            self._monitor.finish()
+        run_id = self._open_run_id
+        with mlflow_store.store_errors():
+            self._send_metrics()
+            self._client.set_terminated(run_id, status=status)
+        mlflow_store.forget_open_run(self._settings, run_id)
+
+    @property
+    def _client(self) -> Any:
+        return mlflow_store.open_client(self._settings)
+
+    @property
+    def _open_run_id(self) -> str:
+        assert self._run_id is not None, "start the tracker first"
+        return self._run_id
+
+    def _send_metrics(self) -> None:
+        with mlflow_store.store_errors():
+            while self._unsent:
+                self._client.log_batch(self._open_run_id, metrics=self._unsent[:METRICS_IN_BATCH])
+                del self._unsent[:METRICS_IN_BATCH]
+
+    def _log_params(self, params: Mapping[str, object]) -> None:
+        from mlflow.entities import Param
+
+        entities = [Param(name, str(value)[:MAX_VALUE_LENGTH]) for name, value in flattened(params)]
+        for first in range(0, len(entities), PARAMS_IN_BATCH):
+            self._client.log_batch(self._open_run_id, params=entities[first : first + PARAMS_IN_BATCH])
+
+    def _log_inputs(self, fingerprints: Mapping[str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        training = [InputTag("mlflow.data.context", "training")]
+        inputs = [
+            DatasetInput(Dataset(name, fingerprint[:MAX_DIGEST_LENGTH], "local", f'{{"product": "{name}"}}'), training)
+            for name, fingerprint in fingerprints.items()
+        ]
+        if inputs:
+            self._client.log_inputs(self._open_run_id, datasets=inputs)
+
+    def _start_system_metrics(self) -> None:
+        if not self._with_system_metrics:
+            return
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        uri = mlflow_store.tracking_uri(self._settings)
+        self._monitor = SystemMetricsMonitor(
+            self._run_id, sampling_interval=SYSTEM_METRICS_SECONDS, samples_before_logging=5, tracking_uri=uri
+        )
+        self._monitor.start()
+
+    def _upload_model(self, model: "LoggedModel", model_dir: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=self._settings.mlflow_dir) as folder:
+            mlflow_model.write_description(
+                Path(folder), model_dir=model_dir, model_id=model.model_id, run_id=self._open_run_id
+            )
+            self._client.log_model_artifacts(model.model_id, folder)
+        self._client.log_model_artifacts(model.model_id, str(model_dir), mlflow_model.DATA)
+
+
+def flattened(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield every leaf of nested mappings under its dotted name; sequences are leaves."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield (
+                f"{prefix}{name}",
+                list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value,
+            )

@@ -1,0 +1,228 @@
+"""MLflow: one run a training, closed whatever happens; the model in it predicts; the champion is an alias."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from lvm_pipeline.adapters import mlflow_model, mlflow_registry, mlflow_store
+from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker, flattened
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+
+pytestmark = pytest.mark.postgres
+
+FINGERPRINTS = {"concepts": "c" * 64, "sequences": "s" * 64}
+
+
+@pytest.fixture(scope="module")
+def settings(module_postgres_url, open_tmp_path_factory):
+    """A home and an MLflow store of this module's own."""
+    uri = module_postgres_url.replace("postgresql://", "postgresql+psycopg2://")
+    return Settings(home=open_tmp_path_factory() / "lvm_home", mlflow_tracking_uri=uri)
+
+
+@pytest.fixture
+def client(settings):
+    return mlflow_store.open_client(settings)
+
+
+@pytest.fixture
+def tracker(settings):
+    tracker = MlflowTracker(settings, system_metrics=False)
+    tracker.start("lstm smoke", params={"lr": 1e-3}, tags={"architecture": "lstm"}, fingerprints=FINGERPRINTS)
+    yield tracker
+    tracker.finish("FINISHED")
+
+
+def write_model(folder, *, vector_dim=32):
+    folder.mkdir()
+    (folder / "trained_model.json").write_text(json.dumps({"config": {"vector_dim": vector_dim}}))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_run_holds_what_the_training_said(tracker, client):
+    values = [(step, step / 10) for step in range(2000)]
+    tracker.log_metrics({"train/loss": values, "validation/cosine": [(0, 0.5), (1, 0.6)]})
+    tracker.finish("FINISHED")
+
+    run = client.get_run(tracker.run_id)
+
+    assert (run.info.run_name, run.info.status) == ("lstm smoke", "FINISHED")
+    assert run.data.params == {"lr": "0.001"}
+    assert run.data.tags["architecture"] == "lstm"
+    assert run.data.tags["fingerprint.sequences"] == "s" * 64
+    assert [(i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs] == [
+        ("concepts", "c" * 36),
+        ("sequences", "s" * 36),
+    ]
+    assert run.data.metrics["validation/cosine"] == 0.6
+    history = client.get_metric_history(tracker.run_id, "train/loss")
+    assert [(m.step, m.value) for m in history] == values
+    assert tracker.run_url.endswith(f"/runs/{tracker.run_id}")
+
+
+def test_batches_are_quick(tracker):
+    began = time.monotonic()
+    tracker.log_metrics({f"metric {n}": [(step, 0.0) for step in range(100)] for n in range(9)})
+
+    assert time.monotonic() - began < 3  # one by one, 900 values take 8 s or more
+
+
+def test_failure_is_told(tracker, client, settings):
+    tracker.finish("FAILED")
+    tracker.finish("FINISHED")  # too late to change it
+
+    assert client.get_run(tracker.run_id).info.status == "FAILED"
+    assert mlflow_store.close_abandoned_runs(settings) == []
+
+
+START_AND_DIE = """
+import os, sys
+from pathlib import Path
+from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
+from lvm_pipeline.settings import Settings
+tracker = MlflowTracker(Settings(home=Path(sys.argv[1]), mlflow_tracking_uri=os.environ["STORE"]))
+tracker.start("killed", params={}, tags={}, fingerprints={})
+print(tracker.run_id, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_run_of_a_killed_process_is_marked_by_the_next_start(client, settings):
+    child = subprocess.run(
+        [sys.executable, "-c", START_AND_DIE, str(settings.home)],
+        env={"STORE": settings.mlflow_tracking_uri, "PATH": "/usr/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    killed_run_id = child.stdout.strip()
+    assert child.returncode == -9, child.stderr
+    assert client.get_run(killed_run_id).info.status == "RUNNING"
+
+    tracker = MlflowTracker(settings, system_metrics=False)
+    tracker.start("next", params={}, tags={}, fingerprints={})
+
+    assert client.get_run(killed_run_id).info.status == "FAILED"
+    assert client.get_run(tracker.run_id).info.status == "RUNNING"
+    assert mlflow_store.close_abandoned_runs(settings) == []  # its own process lives
+    tracker.finish("FINISHED")
+
+
+def test_system_metrics_are_sampled_from_the_first_seconds(settings, client):
+    tracker = MlflowTracker(settings)
+    tracker.start("system", params={}, tags={}, fingerprints={})
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not has_system_metrics(client, tracker.run_id):
+        time.sleep(0.3)
+    tracker.finish("FINISHED")
+
+    assert has_system_metrics(client, tracker.run_id)
+
+
+def has_system_metrics(client, run_id):
+    return any(name.startswith("system/cpu") for name in client.get_run(run_id).data.metrics)
+
+
+def test_metrics_wait_while_the_store_is_away(tracker, client, monkeypatch):
+    def refuse(*_, **__):
+        raise LvmError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tracker, "_send_metrics", refuse)
+        tracker.log_metrics({"loss": [(0, 1.0)]})
+    assert "loss" not in client.get_run(tracker.run_id).data.metrics
+
+    tracker.log_metrics({"loss": [(1, 0.5)]})
+
+    assert [m.step for m in client.get_metric_history(tracker.run_id, "loss")] == [0, 1]
+
+
+def test_model_is_kept_with_its_shapes_and_without_pickle(tracker, client, tmp_path):
+    tracker.log_model(write_model(tmp_path / "lstm"))
+
+    model_id = client.get_run(tracker.run_id).outputs.model_outputs[0].model_id
+    folder = mlflow_registry._model_dir(tracker._settings, client.get_logged_model(model_id)).parent
+    import mlflow
+
+    described = mlflow.models.Model.load(str(folder))
+    assert described.flavors["python_function"]["loader_module"] == "lvm_pipeline.adapters.mlflow_model"
+    assert described.signature.inputs.inputs[0].shape == (-1, -1, 32)
+    assert described.signature.outputs.inputs[0].shape == (-1, 32)
+    names = {file.name for file in folder.rglob("*") if file.is_file()}
+    assert names == {"MLmodel", "requirements.txt", "python_env.yaml", "trained_model.json", "model.safetensors"}
+
+
+class MeanModel:
+    def eval(self):
+        return self
+
+    def __call__(self, contexts):
+        return contexts.cumsum(1) / 3
+
+
+def test_champion_is_an_alias_that_mlflow_loads(settings, client, tmp_path, monkeypatch):
+    assert mlflow_registry.champion(settings) is None
+    run_ids = [run_with_model(settings, tmp_path / name) for name in ("first", "second")]
+
+    first = mlflow_registry.crown(
+        settings, mlflow_run_id=run_ids[0], tags={"architecture": "lstm"}, description="first"
+    )
+    second = mlflow_registry.crown(settings, mlflow_run_id=run_ids[1], tags={"architecture": "gru"}, description="gain")
+    again = mlflow_registry.crown(settings, mlflow_run_id=run_ids[0], tags={}, description="")
+
+    assert (first.version, second.version, again.version) == ("1", "2", "1")
+    champion = mlflow_registry.champion(settings)
+    assert (champion.version, champion.mlflow_run_id, champion.tags) == ("1", run_ids[0], {"architecture": "lstm"})
+    assert (champion.model_dir / "model.safetensors").read_bytes() == b"weights"
+    assert first.model_dir != second.model_dir
+
+    import mlflow
+
+    monkeypatch.setattr(mlflow_model, "_load_pyfunc", lambda path: mlflow_model.Predictor(MeanModel()))
+    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
+    model = mlflow.pyfunc.load_model(mlflow_registry.MODEL_URI)
+    assert model.predict(np.ones((2, 3, 32), np.float32)).shape == (2, 32)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="schema"):
+        model.predict(np.ones((2, 3, 31), np.float32))
+
+
+def run_with_model(settings, folder):
+    tracker = MlflowTracker(settings, system_metrics=False)
+    tracker.start(folder.name, params={}, tags={}, fingerprints={})
+    tracker.log_model(write_model(folder))
+    tracker.finish("FINISHED")
+    return tracker.run_id
+
+
+def test_run_without_a_model_cannot_be_crowned(tracker, settings):
+    with pytest.raises(LvmError, match="holds no model"):
+        mlflow_registry.crown(settings, mlflow_run_id=tracker.run_id, tags={}, description="")
+
+
+def test_absent_server_is_told_at_once(tmp_path):
+    settings = Settings(home=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9")
+    began = time.monotonic()
+
+    with pytest.raises(LvmError, match="No MLflow server answers"):
+        MlflowTracker(settings).start("x", params={}, tags={}, fingerprints={})
+
+    assert time.monotonic() - began < 6
+
+
+def test_nothing_is_written_outside_the_home(settings, client, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    run_with_model(settings, tmp_path / "model")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_parameters_are_flattened():
+    nested = {"a": 1, "b": {"c": (1, 2), "d": {"e": "text"}}, "f": None}
+    assert dict(flattened(nested)) == {"a": 1, "b.c": [1, 2], "b.d.e": "text", "f": None}
