@@ -5,7 +5,7 @@ import json
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
+from lvm_pipeline.concepts.store import article_ranges
+from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
+from lvm_pipeline.sequences.splits import seed_that_fills
 
 Process = Literal["random_walk", "rotation", "noise"]
 NAMESPACE = uuid.UUID(int=7)
@@ -110,6 +113,26 @@ def write_synthetic_concepts(
     return write_table(synthetic_table(article_lengths, vector_dim=vector_dim, kind=kind, seed=seed), path)
 
 
+def write_synthetic_sequences(concepts_path: Path, path: Path, **options: Any) -> Path:
+    """Build the sequences of a concept table; `options` are those of `SequenceOptions`.
+
+    Unless a seed is given, it is the first that leaves no split empty.
+    """
+    if "split_seed" not in options:
+        articles = article_ranges(concepts_path)
+        seed = seed_that_fills(
+            articles.ids,
+            np.arange(len(articles.ids)),
+            articles.lengths > options.get("context_length", 5),
+            train_fraction=options.get("train_fraction", 0.8),
+            validation_fraction=options.get("validation_fraction", 0.1),
+        )
+        options["split_seed"] = seed or 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    build_sequences(concepts_path, path, options=SequenceOptions(**options))
+    return path
+
+
 def metadata_of(path: Path) -> dict:
     """Return the project's JSON from a Parquet file's metadata."""
-    return json.loads(pq.read_schema(path).metadata[b"lvm"])
+    return json.loads(pq.read_metadata(path).metadata[b"lvm"])

@@ -1,0 +1,295 @@
+"""Make the sequence table from a concept table.
+
+Shapes: N = concepts, A = articles, S = sequences, T = context length in concepts.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.concepts.store import full_disk_told, read_columns
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.files import staged_file
+from lvm_pipeline.findings import Finding
+from lvm_pipeline.sequences.invariants import check_sequences
+from lvm_pipeline.sequences.near_duplicates import find_near_duplicates
+from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
+from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA, SPLITS, SequencesMetadata, SplitCounts, read_sequences
+from lvm_pipeline.sequences.splits import (
+    read_article_list,
+    seed_that_fills,
+    split_by_hash,
+    split_by_list,
+    split_last_fifth,
+)
+from lvm_pipeline.sequences.windows import window_starts, window_starts_across_articles
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceOptions:
+    """How to cut and split. The names are those of the settings.
+
+    `validation_articles` is a file of ids that are validation, all others train; it replaces the
+    seeded hash. `boundaries="ignore"` and `split="last_20_percent"` are the compatibility mode:
+    what they make is labelled as leaking.
+    """
+
+    context_length: int = 5
+    split_seed: int = 0
+    train_fraction: float = 0.8
+    validation_fraction: float = 0.1
+    validation_articles: Path | None = None
+    boundaries: Literal["respect", "ignore"] = "respect"
+    split: Literal["articles", "last_20_percent"] = "articles"
+
+
+def build_sequences(concepts_path: Path, staged_path: Path, *, options: SequenceOptions) -> list[Finding]:
+    """Cut every article into sequences, split the articles, and check what was written.
+
+    Args:
+        concepts_path: The concept table.
+        staged_path: Where the sequence table is written, whole or not at all; the caller promotes it
+            when no blocking finding came back.
+        options: How to cut and split.
+
+    Returns:
+        The findings of every sequence invariant on the written file.
+
+    Raises:
+        LvmError: If the concepts cannot be read, there is one article only, no article is long
+            enough for a sequence, or the train or validation split would be empty.
+    """
+    rows = read_concept_rows(concepts_path)
+    starts = _window_starts(rows, options)
+    groups = find_near_duplicates(rows.vectors, rows.texts, rows.article_indices).groups
+    target_articles = rows.article_indices[starts + options.context_length]
+    if options.split == "last_20_percent":
+        splits = split_last_fifth(len(starts))
+        article_splits = _splits_of_straddled(rows, target_articles, splits)
+    else:
+        article_splits = _split_articles(rows, groups, options)
+        splits = np.array(article_splits)[target_articles]
+    _refuse_empty_split(rows, groups, target_articles, splits, options)
+    write_sequences(
+        staged_path,
+        rows,
+        starts=starts,
+        splits=splits,
+        article_splits=article_splits,
+        groups=groups,
+        provenance=_provenance(options),
+    )
+    return check_sequences(concepts_path, staged_path)
+
+
+def write_sequences(
+    staged_path: Path,
+    rows: ConceptRows,
+    *,
+    starts: NDArray[np.int64],
+    splits: NDArray[np.str_],
+    article_splits: list[str],
+    groups: NDArray[np.int64],
+    provenance: dict,
+) -> None:
+    """Write a sequence table with its metadata.
+
+    Args:
+        staged_path: Where to.
+        rows: The concepts.
+        starts: First context row of each sequence, shape (S,).
+        splits: Split of each sequence, shape (S,).
+        article_splits: Split of each article, A of them.
+        groups: Near-duplicate group of each article, shape (A,).
+        provenance: The metadata fields that the concepts do not decide: `context_length`,
+            `boundaries`, `split_rule` and, where they apply, seed, fractions and leak.
+    """
+    targets = starts + provenance["context_length"]
+    article_ids = np.array(rows.article_ids, dtype=object)[rows.article_indices[targets]]
+    article_splits_by_id = dict(zip(rows.article_ids, article_splits, strict=True))
+    metadata = SequencesMetadata(
+        fingerprint=_fingerprint(rows.metadata.fingerprint, starts, targets, splits, article_splits_by_id),
+        concepts_fingerprint=rows.metadata.fingerprint,
+        num_sequences=len(starts),
+        split_counts=_split_counts(rows, splits, article_splits),
+        article_splits=article_splits_by_id,
+        near_duplicate_groups=_named_groups(rows, groups),
+        **provenance,
+    )
+    table = pa.table([article_ids, starts, targets, splits.astype(object)], schema=SEQUENCES_SCHEMA)
+    with staged_file(staged_path) as staged, full_disk_told(staged_path.parent):
+        pq.write_table(table.replace_schema_metadata(metadata.as_parquet_metadata()), staged, compression="zstd")
+
+
+def sequences_summary(concepts_path: Path, sequences_path: Path) -> dict[str, Any]:
+    """Describe a sequence table for the verification report, as plain JSON values.
+
+    Raises:
+        LvmError: If a file cannot be read, or the sequences were built from other concepts.
+    """
+    articles = read_columns(concepts_path, ["article_id"])["article_id"].to_pylist()
+    fingerprint = read_concepts_metadata(concepts_path).fingerprint
+    metadata = read_sequences(sequences_path, concepts_fingerprint=fingerprint).metadata
+    lengths = Counter(articles).values()
+    if metadata.boundaries == "ignore":
+        num_expected = max(0, len(articles) - metadata.context_length)
+    else:
+        num_expected = sum(max(0, length - metadata.context_length) for length in lengths)
+    return {
+        "num_windows": metadata.num_sequences,
+        "num_expected_windows": num_expected,
+        "num_windows_inside_articles": sum(max(0, length - metadata.context_length) for length in lengths),
+        "num_articles_without_window": sum(length <= metadata.context_length for length in lengths),
+        "context_length": metadata.context_length,
+        "boundaries": metadata.boundaries,
+        "split_rule": metadata.split_rule,
+        "split_seed": metadata.split_seed,
+        "train_fraction": metadata.train_fraction,
+        "validation_fraction": metadata.validation_fraction,
+        "splits": {split: asdict(counts) for split, counts in metadata.split_counts.items()},
+        "near_duplicate_groups": metadata.near_duplicate_groups,
+        "is_leaking": metadata.is_leaking,
+        "leak_reason": metadata.leak_reason,
+        "fingerprint": metadata.fingerprint,
+        "concepts_fingerprint": metadata.concepts_fingerprint,
+    }
+
+
+def _window_starts(rows: ConceptRows, options: SequenceOptions) -> NDArray[np.int64]:
+    if len(rows.article_ids) < 2 and options.split == "articles":
+        raise LvmError(
+            f"The concept table holds {len(rows.article_ids)} article, and whole articles cannot be split into train "
+            "and validation with fewer than two; load more articles."
+        )
+    if options.boundaries == "ignore":
+        starts = window_starts_across_articles(len(rows.article_indices), options.context_length)
+    else:
+        try:
+            starts = window_starts(rows.article_indices, options.context_length)
+        except ValueError as error:
+            raise LvmError(f"The concept table cannot be cut ({error}); extract the concepts again.") from None
+    if not len(starts):
+        raise LvmError(
+            f"No article is long enough: a sequence needs {options.context_length + 1} concepts, and the longest of "
+            f"the {len(rows.article_ids)} articles has {rows.article_lengths.max(initial=0)}; load longer articles, or "
+            "set a smaller LVM_CONTEXT_LENGTH."
+        )
+    return starts
+
+
+def _split_articles(rows: ConceptRows, groups: NDArray[np.int64], options: SequenceOptions) -> list[str]:
+    if options.validation_articles is not None:
+        return split_by_list(rows.article_ids, read_article_list(options.validation_articles))
+    if options.train_fraction + options.validation_fraction > 1:
+        raise LvmError(
+            f"The train and validation fractions {options.train_fraction} and {options.validation_fraction} exceed 1 "
+            "together; lower LVM_TRAIN_FRACTION or LVM_VALIDATION_FRACTION."
+        )
+    return split_by_hash(
+        rows.article_ids,
+        groups,
+        seed=options.split_seed,
+        train_fraction=options.train_fraction,
+        validation_fraction=options.validation_fraction,
+    )
+
+
+def _splits_of_straddled(rows: ConceptRows, target_articles: NDArray[np.int64], splits: NDArray[np.str_]) -> list[str]:
+    """Call an article train when any of its sequences is, or when it has none; the rest is validation."""
+    validation = set(target_articles[splits == "validation"].tolist()) - set(
+        target_articles[splits == "train"].tolist()
+    )
+    return ["validation" if article in validation else "train" for article in range(len(rows.article_ids))]
+
+
+def _refuse_empty_split(
+    rows: ConceptRows,
+    groups: NDArray[np.int64],
+    target_articles: NDArray[np.int64],
+    splits: NDArray[np.str_],
+    options: SequenceOptions,
+) -> None:
+    empty = [split for split in ("train", "validation") if not np.any(splits == split)]
+    if not empty:
+        return
+    has_sequences = np.isin(np.arange(len(rows.article_ids)), target_articles)
+    message = f"The {empty[0]} split would be empty ({has_sequences.sum()} articles are long enough for a sequence)"
+    if options.validation_articles is not None or options.split == "last_20_percent":
+        raise LvmError(f"{message}; list other validation articles, or load more articles.")
+    seed = seed_that_fills(
+        rows.article_ids,
+        groups,
+        has_sequences,
+        train_fraction=options.train_fraction,
+        validation_fraction=options.validation_fraction,
+    )
+    advice = f", or set LVM_SPLIT_SEED={seed}, which leaves no split empty" if seed is not None else ""
+    raise LvmError(f"{message}; load more articles, name some with --validation-articles{advice}.")
+
+
+def _provenance(options: SequenceOptions) -> dict:
+    reasons = []
+    if options.boundaries == "ignore":
+        reasons.append("windows cross article boundaries, so contexts hold concepts of other articles and splits")
+    if options.split == "last_20_percent":
+        reasons.append("the last 20 % of the sequences are validation wherever an article is cut, and contexts overlap")
+    provenance = {
+        "context_length": options.context_length,
+        "boundaries": options.boundaries,
+        "split_rule": "last_20_percent" if options.split == "last_20_percent" else "validation_articles",
+        "is_leaking": bool(reasons),
+        "leak_reason": "; ".join(reasons) or None,
+    }
+    if options.split == "articles" and options.validation_articles is None:
+        provenance |= {
+            "split_rule": "seeded_hash",
+            "split_seed": options.split_seed,
+            "train_fraction": options.train_fraction,
+            "validation_fraction": options.validation_fraction,
+        }
+    return provenance
+
+
+def _split_counts(rows: ConceptRows, splits: NDArray[np.str_], article_splits: list[str]) -> dict[str, SplitCounts]:
+    of_article = np.array(article_splits)
+    return {
+        split: SplitCounts(
+            num_articles=int(np.sum(of_article == split)),
+            num_concepts=int(rows.article_lengths[of_article == split].sum()),
+            num_sequences=int(np.sum(splits == split)),
+        )
+        for split in SPLITS
+    }
+
+
+def _named_groups(rows: ConceptRows, groups: NDArray[np.int64]) -> list[list[str]]:
+    sizes = Counter(groups.tolist())
+    members: dict[int, list[str]] = {group: [] for group, size in sizes.items() if size > 1}
+    for article_id, group in zip(rows.article_ids, groups.tolist(), strict=True):
+        if group in members:
+            members[group].append(article_id)
+    return list(members.values())
+
+
+def _fingerprint(
+    concepts_fingerprint: str,
+    starts: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    splits: NDArray[np.str_],
+    article_splits: dict[str, str],
+) -> str:
+    digest = hashlib.sha256(concepts_fingerprint.encode())
+    for rows in (starts, targets):
+        digest.update(np.ascontiguousarray(rows, dtype="<i8").tobytes())
+    digest.update("\n".join(splits.tolist()).encode())
+    digest.update(json.dumps(article_splits).encode())
+    return digest.hexdigest()

@@ -1,0 +1,207 @@
+"""What must hold for a sequence table; each invariant looks it up in the concept table anew.
+
+Nothing here uses the code that builds the table, except the search for near-duplicates, which has
+a slow twin of its own in the tests. In a file that declares itself leaking (the compatibility
+mode) the same faults are shown as warnings: they are what the mode asks for.
+
+Shapes: N = concepts, S = sequences, T = context length in concepts.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+from lvm_pipeline.sequences.near_duplicates import find_near_duplicates
+from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
+from lvm_pipeline.sequences.schema import SPLITS, Sequences, read_sequences
+from lvm_pipeline.sequences.splits import shortlist
+
+
+def check_sequences(concepts_path: Path, sequences_path: Path) -> list[Finding]:
+    """Check every sequence invariant.
+
+    Raises:
+        LvmError: If a file cannot be read, or the sequences were built from other concepts.
+    """
+    rows = read_concept_rows(concepts_path)
+    sequences = read_sequences(sequences_path, concepts_fingerprint=rows.metadata.fingerprint)
+    return [
+        windows_stay_inside_articles(rows, sequences),
+        window_count_is_exact(rows, sequences),
+        articles_are_in_one_split(rows, sequences),
+        no_near_duplicate_across_splits(rows, sequences),
+        every_split_has_sequences(sequences),
+        sequences_do_not_leak(sequences),
+    ]
+
+
+def windows_stay_inside_articles(rows: ConceptRows, sequences: Sequences) -> Finding:
+    """Check that each window is T + 1 rows in a row of the article that the sequence names."""
+    context_length = sequences.metadata.context_length
+    lies_in_table = (sequences.first_rows >= 0) & (sequences.target_rows < len(rows.article_indices))
+    has_length = sequences.target_rows - sequences.first_rows == context_length
+    is_good = lies_in_table & has_length
+    named = _indices_of(rows, sequences.article_ids)
+    for offset in range(context_length + 1):
+        window_rows = np.where(is_good, sequences.first_rows + offset, 0)
+        is_good &= rows.article_indices[window_rows] == named
+    bad = np.flatnonzero(~is_good)
+    listed = [
+        {
+            "sequence": int(index),
+            "first_row": int(sequences.first_rows[index]),
+            "target_row": int(sequences.target_rows[index]),
+            "article_id": str(sequences.article_ids[index]),
+        }
+        for index in bad[:MAX_LISTED]
+    ]
+    where = ", ".join(f"rows {window['first_row']} to {window['target_row']}" for window in listed)
+    return Finding(
+        name="windows_stay_inside_articles",
+        passed=not len(bad),
+        severity=_severity(sequences),
+        message=f"{len(bad)} of {len(is_good)} windows are not {context_length + 1} rows of their article ({where})"
+        if len(bad)
+        else f"All {len(is_good)} windows lie inside their article",
+        observed=len(bad),
+        allowed=0,
+        details={"windows": listed},
+    )
+
+
+def window_count_is_exact(rows: ConceptRows, sequences: Sequences) -> Finding:
+    """Check that there is one window for each target a full context precedes: the sum of max(0, n - T)."""
+    context_length = sequences.metadata.context_length
+    expected = expected_windows(rows.article_ids, rows.article_indices, context_length)
+    target_articles = Counter(sequences.article_ids.tolist())
+    wrong = {
+        article_id: {"windows": target_articles[article_id], "expected": expected[article_id]}
+        for article_id in [*expected, *(target_articles.keys() - expected.keys())]
+        if target_articles[article_id] != expected.get(article_id, 0)
+    }
+    num_repeated = len(sequences.first_rows) - len(np.unique(sequences.first_rows))
+    num_expected = sum(expected.values())
+    problems = [f"{len(sequences.first_rows)} windows where the articles give {num_expected}"]
+    if wrong:
+        problems.append(f"articles with a wrong number: {shortlist(list(wrong))}")
+    if num_repeated:
+        problems.append(f"{num_repeated} windows come more than once")
+    passed = not wrong and not num_repeated
+    return Finding(
+        name="window_count_is_exact",
+        passed=passed,
+        severity=_severity(sequences),
+        message=f"{num_expected} windows, as the articles give" if passed else "; ".join(problems),
+        observed=len(sequences.first_rows),
+        allowed=num_expected,
+        details={"articles": dict(list(wrong.items())[:MAX_LISTED]), "repeated_windows": num_repeated},
+    )
+
+
+def expected_windows(article_ids: list[str], article_indices: NDArray[np.int64], context_length: int) -> dict[str, int]:
+    """Return max(0, n - T) for each article of n concepts."""
+    lengths = Counter(article_indices.tolist())
+    return {article_id: max(0, lengths[index] - context_length) for index, article_id in enumerate(article_ids)}
+
+
+def articles_are_in_one_split(rows: ConceptRows, sequences: Sequences) -> Finding:
+    """Check that every article has one known split and that all its sequences have that one."""
+    declared = sequences.metadata.article_splits
+    one_split = [{split} for split in SPLITS]
+    known = set(rows.article_ids)
+    found: dict[str, set[str]] = {article_id: {split} for article_id, split in declared.items()}
+    targets = np.array(rows.article_ids)[rows.article_indices[np.clip(sequences.target_rows, 0, len(rows.texts) - 1)]]
+    for ids in (targets, sequences.article_ids):
+        for article_id, split in set(zip(ids.tolist(), sequences.splits.tolist(), strict=True)):
+            found.setdefault(article_id, set()).add(split)
+    bad = {
+        article_id: sorted(found.get(article_id, set()))
+        for article_id in dict.fromkeys([*rows.article_ids, *found])
+        if article_id not in declared or article_id not in known or found[article_id] not in one_split
+    }
+    described = [f"{article_id}: {' and '.join(splits) or 'no split'}" for article_id, splits in bad.items()]
+    return Finding(
+        name="articles_are_in_one_split",
+        passed=not bad,
+        severity=_severity(sequences),
+        message=f"{len(bad)} articles are not in exactly one split ({shortlist(described)})"
+        if bad
+        else f"All {len(rows.article_ids)} articles are in one split each",
+        observed=len(bad),
+        allowed=0,
+        details={"articles": dict(list(bad.items())[:MAX_LISTED])},
+    )
+
+
+def no_near_duplicate_across_splits(rows: ConceptRows, sequences: Sequences) -> Finding:
+    """Check that no concept of one split has a near-duplicate (text or vector) in another."""
+    splits = [sequences.metadata.article_splits.get(article_id) for article_id in rows.article_ids]
+    links = find_near_duplicates(rows.vectors, rows.texts, rows.article_indices)
+    crossing = [
+        {
+            "rows": [int(row), int(other)],
+            "articles": [rows.article_ids[article], rows.article_ids[other_article]],
+            "splits": [splits[article], splits[other_article]],
+        }
+        for (row, other), (article, other_article) in zip(links.rows, links.articles, strict=True)
+        if splits[article] != splits[other_article]
+    ]
+    described = [
+        f"row {pair['rows'][0]} of {pair['articles'][0]} ({pair['splits'][0]}) and "
+        f"row {pair['rows'][1]} of {pair['articles'][1]} ({pair['splits'][1]})"
+        for pair in crossing
+    ]
+    return Finding(
+        name="no_near_duplicate_across_splits",
+        passed=not crossing,
+        severity=_severity(sequences),
+        message=f"{len(crossing)} near-duplicates lie in two splits: {shortlist(described)}"
+        if crossing
+        else f"No concept has a near-duplicate in another split ({len(links.rows)} inside one split)",
+        observed=len(crossing),
+        allowed=0,
+        details={"pairs": crossing[:MAX_LISTED]},
+    )
+
+
+def every_split_has_sequences(sequences: Sequences) -> Finding:
+    """Check that the splits that the rule fills hold sequences; only an empty test split may be lived with."""
+    filled = SPLITS if sequences.metadata.split_rule == "seeded_hash" else ("train", "validation")
+    empty = [split for split in filled if not np.any(sequences.splits == split)]
+    return Finding(
+        name="every_split_has_sequences",
+        passed=not empty,
+        severity=Severity.WARNING if empty == ["test"] else Severity.BLOCKING,
+        message=f"No sequence is in the split {' or '.join(empty)}"
+        if empty
+        else f"The splits {shortlist(filled)} hold sequences",
+        observed=len(empty),
+        allowed=0,
+        details={"empty_splits": empty},
+    )
+
+
+def sequences_do_not_leak(sequences: Sequences) -> Finding:
+    """Show wherever findings are shown that a file was made in the compatibility mode."""
+    return Finding(
+        name="sequences_do_not_leak",
+        passed=not sequences.metadata.is_leaking,
+        severity=Severity.WARNING,
+        message=f"Scores from these sequences are leaking: {sequences.metadata.leak_reason}"
+        if sequences.metadata.is_leaking
+        else "The sequences declare no leak",
+        details={"split_rule": sequences.metadata.split_rule, "boundaries": sequences.metadata.boundaries},
+    )
+
+
+def _severity(sequences: Sequences) -> Severity:
+    return Severity.WARNING if sequences.metadata.is_leaking else Severity.BLOCKING
+
+
+def _indices_of(rows: ConceptRows, article_ids: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Return the article index of each id, -1 where the table has no such article."""
+    index_of = {article_id: index for index, article_id in enumerate(rows.article_ids)}
+    return np.array([index_of.get(article_id, -1) for article_id in article_ids.tolist()], dtype=np.int64)

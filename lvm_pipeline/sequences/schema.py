@@ -1,0 +1,172 @@
+"""The sequence table: row numbers of contexts and targets, never vectors (DESIGN section 2).
+
+Shapes: S = sequences, T = context length in concepts.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lvm_pipeline.concepts.schema import METADATA_KEY
+from lvm_pipeline.errors import LvmError
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "validation", "test")
+
+SEQUENCES_SCHEMA = pa.schema(
+    [
+        pa.field("article_id", pa.string(), nullable=False),
+        pa.field("first_row", pa.int64(), nullable=False),
+        pa.field("target_row", pa.int64(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCounts:
+    """How much of the table one split holds; an article too short for a window counts as an article only."""
+
+    num_articles: int
+    num_concepts: int
+    num_sequences: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequencesMetadata:
+    """What `sequences.parquet` says of itself, stored as JSON in the file metadata.
+
+    `fingerprint` is a hash of the rows, their splits and the concepts they point to;
+    `concepts_fingerprint` names those concepts. `split_rule` is `seeded_hash`,
+    `validation_articles` or `last_20_percent`; `split_seed` and the fractions are set for the first
+    only. `article_splits` gives the split of every article, those too short for a window too.
+    `near_duplicate_groups` lists the articles that share near-duplicate concepts; the seeded hash
+    keeps each group in one split. Results from a file with `is_leaking` say nothing about unseen articles.
+    """
+
+    fingerprint: str
+    concepts_fingerprint: str
+    context_length: int
+    boundaries: str
+    split_rule: str
+    num_sequences: int
+    split_counts: dict[str, SplitCounts]
+    article_splits: dict[str, str]
+    split_seed: int | None = None
+    train_fraction: float | None = None
+    validation_fraction: float | None = None
+    near_duplicate_groups: list[list[str]] = field(default_factory=list)
+    is_leaking: bool = False
+    leak_reason: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the metadata as plain JSON values."""
+        return asdict(self)
+
+    def as_parquet_metadata(self) -> dict[bytes, bytes]:
+        """Return the key-value pair for the Parquet file metadata."""
+        return {METADATA_KEY: json.dumps(self.as_json()).encode()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """All sequences of a table, in reading order.
+
+    Attributes:
+        article_ids: Article of each target, shape (S,).
+        first_rows: Row of the first context concept, shape (S,); the context is T rows from there.
+        target_rows: Row of the target, shape (S,).
+        splits: Split of each sequence, shape (S,).
+        metadata: What the file says of itself.
+    """
+
+    article_ids: NDArray[np.str_]
+    first_rows: NDArray[np.int64]
+    target_rows: NDArray[np.int64]
+    splits: NDArray[np.str_]
+    metadata: SequencesMetadata
+
+    def of_split(self, split: str) -> NDArray[np.int64]:
+        """Return which sequences belong to a split, as ascending indices into the arrays.
+
+        Raises:
+            LvmError: If the split is none of `train`, `validation`, `test`, or holds no sequence.
+        """
+        if split not in SPLITS:
+            raise LvmError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+        indices = np.flatnonzero(self.splits == split)
+        if not len(indices):
+            raise LvmError(f"The {split} split holds no sequence; choose another split, or split the articles anew.")
+        return indices
+
+
+def read_sequences_metadata(path: Path) -> SequencesMetadata:
+    """Read what a sequence table says of itself.
+
+    Raises:
+        LvmError: If the file is missing, not Parquet, or was not written by this project.
+    """
+    if not path.is_file():
+        raise LvmError(f"There is no sequence table at {path}; make it with `lvm run` or the asset `sequences`.")
+    with _readable(path):
+        schema = pq.read_schema(path)
+    raw = (schema.metadata or {}).get(METADATA_KEY)
+    if raw is None or not schema.equals(SEQUENCES_SCHEMA, check_metadata=False):
+        raise LvmError(f"{path} is not a sequence table of this project; build the sequences again.")
+    values = json.loads(raw)
+    if values.get("schema_version") != SCHEMA_VERSION:
+        raise LvmError(
+            f"{path} has schema version {values.get('schema_version')}, expected {SCHEMA_VERSION}; build again."
+        )
+    values["split_counts"] = {split: SplitCounts(**counts) for split, counts in values["split_counts"].items()}
+    return SequencesMetadata(**values)
+
+
+def read_sequences(path: Path, *, concepts_fingerprint: str | None = None) -> Sequences:
+    """Read a sequence table.
+
+    Args:
+        path: The file.
+        concepts_fingerprint: Fingerprint of the concept table the rows will be looked up in; a file
+            made from other concepts is refused. None skips this.
+
+    Raises:
+        LvmError: If the file cannot be read, or belongs to other concepts.
+    """
+    metadata = read_sequences_metadata(path)
+    if concepts_fingerprint is not None and metadata.concepts_fingerprint != concepts_fingerprint:
+        raise LvmError(
+            f"{path} was built from concepts with fingerprint {metadata.concepts_fingerprint[:12]}, not from these "
+            f"({concepts_fingerprint[:12]}); build the sequences again from these concepts."
+        )
+    with _readable(path):
+        table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]
+    return Sequences(
+        article_ids=_strings(table["article_id"]),
+        first_rows=table["first_row"].to_numpy(),
+        target_rows=table["target_row"].to_numpy(),
+        splits=_strings(table["split"]),
+        metadata=metadata,
+    )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LvmError(f"{path} cannot be read as Parquet ({reason}); build the sequences again.") from None
+
+
+def _strings(column: pa.ChunkedArray) -> NDArray[np.str_]:
+    return np.array(column.to_pylist(), dtype=np.str_)

@@ -1,0 +1,119 @@
+"""Assign whole articles to train, validation and test.
+
+Three rules. The seeded hash is the default; a list of validation articles serves comparisons with
+figures made elsewhere; the last fifth of the sequences is the compatibility mode, which leaks.
+
+Shapes: A = articles, S = sequences.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import MAX_LISTED
+from lvm_pipeline.source.split_hash import split_of
+
+SEEDS_TRIED = 1000  # when a small corpus leaves a split empty and another seed is suggested
+
+
+def split_by_hash(
+    article_ids: Sequence[str],
+    groups: NDArray[np.integer],
+    *,
+    seed: int,
+    train_fraction: float,
+    validation_fraction: float,
+) -> list[str]:
+    """Hash each article to a split, keeping the articles of a near-duplicate group together.
+
+    A group is train when any member hashes to train, otherwise it goes where its first member
+    hashes. So no article moves out of train: an encoder fitted on the articles that hash to train
+    has seen no validation or test article.
+
+    Args:
+        article_ids: The A articles in table order.
+        groups: Group of each article, shape (A,), named by its first article's index.
+        seed: Another seed gives another split.
+        train_fraction: Expected share of articles in train.
+        validation_fraction: Expected share in validation; the rest is test.
+
+    Returns:
+        The split of each article, in table order.
+    """
+    hashed = [
+        split_of(article_id, seed=seed, train_fraction=train_fraction, validation_fraction=validation_fraction)
+        for article_id in article_ids
+    ]
+    train_groups = {group for group, split in zip(groups.tolist(), hashed, strict=True) if split == "train"}
+    return ["train" if group in train_groups else hashed[group] for group in groups.tolist()]
+
+
+def split_by_list(article_ids: Sequence[str], validation_ids: Sequence[str]) -> list[str]:
+    """Make the listed articles validation and all others train; test stays empty.
+
+    Raises:
+        LvmError: If a listed article is not in the table; names it.
+    """
+    known = set(article_ids)
+    unknown = [listed for listed in dict.fromkeys(validation_ids) if listed not in known]
+    if unknown:
+        raise LvmError(
+            f"{len(unknown)} of the listed validation articles are not in the concept table "
+            f"({shortlist(unknown)}); remove them from the list, or extract the concepts that hold them."
+        )
+    listed = set(validation_ids)
+    return ["validation" if article_id in listed else "train" for article_id in article_ids]
+
+
+def read_article_list(path: Path) -> list[str]:
+    """Read article ids from a text file, one a line; empty lines and lines that start with # are skipped.
+
+    Raises:
+        LvmError: If the file cannot be read as text, or lists nothing.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise LvmError(f"The list of validation articles {path} cannot be read ({error}); give a text file.") from None
+    article_ids = [line for line in lines if line and not line.startswith("#")]
+    if not article_ids:
+        raise LvmError(f"The list of validation articles {path} is empty; write one article id a line.")
+    return article_ids
+
+
+def split_last_fifth(num_sequences: int) -> NDArray[np.str_]:
+    """Make the last 20 % of the sequences validation, whatever articles they belong to; shape (S,).
+
+    Rounded so that 42,108 sequences give 33,687 train and 8,421 validation.
+    """
+    splits = np.full(num_sequences, "train", dtype="U10")
+    splits[num_sequences - num_sequences // 5 :] = "validation"
+    return splits
+
+
+def seed_that_fills(
+    article_ids: Sequence[str],
+    groups: NDArray[np.integer],
+    has_sequences: NDArray[np.bool_],
+    *,
+    train_fraction: float,
+    validation_fraction: float,
+) -> int | None:
+    """Find the first seed that gives every split an article with sequences, None if few tries find none."""
+    wanted = {"train", "validation"} | ({"test"} if train_fraction + validation_fraction < 1 else set())
+    for seed in range(SEEDS_TRIED):
+        splits = split_by_hash(
+            article_ids, groups, seed=seed, train_fraction=train_fraction, validation_fraction=validation_fraction
+        )
+        if wanted <= set(np.array(splits)[has_sequences].tolist()):
+            return seed
+    return None
+
+
+def shortlist(names: Sequence[str]) -> str:
+    """Join names for a message, at most `MAX_LISTED` of them."""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
