@@ -1,0 +1,1 @@
+"""Sequences to a trained model: `config`, `data`, `batches`, `objectives`, `loop`, `checkpoint`, then `invariants`."""

@@ -1,0 +1,205 @@
+"""The data of a training: resident vectors, articles and sequences that belong together.
+
+Shapes: N = concepts, A = articles, S = sequences, R = runs, D = vector width.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
+from lvm_pipeline.concepts.store import Articles, article_ranges, resident_vectors
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.sequences.schema import Sequences, read_sequences
+
+Split = Literal["train", "validation", "test"]
+
+UNIT_LENGTH_TOLERANCE = 1e-3
+MAX_SAMPLE_ROWS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """Unbroken stretches of context concepts that a model reads in one go.
+
+    Position t of a run is row `first_row + t`; its target is the row after it. Positions before
+    `first_target` are context only.
+
+    Attributes:
+        first_rows: Shape (R,).
+        lengths: Context concepts of each run, shape (R,).
+        first_targets: First position whose target counts, shape (R,).
+    """
+
+    first_rows: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    first_targets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return R."""
+        return len(self.first_rows)
+
+    @property
+    def num_targets(self) -> NDArray[np.int64]:
+        """Targets of each run, shape (R,)."""
+        return self.lengths - self.first_targets
+
+    def target_rows(self) -> NDArray[np.int64]:
+        """Return the rows of all targets, run after run."""
+        counts = self.num_targets
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.repeat(self.first_rows + self.first_targets + 1, counts) + offsets
+
+    def take(self, indices: NDArray[np.int64]) -> "Runs":
+        """Return some of the runs."""
+        return Runs(
+            first_rows=self.first_rows[indices],
+            lengths=self.lengths[indices],
+            first_targets=self.first_targets[indices],
+        )
+
+    def no_longer_than(self, max_context: int | None) -> "Runs":
+        """Cut runs for a model that reads at most so many concepts.
+
+        Returns:
+            Runs with the same targets in the same order. The pieces of a cut run overlap by half, so
+            that a target keeps at least half the longest context.
+        """
+        if max_context is None or not len(self) or self.lengths.max() <= max_context:
+            return self
+        stride = max(1, max_context // 2)
+        pieces = []
+        for first_row, length, first_target in zip(self.first_rows, self.lengths, self.first_targets, strict=True):
+            start, begin = 0, int(first_target)
+            while begin < length:
+                end = min(start + max_context, int(length))
+                if end > begin:
+                    pieces.append((first_row + start, end - start, begin - start))
+                    begin = end
+                start += stride
+        table = np.array(pieces, dtype=np.int64).reshape(-1, 3)
+        return Runs(first_rows=table[:, 0], lengths=table[:, 1], first_targets=table[:, 2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Everything a training reads.
+
+    Attributes:
+        vectors: All vectors, memory-mapped, shape (N, D).
+        articles: Where each article lies.
+        article_splits: Split of each article, shape (A,).
+        sequences: Contexts and targets by row.
+        concepts: What the concept table says of itself.
+    """
+
+    vectors: NDArray[np.float32]
+    articles: Articles
+    article_splits: NDArray[np.str_]
+    sequences: Sequences
+    concepts: ConceptsMetadata
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprint of each product read."""
+        return {"concepts": self.concepts.fingerprint, "sequences": self.sequences.metadata.fingerprint}
+
+    @property
+    def context_length(self) -> int:
+        """Context concepts of a sequence (T)."""
+        return self.sequences.metadata.context_length
+
+    def train_rows(self) -> NDArray[np.int64]:
+        """Return the rows of all concepts of train articles, ascending."""
+        return _rows(self.articles, np.flatnonzero(self.article_splits == "train"))
+
+    def window_runs(self, split: Split) -> Runs:
+        """Return one run for each sequence of a split: T context concepts, the target after the last."""
+        indices = self.sequences.of_split(split)
+        lengths = np.full(len(indices), self.context_length)
+        return Runs(first_rows=self.sequences.first_rows[indices], lengths=lengths, first_targets=lengths - 1)
+
+    def article_runs(self, split: Split) -> Runs:
+        """Return one run for each article of a split, with a target at every position."""
+        chosen = np.flatnonzero((self.article_splits == split) & (self.articles.lengths >= 2))
+        lengths = self.articles.lengths[chosen] - 1
+        return Runs(first_rows=self.articles.first_rows[chosen], lengths=lengths, first_targets=np.zeros_like(lengths))
+
+    def scored_runs(self, split: Split, *, mode: str) -> Runs:
+        """Return runs whose targets are exactly those of a split's sequences, in their order.
+
+        Args:
+            split: Which split.
+            mode: `windows` gives every target its T concepts of context, `articles` all before it.
+
+        Returns:
+            The runs.
+
+        Raises:
+            LvmError: If the sequences do not keep to whole articles and the mode is articles.
+        """
+        if mode == "windows":
+            return self.window_runs(split)
+        target_rows = self.sequences.target_rows[self.sequences.of_split(split)]
+        articles = np.searchsorted(self.articles.first_rows, target_rows, side="right") - 1
+        chosen, first = np.unique(articles, return_index=True)
+        runs = Runs(
+            first_rows=self.articles.first_rows[chosen],
+            lengths=self.articles.lengths[chosen] - 1,
+            first_targets=target_rows[first] - self.articles.first_rows[chosen] - 1,
+        )
+        if (runs.first_targets < 0).any() or not np.array_equal(runs.target_rows(), target_rows):
+            raise LvmError("These sequences do not keep to whole articles (compatibility mode); use mode windows.")
+        return runs
+
+    def train_sample(self) -> NDArray[np.float32]:
+        """Return vectors of train concepts, evenly thinned to so many that estimates need no more, shape (n, D)."""
+        rows = self.train_rows()
+        return np.asarray(self.vectors[rows[:: -(-len(rows) // MAX_SAMPLE_ROWS) or 1]])
+
+    def is_of_unit_length(self) -> bool:
+        """Whether the train concepts' vectors have length one."""
+        norms = np.linalg.norm(self.train_sample(), axis=1)
+        return bool(np.abs(norms - 1).max(initial=0) < UNIT_LENGTH_TOLERANCE)
+
+
+def load_training_data(concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> TrainingData:
+    """Open concepts and sequences that belong together.
+
+    Args:
+        concepts_path: The concept table.
+        sequences_path: The sequence table made from it.
+        vectors_dir: Where the memory-mapped vectors are kept.
+
+    Returns:
+        The data.
+
+    Raises:
+        LvmError: If a file cannot be read, or the sequences were made from other concepts.
+    """
+    concepts = read_concepts_metadata(concepts_path)
+    sequences = read_sequences(sequences_path, concepts_fingerprint=concepts.fingerprint)
+    articles = article_ranges(concepts_path)
+    splits = sequences.metadata.article_splits
+    unknown = [article_id for article_id in articles.ids if article_id not in splits]
+    if unknown:
+        raise LvmError(
+            f"{sequences_path} names no split for {len(unknown)} articles ({unknown[0]} is one); "
+            "build the sequences again."
+        )
+    return TrainingData(
+        vectors=resident_vectors(concepts_path, vectors_dir),
+        articles=articles,
+        article_splits=np.array([splits[article_id] for article_id in articles.ids]),
+        sequences=sequences,
+        concepts=concepts,
+    )
+
+
+def _rows(articles: Articles, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    lengths = articles.lengths[chosen]
+    offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.repeat(articles.first_rows[chosen], lengths) + offsets

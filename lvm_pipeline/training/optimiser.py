@@ -1,0 +1,62 @@
+"""AdamW in groups, and the learning rate of each moment."""
+
+import math
+from collections import defaultdict
+
+import torch
+
+from lvm_pipeline.architectures._contract import LatentVectorModel, declared_settings
+from lvm_pipeline.architectures._residual_head import ResidualHead
+from lvm_pipeline.training.config import TrainingConfig
+
+BETAS = (0.9, 0.95)
+
+
+def make_optimiser(model: LatentVectorModel, config: TrainingConfig) -> torch.optim.AdamW:
+    """Make a fused AdamW whose groups follow what the modules declare.
+
+    Vectors and scalars (biases, norms, decays) have no weight decay. Where the model has a residual
+    head, everything else learns at `correction_learning_rate_factor` of the learning rate.
+
+    Returns:
+        The optimiser; each group keeps its share of the learning rate as `learning_rate_factor`.
+    """
+    in_head = {id(p) for module in model.modules() if isinstance(module, ResidualHead) for p in module.parameters()}
+    groups = defaultdict(list)
+    for _, parameter, setting in declared_settings(model):
+        factor = setting.learning_rate_factor
+        if in_head and id(parameter) not in in_head:
+            factor *= config.correction_learning_rate_factor
+        weight_decay = config.weight_decay if setting.weight_decay and parameter.ndim >= 2 else 0.0
+        groups[factor, weight_decay].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "learning_rate_factor": factor, "weight_decay": weight_decay}
+            for (factor, weight_decay), parameters in groups.items()
+        ],
+        lr=config.learning_rate,
+        betas=BETAS,
+        fused=True,
+    )
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, config: TrainingConfig, *, done_fraction: float) -> float:
+    """Set the learning rate for a moment of the training.
+
+    Args:
+        optimiser: Its groups keep their shares.
+        config: Peak, warm-up and end.
+        done_fraction: Share of the training behind the end of this step, above 0 to 1.
+
+    Returns:
+        The learning rate of a group with factor one.
+    """
+    warmup, final = config.warmup_fraction, config.final_learning_rate_fraction
+    if done_fraction < warmup:
+        share = done_fraction / warmup
+    else:
+        through = (done_fraction - warmup) / (1 - warmup)
+        share = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * through))
+    for group in optimiser.param_groups:
+        group["lr"] = config.learning_rate * share * group["learning_rate_factor"]
+    return config.learning_rate * share

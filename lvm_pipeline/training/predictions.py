@@ -1,0 +1,130 @@
+"""A model's predictions for given runs, and the validation metrics made from them.
+
+Shapes: S = targets, D = vector width.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.batches import batches
+from lvm_pipeline.training.data import Runs
+
+TARGETS_IN_A_BATCH = 2048
+
+
+def predict_runs(
+    model: LatentVectorModel, vectors: Tensor, runs: Runs, *, precision: Literal["float32", "bfloat16"] = "float32"
+) -> NDArray[np.float32]:
+    """Predict the targets of the runs.
+
+    Args:
+        model: Left in evaluation mode.
+        vectors: All vectors on the model's device, (N, D).
+        runs: Their targets; runs longer than the model reads are cut.
+        precision: Of the mixers' arithmetic.
+
+    Returns:
+        Predictions in the order of `runs.target_rows()`, shape (S, D).
+    """
+    runs = runs.no_longer_than(model.max_context)
+    predictions = np.empty((int(runs.num_targets.sum()), vectors.shape[1]), np.float32)
+    starts = np.cumsum(runs.num_targets) - runs.num_targets
+    for indices, found in _predicted_batches(model, vectors, runs, precision=precision):
+        counts = runs.num_targets[indices]
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        predictions[np.repeat(starts[indices], counts) + offsets] = found
+    return predictions
+
+
+def _predicted_batches(
+    model: LatentVectorModel, vectors: Tensor, runs: Runs, *, precision: str
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    model.eval()
+    autocast = torch.autocast(vectors.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    for indices, batch in batches(vectors, runs, TARGETS_IN_A_BATCH):
+        with torch.inference_mode(), autocast:
+            found = model(batch.contexts)[batch.is_target]
+        yield indices, found.float().cpu().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collapse:
+    """Whether predictions still depend on the context (FIELD_NOTES' fault F9).
+
+    `prediction_variance` and `target_variance` are mean squared distances from their own means, of
+    vectors scaled to unit length; `cosine_to_mean` is the mean cosine of the predictions to the mean
+    train vector.
+    """
+
+    prediction_variance: float
+    target_variance: float
+    cosine_to_mean: float
+
+
+def collapse_of(predictions: NDArray[np.float32], targets: NDArray[np.float32], mean: NDArray[np.float32]) -> Collapse:
+    """Measure collapse from predictions (S, D), targets (S, D) and the mean train vector (D,)."""
+    directions = unit(predictions)
+    return Collapse(
+        prediction_variance=_variance(directions),
+        target_variance=_variance(unit(targets)),
+        cosine_to_mean=float((directions @ unit(mean[None])[0]).mean()),
+    )
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale vectors (S, D) to unit length; zero vectors stay zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _variance(directions: NDArray[np.float32]) -> float:
+    return float((directions - directions.mean(axis=0)).var(axis=0).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionMetric:
+    """A validation metric of predictions (S, D), targets (S, D) and the mean train vector (D,)."""
+
+    measure: Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]], float]
+    higher_is_better: bool = True
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether the first value is the better one."""
+        return value > than if self.higher_is_better else value < than
+
+
+def _cosine(predictions: NDArray[np.float32], targets: NDArray[np.float32], _: NDArray[np.float32]) -> float:
+    return float(np.einsum("sd,sd->s", unit(predictions), unit(targets)).mean())
+
+
+def _centred_cosine(predictions: NDArray[np.float32], targets: NDArray[np.float32], mean: NDArray[np.float32]) -> float:
+    return _cosine(predictions - mean, targets - mean, mean)
+
+
+def _mse(predictions: NDArray[np.float32], targets: NDArray[np.float32], _: NDArray[np.float32]) -> float:
+    return float(np.square(predictions - targets).mean())
+
+
+SELECTION_METRICS: Mapping[str, SelectionMetric] = {
+    "cosine": SelectionMetric(measure=_cosine),
+    "centred_cosine": SelectionMetric(measure=_centred_cosine),
+    "mse": SelectionMetric(measure=_mse, higher_is_better=False),
+}
+
+
+def selection_metric(name: str) -> SelectionMetric:
+    """Return a validation metric by name.
+
+    Raises:
+        LvmError: If there is none of that name; the message lists what exists.
+    """
+    if name not in SELECTION_METRICS:
+        raise LvmError(f"There is no selection metric {name!r}; choose one of {', '.join(SELECTION_METRICS)}.")
+    return SELECTION_METRICS[name]
