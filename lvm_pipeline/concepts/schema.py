@@ -79,17 +79,28 @@ def read_concepts_metadata(path: Path) -> ConceptsMetadata:
     """
     if not path.is_file():
         raise LvmError(f"There is no concept table at {path}; make it with `lvm run` or the asset `concepts`.")
+    raw = read_file_metadata(path).get(METADATA_KEY)
+    if raw is None:
+        raise LvmError(f"{path} was not written by this project; load it with `lvm ingest` first.")
     try:
-        raw = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
-    except (pa.ArrowInvalid, OSError) as error:
+        values = json.loads(raw)
+        version = values.get("schema_version")
+        if version == SCHEMA_VERSION:
+            return ConceptsMetadata(**values)
+    except (ValueError, TypeError, AttributeError):
+        raise LvmError(f"{path} has metadata that cannot be understood; extract the concepts again.") from None
+    raise LvmError(f"{path} has schema version {version}, expected {SCHEMA_VERSION}; extract the concepts again.")
+
+
+def read_file_metadata(path: Path) -> dict[bytes, bytes]:
+    """Return the key-value pairs of a Parquet file, whether written with its schema or when it was closed.
+
+    Raises:
+        LvmError: If it is damaged or no Parquet file.
+    """
+    try:
+        return pq.read_metadata(path).metadata or {}
+    except (pa.ArrowException, OSError) as error:
         raise LvmError(
             f"{path} cannot be read as Parquet ({error}); restore it or extract the concepts again."
         ) from None
-    if raw is None:
-        raise LvmError(f"{path} was not written by this project; load it with `lvm ingest` first.")
-    values = json.loads(raw)
-    if values.get("schema_version") != SCHEMA_VERSION:
-        raise LvmError(
-            f"{path} has schema version {values.get('schema_version')}, expected {SCHEMA_VERSION}; extract again."
-        )
-    return ConceptsMetadata(**values)

@@ -1,0 +1,201 @@
+"""The questions the reader asks of Postgres: which rows, how a rule orders them, and all of them in order.
+
+Names come from settings and are quoted; the one value, the filter, stands in a session variable, because a query with
+parameters is not streamed by the driver.
+"""
+
+from collections.abc import Mapping
+from typing import LiteralString
+
+from psycopg import sql
+
+from lvm_pipeline.adapters.postgres_tables import Table, Tables
+from lvm_pipeline.adapters.vector_columns import CAST_ARRAY_TYPES, JSON_TYPES
+from lvm_pipeline.concepts.ordering import ColumnKind, KeyForm, KeyPart, OrderRule
+from lvm_pipeline.findings import MAX_LISTED
+
+FILTER_VARIABLE = "lvm.dataset_source"
+FILTER_COLUMN = "dataset_source"
+CODE_COLUMNS = {"domain": "domain_code", "task": "task_code", "modifier": "modifier_code"}
+NEGATIVE_COLUMNS = ("soft_negatives", "hard_negatives")
+WHOLE_NUMBER = r"^\s*-?[0-9]{1,15}(\.0+)?\s*$"
+Key = tuple[sql.Composable, sql.Composable | None]  # SQL of article and position
+
+
+def rows_of(tables: Tables, *, is_filtered: bool, with_vectors: bool = False) -> sql.Composable:
+    """Return `FROM ... WHERE ...` of the selected rows; with their vectors, missing ones too, where asked."""
+    join = sql.SQL("")
+    if with_vectors and tables.vectors is not None:
+        is_one_type = tables.vectors.types["cpe_id"] == tables.entry.types["cpe_id"]
+        condition = sql.SQL("v.cpe_id = e.cpe_id" if is_one_type else "v.cpe_id::text = e.cpe_id::text")
+        join = sql.SQL(" LEFT JOIN {} v ON {}").format(tables.vectors.identifier, condition)
+    where = sql.SQL("true")
+    if is_filtered:
+        where = sql.SQL("e.{} = (SELECT current_setting({}))").format(sql.Identifier(FILTER_COLUMN), FILTER_VARIABLE)
+    return sql.SQL("FROM {} e{} WHERE {}").format(tables.entry.identifier, join, where)
+
+
+def sources_query(entry: Table) -> sql.Composable:
+    """Count the rows of each dataset source; one row with a null source where the table has no such column."""
+    if FILTER_COLUMN not in entry.types:
+        return sql.SQL("SELECT NULL::text AS name, count(*) AS num_rows FROM {} e").format(entry.identifier)
+    return sql.SQL("SELECT e.{}::text AS name, count(*) AS num_rows FROM {} e GROUP BY 1 ORDER BY 2 DESC, 1").format(
+        sql.Identifier(FILTER_COLUMN), entry.identifier
+    )
+
+
+def spaces_query(tables: Tables, rows: sql.Composable) -> sql.Composable:
+    """Count the vectors of each space id; a space that is not told is null."""
+    holder = tables.holder("space_id")
+    space = sql.SQL("NULLIF({}::text, '')").format(holder.column("space_id")) if holder else sql.SQL("NULL::text")
+    vector = tables.vector_home.column(tables.vector_column)
+    return sql.SQL("SELECT {} AS name, count(*) AS num_rows {} AND {} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC").format(
+        space, rows, vector
+    )
+
+
+def packed_codes_query(entry: Table, rows: sql.Composable) -> sql.Composable | None:
+    """Count how many packed TMD codes fit which packing; None where the table has no packed codes."""
+    if not {"tmd_bits", *CODE_COLUMNS.values()} <= set(entry.types):
+        return None
+    bits = sql.SQL("{}::bigint & 65535").format(entry.column("tmd_bits"))
+    codes = {name: sql.SQL("{}::bigint").format(entry.column(column)) for name, column in CODE_COLUMNS.items()}
+    return sql.SQL(
+        "SELECT count(*) AS num_rows, count(*) FILTER (WHERE bits = known) AS num_known, "
+        "count(*) FILTER (WHERE bits <> known AND bits = shifted) AS num_shifted "
+        "FROM (SELECT bits, d << 11 | t << 6 | m AS known, (d << 12 | t << 7 | m << 1) & 65535 AS shifted "
+        "FROM (SELECT {} AS bits, {} AS d, {} AS t, {} AS m {}) AS codes WHERE bits + d + t + m IS NOT NULL) AS packed"
+    ).format(bits, codes["domain"], codes["task"], codes["modifier"], rows)
+
+
+def key_of(rule: OrderRule, entry: Table) -> Key:
+    """Return the SQL of a rule's article and position."""
+    kinds = entry.kinds()
+    return _part(rule.article, kinds), _part(rule.position, kinds) if rule.position else None
+
+
+def key_query(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Composable:
+    """Count rows with a key, articles, their first positions and those with several rows at one position."""
+    article, position = key_of(rule, entry)
+    is_number = rule.position is not None and rule.position.form is KeyForm.NUMBER
+    starts = (
+        sql.SQL("count(*) FILTER (WHERE first = 0) AS num_from_zero, count(*) FILTER (WHERE first = 1) AS num_from_one")
+        if is_number
+        else sql.SQL("0 AS num_from_zero, 0 AS num_from_one")
+    )
+    return sql.SQL(
+        "SELECT count(*) AS num_articles, coalesce(sum(num_rows), 0)::bigint AS num_keyed, "
+        "count(*) FILTER (WHERE num_rows > num_positions) AS num_tied, {} FROM ("
+        "SELECT article, sum(num)::bigint AS num_rows, count(*) AS num_positions, min(position) AS first FROM ("
+        "SELECT {} AS article, {} AS position, count(*) AS num {} GROUP BY 1, 2) AS positions "
+        "WHERE article IS NOT NULL AND position IS NOT NULL GROUP BY article) AS articles"
+    ).format(starts, article, position or sql.SQL("0"), rows)
+
+
+def tied_query(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Composable:
+    """List articles with *different* texts at one position, with their rows and distinct positions, the worst first."""
+    article, position = key_of(rule, entry)
+    return sql.SQL(
+        "SELECT article::text AS article_id, sum(num)::bigint AS num_rows, count(*) AS num_distinct, "
+        "count(*) OVER () AS num_articles FROM ("
+        "SELECT {} AS article, {} AS position, count(*) AS num, "
+        "count(DISTINCT md5(coalesce(e.concept_text::text, ''))) > 1 AS is_tied {} GROUP BY 1, 2) AS positions "
+        "WHERE article IS NOT NULL AND position IS NOT NULL GROUP BY article HAVING bool_or(is_tied) "
+        "ORDER BY sum(num) - count(*) DESC, 1 LIMIT {}"
+    ).format(article, position or sql.SQL("0"), rows, MAX_LISTED)
+
+
+def mixed_query(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Composable | None:
+    """List article keys under which a witness has several values; None where the table has no witness."""
+    kinds = entry.kinds()
+    witnesses = [part for part in rule.witnesses if part.column in kinds]
+    if not witnesses:
+        return None
+    article, _ = key_of(rule, entry)
+    names = [sql.Identifier(f"witness_{number}") for number in range(len(witnesses))]
+    columns = [sql.SQL("{} AS {}").format(_text(part), name) for part, name in zip(witnesses, names, strict=True)]
+    counts = [sql.SQL("count(DISTINCT {})").format(name) for name in names]
+    most = sql.SQL("greatest({})").format(sql.SQL(", ").join(counts))
+    return sql.SQL(
+        "SELECT article::text AS article_id, count(*) AS num_rows, {} AS num_distinct, "
+        "count(*) OVER () AS num_articles FROM (SELECT {} AS article, {} {}) AS keyed "
+        "WHERE article IS NOT NULL GROUP BY article HAVING {} > 1 ORDER BY 3 DESC, 1 LIMIT {}"
+    ).format(most, article, sql.SQL(", ").join(columns), rows, most, MAX_LISTED)
+
+
+def ordered_query(rule: OrderRule, tables: Tables, rows: sql.Composable) -> sql.Composable:
+    """Select every column of the concept table, in the rule's order."""
+    article, position = key_of(rule, tables.entry)
+    columns = {
+        "cpe_id": sql.SQL("e.cpe_id::text"),
+        "article_id": sql.SQL("({})::text").format(article),
+        "source_position": position if rule.is_counted and position else sql.SQL("NULL::bigint"),
+        "concept_text": sql.SQL("e.concept_text::text"),
+        **{name: _optional(tables.entry, column, "smallint") for name, column in CODE_COLUMNS.items()},
+        "tmd_dense": _tmd(tables),
+        **{name: _negatives(tables.entry, name) for name in NEGATIVE_COLUMNS},
+        "created_at": _optional(tables.entry, "created_at", "timestamptz"),
+        "vector": _vector(tables.vector_home, tables.vector_column),
+    }
+    selected = sql.SQL(", ").join(
+        sql.SQL("{} AS {}").format(value, sql.Identifier(name)) for name, value in columns.items()
+    )
+    return sql.SQL("SELECT {} {} ORDER BY {}").format(
+        selected, rows, sql.SQL(", ").join(_sort_keys(rule, tables.entry))
+    )
+
+
+def _sort_keys(rule: OrderRule, entry: Table) -> list[sql.Composable]:
+    article, position = key_of(rule, entry)
+    keys = [article if rule.article.form is KeyForm.NUMBER else sql.SQL('({}) COLLATE "C"').format(article)]
+    if position:
+        keys.append(position)
+    if rule.accepts_table_order:
+        keys += [sql.SQL("e.tableoid"), sql.SQL("e.ctid")]
+    return [*keys, sql.SQL("e.cpe_id")]
+
+
+def _part(part: KeyPart, kinds: Mapping[str, ColumnKind]) -> sql.Composable:
+    column = sql.Identifier("e", part.column)
+    if part.form is KeyForm.NATIVE:
+        return column
+    if part.form is KeyForm.TEXT:
+        return _text(part)
+    kind = kinds[part.column]
+    if kind is ColumnKind.INTEGER:
+        return sql.SQL("{}::bigint").format(column)
+    if kind is ColumnKind.NUMBER:
+        return sql.SQL("CASE WHEN {0} = trunc({0}) AND abs({0}) < 1e15 THEN {0}::bigint END").format(column)
+    return sql.SQL("CASE WHEN {0} ~ {1} THEN {0}::numeric::bigint END").format(_text(part), WHOLE_NUMBER)
+
+
+def _text(part: KeyPart) -> sql.Composable:
+    column = sql.Identifier("e", part.column)
+    if part.json_key is not None:
+        return sql.SQL("({}::jsonb ->> {})").format(column, part.json_key)
+    return sql.SQL("{}::text").format(column)
+
+
+def _optional(table: Table, column: str, type_name: LiteralString) -> sql.Composable:
+    value = table.column(column) if column in table.types else sql.SQL("NULL")
+    return sql.SQL("CAST({} AS {})").format(value, sql.SQL(type_name))
+
+
+def _negatives(entry: Table, column: str) -> sql.Composable:
+    if column not in entry.types:
+        return sql.SQL("NULL::text")
+    return sql.SQL("to_jsonb({})::text").format(entry.column(column))
+
+
+def _tmd(tables: Tables) -> sql.Composable:
+    holder = tables.holder("tmd_dense")
+    return _vector(holder, "tmd_dense") if holder else sql.SQL("NULL::real[]")
+
+
+def _vector(table: Table, column: str) -> sql.Composable:
+    type_name = table.types[column]
+    if type_name in JSON_TYPES:
+        return sql.SQL("{}::text").format(table.column(column))
+    if type_name in CAST_ARRAY_TYPES:
+        return sql.SQL("{}::real[]").format(table.column(column))
+    return table.column(column)

@@ -1,0 +1,253 @@
+"""Read the source tables over ADBC: counted by aggregate queries, streamed in order, all from one snapshot."""
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import adbc_driver_manager
+import adbc_driver_postgresql.dbapi
+import pyarrow as pa
+from psycopg import sql
+
+from lvm_pipeline.adapters import databases, postgres_queries
+from lvm_pipeline.adapters.postgres_tables import Tables, find_tables
+from lvm_pipeline.adapters.vector_columns import READABLE_TYPES, parse_tmd, parse_vectors
+from lvm_pipeline.concepts.ordering import AmbiguousArticle, KeyFacts, OrderRule
+from lvm_pipeline.concepts.reader import SOURCE_SCHEMA, PackedCodes, SourceDescription
+from lvm_pipeline.errors import LvmError
+
+DEFAULT_SOURCE = "user_input"
+EVERY_ROW = "(every row)"
+CONNECT_SECONDS = 10
+SORT_MEMORY = "64MB"
+DATABASE_ERRORS = (adbc_driver_manager.Error, pa.ArrowException, OSError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which rows are extracted: one dataset source, or every row where the table names none."""
+
+    dataset_source: str | None
+    num_rows: int
+
+    @property
+    def label(self) -> str:
+        """The dataset source as it is recorded."""
+        return EVERY_ROW if self.dataset_source is None else self.dataset_source
+
+
+@dataclass(frozen=True)
+class PostgresReader:
+    """Where the source tables are and which of their rows are wanted; nothing is connected before `open`.
+
+    `url` is a `postgresql://` URL. Table names may name a schema (`SCHEMA.TABLE`). Without a `dataset_source` it is
+    `user_input` where that has rows, else the only one there is.
+    """
+
+    url: str = field(repr=False)
+    entry_table: str = "cpe_entry"
+    vector_table: str = "cpe_vectors"
+    vector_column: str = "concept_vec"
+    dataset_source: str | None = None
+
+    def open(self) -> AbstractContextManager["PostgresTable"]:
+        """Connect, and hold one read-only snapshot until the block ends.
+
+        Raises:
+            LvmError: If the database cannot be reached, or a table or column is missing.
+        """
+        return self._open()
+
+    @contextmanager
+    def _open(self) -> Iterator["PostgresTable"]:
+        with _connection(self.url) as connection, connection.cursor() as cursor:
+            with _database_errors(self.url):
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                cursor.execute("SET LOCAL TIME ZONE 'UTC'")
+                cursor.execute(f"SET LOCAL work_mem = '{SORT_MEMORY}'")
+            query = _Query(cursor, self.url)
+            tables = find_tables(
+                query, entry_table=self.entry_table, vector_table=self.vector_table, vector_column=self.vector_column
+            )
+            selection = _select(query, tables, self.dataset_source)
+            yield PostgresTable(query=query, tables=tables, selection=selection)
+
+
+@dataclass(frozen=True)
+class _Query:
+    """Runs a query on the open connection; errors come back as sentences."""
+
+    cursor: Any
+    url: str
+
+    def __call__(self, query: sql.Composable | str, *parameters: str) -> list[dict]:
+        text = query if isinstance(query, str) else query.as_string(None)
+        with _database_errors(self.url):
+            self.cursor.execute(text, parameters=parameters or None)
+            return self.cursor.fetch_arrow_table().to_pylist()
+
+    def stream(self, query: sql.Composable) -> Iterator[pa.RecordBatch]:
+        """Yield record batches while the server still sorts and sends."""
+        with _database_errors(self.url):
+            self.cursor.execute(query.as_string(None))
+            yield from self.cursor.fetch_record_batch()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgresTable:
+    """The open source tables; see `concepts.reader.SourceTable`."""
+
+    query: _Query
+    tables: Tables
+    selection: Selection
+
+    def describe(self) -> SourceDescription:
+        """Count the selected rows, the space ids of their vectors and the packings of their codes."""
+        entry = self.tables.entry
+        spaces = self.query(postgres_queries.spaces_query(self.tables, self._rows(with_vectors=True)))
+        packed_query = postgres_queries.packed_codes_query(entry, self._rows())
+        names = [entry.name] + ([self.tables.vectors.name] if self.tables.vectors else [])
+        return SourceDescription(
+            source=f"{databases.shown(self.query.url)} ({', '.join(names)})",
+            dataset_source=self.selection.label,
+            num_rows=self.selection.num_rows,
+            column_kinds=entry.kinds(),
+            space_counts={row["name"]: row["num_rows"] for row in spaces},
+            packed_codes=PackedCodes(**self.query(packed_query)[0]) if packed_query else None,
+        )
+
+    def examine(self, rule: OrderRule) -> KeyFacts:
+        """Count what decides whether a rule orders the rows; offenders are only looked for where there are some."""
+        entry, rows = self.tables.entry, self._rows()
+        counts = self.query(postgres_queries.key_query(rule, entry, rows))[0]
+        is_keyed = counts["num_keyed"] == self.selection.num_rows
+        tied = self.query(postgres_queries.tied_query(rule, entry, rows)) if is_keyed and counts["num_tied"] else []
+        mixed_query = postgres_queries.mixed_query(rule, entry, rows) if is_keyed else None
+        mixed = self.query(mixed_query) if mixed_query else []
+        return KeyFacts(
+            num_rows=self.selection.num_rows,
+            num_keyed=counts["num_keyed"],
+            num_articles=counts["num_articles"],
+            num_from_zero=counts["num_from_zero"],
+            num_from_one=counts["num_from_one"],
+            num_tied=tied[0]["num_articles"] if tied else 0,
+            tied=_ambiguous(tied),
+            num_mixed=mixed[0]["num_articles"] if mixed else 0,
+            mixed=_ambiguous(mixed),
+        )
+
+    def read_batches(self, rule: OrderRule) -> Iterator[pa.RecordBatch]:
+        """Stream all rows in the rule's order, batch by batch."""
+        query = postgres_queries.ordered_query(rule, self.tables, self._rows(with_vectors=True))
+        for batch in self.query.stream(query):
+            yield self._parsed(batch)
+
+    def _rows(self, *, with_vectors: bool = False) -> sql.Composable:
+        is_filtered = self.selection.dataset_source is not None
+        return postgres_queries.rows_of(self.tables, is_filtered=is_filtered, with_vectors=with_vectors)
+
+    def _parsed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        columns = {name: batch.column(name) for name in SOURCE_SCHEMA.names}
+        home = self.tables.vector_home
+        columns["vector"] = parse_vectors(
+            columns["vector"],
+            type_name=home.types[self.tables.vector_column],
+            cpe_ids=columns["cpe_id"],
+            name=self.tables.vector_name,
+        )
+        columns["tmd_dense"] = self._parsed_tmd(columns["tmd_dense"], columns["cpe_id"])
+        for name in postgres_queries.NEGATIVE_COLUMNS:
+            columns[name] = _string_lists(columns[name])
+        return pa.record_batch([columns[name] for name in SOURCE_SCHEMA.names], schema=SOURCE_SCHEMA)
+
+    def _parsed_tmd(self, column: pa.Array, cpe_ids: pa.Array) -> pa.Array:
+        holder = self.tables.holder("tmd_dense")
+        if holder is None or column.null_count == len(column):
+            return pa.nulls(len(column), SOURCE_SCHEMA.field("tmd_dense").type)
+        name, type_name = f"{holder.name}.tmd_dense", holder.types["tmd_dense"]
+        if type_name not in READABLE_TYPES:
+            raise LvmError(
+                f"{name} has the type {type_name}, which is read as no vector; it should be vector or real[]."
+            )
+        return parse_tmd(parse_vectors(column, type_name=type_name, cpe_ids=cpe_ids, name=name), name=name)
+
+
+def _select(query: _Query, tables: Tables, wanted: str | None) -> Selection:
+    """Decide on the filter and keep its value in the session.
+
+    Raises:
+        LvmError: If no row passes, or nothing says which of several sources is meant; lists what exists.
+    """
+    entry = tables.entry
+    counts = {row["name"]: row["num_rows"] for row in query(postgres_queries.sources_query(entry))}
+    num_rows = sum(counts.values())
+    if not num_rows:
+        raise LvmError(f"The table {entry.name} holds no rows; load some with `lvm ingest FILE`.")
+    named = {name: count for name, count in counts.items() if name is not None}
+    listed = ", ".join(f"{name} ({count} rows)" for name, count in list(named.items())[:20]) or "none"
+    if wanted is None and not named:
+        return Selection(dataset_source=None, num_rows=num_rows)
+    if wanted is None:
+        wanted = DEFAULT_SOURCE if DEFAULT_SOURCE in named else next(iter(named)) if len(named) == 1 else None
+    if wanted is None:
+        raise LvmError(f"{entry.name} holds several dataset sources: {listed}; choose one with LVM_DATASET_SOURCE.")
+    if wanted not in named:
+        raise LvmError(
+            f"No row of {entry.name} has the dataset_source {wanted!r} (it has {listed}); correct LVM_DATASET_SOURCE."
+        )
+    query("SELECT set_config($1, $2, true) AS value", postgres_queries.FILTER_VARIABLE, wanted)
+    return Selection(dataset_source=wanted, num_rows=named[wanted])
+
+
+def _ambiguous(rows: list[dict]) -> tuple[AmbiguousArticle, ...]:
+    return tuple(
+        AmbiguousArticle(article_id=row["article_id"], num_rows=row["num_rows"], num_distinct=row["num_distinct"])
+        for row in rows
+    )
+
+
+def _string_lists(column: pa.Array) -> pa.Array:
+    """Parse JSON texts into lists of strings, each different text once."""
+    encoded = column.dictionary_encode()
+    lists = pa.array([_strings(text) for text in encoded.dictionary.to_pylist()], pa.list_(pa.string()))
+    return lists.take(encoded.indices)
+
+
+def _strings(text: str) -> list[str] | None:
+    """A list of strings, a single string, or null; a string may itself be the JSON of a list."""
+    value = json.loads(text)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return [value]
+    if value is None:
+        return None
+    values = value if isinstance(value, list) else [value]
+    return [item if isinstance(item, str) else json.dumps(item) for item in values]
+
+
+def _connection(url: str) -> adbc_driver_postgresql.dbapi.Connection:
+    timed = url
+    if "connect_timeout" not in url:
+        timed = f"{url}{'&' if urlsplit(url).query else '?'}connect_timeout={CONNECT_SECONDS}"
+    try:
+        return adbc_driver_postgresql.dbapi.connect(timed)
+    except adbc_driver_manager.Error:
+        databases.check_source(url)  # says what is wrong in a sentence
+        raise LvmError(f"The database at {databases.shown(url)} cannot be read over ADBC; look at its log.") from None
+
+
+@contextmanager
+def _database_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except DATABASE_ERRORS as error:
+        reason = str(error).partition("Query was:")[0].split("ERROR:")[-1].strip().splitlines()
+        words = reason[0].strip() if reason else "no reason given"
+        raise LvmError(
+            f"The database at {databases.shown(url)} could not answer ({words}); put that right and try again."
+        ) from None

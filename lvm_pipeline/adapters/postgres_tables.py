@@ -1,0 +1,141 @@
+"""What a Postgres catalogue says of the source tables, and their names as safe SQL."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from lvm_pipeline.adapters.vector_columns import READABLE_TYPES
+from lvm_pipeline.concepts.ordering import ColumnKind
+from lvm_pipeline.errors import LvmError
+
+KINDS = {
+    **dict.fromkeys(("int2", "int4", "int8"), ColumnKind.INTEGER),
+    **dict.fromkeys(("numeric", "float4", "float8"), ColumnKind.NUMBER),
+    **dict.fromkeys(("text", "varchar", "bpchar", "name"), ColumnKind.TEXT),
+    **dict.fromkeys(("json", "jsonb"), ColumnKind.JSON),
+    **dict.fromkeys(("timestamp", "timestamptz", "date"), ColumnKind.TIME),
+}
+NAME_PART = re.compile(r'"(?:[^"]|"")+"|[^".]+')
+Query = Callable[..., list[dict]]  # (sql, *parameters) -> rows
+
+COLUMNS_QUERY = """
+    SELECT attname::text AS name, typname::text AS type
+    FROM pg_catalog.pg_attribute JOIN pg_catalog.pg_type ON pg_type.oid = atttypid
+    WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
+TABLES_QUERY = """
+    SELECT CASE WHEN n.nspname = 'public' THEN c.relname::text ELSE n.nspname || '.' || c.relname END AS name
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+    ORDER BY 1 LIMIT 20"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table by the name a person gave it, with the Postgres type of each column."""
+
+    name: str
+    alias: str
+    types: Mapping[str, str]
+
+    @property
+    def identifier(self) -> sql.Composable:
+        """The quoted name."""
+        return table_identifier(self.name)
+
+    def column(self, name: str) -> sql.Composable:
+        """The quoted column, with the table's alias before it."""
+        return sql.Identifier(self.alias, name)
+
+    def kinds(self) -> dict[str, ColumnKind]:
+        """What each column can be used for."""
+        return {name: KINDS.get(type_name, ColumnKind.OTHER) for name, type_name in self.types.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """The entry table and where its vectors are: `vectors` is None where the entry table holds them itself."""
+
+    entry: Table
+    vectors: Table | None
+    vector_column: str
+
+    @property
+    def vector_home(self) -> Table:
+        """The table with the vector column."""
+        return self.vectors or self.entry
+
+    @property
+    def vector_name(self) -> str:
+        """Table and column of the vectors, for sentences."""
+        return f"{self.vector_home.name}.{self.vector_column}"
+
+    def holder(self, column: str) -> Table | None:
+        """The table with an optional column, the vectors' table first."""
+        return next((table for table in (self.vectors, self.entry) if table and column in table.types), None)
+
+
+def table_identifier(name: str) -> sql.Identifier:
+    """Quote a table's name; a dot outside double quotes separates the schema from it.
+
+    Raises:
+        LvmError: If the name is empty, has an open quote or more than three parts.
+    """
+    parts = NAME_PART.findall(name)
+    if not 1 <= len(parts) <= 3 or ".".join(parts) != name:
+        raise LvmError(f"{name!r} is no table name; write it as TABLE or SCHEMA.TABLE.")
+    return sql.Identifier(*(part[1:-1].replace('""', '"') if part[0] == '"' else part for part in parts))
+
+
+def find_tables(query: Query, *, entry_table: str, vector_table: str, vector_column: str) -> Tables:
+    """Look the tables up and see that they have what no extraction can do without.
+
+    Raises:
+        LvmError: If the entry table or a required column is missing, or the vector column has a type that holds no
+            vectors; names table, column and the columns that are there.
+    """
+    entry = _find_table(query, entry_table, "e")
+    if entry is None:
+        there = ", ".join(row["name"] for row in query(TABLES_QUERY)) or "none"
+        raise LvmError(
+            f"There is no table {entry_table} in the database (tables there: {there}); "
+            "load concepts with `lvm ingest FILE` or name the table with LVM_ENTRY_TABLE."
+        )
+    for column in ("cpe_id", "concept_text"):
+        _require(entry, column)
+    vectors = _find_table(query, vector_table, "v")
+    if vectors is not None and vector_column in vectors.types:
+        _require(vectors, "cpe_id")
+    elif vector_column in entry.types:
+        vectors = None
+    else:
+        there = f"{vector_table} has {_listed(vectors)}" if vectors else f"there is no table {vector_table}"
+        raise LvmError(
+            f"No column {vector_column} holds vectors: {there}, and {entry_table} has {_listed(entry)}; "
+            "name it with LVM_VECTOR_COLUMN and its table with LVM_VECTOR_TABLE."
+        )
+    tables = Tables(entry=entry, vectors=vectors, vector_column=vector_column)
+    type_name = tables.vector_home.types[vector_column]
+    if type_name not in READABLE_TYPES:
+        raise LvmError(
+            f"{tables.vector_name} has the type {type_name}, which is read as no vector; "
+            "it should be vector, halfvec, real[], double precision[] or JSON text."
+        )
+    return tables
+
+
+def _find_table(query: Query, name: str, alias: str) -> Table | None:
+    types = {row["name"]: row["type"] for row in query(COLUMNS_QUERY, table_identifier(name).as_string(None))}
+    return Table(name=name, alias=alias, types=types) if types else None
+
+
+def _require(table: Table, column: str) -> None:
+    if column not in table.types:
+        raise LvmError(
+            f"The table {table.name} has no column {column}; it has {_listed(table)}. Rename one or make a view."
+        )
+
+
+def _listed(table: Table) -> str:
+    return ", ".join(table.types)

@@ -1,0 +1,1 @@
+"""Table to ordered concepts: schema, ordering, reader, numbering, duplicates, store, extract, invariants, report."""

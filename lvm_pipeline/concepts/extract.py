@@ -1,0 +1,237 @@
+"""Stream the source table into a staged concept table, whole articles at a time, never the table in memory.
+
+What only the source can show (order, missing vectors, mixed widths, spaces, packings) comes back as findings, which the
+file keeps beside its metadata; what can be seen in the file is left to `invariants.check_concepts`.
+
+Shapes: n = rows of a batch, D = vector width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from lvm_pipeline.concepts import source_findings
+from lvm_pipeline.concepts.duplicates import DuplicateFilter
+from lvm_pipeline.concepts.numbering import article_starts, number_by_rank, number_by_source, whole_articles
+from lvm_pipeline.concepts.ordering import OrderDecision, OrderRequest, OrderRule, choose_order
+from lvm_pipeline.concepts.reader import ConceptReader, SourceDescription, SourceTable
+from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
+from lvm_pipeline.concepts.store import ConceptsFingerprint, ConceptsWriter, full_disk_told
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import MAX_LISTED, Finding, blocking_failures
+
+Progress = Callable[[int, int], None]  # rows done, rows in all
+COPIED_COLUMNS = ("domain", "task", "modifier", "tmd_dense", "soft_negatives", "hard_negatives", "created_at")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions:
+    """How the source is read.
+
+    The first three override the order rules (see `ordering`). `duplicates` keeps repeated concepts, for
+    `no_duplicate_concepts` to fail on, or drops all but the first. `space_id` names the space of vectors
+    whose table does not; where nothing names it, it becomes `undeclared-<D>`.
+    """
+
+    article_column: str | None = None
+    position_column: str | None = None
+    accept_table_order: bool = False
+    duplicates: Literal["fail", "drop"] = "fail"
+    space_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """A staged concept table with what was found in the source.
+
+    `path` and `metadata` are None, and no file is left, where a blocking finding failed.
+    """
+
+    path: Path | None
+    metadata: ConceptsMetadata | None
+    findings: list[Finding]
+
+
+@dataclass
+class _VectorCensus:
+    """Which rows lack a vector, and how wide the others are, with some ids of each width."""
+
+    num_rows: int = 0
+    num_missing: int = 0
+    missing_ids: list[str] = field(default_factory=list)
+    widths: dict[int, int] = field(default_factory=dict)
+    ids_by_width: dict[int, list[str]] = field(default_factory=dict)
+
+    def count(self, batch: pa.RecordBatch) -> bool:
+        """Count a batch; True while all rows so far have vectors of one width."""
+        self.num_rows += batch.num_rows
+        ids, vectors = batch.column("cpe_id"), batch.column("vector")
+        if vectors.null_count:
+            self.num_missing += vectors.null_count
+            self.missing_ids += ids.filter(vectors.is_null())[: MAX_LISTED - len(self.missing_ids)].to_pylist()
+        widths = vectors.value_lengths().fill_null(-1).to_numpy()
+        for width in np.unique(widths[widths >= 0]).tolist():
+            rows = np.flatnonzero(widths == width)
+            self.widths[width] = self.widths.get(width, 0) + len(rows)
+            known = self.ids_by_width.setdefault(width, [])
+            known += ids.take(pa.array(rows[: MAX_LISTED - len(known)])).to_pylist()
+        return not self.num_missing and len(self.widths) == 1 and 0 not in self.widths
+
+    @property
+    def vector_dim(self) -> int:
+        """The one width."""
+        (width,) = self.widths
+        return width
+
+
+@dataclass
+class _Assembly:
+    """What the stream has come to so far."""
+
+    rule: OrderRule
+    options: ExtractOptions
+    path: Path
+    census: _VectorCensus = field(default_factory=_VectorCensus)
+    fingerprint: ConceptsFingerprint = field(default_factory=ConceptsFingerprint)
+    duplicates: DuplicateFilter = field(default_factory=DuplicateFilter)
+    writer: ConceptsWriter | None = None
+    num_concepts: int = 0
+    num_articles: int = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Number the concepts of some whole articles and write those that stay; after a fault, only count."""
+        if batch.column("cpe_id").null_count:
+            raise LvmError(f"{batch.column('cpe_id').null_count} rows have no cpe_id; give them one or delete them.")
+        if not self.census.count(batch):
+            return
+        vector_dim = self.census.vector_dim
+        if self.writer is None:
+            self.writer = ConceptsWriter(self.path, vector_dim=vector_dim)
+        table, article_ids, vectors = self._numbered(batch, vector_dim)
+        self.fingerprint.update(table["cpe_id"].to_pylist(), article_ids.to_pylist(), vectors)
+        self.num_concepts += table.num_rows
+        self.writer.write(table)
+
+    def _numbered(self, batch: pa.RecordBatch, vector_dim: int) -> tuple[pa.Table, pa.Array, np.ndarray]:
+        ids, texts, article_ids = (batch.column(name) for name in ("cpe_id", "concept_text", "article_id"))
+        vectors = batch.column("vector").flatten().to_numpy().reshape(-1, vector_dim)
+        starts = article_starts(article_ids)
+        kept = np.ones(batch.num_rows, np.bool_)
+        if self.options.duplicates == "drop":
+            kept = self.duplicates.keep(ids, texts.to_pylist(), vectors)
+        positions = self._positions(batch, starts, kept)
+        article_of_row = np.repeat(np.arange(len(starts)), np.diff(starts, append=batch.num_rows))
+        columns = {name: batch.column(name) for name in ("cpe_id", "article_id", "concept_text", *COPIED_COLUMNS)}
+        if not kept.all():
+            mask = pa.array(kept)
+            columns = {name: column.filter(mask) for name, column in columns.items()}
+            vectors, positions, article_of_row = vectors[kept], positions[kept], article_of_row[kept]
+        # An article whose concepts were all dropped is no article of the table: the others close up.
+        is_first = np.diff(article_of_row, prepend=-1) != 0
+        columns["article_index"] = pa.array(self.num_articles + np.cumsum(is_first) - 1, pa.int32())
+        self.num_articles += int(is_first.sum())
+        columns["row"] = pa.array(self.num_concepts + np.arange(len(vectors)))
+        columns["position"] = pa.array(positions, pa.int32())
+        schema = concepts_schema(vector_dim)
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(
+            pa.array(vectors.ravel()), type=schema.field("vector").type
+        )
+        return pa.table([columns[name] for name in schema.names], schema=schema), columns["article_id"], vectors
+
+    def _positions(self, batch: pa.RecordBatch, starts: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        if not self.rule.is_counted:
+            return number_by_rank(starts, kept)
+        source_positions = batch.column("source_position").to_numpy()
+        return number_by_source(starts, source_positions, kept, first_position=self.rule.first_position)
+
+
+def extract_concepts(
+    reader: ConceptReader, *, options: ExtractOptions, staged_path: Path, progress: Progress | None = None
+) -> Extraction:
+    """Read the selected concepts of a source, in order, into a Parquet file at `staged_path`.
+
+    Args:
+        reader: The source.
+        options: Order, duplicates, space.
+        staged_path: The file to write; its folder exists. Nothing is left there unless the result names it.
+        progress: Told the rows done and the rows in all, batch by batch.
+
+    Returns:
+        The staged table, or none with the findings that forbid it.
+
+    Raises:
+        LvmError: If the source cannot be read, or the disk is full.
+    """
+    with reader.open() as table:
+        description = table.describe()
+        decision = choose_order(description.column_kinds, table.examine, request=_order_request(options))
+        space_id, space_finding = source_findings.choose_space(description.space_counts, wanted=options.space_id)
+        findings = [decision.finding, source_findings.tmd_packing_is_known(description.packed_codes)]
+        findings += [space_finding] if space_finding else []
+        if decision.rule is None or blocking_failures(findings):
+            return Extraction(path=None, metadata=None, findings=findings)
+        assembly = _Assembly(rule=decision.rule, options=options, path=staged_path)
+        is_complete = False
+        try:
+            with full_disk_told(staged_path.parent):
+                _stream(table, assembly, num_rows=description.num_rows, progress=progress)
+                findings += _vector_findings(assembly.census)
+                if blocking_failures(findings):
+                    return Extraction(path=None, metadata=None, findings=findings)
+                metadata = _metadata(assembly, description, decision, space_id)
+                assert assembly.writer is not None
+                assembly.writer.finish(metadata, source_findings=findings)
+                is_complete = True
+        finally:
+            if not is_complete:
+                if assembly.writer is not None:
+                    assembly.writer.abandon()
+                staged_path.unlink(missing_ok=True)
+        return Extraction(path=staged_path, metadata=metadata, findings=findings)
+
+
+def _order_request(options: ExtractOptions) -> OrderRequest:
+    return OrderRequest(
+        article_column=options.article_column,
+        position_column=options.position_column,
+        accept_table_order=options.accept_table_order,
+    )
+
+
+def _stream(table: SourceTable, assembly: _Assembly, *, num_rows: int, progress: Progress | None) -> None:
+    for batch in whole_articles(table.read_batches(assembly.rule)):
+        assembly.add(batch)
+        if progress is not None:
+            progress(assembly.census.num_rows, max(num_rows, assembly.census.num_rows))
+    if not assembly.census.num_rows:
+        raise LvmError("The source gave no rows; another program may have deleted them: extract again.")
+
+
+def _vector_findings(census: _VectorCensus) -> list[Finding]:
+    return [
+        source_findings.every_concept_has_a_vector(census.num_rows, census.num_missing, census.missing_ids),
+        source_findings.vectors_are_of_one_width(census.widths, census.ids_by_width),
+    ]
+
+
+def _metadata(
+    assembly: _Assembly, description: SourceDescription, decision: OrderDecision, space_id: str | None
+) -> ConceptsMetadata:
+    return ConceptsMetadata(
+        fingerprint=assembly.fingerprint.hexdigest(),
+        space_id=space_id or source_findings.undeclared_space(assembly.census.vector_dim),
+        vector_dim=assembly.census.vector_dim,
+        source=description.source,
+        dataset_source=description.dataset_source,
+        order_key=assembly.rule.name,
+        num_concepts=assembly.num_concepts,
+        num_articles=assembly.num_articles,
+        num_source_rows=assembly.census.num_rows,
+        duplicates_policy=assembly.options.duplicates,
+        dropped=assembly.duplicates.dropped,
+        order_warning=decision.warning,
+    )

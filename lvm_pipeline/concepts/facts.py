@@ -1,0 +1,188 @@
+"""What the invariants need to know of a concept table, gathered in one pass over its row groups.
+
+A few numbers a row are kept (ids, positions, norms, hashes), never texts or vectors, so memory does not grow with the
+width of the vectors.
+
+Shapes: N = concepts in the table, A = articles, D = vector width, n = rows of a row group.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lvm_pipeline.concepts.duplicates import text_hashes, vector_hashes
+from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema, read_concepts_metadata
+from lvm_pipeline.concepts.store import read_source_findings, readable, stream_row_groups
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import Finding
+
+NO_CODE = -1
+NUM_CANARIES = 16
+CODES = ("domain", "task", "modifier")
+COLUMNS = ("row", "cpe_id", "article_id", "article_index", "position", "concept_text", *CODES, "vector")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptFacts:
+    """One concept table in numbers.
+
+    Attributes:
+        metadata: What the file says of itself.
+        source_findings: What the extraction found in the source.
+        cpe_ids: Id of each concept, N of them.
+        article_ids: Ids of the articles by first appearance, A of them.
+        article_codes: Index into `article_ids` of each concept, shape (N,).
+        rows: Column `row`, shape (N,).
+        article_indices: Column `article_index`, shape (N,).
+        positions: Column `position`, shape (N,).
+        codes: Domain, task, modifier of each concept, -1 where there is none, shape (N, 3).
+        is_text_empty: Whether there is no text, or only white space, shape (N,).
+        text_hashes: Hash of each text, shape (N,).
+        widths: Width of each vector, -1 where it is missing, shape (N,).
+        is_finite: Whether a vector has no NaN and no infinity; True where it is missing, shape (N,).
+        norms: Length of each vector; NaN where it is missing or not finite, shape (N,).
+        vector_hashes: Hash of each vector, shape (N,); 0 where it is missing.
+        canary_rows: Some rows spread over the table.
+        canary_texts: Their texts.
+        canary_vectors: Their vectors, None where one is missing.
+    """
+
+    metadata: ConceptsMetadata
+    source_findings: list[Finding]
+    cpe_ids: pa.Array
+    article_ids: list[str]
+    article_codes: NDArray[np.int32]
+    rows: NDArray[np.int64]
+    article_indices: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    codes: NDArray[np.int16]
+    is_text_empty: NDArray[np.bool_]
+    text_hashes: NDArray[np.int64]
+    widths: NDArray[np.int32]
+    is_finite: NDArray[np.bool_]
+    norms: NDArray[np.float32]
+    vector_hashes: NDArray[np.int64]
+    canary_rows: NDArray[np.int64]
+    canary_texts: list[str]
+    canary_vectors: list[NDArray[np.float32] | None]
+
+    @property
+    def num_concepts(self) -> int:
+        """N."""
+        return len(self.rows)
+
+    def article_lengths(self) -> NDArray[np.int64]:
+        """Concepts of each article, shape (A,), in the order of `article_ids`."""
+        return np.bincount(self.article_codes, minlength=len(self.article_ids))
+
+    def named(self, rows: NDArray[np.int64]) -> list[str]:
+        """Write rows as `row 12 (its cpe_id)`."""
+        return [f"row {row} ({self.cpe_ids[row]})" for row in rows.tolist()]
+
+
+@dataclass
+class _VectorFacts:
+    widths: NDArray[np.int32]
+    is_finite: NDArray[np.bool_]
+    norms: NDArray[np.float32]
+    hashes: NDArray[np.int64]
+
+
+def read_facts(path: Path) -> ConceptFacts:
+    """Read a concept table once, row group by row group.
+
+    Raises:
+        LvmError: If the file is missing, damaged, lacks a column, or was not written by this project.
+    """
+    metadata = read_concepts_metadata(path)
+    with readable(path):
+        num_concepts = pq.read_metadata(path).num_rows
+        schema = pq.read_schema(path)
+    _require_columns(path, schema, metadata.vector_dim)
+    canary_rows = np.unique(np.linspace(0, max(num_concepts - 1, 0), NUM_CANARIES).astype(np.int64))[:num_concepts]
+    small: list[pa.Table] = []
+    pieces: list[tuple[NDArray[np.bool_], NDArray[np.int64], _VectorFacts]] = []
+    texts: list[str] = []
+    vectors: list[NDArray[np.float32] | None] = []
+    first_row = 0
+    for group in stream_row_groups(path, COLUMNS):
+        small.append(group.drop_columns(["concept_text", "vector"]))
+        group_texts, vector_column = group["concept_text"].to_pylist(), group["vector"].combine_chunks()
+        is_empty = np.array([not (text and text.strip()) for text in group_texts], np.bool_)
+        pieces.append((is_empty, text_hashes(group_texts), _vector_facts(vector_column)))
+        for row in canary_rows[(canary_rows >= first_row) & (canary_rows < first_row + group.num_rows)] - first_row:
+            texts.append(group_texts[row] or "")
+            values = vector_column[int(row)]
+            vectors.append(np.array(values.as_py(), np.float32) if values.is_valid else None)
+        first_row += group.num_rows
+    columns = pa.concat_tables(small) if small else schema.empty_table()
+    articles = columns["article_id"].combine_chunks().dictionary_encode()
+    return ConceptFacts(
+        metadata=metadata,
+        source_findings=read_source_findings(path),
+        cpe_ids=columns["cpe_id"].combine_chunks(),
+        article_ids=articles.dictionary.to_pylist(),
+        article_codes=articles.indices.to_numpy(),
+        rows=columns["row"].to_numpy(),
+        article_indices=columns["article_index"].to_numpy(),
+        positions=columns["position"].to_numpy(),
+        codes=np.stack([columns[name].fill_null(NO_CODE).to_numpy() for name in CODES], axis=1),
+        is_text_empty=_joined((piece[0] for piece in pieces), np.bool_),
+        text_hashes=_joined((piece[1] for piece in pieces), np.int64),
+        widths=_joined((piece[2].widths for piece in pieces), np.int32),
+        is_finite=_joined((piece[2].is_finite for piece in pieces), np.bool_),
+        norms=_joined((piece[2].norms for piece in pieces), np.float32),
+        vector_hashes=_joined((piece[2].hashes for piece in pieces), np.int64),
+        canary_rows=canary_rows,
+        canary_texts=texts,
+        canary_vectors=vectors,
+    )
+
+
+def _require_columns(path: Path, schema: pa.Schema, vector_dim: int) -> None:
+    expected = concepts_schema(vector_dim)
+    for name in COLUMNS:
+        if name not in schema.names:
+            raise LvmError(
+                f"{path} has no column {name}; it has {', '.join(schema.names)}. Extract the concepts again."
+            )
+        kind = schema.field(name).type
+        is_list_of_floats = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        if kind != expected.field(name).type and not (name == "vector" and is_list_of_floats):
+            raise LvmError(
+                f"The column {name} of {path} is {kind}, expected {expected.field(name).type}; extract again."
+            )
+
+
+def _joined(pieces: Iterator[NDArray], dtype: type) -> NDArray:
+    arrays = list(pieces)
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype)
+
+
+def _vector_facts(column: pa.Array) -> _VectorFacts:
+    """Look at the vectors of one row group; rows of different widths are looked at width by width."""
+    widths = column.value_lengths().fill_null(-1).to_numpy().astype(np.int32)
+    facts = _VectorFacts(
+        widths=widths,
+        is_finite=np.ones(len(widths), np.bool_),
+        norms=np.full(len(widths), np.nan, np.float32),
+        hashes=np.zeros(len(widths), np.int64),
+    )
+    for width in np.unique(widths[widths >= 0]).tolist():
+        rows = np.flatnonzero(widths == width)
+        same = column if len(rows) == len(column) else column.take(pa.array(rows))
+        flat = same.flatten()
+        values = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(len(rows), width)
+        squares = np.einsum("nd,nd->n", values, values)
+        doubtful = np.flatnonzero(~np.isfinite(squares))  # not finite, or so large that the square is not
+        if len(doubtful):
+            facts.is_finite[rows[doubtful]] = np.isfinite(values[doubtful]).all(axis=1)
+            squares[doubtful] = np.square(values[doubtful].astype(np.float64)).sum(axis=1)
+        facts.norms[rows] = np.where(facts.is_finite[rows], np.sqrt(squares), np.nan)
+        facts.hashes[rows] = vector_hashes(values)
+    return facts

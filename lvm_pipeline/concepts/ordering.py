@@ -1,0 +1,341 @@
+"""Decide what orders the concepts of a source table: an explicit rule, or a refusal that names the articles.
+
+A rule is tried on facts that the database counts, not on the rows themselves. The rules, in this order:
+`document_id, sequence_index`; article and chunk index in `chunk_position`; `batch_id, created_at`, which is only an
+order where no article holds two equal times (a time is that of the transaction, so one insert gives all its rows the
+same) and where no row lacks its batch. Columns that a person names replace all three.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+
+ORDER_FINDING = "order_is_unambiguous"
+HINT = (
+    "name the columns that hold article and position (LVM_ARTICLE_COLUMN, LVM_POSITION_COLUMN), "
+    "or accept the order of the table (LVM_ACCEPT_TABLE_ORDER=true)"
+)
+
+
+class ColumnKind(StrEnum):
+    """What a column of the source table can be used for."""
+
+    INTEGER = "integer"
+    NUMBER = "number"
+    TEXT = "text"
+    JSON = "json"
+    TIME = "time"
+    OTHER = "other"
+
+
+class KeyForm(StrEnum):
+    """How a part of the key is read: as text, as a whole number (also out of text), or as the column has it."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    NATIVE = "native"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyPart:
+    """One half of an order key: a column, or an entry of a JSON column."""
+
+    column: str
+    json_key: str | None = None
+    form: KeyForm = KeyForm.TEXT
+
+    def __str__(self) -> str:
+        """Name the part as a person would."""
+        return f"{self.column}.{self.json_key}" if self.json_key else self.column
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderRule:
+    """One way to order the concepts.
+
+    `position` is None where only the order of the table is left. `is_counted` says that positions
+    count the concepts of an article from `first_position`, so that a gap in them is a missing
+    concept; otherwise they only rank. `witnesses` are columns that must not differ inside an
+    article: where they do, the article key is not one. `is_named` marks columns that a person
+    named. `accepts_table_order` lets the order of the table decide between equal positions.
+    """
+
+    name: str
+    article: KeyPart
+    position: KeyPart | None
+    is_counted: bool
+    witnesses: tuple[KeyPart, ...] = ()
+    first_position: int = 0
+    is_named: bool = False
+    accepts_table_order: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmbiguousArticle:
+    """An article that a rule cannot order: its rows, and how many different positions (or witnesses) they have."""
+
+    article_id: str
+    num_rows: int
+    num_distinct: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyFacts:
+    """What the database counted for one rule on the selected rows.
+
+    `num_keyed` rows have both parts of the key. `num_tied` articles hold different texts at one position (equal texts
+    are duplicates, whose order does not matter) and `num_mixed` articles have more than one value in a witness; `tied`
+    and `mixed` list some of them. `num_from_zero` and `num_from_one` count the articles by their first position.
+    """
+
+    num_rows: int
+    num_keyed: int
+    num_articles: int
+    num_from_zero: int = 0
+    num_from_one: int = 0
+    num_tied: int = 0
+    tied: tuple[AmbiguousArticle, ...] = ()
+    num_mixed: int = 0
+    mixed: tuple[AmbiguousArticle, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderRequest:
+    """What a person asks of the order: columns by name, or the order of the table."""
+
+    article_column: str | None = None
+    position_column: str | None = None
+    accept_table_order: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderDecision:
+    """The rule that orders the concepts, or None; the finding says why. `warning` is for an accepted order."""
+
+    rule: OrderRule | None
+    finding: Finding
+    warning: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    name: str
+    problem: str
+    num_ambiguous: int = 0
+    ambiguous: list[dict[str, Any]] = field(default_factory=list)
+
+
+def choose_order(
+    kinds: Mapping[str, ColumnKind], examine: Callable[[OrderRule], KeyFacts], *, request: OrderRequest
+) -> OrderDecision:
+    """Take the first rule that orders every row; the later ones are not even counted.
+
+    Args:
+        kinds: Columns of the entry table.
+        examine: Counts the facts of a rule in the database.
+        request: What the person asked for.
+
+    Returns:
+        The decision; without a rule its finding failed and names the ambiguous articles.
+    """
+    attempts: list[_Attempt] = []
+    for rule in _known_rules(kinds, request, attempts):
+        facts = examine(rule)
+        attempt = _attempt(rule, facts)
+        if attempt is None:
+            return _decided(rule, facts, attempts)
+        attempts.append(attempt)
+    if request.accept_table_order:
+        for rule in _table_order_rules(kinds, request):
+            facts = examine(rule)
+            attempt = _attempt(rule, facts)
+            if attempt is None:
+                return _decided(rule, facts, attempts)
+            attempts.append(attempt)
+    return OrderDecision(rule=None, finding=_refusal(attempts))
+
+
+def _known_rules(
+    kinds: Mapping[str, ColumnKind], request: OrderRequest, attempts: list[_Attempt]
+) -> Iterator[OrderRule]:
+    if request.article_column or request.position_column:
+        rule = _named_rule(kinds, request)
+        if rule is not None:
+            yield rule
+        return
+    for rule in _standard_rules(kinds):
+        missing = [part.column for part in (rule.article, rule.position) if part and not _is_usable(part, kinds)]
+        if missing:
+            attempts.append(
+                _Attempt(name=rule.name, problem=f"the table has no {' and no '.join(dict.fromkeys(missing))}")
+            )
+        else:
+            yield rule
+
+
+def _standard_rules(kinds: Mapping[str, ColumnKind]) -> list[OrderRule]:
+    document = KeyPart(column="document_id")
+    title = KeyPart(column="chunk_position", json_key="article_title")
+    index = KeyPart(column="chunk_position", json_key="article_index", form=KeyForm.NUMBER)
+    witnesses = [part for part in (document, index, title) if _is_usable(part, kinds)]
+    return [
+        OrderRule(
+            name="document_id, sequence_index",
+            article=document,
+            position=KeyPart(column="sequence_index", form=KeyForm.NUMBER),
+            is_counted=True,
+        ),
+        OrderRule(
+            name="chunk_position (article_index, chunk_index)",
+            article=index,
+            position=KeyPart(column="chunk_position", json_key="chunk_index", form=KeyForm.NUMBER),
+            is_counted=True,
+            witnesses=(title,),
+        ),
+        OrderRule(
+            name="batch_id, created_at",
+            article=KeyPart(column="batch_id"),
+            position=KeyPart(column="created_at", form=KeyForm.NATIVE),
+            is_counted=False,
+            witnesses=tuple(witnesses),
+        ),
+    ]
+
+
+def _is_usable(part: KeyPart, kinds: Mapping[str, ColumnKind]) -> bool:
+    kind = kinds.get(part.column)
+    return kind is ColumnKind.JSON if part.json_key else kind not in (None, ColumnKind.JSON)
+
+
+def _named_rule(kinds: Mapping[str, ColumnKind], request: OrderRequest) -> OrderRule | None:
+    for variable, column in (
+        ("LVM_ARTICLE_COLUMN", request.article_column),
+        ("LVM_POSITION_COLUMN", request.position_column),
+    ):
+        if column and (column not in kinds or kinds[column] is ColumnKind.JSON):
+            raise LvmError(
+                f"{variable} names {column!r}, which is no plain column of the entry table; "
+                f"it has {', '.join(sorted(kinds))}."
+            )
+    if request.position_column and not request.article_column:
+        raise LvmError("LVM_POSITION_COLUMN needs LVM_ARTICLE_COLUMN beside it; name both.")
+    if not request.article_column or not request.position_column:
+        if request.accept_table_order:
+            return None
+        raise LvmError(
+            "LVM_ARTICLE_COLUMN needs LVM_POSITION_COLUMN beside it (or LVM_ACCEPT_TABLE_ORDER=true); name both."
+        )
+    kind = kinds[request.position_column]
+    is_whole = kind in {ColumnKind.INTEGER, ColumnKind.TEXT}
+    return OrderRule(
+        name=f"{request.article_column}, {request.position_column}",
+        article=_article_part(request.article_column, kinds),
+        position=KeyPart(column=request.position_column, form=KeyForm.NUMBER if is_whole else KeyForm.NATIVE),
+        is_counted=is_whole,
+        is_named=True,
+    )
+
+
+def _article_part(column: str, kinds: Mapping[str, ColumnKind]) -> KeyPart:
+    return KeyPart(column=column, form=KeyForm.NUMBER if kinds[column] is ColumnKind.INTEGER else KeyForm.TEXT)
+
+
+def _table_order_rules(kinds: Mapping[str, ColumnKind], request: OrderRequest) -> Iterator[OrderRule]:
+    """Keep what is known, the article and where there is one the position; the table's order decides the rest."""
+    if request.article_column:
+        known = [(_article_part(request.article_column, kinds), None, ())]
+    else:
+        known = [(rule.article, rule.position, rule.witnesses) for rule in _standard_rules(kinds)]
+    for article, position, witnesses in known:
+        if not _is_usable(article, kinds):
+            continue
+        for part in (position, None) if position and _is_usable(position, kinds) else (None,):
+            yield OrderRule(
+                name=", ".join(str(p) for p in (article, part) if p) + ", order of the table",
+                article=article,
+                position=part,
+                is_counted=False,
+                witnesses=witnesses,
+                accepts_table_order=True,
+            )
+
+
+def _attempt(rule: OrderRule, facts: KeyFacts) -> _Attempt | None:
+    """Say why a rule cannot be used; None when it can."""
+    parts = " or ".join(str(part) for part in (rule.article, rule.position) if part)
+    if facts.num_keyed < facts.num_rows:
+        return _Attempt(
+            name=rule.name, problem=f"{facts.num_rows - facts.num_keyed} of {facts.num_rows} rows have no {parts}"
+        )
+    if facts.num_mixed:
+        names = ", ".join(str(part) for part in rule.witnesses)
+        listed = ", ".join(
+            f"{a.article_id} ({a.num_rows} rows, {a.num_distinct} values)" for a in facts.mixed[:MAX_LISTED]
+        )
+        problem = f"{facts.num_mixed} values of {rule.article} hold several articles, by {names}: {listed}"
+        return _Attempt(name=rule.name, problem=problem, num_ambiguous=facts.num_mixed, ambiguous=_as_json(facts.mixed))
+    if facts.num_tied and not rule.accepts_table_order:
+        listed = ", ".join(
+            f"{a.article_id} ({a.num_rows} rows, {a.num_distinct} distinct)" for a in facts.tied[:MAX_LISTED]
+        )
+        problem = f"{facts.num_tied} articles have different concepts at an equal {rule.position}: {listed}"
+        return _Attempt(name=rule.name, problem=problem, num_ambiguous=facts.num_tied, ambiguous=_as_json(facts.tied))
+    return None
+
+
+def _as_json(articles: tuple[AmbiguousArticle, ...]) -> list[dict[str, Any]]:
+    return [
+        {"article_id": a.article_id, "num_rows": a.num_rows, "num_distinct": a.num_distinct}
+        for a in articles[:MAX_LISTED]
+    ]
+
+
+def _decided(rule: OrderRule, facts: KeyFacts, attempts: list[_Attempt]) -> OrderDecision:
+    # A named column may count inside each article or run through the whole table: only the former shows gaps.
+    starts = facts.num_from_zero + facts.num_from_one
+    is_counted = rule.is_counted and (not rule.is_named or 2 * starts > facts.num_articles)
+    rule = replace(rule, is_counted=is_counted, first_position=int(facts.num_from_one > 0 and facts.num_from_zero == 0))
+    warning = None
+    message = f"{facts.num_rows} concepts of {facts.num_articles} articles are ordered by {rule.name}"
+    if rule.accepts_table_order:
+        warning = f"The order inside articles is that of the table's rows ({rule.name}): accepted, not known."
+        message = f"{message}, which was accepted and is not known"
+    finding = Finding(
+        name=ORDER_FINDING,
+        passed=not rule.accepts_table_order,
+        severity=Severity.WARNING if rule.accepts_table_order else Severity.BLOCKING,
+        message=message,
+        observed=float(facts.num_tied if rule.accepts_table_order else 0),
+        allowed=0.0,
+        details={"order_key": rule.name, "tried": _tried(attempts)},
+    )
+    return OrderDecision(rule=rule, finding=finding, warning=warning)
+
+
+def _refusal(attempts: list[_Attempt]) -> Finding:
+    tried = "; ".join(f"{attempt.name}: {attempt.problem}" for attempt in attempts)
+    return Finding(
+        name=ORDER_FINDING,
+        passed=False,
+        severity=Severity.BLOCKING,
+        message=f"no rule orders the concepts ({tried}); {HINT}",
+        observed=float(max((attempt.num_ambiguous for attempt in attempts), default=0)),
+        allowed=0.0,
+        details={"order_key": None, "tried": _tried(attempts)},
+    )
+
+
+def _tried(attempts: list[_Attempt]) -> list[dict[str, Any]]:
+    return [
+        {
+            "rule": attempt.name,
+            "problem": attempt.problem,
+            "num_ambiguous_articles": attempt.num_ambiguous,
+            "ambiguous_articles": attempt.ambiguous,
+        }
+        for attempt in attempts
+    ]

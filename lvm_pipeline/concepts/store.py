@@ -1,0 +1,298 @@
+"""The concept table on disk: written in row groups of whole articles, read back in pieces.
+
+Vectors are stored byte-split and then compressed with zstd at its fastest level, the rest with a dictionary where it
+pays: measured against the alternatives by `benchmarks/parquet_encodings.py`.
+
+Shapes: N = concepts in the table, A = articles, D = vector width.
+"""
+
+import errno
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lvm_pipeline import files
+from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema, read_concepts_metadata, read_file_metadata
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import Finding, Severity
+
+SOURCE_FINDINGS_KEY = b"lvm_source_findings"
+ROW_GROUP_CONCEPTS = 4096
+RESIDENT_KEPT = 3  # arrays of older fingerprints that stay on disk
+VECTOR_LEAF = "vector.list.element"
+WRITER_OPTIONS: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 1,
+    "column_encoding": {VECTOR_LEAF: "BYTE_STREAM_SPLIT"},
+    "use_dictionary": ["article_id", "article_index", "domain", "task", "modifier", "created_at"],
+    "write_statistics": ["row", "article_id", "article_index", "position"],
+}
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class ConceptsFingerprint:
+    """Order-sensitive hash of ids, articles and vectors, the same however the rows are cut into pieces."""
+
+    def __init__(self) -> None:
+        """Start with no rows."""
+        self._ids = hashlib.sha256()
+        self._vectors = hashlib.sha256()
+
+    def update(self, cpe_ids: Sequence[str], article_ids: Sequence[str], vectors: NDArray[np.float32]) -> None:
+        """Add rows in order; vectors have shape (n, D)."""
+        lines = [f"{cpe_id}\n{article_id}\n" for cpe_id, article_id in zip(cpe_ids, article_ids, strict=True)]
+        self._ids.update("".join(lines).encode())
+        self._vectors.update(np.ascontiguousarray(vectors, dtype="<f4").data)
+
+    def hexdigest(self) -> str:
+        """Return the fingerprint of the rows so far."""
+        return hashlib.sha256(self._ids.digest() + self._vectors.digest()).hexdigest()
+
+
+class ConceptsWriter:
+    """Writes rows of the concept table as they come, in row groups that end where an article ends."""
+
+    def __init__(self, path: Path, *, vector_dim: int):
+        """Open the file at `path`, whose folder must exist."""
+        self._schema = concepts_schema(vector_dim)
+        self._writer = pq.ParquetWriter(path, self._schema, **WRITER_OPTIONS)
+        self._waiting: list[pa.Table] = []
+        self._num_waiting = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows that follow those written before; the last article may go on in the next call."""
+        self._waiting.append(table if table.schema.equals(self._schema) else table.cast(self._schema))
+        self._num_waiting += table.num_rows
+        if self._num_waiting >= ROW_GROUP_CONCEPTS:
+            self._write_whole_articles()
+
+    def _write_whole_articles(self) -> None:
+        rows = pa.concat_tables(self._waiting)
+        articles = rows["article_index"].to_numpy()
+        ends = np.flatnonzero(np.diff(articles)) + 1  # where an article ends and another begins
+        start = 0
+        while (group := ends[ends >= start + ROW_GROUP_CONCEPTS]).size:
+            self._write_group(rows.slice(start, group[0] - start))
+            start = int(group[0])
+        self._waiting = [rows.slice(start)]
+        self._num_waiting = rows.num_rows - start
+
+    def _write_group(self, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self._writer.write_table(rows, row_group_size=rows.num_rows)
+
+    def finish(self, metadata: ConceptsMetadata, *, source_findings: Iterable[Finding] = ()) -> None:
+        """Write what is left and what the file says of itself, and close it."""
+        if self._waiting:
+            self._write_group(pa.concat_tables(self._waiting))
+        findings = json.dumps([finding.as_json() for finding in source_findings]).encode()
+        self._writer.add_key_value_metadata({**metadata.as_parquet_metadata(), SOURCE_FINDINGS_KEY: findings})
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Close the file without what makes it valid; the caller deletes it."""
+        try:
+            self._writer.close()
+        except (OSError, pa.ArrowException):
+            return  # it could not even be closed, as on a full disk
+
+
+def write_concepts(
+    path: Path, tables: Iterable[pa.Table], metadata: ConceptsMetadata, *, source_findings: Iterable[Finding] = ()
+) -> None:
+    """Write a whole concept table at `path`, in one go or not at all.
+
+    Args:
+        path: Where it goes; a file already there is replaced once the new one is complete.
+        tables: Rows in order, with the columns of `concepts_schema`.
+        metadata: What the file says of itself.
+        source_findings: What was found in the source and cannot be seen in the file.
+    """
+    with files.staged_file(path) as staged, full_disk_told(path.parent):
+        writer = ConceptsWriter(staged, vector_dim=metadata.vector_dim)
+        try:
+            for table in tables:
+                writer.write(table)
+            writer.finish(metadata, source_findings=source_findings)
+        except BaseException:
+            writer.abandon()
+            raise
+
+
+@contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Turn the errors of a full disk into one sentence.
+
+    Raises:
+        LvmError: If the disk, the quota or the size limit of a file was full.
+        OSError: If it was something else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise LvmError(
+                f"The disk that holds {folder} is full; free space and try again (nothing that was there has changed)."
+            ) from None
+        raise
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn the errors of a damaged Parquet file into one sentence.
+
+    Raises:
+        LvmError: If reading failed.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LvmError(
+            f"{path} cannot be read as Parquet ({reason}); restore it or extract the concepts again."
+        ) from None
+
+
+def read_source_findings(path: Path) -> list[Finding]:
+    """Read what the extraction found in the source; nothing for files that were made otherwise."""
+    raw = read_file_metadata(path).get(SOURCE_FINDINGS_KEY)
+    return (
+        [Finding(**{**values, "severity": Severity(values["severity"])}) for values in json.loads(raw)] if raw else []
+    )
+
+
+def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
+    """Read some columns of the whole table; for vectors use `resident_vectors`.
+
+    Raises:
+        LvmError: If the file is missing, damaged or lacks a column.
+    """
+    read_concepts_metadata(path)
+    with readable(path), pq.ParquetFile(path) as file:
+        missing = set(names) - set(file.schema_arrow.names)
+        if not missing:
+            return file.read(columns=list(names))
+    raise LvmError(f"{path} has no column {', '.join(sorted(missing))}; extract the concepts again.")
+
+
+def stream_row_groups(path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield some columns row group by row group, so that memory holds one at a time.
+
+    Raises:
+        LvmError: If the file is damaged.
+    """
+    with readable(path), pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=list(names))
+
+
+def vectors_of(table: pa.Table, vector_dim: int) -> NDArray[np.float32]:
+    """Return the column `vector` of some rows as an array (n, D), without a copy where the rows are in one piece.
+
+    Raises:
+        LvmError: If a vector is missing.
+    """
+    column = table["vector"]
+    if column.null_count:
+        raise LvmError(f"{column.null_count} concepts have no vector; run `lvm verify` to see which.")
+    flat = column.chunk(0).flatten() if column.num_chunks == 1 else column.combine_chunks().flatten()
+    return flat.to_numpy(zero_copy_only=not flat.null_count).reshape(-1, vector_dim)
+
+
+def read_vectors(path: Path) -> NDArray[np.float32]:
+    """Read all vectors into memory, shape (N, D); for the use of several consumers see `resident_vectors`."""
+    metadata = read_concepts_metadata(path)
+    with readable(path):
+        num_concepts = pq.read_metadata(path).num_rows
+    vectors = np.empty((num_concepts, metadata.vector_dim), np.float32)
+    row = 0
+    for block in _vector_blocks(path, vectors.shape):
+        vectors[row : row + len(block)] = block
+        row += len(block)
+    return vectors
+
+
+def resident_vectors(concepts_path: Path, vectors_dir: Path) -> np.memmap:
+    """Return all vectors, shape (N, D), mapped read-only from an array that is made once for each fingerprint.
+
+    Raises:
+        LvmError: If the table is damaged or the disk is full.
+    """
+    metadata = read_concepts_metadata(concepts_path)
+    path = vectors_dir / f"{metadata.fingerprint}.npy"
+    shape = (metadata.num_concepts, metadata.vector_dim)
+    vectors = _mapped(path, shape)
+    if vectors is None:
+        vectors_dir.mkdir(parents=True, exist_ok=True)
+        # Written, not mapped: a full disk is an error of a write, but kills a process that fills a mapped file.
+        with files.staged_file(path) as staged, full_disk_told(vectors_dir), staged.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            for block in _vector_blocks(concepts_path, shape):
+                file.write(np.ascontiguousarray(block, dtype="<f4").data)
+        _forget_old(vectors_dir)
+        vectors = _mapped(path, shape)
+    assert vectors is not None
+    return vectors
+
+
+def _vector_blocks(path: Path, shape: tuple[int, int]) -> Iterator[NDArray[np.float32]]:
+    num_concepts = 0
+    for table in stream_row_groups(path, ["vector"]):
+        num_concepts += table.num_rows
+        yield vectors_of(table, shape[1])
+    if num_concepts != shape[0]:
+        raise LvmError(f"{path} holds {num_concepts} concepts where it says {shape[0]}; extract the concepts again.")
+
+
+def _mapped(path: Path, shape: tuple[int, int]) -> np.memmap | None:
+    """Map an array that is there and whole; anything else is made again."""
+    try:
+        vectors = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError):
+        return None
+    return vectors if vectors.shape == shape and vectors.dtype == np.float32 else None
+
+
+def _forget_old(vectors_dir: Path) -> None:
+    arrays = sorted(vectors_dir.glob("*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in arrays[RESIDENT_KEPT:]:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Articles:
+    """Where each article lies in the table, in reading order.
+
+    Attributes:
+        ids: Article ids, A of them.
+        first_rows: Row of each article's first concept, shape (A,).
+        lengths: Concepts of each article, shape (A,).
+    """
+
+    ids: list[str]
+    first_rows: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+def article_ranges(path: Path) -> Articles:
+    """Find where each article lies.
+
+    Raises:
+        LvmError: If the file is damaged, or an article has two runs.
+    """
+    encoded = read_columns(path, ["article_id"])["article_id"].combine_chunks().dictionary_encode()
+    codes = encoded.indices.to_numpy()
+    first_rows = np.flatnonzero(np.diff(codes, prepend=-1))
+    ids = encoded.dictionary.to_pylist()
+    if len(first_rows) != len(ids):
+        raise LvmError(f"{path} has articles in more than one run; run `lvm verify` to see which.")
+    return Articles(ids=ids, first_rows=first_rows, lengths=np.diff(first_rows, append=len(codes)))
