@@ -48,7 +48,7 @@ class Backbone(LatentVectorModel):
         self.mixers = mixers
         self.dropout = nn.Dropout(config.dropout)
         self.leave = _way_out(config)
-        self.residual_head = ResidualHead(config.num_lags) if config.residual_head else None
+        self.residual_head = ResidualHead(config.hidden_dim, config.scales) if config.residual_head else None
         self._start_without_effect()
 
     @torch.no_grad()
@@ -73,9 +73,10 @@ class Backbone(LatentVectorModel):
         assert isinstance(self.mixers, RecurrentMixers)
         mixer_state, head_state = (None, None) if state is None else state
         states, mixer_state = self.mixers.prefill(self.states_of(contexts, condition), mixer_state)
-        prediction = self.leave(self.dropout(states))
+        states = self.dropout(states)
+        prediction = self.leave(states)
         if self.residual_head is not None:
-            arithmetic, head_state = self.residual_head.prefill(contexts, head_state)
+            arithmetic, head_state = self.residual_head.prefill(contexts, states, head_state)
             prediction = arithmetic + prediction
         return self._finish(prediction), (mixer_state, head_state)
 
@@ -98,9 +99,10 @@ class Backbone(LatentVectorModel):
 
     def predict_from(self, contexts: Tensor, states: Tensor) -> Tensor:
         """Turn the mixers' states (B, T, H) into predictions (B, T, D)."""
-        prediction = self.leave(self.dropout(states))
+        states = self.dropout(states)
+        prediction = self.leave(states)
         if self.residual_head is not None:
-            prediction = self.residual_head(contexts) + prediction
+            prediction = self.residual_head(contexts, states) + prediction
         return self._finish(prediction)
 
     def _finish(self, prediction: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from lvm_pipeline.errors import LvmError
 
 REQUIRED_PRESETS = ("smoke", "small", "full")
 
-_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_TYPE_NAMES = {tuple: "a tuple", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class ModelConfig:
     `vector_dim` is D, `hidden_dim` H. `residual_head` adds the arithmetic of the context to what the
     mixers say; off, the prediction is theirs alone. `unit_length` says that the space's vectors are
     of unit length, so that predictions are normalised. `correction_rank` narrows the way out of the
-    mixers to so many directions. `num_lags` is how many of the latest concepts have a learned weight
-    of their own in the arithmetic. `condition_dim` is the width C of a vector that accompanies every
-    concept and modulates the states (0: none).
+    mixers to so many directions. `scales` are decays of means over the context that the residual head
+    may weigh in beside the fitted arithmetic. `condition_dim` is the width C of a vector that
+    accompanies every concept and modulates the states (0: none).
     """
 
     vector_dim: int = 768
@@ -41,7 +41,7 @@ class ModelConfig:
     residual_head: bool = True
     unit_length: bool = True
     correction_rank: int | None = None
-    num_lags: int = 5
+    scales: tuple[float, ...] = (0.0, 0.5, 0.8, 0.95)
     condition_dim: int = 0
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class ModelConfig:
         self.require(
             self.correction_rank is None or self.correction_rank >= 1, "correction_rank", "at least 1, or nothing"
         )
-        self.require(self.num_lags >= 0, "num_lags", "0 or more")
+        self.require(all(0.0 <= decay <= 1.0 for decay in self.scales), "scales", "decays from 0 to 1")
         self.require(self.condition_dim >= 0, "condition_dim", "0 or more")
 
     def require(self, condition: bool, name: str, allowed: str) -> None:

@@ -1,46 +1,57 @@
 """The arithmetic every model starts from: prediction = weights over the context . context + correction.
 
-Shapes: B = batch, T = context in concepts, D = vector width, K = lags with a weight of their own.
+Shapes: B = batch, T = context in concepts, D = vector width, H = hidden width, K = scales.
 
-With x_s the concept at position s, position t gets
+With x_s the concept at position s and h_t the mixers' state, position t gets
 
-    arithmetic_t = (decayed_t + article_weight * mean_t) / (1 + article_weight) + sum_{k<K} lag_k x_{t-k}
-    decayed_t    = sum_{s<=t} decay^(t-s) x_s / sum_{s<=t} decay^(t-s)
-    mean_t       = mean_{s<=t} x_s
+    arithmetic_t = sum_k weight_tk mean_tk
+    mean_tk      = sum_{s<=t} decay_k^(t-s) x_s / sum_{s<=t} decay_k^(t-s)
+    weight_t     = (1, article_weight, 0, ..., 0) / (1 + article_weight) + W h_t + b
 
-decay and article_weight start at the values fitted on train articles and the lag weights at zero, so
-that training starts at the best trivial baseline and not below it.
+The first scale's decay is learned and starts, as article_weight does, at the value fitted on train
+articles; the second scale has decay 1, the mean of everything so far; the others are fixed. W and b
+start at zero, so that training starts at the best arithmetic and not below it, and the mixers learn
+when to look further back. Means are carried from concept to concept, so a step costs the same at any
+length.
 """
 
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import OptimiserSetting
 from lvm_pipeline.errors import LvmError
 
-START_DECAY = 0.7  # before anything is fitted: the recency-weighted mean of FIELD_NOTES' baselines
+START_DECAY = 0.7  # before anything is fitted: the usual recency-weighted mean
 
-HeadState = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+HeadState = tuple[Tensor, Tensor]  # decayed sums (B, K, D) and the sums of their weights (B, K)
 
 
 class ResidualHead(nn.Module):
-    """Weights over the context, O(T^2) as one matrix product in parallel and O(1) a concept with state."""
+    """Weights over the context: one matrix product in parallel, a few running means with state."""
 
     optimiser_settings: ClassVar = {
         "decay": OptimiserSetting(weight_decay=False),
         "article_weight": OptimiserSetting(weight_decay=False),
-        "lag_weights": OptimiserSetting(weight_decay=False),
     }
 
-    def __init__(self, num_lags: int):
-        """Start at the recency-weighted mean; `set_arithmetic` puts the fitted values in."""
+    fixed_decays: Tensor
+
+    def __init__(self, hidden_dim: int, scales: tuple[float, ...]):
+        """Start at the recency-weighted mean; `set_arithmetic` puts the fitted values in.
+
+        Args:
+            hidden_dim: Width of the mixers' states (H).
+            scales: Decays of the further means, from 0 (the last concept) to 1 (all alike).
+        """
         super().__init__()
         self.decay = nn.Parameter(torch.tensor(START_DECAY))
         self.article_weight = nn.Parameter(torch.tensor(0.0))
-        self.lag_weights = nn.Parameter(torch.zeros(num_lags))
+        self.register_buffer("fixed_decays", torch.tensor([1.0, *scales]), persistent=False)
+        self.attend = nn.Linear(hidden_dim, len(scales) + 2)
+        nn.init.zeros_(self.attend.weight)
+        nn.init.zeros_(self.attend.bias)
 
     @torch.no_grad()
     def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
@@ -51,68 +62,57 @@ class ResidualHead(nn.Module):
         """
         if not 0.0 <= decay <= 1.0 or not 0.0 <= article_weight < float("inf"):
             raise LvmError(
-                f"The fitted arithmetic cannot be used: decay {decay}, article weight {article_weight}; fit it again."
+                f"The arithmetic cannot be used: decay {decay}, article weight {article_weight}; fit it again."
             )
         self.decay.fill_(decay)
         self.article_weight.fill_(article_weight)
-        self.lag_weights.zero_()
 
-    def forward(self, contexts: Tensor) -> Tensor:
-        """Return the arithmetic of every position, (B, T, D) -> (B, T, D), in float32 or wider."""
+    def forward(self, contexts: Tensor, states: Tensor) -> Tensor:
+        """Return the arithmetic of contexts (B, T, D) where the mixers' states are (B, T, H), float32 or wider."""
         with torch.autocast(contexts.device.type, enabled=False):
-            contexts = _at_least_float32(contexts)
-            return self.weights(contexts.shape[1]).to(contexts.dtype) @ contexts
+            contexts, states = _at_least_float32(contexts), _at_least_float32(states)
+            lags = _lags(contexts.shape[1], contexts.device)
+            powers_KT = self._powers(contexts.shape[1])
+            shares_KTT = _triangle(powers_KT, lags) / powers_KT.cumsum(1)[:, :, None]
+            weights_BTT = torch.einsum("kts,btk->bts", shares_KTT, self._weights(states))
+            return weights_BTT @ contexts
 
-    def weights(self, length: int) -> Tensor:
-        """Return the weight of concept s in the arithmetic of position t, (T, T), zero above the diagonal."""
-        positions = torch.arange(length, device=self.decay.device)
-        lags_TT = positions[:, None] - positions[None, :]
-        is_past = lags_TT >= 0
-        powers = self._powers(length)
-        decayed = powers[lags_TT.clamp(min=0)] * is_past / powers.cumsum(0)[:, None]
-        mean = is_past / (positions + 1)[:, None]
-        share = self._article_share()
-        by_lag = F.pad(self.lag_weights, (0, max(0, length - len(self.lag_weights))))
-        return (1 - share) * decayed + share * mean + by_lag[lags_TT.clamp(min=0)] * is_past
-
-    def prefill(self, contexts: Tensor, state: HeadState | None) -> tuple[Tensor, HeadState]:
-        """Return the arithmetic of contexts (B, T, D) that continue from `state`, and the state after them."""
+    def prefill(self, contexts: Tensor, states: Tensor, state: HeadState | None) -> tuple[Tensor, HeadState]:
+        """Return the arithmetic of contexts that continue from `state` (nothing at the start), and the state after."""
         with torch.autocast(contexts.device.type, enabled=False):
-            contexts = _at_least_float32(contexts)
-            return self._continue(contexts, self._start(contexts) if state is None else state)
+            contexts, states = _at_least_float32(contexts), _at_least_float32(states)
+            batch, length, vector_dim = contexts.shape
+            powers_KT = self._powers(length + 1)
+            sums_BKTD = torch.einsum("kts,bsd->bktd", _triangle(powers_KT, _lags(length, contexts.device)), contexts)
+            totals_BKT = powers_KT[:, :-1].cumsum(1).expand(batch, -1, -1)
+            if state is not None:
+                sums_BKTD = sums_BKTD + powers_KT[:, 1:, None] * state[0][:, :, None]
+                totals_BKT = totals_BKT + powers_KT[:, 1:] * state[1][:, :, None]
+            means_BKTD = sums_BKTD / totals_BKT[..., None]
+            arithmetic = torch.einsum("bktd,btk->btd", means_BKTD, self._weights(states))
+            return arithmetic, (sums_BKTD[:, :, -1], totals_BKT[:, :, -1])
 
-    def _continue(self, contexts: Tensor, state: HeadState) -> tuple[Tensor, HeadState]:
-        decayed, weight, total, count, recent = state
-        length = contexts.shape[1]
-        powers = self._powers(length + 1).to(contexts.dtype)
-        lags = torch.arange(length, device=contexts.device)
-        lags = lags[:, None] - lags[None, :]
-        triangle = powers[lags.clamp(min=0)] * (lags >= 0)
-        decayed_BTD = triangle @ contexts + powers[1:, None] * decayed[:, None]
-        weight_BT = powers[:-1].cumsum(0) + powers[1:] * weight
-        total_BTD = total[:, None] + contexts.cumsum(1)
-        count_BT = count + torch.arange(1, length + 1, device=contexts.device)
-        share = self._article_share()
-        arithmetic = (1 - share) * decayed_BTD / weight_BT[..., None] + share * total_BTD / count_BT[..., None]
-        joined = torch.cat([recent, contexts], dim=1)
-        num_recent = recent.shape[1]
-        for lag, lag_weight in enumerate(self.lag_weights):
-            arithmetic = arithmetic + lag_weight * joined[:, num_recent - lag : joined.shape[1] - lag]
-        recent = joined[:, joined.shape[1] - num_recent :]
-        return arithmetic, (decayed_BTD[:, -1], weight_BT[:, -1:], total_BTD[:, -1], count_BT[:, -1:], recent)
-
-    def _start(self, contexts: Tensor) -> HeadState:
-        batch, _, vector_dim = contexts.shape
-        nothing, none = contexts.new_zeros(batch, vector_dim), contexts.new_zeros(batch, 1)
-        return nothing, none, nothing, none, contexts.new_zeros(batch, max(0, len(self.lag_weights) - 1), vector_dim)
+    def _weights(self, states: Tensor) -> Tensor:
+        """Return the weight of each scale, (B, T, K)."""
+        article_weight = self.article_weight.clamp(min=0)
+        start = torch.stack([torch.ones_like(article_weight), article_weight]) / (1 + article_weight)
+        from_states = self.attend(states)
+        return from_states + torch.cat([start, start.new_zeros(from_states.shape[-1] - 2)])
 
     def _powers(self, length: int) -> Tensor:
-        exponents = torch.arange(length, device=self.decay.device, dtype=self.decay.dtype)
-        return self.decay.clamp(0, 1) ** exponents
+        """Return decay^lag of each scale, (K, length)."""
+        decays = torch.cat([self.decay.clamp(0, 1)[None], self.fixed_decays.to(self.decay.dtype)])
+        return decays[:, None] ** torch.arange(length, device=decays.device, dtype=decays.dtype)
 
-    def _article_share(self) -> Tensor:
-        weight = self.article_weight.clamp(min=0)
-        return weight / (1 + weight)
+
+def _lags(length: int, device: torch.device) -> Tensor:
+    """Return how far concept s lies before position t, (T, T); negative above the diagonal."""
+    positions = torch.arange(length, device=device)
+    return positions[:, None] - positions[None, :]
+
+
+def _triangle(powers_KT: Tensor, lags: Tensor) -> Tensor:
+    return powers_KT[:, lags.clamp(min=0)] * (lags >= 0)
 
 
 def _at_least_float32(vectors: Tensor) -> Tensor:
