@@ -81,7 +81,7 @@ class ResidualHead(nn.Module):
         """Return the arithmetic of contexts that continue from `state` (nothing at the start), and the state after."""
         with torch.autocast(contexts.device.type, enabled=False):
             contexts, states = _at_least_float32(contexts), _at_least_float32(states)
-            batch, length, vector_dim = contexts.shape
+            batch, length, _ = contexts.shape
             powers_KT = self._powers(length + 1)
             sums_BKTD = torch.einsum("kts,bsd->bktd", _triangle(powers_KT, _lags(length, contexts.device)), contexts)
             totals_BKT = powers_KT[:, :-1].cumsum(1).expand(batch, -1, -1)

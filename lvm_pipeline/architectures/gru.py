@@ -81,9 +81,9 @@ ARCHITECTURE = Architecture(
     sources=("https://arxiv.org/abs/1406.1078", "torch.nn.GRU"),
     config_class=GruConfig,
     presets={
-        "smoke": Preset(config=GruConfig(hidden_dim=96), num_params=315_943),
-        "small": Preset(config=GruConfig(hidden_dim=512), num_params=5_515_527),
-        "full": Preset(config=GruConfig(hidden_dim=768), num_params=11_811_847),
+        "smoke": Preset(config=GruConfig(hidden_dim=96), num_params=316_520),
+        "small": Preset(config=GruConfig(hidden_dim=512), num_params=5_518_600),
+        "full": Preset(config=GruConfig(hidden_dim=768), num_params=11_816_456),
     },
     build_model=build,
     reference=reference,

@@ -81,9 +81,9 @@ ARCHITECTURE = Architecture(
     sources=("https://doi.org/10.1162/neco.1997.9.8.1735", "torch.nn.LSTM"),
     config_class=LstmConfig,
     presets={
-        "smoke": Preset(config=LstmConfig(hidden_dim=96), num_params=297_319),
-        "small": Preset(config=LstmConfig(hidden_dim=512), num_params=4_990_215),
-        "full": Preset(config=LstmConfig(hidden_dim=744), num_params=10_012_783),
+        "smoke": Preset(config=LstmConfig(hidden_dim=96), num_params=297_896),
+        "small": Preset(config=LstmConfig(hidden_dim=512), num_params=4_993_288),
+        "full": Preset(config=LstmConfig(hidden_dim=744), num_params=10_017_248),
     },
     build_model=build,
     reference=reference,

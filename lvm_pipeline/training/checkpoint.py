@@ -180,8 +180,8 @@ def _built_as_recorded(model_dir: Path, info: TrainedModelInfo) -> LatentVectorM
     model = architecture.build(config_from_json(architecture.config_class, info.config))
     if class_name(model) != info.model_class or count_parameters(model) != info.num_params:
         raise LvmError(
-            f"The model in {model_dir} was a {info.model_class} with {info.num_params:,} parameters; "
-            f"{info.architecture} now builds a {class_name(model)} with {count_parameters(model):,}; train the model again."
+            f"The model in {model_dir} was a {info.model_class} with {info.num_params:,} parameters and would now be a "
+            f"{class_name(model)} with {count_parameters(model):,}; train the model again."
         )
     return model
 
