@@ -41,6 +41,11 @@ class Finding:
         """Return the finding as plain JSON values."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Finding":
+        """Return the finding that `as_json` wrote."""
+        return cls(**{**values, "severity": Severity(values["severity"])})
+
 
 def blocking_failures(findings: Iterable[Finding]) -> list[Finding]:
     """Keep the findings that must stop everything downstream."""
