@@ -1,0 +1,107 @@
+"""Articles: a title and its concepts in order; plain text is cut into concepts by whole sentences."""
+
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+MIN_WORDS = 20  # a concept has at least these, where its article has
+ENOUGH_WORDS = 30  # a concept with these takes no further sentence
+MAX_WORDS = 60  # and none ever has more
+
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "lvm-pipeline")
+ABBREVIATIONS = """
+    e.g i.e cf vs dr mr mrs ms prof st no nos fig figs eq eqs sec secs ch vol pp al approx ca incl resp
+    jan feb mar apr jun jul aug sep sept oct nov dec u.s u.k
+""".split()  # noqa: SIM905 - read as a list of words
+OPENING, CLOSING = "\"'(\\[\u201c\u2018", "\"')\\]\u201d\u2019"  # quotes and brackets, straight and curled
+_BOUNDARY = re.compile(rf"(?<=[.!?\u2026])([{CLOSING}]*)\s+(?=[{OPENING}]*[^\W_a-z])")
+_CLAUSE_END = re.compile(r"[;:,]$|^[\u2013\u2014-]+$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Article:
+    """The ordered concepts of one source page."""
+
+    article_id: str
+    title: str
+    concepts: tuple[str, ...]
+
+
+def make_article_id(source: str, title: str, *, occurrence: int = 0) -> str:
+    """Name an article: the same source, title and occurrence of the title give the same id everywhere."""
+    name = f"{source}/{title}" if occurrence == 0 else f"{source}/{title}/{occurrence}"
+    return str(uuid.uuid5(NAMESPACE, name))
+
+
+def make_cpe_id(dataset_source: str, article_id: str, position: int) -> str:
+    """Name a concept by the place that its file gives it."""
+    return str(uuid.uuid5(NAMESPACE, f"{dataset_source}/{article_id}#{position}"))
+
+
+def concepts_of_text(text: str) -> list[str]:
+    """Cut text into concepts of 20 to 60 words; paragraphs are separated by empty lines.
+
+    Sentences stay whole, save those of more than 60 words, which are cut behind a comma, colon or
+    semicolon where there is one. Text of fewer than 20 words is one concept. No word is lost.
+    """
+    paragraphs = (split_sentences(paragraph) for paragraph in re.split(r"\n[^\S\n]*\n", text.replace("\r\n", "\n")))
+    return group_sentences(paragraphs)
+
+
+def split_sentences(paragraph: str) -> list[str]:
+    """Split one paragraph into sentences, white space collapsed; abbreviations and initials end none."""
+    text = " ".join(paragraph.split())
+    sentences, start = [], 0
+    for match in _BOUNDARY.finditer(text):
+        if not _ends_in_abbreviation(text[start : match.start()]):
+            sentences.append(text[start : match.end(1)])
+            start = match.end()
+    return [sentence for sentence in [*sentences, text[start:]] if sentence]
+
+
+def group_sentences(paragraphs: Iterable[Sequence[str]]) -> list[str]:
+    """Join sentences to concepts of 20 to 60 words, in order.
+
+    A concept is closed when it has 30 words, when the next sentence would take it over 60, and at
+    the end of a paragraph when it has 20. What is left at fewer than 20 words joins the concept
+    before it where both fit into 60 words, and stands alone where they do not.
+    """
+    concepts: list[list[str]] = [[]]
+    for paragraph in paragraphs:
+        for sentence in paragraph:
+            for piece in _pieces(sentence.split()):
+                if concepts[-1] and len(concepts[-1]) + len(piece) > MAX_WORDS:
+                    _close(concepts)
+                concepts[-1].extend(piece)
+                if len(concepts[-1]) >= ENOUGH_WORDS:
+                    _close(concepts)
+        if len(concepts[-1]) >= MIN_WORDS:
+            _close(concepts)
+    _close(concepts)
+    return [" ".join(words) for words in concepts if words]
+
+
+def _close(concepts: list[list[str]]) -> None:
+    """End the last concept and begin an empty one; a short one joins its predecessor where that has room."""
+    is_short = len(concepts[-1]) < MIN_WORDS
+    if is_short and len(concepts) > 1 and len(concepts[-2]) + len(concepts[-1]) <= MAX_WORDS:
+        concepts[-2].extend(concepts.pop())
+    concepts.append([])
+
+
+def _ends_in_abbreviation(text: str) -> bool:
+    if not text.endswith("."):
+        return False
+    word = text.rsplit(None, 1)[-1].strip(OPENING + CLOSING).removesuffix(".")
+    return word.lower() in ABBREVIATIONS or (len(word) == 1 and word.isalpha() and word != "I")
+
+
+def _pieces(words: list[str]) -> Iterator[list[str]]:
+    """Cut a sentence of more than 60 words behind the last clause that fits, or hard at 60."""
+    while len(words) > MAX_WORDS:
+        ends = [i for i in range(MIN_WORDS, MAX_WORDS) if _CLAUSE_END.search(words[i])]
+        cut = (ends[-1] + 1) if ends else MAX_WORDS
+        yield words[:cut]
+        words = words[cut:]
+    yield words

@@ -1,0 +1,47 @@
+"""What an encoder is: texts to unit vectors of one named space.
+
+Shapes: N = texts, D = vector width.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Progress = Callable[[int, int], None]  # texts done, texts in all
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors; two encoders have one `space_id` only if their vectors can be mixed."""
+
+    @property
+    def space_id(self) -> str:
+        """Encoder, pooling, dense layers, norm and revision in one name."""
+        ...
+
+    @property
+    def vector_dim(self) -> int:
+        """Width of the vectors (D)."""
+        ...
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Return one unit vector for each text, shape (N, D); each depends on its text alone."""
+        ...
+
+
+def unit_length(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scale each row of (N, D) to length one; rows of zeros stay as they are."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def encoder_folder(encoders_dir: Path, space_id: str) -> Path:
+    """Return the folder in which an encoder of this space is kept; different ids have different folders."""
+    readable = re.sub(r"[^A-Za-z0-9._@+-]", "_", space_id)[:100].lstrip(".") or "_"
+    if readable == space_id:
+        return encoders_dir / space_id
+    return encoders_dir / f"{readable}-{hashlib.sha256(space_id.encode()).hexdigest()[:8]}"

@@ -1,0 +1,207 @@
+"""`lsa-768`: latent semantic analysis, an encoder that needs no download.
+
+Words are weighted by TF-IDF (sublinear term frequency), projected on the 768 leading right singular
+vectors of the training texts, and scaled to unit length (Deerwester et al. 1990; the randomised
+solver is Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061). It knows which words
+occur together and nothing of their order: far weaker than a sentence encoder, and honest about it.
+
+Shapes: N = texts, W = words in the vocabulary, D = vector width (768).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy import linalg, sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.files import staged_dir, write_json
+from lvm_pipeline.source.encoders.encoder import Progress, unit_length
+
+NAME = "lsa-768"
+VECTOR_DIM = 768
+VERSION = 1  # raise it when the same texts give other vectors
+MAX_WORDS = 20_000
+RARE_BELOW = 1_000  # texts; from there on a word must occur in two of them
+NUM_ITERATIONS = 2
+OVERSAMPLING = 16
+RANK_TOLERANCE = 1e-10
+SEED = 0
+BATCH_SIZE = 4_096
+STATE_FILE, DESCRIPTION_FILE = "lsa.safetensors", "lsa.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LsaEncoder:
+    """A fitted, frozen encoder.
+
+    The space id is `lsa-768@` and 12 hex digits that hash what decides the fitted state: the
+    texts in their order, the parameters and scikit-learn's version. Fitting the same texts again
+    gives the same id; its vectors are equal bit for bit on one machine, and within 1e-4 in
+    each component between machines whose linear algebra rounds differently.
+    """
+
+    space_id: str
+    vocabulary: tuple[str, ...]
+    idf: NDArray[np.float64]  # (W,)
+    projection: NDArray[np.float32]  # (W, D)
+    num_train_texts: int
+
+    @property
+    def vector_dim(self) -> int:
+        """Width of the vectors (D)."""
+        return self.projection.shape[1]
+
+    def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
+        """Return one unit vector for each text, shape (N, D).
+
+        A text without one known word gets a direction drawn from the hash of the text: of unit
+        length and its own, but near nothing.
+        """
+        vectors = np.empty((len(texts), self.vector_dim), np.float32)
+        vectorizer = _vectorizer(self.vocabulary, self.idf)
+        for start in range(0, len(texts), BATCH_SIZE):
+            batch = texts[start : start + BATCH_SIZE]
+            vectors[start : start + BATCH_SIZE] = self._project(batch, vectorizer)
+            if progress is not None:
+                progress(start + len(batch), len(texts))
+        return vectors
+
+    def _project(self, texts: Sequence[str], vectorizer: TfidfVectorizer) -> NDArray[np.float32]:
+        projected = np.asarray(sparse.csr_matrix(vectorizer.transform(texts)) @ self.projection.astype(np.float64))
+        for row in np.flatnonzero(np.linalg.norm(projected, axis=1) < 1e-9).tolist():
+            projected[row] = _direction_of(texts[row], self.vector_dim)
+        return unit_length(projected)
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder to a folder, whole or not at all."""
+        with staged_dir(folder) as staged:
+            state = {"idf": self.idf, "projection": self.projection}
+            save_file(state, staged / STATE_FILE)
+            description = {
+                "encoder": NAME,
+                "space_id": self.space_id,
+                "num_train_texts": self.num_train_texts,
+                "state_sha256": _sha256_of(staged / STATE_FILE),
+                "vocabulary": self.vocabulary,
+            }
+            write_json(staged / DESCRIPTION_FILE, description)
+
+
+def fit_lsa(texts: Sequence[str]) -> LsaEncoder:
+    """Fit the encoder on texts, which must all be of train articles.
+
+    Raises:
+        LvmError: If the texts hold no words.
+    """
+    vectorizer = TfidfVectorizer(
+        max_features=MAX_WORDS, min_df=2 if len(texts) >= RARE_BELOW else 1, sublinear_tf=True, dtype=np.float64
+    )
+    try:
+        weights = sparse.csr_matrix(vectorizer.fit_transform(texts))
+    except ValueError:  # scikit-learn: "empty vocabulary"
+        raise LvmError(f"{NAME} found no words in the {len(texts)} train texts; give it text to learn from.") from None
+    return LsaEncoder(
+        space_id=f"{NAME}@{_inputs_hash(texts)}",
+        vocabulary=tuple(str(word) for word in vectorizer.get_feature_names_out()),
+        idf=np.asarray(vectorizer.idf_, np.float64),
+        projection=_projection(weights),
+        num_train_texts=len(texts),
+    )
+
+
+def load_lsa(folder: Path) -> LsaEncoder:
+    """Read an encoder that `LsaEncoder.save` wrote.
+
+    Raises:
+        LvmError: If there is none, or its files are damaged.
+    """
+    if not folder.is_dir():
+        raise LvmError(
+            f"There is no fitted encoder at {folder}; restore the folder, or ingest under another dataset source."
+        )
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        state = load_file(folder / STATE_FILE)
+        is_whole = description["state_sha256"] == _sha256_of(folder / STATE_FILE)
+        encoder = LsaEncoder(
+            space_id=description["space_id"],
+            vocabulary=tuple(description["vocabulary"]),
+            idf=state["idf"],
+            projection=state["projection"],
+            num_train_texts=description["num_train_texts"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise LvmError(f"The fitted encoder at {folder} is damaged ({error}); restore the folder.") from None
+    if not is_whole:
+        raise LvmError(f"The fitted encoder at {folder} was changed after it was written; restore the folder.")
+    return encoder
+
+
+def _projection(weights: sparse.csr_matrix) -> NDArray[np.float32]:
+    """Return the leading right singular vectors as columns, shape (W, D), zeros behind the rank.
+
+    Each is given the sign that makes its largest component positive, since either sign solves the problem.
+    """
+    num_texts, num_words = weights.shape
+    if min(num_texts, num_words) <= 2 * VECTOR_DIM:
+        right = np.linalg.svd(weights.toarray(), full_matrices=False)[2][:VECTOR_DIM].T
+    else:
+        right = _leading_right_vectors(weights, num_words)
+    largest = np.abs(right).argmax(axis=0)
+    right = right * np.sign(right[largest, np.arange(right.shape[1])])
+    projection = np.zeros((num_words, VECTOR_DIM), np.float32)
+    projection[:, : right.shape[1]] = right
+    return projection
+
+
+def _leading_right_vectors(weights: sparse.csr_matrix, num_words: int) -> NDArray[np.float64]:
+    """Find the D leading right singular vectors of (N, W) by subspace iteration, shape (W, D)."""
+    basis = np.random.default_rng(SEED).standard_normal((num_words, VECTOR_DIM + OVERSAMPLING))
+    for _ in range(NUM_ITERATIONS):
+        basis = _orthonormal(weights.T @ (weights @ basis))
+    image = weights @ basis
+    values, rotation = (found[..., ::-1] for found in linalg.eigh(image.T @ image))  # ascending to descending
+    is_real = values[:VECTOR_DIM] > RANK_TOLERANCE * values[0]
+    return basis @ rotation[:, :VECTOR_DIM][:, is_real]
+
+
+def _orthonormal(basis: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Make the columns orthonormal through the Cholesky factor of their products, several times faster than QR."""
+    try:
+        lower = linalg.cholesky(basis.T @ basis, lower=True)
+    except linalg.LinAlgError:  # fewer directions in the texts than columns
+        return np.linalg.qr(basis)[0]
+    return linalg.solve_triangular(lower, basis.T, lower=True).T
+
+
+def _vectorizer(vocabulary: Sequence[str], idf: NDArray[np.float64]) -> TfidfVectorizer:
+    vectorizer = TfidfVectorizer(vocabulary=list(vocabulary), sublinear_tf=True, dtype=np.float64)
+    vectorizer.idf_ = idf
+    return vectorizer
+
+
+def _direction_of(text: str, vector_dim: int) -> NDArray[np.float64]:
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).standard_normal(vector_dim)
+
+
+def _inputs_hash(texts: Sequence[str]) -> str:
+    parameters = [VERSION, VECTOR_DIM, MAX_WORDS, RARE_BELOW, NUM_ITERATIONS, OVERSAMPLING, SEED, sklearn.__version__]
+    digest = hashlib.sha256(json.dumps(parameters).encode())
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    return digest.hexdigest()[:12]
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,216 @@
+"""Documentation string to English sentences: markup, tables, code and parameter lists are left out.
+
+Understands the four ways in which Python projects write them: plain text, reStructuredText,
+numpydoc (underlined headings) and Google sections (`Args:` and an indented body).
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+
+from lvm_pipeline.source.articles import MAX_WORDS, split_sentences
+
+Block = list[str]  # lines of one paragraph
+
+PROSE_SECTIONS = {
+    "note",
+    "notes",
+    "warning",
+    "warnings",
+    "summary",
+    "extended summary",
+    "description",
+    "overview",
+    "details",
+}
+PROSE_SECTIONS |= {
+    "background",
+    "remarks",
+    "introduction",
+    "caution",
+    "important",
+    "hint",
+    "tip",
+    "algorithm",
+    "discussion",
+}
+OTHER_SECTIONS = {
+    "parameters",
+    "other parameters",
+    "keyword arguments",
+    "arguments",
+    "args",
+    "returns",
+    "return",
+    "yields",
+}
+OTHER_SECTIONS |= {"return value", "receives", "raises", "warns", "see also", "references", "reference", "bibliography"}
+OTHER_SECTIONS |= {
+    "example",
+    "examples",
+    "usage",
+    "attributes",
+    "methods",
+    "functions",
+    "classes",
+    "routines",
+    "options",
+}
+OTHER_SECTIONS |= {"authors", "author", "license", "contents"}
+PROSE_DIRECTIVES = {"note", "warning", "tip", "important", "hint", "caution", "attention", "admonition", "topic"}
+SMALL_WORDS = """
+    a an and are as at be by can for from has if in is it its not of on or that the this to when which with will
+""".split()  # noqa: SIM905 - read as a list of words
+FORMULA_WORDS = """
+    where were into than then let define defined satisfies satisfy solves satisfying according following follows
+    equation formula form problem system like such see using either e.g namely consider available equals given
+""".split()  # noqa: SIM905 - a sentence that ends in one lost the formula or list behind it
+OPEN_ENDS = {*SMALL_WORDS, *FORMULA_WORDS}
+UNWANTED = re.compile(
+    r"[\\|{}<>^~$@#%]|::|==| = |\+=|->|\.\.\.|__|(?<!\w)[_*]\w|\w\(.*?=.*?\)|[:=+*/]\s*[+*/=]|"
+    r"https?:|www\.|TODO|FIXME|XXX|"
+    r"\b(?:copyright|licen[sc]ed?|warrant(?:y|ies)|redistribut\w+|all rights reserved)\b|"
+    r"\b(?:doctest|deprecated|docstring|see also|pickle[sd]?)\b",
+    re.IGNORECASE,
+)
+_WHOLE = re.compile(r"[\"'(]?[A-Z].*(?:[.!?]|[.!?][)\"'])$")
+_UNDERLINE = re.compile(r"^\s*([-=~^\"'`*+#.])\1{2,}\s*$")
+_SECTION = re.compile(r"^(\s*)([A-Z][A-Za-z]+(?: [A-Za-z]+)?)\s*:{1,2}\s*$")
+_DIRECTIVE = re.compile(r"^(\s*)\.\.(?:\s+|$)(?:([\w:-]+)::)?")
+_FIELD = re.compile(r"^(\s*)(?::[A-Za-z][^:]*:|@\w+)(?:\s|$)")
+_ITEM = re.compile(r"^(\s*)(?:[-*+•]|\(?(?:\d{1,2}|[a-zA-Z])[.)])\s+(?=\S)")
+_TABLE = re.compile(r"\S {3,}\S|\S\t+\S|^\s*[+|]|={3,}|-{4,}")
+
+
+def prose_paragraphs(docstring: str) -> list[list[str]]:
+    """Return the sentences of each paragraph that reads as English, in order; paragraphs without any are left out."""
+    paragraphs = ([s for s in _sentences(block) if reads_as_english(s)] for block in _prose_blocks(docstring))
+    return [paragraph for paragraph in paragraphs if paragraph]
+
+
+def reads_as_english(sentence: str) -> bool:
+    """Say whether a sentence is one a person would read aloud: whole, no code, no formula, no licence."""
+    words = sentence.split()
+    if not 4 <= len(words) <= MAX_WORDS or not _WHOLE.match(sentence) or UNWANTED.search(sentence):
+        return False
+    bare = [word.strip(".,;:!?()\"'[]") for word in words]
+    num_plain = sum(word.replace("-", "").replace("'", "").isalpha() for word in bare)
+    has_small_word = any(word.lower() in SMALL_WORDS for word in bare)
+    is_plain = num_plain >= 0.75 * len(words) and max(map(len, words)) <= 36
+    return has_small_word and is_plain and sentence.count("(") == sentence.count(")")
+
+
+def _sentences(block: Block) -> list[str]:
+    """Split a paragraph into sentences; one that only misses its full stop is given it."""
+    sentences = split_sentences(_plain(" ".join(block)))
+    if sentences and sentences[-1][-1].isalnum() and sentences[-1].rsplit(None, 1)[-1].lower() not in OPEN_ENDS:
+        sentences[-1] += "."
+    return sentences
+
+
+def _plain(text: str) -> str:
+    """Take inline markup away and keep its words."""
+    text = re.sub(r"\s*\[[#*]?\w*\](?:_|(?=[.,;\s]|$))", "", text)  # footnote and citation marks
+    text = re.sub(r":[\w:+-]+:`([^`]*)`", _role_text, text)
+    text = re.sub(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}", r"\1", text)
+    text = re.sub(r"`([\w.-]+)'", r"'\1'", text)  # quotes of old
+    text = re.sub(r"`+([^`]*)`+_{0,2}", r"\1", text)
+    text = re.sub(r"\*\*([^*]+)\*\*|(?<!\w)\*([^*\s][^*]*?)\*(?!\w)", lambda m: m[1] or m[2], text)
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)  # Markdown link
+    text = re.sub(r"\s+([.,;:!?)])(?=\s|$)", r"\1", text)
+    return re.sub(r"\s+(?:--|\u2013|\u2014)\s+", " - ", text).strip()
+
+
+def _role_text(match: re.Match[str]) -> str:
+    """Say what a cross-reference shows: its own title, else the target; `~a.b.C` shows C."""
+    shown = re.sub(r"\s*<[^>]*>$", "", match[1]).lstrip("!")
+    return shown.rsplit(".", 1)[-1] if shown.startswith("~") else shown.lstrip(".")
+
+
+def _prose_blocks(docstring: str) -> Iterator[Block]:
+    """Give the paragraphs and list items of a documentation string that can hold prose."""
+    lines = _without_dropped_parts(inspect.cleandoc(docstring).expandtabs().splitlines())
+    block: Block = []
+    for line in [*lines, ""]:
+        if line.strip():
+            if block and _ITEM.match(line):
+                yield from _kept(block)
+                block = []
+            block.append(line)
+            continue
+        if block:
+            yield from _kept(block)
+            block = []
+
+
+def _kept(block: Block) -> Iterator[Block]:
+    """Give the block back if it is a paragraph or a list item, not an indented, tabular or defining one."""
+    item = _ITEM.match(block[0])
+    if item:
+        block = [block[0][item.end() :], *block[1:]]
+    elif any(_indent(line) > 0 for line in block):  # code, or a term and its definition
+        return
+    if block[0].lstrip().startswith(">>>") or sum(bool(_TABLE.search(line)) for line in block) * 4 >= len(block):
+        return
+    yield [line.strip() for line in block]
+
+
+def _without_dropped_parts(lines: list[str]) -> list[str]:
+    """Leave out sections that are no prose, directives, field lists and doctests; move kept bodies to the margin."""
+    kept: list[str] = []
+    index = 0
+    while index < len(lines):
+        line = lines[index]
+        if index + 1 < len(lines) and line.strip() and _UNDERLINE.match(lines[index + 1]):
+            kept.append("")
+            index += 2
+            if line.strip().rstrip(":").lower() in OTHER_SECTIONS:
+                index = _next_heading(lines, index)
+        elif _UNDERLINE.match(line):
+            kept.append("")
+            index += 1
+        elif (part := _indented_part(line)) is not None:
+            end = _end_of_body(lines, index + 1, indent=_indent(line))
+            kept += ["", *(_moved_to_margin(lines[index + 1 : end]) if part else []), ""]
+            index = end
+        elif line.lstrip().startswith(">>>"):
+            kept.append("")
+            index = next((i for i in range(index, len(lines)) if not lines[i].strip()), len(lines))
+        else:
+            kept.append(line)
+            index += 1
+    return kept
+
+
+def _indented_part(line: str) -> bool | None:
+    """Say whether the body that a line opens is prose; None where the line opens no body."""
+    if section := _SECTION.match(line):
+        return _is_prose_section(section[2])
+    if directive := _DIRECTIVE.match(line):
+        return directive[2] in PROSE_DIRECTIVES
+    return False if _FIELD.match(line) else None
+
+
+def _is_prose_section(heading: str) -> bool:
+    return heading.strip().rstrip(":").lower() in PROSE_SECTIONS
+
+
+def _next_heading(lines: list[str], index: int) -> int:
+    """Find the line of the next underlined heading."""
+    for i in range(index, len(lines) - 1):
+        if lines[i].strip() and _indent(lines[i]) == 0 and _UNDERLINE.match(lines[i + 1]):
+            return i
+    return len(lines)
+
+
+def _end_of_body(lines: list[str], index: int, *, indent: int) -> int:
+    """Find the first line from `index` on that is not empty and not indented deeper than `indent`."""
+    return next((i for i in range(index, len(lines)) if lines[i].strip() and _indent(lines[i]) <= indent), len(lines))
+
+
+def _moved_to_margin(lines: list[str]) -> list[str]:
+    return inspect.cleandoc("\n" + "\n".join(lines)).splitlines()
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())

@@ -1,0 +1,95 @@
+"""The source tables, and how TMD codes are packed into one number."""
+
+from typing import NamedTuple
+
+from pgvector.sqlalchemy import Vector
+from sqlalchemy import REAL, Column, DateTime, ForeignKey, Integer, MetaData, SmallInteger, Table, Text, Uuid, func
+from sqlalchemy.dialects.postgresql import JSONB
+
+MAX_DOMAIN, MAX_TASK, MAX_MODIFIER = 15, 31, 63
+
+
+class Tmd(NamedTuple):
+    """Domain, task and modifier: opaque categories; (0, 0, 0) says that their extraction failed."""
+
+    domain: int
+    task: int
+    modifier: int
+
+
+def pack_tmd(tmd: Tmd) -> int:
+    """Pack codes as the data holds them: `domain << 11 | task << 6 | modifier`, which fits a signed 16-bit column.
+
+    Raises:
+        ValueError: If a code is outside its range (0-15, 0-31, 0-63).
+    """
+    if not (0 <= tmd.domain <= MAX_DOMAIN and 0 <= tmd.task <= MAX_TASK and 0 <= tmd.modifier <= MAX_MODIFIER):
+        raise ValueError(f"TMD codes must lie in 0-{MAX_DOMAIN}, 0-{MAX_TASK}, 0-{MAX_MODIFIER}, got {tuple(tmd)}")
+    return tmd.domain << 11 | tmd.task << 6 | tmd.modifier
+
+
+def unpack_tmd(bits: int) -> Tmd:
+    """Undo `pack_tmd`.
+
+    Raises:
+        ValueError: If `bits` is outside 0-32767.
+    """
+    if not 0 <= bits < 1 << 15:
+        raise ValueError(f"packed TMD codes must lie in 0-32767, got {bits}")
+    return Tmd(domain=bits >> 11, task=bits >> 6 & MAX_TASK, modifier=bits & MAX_MODIFIER)
+
+
+def source_metadata(*, entry_table: str = "cpe_entry", vector_table: str = "cpe_vectors") -> MetaData:
+    """Describe both tables under the given names; nearly everything may be NULL, as in real dumps.
+
+    Beyond the tables as they were found: `document_id` and `sequence_index` give an order that
+    cannot tie, `space_id` says what made a vector. `concept_vec` has no fixed width, so that
+    vectors of several encoders fit under several values of `dataset_source`.
+    """
+    metadata = MetaData()
+    schema, _, entry_name = entry_table.rpartition(".")
+    entry = Table(entry_name, metadata, *_entry_columns(), schema=schema or None)
+    schema, _, vector_name = vector_table.rpartition(".")
+    Table(vector_name, metadata, *_vector_columns(entry), schema=schema or None)
+    return metadata
+
+
+def _entry_columns() -> list[Column]:
+    return [
+        Column("cpe_id", Uuid, primary_key=True),
+        Column("concept_text", Text, nullable=False),
+        Column("source_chunk", Text),
+        Column("mission_text", Text),
+        Column("probe_question", Text),
+        Column("expected_answer", Text),
+        Column("domain_code", SmallInteger),
+        Column("task_code", SmallInteger),
+        Column("modifier_code", SmallInteger),
+        Column("content_type", Text),
+        Column("dataset_source", Text, nullable=False, index=True),
+        Column("document_id", Text),
+        Column("sequence_index", Integer),
+        Column("chunk_position", JSONB),
+        Column("relations_text", JSONB),
+        Column("echo_score", REAL),
+        Column("validation_status", Text),
+        Column("batch_id", Uuid),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+        Column("tmd_bits", SmallInteger),
+        Column("tmd_lane", Text),
+        Column("lane_index", SmallInteger),
+        Column("soft_negatives", JSONB),
+        Column("hard_negatives", JSONB),
+    ]
+
+
+def _vector_columns(entry: Table) -> list[Column]:
+    return [
+        Column("cpe_id", Uuid, ForeignKey(entry.c.cpe_id, ondelete="CASCADE"), primary_key=True),
+        Column("concept_vec", Vector),
+        Column("question_vec", Vector),
+        Column("tmd_dense", Vector(16)),
+        Column("fused_vec", Vector),
+        Column("fused_norm", REAL),
+        Column("space_id", Text),
+    ]
