@@ -65,18 +65,14 @@ class Settings(BaseSettings):
         default="articles", description="`last_20_percent` splits by position (compatibility mode, leaking)."
     )
 
-    # Training.
+    # Training. Where nothing is set, `training.config.TrainingConfig` owns the default.
     preset: str = Field(default="small", description="Preset that assets and `lvm run` train.")
-    training_mode: Literal["articles", "windows"] = Field(
-        default="articles", description="How training sees the data: whole articles or windows."
+    training_mode: Literal["auto", "articles", "windows"] = Field(
+        default="auto", description="How training sees the data: whole articles where it can, or windows."
     )
-    epochs: int = Field(
-        default=12, ge=1, description="Passes over the train split, at most (early stopping may end before)."
-    )
-    batch_size: int | None = Field(
-        default=None, ge=1, description="Targets (windows) or articles in a step; default by mode."
-    )
-    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    epochs: int | None = Field(default=None, ge=1, description="Passes over the train split, at most.")
+    batch_size: int | None = Field(default=None, ge=1, description="Targets in one optimiser step, about.")
+    learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate.")
     seed: int = Field(default=0, description="Seed of weights, order and dropout.")
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     num_threads: int = Field(default=2, ge=1, description="PyTorch threads on a CPU.")

@@ -107,8 +107,8 @@ class PostgresTable:
     def describe(self) -> SourceDescription:
         """Count the selected rows, the space ids of their vectors and the packings of their codes."""
         entry = self.tables.entry
-        spaces = self.query(postgres_queries.spaces_query(self.tables, self._rows(with_vectors=True)))
-        packed_query = postgres_queries.packed_codes_query(entry, self._rows())
+        spaces = self.query(postgres_queries.spaces_query(self.tables, self.rows(with_vectors=True)))
+        packed_query = postgres_queries.packed_codes_query(entry, self.rows())
         names = [entry.name] + ([self.tables.vectors.name] if self.tables.vectors else [])
         return SourceDescription(
             source=f"{databases.shown(self.query.url)} ({', '.join(names)})",
@@ -121,7 +121,7 @@ class PostgresTable:
 
     def examine(self, rule: OrderRule) -> KeyFacts:
         """Count what decides whether a rule orders the rows; offenders are only looked for where there are some."""
-        entry, rows = self.tables.entry, self._rows()
+        entry, rows = self.tables.entry, self.rows()
         counts = self.query(postgres_queries.key_query(rule, entry, rows))[0]
         is_keyed = counts["num_keyed"] == self.selection.num_rows
         tied = self.query(postgres_queries.tied_query(rule, entry, rows)) if is_keyed and counts["num_tied"] else []
@@ -141,11 +141,11 @@ class PostgresTable:
 
     def read_batches(self, rule: OrderRule) -> Iterator[pa.RecordBatch]:
         """Stream all rows in the rule's order, batch by batch."""
-        query = postgres_queries.ordered_query(rule, self.tables, self._rows(with_vectors=True))
+        query = postgres_queries.ordered_query(rule, self.tables, self.rows(with_vectors=True))
         for batch in self.query.stream(query):
             yield self._parsed(batch)
 
-    def _rows(self, *, with_vectors: bool = False) -> sql.Composable:
+    def rows(self, *, with_vectors: bool = False) -> sql.Composable:
         is_filtered = self.selection.dataset_source is not None
         return postgres_queries.rows_of(self.tables, is_filtered=is_filtered, with_vectors=with_vectors)
 

@@ -1,0 +1,82 @@
+"""Say whether the source tables changed, from counts, the newest row and a hash of the content, all made by the server."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from psycopg import sql
+
+from lvm_pipeline.adapters import postgres_queries
+from lvm_pipeline.adapters.postgres_reader import PostgresReader
+from lvm_pipeline.adapters.postgres_tables import Table, Tables
+
+ARRAY_TYPES = ("vector", "halfvec")  # hashed as arrays of numbers: quicker than as text
+NULL = "\x1e"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceState:
+    """The selected rows of the source at one moment.
+
+    `content_hash` does not depend on the order in which rows lie in the table: it is a sum over rows,
+    so it changes with any value of any row, and with a row that comes twice.
+    """
+
+    source: str
+    dataset_source: str
+    num_rows: int
+    num_vectors: int
+    newest: str | None
+    content_hash: str
+
+    @property
+    def data_version(self) -> str:
+        """One text that differs when anything of this does."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:32]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the state as plain JSON values."""
+        return asdict(self)
+
+
+def observe(reader: PostgresReader) -> SourceState:
+    """Look at the selected rows; one pass of the server over them, nothing of them is transferred.
+
+    Raises:
+        LvmError: If the source cannot be read, or no row passes the filter.
+    """
+    with reader.open() as table:
+        answer = table.query(_state_query(table.tables, table.rows(with_vectors=True)))[0]
+        description = table.describe()
+    return SourceState(
+        source=description.source,
+        dataset_source=description.dataset_source,
+        num_rows=answer["num_rows"],
+        num_vectors=answer["num_vectors"],
+        newest=answer["newest"],
+        content_hash=answer["content_hash"],
+    )
+
+
+def _state_query(tables: Tables, rows: sql.Composable) -> sql.Composable:
+    parts = [_hash(tables.entry, name) for name in tables.entry.types]
+    if tables.vectors is not None:
+        parts += [_hash(tables.vectors, name) for name in tables.vectors.types if name != "cpe_id"]
+    created = tables.entry.column("created_at") if "created_at" in tables.entry.types else sql.SQL("NULL")
+    return sql.SQL(
+        "SELECT count(*) AS num_rows, count({vector}) AS num_vectors, max({created})::text AS newest, "
+        "coalesce(sum(hashtextextended(array_to_string(ARRAY[{parts}], chr(31)), 0)::numeric), 0)::text AS content_hash {rows}"
+    ).format(
+        vector=tables.vector_home.column(tables.vector_column),
+        created=created,
+        parts=sql.SQL(", ").join(parts),
+        rows=rows,
+    )
+
+
+def _hash(table: Table, name: str) -> sql.Composable:
+    column = table.column(name)
+    if table.types[name] in ARRAY_TYPES:
+        return sql.SQL("coalesce(hash_array_extended({}::real[], 0)::text, {})").format(column, NULL)
+    return sql.SQL("coalesce({}::text, {})").format(column, NULL)
