@@ -12,7 +12,6 @@ import json
 import logging
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,7 @@ import psutil
 from filelock import FileLock, Timeout
 from psycopg.pq import PGconn, Ping
 
+from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
 from lvm_pipeline.adapters.postgres_files import (
     OUTSIDE_DIRS,
     ServerFiles,
@@ -39,7 +39,6 @@ from lvm_pipeline.files import staged_file
 logger = logging.getLogger(__name__)
 
 USER = "lvm"
-LOOPBACK = "127.0.0.1"
 LOCK_SECONDS = 120
 START_SECONDS = 120
 START_ATTEMPTS = 8
@@ -246,7 +245,7 @@ def _make_cluster(directory: Path, files: ServerFiles, postmaster: _Postmaster |
     for half_finished in files.folder.glob("data.partial-*"):
         shutil.rmtree(half_finished, ignore_errors=True)
     folder = "." if files.folder == directory.resolve() else str(files.folder)
-    state = _State(folder=folder, port=_free_port(), password=secrets.token_urlsafe(24))
+    state = _State(folder=folder, port=free_port(), password=secrets.token_urlsafe(24))
     partial = files.folder / f"data.partial-{uuid.uuid4().hex}"
     password_path = files.folder / f".{partial.name}.password"
     try:
@@ -274,11 +273,11 @@ def _initdb(files: ServerFiles, data_dir: Path, password_path: Path) -> None:
 
 def _start(files: ServerFiles, *, preferred_port: int) -> int:
     """Start the server and return its port; a port taken by another program is exchanged for a free one."""
-    port = preferred_port
+    port, reason, output = preferred_port, "", ""
     for attempt in range(START_ATTEMPTS):
         _remove_stale_pid_file(files)
-        if not _is_free(port):
-            port = _free_port()
+        if not is_free(port):
+            port = free_port()
         log_start = _prepare_log(files)
         code, output = _run(
             files, "pg_ctl", "start", "-w", "-t", str(START_SECONDS), "-D", str(files.data_dir),
@@ -357,19 +356,3 @@ def _log_tail(log_path: Path, start: int) -> str:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return probe.getsockname()[1]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True

@@ -1,0 +1,75 @@
+"""What is left to do when the process that runs the services is gone, whether it ended in order or was killed.
+
+    python -m lvm_pipeline.adapters.service_guard [POSTGRES_DIR]
+
+The guard reads process-group ids, one a line, from a pipe that its parent holds open. When the pipe closes it gives
+the groups a moment to end, kills what remains, and stops the embedded Postgres of POSTGRES_DIR unless another
+command is using it. It is named only where the parent had started the server.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psycopg
+
+from lvm_pipeline.adapters import embedded_postgres
+
+GRACE_SECONDS = 5
+OTHER_CLIENTS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
+
+
+def main(arguments: list[str]) -> None:
+    """Wait for the end of the pipe on standard input, then clean up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    groups = [int(line) for line in sys.stdin]
+    end_groups(groups, grace_seconds=GRACE_SECONDS)
+    for directory in arguments:
+        stop_unless_used(Path(directory))
+
+
+def end_groups(groups: Iterable[int], *, grace_seconds: float) -> None:
+    """Tell process groups to end, wait, and kill what remains."""
+    deadline = time.monotonic() + grace_seconds
+    remaining = [group for group in groups if _signal_group(group, signal.SIGTERM)]
+    while remaining and time.monotonic() < deadline:
+        time.sleep(0.1)
+        remaining = [group for group in remaining if _is_alive(group)]
+    for group in remaining:
+        _signal_group(group, signal.SIGKILL)
+
+
+def stop_unless_used(directory: Path, *, patience_seconds: float = 5) -> bool:
+    """Stop the embedded Postgres once nobody is connected to it; True if it was stopped."""
+    if not embedded_postgres.status(directory).is_running:
+        return False
+    url = embedded_postgres.ensure_running(directory).url("postgres")
+    deadline = time.monotonic() + patience_seconds
+    with psycopg.connect(url, autocommit=True) as connection:
+        while (connection.execute(OTHER_CLIENTS).fetchone() or (0,))[0] > 0:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+    return embedded_postgres.stop(directory)
+
+
+def _is_alive(group: int) -> bool:
+    return _signal_group(group, 0)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,270 @@
+"""Dagster (web UI, daemon, code server) and the MLflow server on loopback, until somebody says stop.
+
+Every service is a child in a process group of its own, so that Ctrl-C reaches only this process, which then stops them
+in order. Should this process be killed, the kernel tells each service (`launcher`), and a guard ends what remains of
+their groups (`service_guard`). Standard output goes to `LVM_HOME/logs`.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import psycopg
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, mlflow_store
+from lvm_pipeline.adapters.dagster_home import code_server_workspace, dagster_environment
+from lvm_pipeline.adapters.launcher import launched
+from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+READY_SECONDS = 180
+STOP_SECONDS = 15
+POLL_SECONDS = 0.25
+DEFINITIONS = "lvm_pipeline.definitions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """One child: how it is started, how to tell that it works, and whether the next one needs it."""
+
+    name: str
+    command: tuple[str, ...]
+    is_ready: Callable[[], bool]
+    is_needed_by_next: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    service: Service
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Services:
+    """The children and the guard that outlives this process by a moment."""
+
+    settings: Settings
+    guard: subprocess.Popen[bytes]
+    running: list[_Running] = field(default_factory=list)
+
+    def start(self, service: Service, environment: Mapping[str, str]) -> None:
+        log_path = self.settings.home / "logs" / f"{service.name}.log"
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                launched(service.command), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self.settings.dagster_dir, env=environment, start_new_session=True,
+            )  # fmt: skip
+        self.running.append(_Running(service=service, process=process, log_path=log_path))
+        assert self.guard.stdin is not None
+        self.guard.stdin.write(f"{process.pid}\n".encode())
+        self.guard.stdin.flush()
+
+    def wait_until_ready(self, *, name: str | None = None) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        for one in [one for one in self.running if name in (None, one.service.name)]:
+            while not one.service.is_ready():
+                self.refuse_an_end()
+                if time.monotonic() > deadline:
+                    raise LvmError(f"{one.service.name} did not come up in {READY_SECONDS} s; see {one.log_path}.")
+                time.sleep(POLL_SECONDS)
+
+    def refuse_an_end(self) -> None:
+        for one in self.running:
+            code = one.process.poll()
+            if code is not None:
+                raise LvmError(f"{one.service.name} ended by itself (exit code {code}); see {one.log_path}.")
+
+    def stop(self) -> None:
+        """Ask every child to end, and let the guard do the rest; a second Ctrl-C does not wait."""
+        try:
+            if self.running:
+                _cancel_runs(self.settings)
+            for one in self.running:
+                one.process.terminate()
+            deadline = time.monotonic() + STOP_SECONDS
+            for one in self.running:
+                one.process.wait(timeout=max(0, deadline - time.monotonic()))
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            for one in self.running:
+                one.process.kill()
+                one.process.wait()
+        self.guard.communicate()
+
+
+def run_services(settings: Settings, *, console: Console | None = None) -> None:
+    """Start everything, say where it is, and stop everything at Ctrl-C, SIGTERM or SIGHUP.
+
+    The embedded Postgres is stopped as well, if it did not run before and no other command is using it.
+    """
+    console = console or Console()
+    with _only_one(settings), _stop_signals():
+        _refuse_taken_ports(settings)
+        services = _Services(settings=settings, guard=_start_guard(settings))
+        try:
+            with console.status("Starting ...") as status:
+                _start_all(services, say=lambda name: status.update(f"Starting {name} ..."))
+            _say_where(settings, console)
+            while True:
+                services.refuse_an_end()
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            with console.status("Stopping ..."):
+                services.stop()
+        console.print("Stopped.")
+
+
+def _start_all(services: _Services, *, say: Callable[[str], None]) -> None:
+    say("Postgres")
+    environment = _service_environment(services.settings)
+    for service in _in_order(services.settings, environment):
+        say(service.name)
+        services.start(service, environment)
+        if service.is_needed_by_next:
+            services.wait_until_ready(name=service.name)
+    services.wait_until_ready()
+
+
+def _in_order(settings: Settings, environment: Mapping[str, str]) -> Iterator[Service]:
+    """The services in the order in which they need each other."""
+    scripts = Path(sysconfig.get_path("scripts"))
+    if settings.mlflow_tracking_uri is None:
+        _prepare_mlflow_store(environment)
+        mlflow_address = f"http://{LOOPBACK}:{settings.mlflow_port}"
+        yield Service(
+            name="mlflow",
+            command=(str(scripts / "mlflow"), "server", "--host", LOOPBACK, "--port", str(settings.mlflow_port),
+                     "--workers", "1", "--artifacts-destination", (settings.mlflow_dir / "artifacts").as_uri()),
+            is_ready=lambda: dagster_api.get(f"{mlflow_address}/health") is not None,
+        )  # fmt: skip
+    code_port = free_port()
+    workspace_path = str(code_server_workspace(settings, port=code_port))
+    yield Service(
+        name="dagster-code",
+        command=(str(scripts / "dagster"), "code-server", "start", "-h", LOOPBACK, "-p", str(code_port), "-m",
+                 DEFINITIONS),
+        is_ready=lambda: not is_free(code_port),
+        is_needed_by_next=True,
+    )  # fmt: skip
+    address = dagster_address(settings)
+    yield Service(
+        name="dagster-webserver",
+        command=(str(scripts / "dagster-webserver"), "-h", LOOPBACK, "-p", str(settings.dagster_port), "-w",
+                 workspace_path),
+        is_ready=lambda: dagster_api.has_loaded_definitions(address),
+        is_needed_by_next=True,  # it makes the tables, which two processes must not do at once
+    )  # fmt: skip
+    _cancel_runs(settings)  # those of a code server that was killed
+    yield Service(
+        name="dagster-daemon",
+        command=(str(scripts / "dagster-daemon"), "run", "-w", workspace_path),
+        is_ready=lambda: dagster_api.has_healthy_daemons(address),
+    )
+
+
+def _prepare_mlflow_store(environment: Mapping[str, str]) -> None:
+    """Make MLflow's tables in a child: here its connections would stay open and keep the Postgres in use."""
+    code = "from lvm_pipeline.adapters import mlflow_store; from lvm_pipeline.settings import load_settings; "
+    code += "mlflow_store.prepare_store(load_settings())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise LvmError(f"MLflow's tables cannot be made: {reason}")
+
+
+def dagster_address(settings: Settings) -> str:
+    """Return the address of the Dagster web UI."""
+    return f"http://{LOOPBACK}:{settings.dagster_port}"
+
+
+def _service_environment(settings: Settings) -> dict[str, str]:
+    """The present environment with what the services need; secrets go here and not on command lines."""
+    environment = dict(os.environ)
+    environment |= dagster_environment(settings)
+    environment |= {
+        "PATH": os.pathsep.join([sysconfig.get_path("scripts"), environment.get("PATH", os.defpath)]),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if settings.mlflow_tracking_uri is None:
+        environment["MLFLOW_BACKEND_STORE_URI"] = databases.mlflow_url(settings)
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # saves eight processes and 0.6 GB
+    return environment
+
+
+def _start_guard(settings: Settings) -> subprocess.Popen[bytes]:
+    has_server = embedded_postgres.status(settings.postgres_dir).is_running
+    arguments = [] if has_server else [str(settings.postgres_dir)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "lvm_pipeline.adapters.service_guard", *arguments],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def _cancel_runs(settings: Settings) -> None:
+    try:
+        dagster_api.cancel_code_server_runs(dagster_address(settings), storage_url=databases.dagster_url(settings))
+    except psycopg.Error as error:  # stopping goes on; the next start cancels what is left
+        logger.warning("Unfinished runs could not be cancelled: %s", str(error).strip())
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    settings.dagster_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(settings.dagster_dir / "services.lock", timeout=0):
+            yield
+    except Timeout:
+        raise LvmError(
+            f"The services of {settings.home} run already; stop them first or set another LVM_HOME."
+        ) from None
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP (a closed terminal) stop the services as Ctrl-C does, also where SIGINT is ignored."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _refuse_taken_ports(settings: Settings) -> None:
+    ports = {"LVM_DAGSTER_PORT": settings.dagster_port}
+    if settings.mlflow_tracking_uri is None:
+        ports["LVM_MLFLOW_PORT"] = settings.mlflow_port
+    for variable, port in ports.items():
+        if not is_free(port):
+            raise LvmError(f"Port {port} is taken by another program; stop that one or set {variable} to a free port.")
+
+
+def _say_where(settings: Settings, console: Console) -> None:
+    mlflow = mlflow_store.ui_url(settings)
+    console.print(f"Dagster  [link]{dagster_address(settings)}[/link]", highlight=False)
+    console.print(f"MLflow   [link]{mlflow}[/link]", highlight=False)
+    console.print(f"Logs     {settings.home / 'logs'}", highlight=False)
+    console.print("Ctrl-C stops everything.")
