@@ -44,21 +44,17 @@ def parse_vectors(
     return _from_list(column)
 
 
-def parse_tmd(lists: pa.LargeListArray, *, name: str) -> pa.FixedSizeListArray:
-    """Give TMD vectors their fixed width; null stays null.
+def parse_tmd(lists: pa.LargeListArray, *, name: str) -> pa.ListArray:
+    """See that every TMD vector has 16 numbers; null stays null.
 
     Raises:
-        LvmError: If one has another width than 16.
+        LvmError: If one has another width.
     """
     widths = lists.value_lengths().drop_null().to_numpy()
     if len(widths) and not (widths == TMD_DIM).all():
-        raise LvmError(
-            f"{name} holds a vector of width {widths[widths != TMD_DIM][0]}, expected {TMD_DIM}; correct the table."
-        )
-    missing = lists.is_null().to_numpy(zero_copy_only=False)
-    values = np.zeros((len(lists), TMD_DIM), np.float32)
-    values[~missing] = lists.flatten().to_numpy().reshape(-1, TMD_DIM)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), TMD_DIM, mask=pa.array(missing))
+        other = widths[widths != TMD_DIM][0]
+        raise LvmError(f"{name} holds a vector of width {other}, expected {TMD_DIM}; correct the table.")
+    return lists.cast(pa.list_(pa.float32()))
 
 
 def _from_pgvector(column: pa.BinaryArray, number: np.dtype) -> pa.LargeListArray:

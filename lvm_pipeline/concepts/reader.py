@@ -25,7 +25,7 @@ SOURCE_SCHEMA = pa.schema(
         pa.field("domain", pa.int16()),
         pa.field("task", pa.int16()),
         pa.field("modifier", pa.int16()),
-        pa.field("tmd_dense", pa.list_(pa.float32(), TMD_DIM)),
+        pa.field("tmd_dense", pa.list_(pa.float32())),
         pa.field("soft_negatives", pa.list_(pa.string())),
         pa.field("hard_negatives", pa.list_(pa.string())),
         pa.field("created_at", pa.timestamp("us", tz="UTC")),

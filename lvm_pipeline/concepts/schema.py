@@ -30,7 +30,8 @@ def concepts_schema(vector_dim: int) -> pa.Schema:
             pa.field("domain", pa.int16()),
             pa.field("task", pa.int16()),
             pa.field("modifier", pa.int16()),
-            pa.field("tmd_dense", pa.list_(pa.float32(), 16)),
+            # 16 numbers or null; no fixed size, as pyarrow reads no fixed-size list with a null in it from Parquet.
+            pa.field("tmd_dense", pa.list_(pa.float32())),
             pa.field("soft_negatives", pa.list_(pa.string())),
             pa.field("hard_negatives", pa.list_(pa.string())),
             pa.field("created_at", pa.timestamp("us", tz="UTC")),

@@ -32,6 +32,7 @@ VECTOR_LEAF = "vector.list.element"
 WRITER_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 1,
+    "write_page_checksum": True,
     "column_encoding": {VECTOR_LEAF: "BYTE_STREAM_SPLIT"},
     "use_dictionary": ["article_id", "article_index", "domain", "task", "modifier", "created_at"],
     "write_statistics": ["row", "article_id", "article_index", "position"],
@@ -177,7 +178,7 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
         LvmError: If the file is missing, damaged or lacks a column.
     """
     read_concepts_metadata(path)
-    with readable(path), pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         missing = set(names) - set(file.schema_arrow.names)
         if not missing:
             return file.read(columns=list(names))
@@ -190,7 +191,7 @@ def stream_row_groups(path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
     Raises:
         LvmError: If the file is damaged.
     """
-    with readable(path), pq.ParquetFile(path) as file:
+    with readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=list(names))
 

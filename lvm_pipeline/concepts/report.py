@@ -1,0 +1,211 @@
+"""The verification report: what was extracted, what was found wrong and what could not be checked."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from lvm_pipeline import files
+from lvm_pipeline.concepts.facts import CODES
+from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.concepts.store import Articles, article_ranges, read_columns, readable
+from lvm_pipeline.findings import Finding, blocking_failures
+
+NUM_SAMPLE_ARTICLES = 5
+NUM_SAMPLE_TEXTS = 5
+NUM_LISTED_DROPS = 100
+TEXT_CHARACTERS = 160
+JSON_NAME, MARKDOWN_NAME = "verification.json", "verification.md"
+
+
+def verification_report(
+    concepts_path: Path | None, *, findings: Iterable[Finding], sequences: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Gather the report as plain JSON values.
+
+    Args:
+        concepts_path: The concept table; None where the source was too broken to write one.
+        findings: What every invariant found, of source, concepts and sequences.
+        sequences: Summary of the sequence table, where there is one: at least `num_windows` and
+            `num_expected_windows`, the sum over articles of max(0, length - context_length).
+
+    Raises:
+        LvmError: If the table cannot be read.
+    """
+    findings = list(findings)
+    coverage = next((finding.observed for finding in findings if finding.name == "every_concept_has_a_vector"), None)
+    return {
+        "passed": not blocking_failures(findings),
+        "num_failed": len(blocking_failures(findings)),
+        "num_warnings": sum(outcome(finding) == "warning" for finding in findings),
+        "num_not_checked": sum(outcome(finding) == "not checked" for finding in findings),
+        "concepts": None if concepts_path is None else _concepts(concepts_path, coverage),
+        "sequences": None if sequences is None else dict(sequences),
+        "findings": [{**finding.as_json(), "outcome": outcome(finding)} for finding in findings],
+    }
+
+
+def outcome(finding: Finding) -> str:
+    """Return what became of an invariant: `passed`, `failed`, `warning` or `not checked`."""
+    if finding.passed:
+        return "passed" if finding.was_checked else "not checked"
+    return "failed" if blocking_failures([finding]) else "warning"
+
+
+def write_verification_report(report_dir: Path, report: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Write `verification.json` and `verification.md`, each whole or not at all, and return where they are."""
+    json_path, markdown_path = report_dir / JSON_NAME, report_dir / MARKDOWN_NAME
+    files.write_json(json_path, report)
+    files.write_text(markdown_path, as_markdown(report))
+    return json_path, markdown_path
+
+
+def _concepts(path: Path, coverage: float | None) -> dict[str, Any]:
+    metadata = read_concepts_metadata(path)
+    articles = _article_ranges_or_none(path)
+    columns = read_columns(path, CODES)
+    codes = np.stack([columns[name].fill_null(-1).to_numpy() for name in CODES], axis=1)
+    assigned = codes[(codes >= 0).all(axis=1) & (codes > 0).any(axis=1)]  # (0, 0, 0) says that assigning failed
+    with readable(path):
+        num_row_groups = pq.read_metadata(path).num_row_groups
+    return {
+        "source": metadata.source,
+        "dataset_source": metadata.dataset_source,
+        "fingerprint": metadata.fingerprint,
+        "space_id": metadata.space_id,
+        "vector_dim": metadata.vector_dim,
+        "order_key": metadata.order_key,
+        "order_warning": metadata.order_warning,
+        "num_source_rows": metadata.num_source_rows,
+        "num_concepts": columns.num_rows,
+        "num_articles": metadata.num_articles,
+        "num_dropped": len(metadata.dropped),
+        "duplicates_policy": metadata.duplicates_policy,
+        "dropped": metadata.dropped,
+        "num_row_groups": num_row_groups,
+        "vector_coverage_fraction": coverage,
+        "num_tmd_codes": len(np.unique(assigned, axis=0)),
+        "num_concepts_with_tmd_codes": len(assigned),
+        "article_lengths": None if articles is None else _lengths(articles),
+        "sample_articles": [] if articles is None else _samples(path, articles),
+    }
+
+
+def _article_ranges_or_none(path: Path) -> Articles | None:
+    """Return where the articles lie, or None where they are not in one run each (a finding says which)."""
+    codes = read_columns(path, ["article_id"])["article_id"].combine_chunks().dictionary_encode()
+    num_runs = int(np.count_nonzero(np.diff(codes.indices.to_numpy(), prepend=-1)))
+    return article_ranges(path) if len(codes) and num_runs == len(codes.dictionary) else None
+
+
+def _lengths(articles: Articles) -> dict[str, float]:
+    lengths = articles.lengths
+    return {
+        "min": int(lengths.min()),
+        "median": float(np.median(lengths)),
+        "mean": float(lengths.mean()),
+        "max": int(lengths.max()),
+    }
+
+
+def _samples(path: Path, articles: Articles) -> list[dict[str, Any]]:
+    """Show some articles spread over the table, each with its first texts in order."""
+    chosen = np.unique(np.linspace(0, len(articles.ids) - 1, NUM_SAMPLE_ARTICLES).astype(int))
+    table = read_columns(path, ["position", "concept_text"])
+    samples = []
+    for index in chosen.tolist():
+        length = int(articles.lengths[index])
+        first = table.slice(int(articles.first_rows[index]), min(length, NUM_SAMPLE_TEXTS)).to_pylist()
+        concepts = [{"position": row["position"], "text": _shortened(row["concept_text"] or "")} for row in first]
+        samples.append({"article_id": articles.ids[index], "num_concepts": length, "concepts": concepts})
+    return samples
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 1] + "…"
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """Write a report for reading."""
+    verdict = "passed" if report["passed"] else "FAILED"
+    counts = (
+        f"{report['num_failed']} failed, {report['num_warnings']} warnings, {report['num_not_checked']} not checked"
+    )
+    lines = ["# Data verification", "", f"Verdict: **{verdict}** ({counts})."]
+    if report["concepts"] is not None:
+        lines += _concept_lines(report["concepts"])
+    else:
+        lines += ["", "No concept table was written: the source broke a blocking invariant (see below)."]
+    if report["sequences"] is not None:
+        lines += _sequence_lines(report["sequences"])
+    lines += ["", "## Invariants", "", "| invariant | outcome | what was found |", "|---|---|---|"]
+    lines += [f"| `{found['name']}` | {found['outcome']} | {_cell(found['message'])} |" for found in report["findings"]]
+    if report["concepts"] is not None:
+        lines += _sample_lines(report["concepts"]) + _drop_lines(report["concepts"])
+    return "\n".join(lines) + "\n"
+
+
+def _concept_lines(concepts: Mapping[str, Any]) -> list[str]:
+    lengths, coverage = concepts["article_lengths"], concepts["vector_coverage_fraction"]
+    rows = {
+        "source": f"{concepts['source']}, dataset_source = {concepts['dataset_source']}",
+        "rows in the source": concepts["num_source_rows"],
+        "dropped duplicates": f"{concepts['num_dropped']} (policy: {concepts['duplicates_policy']})",
+        "concepts": concepts["num_concepts"],
+        "articles": concepts["num_articles"],
+        "concepts in an article": "unknown: articles are not in one run each"
+        if lengths is None
+        else f"{lengths['min']} to {lengths['max']}, median {lengths['median']:g}, mean {lengths['mean']:.1f}",
+        "vector coverage": "not checked" if coverage is None else f"{coverage:.2%}",
+        "vectors": f"{concepts['vector_dim']} wide, space `{concepts['space_id']}`",
+        "TMD codes": f"{concepts['num_tmd_codes']} different, on {concepts['num_concepts_with_tmd_codes']} concepts",
+        "order": concepts["order_key"],
+        "fingerprint": f"`{concepts['fingerprint']}`",
+    }
+    lines = ["", "## Concepts", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {_cell(str(value))} |" for name, value in rows.items()]
+    return [*lines, "", f"**Warning:** {concepts['order_warning']}"] if concepts["order_warning"] else lines
+
+
+def _sequence_lines(sequences: Mapping[str, Any]) -> list[str]:
+    lines = ["", "## Sequences", ""]
+    num_short = sequences.get("num_articles_without_window", 0)
+    lines.append(
+        f"{sequences['num_windows']} windows, expected {sequences['num_expected_windows']} "
+        f"(context {sequences.get('context_length')}; {num_short} articles too short)."
+    )
+    if sequences.get("is_leaking"):
+        lines += ["", f"**Leaking:** {sequences.get('leak_reason')}"]
+    splits = sequences.get("splits") or {}
+    if splits:
+        lines += ["", "| split | articles | concepts | windows |", "|---|---|---|---|"]
+        lines += [
+            f"| {split} | {counts['num_articles']} | {counts['num_concepts']} | {counts['num_sequences']} |"
+            for split, counts in splits.items()
+        ]
+    return lines
+
+
+def _sample_lines(concepts: Mapping[str, Any]) -> list[str]:
+    lines = ["", "## Sample articles, in order"]
+    for sample in concepts["sample_articles"]:
+        lines += ["", f"`{sample['article_id']}`, {sample['num_concepts']} concepts:", ""]
+        lines += [f"- {concept['position']}: {_cell(concept['text'])}" for concept in sample["concepts"]]
+    return lines
+
+
+def _drop_lines(concepts: Mapping[str, Any]) -> list[str]:
+    dropped = concepts["dropped"]
+    if not dropped:
+        return []
+    lines = ["", "## Dropped duplicates", "", "| dropped | kept | reason |", "|---|---|---|"]
+    lines += [f"| {drop['cpe_id']} | {drop['kept_cpe_id']} | {drop['reason']} |" for drop in dropped[:NUM_LISTED_DROPS]]
+    num_more = len(dropped) - NUM_LISTED_DROPS
+    return [*lines, "", f"and {num_more} more, in `{JSON_NAME}`"] if num_more > 0 else lines
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

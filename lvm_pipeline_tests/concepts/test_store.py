@@ -1,0 +1,237 @@
+import errno
+import os
+import subprocess
+import sys
+import textwrap
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.concepts.store import (
+    RESIDENT_KEPT,
+    ROW_GROUP_CONCEPTS,
+    ConceptsFingerprint,
+    article_ranges,
+    full_disk_told,
+    read_columns,
+    read_vectors,
+    resident_vectors,
+    stream_row_groups,
+    write_concepts,
+)
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline_tests.synthetic import synthetic_table, write_synthetic_concepts
+
+
+def metadata_for(tmp_path, lengths):
+    return read_concepts_metadata(
+        write_synthetic_concepts(tmp_path / "plain.parquet", article_lengths=lengths, vector_dim=4)
+    )
+
+
+def pieces(table, sizes):
+    start = 0
+    for size in [*sizes, table.num_rows]:
+        yield table.slice(start, size)
+        start += size
+
+
+def test_row_groups_end_where_articles_end(tmp_path):
+    lengths = [ROW_GROUP_CONCEPTS - 10, 50, 3, 2 * ROW_GROUP_CONCEPTS, 40, ROW_GROUP_CONCEPTS, 7]
+    table = synthetic_table(lengths, vector_dim=4)
+    path = tmp_path / "concepts.parquet"
+
+    write_concepts(path, pieces(table, [1, 777, 5000, 3, 9000]), metadata_for(tmp_path, lengths))
+
+    groups = list(stream_row_groups(path, ["article_id", "row"]))
+    assert len(groups) >= 4
+    edges = [group["article_id"][0].as_py() != before["article_id"][-1].as_py() for before, group in pairwise(groups)]
+    assert all(edges)
+    assert all(group.num_rows >= ROW_GROUP_CONCEPTS for group in groups[:-1])
+    assert pa.concat_tables(groups)["row"].to_pylist() == list(range(table.num_rows))
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    lengths = [5, 9]
+    table = synthetic_table(lengths, vector_dim=4)
+    path = tmp_path / "concepts.parquet"
+
+    write_concepts(path, [table], metadata_for(tmp_path, lengths))
+
+    assert pq.read_table(path).equals(table)
+    assert pq.read_table(path).schema.equals(table.schema)
+    column = pq.ParquetFile(path).metadata.row_group(0).column(13)
+    assert "BYTE_STREAM_SPLIT" in column.encodings
+    assert column.compression == "ZSTD"
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.lists(st.integers(0, 5), max_size=8))
+def test_fingerprint_does_not_depend_on_the_pieces(lengths, sizes):
+    table = synthetic_table(lengths, vector_dim=4)
+    digests = []
+    for cuts in ([], sizes):
+        fingerprint = ConceptsFingerprint()
+        for piece in pieces(table, cuts):
+            vectors = np.array(piece["vector"].to_pylist(), np.float32).reshape(-1, 4)
+            fingerprint.update(piece["cpe_id"].to_pylist(), piece["article_id"].to_pylist(), vectors)
+        digests.append(fingerprint.hexdigest())
+
+    assert digests[0] == digests[1]
+
+
+def test_vectors_are_mapped_once_for_a_fingerprint(tmp_path):
+    path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[4, 9], vector_dim=8)
+    expected = np.array(pq.read_table(path)["vector"].to_pylist(), np.float32)
+
+    first = resident_vectors(path, tmp_path / "vectors")
+    made = next((tmp_path / "vectors").iterdir()).stat()
+    second = resident_vectors(path, tmp_path / "vectors")
+
+    np.testing.assert_array_equal(first, expected)
+    np.testing.assert_array_equal(second, read_vectors(path))
+    assert isinstance(second, np.memmap)
+    assert not second.flags.writeable
+    assert [file.name for file in (tmp_path / "vectors").iterdir()] == [
+        f"{read_concepts_metadata(path).fingerprint}.npy"
+    ]
+    assert next((tmp_path / "vectors").iterdir()).stat().st_ino == made.st_ino
+
+
+def test_a_damaged_array_is_made_again(tmp_path):
+    path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[4, 9], vector_dim=8)
+    resident_vectors(path, tmp_path / "vectors")
+    (array,) = (tmp_path / "vectors").iterdir()
+    array.write_bytes(array.read_bytes()[:-7])
+
+    np.testing.assert_array_equal(resident_vectors(path, tmp_path / "vectors"), read_vectors(path))
+
+
+def test_arrays_of_old_fingerprints_do_not_pile_up(tmp_path):
+    for seed in range(RESIDENT_KEPT + 3):
+        path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[6], vector_dim=8, seed=seed)
+        vectors = resident_vectors(path, tmp_path / "vectors")
+        os.utime(tmp_path / "vectors" / f"{read_concepts_metadata(path).fingerprint}.npy", (seed, seed))
+
+    assert len(list((tmp_path / "vectors").iterdir())) == RESIDENT_KEPT
+    assert len(vectors) == 6
+
+
+def test_article_ranges_say_where_each_article_lies(tmp_path):
+    path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[4, 1, 9])
+
+    articles = article_ranges(path)
+
+    assert articles.first_rows.tolist() == [0, 4, 5]
+    assert articles.lengths.tolist() == [4, 1, 9]
+    ids = read_columns(path, ["article_id"])["article_id"].to_pylist()
+    assert articles.ids == [ids[0], ids[4], ids[5]]
+
+
+def test_an_article_in_two_runs_has_no_range(tmp_path):
+    path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[4, 4])
+    table = pq.read_table(path)
+    pq.write_table(table.take([0, 1, 4, 5, 6, 7, 2, 3]), path)
+
+    with pytest.raises(LvmError, match="more than one run"):
+        article_ranges(path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "middle"])
+def test_a_damaged_file_is_told_in_one_sentence(tmp_path, damage):
+    path = tmp_path / "concepts.parquet"
+    write_concepts(path, [synthetic_table([400], vector_dim=4)], metadata_for(tmp_path, [400]))
+    raw = path.read_bytes()
+    middle = len(raw) // 2
+    path.write_bytes(
+        {
+            "truncated": raw[:middle],
+            "garbage": b"x" * 100,
+            "empty": b"",
+            "middle": raw[: middle - 50] + bytes(100) + raw[middle + 50 :],
+        }[damage]
+    )
+
+    with pytest.raises(LvmError, match=r"cannot be read as Parquet .*extract the concepts again") as raised:
+        read_columns(path, ["cpe_id", "concept_text", "vector"])
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_file_and_missing_column_are_told(tmp_path):
+    with pytest.raises(LvmError, match="no concept table"):
+        read_vectors(tmp_path / "nothing.parquet")
+    path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[3])
+    with pytest.raises(LvmError, match="no column colour"):
+        read_columns(path, ["colour"])
+
+
+def test_a_file_that_says_another_count_is_refused(tmp_path):
+    path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[6], vector_dim=8)
+    pq.write_table(pq.read_table(path).slice(0, 4), path)
+
+    with pytest.raises(LvmError, match="holds 4 concepts where it says 6"):
+        resident_vectors(path, tmp_path / "vectors")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_told_in_one_sentence(tmp_path, number):
+    with pytest.raises(LvmError, match=f"The disk that holds {tmp_path} is full"), full_disk_told(tmp_path):
+        raise OSError(number, "written nothing")
+
+
+def test_other_errors_of_a_disk_stay_themselves(tmp_path):
+    with pytest.raises(OSError, match="broken"), full_disk_told(tmp_path):
+        raise OSError(errno.EIO, "broken")
+
+
+FULL_DISK = """
+    import resource, sys
+    from pathlib import Path
+    from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
+    from lvm_pipeline.concepts.store import resident_vectors, write_concepts
+    from lvm_pipeline.concepts.schema import read_concepts_metadata
+    from lvm_pipeline.errors import LvmError
+    from lvm_pipeline_tests.concepts.memory_source import MemorySource, source_rows
+    from lvm_pipeline_tests.synthetic import synthetic_table
+
+    folder = Path(sys.argv[1])
+    rows = source_rows([500] * 20, vector_dim=16)
+    actions = {
+        "extract": lambda: extract_concepts(
+            MemorySource(rows), options=ExtractOptions(), staged_path=folder / "staged.parquet"
+        ),
+        "write": lambda: write_concepts(
+            folder / "concepts.parquet",
+            [synthetic_table([5000, 5000], vector_dim=16)],
+            read_concepts_metadata(folder / "concepts.parquet"),
+        ),
+        "resident": lambda: resident_vectors(folder / "concepts.parquet", folder / "vectors"),
+    }
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file may grow beyond this
+    try:
+        actions[sys.argv[2]]()
+    except LvmError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("action", ["extract", "write", "resident"])
+def test_a_full_disk_leaves_everything_as_it_was(tmp_path, action):
+    path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[3000], vector_dim=16)
+    before = path.read_bytes()
+
+    child = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FULL_DISK), str(tmp_path), action],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert child.stdout.startswith("The disk that holds"), child.stderr
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["concepts.parquet"]
