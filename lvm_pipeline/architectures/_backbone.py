@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig
 from lvm_pipeline.architectures._residual_head import ResidualHead
+from lvm_pipeline.errors import LvmError
 
 
 class Mixers(Protocol):
@@ -87,13 +88,15 @@ class Backbone(LatentVectorModel):
             What the mixers read, (B, T, H).
 
         Raises:
-            ValueError: If the model needs a condition and none is given.
+            LvmError: If the contexts are longer than the model reads, or it needs a condition and none is given.
         """
+        if self.max_context is not None and contexts.shape[1] > self.max_context:
+            raise LvmError(f"This model reads at most {self.max_context} concepts, got {contexts.shape[1]}; cut it.")
         states = self.dropout(self.enter(contexts))
         if self.modulation is None:
             return states
         if condition is None:
-            raise ValueError(f"this model needs a condition of width {self.config.condition_dim} beside every concept")
+            raise LvmError(f"This model needs a condition of width {self.config.condition_dim} beside every concept.")
         scale, shift = self.modulation(condition).chunk(2, dim=-1)
         return states * (1 + scale) + shift
 

@@ -110,7 +110,8 @@ class LatentVectorModel(nn.Module, ABC):
     """A model that reads a run of concept vectors and predicts the one after each of them.
 
     Subclasses implement `forward`. A module anywhere inside may declare `optimiser_settings` for its
-    own direct parameters, by name.
+    own direct parameters, by name. `is_recurrent` says that `prefill` and `step` carry a state.
+    `max_context` is the longest context that `forward` reads, None for any; it refuses longer ones.
     """
 
     is_recurrent: bool = False
