@@ -19,7 +19,7 @@ STACK_TOLERANCE = 2e-5
 PRECISIONS = list(OPERATOR_TOLERANCE)
 
 
-def load_oracle(name, case=None):
+def oracle(name, case=None):
     """All tensors of a file, or those of one case without its name."""
     tensors = load_file(FOLDER / f"{name}.safetensors")
     return tensors if case is None else below(tensors, case)
@@ -30,13 +30,9 @@ def below(tensors, prefix):
     return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
 
 
-def weights_of(oracle, prefix, dtype):
-    return {name.removeprefix(prefix): tensor.to(dtype) for name, tensor in oracle.items() if name.startswith(prefix)}
-
-
-def inputs_of(oracle, dtype):
+def inputs(tensors, dtype):
     """The `in.*` by name as leaves of that precision, so that they collect gradients."""
-    return {key: leaf(value, dtype) for key, value in below(oracle, "in").items() if value.is_floating_point()}
+    return {key: leaf(value, dtype) for key, value in below(tensors, "in").items() if value.is_floating_point()}
 
 
 def leaf(tensor, dtype):
@@ -49,6 +45,5 @@ def error(found, expected):
     return ((found.detach().double() - expected.double()).abs().max() / expected.abs().max()).item()
 
 
-def assert_agrees(found, expected, tolerance=None):
-    """Within 1e-10 of the largest entry in float64, 1e-5 in float32, unless another tolerance is given."""
-    assert error(found, expected) <= (tolerance or OPERATOR_TOLERANCE[found.dtype])
+def assert_equals(found, expected, tolerance):
+    assert error(found, expected) <= tolerance
