@@ -1,0 +1,93 @@
+"""Score a trained model on its validation split in a process of its own.
+
+    python -m lvm_pipeline.training.rescore MODEL_DIR CONCEPTS SEQUENCES VECTORS_DIR
+
+prints one line of JSON. What loads and scores here knows nothing of the process that trained.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.batches import place_vectors
+from lvm_pipeline.training.checkpoint import load_trained_model
+from lvm_pipeline.training.data import load_training_data
+from lvm_pipeline.training.predictions import Collapse, collapse_of, predict_runs, selection_metric
+
+MODULE = "lvm_pipeline.training.rescore"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescore:
+    """A model's validation metric and collapse, measured anew; `is_same_device` as in its training."""
+
+    score: float
+    collapse: Collapse
+    is_same_device: bool
+
+
+def rescore(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:
+    """Load a trained model and score it on the validation split it was selected on.
+
+    Returns:
+        The scores.
+
+    Raises:
+        LvmError: If the model cannot be loaded, or was trained on other data.
+    """
+    data = load_training_data(concepts_path, sequences_path, vectors_dir)
+    model, info = load_trained_model(model_dir, space_id=data.concepts.space_id)
+    if info.fingerprints != data.fingerprints:
+        raise LvmError(f"The model in {model_dir} was trained on other data than {sequences_path}; train it again.")
+    wanted = info.training["device"]
+    is_same_device = not wanted.startswith("cuda") or torch.cuda.is_available()
+    device = wanted if is_same_device else "cpu"
+    torch.set_num_threads(info.training["num_threads"])
+    runs = data.scored_runs("validation", mode=info.mode)
+    precision = info.training["precision"] if is_same_device else "float32"
+    predictions = predict_runs(model.to(device), place_vectors(data.vectors, device), runs, precision=precision)
+    targets, mean = np.asarray(data.vectors[runs.target_rows()]), data.train_sample().mean(axis=0)
+    return Rescore(
+        score=selection_metric(info.selection_metric).measure(predictions, targets, mean),
+        collapse=collapse_of(predictions, targets, mean),
+        is_same_device=is_same_device,
+    )
+
+
+def rescore_in_fresh_process(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:
+    """Run this module and read what it prints.
+
+    Returns:
+        The scores.
+
+    Raises:
+        LvmError: If the model cannot be loaded and scored there; with its sentence.
+    """
+    command = [sys.executable, "-m", MODULE, *map(str, (model_dir, concepts_path, sequences_path, vectors_dir))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+        raise LvmError(f"The model in {model_dir} could not be scored in a fresh process: {lines[-1]}")
+    values = json.loads(done.stdout.splitlines()[-1])
+    return Rescore(**{**values, "collapse": Collapse(**values["collapse"])})
+
+
+def main(arguments: list[str]) -> int:
+    """Print the scores as JSON; return the exit code."""
+    try:
+        found = rescore(*map(Path, arguments))
+    except LvmError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
