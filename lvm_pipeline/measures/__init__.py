@@ -1,1 +1,1 @@
-"""How good is a prediction: targets, arithmetic, ridge, baselines, metrics, retrieval, uncertainty."""
+"""How good is a prediction: targets, metrics, retrieval, arithmetic, ridge, baselines, scores, uncertainty."""

@@ -1,0 +1,110 @@
+"""How close each prediction is to its target.
+
+Shapes: S = targets, D = vector width.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closeness:
+    """Five measures of every prediction, each of shape (S,).
+
+    Attributes:
+        cosine: Cosine of prediction and target; 0 where either is zero.
+        centred_cosine: The same after the mean train vector is taken off both: what is left when the direction
+            that all vectors share earns nothing.
+        mse: Squared difference, mean over the D numbers.
+        l2: Length of the difference.
+        norm_ratio: Length of the prediction over length of the target; 0 where the target is zero.
+    """
+
+    cosine: Values
+    centred_cosine: Values
+    mse: Values
+    l2: Values
+    norm_ratio: Values
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each measure over all targets."""
+        return {name: float(np.mean(values, dtype=np.float64)) for name, values in asdict(self).items()}
+
+
+def closeness(predictions: Values, targets: Values, train_mean: Values) -> Closeness:
+    """Measure predictions (S, D) against targets (S, D), with the mean train vector (D,)."""
+    lengths, target_lengths = np.linalg.norm(predictions, axis=1), np.linalg.norm(targets, axis=1)
+    squares = np.square(predictions - targets).sum(axis=1)
+    return Closeness(
+        cosine=cosines(predictions, targets),
+        centred_cosine=cosines(predictions - train_mean, targets - train_mean),
+        mse=squares / targets.shape[1],
+        l2=np.sqrt(squares),
+        norm_ratio=np.divide(lengths, target_lengths, out=np.zeros_like(lengths), where=target_lengths > 0),
+    )
+
+
+def cosines(left: Values, right: Values) -> Values:
+    """Return the cosine of each pair of rows, shape (S,); 0 where either is zero."""
+    return np.einsum("sd,sd->s", unit(left), unit(right))
+
+
+def unit(vectors: Values) -> Values:
+    """Scale rows to length one; zero rows stay zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Whether predictions still depend on their context, or have collapsed onto one vector.
+
+    All vectors are scaled to length one first. Variance is the mean squared distance from the own mean.
+
+    Attributes:
+        cosine_to_mean_vector: Mean cosine of the predictions to the mean train vector.
+        prediction_variance: Variance of the predictions.
+        target_variance: Variance of the targets.
+    """
+
+    cosine_to_mean_vector: float
+    prediction_variance: float
+    target_variance: float
+
+    @property
+    def variance_fraction(self) -> float:
+        """Variance of the predictions over that of the targets; 1 where the targets do not vary either."""
+        return self.prediction_variance / self.target_variance if self.target_variance > 0 else 1.0
+
+
+class SpreadMeter:
+    """Measures `Spread` block by block."""
+
+    def __init__(self, train_mean: Values):
+        """Start with no predictions."""
+        self._mean_direction = unit(train_mean)
+        self._num = 0
+        self._cosine = 0.0
+        self._sums = np.zeros((2, len(train_mean)))
+        self._squares = np.zeros(2)
+
+    def add(self, predictions: Values, targets: Values) -> None:
+        """Add predictions (B, D) and their targets (B, D)."""
+        self._num += len(predictions)
+        for index, directions in enumerate((unit(predictions), unit(targets))):
+            self._sums[index] += directions.sum(axis=0, dtype=np.float64)
+            self._squares[index] += np.square(directions).sum(dtype=np.float64)
+        self._cosine += float((unit(predictions) @ self._mean_direction).sum(dtype=np.float64))
+
+    def spread(self) -> Spread:
+        """Return the spread of all that was added."""
+        variances = self._squares / self._num - np.square(self._sums / self._num).sum(axis=1)
+        return Spread(
+            cosine_to_mean_vector=self._cosine / self._num,
+            prediction_variance=max(0.0, float(variances[0])),
+            target_variance=max(0.0, float(variances[1])),
+        )

@@ -1,0 +1,164 @@
+"""Can the true next concept be found among many by its predicted vector?
+
+The candidates are the concepts of the scored split: the pool. For each target some of them are left out, by a rule
+that is named beside every figure, since it decides the figure:
+
+- `context_rows`: the T concepts right before the target, which is the whole context of a window;
+- `earlier_rows_of_article`: every earlier concept of the target's article, which is the whole context of a model that
+  reads articles.
+
+Candidates are ranked by cosine. Ties count against the prediction: its rank is the worst among equals, so that a
+prediction that says nothing (all cosines equal) comes last and not first.
+
+Shapes: S = targets, P = candidates in the pool, B = targets in a block, D = vector width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+from lvm_pipeline.measures.metrics import Values, unit
+from lvm_pipeline.measures.targets import Contexts, Targets
+
+CONTEXT_ROWS = "context_rows"
+EARLIER_ROWS = "earlier_rows_of_article"
+EXCLUSIONS = (CONTEXT_ROWS, EARLIER_ROWS)
+
+CANDIDATES_IN_A_BLOCK = 8192
+TIE_TOLERANCE = 1e-6  # of a float32 cosine; equal vectors differ by less when their products are summed in other orders
+
+
+def primary_exclusion(targets: Targets) -> str:
+    """Return the rule that leaves exactly the context of the model out."""
+    return EARLIER_ROWS if targets.context_mode == "articles" else CONTEXT_ROWS
+
+
+def first_excluded_rows(contexts: Contexts, exclusion: str) -> NDArray[np.int64]:
+    """Return where the rows begin that a rule leaves out of each target's pool; they end before the target."""
+    return {CONTEXT_ROWS: contexts.window_rows, EARLIER_ROWS: contexts.article_first_rows}[exclusion]
+
+
+def target_ranks(predictions: Values, contexts: Contexts, targets: Targets) -> dict[str, NDArray[np.int64]]:
+    """Rank each target among the candidates of its prediction.
+
+    Args:
+        predictions: One for each of `contexts`, shape (B, D).
+        contexts: Some of the scored targets.
+        targets: Vectors and pool.
+
+    Returns:
+        The rank, from 1, of each target under each rule, shape (B,).
+
+    Raises:
+        ValueError: If a prediction is not finite, or a target is not in the pool.
+    """
+    if not np.isfinite(predictions).all():
+        raise ValueError("a prediction is not finite and cannot be ranked")
+    if not np.isin(contexts.target_rows, targets.pool_rows).all():
+        raise ValueError("a target is not among the candidates")
+    directions = unit(predictions)
+    threshold = np.einsum("bd,bd->b", directions, unit(targets.vectors[contexts.target_rows])) - TIE_TOLERANCE
+    ranks = {rule: np.zeros(len(contexts), np.int64) for rule in EXCLUSIONS}
+    for start in range(0, len(targets.pool_rows), CANDIDATES_IN_A_BLOCK):
+        rows = targets.pool_rows[start : start + CANDIDATES_IN_A_BLOCK]
+        is_ahead = directions @ unit(targets.vectors[rows]).T >= threshold[:, None]
+        num_ahead = np.zeros((len(contexts), len(rows) + 1), np.int32)
+        np.cumsum(is_ahead, axis=1, out=num_ahead[:, 1:])
+        for rule in EXCLUSIONS:
+            begin, end = _excluded_columns(contexts, rule, rows)
+            lines = np.arange(len(contexts))
+            ranks[rule] += num_ahead[:, -1] - (num_ahead[lines, end] - num_ahead[lines, begin])
+    return {rule: np.maximum(rank, 1) for rule, rank in ranks.items()}  # the target itself counts as the one
+
+
+def num_candidates(targets: Targets, exclusion: str) -> NDArray[np.int64]:
+    """Return how many candidates each target has left under a rule, itself included, shape (S,)."""
+    begin, end = _excluded_columns(targets.scored, exclusion, targets.pool_rows)
+    return len(targets.pool_rows) - (end - begin)
+
+
+def _excluded_columns(
+    contexts: Contexts, exclusion: str, pool_rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    begin = np.searchsorted(pool_rows, first_excluded_rows(contexts, exclusion))
+    return begin, np.searchsorted(pool_rows, contexts.target_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval:
+    """Ranks under one rule, with the pool that they were found in."""
+
+    ranks: NDArray[np.int64]
+    candidates: NDArray[np.int64]
+    pool_size: int
+    exclusion: str
+
+    def as_json(self) -> dict[str, float | int | str]:
+        """Return recall, mean reciprocal rank and median rank, what chance gives, and the pool."""
+        harmonic = np.cumsum(1 / np.arange(1, self.pool_size + 1))
+        recalls = {f"r_at_{k}": float((self.ranks <= k).mean()) for k in (1, 5, 10)}
+        chances = {f"chance_r_at_{k}": float(np.minimum(1, k / self.candidates).mean()) for k in (1, 5, 10)}
+        return {
+            **recalls,
+            "mrr": float((1 / self.ranks).mean()),
+            "median_rank": float(np.median(self.ranks)),
+            "pool_size": self.pool_size,
+            "exclusion": self.exclusion,
+            "mean_candidates": float(self.candidates.mean()),
+            **chances,
+            "chance_mrr": float((harmonic[self.candidates - 1] / self.candidates).mean()),
+            "chance_median_rank": float(np.median((self.candidates + 1) / 2)),
+        }
+
+
+def retrievals(ranks: Mapping[str, NDArray[np.int64]], targets: Targets) -> dict[str, Retrieval]:
+    """Put the ranks of all scored targets beside the pool, for each rule."""
+    return {
+        rule: Retrieval(
+            ranks=ranks[rule],
+            candidates=num_candidates(targets, rule),
+            pool_size=len(targets.pool_rows),
+            exclusion=rule,
+        )
+        for rule in EXCLUSIONS
+    }
+
+
+def pool_is_declared_and_clean(targets: Targets, *, exclusion: str) -> Finding:
+    """Check the pool: every target in it, no context row among the candidates, no row or vector twice."""
+    pool_rows = targets.pool_rows
+    _, counts = np.unique(pool_rows, return_counts=True)
+    repeated = _rows_with_equal_vectors(targets.vectors, pool_rows)
+    is_context_left = first_excluded_rows(targets.scored, exclusion) > targets.scored.first_rows
+    problems = {
+        "targets missing from the pool": targets.scored.target_rows[~np.isin(targets.scored.target_rows, pool_rows)],
+        "rows listed twice": np.unique(pool_rows)[counts > 1],
+        "rows whose vector is in the pool before": repeated,
+        "targets with a context row among their candidates": targets.scored.target_rows[is_context_left],
+    }
+    found = {what: rows for what, rows in problems.items() if len(rows)}
+    declared = f"{len(pool_rows)} concepts of the scored split, without {exclusion}"
+    told = "; ".join(f"{len(rows)} {what} ({', '.join(map(str, rows[:5]))})" for what, rows in found.items())
+    return Finding(
+        name="pool_is_declared_and_clean",
+        passed=not found,
+        severity=Severity.BLOCKING,
+        message=f"Pool: {declared}; {told or 'no duplicate and no context row among the candidates'}.",
+        observed=float(sum(len(rows) for rows in found.values())),
+        allowed=0.0,
+        details={
+            "pool_size": len(pool_rows),
+            "exclusion": exclusion,
+            **{what: rows[:MAX_LISTED].tolist() for what, rows in found.items()},
+        },
+    )
+
+
+def _rows_with_equal_vectors(vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows whose vector, bit for bit, is that of an earlier row of the list."""
+    chosen = np.ascontiguousarray(vectors[rows]) + np.float32(0)  # -0.0 becomes 0.0
+    _, first = np.unique(chosen.view(f"V{chosen.itemsize * chosen.shape[1]}").ravel(), return_index=True)
+    return np.delete(rows, first)
