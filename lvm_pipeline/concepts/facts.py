@@ -65,7 +65,7 @@ class ConceptFacts:
     text_hashes: NDArray[np.int64]
     widths: NDArray[np.int32]
     is_finite: NDArray[np.bool_]
-    norms: NDArray[np.float32]
+    norms: NDArray[np.float64]
     vector_hashes: NDArray[np.int64]
     canary_rows: NDArray[np.int64]
     canary_texts: list[str]
@@ -89,7 +89,7 @@ class ConceptFacts:
 class _VectorFacts:
     widths: NDArray[np.int32]
     is_finite: NDArray[np.bool_]
-    norms: NDArray[np.float32]
+    norms: NDArray[np.float64]
     hashes: NDArray[np.int64]
 
 
@@ -136,7 +136,7 @@ def read_facts(path: Path) -> ConceptFacts:
         text_hashes=_joined((piece[1] for piece in pieces), np.int64),
         widths=_joined((piece[2].widths for piece in pieces), np.int32),
         is_finite=_joined((piece[2].is_finite for piece in pieces), np.bool_),
-        norms=_joined((piece[2].norms for piece in pieces), np.float32),
+        norms=_joined((piece[2].norms for piece in pieces), np.float64),
         vector_hashes=_joined((piece[2].hashes for piece in pieces), np.int64),
         canary_rows=canary_rows,
         canary_texts=texts,
@@ -170,7 +170,7 @@ def _vector_facts(column: pa.Array) -> _VectorFacts:
     facts = _VectorFacts(
         widths=widths,
         is_finite=np.ones(len(widths), np.bool_),
-        norms=np.full(len(widths), np.nan, np.float32),
+        norms=np.full(len(widths), np.nan),
         hashes=np.zeros(len(widths), np.int64),
     )
     for width in np.unique(widths[widths >= 0]).tolist():
@@ -178,11 +178,11 @@ def _vector_facts(column: pa.Array) -> _VectorFacts:
         same = column if len(rows) == len(column) else column.take(pa.array(rows))
         flat = same.flatten()
         values = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(len(rows), width)
-        squares = np.einsum("nd,nd->n", values, values)
+        squares = np.einsum("nd,nd->n", values, values).astype(np.float64)
         doubtful = np.flatnonzero(~np.isfinite(squares))  # not finite, or so large that the square is not
         if len(doubtful):
             facts.is_finite[rows[doubtful]] = np.isfinite(values[doubtful]).all(axis=1)
             squares[doubtful] = np.square(values[doubtful].astype(np.float64)).sum(axis=1)
-        facts.norms[rows] = np.where(facts.is_finite[rows], np.sqrt(squares), np.nan)
+        facts.norms[rows] = np.sqrt(np.where(facts.is_finite[rows], squares, np.nan))
         facts.hashes[rows] = vector_hashes(values)
     return facts

@@ -76,27 +76,24 @@ def vectors_match_their_space(facts: ConceptFacts, *, encoder: CanaryEncoder | N
     space_id = facts.metadata.space_id
     problems, details = _norm_problems(facts, is_unit=encoder is not None)
     details["space_id"] = space_id
-    cosines: NDArray[np.float32] | None = None
+    cosines: dict[int, float] = {}
     if encoder is not None and encoder.space_id != space_id:
         problems.append(f"the encoder at hand makes vectors of {encoder.space_id}, the table says {space_id}")
     elif encoder is not None:
         cosines = _canary_cosines(facts, encoder)
-        wrong = facts.canary_rows[~(cosines >= CANARY_COSINE)]
-        details |= {
-            "num_canaries": len(cosines),
-            "cosines": dict(zip(map(str, facts.canary_rows), cosines.tolist(), strict=True)),
-        }
+        wrong = np.array([row for row, cosine in cosines.items() if cosine < CANARY_COSINE], np.int64)
+        details["cosines"] = {str(row): cosine for row, cosine in cosines.items()}
         if len(wrong):
             problems.append(
                 f"{len(wrong)} of {len(cosines)} texts encoded again by {space_id} give other vectors "
-                f"(lowest cosine {np.nanmin(cosines):.3f}, allowed {CANARY_COSINE}): {listed(facts.named(wrong))}"
+                f"(lowest cosine {min(cosines.values()):.3f}, allowed {CANARY_COSINE}): {listed(facts.named(wrong))}"
             )
     finding = finding_of(
         "vectors_match_their_space",
         problems,
         good=f"all vectors fit the space {space_id}"
-        + ("" if cosines is not None else "; no text was encoded again, as its encoder is not at hand"),
-        observed=None if cosines is None else float(np.min(cosines, initial=1.0)),
+        + ("" if cosines else "; no text was encoded again, as its encoder is not at hand"),
+        observed=min(cosines.values(), default=None),
         allowed=CANARY_COSINE,
         details=details,
     )
@@ -105,7 +102,7 @@ def vectors_match_their_space(facts: ConceptFacts, *, encoder: CanaryEncoder | N
             f"nobody named the space of the vectors ({space_id}); name it with LVM_SPACE_ID or `lvm ingest --space`"
         )
         return replace(finding, passed=False, severity=Severity.WARNING, message=message)
-    return replace(finding, was_checked=cosines is not None or not finding.passed)
+    return replace(finding, was_checked=bool(cosines) or not finding.passed)
 
 
 def _norm_problems(facts: ConceptFacts, *, is_unit: bool) -> tuple[list[str], dict[str, Any]]:
@@ -135,12 +132,26 @@ def _norm_problems(facts: ConceptFacts, *, is_unit: bool) -> tuple[list[str], di
     return problems, details
 
 
-def _canary_cosines(facts: ConceptFacts, encoder: CanaryEncoder) -> NDArray[np.float32]:
-    """Cosine of each canary with its text encoded again; NaN where it has no vector or another width."""
-    again = np.asarray(encoder.encode(facts.canary_texts), np.float32)
-    cosines = np.full(len(facts.canary_rows), np.nan, np.float32)
-    for number, vector in enumerate(facts.canary_vectors):
-        if vector is not None and vector.shape == again[number].shape:
-            norms = np.linalg.norm(vector) * np.linalg.norm(again[number])
-            cosines[number] = vector @ again[number] / norms if norms else np.nan
+def _canary_cosines(facts: ConceptFacts, encoder: CanaryEncoder) -> dict[int, float]:
+    """Cosine of each canary, by its row, with its text encoded again; 0 where the encoder's vectors have another width.
+
+    Canaries without a vector, or with one that has no direction, are other findings' concern and left out.
+    """
+    usable = [
+        (row, text, vector)
+        for row, text, vector in zip(facts.canary_rows.tolist(), facts.canary_texts, facts.canary_vectors, strict=True)
+        if vector is not None and np.isfinite(facts.norms[row]) and facts.norms[row] > 0
+    ]
+    if not usable:
+        return {}
+    again = np.asarray(encoder.encode([text for _, text, _ in usable]), np.float32)
+    cosines = {}
+    for (row, _, vector), encoded in zip(usable, again, strict=True):
+        is_comparable = vector.shape == encoded.shape and encoded.any()
+        cosines[row] = float(_unit(vector) @ _unit(encoded)) if is_comparable else 0.0
     return cosines
+
+
+def _unit(vector: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = vector.astype(np.float64)
+    return wide / np.linalg.norm(wide)
