@@ -1,0 +1,186 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvm_pipeline.findings import Severity
+from lvm_pipeline.measures import retrieval
+from lvm_pipeline.measures.retrieval import (
+    CONTEXT_ROWS,
+    EARLIER_ROWS,
+    EXCLUSIONS,
+    pool_is_declared_and_clean,
+    primary_exclusion,
+    retrievals,
+    target_ranks,
+)
+from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_process, targets_on
+
+
+def rank_by_hand(prediction, target_row, targets, first_excluded):
+    """Sort nothing, share nothing: count the candidates at least as close as the target, itself included."""
+    rank = 0
+    for row in targets.pool_rows:
+        if first_excluded <= row < target_row:
+            continue
+        closeness = prediction @ targets.vectors[row] / np.linalg.norm(targets.vectors[row])
+        own = prediction @ targets.vectors[target_row] / np.linalg.norm(targets.vectors[target_row])
+        rank += bool(closeness >= own - 1e-6 * np.linalg.norm(prediction))
+    return rank
+
+
+@given(st.lists(st.integers(1, 14), min_size=5, max_size=10), st.integers(2, 3), st.integers(0, 2**31))
+def test_ranks_equal_those_counted_by_hand(lengths, context_length, seed):
+    lengths[3], lengths[0] = lengths[3] + context_length, lengths[0] + context_length
+    rng = np.random.default_rng(seed)
+    vectors = rng.integers(-2, 3, (sum(lengths), 6)).astype(np.float32)  # small whole numbers: many exact ties
+    vectors[:, 0] += 5
+    targets = targets_on(vectors, lengths, context_length=context_length)
+    predictions = rng.integers(-2, 3, (len(targets.scored), 6)).astype(np.float32)
+    predictions[:, 1] += 4
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "CANDIDATES_IN_A_BLOCK", 5)
+        ranks = target_ranks(predictions, targets.scored, targets)
+
+    begins = {CONTEXT_ROWS: targets.scored.window_rows, EARLIER_ROWS: targets.scored.article_first_rows}
+    for rule in EXCLUSIONS:
+        rows = zip(predictions, targets.scored.target_rows, begins[rule], strict=True)
+        assert ranks[rule].tolist() == [rank_by_hand(p, row, targets, begin) for p, row, begin in rows]
+
+
+def test_a_prediction_that_says_nothing_comes_last():
+    targets = targets_of_process("noise")
+
+    ranks = target_ranks(np.zeros((len(targets.scored), 16), np.float32), targets.scored, targets)
+
+    found = retrievals(ranks, targets)
+    assert all((found[rule].ranks == found[rule].candidates).all() for rule in EXCLUSIONS)
+
+
+def test_perfect_predictions_are_found_first():
+    targets = targets_of_process("noise")
+
+    ranks = target_ranks(targets.vectors[targets.scored.target_rows], targets.scored, targets)
+
+    assert (ranks[CONTEXT_ROWS] == 1).all()
+
+
+def test_noise_is_found_as_often_as_chance_says():
+    targets = targets_of_process("noise", lengths=(40,) * 100)
+    predictions = np.random.default_rng(9).standard_normal((len(targets.scored), 16)).astype(np.float32)
+
+    found = retrievals(target_ranks(predictions, targets.scored, targets), targets)[EARLIER_ROWS].as_json()
+
+    assert found["r_at_10"] == pytest.approx(found["chance_r_at_10"], abs=0.01)
+    assert found["mrr"] == pytest.approx(found["chance_mrr"], abs=0.01)
+    assert found["median_rank"] == pytest.approx(found["chance_median_rank"], rel=0.15)
+
+
+def test_copying_the_last_concept_is_hopeless_when_the_context_stays_in_the_pool(monkeypatch):
+    """The fault F11: with context rows among the candidates, the last one always wins."""
+    targets = targets_of_process("random_walk")
+    last = targets.vectors[targets.scored.target_rows - 1]
+    honest = target_ranks(last, targets.scored, targets)[CONTEXT_ROWS]
+
+    monkeypatch.setattr(retrieval, "first_excluded_rows", lambda contexts, _: contexts.target_rows)
+    faulty = target_ranks(last, targets.scored, targets)[CONTEXT_ROWS]
+
+    assert (faulty >= 2).all()
+    assert (honest == 1).mean() > 0.1
+
+
+def test_pool_is_every_concept_of_the_split_without_what_the_rule_leaves_out():
+    lengths = (9, 9, 9, 8, 9, 9, 9, 9, 3, 9)
+    targets = targets_on(process_vectors("noise", lengths=lengths), lengths)
+
+    found = retrievals(target_ranks(targets.vectors[targets.scored.target_rows], targets.scored, targets), targets)
+
+    assert len(targets.scored) == 3  # positions 5, 6 and 7; the article of three concepts has none
+    assert found[CONTEXT_ROWS].as_json()["pool_size"] == 8 + 3
+    assert found[CONTEXT_ROWS].candidates.tolist() == [6, 6, 6]
+    assert found[EARLIER_ROWS].candidates.tolist() == [6, 5, 4]
+
+
+def test_summary_of_known_ranks():
+    targets = targets_of_process("noise", lengths=(9,) * 5)
+    ranks = dict.fromkeys(EXCLUSIONS, np.array([1, 2, 6, 4]))
+
+    found = retrievals(ranks, targets)[CONTEXT_ROWS].as_json()
+
+    assert (found["r_at_1"], found["r_at_5"], found["r_at_10"]) == (0.25, 0.75, 1.0)
+    assert found["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 6 + 1 / 4) / 4)
+    assert found["median_rank"] == 3.0
+    assert found["chance_r_at_1"] == pytest.approx(1 / 4)
+    assert found["chance_mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+
+
+@pytest.mark.parametrize(("mode", "rule"), [("windows", CONTEXT_ROWS), ("articles", EARLIER_ROWS)])
+def test_the_primary_rule_leaves_exactly_the_context_out(mode, rule):
+    targets = targets_of_process("noise", context_mode=mode)
+
+    assert primary_exclusion(targets) == rule
+    assert (retrieval.first_excluded_rows(targets.scored, rule) == targets.scored.first_rows).all()
+
+
+def test_predictions_that_are_not_finite_are_refused():
+    targets = targets_of_process("noise")
+    predictions = np.full((len(targets.scored), 16), np.nan, np.float32)
+
+    with pytest.raises(ValueError, match="not finite"):
+        target_ranks(predictions, targets.scored, targets)
+
+
+class TestPoolIsDeclaredAndClean:
+    def test_passes_a_clean_pool_and_declares_it(self):
+        targets = targets_of_process("noise")
+
+        finding = pool_is_declared_and_clean(targets, exclusion=CONTEXT_ROWS)
+
+        assert finding.passed
+        assert finding.severity is Severity.BLOCKING
+        assert f"{len(targets.pool_rows)} concepts" in finding.message
+        assert CONTEXT_ROWS in finding.message
+
+    def test_names_rows_whose_vector_is_there_twice(self):
+        targets = targets_of_process("noise")
+        targets.vectors[targets.pool_rows[7]] = targets.vectors[targets.pool_rows[2]]
+
+        finding = pool_is_declared_and_clean(targets, exclusion=CONTEXT_ROWS)
+
+        assert not finding.passed
+        assert finding.observed == 1
+        assert str(targets.pool_rows[7]) in finding.message
+
+    def test_names_targets_with_context_rows_among_their_candidates(self):
+        targets = targets_of_process("noise", context_mode="articles")
+
+        finding = pool_is_declared_and_clean(targets, exclusion=CONTEXT_ROWS)
+
+        assert not finding.passed
+        assert "context row among their candidates" in finding.message
+
+    def test_names_missing_and_repeated_rows(self):
+        targets = targets_of_process("noise")
+        rows = targets.pool_rows
+        broken = dataclasses.replace(
+            targets, pool_rows=np.sort(np.append(rows[rows != targets.scored.target_rows[0]], rows[0]))
+        )
+
+        finding = pool_is_declared_and_clean(broken, exclusion=CONTEXT_ROWS)
+
+        assert not finding.passed
+        assert "missing from the pool" in finding.message
+        assert "listed twice" in finding.message
+
+
+def test_the_pool_fingerprint_changes_with_rows_and_with_vectors():
+    targets = targets_of_process("noise")
+    fingerprint = targets.pool_fingerprint()
+    smaller = dataclasses.replace(targets, pool_rows=targets.pool_rows[1:])
+    other = dataclasses.replace(targets, vectors=targets.vectors + np.float32(0.1))
+
+    assert len({fingerprint, smaller.pool_fingerprint(), other.pool_fingerprint()}) == 3
+    assert targets_of_process("noise").pool_fingerprint() == fingerprint
