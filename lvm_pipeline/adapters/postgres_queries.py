@@ -63,7 +63,7 @@ def packed_codes_query(entry: Table, rows: sql.Composable) -> sql.Composable | N
     return sql.SQL(
         "SELECT count(*) AS num_rows, count(*) FILTER (WHERE bits = known) AS num_known, "
         "count(*) FILTER (WHERE bits <> known AND bits = shifted) AS num_shifted "
-        "FROM (SELECT bits, d << 11 | t << 6 | m AS known, (d << 12 | t << 7 | m << 1) & 65535 AS shifted "
+        "FROM (SELECT bits, (d << 11) | (t << 6) | m AS known, ((d << 12) | (t << 7) | (m << 1)) & 65535 AS shifted "
         "FROM (SELECT {} AS bits, {} AS d, {} AS t, {} AS m {}) AS codes WHERE bits + d + t + m IS NOT NULL) AS packed"
     ).format(bits, codes["domain"], codes["task"], codes["modifier"], rows)
 
