@@ -1,0 +1,226 @@
+"""The sequence mixer of Mamba-2, shared by `mamba2` and `hybrid`.
+
+Paper: Dao and Gu, Transformers are SSMs, 2024 (arXiv 2405.21060), section 7 for the block. Code:
+github.com/state-spaces/mamba e9594ce, `mamba_ssm/modules/mamba2.py`. Left out: a limit on the time step,
+and the fused kernels.
+
+Shapes: B = batch, T = context, H = hidden width, K = heads, P = head width, G = groups, N = state
+width, E = K P = inner width, C = E + 2 G N = convolved channels.
+
+    [z | xBC | dt] = W_in u                                  in this order: E, C and K wide
+    xBC = silu(conv(xBC))                                    each channel with its own four latest positions
+    dt  = softplus(dt + dt_bias)                             K time steps, in float32
+    S_t = exp(-dt_t exp(A_log)) S_{t-1} + dt_t B_t x_t^T     y_t = S_t^T C_t + D x_t
+    out = W_out RMSNorm(y * silu(z))
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lvm_pipeline.architectures._contract import OptimiserSetting
+from lvm_pipeline.architectures._decayed_attention import decayed_attention, reference_decayed_attention
+from lvm_pipeline.architectures._norms import NO_DECAY, GatedRMSNorm
+from lvm_pipeline.architectures._precision import at_least_float32
+
+TIME_STEP_RANGE = (0.001, 0.1)  # of the fresh model, log-uniform
+DECAY_RANGE = (1.0, 16.0)  # of exp(A_log) in the fresh model, uniform
+
+MixerState = tuple[Tensor, Tensor]  # the latest inputs of the convolution (B, width - 1, C), and S (B, K, N, P)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixerSizes:
+    """Widths of a mixer: H, N, P, G, E / H and the convolution's kernel."""
+
+    hidden_dim: int
+    state_dim: int
+    head_dim: int
+    num_groups: int
+    expand: int
+    conv_width: int
+
+    @property
+    def inner_dim(self) -> int:
+        """E."""
+        return self.expand * self.hidden_dim
+
+    @property
+    def num_heads(self) -> int:
+        """K."""
+        return self.inner_dim // self.head_dim
+
+    @property
+    def conv_dim(self) -> int:
+        """C."""
+        return self.inner_dim + 2 * self.num_groups * self.state_dim
+
+
+class CausalConv(nn.Module):
+    """Each channel's weighted sum of its latest positions, (B, T, C) -> (B, T, C); weight (width, C), oldest first."""
+
+    optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"bias": NO_DECAY}
+
+    def __init__(self, channels: int, width: int):
+        """Draw weights as torch's convolution does."""
+        super().__init__()
+        bound = 1 / math.sqrt(width)
+        self.weight = nn.Parameter(torch.empty(width, channels).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
+
+    def forward(self, inputs: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Convolve; shifted products instead of a convolution, which is slow on few positions.
+
+        Args:
+            inputs: (B, T, C).
+            before: The width - 1 inputs before them, (B, width - 1, C); zeros if left out.
+
+        Returns:
+            The sums (B, T, C) and the last width - 1 inputs.
+        """
+        length, num_before = inputs.shape[1], len(self.weight) - 1
+        joined = F.pad(inputs, (0, 0, num_before, 0)) if before is None else torch.cat([before, inputs], dim=1)
+        sums = self.bias
+        for shift, weight in enumerate(self.weight):
+            sums = torch.addcmul(sums, joined[:, shift : shift + length], weight)
+        return sums, joined[:, length:]
+
+
+class Mamba2Mixer(nn.Module):
+    """The block between norm and residual, (B, T, H) -> (B, T, H)."""
+
+    optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {
+        "A_log": NO_DECAY,
+        "D": NO_DECAY,
+        "dt_bias": NO_DECAY,
+    }
+
+    def __init__(self, sizes: MixerSizes, *, num_residuals: int):
+        """Draw weights as the authors do.
+
+        Args:
+            sizes: Widths.
+            num_residuals: Residual additions in the whole model; the way out starts smaller by its root.
+        """
+        super().__init__()
+        self.sizes = sizes
+        self.in_proj = nn.Linear(sizes.hidden_dim, sizes.inner_dim + sizes.conv_dim + sizes.num_heads, bias=False)
+        self.conv = CausalConv(sizes.conv_dim, sizes.conv_width)
+        low, high = (math.log(bound) for bound in TIME_STEP_RANGE)
+        time_steps = torch.empty(sizes.num_heads).uniform_(low, high).exp()
+        self.dt_bias = nn.Parameter(time_steps + torch.log(-torch.expm1(-time_steps)))  # softplus gives them back
+        self.A_log = nn.Parameter(torch.empty(sizes.num_heads).uniform_(*DECAY_RANGE).log())
+        self.D = nn.Parameter(torch.ones(sizes.num_heads))
+        self.norm = GatedRMSNorm(sizes.inner_dim, num_groups=sizes.num_groups)
+        self.out_proj = nn.Linear(sizes.inner_dim, sizes.hidden_dim, bias=False)
+        with torch.no_grad():
+            self.out_proj.weight /= math.sqrt(num_residuals)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Mix along the context."""
+        return self._mix(states, None, returns_state=False)[0]
+
+    def prefill(self, states: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState]:
+        """Mix what follows on `state`."""
+        mixed, conv_state, memory = self._mix(states, state, returns_state=True)
+        assert memory is not None
+        return mixed, (conv_state, memory)
+
+    def _mix(
+        self, states: Tensor, state: MixerState | None, *, returns_state: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        conv_state, memory = (None, None) if state is None else state
+        gate, to_convolve, time_step = self.project(states)
+        convolved, conv_state = self.conv(to_convolve, conv_state)
+        x, b, c = self.split(F.silu(convolved))
+        mixed, memory = selective_state_space(
+            x,
+            time_step,
+            -at_least_float32(self.A_log).exp(),
+            b,
+            c,
+            self.D,
+            dt_bias=self.dt_bias,
+            state=memory,
+            returns_state=returns_state,
+        )
+        return self.leave(mixed, gate), conv_state, memory
+
+    def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return z (B, T, E), what is convolved (B, T, C) and dt before its bias (B, T, K)."""
+        sizes = self.sizes
+        gate, to_convolve, time_step = self.in_proj(states).split(
+            (sizes.inner_dim, sizes.conv_dim, sizes.num_heads), -1
+        )
+        return gate, to_convolve, time_step
+
+    def split(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x (B, T, K, P), B and C (B, T, G, N)."""
+        group_dim = self.sizes.num_groups * self.sizes.state_dim
+        x, b, c = convolved.split((self.sizes.inner_dim, group_dim, group_dim), -1)
+        groups = (self.sizes.num_groups, self.sizes.state_dim)
+        return x.unflatten(-1, (-1, self.sizes.head_dim)), b.unflatten(-1, groups), c.unflatten(-1, groups)
+
+    def leave(self, mixed: Tensor, gate: Tensor) -> Tensor:
+        """Gate, norm and projection: y (B, T, K, P), z (B, T, E) -> (B, T, H)."""
+        return self.out_proj(self.norm(mixed.flatten(-2), gate))
+
+
+def selective_state_space(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    *,
+    dt_bias: Tensor,
+    state: Tensor | None = None,
+    returns_state: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Run the state space model; letters are the paper's.
+
+    Args:
+        x: (B, T, K, P).
+        dt: Time steps before bias and softplus, (B, T, K).
+        A: Below 0, (K,).
+        B: (B, T, G, N).
+        C: (B, T, G, N).
+        D: (K,).
+        dt_bias: (K,).
+        state: S before the first position, (B, K, N, P); zero if left out.
+        returns_state: Whether the state after the last position is wanted.
+
+    Returns:
+        y (B, T, K, P), and the state after the last position where it is wanted.
+    """
+    dt = F.softplus(at_least_float32(dt) + dt_bias)
+    y, state = decayed_attention(C, B, x, log_decay=dt * A, write=dt, state=state, returns_state=returns_state)
+    return torch.addcmul(y, x, D[:, None]), state
+
+
+def reference_selective_state_space(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, *, dt_bias: Tensor
+) -> Tensor:
+    """Follow the recurrence one position at a time; the slow twin."""
+    dt = F.softplus(dt + dt_bias)
+    return reference_decayed_attention(C, B, x, log_decay=dt * A, write=dt) + D[:, None] * x
+
+
+def reference_mixer(mixer: Mamba2Mixer, states: Tensor) -> Tensor:
+    """Mix by plain sums and the recurrence, (B, T, H) -> (B, T, H); the slow twin."""
+    gate, to_convolve, time_step = mixer.project(states)
+    width, weight = mixer.sizes.conv_width, mixer.conv.weight
+    convolved = []
+    for t in range(states.shape[1]):
+        taps = [weight[width - 1 - lag] * to_convolve[:, t - lag] for lag in range(min(width, t + 1))]
+        convolved.append(F.silu(mixer.conv.bias + sum(taps)))
+    x, b, c = mixer.split(torch.stack(convolved, dim=1))
+    decay = -mixer.A_log.exp()
+    mixed = reference_selective_state_space(x, time_step, decay, b, c, mixer.D, dt_bias=mixer.dt_bias)
+    return mixer.leave(mixed, gate)

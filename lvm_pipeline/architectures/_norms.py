@@ -1,0 +1,69 @@
+"""Norms, always in float32 under autocast, their gains and offsets free of weight decay.
+
+Shapes: (..., H) -> (..., H).
+
+    RMSNorm       gain * x / sqrt(mean(x^2) + eps)                        (Zhang and Sennrich, arXiv 1910.07467)
+    GatedRMSNorm  RMSNorm(x * silu(gate)), each group of channels alone   (Mamba-2: the norm follows the gate)
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lvm_pipeline.architectures._contract import OptimiserSetting
+from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
+
+NO_DECAY = OptimiserSetting(weight_decay=False)
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root of the mean square; a learned gain unless `has_gain` is off."""
+
+    optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"weight": NO_DECAY}
+
+    def __init__(self, width: int, *, eps: float = 1e-5, has_gain: bool = True):
+        """Start with gains of one."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width)) if has_gain else None
+        self.eps = eps
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        with without_autocast(states):
+            return F.rms_norm(at_least_float32(states), states.shape[-1:], self.weight, self.eps)
+
+
+class GatedRMSNorm(nn.Module):
+    """RMSNorm of the gated states, in `num_groups` groups of neighbouring channels."""
+
+    optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"weight": NO_DECAY}
+
+    def __init__(self, width: int, *, num_groups: int = 1, eps: float = 1e-5):
+        """Start with gains of one."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.num_groups = num_groups
+        self.eps = eps
+
+    def forward(self, states: Tensor, gate: Tensor) -> Tensor:
+        """Gate, then normalise."""
+        with without_autocast(states):
+            gated = at_least_float32(states) * F.silu(at_least_float32(gate))
+            if self.num_groups == 1:
+                return F.rms_norm(gated, gated.shape[-1:], self.weight, self.eps)
+            groups = gated.unflatten(-1, (self.num_groups, -1))
+            return F.rms_norm(groups, groups.shape[-1:], None, self.eps).flatten(-2) * self.weight
+
+
+class LayerNorm(nn.LayerNorm):
+    """Torch's layer norm with gain and offset."""
+
+    optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"weight": NO_DECAY, "bias": NO_DECAY}
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        with without_autocast(input):
+            return super().forward(at_least_float32(input))

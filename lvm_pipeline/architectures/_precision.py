@@ -1,0 +1,14 @@
+"""What stays in float32 (or float64 where the model is) under autocast."""
+
+import torch
+from torch import Tensor
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Return the values in float32, or as they are in float64."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def without_autocast(values: Tensor) -> torch.autocast:
+    """Switch autocast off for the device of the values, as a context."""
+    return torch.autocast(values.device.type, enabled=False)

@@ -1,0 +1,66 @@
+"""Pre-norm residual layers one after the other, and the state they carry from concept to concept.
+
+Shapes: (B, T, H) -> (B, T, H). The residual stream stays in float32 under autocast.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from lvm_pipeline.architectures._backbone import RecurrentMixers
+from lvm_pipeline.architectures._precision import at_least_float32
+
+
+class Residual(nn.Module):
+    """states + dropout(inner(norm(states))); `inner` mixes along the context, or works on each position alone."""
+
+    def __init__(self, norm: nn.Module, inner: nn.Module, *, dropout: float = 0.0):
+        """Wrap a mixer or an MLP."""
+        super().__init__()
+        self.norm = norm
+        self.inner = inner
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Add what the inner module says."""
+        return states + self.dropout(self.inner(self.norm(states)))
+
+    def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Add what it says after `state`; a module without `prefill` works on each position alone."""
+        if not isinstance(self.inner, RecurrentMixers):
+            return self(states), None
+        mixed, state = self.inner.prefill(self.norm(states), state)
+        return states + self.dropout(mixed), state
+
+
+class ResidualStack(nn.Module):
+    """Layers, then a last norm."""
+
+    def __init__(self, layers: Iterable[Residual], norm: nn.Module):
+        """Keep the layers in order."""
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Mix along the context."""
+        states = at_least_float32(states)
+        for layer in self.layers:
+            states = layer(states)
+        return self.norm(states)
+
+
+class RecurrentStack(ResidualStack):
+    """A stack whose mixers can all continue from a state."""
+
+    def prefill(self, states: Tensor, state: list[Any] | None) -> tuple[Tensor, list[Any]]:
+        """Mix what follows on `state`, one entry a layer."""
+        states = at_least_float32(states)
+        layer_states = [None] * len(self.layers) if state is None else state
+        after = []
+        for layer, layer_state in zip(self.layers, layer_states, strict=True):
+            assert isinstance(layer, Residual)
+            states, layer_state = layer.prefill(states, layer_state)
+            after.append(layer_state)
+        return self.norm(states), after

@@ -1,0 +1,113 @@
+"""Mamba-2: a selective state space model, the request's top pick.
+
+Paper: Dao and Gu, Transformers are SSMs, 2024 (arXiv 2405.21060). Code: github.com/state-spaces/mamba
+e9594ce, `mamba_ssm/modules/mamba2.py` and `mamba_ssm/models/mixer_seq_simple.py`. Left out: token
+embedding and head, and Mamba-3's changes. The mixer and its equations are in `_mamba2_mixer`, the state
+space duality (the paper's section 6: a T x T matrix within chunks, a recurrence between them) in
+`_decayed_attention`.
+
+Shapes: B = batch, T = context in concepts, H = hidden width, L = layers.
+
+    u_{l+1} = u_l + mixer_l(RMSNorm_l(u_l))  for l < L,  then a last RMSNorm; no MLP; the sum u stays in float32
+
+`full` and `full_370m` have the published widths and more layers, to reach the sizes that the published
+models have with their token embeddings; `published` and `published_370m` are the authors' own.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._mamba2_mixer import Mamba2Mixer, MixerSizes, reference_mixer
+from lvm_pipeline.architectures._norms import RMSNorm
+from lvm_pipeline.architectures._precision import at_least_float32
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba2Config(ModelConfig):
+    """The inner width is `expand` times the hidden one, in heads of `head_dim`; the heads of a group share B and C."""
+
+    hidden_dim: int = 768
+    num_layers: int = 34
+    state_dim: int = 128
+    head_dim: int = 64
+    num_groups: int = 1
+    expand: int = 2
+    conv_width: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse widths that do not divide."""
+        super().__post_init__()
+        for name in ("state_dim", "head_dim", "num_groups", "expand", "conv_width"):
+            self.require(getattr(self, name) >= 1, name, "at least 1")
+        inner_dim = self.expand * self.hidden_dim
+        self.require(inner_dim % self.head_dim == 0, "head_dim", f"a divisor of expand * hidden_dim = {inner_dim}")
+        num_heads = inner_dim // self.head_dim
+        self.require(num_heads % self.num_groups == 0, "num_groups", f"a divisor of the number of heads, {num_heads}")
+
+    @property
+    def sizes(self) -> MixerSizes:
+        """The mixer's widths."""
+        return MixerSizes(
+            hidden_dim=self.hidden_dim,
+            state_dim=self.state_dim,
+            head_dim=self.head_dim,
+            num_groups=self.num_groups,
+            expand=self.expand,
+            conv_width=self.conv_width,
+        )
+
+
+def mixers(config: Mamba2Config) -> RecurrentStack:
+    """Build the L layers and the last norm."""
+    layers = (
+        Residual(
+            RMSNorm(config.hidden_dim),
+            Mamba2Mixer(config.sizes, num_residuals=config.num_layers),
+            dropout=config.dropout,
+        )
+        for _ in range(config.num_layers)
+    )
+    return RecurrentStack(layers, RMSNorm(config.hidden_dim))
+
+
+def build(config: Mamba2Config) -> Backbone:
+    """Build the model."""
+    return Backbone(config, mixers(config))
+
+
+def reference(model: Backbone, contexts: Tensor) -> Tensor:
+    """Predict with the plain mixers."""
+    states = at_least_float32(model.states_of(contexts))
+    assert isinstance(model.mixers, RecurrentStack)
+    for layer in model.mixers.layers:
+        assert isinstance(layer, Residual)
+        assert isinstance(layer.inner, Mamba2Mixer)
+        states = states + reference_mixer(layer.inner, layer.norm(states))
+    return model.predict_from(contexts, model.mixers.norm(states))
+
+
+ARCHITECTURE = Architecture(
+    name="mamba2",
+    summary="Mamba-2, a selective state space model",
+    sources=("https://arxiv.org/abs/2405.21060", "https://github.com/state-spaces/mamba (e9594ce)"),
+    config_class=Mamba2Config,
+    presets={
+        "smoke": Preset(
+            config=Mamba2Config(hidden_dim=64, num_layers=2, state_dim=32, head_dim=16), num_params=160_312
+        ),
+        "small": Preset(
+            config=Mamba2Config(hidden_dim=256, num_layers=8, state_dim=64, head_dim=32), num_params=3_868_808
+        ),
+        "full": Preset(config=Mamba2Config(), num_params=129_207_448),
+        "full_370m": Preset(config=Mamba2Config(hidden_dim=1024, num_layers=56), num_params=371_240_968),
+        "published": Preset(config=Mamba2Config(num_layers=24), num_params=91_554_248),
+        "published_370m": Preset(config=Mamba2Config(hidden_dim=1024, num_layers=48), num_params=318_432_520),
+    },
+    build_model=build,
+    reference=reference,
+    sweep={"hidden_dim": (768, 1024), "num_layers": (24, 34, 48, 56)},
+)

@@ -1,0 +1,18 @@
+"""A config that cannot work is refused when it is made, with the field and the value seen."""
+
+import pytest
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline_tests.architectures.models import smoke_config
+
+REFUSED = [
+    ("mamba2", {"head_dim": 24}, "head_dim must be a divisor of expand \\* hidden_dim = 128, got 24"),
+    ("mamba2", {"num_groups": 3}, "num_groups must be a divisor of the number of heads, 8, got 3"),
+    ("mamba2", {"conv_width": 0}, "conv_width must be at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides", "message"), REFUSED)
+def test_config_that_cannot_work_is_refused(name, overrides, message):
+    with pytest.raises(LvmError, match=message):
+        smoke_config(name, **overrides)

@@ -1,0 +1,34 @@
+"""Where each weight of the authors' code lives in ours, one function a reference.
+
+Each takes tensors under the authors' names (weights, or their gradients) and returns the same under ours, transposed
+where the layouts differ. Loading what comes back with `strict=True` shows that nothing is missing on either side.
+"""
+
+
+def mamba2_mixer(reference):
+    """Theirs -> ours: conv1d.weight (C, 1, width) -> conv.weight (width, C); all other names and layouts are equal."""
+    ours = {key.replace("conv1d", "conv"): value for key, value in reference.items()}
+    ours["conv.weight"] = ours["conv.weight"].squeeze(1).T
+    return ours
+
+
+def mamba2_stack(reference):
+    """layers.i.norm -> layers.i.norm, layers.i.mixer -> layers.i.inner, norm_f -> norm."""
+    ours = {"norm.weight": reference["norm_f.weight"]}
+    for layer in layer_numbers(reference, "layers"):
+        ours[f"layers.{layer}.norm.weight"] = reference[f"layers.{layer}.norm.weight"]
+        ours |= under(f"layers.{layer}.inner", mamba2_mixer(part(reference, f"layers.{layer}.mixer")))
+    return ours
+
+
+def layer_numbers(reference, prefix):
+    found = {int(key.removeprefix(f"{prefix}.").split(".")[0]) for key in reference if key.startswith(f"{prefix}.")}
+    return sorted(found)
+
+
+def part(tensors, prefix):
+    return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
+
+
+def under(prefix, tensors):
+    return {f"{prefix}.{key}": value for key, value in tensors.items()}
