@@ -1,0 +1,1 @@
+"""The thin Dagster shell: partitions, resources, checks, progress, one file an asset, jobs, schedules, launch."""

@@ -1,0 +1,21 @@
+"""The source table: not made here, only looked at, so that what is made from it knows when it changed."""
+
+import warnings
+
+import dagster as dg
+
+from lvm_pipeline import lineage
+from lvm_pipeline.defs.checks import told_as_failure
+from lvm_pipeline.settings import Settings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets are still called beta
+
+    @dg.observable_source_asset(
+        group_name="data", description="Postgres table of concepts with their vectors (cpe_entry, cpe_vectors)."
+    )
+    def cpe_entry(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
+        """Look at the table: its data version follows counts, newest row and content."""
+        with told_as_failure():
+            source = lineage.observe_source(settings)
+        return dg.ObserveResult(data_version=dg.DataVersion(source.data_version), metadata=source.as_json())

@@ -1,0 +1,32 @@
+"""What is run as one: the data, or one architecture from its training to the champion."""
+
+import dagster as dg
+
+from lvm_pipeline.defs.champion import champion
+from lvm_pipeline.defs.concepts import concepts
+from lvm_pipeline.defs.cpe_entry import cpe_entry
+from lvm_pipeline.defs.evaluation_report import evaluation_report
+from lvm_pipeline.defs.leaderboard import leaderboard
+from lvm_pipeline.defs.sequences import sequences
+from lvm_pipeline.defs.trained_model import trained_model
+
+refresh_data = dg.define_asset_job(
+    "refresh_data",
+    selection=[cpe_entry.key, concepts.key, sequences.key],
+    description="Look at the source table, extract its concepts and cut them into sequences.",
+    executor_def=dg.in_process_executor,
+)
+
+train_architecture = dg.define_asset_job(
+    "train_architecture",
+    selection=[trained_model.key, evaluation_report.key, leaderboard.key, champion.key],
+    description="Train and score one architecture, then compare all: every run ends with a leaderboard and a champion.",
+    executor_def=dg.in_process_executor,
+)
+
+crown_champion = dg.define_asset_job(
+    "crown_champion",
+    selection=[leaderboard.key, champion.key],
+    description="Compare the reports that are there and choose the champion.",
+    executor_def=dg.in_process_executor,
+)

@@ -1,0 +1,148 @@
+"""Materialise the whole lineage from a command: real Dagster runs in this process, without web server or daemon.
+
+The runs, checks and materialisations are in the instance of `LVM_HOME/dagster`, so the UI shows them later. A command
+that is killed cannot end its run, which would hold its place in the pool `gpu` for ever; so each run names its process,
+and the next command ends the runs of dead ones.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import dagster as dg
+import psutil
+from dagster._core.instance.ref import InstanceRef
+
+from lvm_pipeline.adapters.dagster_home import dagster_environment
+from lvm_pipeline.defs.progress import OnProgress, watched
+from lvm_pipeline.defs.resources import settings_environment
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+
+DATA = ("cpe_entry", "concepts", "sequences")
+MODEL = ("trained_model", "evaluation_report")
+CHOICE = ("leaderboard", "champion")  # left out of each architecture's run, made once at the end
+PROCESS_TAG = "lvm/process"
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+# Dagster would send what steps print through files and a second process for each step; here it stays on the terminal.
+NO_COMPUTE_LOGS = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchedRun:
+    """A Dagster run that succeeded."""
+
+    dagster_run_id: str
+    assets: tuple[str, ...]
+    partition: str | None = None
+
+
+def materialise_lineage(
+    settings: Settings, architectures: Sequence[str], *, on_progress: OnProgress | None = None
+) -> list[LaunchedRun]:
+    """Materialise everything from the source table to the champion; return the Dagster runs, all successful.
+
+    Args:
+        settings: What to use; the same for this process and the trainings.
+        architectures: Partitions of `trained_model` and `evaluation_report`.
+        on_progress: Called, from another thread, whenever a stage has something new to show.
+
+    Raises:
+        LvmError: If an asset fails, with its sentence; what was materialised before stays.
+    """
+    with open_instance(settings) as instance, watched(settings, on_progress):
+        end_abandoned_runs(instance)
+        runs = [_run(instance, "refresh_data", DATA)]
+        runs += [_run(instance, "train_architecture", MODEL, partition=architecture) for architecture in architectures]
+        return [*runs, _run(instance, "crown_champion", CHOICE)]
+
+
+@contextmanager
+def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """Open the instance of the settings' home, in an environment from which assets read these very settings."""
+    with _environment({**dagster_environment(settings), **settings_environment(settings)}):
+        reference = InstanceRef.from_dir(str(settings.dagster_dir), overrides=NO_COMPUTE_LOGS)
+        with dg.DagsterInstance.from_ref(reference) as instance:
+            yield instance
+
+
+def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Mark runs of this module as failed whose process is gone, and give their place in the pools back."""
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    abandoned = [run for run in instance.get_runs(unfinished) if _is_abandoned(run.tags.get(PROCESS_TAG))]
+    for run in abandoned:
+        instance.report_run_failed(run, "The command that executed this run is gone.")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return [run.run_id for run in abandoned]
+
+
+def _run(
+    instance: dg.DagsterInstance,
+    job_name: str,
+    assets: tuple[str, ...],
+    *,
+    partition: str | None = None,
+) -> LaunchedRun:
+    from lvm_pipeline.definitions import defs
+
+    result = defs.resolve_job_def(job_name).execute_in_process(
+        instance=instance,
+        run_config=QUIET,
+        partition_key=partition,
+        asset_selection=[dg.AssetKey(asset) for asset in assets],
+        tags={PROCESS_TAG: _own_process()},
+        raise_on_error=False,
+    )
+    if not result.success:
+        raise LvmError(_reason(result))
+    return LaunchedRun(dagster_run_id=result.run_id, assets=assets, partition=partition)
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    """Return the sentence of the first failed step."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data is not None and data.user_failure_data.description:
+                return data.user_failure_data.description
+            return f"{event.step_key}: {data.error_display_string.strip()}"
+    return "The Dagster run failed without a failed step."
+
+
+def _own_process() -> str:
+    own = psutil.Process()
+    return f"{socket.gethostname()} {own.pid} {own.create_time()}"
+
+
+def _is_abandoned(process: str | None) -> bool:
+    if process is None:
+        return False
+    host, pid, started = process.split(" ")
+    if host != socket.gethostname():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1
+    except psutil.NoSuchProcess:
+        return True
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables, which Dagster reads when an instance is opened, for the length of a block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,8 @@
+"""The one partition dimension: an architecture, for every file in `architectures/`."""
+
+import dagster as dg
+
+from lvm_pipeline.architectures._registry import architecture_names
+
+architecture_partitions = dg.StaticPartitionsDefinition(architecture_names())
+GPU_POOL = "gpu"  # trainings that may run at once: `dagster instance concurrency set gpu 2` allows two

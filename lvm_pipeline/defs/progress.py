@@ -1,0 +1,123 @@
+"""How far each stage is, for whoever watches: one small file a stage and partition in `LVM_HOME/progress`.
+
+Files, because the stages run in other processes than the one that draws the bars. They are read while they are
+written, so each is replaced whole; nothing depends on them.
+"""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from lvm_pipeline.settings import Settings
+
+MIN_SECONDS = 0.2  # between two writes of a file, and two looks of a watcher
+
+StageState = Literal["running", "done", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageProgress:
+    """How far a stage is; `note` is a few words, such as the epoch and the score so far."""
+
+    stage: str
+    partition: str | None = None
+    done_fraction: float = 0.0
+    note: str = ""
+    state: StageState = "running"
+
+
+OnProgress = Callable[[StageProgress], None]
+
+
+class ProgressFile:
+    """Where one stage says how far it is."""
+
+    def __init__(self, settings: Settings, stage: str, partition: str | None = None):
+        """Name the file; it is written by the first report."""
+        self._stage = stage
+        self._partition = partition
+        self._path = _folder(settings) / f"{stage}{'' if partition is None else f'-{partition}'}.json"
+        self._written_at = 0.0
+
+    def report(self, done_fraction: float, note: str = "", *, state: StageState = "running") -> None:
+        """Say how far the stage is; too frequent reports are dropped, the end of a stage never is."""
+        if state == "running" and time.monotonic() - self._written_at < MIN_SECONDS:
+            return
+        self._written_at = time.monotonic()
+        progress = StageProgress(
+            stage=self._stage, partition=self._partition, done_fraction=done_fraction, note=note, state=state
+        )
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        staged = self._path.with_suffix(f".{os.getpid()}")
+        staged.write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        staged.replace(self._path)
+
+    def count(self, done: int, total: int) -> None:
+        """Say how far the stage is by counting."""
+        self.report(done / total if total else 1.0)
+
+
+@contextmanager
+def stage_shown(settings: Settings, stage: str, partition: str | None = None) -> Iterator[ProgressFile]:
+    """Show that a stage runs, and how it ended."""
+    progress = ProgressFile(settings, stage, partition)
+    progress.report(0.0)
+    try:
+        yield progress
+    except BaseException:
+        progress.report(1.0, state="failed")
+        raise
+    progress.report(1.0, state="done")
+
+
+@contextmanager
+def watched(settings: Settings, on_progress: OnProgress | None) -> Iterator[None]:
+    """Call back with every change while the block runs, from a thread of its own."""
+    if on_progress is None:
+        yield
+        return
+    for path in _folder(settings).glob("*.json"):
+        path.unlink(missing_ok=True)
+    seen: dict[Path, StageProgress] = {}
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(MIN_SECONDS):
+            _tell_changes(settings, seen, on_progress)
+
+    watcher = threading.Thread(target=watch, name="progress", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
+        _tell_changes(settings, seen, on_progress)
+
+
+def _tell_changes(settings: Settings, seen: dict[Path, StageProgress], on_progress: OnProgress) -> None:
+    for path in sorted(_folder(settings).glob("*.json"), key=_age):
+        try:
+            progress = StageProgress(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            continue  # replaced or removed meanwhile: the next look sees it
+        if seen.get(path) != progress:
+            seen[path] = progress
+            on_progress(progress)
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.home / "progress"

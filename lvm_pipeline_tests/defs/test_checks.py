@@ -1,0 +1,62 @@
+"""Findings become check results with numbers, severities and words."""
+
+import dagster as dg
+import pytest
+
+from lvm_pipeline.defs.checks import check_result, check_results, check_specs, told_as_failure
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import Finding, Severity
+
+INVARIANTS = {"ids_are_unique": Severity.BLOCKING, "codes_are_assigned": Severity.WARNING}
+
+
+def finding(name, *, passed=True, severity=Severity.BLOCKING, **others):
+    return Finding(name=name, passed=passed, severity=severity, message=f"{name} was looked at", **others)
+
+
+def test_numbers_and_evidence_are_in_the_metadata():
+    result = check_result(finding("x", passed=False, observed=3, allowed=0, details={"ids": ["a", "b"]}))
+
+    assert (result.passed, result.severity, result.description) == (
+        False,
+        dg.AssetCheckSeverity.ERROR,
+        "x was looked at",
+    )
+    assert result.metadata["observed"] == dg.MetadataValue.float(3.0)
+    assert result.metadata["allowed"] == dg.MetadataValue.float(0.0)
+    assert result.metadata["details"] == dg.MetadataValue.json({"ids": ["a", "b"]})
+    assert result.metadata["was_checked"] == dg.MetadataValue.bool(True)
+
+
+def test_warnings_are_warnings():
+    result = check_result(finding("x", passed=False, severity=Severity.WARNING, was_checked=False))
+
+    assert result.severity == dg.AssetCheckSeverity.WARN
+    assert result.metadata["was_checked"] == dg.MetadataValue.bool(False)
+
+
+def test_only_blocking_invariants_block():
+    specs = check_specs("concepts", INVARIANTS)
+
+    assert {spec.name: spec.blocking for spec in specs} == {"ids_are_unique": True, "codes_are_assigned": False}
+
+
+def test_an_invariant_that_nobody_looked_at_stops_the_asset():
+    with pytest.raises(dg.Failure) as raised:
+        list(check_results([finding("ids_are_unique")], INVARIANTS))
+
+    assert "codes_are_assigned" in raised.value.description
+
+
+def test_a_broken_product_may_leave_later_invariants_open():
+    results = list(check_results([finding("ids_are_unique", passed=False)], INVARIANTS))
+
+    assert [result.check_name for result in results] == ["ids_are_unique"]
+
+
+def test_sentences_for_people_become_the_failure():
+    with pytest.raises(dg.Failure) as raised, told_as_failure():
+        raise LvmError("The table is empty; fill it.")
+
+    assert raised.value.description == "The table is empty; fill it."
+    assert not raised.value.allow_retries

@@ -1,0 +1,132 @@
+"""What Dagster loads: the graph, its partitions and checks, and a code server that stays small."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from lvm_pipeline.architectures._registry import architecture_names
+from lvm_pipeline.definitions import defs
+from lvm_pipeline.defs.resources import settings_environment
+from lvm_pipeline.defs.schedules import weekly_retraining
+from lvm_pipeline.defs.trained_model import TrainingOptions
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings, load_settings
+
+LINEAGE = ["cpe_entry", "concepts", "sequences", "trained_model", "evaluation_report", "leaderboard", "champion"]
+PARTITIONED = {"trained_model", "evaluation_report"}
+
+# DESIGN section 4.
+BLOCKING = {
+    "concepts": {
+        "order_is_unambiguous",
+        "articles_are_contiguous",
+        "positions_have_no_gap",
+        "every_concept_has_a_vector",
+        "vectors_are_finite_and_of_one_width",
+        "vectors_match_their_space",
+        "cpe_ids_are_unique",
+        "no_duplicate_concepts",
+        "texts_are_not_empty",
+    },
+    "sequences": {
+        "windows_stay_inside_articles",
+        "window_count_is_exact",
+        "articles_are_in_one_split",
+        "no_near_duplicate_across_splits",
+    },
+    "trained_model": {"checkpoint_reproduces_its_score", "prediction_is_not_the_mean_vector"},
+    "evaluation_report": {"pool_is_declared_and_clean"},
+}
+WARNINGS = {
+    "concepts": {"tmd_codes_are_assigned", "tmd_packing_is_known", "articles_are_long_enough"},
+    "evaluation_report": {"beats_best_baseline"},
+}
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return defs.resolve_asset_graph()
+
+
+def test_definitions_can_be_loaded():
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_lineage_is_one_line_from_the_table_to_the_champion(graph):
+    parents = {node.key.to_user_string(): {p.to_user_string() for p in node.parent_keys} for node in graph.asset_nodes}
+
+    assert parents == {name: set(LINEAGE[max(0, i - 1) : i]) for i, name in enumerate(LINEAGE)}
+
+
+def test_architectures_are_the_partitions(graph):
+    partitioned = {
+        node.key.to_user_string(): node.partitions_def.get_partition_keys()
+        for node in graph.asset_nodes
+        if node.partitions_def is not None
+    }
+
+    assert partitioned == dict.fromkeys(PARTITIONED, architecture_names())
+    assert {"lstm", "gru"} <= set(architecture_names())
+
+
+@pytest.mark.parametrize("asset", BLOCKING)
+def test_every_blocking_invariant_is_a_blocking_check(graph, asset):
+    specs = {key.name: graph.get_check_spec(key) for key in graph.get_check_keys_for_assets({dg.AssetKey(asset)})}
+
+    assert {name for name, spec in specs.items() if spec.blocking} >= BLOCKING[asset]
+    assert {name for name, spec in specs.items() if not spec.blocking} >= WARNINGS.get(asset, set())
+
+
+def test_trainings_share_the_gpu_one_at_a_time(graph):
+    assert graph.get(dg.AssetKey("trained_model")).pools == {"gpu"}
+
+
+LEFT_OUT = ("torch", "mlflow", "transformers", "sentence_transformers", "matplotlib")
+
+
+def test_code_server_never_imports_what_only_trainings_need():
+    program = f"import sys, lvm_pipeline.definitions; print([name for name in {LEFT_OUT} if name in sys.modules])"
+
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_weekly_schedule_is_stopped_and_trains_each_architecture_once_a_week():
+    requests = {}
+    for day in (1, 8):
+        context = dg.build_schedule_context(scheduled_execution_time=datetime(2026, 11, day, 3, tzinfo=UTC))
+        requests |= {request.run_key: request.partition_key for request in weekly_retraining(context)}
+
+    assert weekly_retraining.default_status == dg.DefaultScheduleStatus.STOPPED
+    assert sorted(requests.values()) == sorted(2 * architecture_names())
+
+
+def test_training_options_replace_settings():
+    settings = Settings(home=Path("/nowhere"), epochs=3, preset="small")
+
+    changed = TrainingOptions(preset="smoke", seed=7).applied_to(settings)
+
+    assert (changed.preset, changed.seed, changed.epochs, changed.home) == ("smoke", 7, 3, Path("/nowhere"))
+    assert TrainingOptions().applied_to(settings) is settings
+    with pytest.raises(LvmError, match="LVM_EPOCHS"):
+        TrainingOptions(epochs=0).applied_to(settings)
+
+
+def test_a_child_reads_the_same_settings(monkeypatch, tmp_path):
+    settings = Settings(
+        home=tmp_path,
+        database_url="postgresql://me:secret@host/db",  # pyright: ignore[reportArgumentType]
+        accept_table_order=True,
+        batch_size=64,
+        learning_rate=0.25,
+        validation_articles=tmp_path / "ids.txt",
+    )
+    for name, value in settings_environment(settings).items():
+        monkeypatch.setenv(name, value)
+
+    assert load_settings() == settings
