@@ -30,7 +30,7 @@ def has_loaded_definitions(address: str) -> bool:
     Raises:
         LvmError: If they cannot be loaded.
     """
-    state = _ask(address, STATE_QUERY)
+    state = ask(address, STATE_QUERY)
     if state is None:
         return False
     entries = state["workspaceOrError"].get("locationEntries", [])
@@ -43,7 +43,7 @@ def has_loaded_definitions(address: str) -> bool:
 
 def has_healthy_daemons(address: str) -> bool:
     """Whether every daemon that the instance needs has sent its heartbeat."""
-    state = _ask(address, STATE_QUERY)
+    state = ask(address, STATE_QUERY)
     if state is None:
         return False
     statuses = state["instance"]["daemonHealth"]["allDaemonStatuses"]
@@ -59,7 +59,7 @@ def cancel_code_server_runs(address: str, *, storage_url: str) -> int:
     with psycopg.connect(storage_url.replace("+psycopg2", "", 1)) as connection:
         run_ids = [row[0] for row in connection.execute(RUNS_OF_CODE_SERVERS)]
     if run_ids:
-        _ask(address, CANCEL_MUTATION, {"ids": run_ids})
+        ask(address, CANCEL_MUTATION, {"ids": run_ids})
     return len(run_ids)
 
 
@@ -73,7 +73,8 @@ def get(request: str | urllib.request.Request) -> bytes | None:
         return None
 
 
-def _ask(address: str, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any] | None:
+def ask(address: str, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """Ask the web server; None while it does not answer."""
     body = json.dumps({"query": query, "variables": variables or {}}).encode()
     headers = {"Content-Type": "application/json"}
     answer = get(urllib.request.Request(f"{address}/graphql", data=body, headers=headers))

@@ -1,0 +1,193 @@
+"""Promises of the services: they come up, and nothing of them is left, however they are stopped."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import psutil
+import psycopg
+import pytest
+
+from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, service_guard, services
+from lvm_pipeline.adapters.dagster_home import dagster_environment
+from lvm_pipeline.adapters.loopback import free_port
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
+
+LAUNCH = """mutation { launchRun(executionParams: {selector: {repositoryLocationName: "lvm_pipeline",
+  repositoryName: "__repository__", jobName: "__ASSET_JOB", assetSelection: [{path: ["takes_long"]}]}})
+  { __typename ... on LaunchRunSuccess { run { runId } } } }"""
+
+
+class RunningServices:
+    """The services of a home, in a process of their own."""
+
+    def __init__(self, home):
+        self.settings = Settings(home=home, dagster_port=free_port(), mlflow_port=free_port())
+        ports = [str(self.settings.dagster_port), str(self.settings.mlflow_port)]
+        command = [sys.executable, "-m", "lvm_pipeline_tests.adapters.run_services", str(home), *ports]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.output = ""
+
+    def wait_until_up(self):
+        while "Ctrl-C" not in self.output:
+            line = self.process.stdout.readline()
+            assert line, f"the services did not come up: {self.output}"
+            self.output += line
+        return self
+
+    def ask(self, query):
+        address = services.dagster_address(self.settings)
+        return dagster_api.ask(address, query)
+
+    def run_status(self, run_id):
+        url = databases.dagster_url(self.settings).replace("+psycopg2", "")
+        with psycopg.connect(url) as connection:
+            return connection.execute("SELECT status FROM runs WHERE run_id = %s", [run_id]).fetchone()[0]
+
+
+@pytest.fixture
+def home(open_tmp_path):
+    """An empty home."""
+    return open_tmp_path / "home"
+
+
+@pytest.fixture
+def start_services(home):
+    """Start the services of the home; whatever the test did, nothing of them is left after it."""
+    started = []
+
+    def start():
+        started.append(RunningServices(home))
+        return started[-1].wait_until_up()
+
+    yield start
+    for process in processes_of(home):
+        process.kill()
+    for services_ in started:
+        services_.process.communicate()
+
+
+def kill_at_once(processes):
+    """Kill processes as the kernel does when memory runs out: none sees another one die and says a last word."""
+    for process in processes:
+        process.suspend()
+    for process in processes:
+        process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_all_come_up_and_nothing_is_left_when_their_parent_ends(home, start_services, number):
+    running = start_services()
+    password = embedded_postgres.ensure_running(running.settings.postgres_dir).password
+
+    for port in (running.settings.dagster_port, running.settings.mlflow_port):
+        assert f"http://127.0.0.1:{port}" in running.output
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+            assert b"<html" in page.read().lower()
+    assert dagster_api.has_healthy_daemons(services.dagster_address(running.settings))
+    commands = [" ".join(process.cmdline()) for process in processes_of(home)]
+    assert len(commands) >= 6
+    logs = [path.read_text() for path in (home / "logs").iterdir()]
+    assert not [words for words in (*commands, *logs, running.output) if password in words]
+    listening = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in processes_of(home)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+    running.process.send_signal(number)
+    rest, _ = running.process.communicate(timeout=60)
+
+    assert wait_until(lambda: not processes_of(home), seconds=40), processes_of(home)
+    if number != signal.SIGKILL:
+        assert running.process.returncode == 0, rest
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.timeout(600)
+def test_a_run_in_progress_is_cancelled_and_a_killed_one_is_found_at_the_next_start(home, start_services):
+    running = start_services()
+    run_id = running.ask(LAUNCH)["launchRun"]["run"]["runId"]
+    assert wait_until(lambda: running.run_status(run_id) == "STARTED", seconds=90)
+    kill_at_once([process for process in processes_of(home) if process.name() != "postgres"])
+    running.process.wait()
+    assert running.run_status(run_id) == "STARTED"
+
+    running = start_services()
+    assert running.run_status(run_id) == "CANCELED"
+
+    run_id = running.ask(LAUNCH)["launchRun"]["run"]["runId"]
+    assert wait_until(lambda: running.run_status(run_id) == "STARTED", seconds=150), "the pool's place was not freed"
+    running.process.send_signal(signal.SIGINT)
+    running.process.communicate(timeout=60)
+    assert running.run_status(run_id) == "CANCELED"
+
+
+def test_a_taken_port_is_named_before_anything_starts(open_tmp_path):
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        settings = Settings(home=open_tmp_path, dagster_port=port, mlflow_port=free_port())
+        with pytest.raises(LvmError, match=rf"Port {port} is taken .* LVM_DAGSTER_PORT"):
+            services.run_services(settings)
+
+    assert not (open_tmp_path / "postgres").exists()
+
+
+def test_the_same_home_is_served_once(open_tmp_path):
+    settings = Settings(home=open_tmp_path, dagster_port=free_port(), mlflow_port=free_port())
+    with services._only_one(settings), pytest.raises(LvmError, match="run already"):
+        services.run_services(settings)
+
+
+def test_the_guard_ends_what_ignores_a_polite_request():
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", stubborn]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as child:
+        child.stdout.readline()
+        began = time.monotonic()
+        service_guard.end_groups([child.pid], grace_seconds=0.5)
+        assert child.wait(timeout=5) == -signal.SIGKILL
+        assert time.monotonic() - began >= 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_the_guard_leaves_a_server_that_others_use(open_tmp_path):
+    directory = open_tmp_path / "postgres"
+    server = embedded_postgres.ensure_running(directory)
+    with psycopg.connect(server.url("postgres")):
+        assert not service_guard.stop_unless_used(directory, patience_seconds=0.2)
+    assert service_guard.stop_unless_used(directory)
+    assert not service_guard.stop_unless_used(directory)
+
+
+@pytest.mark.postgres
+def test_dagsters_home_follows_the_shipped_settings_and_holds_no_secret(lvm_home, embedded_server):
+    settings = Settings(home=lvm_home)
+    (settings.dagster_dir).mkdir()
+    (settings.dagster_dir / "dagster.yaml").write_text("storage: of an older version")
+
+    environment = dagster_environment(settings)
+
+    written = (settings.dagster_dir / "dagster.yaml").read_text()
+    assert "DAGSTER_POSTGRES_URL" in written
+    assert embedded_server.password not in written
+    assert environment["DAGSTER_HOME"] == str(settings.dagster_dir)
+    assert re.match(r"postgresql\+psycopg2://lvm:[^@]+@127\.0\.0\.1:\d+/dagster$", environment["DAGSTER_POSTGRES_URL"])
+    json.dumps(environment)
