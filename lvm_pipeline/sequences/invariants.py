@@ -78,7 +78,7 @@ def window_count_is_exact(rows: ConceptRows, sequences: Sequences) -> Finding:
     expected = expected_windows(rows.article_ids, rows.article_indices, context_length)
     target_articles = Counter(sequences.article_ids.tolist())
     wrong = {
-        article_id: {"windows": target_articles[article_id], "expected": expected[article_id]}
+        article_id: {"windows": target_articles[article_id], "expected": expected.get(article_id, 0)}
         for article_id in [*expected, *(target_articles.keys() - expected.keys())]
         if target_articles[article_id] != expected.get(article_id, 0)
     }

@@ -11,7 +11,7 @@ Shapes: N = concepts, D = vector width, A = articles, M = pairs or links.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,8 +156,11 @@ def _shortened(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray
     return rows, np.concatenate([projected, outside[:, None]], axis=1)
 
 
-def _blockwise(vectors: NDArray[np.float32], function) -> NDArray[np.float32]:
-    blocks = [function(np.asarray(vectors[begin : begin + 8192])) for begin in range(0, len(vectors), 8192)]
+def _blockwise(
+    vectors: NDArray[np.float32], function: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite are left out afterwards
+        blocks = [function(np.asarray(vectors[begin : begin + 8192])) for begin in range(0, len(vectors), 8192)]
     return np.concatenate(blocks) if blocks else function(np.asarray(vectors))
 
 

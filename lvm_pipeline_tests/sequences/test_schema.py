@@ -1,0 +1,77 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.sequences.schema import SequencesMetadata, SplitCounts, read_sequences, read_sequences_metadata
+from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
+
+
+@pytest.fixture
+def sequences_path(tmp_path):
+    concepts_path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[9] * 20, kind="noise")
+    return write_synthetic_sequences(concepts_path, tmp_path / "sequences.parquet")
+
+
+def test_metadata_comes_back_as_written(sequences_path):
+    metadata = read_sequences_metadata(sequences_path)
+    again = {**metadata.as_json(), "split_counts": metadata.split_counts}
+    assert SequencesMetadata(**again) == metadata
+    assert isinstance(metadata.split_counts["train"], SplitCounts)
+
+
+def test_sequences_of_a_split_are_found_in_order(sequences_path):
+    sequences = read_sequences(sequences_path)
+    parts = [sequences.of_split(split).tolist() for split in ("train", "validation", "test")]
+    assert sorted(parts[0] + parts[1] + parts[2]) == list(range(len(sequences.first_rows)))
+    assert all(part == sorted(part) for part in parts)
+    assert {sequences.splits[index] for index in parts[1]} == {"validation"}
+
+
+def test_an_unknown_or_empty_split_is_told(sequences_path, tmp_path):
+    with pytest.raises(LvmError, match="no split 'val'"):
+        read_sequences(sequences_path).of_split("val")
+    write_synthetic_sequences(tmp_path / "concepts.parquet", sequences_path, split="last_20_percent")
+    with pytest.raises(LvmError, match="test split holds no sequence"):
+        read_sequences(sequences_path).of_split("test")
+
+
+def test_sequences_of_other_concepts_are_refused(sequences_path):
+    fingerprint = read_sequences_metadata(sequences_path).concepts_fingerprint
+    assert read_sequences(sequences_path, concepts_fingerprint=fingerprint).metadata.num_sequences
+    with pytest.raises(LvmError, match=r"not from these \(feedbeef"):
+        read_sequences(sequences_path, concepts_fingerprint="feedbeef" * 8)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(LvmError, match=r"no sequence table at .*none\.parquet; make it"):
+        read_sequences(tmp_path / "none.parquet")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5])
+def test_a_cut_file_is_told(sequences_path, keep):
+    data = sequences_path.read_bytes()
+    sequences_path.write_bytes(data[: int(keep * len(data)) if keep < 1 else keep])
+    with pytest.raises(LvmError, match="cannot be read as Parquet"):
+        read_sequences(sequences_path)
+
+
+def test_damaged_pages_are_told(sequences_path):
+    data = bytearray(sequences_path.read_bytes())
+    data[4:400] = bytes(396)
+    sequences_path.write_bytes(bytes(data))
+    with pytest.raises(LvmError, match="cannot be read as Parquet"):
+        read_sequences(sequences_path)
+
+
+def test_another_table_and_another_version_are_refused(sequences_path, tmp_path):
+    with pytest.raises(LvmError, match="not a sequence table"):
+        read_sequences(tmp_path / "concepts.parquet")
+    table = pq.read_table(sequences_path)
+    raw = table.schema.metadata[b"lvm"].replace(b'"schema_version": 1', b'"schema_version": 99')
+    pq.write_table(table.replace_schema_metadata({b"lvm": raw}), sequences_path)
+    with pytest.raises(LvmError, match="schema version 99"):
+        read_sequences(sequences_path)
+    pq.write_table(pa.table({"a": [1]}), sequences_path)
+    with pytest.raises(LvmError, match="not a sequence table"):
+        read_sequences(sequences_path)

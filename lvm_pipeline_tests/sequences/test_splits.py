@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.sequences.splits import (
+    read_article_list,
+    seed_that_fills,
+    split_by_hash,
+    split_by_list,
+    split_last_fifth,
+)
+from lvm_pipeline.source.split_hash import split_of
+
+FRACTIONS = {"train_fraction": 0.8, "validation_fraction": 0.1}
+
+
+@st.composite
+def articles_in_groups(draw):
+    ids = draw(st.lists(st.uuids().map(str), unique=True, max_size=30))
+    groups = np.arange(len(ids))
+    for index in range(len(ids)):
+        groups[index] = groups[draw(st.integers(0, index))]
+    return ids, groups
+
+
+@given(articles_in_groups(), st.integers(0, 5))
+def test_a_group_is_in_one_split_and_no_article_leaves_train(articles, seed):
+    ids, groups = articles
+    splits = split_by_hash(ids, groups, seed=seed, **FRACTIONS)
+    hashed = [split_of(article_id, seed=seed, **FRACTIONS) for article_id in ids]
+    for group in set(groups.tolist()):
+        members = np.flatnonzero(groups == group)
+        assert len({splits[m] for m in members}) == 1
+        if any(hashed[m] == "train" for m in members):
+            assert splits[members[0]] == "train"
+        else:
+            assert splits[members[0]] == hashed[members[0]]
+    assert all(split == "train" for split, own in zip(splits, hashed, strict=True) if own == "train")
+
+
+@given(articles_in_groups(), st.data())
+def test_an_article_keeps_its_split_when_others_come_and_go(articles, data):
+    ids, _ = articles
+    alone = np.arange(len(ids))
+    splits = dict(zip(ids, split_by_hash(ids, alone, seed=0, **FRACTIONS), strict=True))
+    some = data.draw(st.permutations(ids))[: len(ids) // 2]
+    assert split_by_hash(some, np.arange(len(some)), seed=0, **FRACTIONS) == [splits[i] for i in some]
+
+
+def test_shares_are_near_80_10_10_and_follow_the_seed():
+    ids = [f"article {index}" for index in range(4000)]
+    splits = np.array(split_by_hash(ids, np.arange(4000), seed=0, **FRACTIONS))
+    others = np.array(split_by_hash(ids, np.arange(4000), seed=1, **FRACTIONS))
+    shares = [np.mean(splits == split) for split in ("train", "validation", "test")]
+    assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
+    assert np.mean(splits != others) > 0.2
+
+
+def test_the_last_fifth_has_the_requested_numbers():
+    splits = split_last_fifth(42108)
+    assert (np.sum(splits == "train"), np.sum(splits == "validation")) == (33687, 8421)
+    assert list(splits) == sorted(splits)  # train comes first
+
+
+def test_listed_articles_are_validation_and_all_others_train():
+    assert split_by_list(["a", "b", "c"], ["c", "a", "c"]) == ["validation", "train", "validation"]
+
+
+def test_unknown_listed_articles_are_named():
+    with pytest.raises(LvmError, match=r"2 of the listed .*\(x, y\)"):
+        split_by_list(["a", "b"], ["x", "a", "y", "x"])
+
+
+def test_a_list_is_one_id_a_line(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("\ufeff# comment\na \n\nb\n", encoding="utf-8")
+    assert read_article_list(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"# nothing\n\n", "is empty"), (b"\xff\xfe\x00", "cannot be read"), (None, "cannot be read")],
+)
+def test_a_list_that_says_nothing_is_refused(tmp_path, content, message):
+    path = tmp_path / "list.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(LvmError, match=message):
+        read_article_list(path)
+
+
+def test_the_suggested_seed_fills_every_split():
+    ids, groups, has_sequences = [f"a{i}" for i in range(6)], np.array([0, 1, 2, 3, 4, 4]), np.array([1, 1, 0, 1, 1, 1])
+    seed = seed_that_fills(ids, groups, has_sequences == 1, **FRACTIONS)
+    splits = np.array(split_by_hash(ids, groups, seed=seed, **FRACTIONS))
+    assert set(splits[has_sequences == 1]) == {"train", "validation", "test"}
+
+
+def test_no_seed_is_suggested_where_none_can_fill():
+    assert seed_that_fills(["a", "b"], np.array([0, 1]), np.array([True, True]), **FRACTIONS) is None
