@@ -46,7 +46,7 @@ def group_runs(runs: Runs, batch_size: int, *, rng: np.random.Generator | None =
     """Group runs of similar length into batches of about `batch_size` targets.
 
     Args:
-        runs: What to group, at least one.
+        runs: What to group.
         batch_size: Targets in a batch, about; a run with more is a batch of its own.
         rng: Shuffles which runs of similar length meet, and the order of the batches; without it both
             follow the lengths.
@@ -54,6 +54,8 @@ def group_runs(runs: Runs, batch_size: int, *, rng: np.random.Generator | None =
     Returns:
         Indices of the runs in each batch.
     """
+    if not len(runs):
+        return []
     keys = runs.lengths.astype(np.float64)
     if rng is not None:
         keys = keys * rng.uniform(1, 1 + LENGTH_JITTER, len(runs))

@@ -1,0 +1,129 @@
+"""A trained model is what it says it is, or it is not loaded (FIELD_NOTES' fault F8)."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lvm_pipeline.architectures.lstm import LstmConfig
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.checkpoint import (
+    IDENTITY_KEY,
+    class_name,
+    config_from_json,
+    load_trained_model,
+    read_header,
+    read_trained_model_info,
+    save_trained_model,
+)
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.loop import train
+
+QUICK = {"preset": "smoke", "model": {"hidden_dim": 16, "num_layers": 1}, "epochs": 1, "num_threads": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    return train(TrainingConfig(**QUICK), data, output_dir=tmp_path_factory.mktemp("trained") / "lstm").path
+
+
+@pytest.fixture
+def model_dir(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "lstm")
+
+
+def edit_info(model_dir, **changes):
+    path = model_dir / "trained_model.json"
+    values = json.loads(path.read_text())
+    for name, value in changes.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(values))
+
+
+def test_loads_what_was_saved(model_dir):
+    model, info = load_trained_model(model_dir, architecture="lstm", space_id="synthetic")
+    assert not model.training
+    weights = load_file(model_dir / "model.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert info == read_trained_model_info(model_dir)
+    assert class_name(model) == info.model_class
+
+
+@pytest.mark.parametrize("wanted", [{"architecture": "gru"}, {"space_id": "gtr-t5-base"}])
+def test_another_model_than_asked_for_is_refused(model_dir, wanted):
+    with pytest.raises(LvmError, match=f"not {next(iter(wanted.values()))}"):
+        load_trained_model(model_dir, **wanted)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"space_id": "gtr-t5-base"},
+        {"config": {"dropout": 0.5}},  # same keys, same shapes
+        {"config": {"scales": [0.1, 0.5, 0.8, 0.95]}},
+        {"config": {"unit_length": False}},
+    ],
+    ids=str,
+)
+def test_weights_of_another_config_or_space_are_refused_though_keys_and_shapes_fit(model_dir, changes):
+    edit_info(model_dir, **changes)
+    with pytest.raises(LvmError, match="do not belong to the record beside them"):
+        load_trained_model(model_dir)
+
+
+def test_weights_of_another_class_are_refused_though_keys_and_shapes_fit(model_dir):
+    weights, header = load_file(model_dir / "model.safetensors"), read_header(model_dir / "model.safetensors")
+    identity = {**json.loads(header[IDENTITY_KEY]), "model_class": "somewhere.OtherModel"}
+    save_file(weights, model_dir / "model.safetensors", metadata={IDENTITY_KEY: json.dumps(identity, sort_keys=True)})
+    with pytest.raises(LvmError, match="OtherModel"):
+        load_trained_model(model_dir)
+    save_file(weights, model_dir / "model.safetensors")
+    with pytest.raises(LvmError, match="unknown origin"):
+        load_trained_model(model_dir)
+
+
+@pytest.mark.parametrize("changes", [{"model_class": "somewhere.OtherModel"}, {"num_params": 1}])
+def test_code_that_builds_another_model_now_is_told_apart(model_dir, changes):
+    edit_info(model_dir, **changes)
+    with pytest.raises(LvmError, match="would now be a"):
+        load_trained_model(model_dir)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "trained_model.json"])
+def test_a_damaged_or_missing_file_is_told(model_dir, name):
+    path = model_dir / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(LvmError, match=f"{name} cannot be read"):
+        load_trained_model(model_dir)
+    path.unlink()
+    with pytest.raises(LvmError, match=r"There is no trained model in|cannot be read"):
+        load_trained_model(model_dir)
+
+
+def test_a_record_of_another_version_or_without_a_field_is_told(model_dir):
+    edit_info(model_dir, schema_version=0)
+    with pytest.raises(LvmError, match="schema version 1"):
+        load_trained_model(model_dir)
+    (model_dir / "trained_model.json").write_text('{"schema_version": 1}')
+    with pytest.raises(LvmError, match="lacks architecture"):
+        load_trained_model(model_dir)
+
+
+def test_a_recorded_config_comes_back_as_it_was():
+    config = LstmConfig(scales=(0.25,), correction_rank=4, dropout=0.5)
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert config_from_json(LstmConfig, values) == config
+    values.pop("dropout")
+    with pytest.raises(LvmError, match="lacks dropout"):
+        config_from_json(LstmConfig, values)
+
+
+def test_saving_replaces_the_whole_folder(model_dir):
+    info = read_trained_model_info(model_dir)
+    (model_dir / "stray.txt").write_text("from an earlier training")
+    save_trained_model(model_dir, load_file(model_dir / "model.safetensors"), info)
+    assert sorted(path.name for path in model_dir.iterdir()) == ["model.safetensors", "trained_model.json"]
+    assert load_trained_model(model_dir)[1] == info

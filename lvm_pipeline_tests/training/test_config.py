@@ -1,0 +1,74 @@
+import dataclasses
+
+import pytest
+import torch
+
+from lvm_pipeline.architectures._registry import load_architecture
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.config import DEFAULT_BATCH_SIZE, TrainingConfig, settled, training_config
+
+LSTM = load_architecture("lstm")
+SEES_THE_FUTURE = dataclasses.replace(LSTM, causal=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mode", "chapters"),
+        ("precision", "float8"),
+        ("epochs", 0),
+        ("patience", 0),
+        ("num_threads", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("correction_learning_rate_factor", -1.0),
+        ("clip_norm", 0.0),
+        ("weight_decay", -0.1),
+        ("checkpoint_seconds", -1.0),
+        ("warmup_fraction", 1.0),
+        ("final_learning_rate_fraction", 1.5),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused(name, value):
+    with pytest.raises(LvmError, match=f"{name} must be .* got {value!r}"):
+        TrainingConfig(**{name: value})
+
+
+def test_an_unknown_setting_lists_what_exists():
+    with pytest.raises(LvmError, match=r"no setting learning_speed; it has .*learning_rate"):
+        training_config({"learning_speed": 1})
+    assert training_config({"epochs": 3}).epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "architecture", "is_leaking", "mode"),
+    [
+        ("auto", LSTM, False, "articles"),
+        ("auto", LSTM, True, "windows"),
+        ("auto", SEES_THE_FUTURE, False, "windows"),
+        ("windows", LSTM, False, "windows"),
+    ],
+)
+def test_the_mode_follows_architecture_and_data(asked, architecture, is_leaking, mode):
+    config = settled(TrainingConfig(mode=asked), architecture=architecture, is_leaking=is_leaking)
+    assert (config.mode, config.batch_size) == (mode, DEFAULT_BATCH_SIZE[mode])
+
+
+@pytest.mark.parametrize(("architecture", "is_leaking"), [(LSTM, True), (SEES_THE_FUTURE, False)])
+def test_articles_are_refused_where_they_cannot_be_read(architecture, is_leaking):
+    with pytest.raises(LvmError, match="train with mode windows"):
+        settled(TrainingConfig(mode="articles"), architecture=architecture, is_leaking=is_leaking)
+
+
+def test_device_and_precision_are_settled_for_this_machine():
+    config = settled(TrainingConfig(), architecture=LSTM, is_leaking=False)
+    expected = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
+    assert (config.device, config.precision) == expected
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "meta", "gpu0"])
+def test_a_device_that_is_not_here_is_refused(device):
+    with pytest.raises(LvmError, match=device):
+        settled(TrainingConfig(device=device), architecture=LSTM, is_leaking=False)

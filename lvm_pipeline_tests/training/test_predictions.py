@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.batches import place_vectors
+from lvm_pipeline.training.data import Runs
+from lvm_pipeline.training.predictions import SELECTION_METRICS, collapse_of, predict_runs, selection_metric, unit
+from lvm_pipeline_tests.architectures.models import build, redraw
+
+RNG = np.random.default_rng(0)
+TARGETS = unit(RNG.standard_normal((50, 16)).astype(np.float32) + 1)
+MEAN = TARGETS.mean(axis=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return redraw(build("lstm", vector_dim=16)).eval()
+
+
+@pytest.mark.parametrize("mode", ["windows", "articles"])
+def test_a_target_is_predicted_from_its_own_context_alone(data, model, mode):
+    runs = data.scored_runs("train", mode=mode)
+    found = predict_runs(model, place_vectors(data.vectors, "cpu"), runs)
+    first_rows = np.repeat(runs.first_rows, runs.num_targets)
+    for index in range(0, len(found), 17):
+        context = data.vectors[first_rows[index] : runs.target_rows()[index]]
+        with torch.no_grad():
+            alone = model(torch.from_numpy(np.array(context))[None])[0, -1]
+        np.testing.assert_allclose(found[index], alone, atol=1e-5)
+
+
+def test_long_articles_are_cut_for_a_model_that_reads_little(data, model, monkeypatch):
+    runs = data.article_runs("train")
+    monkeypatch.setattr(model, "max_context", 6)
+    found = predict_runs(model, place_vectors(data.vectors, "cpu"), runs)
+    cut = runs.no_longer_than(6)
+    assert len(found) == runs.num_targets.sum()
+    starts = np.repeat(cut.first_rows, cut.num_targets)
+    index = len(found) - 1
+    context = torch.from_numpy(np.array(data.vectors[starts[index] : cut.target_rows()[index]]))
+    with torch.no_grad():
+        np.testing.assert_allclose(found[index], model(context[None])[0, -1], atol=1e-5)
+
+
+def test_metrics_are_best_for_the_truth_and_know_which_way_is_up():
+    worse = TARGETS + 0.3 * RNG.standard_normal(TARGETS.shape).astype(np.float32)
+    for metric in SELECTION_METRICS.values():
+        truth, guess = (metric.measure(predictions, TARGETS, MEAN) for predictions in (TARGETS, worse))
+        assert metric.is_better(truth, guess)
+        assert not metric.is_better(guess, truth)
+    assert selection_metric("cosine").measure(TARGETS, TARGETS, MEAN) == pytest.approx(1)
+    assert selection_metric("mse").measure(TARGETS + 0.5, TARGETS, MEAN) == pytest.approx(0.25)
+
+
+def test_the_centred_cosine_gives_nothing_for_the_mean():
+    nearly_mean = np.tile(MEAN, (50, 1)) + 1e-3 * RNG.standard_normal(TARGETS.shape).astype(np.float32)
+    assert selection_metric("cosine").measure(nearly_mean, TARGETS, MEAN) > 0.5
+    assert abs(selection_metric("centred_cosine").measure(nearly_mean, TARGETS, MEAN)) < 0.2
+
+
+def test_an_unknown_metric_lists_what_exists():
+    with pytest.raises(LvmError, match="cosine, centred_cosine, mse"):
+        selection_metric("loss")
+
+
+def test_collapse_to_the_mean_shows():
+    honest = collapse_of(TARGETS, TARGETS, MEAN)
+    collapsed = collapse_of(np.tile(MEAN, (50, 1)), TARGETS, MEAN)
+    assert honest.prediction_variance == pytest.approx(honest.target_variance)
+    assert collapsed.prediction_variance == pytest.approx(0, abs=1e-6)
+    assert collapsed.cosine_to_mean == pytest.approx(1, abs=1e-5)
+
+
+def test_no_targets_are_no_error(model):
+    nothing = np.array([], dtype=np.int64)
+    runs = Runs(first_rows=nothing, lengths=nothing, first_targets=nothing)
+    assert predict_runs(model, torch.zeros(1, 16), runs).shape == (0, 16)
