@@ -6,7 +6,6 @@ exists has passed. Nothing here knows of Dagster; torch and MLflow are imported 
 need them, so that a code server which only lists the assets stays small.
 """
 
-import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,15 +16,17 @@ from lvm_pipeline import files
 from lvm_pipeline.adapters import databases, postgres_observer
 from lvm_pipeline.adapters.postgres_observer import SourceState
 from lvm_pipeline.adapters.postgres_reader import PostgresReader
+from lvm_pipeline.adapters.postgres_writer import PostgresWriter
 from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
 from lvm_pipeline.concepts.invariants import check_concepts
 from lvm_pipeline.concepts.report import verification_report, write_verification_report
 from lvm_pipeline.concepts.schema import ConceptsMetadata
-from lvm_pipeline.findings import Finding, Severity, blocking_failures, raise_on_blocking
+from lvm_pipeline.findings import Finding, blocking_failures, raise_on_blocking
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences, sequences_summary
 from lvm_pipeline.sequences.schema import SequencesMetadata, read_sequences_metadata
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.registry import encoder_of_space
+from lvm_pipeline.source.load import IngestReport, ingest
 
 if TYPE_CHECKING:
     from lvm_pipeline.training.checkpoint import TrainedModelInfo
@@ -56,6 +57,21 @@ def observe_source(settings: Settings) -> SourceState:
     return postgres_observer.observe(source_reader(settings))
 
 
+def ingest_file(settings: Settings, path: Path, *, progress: Progress | None = None, **options: Any) -> IngestReport:
+    """Load a file into the source tables; `options` are those of `source.load.ingest`.
+
+    Raises:
+        LvmError: If the file or the database cannot be used; nothing of the file is loaded then.
+    """
+    writer = PostgresWriter(
+        databases.source_url(settings),
+        entry_table=settings.entry_table,
+        vector_table=settings.vector_table,
+        vector_column=settings.vector_column,
+    )
+    return ingest(path, writer, settings=settings, progress=progress, **options)
+
+
 # --- concepts ----------------------------------------------------------------------------------
 
 
@@ -72,7 +88,7 @@ def stage_concepts(settings: Settings, *, progress: Progress | None = None) -> S
     """Extract the concepts of the source into a staged file and run every invariant on them."""
     staged_path = _staged_path(settings, "concepts")
     extraction = extract_concepts(
-        source_reader(settings), options=_extract_options(settings), staged_path=staged_path, progress=progress
+        source_reader(settings), options=extract_options(settings), staged_path=staged_path, progress=progress
     )
     findings = extraction.findings
     if extraction.path is not None and extraction.metadata is not None:
@@ -117,9 +133,7 @@ class StagedSequences:
 def stage_sequences(settings: Settings, *, concepts_path: Path | None = None) -> StagedSequences:
     """Cut the promoted concepts (or those at `concepts_path`) into sequences and check them."""
     staged_path = _staged_path(settings, "sequences")
-    findings = build_sequences(
-        concepts_path or settings.concepts_path, staged_path, options=_sequence_options(settings)
-    )
+    findings = build_sequences(concepts_path or settings.concepts_path, staged_path, options=sequence_options(settings))
     return StagedSequences(path=staged_path, metadata=read_sequences_metadata(staged_path), findings=findings)
 
 
@@ -226,7 +240,7 @@ def stage_model(
     trained = train(
         training_config_of(settings, architecture), data, output_dir=path, tracker=tracker, progress=progress
     )
-    files.write_json(path / TRACKING_FILE, {"mlflow_run_id": tracker.run_id, "mlflow_url": tracker.run_url})
+    note_tracking(path, tracker)
     findings = check_trained_model(path, settings.concepts_path, settings.sequences_path, settings.vectors_dir)
     return StagedModel(
         architecture=architecture,
@@ -247,6 +261,11 @@ def promote_model(settings: Settings, staged: StagedModel) -> Path:
     raise_on_blocking(staged.findings)
     files.replace_dir(staged.path, settings.models_dir / staged.architecture)
     return settings.models_dir / staged.architecture
+
+
+def note_tracking(model_dir: Path, tracker: "Tracker") -> None:
+    """Keep beside the weights which MLflow run made them."""
+    files.write_json(model_dir / TRACKING_FILE, {"mlflow_run_id": tracker.run_id, "mlflow_url": tracker.run_url})
 
 
 def training_config_of(settings: Settings, architecture: str, **overrides: Any) -> "TrainingConfig":
@@ -285,7 +304,8 @@ def _discard(path: Path | None) -> None:
         path.unlink(missing_ok=True)
 
 
-def _extract_options(settings: Settings) -> ExtractOptions:
+def extract_options(settings: Settings) -> ExtractOptions:
+    """Return how the settings ask to read the source."""
     return ExtractOptions(
         article_column=settings.article_column,
         position_column=settings.position_column,
@@ -295,7 +315,8 @@ def _extract_options(settings: Settings) -> ExtractOptions:
     )
 
 
-def _sequence_options(settings: Settings) -> SequenceOptions:
+def sequence_options(settings: Settings) -> SequenceOptions:
+    """Return how the settings ask to cut and split."""
     return SequenceOptions(
         context_length=settings.context_length,
         split_seed=settings.split_seed,

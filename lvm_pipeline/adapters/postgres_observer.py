@@ -1,4 +1,4 @@
-"""Say whether the source tables changed, from counts, the newest row and a hash of the content, all made by the server."""
+"""Say whether the source tables changed, from counts, the newest row and a hash of the content made by the server."""
 
 import hashlib
 import json
@@ -7,7 +7,6 @@ from typing import Any
 
 from psycopg import sql
 
-from lvm_pipeline.adapters import postgres_queries
 from lvm_pipeline.adapters.postgres_reader import PostgresReader
 from lvm_pipeline.adapters.postgres_tables import Table, Tables
 
@@ -32,8 +31,9 @@ class SourceState:
 
     @property
     def data_version(self) -> str:
-        """One text that differs when anything of this does."""
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:32]
+        """One text that differs when the rows do, wherever the server is."""
+        rows = {name: value for name, value in asdict(self).items() if name != "source"}
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
     def as_json(self) -> dict[str, Any]:
         """Return the state as plain JSON values."""
@@ -66,7 +66,8 @@ def _state_query(tables: Tables, rows: sql.Composable) -> sql.Composable:
     created = tables.entry.column("created_at") if "created_at" in tables.entry.types else sql.SQL("NULL")
     return sql.SQL(
         "SELECT count(*) AS num_rows, count({vector}) AS num_vectors, max({created})::text AS newest, "
-        "coalesce(sum(hashtextextended(array_to_string(ARRAY[{parts}], chr(31)), 0)::numeric), 0)::text AS content_hash {rows}"
+        "coalesce(sum(hashtextextended(array_to_string(ARRAY[{parts}], chr(31)), 0)::numeric), 0)::text "
+        "AS content_hash {rows}"
     ).format(
         vector=tables.vector_home.column(tables.vector_column),
         created=created,

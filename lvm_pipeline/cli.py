@@ -1,0 +1,329 @@
+"""`lvm`: the same pipeline without Dagster, and the commands that start and stop the services.
+
+Every command is thin: it reads the settings, makes one library call and shows what came back. Heavy
+imports (torch, MLflow, Dagster) happen inside the commands, so that `lvm --help` is quick.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from lvm_pipeline import console
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings, load_settings
+
+app = typer.Typer(
+    help="Train latent vector models: from a table of concepts to a champion.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
+)
+list_app = typer.Typer(help="List what exists.", no_args_is_help=True)
+app.add_typer(list_app, name="list")
+
+ArchitectureOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--architecture", "-a", help="Architecture; repeat for more, `all` for every one. Default: lstm, gru."
+    ),
+]
+PresetOption = Annotated[str | None, typer.Option("--preset", "-p", help="Size; see `lvm list architectures`.")]
+EpochsOption = Annotated[int | None, typer.Option(help="Passes over the train split, at most.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")]
+BatchOption = Annotated[int | None, typer.Option(help="Windows, or articles, in one optimiser step.")]
+ModeOption = Annotated[Literal["auto", "articles", "windows"] | None, typer.Option(help="How training sees the data.")]
+ValidationArticlesOption = Annotated[
+    Path | None, typer.Option(help="File of article ids, one a line, that are validation; all others are train.")
+]
+EncoderOption = Annotated[
+    str, typer.Option("--encoder", help="lsa-768, gtr-t5-base, a sentence-transformers name or a local folder.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+DEFAULT_ARCHITECTURES = ["lstm", "gru"]
+
+
+def main() -> None:
+    """Run the command line; what a person can put right ends in one sentence and exit code 1."""
+    try:
+        app()
+    except LvmError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    architecture: ArchitectureOption = None,
+    preset: PresetOption = None,
+    encoder: EncoderOption = "lsa-768",
+) -> None:
+    """Fill the source table with real text and take the whole lineage through Dagster."""
+    from lvm_pipeline import lineage
+    from lvm_pipeline.defs.launch import materialise_lineage
+
+    out = _console()
+    with console.progress_bars(out) as bars:
+        settings = lineage.fill_demo_source(_settings(preset=preset), encoder_name=encoder, task=bars.task)
+        materialise_lineage(settings, _chosen(architecture), task=bars.task)
+    console.show_results(out, settings)
+
+
+@app.command()
+def ingest(
+    file: Annotated[Path, typer.Argument(help="JSONL of articles, or Parquet with vectors.")],
+    dataset_source: Annotated[str, typer.Option(help="Value of dataset_source that the rows get.")] = "user_input",
+    space: Annotated[str | None, typer.Option(help="Space id of the vectors in a Parquet file.")] = None,
+    encoder: EncoderOption = "lsa-768",
+    duplicates: Annotated[
+        Literal["drop", "fail"], typer.Option(help="Drop all but the first of equal concepts, or fail.")
+    ] = "drop",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Load the good lines of a file with bad ones.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Load articles into the source table; a second run of the same file changes nothing."""
+    from lvm_pipeline import lineage
+
+    out = _console(quiet=as_json)
+    with console.progress_bars(out) as bars:
+        report = lineage.ingest_file(
+            _settings(),
+            file,
+            dataset_source=dataset_source,
+            space_id=space,
+            encoder=encoder,
+            duplicates=duplicates,
+            skip_bad=skip_bad,
+            progress=bars.task(f"Loading {file.name}"),
+        )
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        console.show_ingest(out, report)
+
+
+@app.command()
+def verify(
+    products: Annotated[bool, typer.Option("--products", help="Check the promoted files, not the source.")] = False,
+    validation_articles: ValidationArticlesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run every invariant on source, concepts and sequences, and write the verification report."""
+    from lvm_pipeline import lineage
+
+    settings = _settings(validation_articles=validation_articles)
+    out = _console(quiet=as_json)
+    with console.progress_bars(out) as bars:
+        if products:
+            verification = lineage.verify_products(settings)
+        else:
+            verification = lineage.verify_source(settings, progress=bars.task("Reading the source"))
+    if as_json:
+        _print_json(verification.as_json())
+    else:
+        console.show_verification(out, verification)
+    if not verification.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    architecture: ArchitectureOption = None,
+    preset: PresetOption = None,
+    validation_articles: ValidationArticlesOption = None,
+    epochs: EpochsOption = None,
+    seed: SeedOption = None,
+) -> None:
+    """Take the whole lineage without Dagster: the same library calls, the same numbers."""
+    from lvm_pipeline import lineage
+
+    settings = _settings(preset=preset, validation_articles=validation_articles, epochs=epochs, seed=seed)
+    out = _console()
+    with console.progress_bars(out) as bars:
+        lineage.run(settings, _chosen(architecture), task=bars.task)
+    console.show_results(out, settings)
+
+
+@app.command()
+def train(
+    architecture: Annotated[str, typer.Option("--architecture", "-a", help="What to train.")] = "lstm",
+    preset: PresetOption = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Concept table (Parquet), or sequences (NPZ). Default: the promoted products.")
+    ] = None,
+    hidden_dim: Annotated[int | None, typer.Option(help="Hidden width, instead of the preset's.")] = None,
+    num_layers: Annotated[int | None, typer.Option(help="Layers, instead of the preset's.")] = None,
+    batch_size: BatchOption = None,
+    epochs: EpochsOption = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    mode: ModeOption = None,
+    seed: SeedOption = None,
+    validation_articles: ValidationArticlesOption = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the trained model. Default: in LVM_HOME.")] = None,
+) -> None:
+    """Train one model and keep it in a folder: safetensors weights and their provenance."""
+    from lvm_pipeline import given_files
+
+    settings = _settings(
+        preset=preset,
+        batch_size=batch_size,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        training_mode=mode,
+        seed=seed,
+        validation_articles=validation_articles,
+    )
+    model = {"hidden_dim": hidden_dim, "num_layers": num_layers}
+    out = _console()
+    with console.progress_bars(out) as bars:
+        trained = given_files.train_on(
+            settings,
+            architecture,
+            data=data,
+            output=output,
+            model_overrides={name: value for name, value in model.items() if value is not None},
+            progress=console.training_bar(bars.task(f"Training {architecture}")),
+        )
+    console.show_trained(out, trained)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a trained model. Default: the one of --architecture.")
+    ] = None,
+    architecture: Annotated[str, typer.Option("--architecture", "-a", help="Which of the pipeline's models.")] = "lstm",
+    test_data: Annotated[
+        Path | None, typer.Option(help="Concept table (Parquet), or sequences (NPZ). Default: the promoted products.")
+    ] = None,
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Which articles to score.")
+    ] = "validation",
+    validation_articles: ValidationArticlesOption = None,
+    output: Annotated[Path | None, typer.Option(help="Where the report goes, as JSON; HTML beside it.")] = None,
+) -> None:
+    """Score a trained model beside the baselines on the same rows."""
+    from lvm_pipeline import given_files
+
+    settings = _settings(validation_articles=validation_articles)
+    out = _console()
+    with out.status("Scoring"):
+        report = given_files.evaluate_on(
+            settings, model or settings.models_dir / architecture, data=test_data, split=split, output=output
+        )
+    console.show_report(out, report)
+
+
+@app.command()
+def leaderboard(as_json: JsonOption = False) -> None:
+    """Show the models and the baselines of the present data in one table."""
+    from lvm_pipeline import lineage
+
+    settings = _settings()
+    board = lineage.build_leaderboard(settings)
+    if as_json:
+        _print_json(board)
+    else:
+        console.show_leaderboard(_console(), board)
+
+
+@app.command(name="export")
+def export_(folder: Annotated[Path, typer.Argument(help="Folder that gets the NPZ exchange files.")]) -> None:
+    """Write the promoted concepts and sequences as NPZ files that load without pickle."""
+    from lvm_pipeline import given_files
+
+    for path in given_files.export_npz(_settings(), folder):
+        _console().print(f"Wrote {path}", soft_wrap=True)
+
+
+@app.command(name="import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="NPZ exchange file: ordered concepts, or sequences.")],
+    validation_articles: ValidationArticlesOption = None,
+) -> None:
+    """Take an NPZ exchange file for concepts and sequences, checked like any other source."""
+    from lvm_pipeline import given_files
+
+    verification = given_files.import_npz(_settings(validation_articles=validation_articles), file)
+    console.show_verification(_console(), verification)
+    if not verification.passed:
+        raise typer.Exit(1)
+
+
+@list_app.command(name="architectures")
+def list_architectures(as_json: JsonOption = False) -> None:
+    """List every architecture with its presets and their exact sizes."""
+    from lvm_pipeline.architectures._registry import ARCHITECTURES
+
+    rows = [
+        {"name": name, "preset": preset_name, "num_params": preset.num_params, "causal": architecture.causal}
+        for name, architecture in ARCHITECTURES.items()
+        for preset_name, preset in architecture.presets.items()
+    ]
+    if as_json:
+        _print_json(rows)
+    else:
+        console.show_rows(_console(), rows)
+
+
+@app.command()
+def settings(as_json: JsonOption = False) -> None:
+    """Show every setting: its variable, its value and what it means. Secrets are not shown."""
+    values = _settings()
+    rows = [
+        {"variable": f"LVM_{name.upper()}", "value": str(getattr(values, name)), "meaning": field.description or ""}
+        for name, field in Settings.model_fields.items()
+    ]
+    if as_json:
+        _print_json(rows)
+    else:
+        console.show_rows(_console(), rows)
+
+
+@app.command()
+def ui() -> None:
+    """Start the Dagster web UI, its daemon and the MLflow UI; Ctrl-C stops them all."""
+    from lvm_pipeline.adapters import services
+
+    services.run_services(_settings())
+
+
+@app.command()
+def down() -> None:
+    """Stop the embedded Postgres server."""
+    from lvm_pipeline.adapters import embedded_postgres
+
+    was_running = embedded_postgres.stop(_settings().postgres_dir)
+    _console().print("Stopped the embedded Postgres." if was_running else "The embedded Postgres was not running.")
+
+
+def _console(*, quiet: bool = False) -> Console:
+    return Console(quiet=quiet, highlight=False)
+
+
+def _settings(**options: Any) -> Settings:
+    return load_settings(**{name: value for name, value in options.items() if value is not None})
+
+
+def _chosen(names: list[str] | None) -> list[str]:
+    """Return the architectures that the options name; `all` is every one, and a word may hold several."""
+    from lvm_pipeline.architectures._registry import architecture_names
+
+    known = architecture_names()
+    wanted = [name for words in names or DEFAULT_ARCHITECTURES for name in words.replace(",", " ").split()]
+    if "all" in wanted:
+        return known
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise LvmError(f"There is no architecture {', '.join(unknown)}; there are {', '.join(known)}.")
+    return list(dict.fromkeys(wanted))
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,112 @@
+"""Training, scoring and exchange on files that a person names, beside the products of `LVM_HOME`."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvm_pipeline import files, lineage
+from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from lvm_pipeline.training.loop import OnProgress, TrainedModel
+
+
+def train_on(
+    settings: Settings,
+    architecture: str,
+    *,
+    data: Path | None,
+    output: Path | None,
+    model_overrides: Mapping[str, Any],
+    progress: "OnProgress | None" = None,
+) -> "TrainedModel":
+    """Train one model on a file, or on the promoted products, tracked in MLflow.
+
+    Without `output` the model takes the place of the pipeline's own model of that architecture, if
+    it was trained on the promoted products, and else goes to a folder named after the file.
+
+    Raises:
+        LvmError: If data or options cannot be used, with what to do.
+        InvariantError: If the trained model breaks a blocking invariant; an earlier one stays.
+    """
+    from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
+    from lvm_pipeline.findings import raise_on_blocking
+    from lvm_pipeline.training.data import load_training_data
+    from lvm_pipeline.training.invariants import check_trained_model
+    from lvm_pipeline.training.loop import TrainedModel, train
+
+    concepts_path, sequences_path, vectors_dir = tables_of(settings, data)
+    if output is None:
+        name = architecture if data is None else f"{architecture}-{data.stem}"
+        output = settings.models_dir / name
+    output = output.absolute()
+    staged = output.with_name(f".{output.name}.staging")
+    tracker = MlflowTracker(settings)
+    config = lineage.training_config_of(settings, architecture, model=model_overrides or None)
+    trained = train(
+        config,
+        load_training_data(concepts_path, sequences_path, vectors_dir),
+        output_dir=staged,
+        tracker=tracker,
+        progress=progress,
+    )
+    lineage.note_tracking(staged, tracker)
+    raise_on_blocking(check_trained_model(staged, concepts_path, sequences_path, vectors_dir))
+    files.replace_dir(staged, output)
+    return TrainedModel(path=output, info=trained.info)
+
+
+def evaluate_on(
+    settings: Settings, model_dir: Path, *, data: Path | None, split: str, output: Path | None
+) -> dict[str, Any]:
+    """Score a trained model on a file, or on the promoted products; `output` gets the JSON, with the HTML beside it.
+
+    Raises:
+        LvmError: If model or data cannot be used, or do not belong together.
+    """
+    from lvm_pipeline.evaluation.evaluate import evaluate_model
+    from lvm_pipeline.evaluation.report import write_report_files
+
+    concepts_path, sequences_path, vectors_dir = tables_of(settings, data)
+    report = evaluate_model(model_dir, concepts_path, sequences_path, vectors_dir=vectors_dir, split=split)
+    json_path = (output or model_dir / f"report-{split}.json").absolute()
+    write_report_files(report, json_path)
+    return report
+
+
+def tables_of(settings: Settings, data: Path | None) -> tuple[Path, Path, Path]:
+    """Return concept table, sequence table and vectors folder of a file, or of the promoted products."""
+    from lvm_pipeline.training.options import tables_from_file
+
+    if data is None:
+        return settings.concepts_path, settings.sequences_path, settings.vectors_dir
+    place = hashlib.sha256(str(data.absolute()).encode()).hexdigest()[:12]
+    work_dir = settings.data_dir / "files" / f"{data.stem}-{place}"
+    concepts_path, sequences_path = tables_from_file(
+        data, work_dir=work_dir, sequence_options=lineage.sequence_options(settings), space_id=settings.space_id
+    )
+    return concepts_path, sequences_path, settings.vectors_dir
+
+
+def export_npz(settings: Settings, folder: Path) -> list[Path]:
+    """Write the promoted concepts and sequences as the NPZ exchange files, which load without pickle."""
+    from lvm_pipeline.sequences.npz import export_npz as export
+
+    return export(settings.concepts_path, settings.sequences_path, folder)
+
+
+def import_npz(settings: Settings, path: Path) -> lineage.Verification:
+    """Make an NPZ exchange file the concepts and sequences of this home, if they pass every blocking invariant.
+
+    Raises:
+        LvmError: If the file cannot be used; it is never executed.
+        InvariantError: If a blocking invariant failed; earlier products stay.
+    """
+    concepts_path, sequences_path, _ = tables_of(settings, path)
+    metadata = read_concepts_metadata(concepts_path)
+    findings = lineage.check_staged_concepts(settings, concepts_path, metadata)
+    lineage.promote_concepts(settings, lineage.StagedConcepts(path=concepts_path, metadata=metadata, findings=findings))
+    files.promote(sequences_path, settings.sequences_path)
+    return lineage.verify_products(settings)
