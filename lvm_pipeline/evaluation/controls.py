@@ -1,0 +1,97 @@
+"""Does the model use its context, and the order in it? Two controls on a sample of targets.
+
+`order_shuffled` gives it the same concepts in another order, `wrong_context` those before a target of another article.
+A model that scores the same either way predicts from nothing but the average.
+
+Shapes: C = sampled targets, T = context in concepts, D = vector width.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.targets import Targets
+from lvm_pipeline.measures.uncertainty import paired_gain
+
+NUM_SAMPLED = 512
+LONG_CONTEXT = 16  # of a model that reads articles
+CONTEXTS_IN_A_BATCH = 128
+
+
+def control_scores(model: LatentVectorModel, targets: Targets, *, seed: int = 0, device: str = "cpu") -> dict[str, Any]:
+    """Score the model with its context as it is, shuffled, and from another article.
+
+    Returns:
+        Counts, the cosine of each arm, and for the controls the loss against the context as it is, with its interval
+        by article; `wrong_context` is None where the targets come from one article.
+    """
+    rng = np.random.default_rng(seed)
+    context_length = usual_context_length(model, targets)
+    chosen = _sample(targets, context_length, rng)
+    rows = targets.scored.target_rows[chosen]
+    articles = targets.scored.articles[chosen]
+    lags = np.arange(-context_length, 0)
+    as_it_is = rows[:, None] + lags
+    shuffled = rng.permuted(as_it_is, axis=1)
+    wanted = np.asarray(targets.vectors[rows], np.float32)
+
+    def cosine_with(context_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return cosines(_predictions(model, targets.vectors, context_rows, device), wanted)
+
+    true_cosines = cosine_with(as_it_is)
+    arms = {"order_shuffled": shuffled, "wrong_context": _of_other_articles(as_it_is, articles, rng)}
+    found: dict[str, Any] = {
+        "num_targets": len(rows),
+        "context_length": context_length,
+        "cosine": float(true_cosines.mean()),
+    }
+    for name, context_rows in arms.items():
+        if context_rows is None:
+            found[name] = None
+            continue
+        control = cosine_with(context_rows)
+        loss = paired_gain(true_cosines, control, articles, seed=seed)
+        found[name] = {"cosine": float(control.mean()), "loss": loss.as_json()}
+    return found
+
+
+def usual_context_length(model: LatentVectorModel, targets: Targets) -> int:
+    """Return T for a model of windows; for one of articles 16, or what half of the targets have, or it can read."""
+    if targets.context_mode == "windows":
+        return targets.context_length
+    before = targets.scored.target_rows - targets.scored.first_rows
+    return min(LONG_CONTEXT, int(np.median(before)), model.max_context or LONG_CONTEXT)
+
+
+def _sample(targets: Targets, context_length: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    before = targets.scored.target_rows - targets.scored.first_rows
+    long_enough = np.flatnonzero(before >= context_length)
+    return np.sort(rng.choice(long_enough, min(NUM_SAMPLED, len(long_enough)), replace=False))
+
+
+def _of_other_articles(
+    rows: NDArray[np.int64], articles: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64] | None:
+    """Give each target the context rows of a target of another article; nothing where there is one article only."""
+    if len(np.unique(articles)) < 2:
+        return None
+    donors = rng.permutation(len(rows))
+    while len(same := np.flatnonzero(articles[donors] == articles)):
+        donors[same] = rng.integers(0, len(rows), len(same))
+    return rows[donors]
+
+
+@torch.inference_mode()
+def _predictions(
+    model: LatentVectorModel, vectors: NDArray[np.float32], context_rows: NDArray[np.int64], device: str
+) -> NDArray[np.float32]:
+    model.eval()
+    found = []
+    for start in range(0, len(context_rows), CONTEXTS_IN_A_BATCH):
+        contexts = np.asarray(vectors[context_rows[start : start + CONTEXTS_IN_A_BATCH]], np.float32)
+        found.append(model(torch.from_numpy(contexts).to(device))[:, -1].float().cpu().numpy())
+    return np.concatenate(found)

@@ -1,0 +1,199 @@
+"""Score one trained model on one split: the part that reports and the champion rule share.
+
+Shapes: S = targets, D = vector width.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.measures.scores import Scores, given_predictions, score_predictor
+from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
+from lvm_pipeline.training.batches import place_vectors
+from lvm_pipeline.training.checkpoint import WEIGHTS_FILE, TrainedModelInfo, load_trained_model
+from lvm_pipeline.training.data import Split, TrainingData
+from lvm_pipeline.training.predictions import predict_runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowScores:
+    """Cosine of one predictor to every target of a split, with all that two of them must share to be compared.
+
+    Attributes:
+        name: The predictor, in words.
+        fingerprint: Of the sequence table that the targets come from.
+        split: Split of the targets.
+        target_rows: Row of each target, shape (S,).
+        articles: Article of each target, shape (S,).
+        cosines: Shape (S,).
+        is_leaking: Whether the sequences leak.
+        model_fingerprint: Of the weights; None for a baseline.
+    """
+
+    name: str
+    fingerprint: str
+    split: str
+    target_rows: NDArray[np.int64]
+    articles: NDArray[np.int64]
+    cosines: NDArray[np.float32]
+    is_leaking: bool = False
+    model_fingerprint: str | None = None
+
+    @property
+    def cosine(self) -> float:
+        """Mean cosine."""
+        return float(np.mean(self.cosines, dtype=np.float64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredModel:
+    """A trained model, its targets and what it scored on them."""
+
+    model: LatentVectorModel
+    info: TrainedModelInfo
+    model_fingerprint: str
+    data: TrainingData = field(repr=False)
+    targets: Targets = field(repr=False)
+    train_mean: NDArray[np.float32] = field(repr=False)
+    scores: Scores = field(repr=False)
+    split: Split
+    device: str
+
+    def row_scores(self) -> RowScores:
+        """Return what the champion rule compares."""
+        return RowScores(
+            name=f"{self.info.architecture} {self.info.preset}",
+            fingerprint=self.data.sequences.metadata.fingerprint,
+            split=self.split,
+            target_rows=self.targets.scored.target_rows,
+            articles=self.targets.scored.articles,
+            cosines=self.scores.closeness.cosine,
+            is_leaking=self.data.sequences.metadata.is_leaking,
+            model_fingerprint=self.model_fingerprint,
+        )
+
+    def baseline_row_scores(self, name: str, scores: Scores) -> RowScores:
+        """Return the same of a baseline scored on the same targets."""
+        own = self.row_scores()
+        return RowScores(
+            name=name,
+            fingerprint=own.fingerprint,
+            split=own.split,
+            target_rows=own.target_rows,
+            articles=own.articles,
+            cosines=scores.closeness.cosine,
+            is_leaking=own.is_leaking,
+        )
+
+
+def score_model(
+    model_dir: Path,
+    data: TrainingData,
+    *,
+    split: Split = "validation",
+    context_mode: ContextMode | None = None,
+    device: str = "cpu",
+    num_threads: int | None = None,
+    require_same_data: bool = True,
+) -> ScoredModel:
+    """Load a trained model and score it.
+
+    Args:
+        model_dir: Folder of the trained model.
+        data: What to score it on.
+        split: Whose targets.
+        context_mode: What it may read; None: what it was trained to read.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        num_threads: PyTorch threads on a CPU; None: as in training.
+        require_same_data: Refuse data other than the model was trained on. The champion rule, which scores an
+            incumbent on newer data of the same space, turns this off.
+
+    Returns:
+        The scores.
+
+    Raises:
+        LvmError: If there is no such model, it belongs to another space or other data, or it cannot be scored.
+    """
+    if split not in get_args(Split):
+        raise LvmError(f"There is no split {split!r}; choose one of {', '.join(get_args(Split))}.")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    model, info = load_trained_model(model_dir, space_id=data.concepts.space_id, device=device)
+    _refuse_other_data(model_dir, info, data, require_same_data=require_same_data)
+    mode: Any = context_mode or info.mode
+    targets = targets_of(data, split=split, context_mode=mode)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(num_threads or info.training["num_threads"])
+    try:
+        predictions = predict_runs(
+            model,
+            place_vectors(data.vectors, device),
+            data.scored_runs(split, mode=mode),
+            precision=precision_on(device, info),
+        )
+    finally:
+        torch.set_num_threads(threads)
+    if not np.isfinite(predictions).all():
+        raise LvmError(f"The model in {model_dir} predicts numbers that are not finite; train it again.")
+    train_mean = targets.train_mean()
+    return ScoredModel(
+        model=model,
+        info=info,
+        model_fingerprint=model_fingerprint(model_dir),
+        data=data,
+        targets=targets,
+        train_mean=train_mean,
+        scores=score_predictor(given_predictions(predictions, targets), targets, train_mean=train_mean),
+        split=split,
+        device=device,
+    )
+
+
+def targets_of(data: TrainingData, *, split: Split, context_mode: ContextMode) -> Targets:
+    """Describe what is predicted on a split."""
+    return find_targets(
+        data.vectors,
+        article_first_rows=data.articles.first_rows,
+        article_splits=data.article_splits,
+        target_rows=data.sequences.target_rows,
+        target_splits=data.sequences.splits,
+        context_length=data.context_length,
+        split=split,
+        context_mode=context_mode,
+    )
+
+
+def precision_on(device: str, info: TrainedModelInfo) -> Any:
+    """Return the precision of the training where it ran on such a device, else float32."""
+    is_same_kind = device.split(":")[0] == str(info.training["device"]).split(":")[0]
+    return info.training["precision"] if is_same_kind else "float32"
+
+
+def model_fingerprint(model_dir: Path) -> str:
+    """Hash the weights: equal for the same model wherever it lies."""
+    with (model_dir / WEIGHTS_FILE).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_other_data(model_dir: Path, info: TrainedModelInfo, data: TrainingData, *, require_same_data: bool) -> None:
+    width = info.config.get("vector_dim")
+    if width != data.concepts.vector_dim:
+        raise LvmError(
+            f"The model in {model_dir} predicts vectors of width {width}, not {data.concepts.vector_dim}; "
+            "use the concepts it was trained on, or train it again."
+        )
+    others = [name for name, found in data.fingerprints.items() if info.fingerprints.get(name) != found]
+    if require_same_data and others:
+        told = "; ".join(
+            f"{name} {str(info.fingerprints.get(name))[:12]}, not {data.fingerprints[name][:12]}" for name in others
+        )
+        raise LvmError(
+            f"The model in {model_dir} was trained on other data ({told}), so its split and these scores could not be "
+            "believed; evaluate it on the data it was trained on, or train it again."
+        )
