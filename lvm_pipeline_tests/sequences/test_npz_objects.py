@@ -1,0 +1,268 @@
+"""Object arrays are read as values; nothing that a file asks for is ever executed."""
+
+import builtins
+import contextlib
+import datetime
+import functools
+import io
+import os
+import pickle  # noqa: TID251 - to make the files that are refused
+import tracemalloc
+import uuid
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvm_pipeline.sequences.npz_objects import RefusedObjectsError, read_objects
+
+UTC = datetime.UTC
+
+
+def array_of(values):
+    array = np.empty(len(values), dtype=object)
+    for index, value in enumerate(values):
+        array[index] = value
+    return array
+
+
+def stored(values, protocol=4):
+    """What NumPy 2 stores of an object array."""
+    return pickle.dumps(array_of(values), protocol=protocol)
+
+
+def as_numpy_1(content):
+    """The same, with the module names of NumPy 1."""
+    assert b"numpy._core.multiarray" in content
+    content = content.replace(b"\x8c\x16numpy._core.multiarray", b"\x8c\x15numpy.core.multiarray")
+    return content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+
+
+class Call:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.parts = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.parts
+
+
+TIMES = st.datetimes(timezones=st.sampled_from([None, UTC, datetime.timezone(datetime.timedelta(hours=-3), "X")]))
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.binary(min_size=1),
+    st.uuids(),
+    TIMES,
+)
+NESTED = st.recursive(VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
+
+
+@given(st.lists(NESTED, max_size=8), st.sampled_from([2, 3, 4]), st.booleans())
+def test_plain_values_come_back(values, protocol, is_numpy_1):
+    content = stored(values, protocol)
+    content = as_numpy_1(content) if is_numpy_1 else content
+    assert read_objects(content, num_entries=len(values)) == values
+
+
+@pytest.mark.parametrize("rewrite", [lambda content: content, as_numpy_1])
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_numpy_values_become_plain_ones(rewrite, protocol):
+    values = [np.float32(1.5), np.int64(7), np.str_("text"), np.bool_(True), np.float64(2.5), (1, (2,))]
+    arrays = [np.arange(4, dtype=">f4"), np.array([["a", "bc"]]), np.asfortranarray(np.arange(6).reshape(2, 3))]
+    got = read_objects(rewrite(stored(values + arrays, protocol)), num_entries=9)
+    assert got[:6] == [1.5, 7, "text", True, 2.5, (1, (2,))]
+    assert all(type(value) in {float, int, str, bool, tuple} for value in got[:6])
+    for value, expected in zip(got[6:], arrays, strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_one_object_may_stand_in_many_places():
+    one = uuid.uuid4()
+    assert read_objects(stored([one, one, one]), num_entries=3) == [one] * 3
+
+
+def test_a_uuid_with_its_safety_is_read():
+    unsafe = uuid.UUID(int=5, is_safe=uuid.SafeUUID.safe)
+    assert read_objects(stored([unsafe]), num_entries=1) == [unsafe]
+
+
+@pytest.mark.parametrize(
+    ("evil", "name"),
+    [
+        (Call(os.system, "touch {marker}"), "posix.system"),
+        (Call(builtins.eval, "open('{marker}', 'w')"), "eval"),
+        (Call(builtins.exec, "open('{marker}', 'w')"), "exec"),
+        (Call(builtins.getattr, "os", "system"), "getattr"),
+        (Call(builtins.__import__, "os"), "__import__"),
+        (Call(builtins.open, "{marker}", "w"), "open"),
+        (Call(functools.partial, os.system, "touch {marker}"), "functools.partial"),
+        (Call(np.load, "{marker}"), "numpy.load"),
+        (Call(np.fromfile, "{marker}"), "fromfile"),
+        (os.system, "posix.system"),
+        (Call, "Call"),
+        (np.ndarray.tofile, "getattr"),
+        (datetime.date(2020, 1, 1), "datetime.date"),
+        (uuid.uuid4, "uuid.uuid4"),
+        (np.datetime64("2020-01-01"), "M8"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("rewrite", [lambda content: content, as_numpy_1])
+def test_what_a_file_would_call_is_refused_by_name_and_not_called(tmp_path, evil, name, protocol, rewrite):
+    marker = tmp_path / "marker"
+    if isinstance(evil, Call):
+        function, arguments = evil.parts
+        evil = Call(function, *[a.format(marker=marker) if isinstance(a, str) else a for a in arguments])
+    content = stored(["harmless", evil], protocol)
+    if protocol < 5:
+        content = rewrite(content)
+
+    with pytest.raises(RefusedObjectsError, match=name if protocol < 5 or name != "M8" else "."):
+        read_objects(content, num_entries=2)
+
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        Call(np.dtype, "V999999999"),
+        Call(np.dtype, "O,O"),
+        Call(np.dtype, ("f4", (10**9,))),
+        Call(np.dtype, [("a", "f4")]),
+        Call(np.dtype, 5),
+        Call(np.dtype),
+        Call(np._core.multiarray._reconstruct, np.dtype, (0,), b"b"),
+        Call(np._core.multiarray._reconstruct, np.ndarray),
+        Call(np._core.multiarray.scalar, np.dtype("f4"), b"12345678"),
+        Call(np._core.multiarray.scalar, np.dtype("O"), b""),
+        Call(np._core.multiarray.scalar, "f4", b"1234"),
+        Call(np.ndarray, (10**12,)),
+        Call(np.ndarray, 3),
+        Call(uuid.UUID, "not a uuid"),
+        Call(datetime.datetime, b"\xff" * 10),
+        Call(datetime.datetime, b"123"),
+        Call(datetime.datetime, 2020, 1, 1),
+        Call(datetime.datetime, b"\x07\xe4\x01\x01\x00\x00\x00\x00\x00\x00", "UTC"),
+        Call(datetime.timezone, 5),
+        Call(datetime.timedelta, 10**12),
+        Call(datetime.timedelta, "1"),
+        Call(datetime.timedelta, *range(9)),
+    ],
+)
+def test_bad_arguments_of_known_names_are_refused(evil):
+    with pytest.raises(RefusedObjectsError):
+        read_objects(stored([evil]), num_entries=1)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (1, (10**12,), np.dtype("f4"), False, b"1234"),
+        (1, (10**12,), np.dtype("O"), False, [1]),
+        (1, (-1,), np.dtype("f4"), False, b""),
+        (1, (1.0,), np.dtype("f4"), False, b"1234"),
+        (1, (1,), "f4", False, b"1234"),
+        (1, (1,), np.dtype("f4"), False, "1234"),
+        (1, (1,), np.dtype("O"), False, (1,)),
+        {"shape": (1,)},
+        None,
+    ],
+)
+def test_arrays_that_claim_what_they_are_not_are_refused(state):
+    array = Call(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b", state=state)
+    with pytest.raises(RefusedObjectsError):
+        read_objects(stored([array]), num_entries=1)
+
+
+def test_states_for_known_objects_are_checked():
+    for state in ({"int": -1}, {"int": 2**128}, {"int": "1"}, {"int": 1, "__class__": 3}, {}, 5):
+        content = pickle.dumps(array_of([uuid.UUID(int=1)]), protocol=4)
+        body = pickle.dumps(state, protocol=4)[2:-1]
+        at = content.index(b"\x8c\x03int") - 3  # EMPTY_DICT, MEMOIZE before the key
+        harmed = content[:at] + (body[9:] if body[:1] == b"\x95" else body) + b"b" + content[content.rindex(b"e") :]
+        with pytest.raises(RefusedObjectsError):
+            read_objects(harmed, num_entries=1)
+
+
+MULTIARRAY = b"\x80\x04cnumpy._core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+DTYPE_O = b"cnumpy\ndtype\n\x8c\x01O\x89\x88\x87R"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04\x8d" + (2**62).to_bytes(8, "little") + b"abc.",  # text of 4 EiB
+        b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"abc.",  # bytes of 1 TiB
+        b"\x80\x04\x96" + (2**40).to_bytes(8, "little") + b"abc.",  # bytearray of 1 TiB
+        b"\x80\x04\x8b" + (2**31 - 1).to_bytes(4, "little") + b"\x01.",  # number of 2 GiB
+        b"\x80\x04Nr\xff\xff\xff\x7f.",  # memo of two billion places
+        b"\x80\x04" + b"]" * 200_000 + b".",
+        b"\x80\x04" + b"(" * 300_000 + b".",
+        b"\x80\x04" + b"]" + b"\x85" * 100_000 + b".",
+        b"\x80\x04(]\x94" + b"2" * 100 + b"e.",
+    ],
+)
+def test_memory_bombs_are_refused_with_little_memory(content):
+    tracemalloc.start()
+    with pytest.raises(RefusedObjectsError):
+        read_objects(content, num_entries=1)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 64e6
+
+
+def test_values_mentioned_again_and_again_are_refused():
+    """A list of ten lists of ten lists ...: a few hundred bytes that would unfold to 10**12 values."""
+    value = []
+    for _ in range(12):
+        value = [value] * 10
+    with pytest.raises(RefusedObjectsError, match="too deeply or too often"):
+        read_objects(stored([value]), num_entries=1)
+
+
+def test_a_list_that_holds_itself_is_refused():
+    value = []
+    value.append(value)
+    with pytest.raises(RefusedObjectsError, match="too deeply"):
+        read_objects(stored([value]), num_entries=1)
+
+
+@pytest.mark.parametrize("num_entries", [0, 2, 4])
+def test_another_number_of_entries_is_refused(num_entries):
+    with pytest.raises(RefusedObjectsError, match=f"3 entries where {num_entries}"):
+        read_objects(stored([1, 2, 3]), num_entries=num_entries)
+
+
+@pytest.mark.parametrize("value", ["text", [1], np.arange(3), None])
+def test_what_is_no_object_array_is_refused(value):
+    with pytest.raises(RefusedObjectsError, match="not an array of objects"):
+        read_objects(pickle.dumps(value, protocol=4), num_entries=1)
+
+
+def test_bytes_after_the_end_are_refused():
+    with pytest.raises(RefusedObjectsError, match="more bytes"):
+        read_objects(stored([1]) + b"x", num_entries=1)
+
+
+@given(st.data())
+def test_damaged_bytes_are_refused_or_read_and_never_crash(data):
+    content = bytearray(stored([uuid.UUID(int=7), datetime.datetime(2020, 1, 1, tzinfo=UTC), "a", np.float32(1)]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
+    with contextlib.suppress(RefusedObjectsError):
+        read_objects(bytes(content), num_entries=4)
+
+
+def test_the_harmless_twin_is_what_pickle_itself_reads():
+    values = ["a", 1, 2.5, None, uuid.UUID(int=9), datetime.datetime(2020, 2, 29, 1, 2, 3, 4, tzinfo=UTC, fold=1)]
+    content = stored(values)
+    theirs = pickle.load(io.BytesIO(content)).tolist()  # noqa: S301 - made two lines above
+    assert read_objects(content, num_entries=len(values)) == theirs == values
