@@ -54,8 +54,8 @@ class ResidualStack(nn.Module):
 class RecurrentStack(ResidualStack):
     """A stack whose mixers can all continue from a state."""
 
-    def prefill(self, states: Tensor, state: list[Any] | None) -> tuple[Tensor, list[Any]]:
-        """Mix what follows on `state`, one entry a layer."""
+    def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Mix what follows on `state`, a list with one entry a layer, or nothing at the start."""
         states = at_least_float32(states)
         layer_states = [None] * len(self.layers) if state is None else state
         after = []

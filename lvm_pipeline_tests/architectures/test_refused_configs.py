@@ -9,6 +9,8 @@ REFUSED = [
     ("mamba2", {"head_dim": 24}, "head_dim must be a divisor of expand \\* hidden_dim = 128, got 24"),
     ("mamba2", {"num_groups": 3}, "num_groups must be a divisor of the number of heads, 8, got 3"),
     ("mamba2", {"conv_width": 0}, "conv_width must be at least 1, got 0"),
+    ("distilgpt2", {"num_heads": 5}, "num_heads must be a divisor of hidden_dim = 96, got 5"),
+    ("distilgpt2", {"num_positions": 0}, "num_positions must be at least 1, got 0"),
 ]
 
 

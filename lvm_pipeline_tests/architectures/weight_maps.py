@@ -21,6 +21,23 @@ def mamba2_stack(reference):
     return ours
 
 
+def gpt2_stack(reference):
+    """wpe -> positions; h.i.ln_1, attn -> layers.2i; h.i.ln_2, mlp -> layers.2i+1; Conv1D (in, out) -> Linear (out, in).
+
+    c_attn and qkv both hold queries, keys, values in this order.
+    """
+    ours = {"positions": reference["wpe.weight"], **under("norm", part(reference, "ln_f"))}
+    inner = {"attn.c_attn": "qkv", "attn.c_proj": "out", "mlp.c_fc": "widen", "mlp.c_proj": "narrow"}
+    for layer in layer_numbers(reference, "h"):
+        for theirs, name in inner.items():
+            place = f"layers.{2 * layer + theirs.startswith('mlp')}.inner.{name}"
+            ours[f"{place}.weight"] = reference[f"h.{layer}.{theirs}.weight"].T
+            ours[f"{place}.bias"] = reference[f"h.{layer}.{theirs}.bias"]
+        for number in (0, 1):
+            ours |= under(f"layers.{2 * layer + number}.norm", part(reference, f"h.{layer}.ln_{number + 1}"))
+    return ours
+
+
 def layer_numbers(reference, prefix):
     found = {int(key.removeprefix(f"{prefix}.").split(".")[0]) for key in reference if key.startswith(f"{prefix}.")}
     return sorted(found)

@@ -1,0 +1,147 @@
+"""DistilGPT-2: the transformer baseline, six layers of GPT-2.
+
+Papers: Radford et al., Language Models are Unsupervised Multitask Learners, 2019; Sanh et al.,
+DistilBERT, 2019 (arXiv 1910.01108) for the six layers. Code: github.com/huggingface/transformers 5.23.0,
+`models/gpt2/modeling_gpt2.py`. Left out: token embedding and head, and the distillation: there is no
+larger model of concepts to distil.
+
+Shapes: B = batch, T = context in concepts, H = hidden width, L = layers.
+
+    u_0 = x + positions                                       learned, so a context has a longest length
+    u   = u + attention(LayerNorm(u))                          `_attention`
+    u   = u + W_2 gelu(W_1 LayerNorm(u) + b_1) + b_2           inner width 4 H, gelu by tanh
+    a last LayerNorm after L such pairs; the sum u stays in float32
+
+`full` keeps the six layers and is wider, to reach the size that the published model has with its token
+embeddings; `published` has the authors' widths.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lvm_pipeline.architectures._attention import CausalSelfAttention, reference_attention
+from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._mlp import Mlp
+from lvm_pipeline.architectures._norms import LayerNorm
+from lvm_pipeline.architectures._precision import at_least_float32
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+from lvm_pipeline.errors import LvmError
+
+START_DEVIATION = 0.02  # of every weight in the fresh model
+
+Gpt2State = tuple[int, list[Any]]  # positions seen, and what each layer carries
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilGpt2Config(ModelConfig):
+    """`num_positions` is the longest context."""
+
+    hidden_dim: int = 1056
+    num_layers: int = 6
+    num_heads: int = 12
+    num_positions: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse heads that do not divide the width."""
+        super().__post_init__()
+        self.require(self.num_heads >= 1, "num_heads", "at least 1")
+        self.require(self.hidden_dim % self.num_heads == 0, "num_heads", f"a divisor of hidden_dim = {self.hidden_dim}")
+        self.require(self.num_positions >= 1, "num_positions", "at least 1")
+
+
+class Gpt2Mixers(RecurrentStack):
+    """Learned positions, then L pairs of attention and MLP."""
+
+    def __init__(self, config: DistilGpt2Config):
+        """Draw weights as the authors do, those before a residual addition smaller by the root of their number."""
+        super().__init__(_layers(config), LayerNorm(config.hidden_dim))
+        self.positions = nn.Parameter(torch.empty(config.num_positions, config.hidden_dim))
+        nn.init.normal_(self.positions, std=START_DEVIATION)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                is_last = name.endswith((".out", ".narrow"))
+                nn.init.normal_(
+                    module.weight, std=START_DEVIATION / (math.sqrt(2 * config.num_layers) if is_last else 1)
+                )
+                nn.init.zeros_(module.bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Mix along the context."""
+        return super().forward(self.placed(states, 0))
+
+    def prefill(self, states: Tensor, state: Gpt2State | None) -> tuple[Tensor, Gpt2State]:
+        """Mix what follows on `state`."""
+        num_seen, layer_states = (0, None) if state is None else state
+        mixed, layer_states = super().prefill(self.placed(states, num_seen), layer_states)
+        return mixed, (num_seen + states.shape[1], layer_states)
+
+    def placed(self, states: Tensor, start: int) -> Tensor:
+        """Add the positions from `start` on.
+
+        Returns:
+            States in float32 or wider, (B, T, H).
+
+        Raises:
+            LvmError: If there are not so many positions.
+        """
+        end = start + states.shape[1]
+        if end > len(self.positions):
+            raise LvmError(f"This model reads at most {len(self.positions)} concepts, got {end}; cut the context.")
+        return at_least_float32(states) + self.positions[start:end]
+
+
+def _layers(config: DistilGpt2Config) -> list[Residual]:
+    layers = []
+    for _ in range(config.num_layers):
+        attention = CausalSelfAttention(
+            config.hidden_dim,
+            num_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            has_bias=True,
+            dropout=config.dropout,
+        )
+        mlp = Mlp(config.hidden_dim, 4 * config.hidden_dim, activation=partial(F.gelu, approximate="tanh"))
+        layers += [Residual(LayerNorm(config.hidden_dim), inner, dropout=config.dropout) for inner in (attention, mlp)]
+    return layers
+
+
+def build(config: DistilGpt2Config) -> Backbone:
+    """Build the model."""
+    return Backbone(config, Gpt2Mixers(config), max_context=config.num_positions)
+
+
+def reference(model: Backbone, contexts: Tensor) -> Tensor:
+    """Predict with plain attention."""
+    assert isinstance(model.mixers, Gpt2Mixers)
+    states = model.mixers.placed(model.states_of(contexts), 0)
+    for layer in model.mixers.layers:
+        assert isinstance(layer, Residual)
+        if isinstance(layer.inner, CausalSelfAttention):
+            states = states + reference_attention(layer.inner, layer.norm(states))
+        else:
+            states = layer(states)
+    return model.predict_from(contexts, model.mixers.norm(states))
+
+
+ARCHITECTURE = Architecture(
+    name="distilgpt2",
+    summary="DistilGPT-2, the transformer baseline",
+    sources=("https://arxiv.org/abs/1910.01108", "https://github.com/huggingface/transformers (5.23.0, gpt2)"),
+    config_class=DistilGpt2Config,
+    presets={
+        "smoke": Preset(config=DistilGpt2Config(hidden_dim=96, num_layers=2), num_params=421_928),
+        "small": Preset(config=DistilGpt2Config(hidden_dim=240, num_layers=6), num_params=4_660_376),
+        "full": Preset(config=DistilGpt2Config(), num_params=82_545_128),
+        "published": Preset(config=DistilGpt2Config(hidden_dim=768, num_positions=1024), num_params=44_501_000),
+    },
+    build_model=build,
+    reference=reference,
+    sweep={"num_heads": (4, 8, 12)},
+)
