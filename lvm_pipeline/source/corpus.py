@@ -11,14 +11,16 @@ import gc
 import hashlib
 import importlib.metadata
 import json
+import multiprocessing
 import re
 import sys
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from lvm_pipeline.errors import LvmError
@@ -30,9 +32,11 @@ DATASET_SOURCE = "python-docstrings"
 CORPUS_VERSION = 1  # raise it when another text comes out of the same sources
 MIN_CONCEPTS = 6
 MAX_CONCEPTS = 40
+MAX_READ = 3 * MAX_CONCEPTS  # repeated ones included
+FILES_AT_ONCE = 32
 MIN_NEW_FRACTION = 0.5
 PHRASE_WORDS = 5
-MIN_BYTES = 2_000  # of documentation; a source with less hardly fills an article and is not parsed,
+MIN_BYTES = 3_000  # of documentation; a source with less hardly fills an article and is not parsed,
 MIN_FRACTION = 0.05  # nor one that is nearly all code
 
 # Distribution and the packages (folders) of it that are read.
@@ -75,6 +79,9 @@ SKIPPED_MODULES = re.compile(
 )
 
 
+Reading = tuple[str, list[str]]  # title and concepts
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
     """One Python source and the dotted name it is imported by."""
@@ -83,26 +90,24 @@ class SourceFile:
     module: str
 
 
-def docstring_corpus() -> Iterator[Article]:
+def docstring_corpus(*, num_processes: int = 1) -> Iterator[Article]:
     """Give every article of the corpus, in a fixed order, repeated text left out.
 
     A concept of which half was said before (by phrases of five words) is dropped; so is an
-    article that keeps fewer than 6 concepts. An article ends after its first 40 concepts.
+    article that keeps fewer than 6 concepts. An article ends after its first 40 concepts. More
+    processes are faster and change nothing; a script that asks for them guards its main module.
 
     Raises:
         LvmError: If a distribution of `DISTRIBUTIONS` is not installed.
     """
     said: set[str] = set()
-    with _garbage_collection_off():
-        for source in source_files():
-            for title, docstrings in documented(source):
-                news = (concept for concept in concepts_of_docstrings(docstrings) if is_new(concept, said=said))
-                concepts = tuple(islice(news, MAX_CONCEPTS))
-                if len(concepts) >= MIN_CONCEPTS:
-                    yield Article(article_id=make_article_id(DATASET_SOURCE, title), title=title, concepts=concepts)
+    for title, concepts in _read_sources(num_processes):
+        kept = tuple(islice((concept for concept in concepts if is_new(concept, said=said)), MAX_CONCEPTS))
+        if len(kept) >= MIN_CONCEPTS:
+            yield Article(article_id=make_article_id(DATASET_SOURCE, title), title=title, concepts=kept)
 
 
-def demo_articles(folder: Path) -> Path:
+def demo_articles(folder: Path, *, num_processes: int = 1) -> Path:
     """Write the corpus to a JSONL file for `ingest` and return its path; one that is there already is kept.
 
     The file's name holds the versions of everything that was read, so other versions make another file.
@@ -110,7 +115,7 @@ def demo_articles(folder: Path) -> Path:
     path = folder / f"{DATASET_SOURCE}-{corpus_key()}.jsonl"
     if not path.exists():
         with staged_file(path) as staged, staged.open("w", encoding="utf-8") as lines:
-            for article in docstring_corpus():
+            for article in docstring_corpus(num_processes=num_processes):
                 record = {"article_id": article.article_id, "title": article.title, "concepts": article.concepts}
                 lines.write(json.dumps(record, ensure_ascii=False) + "\n")
     return path
@@ -135,6 +140,23 @@ def source_files() -> Iterator[SourceFile]:
         for package in packages:
             folder = Path(str(distribution.locate_file(package)))
             yield from _files_below(folder, prefix=package.replace("/", ".") + ".")
+
+
+def read_source(source: SourceFile) -> list[Reading]:
+    """Return title and concepts of each article in a source, as many as an article can need."""
+    with _garbage_collection_off():
+        found = ((title, list(islice(concepts_of_docstrings(texts), MAX_READ))) for title, texts in documented(source))
+        return [(title, concepts) for title, concepts in found if len(concepts) >= MIN_CONCEPTS]
+
+
+def _read_sources(num_processes: int) -> Iterator[Reading]:
+    sources = list(source_files())
+    if num_processes == 1:
+        yield from chain.from_iterable(map(read_source, sources))
+        return
+    context = multiprocessing.get_context("spawn")  # forking is not safe beside other threads
+    with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+        yield from chain.from_iterable(pool.map(read_source, sources, chunksize=FILES_AT_ONCE))
 
 
 def documented(source: SourceFile) -> Iterator[tuple[str, list[str]]]:

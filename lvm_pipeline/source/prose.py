@@ -66,14 +66,44 @@ FORMULA_WORDS = """
     equation formula form problem system like such see using either e.g namely consider available equals given
 """.split()  # noqa: SIM905 - a sentence that ends in one lost the formula or list behind it
 OPEN_ENDS = {*SMALL_WORDS, *FORMULA_WORDS}
-UNWANTED = re.compile(
-    r"[\\|{}<>^~$@#%]|::|==| = |\+=|->|\.\.\.|__|(?<!\w)[_*]\w|\w\(.*?=.*?\)|[:=+*/]\s*[+*/=]|"
-    r"https?:|www\.|TODO|FIXME|XXX|"
-    r"\b(?:copyright|licen[sc]ed?|warrant(?:y|ies)|redistribut\w+|all rights reserved)\b|"
-    r"\b(?:doctest|deprecated|docstring|see also|pickle[sd]?)\b",
-    re.IGNORECASE,
+UNWANTED_WORDS = {"copyright", "license", "licensed", "licence", "licenced", "warranty", "warranties", "redistribute"}
+UNWANTED_WORDS |= {
+    "redistribution",
+    "redistributions",
+    "doctest",
+    "deprecated",
+    "docstring",
+    "pickle",
+    "pickled",
+    "pickles",
+}
+UNWANTED_PARTS = (
+    "::",
+    "==",
+    " = ",
+    "+=",
+    "->",
+    "...",
+    "__",
+    "http:",
+    "https:",
+    "www.",
+    "TODO",
+    "FIXME",
+    "XXX",
+    "See also",
 )
+_CODE = re.compile(r"[\\|{}<>^~$@#%]|(?<!\w)[_*]\w|[:=+*/]\s*[+*/=]|\w\([^)]*=")
 _WHOLE = re.compile(r"[\"'(]?[A-Z].*(?:[.!?]|[.!?][)\"'])$")
+_CITATION = re.compile(r"\s*\[[#*]?\w*\](?:_|(?=[.,;\s]|$))")  # footnotes too
+_MARKDOWN_LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
+_ROLE = re.compile(r":[\w:+-]+:`([^`]*)`")
+_LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}")
+_OLD_QUOTES = re.compile(r"`([\w.-]+)'")
+_LITERAL = re.compile(r"`+([^`]*)`+_{0,2}")
+_EMPHASIS = re.compile(r"\*\*([^*]+)\*\*|(?<!\w)\*([^*\s][^*]*?)\*(?!\w)")
+_LOOSE_STOP = re.compile(r"\s+([.,;:!?)])(?=\s|$)")
+_DASH = re.compile(r"\s+(?:--|\u2013|\u2014)\s+")
 _UNDERLINE = re.compile(r"^\s*([-=~^\"'`*+#.])\1{2,}\s*$")
 _SECTION = re.compile(r"^(\s*)([A-Z][A-Za-z]+(?: [A-Za-z]+)?)\s*:{1,2}\s*$")
 _DIRECTIVE = re.compile(r"^(\s*)\.\.(?:\s+|$)(?:([\w:-]+)::)?")
@@ -91,13 +121,17 @@ def prose_paragraphs(docstring: str) -> list[list[str]]:
 def reads_as_english(sentence: str) -> bool:
     """Say whether a sentence is one a person would read aloud: whole, no code, no formula, no licence."""
     words = sentence.split()
-    if not 4 <= len(words) <= MAX_WORDS or not _WHOLE.match(sentence) or UNWANTED.search(sentence):
+    if not 4 <= len(words) <= MAX_WORDS or not _WHOLE.match(sentence) or _CODE.search(sentence):
         return False
     bare = [word.strip(".,;:!?()\"'[]") for word in words]
     num_plain = sum(word.replace("-", "").replace("'", "").isalpha() for word in bare)
-    has_small_word = any(word.lower() in SMALL_WORDS for word in bare)
-    is_plain = num_plain >= 0.75 * len(words) and max(map(len, words)) <= 36
-    return has_small_word and is_plain and sentence.count("(") == sentence.count(")")
+    is_plain = (
+        num_plain >= 0.75 * len(words) and max(map(len, words)) <= 36 and sentence.count("(") == sentence.count(")")
+    )
+    lower = {word.lower() for word in bare}
+    if not is_plain or lower.isdisjoint(SMALL_WORDS) or not lower.isdisjoint(UNWANTED_WORDS):
+        return False
+    return not any(part in sentence for part in UNWANTED_PARTS)
 
 
 def _sentences(block: Block) -> list[str]:
@@ -110,15 +144,14 @@ def _sentences(block: Block) -> list[str]:
 
 def _plain(text: str) -> str:
     """Take inline markup away and keep its words."""
-    text = re.sub(r"\s*\[[#*]?\w*\](?:_|(?=[.,;\s]|$))", "", text)  # footnote and citation marks
-    text = re.sub(r":[\w:+-]+:`([^`]*)`", _role_text, text)
-    text = re.sub(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}", r"\1", text)
-    text = re.sub(r"`([\w.-]+)'", r"'\1'", text)  # quotes of old
-    text = re.sub(r"`+([^`]*)`+_{0,2}", r"\1", text)
-    text = re.sub(r"\*\*([^*]+)\*\*|(?<!\w)\*([^*\s][^*]*?)\*(?!\w)", lambda m: m[1] or m[2], text)
-    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text)  # Markdown link
-    text = re.sub(r"\s+([.,;:!?)])(?=\s|$)", r"\1", text)
-    return re.sub(r"\s+(?:--|\u2013|\u2014)\s+", " - ", text).strip()
+    if "[" in text:
+        text = _MARKDOWN_LINK.sub(r"\1", _CITATION.sub("", text))
+    if "`" in text:
+        text = _OLD_QUOTES.sub(r"'\1'", _LINK.sub(r"\1", _ROLE.sub(_role_text, text)))
+        text = _LITERAL.sub(r"\1", text)
+    if "*" in text:
+        text = _EMPHASIS.sub(lambda match: match[1] or match[2], text)
+    return _DASH.sub(" - ", _LOOSE_STOP.sub(r"\1", text)).strip()
 
 
 def _role_text(match: re.Match[str]) -> str:
@@ -150,9 +183,13 @@ def _kept(block: Block) -> Iterator[Block]:
         block = [block[0][item.end() :], *block[1:]]
     elif any(_indent(line) > 0 for line in block):  # code, or a term and its definition
         return
-    if block[0].lstrip().startswith(">>>") or sum(bool(_TABLE.search(line)) for line in block) * 4 >= len(block):
+    if block[0].lstrip().startswith(">>>") or _is_table(block):
         return
     yield [line.strip() for line in block]
+
+
+def _is_table(block: Block) -> bool:
+    return sum(_TABLE.search(line) is not None for line in block) * 4 >= len(block)
 
 
 def _without_dropped_parts(lines: list[str]) -> list[str]:

@@ -109,11 +109,12 @@ def fit_lsa(texts: Sequence[str]) -> LsaEncoder:
         weights = sparse.csr_matrix(vectorizer.fit_transform(texts))
     except ValueError:  # scikit-learn: "empty vocabulary"
         raise LvmError(f"{NAME} found no words in the {len(texts)} train texts; give it text to learn from.") from None
+    vocabulary = tuple(str(word) for word in vectorizer.get_feature_names_out())
     return LsaEncoder(
         space_id=f"{NAME}@{_inputs_hash(texts)}",
-        vocabulary=tuple(str(word) for word in vectorizer.get_feature_names_out()),
+        vocabulary=vocabulary,
         idf=np.asarray(vectorizer.idf_, np.float64),
-        projection=_projection(weights),
+        projection=_projection(weights, num_texts=len(texts), num_words=len(vocabulary)),
         num_train_texts=len(texts),
     )
 
@@ -146,13 +147,12 @@ def load_lsa(folder: Path) -> LsaEncoder:
     return encoder
 
 
-def _projection(weights: sparse.csr_matrix) -> NDArray[np.float32]:
+def _projection(weights: sparse.csr_matrix, *, num_texts: int, num_words: int) -> NDArray[np.float32]:
     """Return the leading right singular vectors as columns, shape (W, D), zeros behind the rank.
 
     Each is given the sign that makes its largest component positive, since either sign solves the problem.
     """
-    num_texts, num_words = weights.shape
-    if min(num_texts, num_words) <= 2 * VECTOR_DIM:
+    if num_words <= 2 * VECTOR_DIM or num_texts <= 2 * VECTOR_DIM:
         right = np.linalg.svd(weights.toarray(), full_matrices=False)[2][:VECTOR_DIM].T
     else:
         right = _leading_right_vectors(weights, num_words)

@@ -1,0 +1,301 @@
+"""Write the source tables: binary COPY into both, one transaction a file; see `source.load.ConceptWriter`.
+
+Shapes: n = rows of a batch, D = vector width.
+"""
+
+import re
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg import errors as postgres_errors
+from psycopg import sql
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from lvm_pipeline.adapters import databases
+from lvm_pipeline.adapters.postgres_tables import COLUMNS_QUERY, table_identifier
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.source.articles import NAMESPACE
+from lvm_pipeline.source.load import EntryBatch
+from lvm_pipeline.source.records import vector_bytes
+from lvm_pipeline.source.schema import source_metadata
+from lvm_pipeline.source.sorting import KnownRow, TableState
+
+CONNECT_SECONDS = 10
+FETCH_ROWS = 20_000
+LOCK_KEY = int.from_bytes(b"lvm-load")  # of the advisory lock that keeps two loads apart
+COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+COPY_END = b"\xff\xff"
+ADDED_TYPES = {"document_id": "text", "sequence_index": "integer", "space_id": "text"}  # foreign tables may lack these
+OPTIONAL_TYPES = {"chunk_position": ("json", "jsonb"), "batch_id": ("uuid", "text", "varchar")}
+Types = dict[str, str]  # column -> name of its Postgres type
+
+
+@dataclass(frozen=True)
+class PostgresWriter:
+    """Where the source tables are; nothing is connected before a call, and each call connects once.
+
+    `url` is a `postgresql://` URL, or SQLAlchemy's form that names a driver too. Table names may name a schema.
+    """
+
+    url: str = field(repr=False)
+    entry_table: str = "cpe_entry"
+    vector_table: str = "cpe_vectors"
+    vector_column: str = "concept_vec"
+
+    def state(self, dataset_source: str) -> TableState:
+        """Return what the tables hold of a dataset source; nothing where there are no tables yet.
+
+        Raises:
+            LvmError: If the database cannot be reached, has no pgvector, or its tables cannot take what is loaded.
+        """
+        with self._connection() as connection:
+            _require_pgvector(connection)
+            entry_types, vector_types = self._types(connection)
+            if not entry_types and not vector_types:
+                _require_create(connection)
+                return TableState()
+            self._require_columns(entry_types, vector_types)
+            self._require_insert(connection)
+            return self._state(connection, entry_types, dataset_source)
+
+    def write(self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str) -> int:
+        """Insert all batches in one transaction and return the number of rows; makes the tables where there are none.
+
+        Raises:
+            LvmError: If the database refuses a row; then none was inserted.
+        """
+        with self._connection() as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK_KEY])
+            self._create_missing(connection)
+            entry_types, vector_types = self._types(connection)
+            self._require_columns(entry_types, vector_types)
+            num_rows = 0
+            for batch in batches:
+                self._copy_entries(connection, batch, entry_types, dataset_source=dataset_source)
+                self._copy_vectors(connection, batch, vector_types, space_id=space_id)
+                num_rows += len(batch.concepts)
+            return num_rows
+
+    @contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection]:
+        """Open one transaction that is committed when the block ends well; database errors come back as sentences."""
+        url = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", self.url)
+        try:
+            connection = psycopg.connect(url, connect_timeout=CONNECT_SECONDS)
+        except psycopg.Error:
+            databases.check_source(url)  # says what is wrong
+            raise LvmError(f"The database at {databases.shown(url)} could not be reached; try again.") from None
+        try:
+            with connection:
+                yield connection
+        except postgres_errors.UniqueViolation as error:
+            raise LvmError(self._twice_sentence(error)) from None
+        except postgres_errors.InsufficientPrivilege as error:
+            reason = error.diag.message_primary
+            raise LvmError(
+                f"The database user may not do this at {databases.shown(url)} ({reason}); grant it."
+            ) from None
+        except psycopg.Error as error:
+            reason = error.diag.message_primary or str(error).split("\n", 1)[0]
+            raise LvmError(
+                f"The database at {databases.shown(url)} stopped the load ({reason}); nothing was written. "
+                "Correct it and try again."
+            ) from None
+
+    def _twice_sentence(self, error: psycopg.Error) -> str:
+        detail = (error.diag.message_detail or "").removesuffix(" already exists.")
+        return (
+            f"A concept of this file ({detail}) is in the table already, under another dataset source or by a load that "
+            "ran meanwhile; nothing was written. Use the same --dataset-source, give the rows other cpe_ids, or try again."
+        )
+
+    def _types(self, connection: psycopg.Connection) -> tuple[Types, Types]:
+        return _column_types(connection, self.entry_table), _column_types(connection, self.vector_table)
+
+    def _require_columns(self, entry_types: Types, vector_types: Types) -> None:
+        """See that both tables have the columns that are written, in types that can take them."""
+        vector_needs = ("cpe_id", self.vector_column, "space_id")
+        entry_needs = ("cpe_id", "concept_text", "dataset_source", "document_id", "sequence_index")
+        for table, types, needs in (
+            (self.entry_table, entry_types, entry_needs),
+            (self.vector_table, vector_types, vector_needs),
+        ):
+            missing = [name for name in needs if name not in types]
+            if missing:
+                added = ", ".join(f"ADD COLUMN {name} {ADDED_TYPES[name]}" for name in missing if name in ADDED_TYPES)
+                remedy = f"run ALTER TABLE {table} {added}" if added else "load into another database"
+                there = f"lacks the column {', '.join(missing)}" if types else "is missing beside the other one"
+                raise LvmError(f"The table {table} {there}, so nothing can be loaded into it; {remedy}.")
+            if types["cpe_id"] not in ("uuid", "text", "varchar"):
+                raise LvmError(
+                    f"{table}.cpe_id has the type {types['cpe_id']}; rows can be loaded where it is uuid or text."
+                )
+        if vector_types[self.vector_column] != "vector":
+            found = vector_types[self.vector_column]
+            raise LvmError(
+                f"{self.vector_table}.{self.vector_column} has the type {found}; rows can be loaded into pgvector's vector."
+            )
+
+    def _require_insert(self, connection: psycopg.Connection) -> None:
+        for table in (self.entry_table, self.vector_table):
+            name = table_identifier(table).as_string(connection)
+            query = "SELECT has_table_privilege(%s, 'SELECT') AND has_table_privilege(%s, 'INSERT')"
+            if not _value(connection, query, [name, name]):
+                raise LvmError(
+                    f"The database user may not read and insert into {table}; grant SELECT and INSERT on it."
+                )
+
+    def _state(self, connection: psycopg.Connection, entry_types: Types, dataset_source: str) -> TableState:
+        is_json = entry_types.get("chunk_position") in ("json", "jsonb")
+        query = sql.SQL(
+            "SELECT e.cpe_id::text, e.document_id::text, e.sequence_index::int8, {article_index},"
+            " sha256(convert_to(e.concept_text, 'UTF8')), sha256(vector_send(v.{vector})), v.space_id::text"
+            " FROM {entry} e LEFT JOIN {vectors} v USING (cpe_id) WHERE e.dataset_source = %s"
+        ).format(
+            article_index=sql.SQL("e.chunk_position->>'article_index'" if is_json else "NULL"),
+            vector=sql.Identifier(self.vector_column),
+            entry=table_identifier(self.entry_table),
+            vectors=table_identifier(self.vector_table),
+        )
+        rows: dict[str, KnownRow] = {}
+        space_counts: Counter[str | None] = Counter()
+        with connection.cursor("state", binary=True) as cursor:
+            cursor.itersize = FETCH_ROWS
+            cursor.execute(query, [dataset_source])
+            for cpe_id, article_id, position, article_index, text_digest, vector_digest, space_id in cursor:
+                rows[str(uuid.UUID(cpe_id))] = KnownRow(
+                    article_id=article_id,
+                    position=position,
+                    article_index=int(article_index) if (article_index or "").isdecimal() else None,
+                    text_digest=text_digest,
+                    vector_digest=vector_digest,
+                )
+                if vector_digest is not None:
+                    space_counts[space_id] += 1
+        return TableState(rows=rows, space_counts=dict(space_counts))
+
+    def _create_missing(self, connection: psycopg.Connection) -> None:
+        entry_types, vector_types = self._types(connection)
+        if entry_types or vector_types:
+            return
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        metadata = source_metadata(entry_table=self.entry_table, vector_table=self.vector_table)
+        dialect = postgresql.dialect()
+        for table in metadata.sorted_tables:
+            statements = [CreateTable(table), *(CreateIndex(index) for index in table.indexes)]
+            for statement in statements:
+                connection.execute(str(statement.compile(dialect=dialect)).encode())
+
+    def _copy_entries(
+        self, connection: psycopg.Connection, batch: EntryBatch, types: Types, *, dataset_source: str
+    ) -> None:
+        columns = ["cpe_id", "concept_text", "dataset_source", "document_id", "sequence_index"]
+        columns += [name for name, usable in OPTIONAL_TYPES.items() if types.get(name) in usable]
+        query = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
+            table_identifier(self.entry_table), sql.SQL(", ").join(map(sql.Identifier, columns))
+        )
+        with connection.cursor() as cursor, cursor.copy(query) as copy:
+            copy.set_types([types[name] for name in columns])
+            for concept, place in zip(batch.concepts, batch.places, strict=True):
+                chunk_position = {
+                    "article_index": place.article_index,
+                    "chunk_index": place.position,
+                    "article_title": concept.title,
+                }
+                values = {
+                    "cpe_id": _as_column(concept.cpe_id, types["cpe_id"]),
+                    "concept_text": concept.text,
+                    "dataset_source": dataset_source,
+                    "document_id": concept.article_id,
+                    "sequence_index": place.position,
+                    "chunk_position": chunk_position,
+                    "batch_id": _as_column(_batch_id(concept.article_id), types.get("batch_id")),
+                }
+                copy.write_row([values[name] for name in columns])
+
+    def _copy_vectors(self, connection: psycopg.Connection, batch: EntryBatch, types: Types, *, space_id: str) -> None:
+        query = sql.SQL("COPY {} (cpe_id, {}, space_id) FROM STDIN (FORMAT BINARY)").format(
+            table_identifier(self.vector_table), sql.Identifier(self.vector_column)
+        )
+        cpe_ids = [concept.cpe_id for concept in batch.concepts]
+        rows = vector_rows(cpe_ids, batch.vectors, space_id=space_id, is_uuid=types["cpe_id"] == "uuid")
+        with connection.cursor() as cursor, cursor.copy(query) as copy:
+            copy.write(COPY_HEADER + rows + COPY_END)
+
+
+def vector_rows(cpe_ids: Sequence[str], vectors: NDArray[np.float32], *, space_id: str, is_uuid: bool) -> bytes:
+    """Return rows of cpe_id, vector and space id as binary COPY wants them, made as one array of fixed-size records.
+
+    Args:
+        cpe_ids: Canonical UUIDs, one a row.
+        vectors: Shape (n, D).
+        space_id: The same in each row.
+        is_uuid: Whether the column cpe_id is a uuid; else it is text.
+    """
+    keys = [uuid.UUID(cpe_id).bytes if is_uuid else cpe_id.encode() for cpe_id in cpe_ids]
+    packed, space = vector_bytes(vectors), space_id.encode()
+    rows = np.zeros(
+        len(keys),
+        [
+            ("num_fields", ">i2"),
+            ("key_bytes", ">i4"),
+            ("key", f"V{len(keys[0])}"),
+            ("vector_bytes", ">i4"),
+            ("vector", packed.dtype),
+            ("space_bytes", ">i4"),
+            ("space", f"V{len(space)}"),
+        ],
+    )
+    rows["num_fields"] = 3
+    rows["key_bytes"], rows["key"] = len(keys[0]), np.array(keys, rows.dtype["key"])
+    rows["vector_bytes"], rows["vector"] = packed.dtype.itemsize, packed
+    rows["space_bytes"], rows["space"] = len(space), np.void(space)
+    return rows.tobytes()
+
+
+def _batch_id(article_id: str) -> str:
+    """Return the article's id where it is a UUID, else a UUID that stands for it."""
+    try:
+        return str(uuid.UUID(article_id))
+    except ValueError:
+        return str(uuid.uuid5(NAMESPACE, article_id))
+
+
+def _as_column(key: str, type_name: str | None) -> str | uuid.UUID:
+    return uuid.UUID(key) if type_name == "uuid" else key
+
+
+def _column_types(connection: psycopg.Connection, table: str) -> Types:
+    query = COLUMNS_QUERY.replace("$1", "%s")
+    return dict(connection.execute(query.encode(), [table_identifier(table).as_string(connection)]).fetchall())
+
+
+def _require_pgvector(connection: psycopg.Connection) -> None:
+    known = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')"
+    if not _value(connection, known):
+        raise LvmError(
+            "The database server has no pgvector; install it there (package postgresql-NN-pgvector), "
+            "or unset LVM_DATABASE_URL to use the embedded server."
+        )
+    present = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'vector')"
+    if not _value(connection, present) and not _value(
+        connection, "SELECT has_database_privilege(current_database(), 'CREATE')"
+    ):
+        raise LvmError("The database has no extension vector; run CREATE EXTENSION vector in it as its owner.")
+
+
+def _require_create(connection: psycopg.Connection) -> None:
+    if not _value(connection, "SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)"):
+        raise LvmError("The database has no source tables and its user may not make them; grant CREATE on the schema.")
+
+
+def _value(connection: psycopg.Connection, query: str, parameters: Sequence[str] = ()) -> object:
+    row = connection.execute(query.encode(), parameters).fetchone()
+    return row[0] if row else None

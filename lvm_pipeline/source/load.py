@@ -1,0 +1,306 @@
+"""Load a file into the source table: all of it or nothing, and a second time nothing.
+
+Shapes: N = concepts, D = vector width.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+from lvm_pipeline.source.encoders import lsa
+from lvm_pipeline.source.encoders.encoder import Encoder, encoder_folder
+from lvm_pipeline.source.encoders.registry import encoder_named, is_fitted_by_ingest, remember_encoder
+from lvm_pipeline.source.jsonl import read_jsonl
+from lvm_pipeline.source.parquet import is_parquet, read_parquet
+from lvm_pipeline.source.records import (
+    MAX_SHOWN,
+    BadInputError,
+    BadRow,
+    Concept,
+    SourceRecords,
+    text_problem,
+    vector_digests,
+)
+from lvm_pipeline.source.sorting import Duplicate, Place, Sorter, TableState
+from lvm_pipeline.source.split_hash import split_of
+
+Progress = Callable[[int, int], None]  # concepts encoded, concepts to encode
+Batch = tuple[Sequence[Concept], NDArray[np.float32]]
+
+DATASET_SOURCE = "user_input"
+BATCH_SIZE = 2_048
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntryBatch:
+    """Rows for both tables: concepts, their places and their vectors, shape (n, D)."""
+
+    concepts: Sequence[Concept]
+    places: Sequence[Place]
+    vectors: NDArray[np.float32]
+
+
+class ConceptWriter(Protocol):
+    """The source table as this stage needs it; `adapters/postgres_writer.py` is one."""
+
+    def state(self, dataset_source: str) -> TableState:
+        """Return what the table holds of a dataset source; makes the tables where there are none."""
+        ...
+
+    def write(self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str) -> int:
+        """Insert all batches in one transaction and return the number of rows."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestReport:
+    """What became of a file. `num_bad` rows were skipped or, where they only followed a gap, closed up to it."""
+
+    path: str
+    dataset_source: str
+    space_id: str
+    num_articles: int
+    num_concepts: int
+    num_inserted: int
+    num_known: int
+    duplicates: list[Duplicate]
+    bad_rows: list[BadRow]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON values."""
+        return asdict(self)
+
+    def sentence(self) -> str:
+        """Say in one or two sentences what was loaded."""
+        what = (
+            f"Loaded {self.num_inserted:,} new concepts of {self.num_articles:,} articles from {Path(self.path).name} "
+            f"as dataset source {self.dataset_source!r}, space {self.space_id}"
+        )
+        rest = [
+            f"{self.num_known:,} were there already" if self.num_known else "",
+            f"{len(self.duplicates):,} duplicates were left out" if self.duplicates else "",
+            f"{len(self.bad_rows):,} bad rows were skipped" if self.bad_rows else "",
+        ]
+        return f"{what}. {', '.join(filter(None, rest)).capitalize()}".rstrip(". ") + "."
+
+
+def ingest(
+    path: Path,
+    writer: ConceptWriter,
+    *,
+    settings: Settings,
+    dataset_source: str = DATASET_SOURCE,
+    space_id: str | None = None,
+    encoder: str | Encoder = lsa.NAME,
+    duplicates: Literal["drop", "fail"] = "drop",
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Load a JSONL file of articles or a Parquet file with vectors into the source table.
+
+    Concepts that repeat the text or the vector of another one, in the file or in the table under
+    the same dataset source, follow the policy `duplicates`; positions are renumbered over those
+    dropped. `space_id` names the space of a Parquet file's vectors; `encoder` makes those of JSONL.
+
+    Raises:
+        BadInputError: If the file has bad rows and `skip_bad` is off; nothing was loaded.
+        LvmError: If the file cannot be read or holds nothing, if its vectors are of another space than
+            those in the table, or if it has duplicates under the policy `fail`.
+    """
+    if problem := text_problem(dataset_source, name="the dataset source"):
+        raise LvmError(f"{problem.capitalize()}; give --dataset-source a name.")
+    records = read_records(path, dataset_source=dataset_source)
+    _raise_on_bad(records.path, records.bad_rows, skip_bad=skip_bad)
+    if not records.concepts:
+        raise LvmError(f"{path} holds nothing that can be loaded ({records.bad_rows[0]}); correct it.")
+    state = writer.state(dataset_source)
+    sorter = Sorter(state, place=records.place)
+    new = sorter.with_new_texts(records.concepts)
+    _raise_on_bad(records.path, sorter.bad_rows, skip_bad=skip_bad)
+    if records.read_vectors is None:
+        source: _VectorSource = _encoded(new, encoder, state, settings=settings, space_id=space_id, progress=progress)
+    else:
+        source = _stored(records, new, space_id=space_id)
+    _refuse_another_space(state, source.space_id, dataset_source=dataset_source)
+    kept = sorter.with_new_vectors(new, source.digests)
+    if duplicates == "fail" and sorter.duplicates:
+        raise LvmError(_duplicates_sentence(records, sorter.duplicates))
+    loaded = [new[index] for index in kept]
+    places = sorter.places(loaded)
+    batches = _entry_batches(source.batches(kept), places)
+    return IngestReport(
+        path=str(path),
+        dataset_source=dataset_source,
+        space_id=source.space_id,
+        num_articles=len({concept.article_id for concept in loaded}),
+        num_concepts=len(records.concepts),
+        num_inserted=writer.write(batches, dataset_source=dataset_source, space_id=source.space_id) if loaded else 0,
+        num_known=len(sorter.known),
+        duplicates=sorter.duplicates,
+        bad_rows=[*records.bad_rows, *sorter.bad_rows],
+    )
+
+
+def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
+    """Read and check a file of either kind.
+
+    Raises:
+        LvmError: If it cannot be read, or holds no articles.
+    """
+    if not path.is_file():
+        raise LvmError(f"There is no file {path}; give a JSONL file of articles or a Parquet file with vectors.")
+    try:
+        read = read_parquet if is_parquet(path) else read_jsonl
+    except OSError as error:
+        raise LvmError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+    records = read(path, dataset_source=dataset_source)
+    if not records.concepts and not records.bad_rows:
+        raise LvmError(f"{path} holds no articles; give a file with at least one.")
+    return records
+
+
+def train_texts(concepts: Iterable[Concept], *, settings: Settings) -> list[str]:
+    """Return the texts of the articles that will be in the train split.
+
+    Raises:
+        LvmError: If there are none, or the file of validation articles cannot be read.
+    """
+    is_train: dict[str, bool] = {}
+    others = _validation_articles(settings)
+    texts = []
+    for concept in concepts:
+        article_id = concept.article_id
+        if article_id not in is_train:
+            is_train[article_id] = (
+                article_id not in others if others is not None else _hashes_to_train(article_id, settings)
+            )
+        if is_train[article_id]:
+            texts.append(concept.text)
+    if not texts:
+        raise LvmError(
+            f"None of the {len(is_train)} articles is in the train split, on which {lsa.NAME} is fitted; "
+            "load more articles at once, or name another encoder with --encoder."
+        )
+    return texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _VectorSource:
+    """Where the vectors of the new concepts come from: their space, their digests, and a way to read some of them."""
+
+    space_id: str
+    digests: list[bytes]
+    batches: Callable[[Sequence[int]], Iterator[Batch]]  # indexes of new concepts, ascending
+
+
+def _stored(records: SourceRecords, new: Sequence[Concept], *, space_id: str | None) -> _VectorSource:
+    """Take the vectors from the file itself."""
+
+    def batches(kept: Sequence[int]) -> Iterator[Batch]:
+        by_number = {new[index].number: new[index] for index in kept}
+        assert records.read_vectors is not None
+        for numbers, vectors in records.read_vectors(sorted(by_number)):
+            yield [by_number[number] for number in numbers], vectors
+
+    space_id = space_id or records.space_id or f"undeclared-{records.vector_dim}"
+    return _VectorSource(space_id=space_id, digests=[concept.vector_digest or b"" for concept in new], batches=batches)
+
+
+def _encoded(
+    new: Sequence[Concept],
+    encoder: str | Encoder,
+    state: TableState,
+    *,
+    settings: Settings,
+    space_id: str | None,
+    progress: Progress | None,
+) -> _VectorSource:
+    """Encode the texts; the encoder is kept so that its vectors can be checked later."""
+    chosen = _chosen_encoder(new, encoder, state, settings=settings) if isinstance(encoder, str) else encoder
+    if space_id not in (None, chosen.space_id):
+        raise LvmError(f"The encoder makes vectors of the space {chosen.space_id}, not {space_id}; leave --space out.")
+    remember_encoder(chosen, encoders_dir=settings.encoders_dir)
+    vectors = chosen.encode([concept.text for concept in new], progress=progress)
+
+    def batches(kept: Sequence[int]) -> Iterator[Batch]:
+        for start in range(0, len(kept), BATCH_SIZE):
+            rows = list(kept[start : start + BATCH_SIZE])
+            yield [new[row] for row in rows], vectors[rows]
+
+    return _VectorSource(space_id=chosen.space_id, digests=vector_digests(vectors), batches=batches)
+
+
+def _chosen_encoder(new: Sequence[Concept], name: str, state: TableState, *, settings: Settings) -> Encoder:
+    """Load the named encoder; one that is fitted is the one of the table where that has one, else a fresh one."""
+    if not is_fitted_by_ingest(name):
+        return encoder_named(name, encoders_dir=settings.encoders_dir)
+    fitted = [space for space in state.space_counts if space is not None and space.startswith(f"{name}@")]
+    if fitted:
+        return lsa.load_lsa(encoder_folder(settings.encoders_dir, fitted[0]))
+    if state.space_counts:
+        present = ", ".join(str(space) for space in state.space_counts)
+        raise LvmError(
+            f"The table holds vectors of the space {present} under this dataset source, which {name} does not make; "
+            "name their encoder with --encoder, or another --dataset-source."
+        )
+    return lsa.fit_lsa(train_texts(new, settings=settings))
+
+
+def _refuse_another_space(state: TableState, space_id: str, *, dataset_source: str) -> None:
+    others = {space: count for space, count in state.space_counts.items() if space != space_id}
+    if others:
+        space, count = next(iter(others.items()))
+        held = f"of the space {space}" if space is not None else "of an unnamed space"
+        raise LvmError(
+            f"The table already holds {count:,} vectors {held} under the dataset source {dataset_source!r}, and "
+            f"those of this file are of the space {space_id}; they cannot be mixed: give it another --dataset-source."
+        )
+
+
+def _entry_batches(batches: Iterable[Batch], places: dict[str, Place]) -> Iterator[EntryBatch]:
+    for concepts, vectors in batches:
+        yield EntryBatch(concepts=concepts, places=[places[concept.cpe_id] for concept in concepts], vectors=vectors)
+
+
+def _raise_on_bad(path: Path, bad_rows: Sequence[BadRow], *, skip_bad: bool) -> None:
+    if bad_rows and not skip_bad:
+        raise BadInputError(path, bad_rows)
+
+
+def _duplicates_sentence(records: SourceRecords, duplicates: Sequence[Duplicate]) -> str:
+    shown = "; ".join(
+        f"{records.place} {d.number}: {d.reason} as concept {d.kept_cpe_id}" for d in duplicates[:MAX_SHOWN]
+    )
+    more = f"; and {len(duplicates) - MAX_SHOWN:,} more" if len(duplicates) > MAX_SHOWN else ""
+    return (
+        f"{records.path.name} repeats {len(duplicates):,} concepts, so nothing of it was loaded ({shown}{more}). "
+        "Take them out, or load it with the duplicates policy `drop`."
+    )
+
+
+def _validation_articles(settings: Settings) -> set[str] | None:
+    if settings.validation_articles is None:
+        return None
+    try:
+        lines = settings.validation_articles.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LvmError(
+            f"{settings.validation_articles} cannot be read ({error}); correct LVM_VALIDATION_ARTICLES."
+        ) from None
+    return {line.strip() for line in lines if line.strip()}
+
+
+def _hashes_to_train(article_id: str, settings: Settings) -> bool:
+    split = split_of(
+        article_id,
+        seed=settings.split_seed,
+        train_fraction=settings.train_fraction,
+        validation_fraction=settings.validation_fraction,
+    )
+    return split == "train"
