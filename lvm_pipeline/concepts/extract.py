@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from lvm_pipeline.concepts import source_findings
 from lvm_pipeline.concepts.duplicates import DuplicateFilter
-from lvm_pipeline.concepts.numbering import article_starts, number_by_rank, number_by_source, whole_articles
+from lvm_pipeline.concepts.numbering import article_starts, number_by_rank, number_by_source, read_ahead, whole_articles
 from lvm_pipeline.concepts.ordering import OrderDecision, OrderRequest, OrderRule, choose_order
 from lvm_pipeline.concepts.reader import ConceptReader, SourceDescription, SourceTable
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
@@ -203,7 +203,7 @@ def _order_request(options: ExtractOptions) -> OrderRequest:
 
 
 def _stream(table: SourceTable, assembly: _Assembly, *, num_rows: int, progress: Progress | None) -> None:
-    for batch in whole_articles(table.read_batches(assembly.rule)):
+    for batch in whole_articles(read_ahead(table.read_batches(assembly.rule))):
         assembly.add(batch)
         if progress is not None:
             progress(assembly.census.num_rows, max(num_rows, assembly.census.num_rows))

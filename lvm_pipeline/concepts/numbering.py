@@ -1,9 +1,10 @@
-"""Cut a stream of source rows into whole articles, and number the concepts of each.
+"""Read a stream of source rows ahead, cut it into whole articles, and number the concepts of each.
 
 Shapes: n = rows, all of whole articles.
 """
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,16 @@ from numpy.typing import NDArray
 from lvm_pipeline.errors import LvmError
 
 LARGEST_POSITION = np.iinfo(np.int32).max
+
+
+def read_ahead(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield what `batches` yields, while a thread waits for the next one: the source sorts and sends meanwhile."""
+    iterator = iter(batches)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as executor:
+        coming = executor.submit(next, iterator, None)
+        while (batch := coming.result()) is not None:
+            coming = executor.submit(next, iterator, None)
+            yield batch
 
 
 def whole_articles(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

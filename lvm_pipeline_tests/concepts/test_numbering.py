@@ -1,10 +1,18 @@
+import threading
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvm_pipeline.concepts.numbering import article_starts, number_by_rank, number_by_source, whole_articles
+from lvm_pipeline.concepts.numbering import (
+    article_starts,
+    number_by_rank,
+    number_by_source,
+    read_ahead,
+    whole_articles,
+)
 from lvm_pipeline.errors import LvmError
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
@@ -87,3 +95,39 @@ def test_a_number_that_counts_nothing_is_refused():
 
 def test_article_starts_are_the_rows_where_a_run_begins():
     assert article_starts(pa.array(["a", "a", "b", "c", "c"])).tolist() == [0, 2, 3]
+
+
+def test_reading_ahead_gives_everything_in_order():
+    ids = [f"a{number}" for number in range(50)]
+
+    batches = list(read_ahead(batches_of(ids, [3] * 12)))
+
+    assert [article_id for batch in batches for article_id in batch["article_id"].to_pylist()] == ids
+
+
+def test_an_error_while_reading_ahead_arrives_after_what_was_read():
+    def source():
+        yield from batches_of(["a"], [])
+        raise LvmError("gone")
+
+    reading = read_ahead(source())
+
+    assert next(reading).num_rows == 1
+    with pytest.raises(LvmError, match="gone"):
+        next(reading)
+
+
+def test_reading_ahead_stops_with_its_consumer():
+    asked = []
+
+    def source():
+        for number in range(100):
+            asked.append(number)
+            yield pa.record_batch({"article_id": [str(number)]}, schema=SCHEMA)
+
+    reading = read_ahead(source())
+    next(reading)
+    reading.close()
+
+    assert len(asked) <= 3
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]

@@ -1,0 +1,218 @@
+"""Time the extraction of concepts from Postgres against `pandas.read_sql` and `to_parquet`, in one run.
+
+Both read the same two tables of an embedded server, in order, and write the same columns to Parquet; each runs in a
+child process of its own, which reports its seconds (without imports) and its peak memory. The parent sees that both
+files hold the same ids and vectors.
+
+    python benchmarks/extraction.py --rows 42113 --json
+    python benchmarks/extraction.py --data concepts.parquet      # vectors and texts of a file instead of made ones
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lvm_pipeline.adapters import databases, embedded_postgres
+
+SPEED_GOAL = 5.0
+MEMORY_LIMIT_MB = 600
+VECTOR_DIM = 768
+ARTICLE_CONCEPTS = 37
+NAMESPACE = uuid.UUID(int=42113)
+TABLES = """
+    CREATE TABLE cpe_entry (cpe_id uuid PRIMARY KEY, concept_text text NOT NULL, domain_code smallint,
+        task_code smallint,
+        modifier_code smallint, dataset_source text NOT NULL, chunk_position jsonb, batch_id uuid,
+        created_at timestamptz NOT NULL DEFAULT now(), soft_negatives jsonb, hard_negatives jsonb, document_id text,
+        sequence_index integer);
+    CREATE TABLE cpe_vectors (cpe_id uuid PRIMARY KEY REFERENCES cpe_entry, concept_vec vector, tmd_dense vector(16),
+        space_id text)"""
+PANDAS_QUERY = """
+    SELECT e.cpe_id::text AS cpe_id, e.document_id AS article_id, e.sequence_index AS position, e.concept_text,
+        e.domain_code AS domain, e.task_code AS task, e.modifier_code AS modifier, v.tmd_dense, e.soft_negatives,
+        e.hard_negatives, e.created_at, v.concept_vec AS vector
+    FROM cpe_entry e JOIN cpe_vectors v USING (cpe_id) WHERE e.dataset_source = 'user_input'
+    ORDER BY e.document_id, e.sequence_index"""
+
+
+def main() -> None:
+    """Fill a database, run both, compare their files and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=42_113)
+    parser.add_argument("--data", type=Path, help="Parquet with concept_text and vector to fill the table with.")
+    parser.add_argument("--repeats", type=int, default=3, help="Runs of each; the fastest counts.")
+    parser.add_argument("--json", action="store_true", help="Print a list of rows as JSON.")
+    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        CHILDREN[arguments.child](json.loads(sys.stdin.read()))
+        return
+    rows = compare(num_rows=arguments.rows, data_path=arguments.data, repeats=arguments.repeats)
+    print(json.dumps(rows, indent=2) if arguments.json else as_table(rows))
+
+
+def compare(*, num_rows: int, data_path: Path | None, repeats: int) -> list[dict[str, Any]]:
+    """Run ours and the peer in turn and return the rows of the table."""
+    with tempfile.TemporaryDirectory(prefix="lvm-benchmark-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # the server runs as another user when started by root
+        server = embedded_postgres.ensure_running(folder / "postgres")
+        try:
+            databases.create_database(server, "benchmark", extension="vector")
+            url = server.url("benchmark")
+            fill(url, num_rows=num_rows, data_path=data_path)
+            runs = [run_child(child, url, folder) for _ in range(repeats) for child in ("ours", "pandas")]
+            require_same_files(folder / "ours.parquet", folder / "pandas.parquet", num_rows=num_rows)
+        finally:
+            embedded_postgres.stop(folder / "postgres")
+    ours, pandas = (min(run["seconds"] for run in runs if run["child"] == child) for child in ("ours", "pandas"))
+    our_mb, pandas_mb = (max(run["peak_mb"] for run in runs if run["child"] == child) for child in ("ours", "pandas"))
+    return [
+        row("pandas", ours=ours, peer=pandas, goal=SPEED_GOAL, unit=f"seconds for {num_rows} rows"),
+        row("peak memory under 600 MB", ours=our_mb, peer=MEMORY_LIMIT_MB, goal=1.0, unit="MB"),
+        row("peak memory of pandas", ours=our_mb, peer=pandas_mb, goal=1.0, unit="MB"),
+    ]
+
+
+def row(name: str, *, ours: float, peer: float, goal: float, unit: str) -> dict[str, Any]:
+    """One line of the table; a ratio above 1 says that ours is better."""
+    ratio = peer / ours
+    return {"name": name, "ours": ours, "peer": peer, "ratio": ratio, "goal": goal, "met": ratio >= goal, "unit": unit}
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    """Write the rows for reading."""
+    lines = [f"{'name':28} {'ours':>10} {'peer':>10} {'ratio':>7} {'goal':>6}  met"]
+    lines += [
+        f"{r['name']:28} {r['ours']:10.2f} {r['peer']:10.2f} {r['ratio']:7.2f} {r['goal']:6.1f}  "
+        f"{'yes' if r['met'] else 'NO'}  ({r['unit']})"
+        for r in rows
+    ]
+    return "\n".join(lines)
+
+
+def fill(url: str, *, num_rows: int, data_path: Path | None) -> None:
+    """Create both tables and copy concepts into them in random order, so that the server has to sort."""
+    texts, vectors = made_concepts(num_rows) if data_path is None else given_concepts(data_path, num_rows)
+    ids = [uuid.uuid5(NAMESPACE, str(number)) for number in range(num_rows)]
+    order = np.random.default_rng(1).permutation(num_rows).tolist()
+    with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+        connection.execute(TABLES)
+        columns = "cpe_id, concept_text, domain_code, task_code, modifier_code, dataset_source, batch_id, document_id"
+        with cursor.copy(f"COPY cpe_entry ({columns}, sequence_index) FROM STDIN") as copy:
+            for number in order:
+                article = uuid.uuid5(NAMESPACE, f"article {number // ARTICLE_CONCEPTS}")
+                codes = (number % 16, number % 32, 1 + number % 63)
+                source = ("user_input", article, str(article), number % ARTICLE_CONCEPTS)
+                copy.write_row((ids[number], texts[number], *codes, *source))
+        with cursor.copy("COPY cpe_vectors (cpe_id, concept_vec, space_id) FROM STDIN") as copy:
+            for number in order:
+                numbers = ",".join(map(repr, vectors[number].tolist()))
+                copy.write_row((ids[number], f"[{numbers}]", "benchmark"))
+        connection.execute("VACUUM ANALYZE cpe_entry")
+        connection.execute("VACUUM ANALYZE cpe_vectors")
+
+
+def made_concepts(num_rows: int) -> tuple[list[str], NDArray[np.float32]]:
+    """Make texts of 37 words and random unit vectors."""
+    rng = np.random.default_rng(0)
+    words = np.array(["".join(rng.choice(list("abcdefghijklmnop"), 1 + n % 9)) for n in range(2000)])
+    texts = [" ".join(words[chosen]) for chosen in rng.integers(0, len(words), (num_rows, 37))]
+    vectors = rng.standard_normal((num_rows, VECTOR_DIM), dtype=np.float32)
+    return texts, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def given_concepts(path: Path, num_rows: int) -> tuple[list[str], NDArray[np.float32]]:
+    """Take texts and vectors of a file, again from its start (marked and a little turned) when it has fewer rows."""
+    table = pq.read_table(path, columns=["concept_text", "vector"])
+    flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    known, texts = flat.reshape(table.num_rows, -1), table["concept_text"].to_pylist()
+    rounds = [divmod(number, table.num_rows) for number in range(num_rows)]
+    vectors = known[[index for _, index in rounds]]
+    vectors[:, 0] += 0.001 * np.array([round_number for round_number, _ in rounds], np.float32)
+    return [f"{texts[index]} {number or ''}" for number, index in rounds], vectors
+
+
+def run_child(child: str, url: str, folder: Path) -> dict[str, Any]:
+    """Run one of both in a process of its own; the URL goes through a pipe, as it holds a password."""
+    task = json.dumps({"url": url, "path": str(folder / f"{child}.parquet")})
+    command = [sys.executable, "-W", "ignore", __file__, "--child", child]
+    done = subprocess.run(command, input=task, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"The run of {child} failed:\n{done.stderr}")
+    return {"child": child, **json.loads(done.stdout)}
+
+
+def run_ours(task: dict[str, Any]) -> None:
+    """Extract as the pipeline does."""
+    from lvm_pipeline.adapters.postgres_reader import PostgresReader
+    from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
+
+    started = time.perf_counter()
+    extract_concepts(PostgresReader(task["url"]), options=ExtractOptions(), staged_path=Path(task["path"]))
+    tell(started)
+
+
+def run_pandas(task: dict[str, Any]) -> None:
+    """Do what a competent user would: one ordered query, vectors parsed by the fastest parser found, one Parquet file.
+
+    Of `np.fromstring`, `json.loads` and splitting, the first was the fastest.
+    """
+    import pandas
+    import sqlalchemy
+
+    started = time.perf_counter()
+    engine = sqlalchemy.create_engine(task["url"].replace("postgresql://", "postgresql+psycopg2://"))
+    frame = pandas.read_sql(PANDAS_QUERY, engine)
+    frame["vector"] = [np.fromstring(text[1:-1], sep=",", dtype=np.float32) for text in frame["vector"]]
+    frame.insert(0, "row", range(len(frame)))
+    frame.insert(3, "article_index", pandas.factorize(frame["article_id"])[0].astype(np.int32))
+    frame.to_parquet(task["path"], index=False)
+    tell(started)
+
+
+def tell(started: float) -> None:
+    """Print the seconds since `started` and the peak memory of this process."""
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": time.perf_counter() - started, "peak_mb": peak_mb}))
+
+
+def require_same_files(ours: Path, theirs: Path, *, num_rows: int) -> None:
+    """See that both wrote the same concepts in the same order.
+
+    Raises:
+        SystemExit: If they did not.
+    """
+    for left, right in zip(id_and_vector_batches(ours), id_and_vector_batches(theirs), strict=True):
+        if left[0] != right[0] or not np.array_equal(left[1], right[1]):
+            raise SystemExit("The two files differ: the benchmark compares nothing.")
+    if pq.read_metadata(ours).num_rows != num_rows:
+        raise SystemExit(f"{ours} holds {pq.read_metadata(ours).num_rows} rows, expected {num_rows}.")
+
+
+def id_and_vector_batches(path: Path) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+    """Yield ids and vectors of 500 rows at a time."""
+    table = pq.read_table(path, columns=["cpe_id", "vector"])
+    for start in range(0, table.num_rows, 500):
+        piece = table.slice(start, 500)
+        vectors = np.concatenate([chunk.flatten().to_numpy() for chunk in piece["vector"].chunks])
+        yield piece["cpe_id"].to_pylist(), vectors
+
+
+CHILDREN = {"ours": run_ours, "pandas": run_pandas}
+
+if __name__ == "__main__":
+    main()
