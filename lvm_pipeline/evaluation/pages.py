@@ -1,0 +1,55 @@
+"""Turn values into self-contained HTML pages: style, plots and data in one file, no script, nothing fetched."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+EN_DASH, MINUS, THIN_SPACE = "\u2013", "\u2212", "\u202f"
+EXCLUSIONS_IN_WORDS = {
+    "context_rows": "without the {context_length} concepts right before the target",
+    "earlier_rows_of_article": "without any earlier concept of the target's article",
+}
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of the folder `templates`."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"signed": signed, "duration": duration, "count": count, "size": size}
+    return environment.get_template(template).render(**values)
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """Write a difference with its sign, a dash where there is none."""
+    return EN_DASH if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
+
+
+def count(value: int) -> str:
+    """Write a count with thin gaps between thousands."""
+    return f"{value:,}".replace(",", THIN_SPACE)
+
+
+def size(num_params: int) -> str:
+    """Write a number of parameters in thousands, millions or billions."""
+    for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if num_params >= factor:
+            return f"{num_params / factor:.3g} {unit}"
+    return str(num_params)
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the unit that reads best."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def exclusion_in_words(exclusion: str, *, context_length: int) -> str:
+    """Say which candidates a rule leaves out."""
+    return EXCLUSIONS_IN_WORDS[exclusion].format(context_length=context_length)

@@ -1,0 +1,130 @@
+"""The champion rule, fixed before the first trial. Pure: it sees scores, never files or registries.
+
+1. The challenger is the trained model with the highest mean validation cosine.
+2. It becomes champion when the lower bound of its paired gain over the present champion is above zero: cosine on the
+   very same targets, 95 % interval with whole articles resampled. The present champion is scored anew on the
+   challenger's own validation targets; scores of other sequences or splits are refused, never compared.
+3. Where there is no champion that can be scored, it has to beat the best baseline in the same way.
+4. Scores from leaking sequences crown nobody.
+
+Validation decides. The test split is looked at once, for the model that was promoted, and changes nothing.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lvm_pipeline.evaluation.scoring import RowScores
+from lvm_pipeline.measures.uncertainty import Interval, paired_gain
+
+DECIDING_SPLIT = "validation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChampionDecision:
+    """What the rule said.
+
+    Attributes:
+        promote: Whether the challenger becomes champion.
+        reason: Why or why not, one sentence.
+        challenger: Its name.
+        challenger_fingerprint: Of its weights.
+        against: Name of what it was compared with, None where nothing was compared.
+        gain: Paired gain in cosine over that.
+        cosine: Mean cosine of the challenger.
+        fingerprint: Of the sequences that decided.
+        num_targets: Targets compared on.
+        num_articles: Articles they come from.
+    """
+
+    promote: bool
+    reason: str
+    challenger: str
+    challenger_fingerprint: str | None
+    against: str | None
+    gain: Interval | None
+    cosine: float
+    fingerprint: str
+    num_targets: int
+    num_articles: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the decision as plain JSON values."""
+        return asdict(self)
+
+
+def decide(
+    challenger: RowScores, *, incumbent: RowScores | None, best_baseline: RowScores, seed: int = 0
+) -> ChampionDecision:
+    """Apply the rule.
+
+    Args:
+        challenger: Validation scores of the challenger.
+        incumbent: Scores of the present champion on the challenger's targets, measured now; None where there is
+            no champion, or none that these vectors can be scored with.
+        best_baseline: Scores of the baseline with the highest mean cosine on the challenger's targets.
+        seed: Of the resampling.
+
+    Returns:
+        The decision.
+
+    Raises:
+        ValueError: If the scores are not of the same validation targets.
+    """
+    if challenger.split != DECIDING_SPLIT:
+        raise ValueError(f"the split {challenger.split} decides nothing; score the challenger on {DECIDING_SPLIT}")
+    if challenger.is_leaking:
+        reason = f"{challenger.name} was scored on leaking sequences, which crown nobody."
+        return _decision(challenger, promote=False, reason=reason, against=None, gain=None)
+    if incumbent is not None and incumbent.model_fingerprint == challenger.model_fingerprint:
+        reason = f"{challenger.name} is the champion already."
+        return _decision(challenger, promote=False, reason=reason, against=incumbent, gain=None)
+    against = incumbent or best_baseline
+    refuse_other_targets(challenger, against)
+    gain = paired_gain(challenger.cosines, against.cosines, challenger.articles, seed=seed)
+    role = "the champion" if incumbent else "the best baseline"
+    told = f"over {role}, {against.name}: {_interval_in_words(gain)}"
+    if gain.is_above_zero:
+        reason = f"{challenger.name} is promoted; its gain in cosine {told}, is above zero."
+    else:
+        reason = f"{challenger.name} is not promoted; its gain in cosine {told}, is not above zero."
+    return _decision(challenger, promote=gain.is_above_zero, reason=reason, against=against, gain=gain)
+
+
+def refuse_other_targets(scores: RowScores, others: RowScores) -> None:
+    """Make sure that two predictors were scored on the very same targets.
+
+    Raises:
+        ValueError: If they were not; scores of different data are never compared.
+    """
+    if (scores.fingerprint, scores.split) != (others.fingerprint, others.split):
+        raise ValueError(
+            f"{scores.name} was scored on {scores.split} of sequences {scores.fingerprint[:12]}, {others.name} on "
+            f"{others.split} of {others.fingerprint[:12]}: such scores are never compared"
+        )
+    if not np.array_equal(scores.target_rows, others.target_rows):
+        raise ValueError(f"{scores.name} and {others.name} were scored on different targets and cannot be compared")
+
+
+def _interval_in_words(gain: Interval) -> str:
+    if gain.low is None or gain.high is None:
+        return f"{gain.mean:+.4f} without an interval (one article)"
+    return f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
+
+
+def _decision(
+    challenger: RowScores, *, promote: bool, reason: str, against: RowScores | None, gain: Interval | None
+) -> ChampionDecision:
+    return ChampionDecision(
+        promote=promote,
+        reason=reason,
+        challenger=challenger.name,
+        challenger_fingerprint=challenger.model_fingerprint,
+        against=against.name if against else None,
+        gain=gain,
+        cosine=challenger.cosine,
+        fingerprint=challenger.fingerprint,
+        num_targets=len(challenger.target_rows),
+        num_articles=len(np.unique(challenger.articles)),
+    )
