@@ -142,9 +142,12 @@ def insert(connection, table, values):
     connection.execute(query, list(values.values()))
 
 
-def extract(url, tmp_path, *, options=None, **reader):
+def extract(url, tmp_path, *, options=None, progress=None, **reader):
     return extract_concepts(
-        PostgresReader(url, **reader), options=options or ExtractOptions(), staged_path=tmp_path / "staged.parquet"
+        PostgresReader(url, **reader),
+        options=options or ExtractOptions(),
+        staged_path=tmp_path / "staged.parquet",
+        progress=progress,
     )
 
 

@@ -204,3 +204,15 @@ def test_an_error_inside_the_database_is_one_sentence(database, tmp_path):
 
     assert "\n" not in str(raised.value)
     assert list(tmp_path.glob("*.parquet")) == []
+
+
+def test_a_connection_that_breaks_off_leaves_nothing(database, tmp_path):
+    load(database, good_rows((40, 40, 40)))
+    execute(database, "UPDATE cpe_entry SET concept_text = repeat(concept_text, 30000)")  # more than waits in a socket
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+
+    with pytest.raises(LvmError, match="could not answer") as raised:
+        extract(database, tmp_path, progress=lambda done, total: execute(database, others + "pg_backend_pid()"))
+
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.glob("*.parquet")) == []
