@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lvm_pipeline.architectures._contract import OptimiserSetting
+from lvm_pipeline.architectures._contract import ModelConfig, OptimiserSetting
 from lvm_pipeline.architectures._decayed_attention import decayed_attention, reference_decayed_attention
 from lvm_pipeline.architectures._norms import NO_DECAY, GatedRMSNorm
 from lvm_pipeline.architectures._precision import at_least_float32
@@ -35,15 +35,28 @@ MixerState = tuple[Tensor, Tensor]  # the latest inputs of the convolution (B, w
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixerSizes:
-    """Widths of a mixer: H, N, P, G, E / H and the convolution's kernel."""
+class MixerConfig(ModelConfig):
+    """Fields of every config whose model has such mixers.
 
-    hidden_dim: int
-    state_dim: int
-    head_dim: int
-    num_groups: int
-    expand: int
-    conv_width: int
+    The inner width is `expand` times the hidden one, in heads of `head_dim`; the heads of a group share B and C, which
+    are `state_dim` wide. `conv_width` positions are summed before the state space.
+    """
+
+    state_dim: int = 128
+    head_dim: int = 64
+    num_groups: int = 1
+    expand: int = 2
+    conv_width: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse widths that do not divide."""
+        super().__post_init__()
+        for name in ("state_dim", "head_dim", "num_groups", "expand", "conv_width"):
+            self.require(getattr(self, name) >= 1, name, "at least 1")
+        is_divisor = self.inner_dim % self.head_dim == 0
+        self.require(is_divisor, "head_dim", f"a divisor of expand * hidden_dim = {self.inner_dim}")
+        is_divisor = self.num_state_heads % self.num_groups == 0
+        self.require(is_divisor, "num_groups", f"a divisor of the number of heads, {self.num_state_heads}")
 
     @property
     def inner_dim(self) -> int:
@@ -51,14 +64,14 @@ class MixerSizes:
         return self.expand * self.hidden_dim
 
     @property
-    def num_heads(self) -> int:
+    def num_state_heads(self) -> int:
         """K."""
         return self.inner_dim // self.head_dim
 
     @property
-    def conv_dim(self) -> int:
-        """C."""
-        return self.inner_dim + 2 * self.num_groups * self.state_dim
+    def group_dim(self) -> int:
+        """G N."""
+        return self.num_groups * self.state_dim
 
 
 class CausalConv(nn.Module):
@@ -100,24 +113,26 @@ class Mamba2Mixer(nn.Module):
         "dt_bias": NO_DECAY,
     }
 
-    def __init__(self, sizes: MixerSizes, *, num_residuals: int):
+    def __init__(self, config: MixerConfig, *, num_residuals: int):
         """Draw weights as the authors do.
 
         Args:
-            sizes: Widths.
+            config: The model's.
             num_residuals: Residual additions in the whole model; the way out starts smaller by its root.
         """
         super().__init__()
-        self.sizes = sizes
-        self.in_proj = nn.Linear(sizes.hidden_dim, sizes.inner_dim + sizes.conv_dim + sizes.num_heads, bias=False)
-        self.conv = CausalConv(sizes.conv_dim, sizes.conv_width)
+        self.config = config
+        inner_dim, num_heads = config.inner_dim, config.num_state_heads
+        self.split_dims = (inner_dim, inner_dim + 2 * config.group_dim, num_heads)
+        self.in_proj = nn.Linear(config.hidden_dim, sum(self.split_dims), bias=False)
+        self.conv = CausalConv(self.split_dims[1], config.conv_width)
         low, high = (math.log(bound) for bound in TIME_STEP_RANGE)
-        time_steps = torch.empty(sizes.num_heads).uniform_(low, high).exp()
+        time_steps = torch.empty(num_heads).uniform_(low, high).exp()
         self.dt_bias = nn.Parameter(time_steps + torch.log(-torch.expm1(-time_steps)))  # softplus gives them back
-        self.A_log = nn.Parameter(torch.empty(sizes.num_heads).uniform_(*DECAY_RANGE).log())
-        self.D = nn.Parameter(torch.ones(sizes.num_heads))
-        self.norm = GatedRMSNorm(sizes.inner_dim, num_groups=sizes.num_groups)
-        self.out_proj = nn.Linear(sizes.inner_dim, sizes.hidden_dim, bias=False)
+        self.A_log = nn.Parameter(torch.empty(num_heads).uniform_(*DECAY_RANGE).log())
+        self.D = nn.Parameter(torch.ones(num_heads))
+        self.norm = GatedRMSNorm(inner_dim, num_groups=config.num_groups)
+        self.out_proj = nn.Linear(inner_dim, config.hidden_dim, bias=False)
         with torch.no_grad():
             self.out_proj.weight /= math.sqrt(num_residuals)
 
@@ -153,18 +168,15 @@ class Mamba2Mixer(nn.Module):
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return z (B, T, E), what is convolved (B, T, C) and dt before its bias (B, T, K)."""
-        sizes = self.sizes
-        gate, to_convolve, time_step = self.in_proj(states).split(
-            (sizes.inner_dim, sizes.conv_dim, sizes.num_heads), -1
-        )
+        gate, to_convolve, time_step = self.in_proj(states).split(self.split_dims, -1)
         return gate, to_convolve, time_step
 
     def split(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return x (B, T, K, P), B and C (B, T, G, N)."""
-        group_dim = self.sizes.num_groups * self.sizes.state_dim
-        x, b, c = convolved.split((self.sizes.inner_dim, group_dim, group_dim), -1)
-        groups = (self.sizes.num_groups, self.sizes.state_dim)
-        return x.unflatten(-1, (-1, self.sizes.head_dim)), b.unflatten(-1, groups), c.unflatten(-1, groups)
+        config = self.config
+        x, b, c = convolved.split((config.inner_dim, config.group_dim, config.group_dim), -1)
+        groups = (config.num_groups, config.state_dim)
+        return x.unflatten(-1, (-1, config.head_dim)), b.unflatten(-1, groups), c.unflatten(-1, groups)
 
     def leave(self, mixed: Tensor, gate: Tensor) -> Tensor:
         """Gate, norm and projection: y (B, T, K, P), z (B, T, E) -> (B, T, H)."""
@@ -215,7 +227,7 @@ def reference_selective_state_space(
 def reference_mixer(mixer: Mamba2Mixer, states: Tensor) -> Tensor:
     """Mix by plain sums and the recurrence, (B, T, H) -> (B, T, H); the slow twin."""
     gate, to_convolve, time_step = mixer.project(states)
-    width, weight = mixer.sizes.conv_width, mixer.conv.weight
+    width, weight = mixer.config.conv_width, mixer.conv.weight
     convolved = []
     for t in range(states.shape[1]):
         taps = [weight[width - 1 - lag] * to_convolve[:, t - lag] for lag in range(min(width, t + 1))]

@@ -19,46 +19,19 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
-from lvm_pipeline.architectures._mamba2_mixer import Mamba2Mixer, MixerSizes, reference_mixer
+from lvm_pipeline.architectures._contract import Architecture, Preset
+from lvm_pipeline.architectures._mamba2_mixer import Mamba2Mixer, MixerConfig, reference_mixer
 from lvm_pipeline.architectures._norms import RMSNorm
 from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._stack import RecurrentStack, Residual
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mamba2Config(ModelConfig):
-    """The inner width is `expand` times the hidden one, in heads of `head_dim`; the heads of a group share B and C."""
+class Mamba2Config(MixerConfig):
+    """Layers of mixers alone."""
 
     hidden_dim: int = 768
     num_layers: int = 34
-    state_dim: int = 128
-    head_dim: int = 64
-    num_groups: int = 1
-    expand: int = 2
-    conv_width: int = 4
-
-    def __post_init__(self) -> None:
-        """Refuse widths that do not divide."""
-        super().__post_init__()
-        for name in ("state_dim", "head_dim", "num_groups", "expand", "conv_width"):
-            self.require(getattr(self, name) >= 1, name, "at least 1")
-        inner_dim = self.expand * self.hidden_dim
-        self.require(inner_dim % self.head_dim == 0, "head_dim", f"a divisor of expand * hidden_dim = {inner_dim}")
-        num_heads = inner_dim // self.head_dim
-        self.require(num_heads % self.num_groups == 0, "num_groups", f"a divisor of the number of heads, {num_heads}")
-
-    @property
-    def sizes(self) -> MixerSizes:
-        """The mixer's widths."""
-        return MixerSizes(
-            hidden_dim=self.hidden_dim,
-            state_dim=self.state_dim,
-            head_dim=self.head_dim,
-            num_groups=self.num_groups,
-            expand=self.expand,
-            conv_width=self.conv_width,
-        )
 
 
 def mixers(config: Mamba2Config) -> RecurrentStack:
@@ -66,7 +39,7 @@ def mixers(config: Mamba2Config) -> RecurrentStack:
     layers = (
         Residual(
             RMSNorm(config.hidden_dim),
-            Mamba2Mixer(config.sizes, num_residuals=config.num_layers),
+            Mamba2Mixer(config, num_residuals=config.num_layers),
             dropout=config.dropout,
         )
         for _ in range(config.num_layers)

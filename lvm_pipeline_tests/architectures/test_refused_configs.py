@@ -11,6 +11,10 @@ REFUSED = [
     ("mamba2", {"conv_width": 0}, "conv_width must be at least 1, got 0"),
     ("distilgpt2", {"num_heads": 5}, "num_heads must be a divisor of hidden_dim = 96, got 5"),
     ("distilgpt2", {"num_positions": 0}, "num_positions must be at least 1, got 0"),
+    ("hybrid", {"num_heads": 5}, "num_heads must be a divisor of hidden_dim = 64, got 5"),
+    ("hybrid", {"num_key_value_heads": 3}, "num_key_value_heads must be a divisor of num_heads = 4, got 3"),
+    ("hybrid", {"mamba_per_attention": 6}, "mamba_per_attention must be below num_layers = 6, got 6"),
+    ("hybrid", {"rotary_fraction": 0.3}, "rotary_fraction must be a share.* got 0.3"),
 ]
 
 

@@ -4,6 +4,8 @@ Each takes tensors under the authors' names (weights, or their gradients) and re
 where the layouts differ. Loading what comes back with `strict=True` shows that nothing is missing on either side.
 """
 
+import torch
+
 
 def mamba2_mixer(reference):
     """Theirs -> ours: conv1d.weight (C, 1, width) -> conv.weight (width, C); all other names and layouts are equal."""
@@ -22,7 +24,7 @@ def mamba2_stack(reference):
 
 
 def gpt2_stack(reference):
-    """wpe -> positions; h.i.ln_1, attn -> layers.2i; h.i.ln_2, mlp -> layers.2i+1; Conv1D (in, out) -> Linear (out, in).
+    """wpe -> positions; h.i.ln_1, attn -> layers.2i; h.i.ln_2, mlp -> layers.2i+1; Conv1D (in, out) -> (out, in).
 
     c_attn and qkv both hold queries, keys, values in this order.
     """
@@ -36,6 +38,40 @@ def gpt2_stack(reference):
         for number in (0, 1):
             ours |= under(f"layers.{2 * layer + number}.norm", part(reference, f"h.{layer}.ln_{number + 1}"))
     return ours
+
+
+def hybrid_stack(reference):
+    """input_layernorm and mamba or self_attn -> layers.2i; the norm after it and the MLP -> layers.2i+1.
+
+    q_proj, k_proj, v_proj are stacked to qkv; gate_proj and up_proj to widen, as input_linear has them already.
+    """
+    last_norm = "final_layernorm.weight" if "final_layernorm.weight" in reference else "norm.weight"
+    ours = {"norm.weight": reference[last_norm]}
+    for layer in layer_numbers(reference, "layers"):
+        theirs = part(reference, f"layers.{layer}")
+        ours |= under(f"layers.{2 * layer}", _hybrid_mixer(theirs)) | under(
+            f"layers.{2 * layer + 1}", _hybrid_mlp(theirs)
+        )
+    return ours
+
+
+def _hybrid_mixer(theirs):
+    ours = {"norm.weight": theirs["input_layernorm.weight"]}
+    if "mamba.in_proj.weight" in theirs:
+        return ours | under("inner", mamba2_mixer(part(theirs, "mamba")))
+    attention = part(theirs, "self_attn")
+    ours["inner.qkv.weight"] = torch.cat([attention[f"{name}_proj.weight"] for name in "qkv"])
+    return ours | {"inner.out.weight": attention["o_proj.weight"]}
+
+
+def _hybrid_mlp(theirs):
+    if "shared_mlp.input_linear.weight" in theirs:
+        norm, mlp = "post_attention_layernorm", part(theirs, "shared_mlp")
+        widen, narrow = mlp["input_linear.weight"], mlp["output_linear.weight"]
+    else:
+        norm, mlp = "pre_ff_layernorm", part(theirs, "feed_forward")
+        widen, narrow = torch.cat([mlp["gate_proj.weight"], mlp["up_proj.weight"]]), mlp["down_proj.weight"]
+    return {"norm.weight": theirs[f"{norm}.weight"], "inner.widen.weight": widen, "inner.narrow.weight": narrow}
 
 
 def layer_numbers(reference, prefix):
