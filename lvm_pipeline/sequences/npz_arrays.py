@@ -6,10 +6,11 @@ reader believes no header: a shape must match the bytes that are there before an
 
 import lzma
 import math
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -24,6 +25,7 @@ PIECE_BYTES = 16 * 2**20
 MAX_ENTRY_BYTES = 64 * 2**20
 MAX_TEXT_ARRAY_BYTES = 8 * 2**30  # NumPy gives every text of an array the room of the longest
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same arrays give the same bytes
+HEADER_DAMAGES = (ValueError, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError)
 DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
 
 
@@ -53,6 +55,7 @@ class NpzReader:
         infos = self._zip.infolist()
         self._infos = {info.filename.removesuffix(".npy"): info for info in infos}
         if len(self._infos) != len(infos):
+            self._zip.close()
             raise self.error("holds two arrays of one name")
 
     def __enter__(self) -> Self:
@@ -105,7 +108,7 @@ class NpzReader:
             raise self.error(f"stores {name} column by column (Fortran order); save it with np.ascontiguousarray")
         return Header(shape=shape, dtype=dtype, offset=offset)
 
-    def pieces(self, name: str, *, num_rows: int | None = None) -> Iterator[NDArray[Any]]:
+    def pieces(self, name: str, *, num_rows: int | None = None) -> Generator[NDArray[Any]]:
         """Yield an array of numbers or text along its first axis, `num_rows` at a time or as memory allows.
 
         Raises:
@@ -138,10 +141,8 @@ class NpzReader:
             return self._objects(name, header)
         if header.dtype.kind not in "USbiuf":
             raise self.error(f"stores {name} as {header.dtype}, where text or numbers are expected")
-        try:
-            return [entry for piece in self.pieces(name) for entry in piece.tolist()]
-        except ValueError as error:
-            raise self.error(f"holds text in {name} that is none ({error})") from None
+        with self._text_readable(name), closing(self.pieces(name)) as pieces:
+            return [entry for piece in pieces for entry in piece.tolist()]
 
     def single(self, name: str) -> Any:
         """Read a single value, such as the metadata.
@@ -157,7 +158,8 @@ class NpzReader:
         with self.readable(), self._member(name) as member:
             self._read_exactly(member, header.offset)
             content = self._read_exactly(member, header.dtype.itemsize)
-        return np.frombuffer(content, dtype=header.dtype)[0].item()
+        with self._text_readable(name):
+            return np.frombuffer(content, dtype=header.dtype)[0].item()
 
     @contextmanager
     def readable(self) -> Iterator[None]:
@@ -170,6 +172,13 @@ class NpzReader:
             yield
         except DAMAGES as error:
             raise self.error(f"is damaged or no NPZ file ({error or type(error).__name__})") from None
+
+    @contextmanager
+    def _text_readable(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, SystemError) as error:  # numbers that are no letters; NumPy lets Python's own error through
+            raise self.error(f"holds text in {name} that is none ({error})") from None
 
     def _objects(self, name: str, header: Header) -> list[Any]:
         size = self._infos[name].file_size
@@ -200,8 +209,8 @@ class NpzReader:
                 if version not in readers:
                     raise ValueError(f"format version {version}")
                 shape, is_fortran, dtype = readers[version](member)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-            raise self.error(f"has no readable header for {name} ({str(error).splitlines()[0:1]})") from None
+        except HEADER_DAMAGES as error:
+            raise self.error(f"has no readable header for {name} ({type(error).__name__})") from None
         if any(length < 0 for length in shape):
             raise self.error(f"claims shape {shape} for {name}")
         return shape, is_fortran, dtype

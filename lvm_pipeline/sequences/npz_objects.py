@@ -12,6 +12,7 @@ import io
 import math
 import pickletools  # a disassembler: it never executes what it reads
 import re
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class _Array:
         num_bytes = math.prod(shape) * dtype.dtype.itemsize
         _require(type(content) is bytes and len(content) == num_bytes, f"an array of claimed shape {shape}")
         order = "F" if is_fortran else "C"
-        self.entries = np.frombuffer(content, dtype=dtype.dtype).reshape(shape, order=order)
+        self.entries = _from_bytes(content, dtype.dtype).reshape(shape, order=order)
 
 
 @dataclass
@@ -129,7 +130,15 @@ def _make_dtype(code: Any, _align: Any = False, _copy: Any = True) -> _Dtype:
 def _make_scalar(dtype: Any, content: Any) -> Any:
     _require(isinstance(dtype, _Dtype) and dtype.dtype.kind != "O", "a number of no type")
     _require(type(content) is bytes and len(content) == dtype.dtype.itemsize, "a number of the wrong size")
-    return np.frombuffer(content, dtype=dtype.dtype)[0].item()
+    return _from_bytes(content, dtype.dtype)[0].item()
+
+
+def _from_bytes(content: bytes, dtype: np.dtype) -> NDArray[Any]:
+    array = np.frombuffer(content, dtype=dtype)
+    if dtype.kind == "U":
+        letters = np.frombuffer(content, dtype=np.dtype("u4").newbyteorder(dtype.byteorder))
+        _require(letters.max(initial=0) <= sys.maxunicode, "text that is none")
+    return array
 
 
 def _make_uuid() -> _Uuid:

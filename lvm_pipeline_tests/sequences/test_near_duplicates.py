@@ -137,10 +137,10 @@ def test_ten_thousand_concepts_take_little_time_and_memory():
     vectors = topics[articles] + rng.standard_normal((10_000, 768), dtype=np.float32)
     texts = [f"Concept number {row} says something that no other concept says." for row in range(10_000)]
     seconds = []
-    while len(seconds) < 5 and (not seconds or seconds[-1] > 1):  # other processes may be at work
-        start = time.perf_counter()
+    while len(seconds) < 5 and (not seconds or seconds[-1] > 0.5):
+        start = time.process_time()  # of all cores together, so that other processes do not count
         links = find_near_duplicates(vectors, texts, articles)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert not len(links.rows)
     assert min(seconds) < 1
 

@@ -1,6 +1,7 @@
 """Object arrays are read as values; nothing that a file asks for is ever executed."""
 
 import builtins
+import codecs
 import contextlib
 import datetime
 import functools
@@ -87,6 +88,15 @@ def test_one_object_may_stand_in_many_places():
     assert read_objects(stored([one, one, one]), num_entries=3) == [one] * 3
 
 
+def test_a_uuid_with_its_safety_as_an_object_is_read():
+    """As Python 3.6 wrote it."""
+    call = b"\x80\x03" + b"cuuid\nSafeUUID\nK\x00\x85R"
+    content = pickle.dumps(array_of([uuid.UUID(int=5)]), protocol=3)
+    at = content.index(b"X\x03\x00\x00\x00int")
+    harmless = content[:at] + b"X\x07\x00\x00\x00is_safe" + call[2:] + b"s" + content[at:]
+    assert read_objects(harmless, num_entries=1) == [uuid.UUID(int=5)]
+
+
 def test_a_uuid_with_its_safety_is_read():
     unsafe = uuid.UUID(int=5, is_safe=uuid.SafeUUID.safe)
     assert read_objects(stored([unsafe]), num_entries=1) == [unsafe]
@@ -143,9 +153,14 @@ def test_what_a_file_would_call_is_refused_by_name_and_not_called(tmp_path, evil
         Call(np._core.multiarray.scalar, np.dtype("f4"), b"12345678"),
         Call(np._core.multiarray.scalar, np.dtype("O"), b""),
         Call(np._core.multiarray.scalar, "f4", b"1234"),
+        Call(np._core.multiarray.scalar, np.dtype("U1"), b"\xff" * 4),
+        Call(np._core.multiarray.scalar, np.dtype("f4"), b""),
+        Call(np._core.multiarray.scalar, np.dtype("U0"), b""),
         Call(np.ndarray, (10**12,)),
         Call(np.ndarray, 3),
         Call(uuid.UUID, "not a uuid"),
+        Call(uuid.SafeUUID, "safe"),
+        Call(codecs.encode, "x", "utf-8"),
         Call(datetime.datetime, b"\xff" * 10),
         Call(datetime.datetime, b"123"),
         Call(datetime.datetime, 2020, 1, 1),
@@ -203,9 +218,9 @@ DTYPE_O = b"cnumpy\ndtype\n\x8c\x01O\x89\x88\x87R"
         b"\x80\x04\x96" + (2**40).to_bytes(8, "little") + b"abc.",  # bytearray of 1 TiB
         b"\x80\x04\x8b" + (2**31 - 1).to_bytes(4, "little") + b"\x01.",  # number of 2 GiB
         b"\x80\x04Nr\xff\xff\xff\x7f.",  # memo of two billion places
-        b"\x80\x04" + b"]" * 200_000 + b".",
-        b"\x80\x04" + b"(" * 300_000 + b".",
-        b"\x80\x04" + b"]" + b"\x85" * 100_000 + b".",
+        b"\x80\x04" + b"]" * 110_000 + b".",
+        b"\x80\x04" + b"(" * 110_000 + b".",
+        b"\x80\x04" + b"]" + b"\x85" * 20_000 + b".",
         b"\x80\x04(]\x94" + b"2" * 100 + b"e.",
     ],
 )
