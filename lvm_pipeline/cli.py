@@ -69,9 +69,13 @@ def demo(
     from lvm_pipeline.defs.launch import materialise_lineage
 
     out = _console()
+    architectures = _chosen(architecture)
     with console.progress_bars(out) as bars:
-        settings = lineage.fill_demo_source(_settings(preset=preset), encoder_name=encoder, task=bars.task)
-        materialise_lineage(settings, _chosen(architecture), task=bars.task)
+        report = lineage.ingest_demo_corpus(
+            _settings(), encoder=encoder, progress=bars.task("Filling cpe_entry with the demo corpus")
+        )
+        settings = _settings(preset=preset, dataset_source=report.dataset_source)
+        materialise_lineage(settings, architectures, on_progress=console.stage_bars(bars))
     console.show_results(out, settings)
 
 

@@ -1,5 +1,6 @@
 """What the command line shows: progress bars, findings, tables. Plain words, no logic."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lvm_pipeline.findings import Finding, Severity
+from lvm_pipeline.settings import Settings
 
 UNITS = 1000  # steps of a bar
 MAX_MESSAGE = 240  # characters of a finding on the screen
@@ -128,8 +130,7 @@ def training_bar(bar: Bar) -> Callable[[Any], None]:
     """Return a callback for `training.loop.train` that moves a bar."""
 
     def show(report: Any) -> None:
-        note = f"epoch {report.epoch}/{report.epochs}, {report.metric_name} {report.best_score:.4f}"
-        bar(report.done_fraction, 1.0, note)
+        bar(report.done_fraction, 1.0, report.in_words())
 
     return show
 
@@ -144,3 +145,91 @@ def show_trained(console: Console, trained: Any) -> None:
         soft_wrap=True,
     )
     console.print(f"Trained model: {trained.path}", soft_wrap=True)
+
+
+def stage_bars(bars: Bars) -> Callable[[Any], None]:
+    """Return a callback for stages that run in other processes: one bar for each stage and partition."""
+    shown: dict[tuple[str, str | None], Bar] = {}
+
+    def show(progress: Any) -> None:
+        key = (progress.stage, progress.partition)
+        if key not in shown:
+            shown[key] = bars.task(" ".join(filter(None, key)))
+        if progress.state == "failed":
+            shown[key](progress.done_fraction * 0.999, 1.0, "failed")
+        else:
+            is_over = progress.state == "done"
+            shown[key](1.0 if is_over else min(progress.done_fraction, 0.999), 1.0, progress.note)
+
+    return show
+
+
+def show_leaderboard(console: Console, board: Mapping[str, Any]) -> None:
+    """Show models and baselines of one leaderboard, best cosine first, gains with their 95 % interval."""
+    columns = ("", "name", "context", "cosine", "gain over best baseline", "R@1", "R@10", "MRR", "ms p50")
+    table = Table(*columns, title=f"Leaderboard, {board['split']} split", title_justify="left")
+    for row in board["rows"]:
+        is_model = row["kind"] == "model"
+        retrieval, name = row["retrieval"], escape(row["name"])
+        table.add_row(
+            "*" if row.get("is_champion") else "",
+            f"[bold]{name} {row['preset']}[/]" if is_model else f"[dim]{name}[/]",
+            row["context"],
+            f"{row['cosine']:.4f}",
+            _interval(row["gain_over_best_baseline"]) if is_model else "",
+            *(f"{retrieval[measure]:.3f}" for measure in ("r_at_1", "r_at_10", "mrr")),
+            f"{row['latency_ms']['p50']:.1f}" if is_model else "",
+        )
+    console.print(table)
+    console.print("[dim]* champion. Gains: cosine, paired on the same targets, whole articles resampled.[/]")
+    if board["is_leaking"]:
+        console.print(f"[bold red]LEAKING:[/] {escape(board['leak_reason'] or '')}", soft_wrap=True)
+
+
+def _interval(gain: Mapping[str, Any]) -> str:
+    if gain["low"] is None:
+        return f"{gain['mean']:+.4f} (one article)"
+    return f"{gain['mean']:+.4f} \\[{gain['low']:+.4f}, {gain['high']:+.4f}]"
+
+
+def show_report(console: Console, report: Mapping[str, Any]) -> None:
+    """Show the scores of one trained model beside the baselines, and the thresholds."""
+    table = Table("predictor", "cosine", "centred", "MSE", "R@1", "R@10", "MRR", "gain over it")
+    rows = [(f"[bold]{report['architecture']} {report['preset']}[/]", report, "")]
+    rows += [(name, found, _interval(found["gain"])) for name, found in report["baselines"].items()]
+    for name, found, gain in sorted(rows, key=lambda row: -row[1]["cosine"]):
+        retrieval = [f"{found['retrieval'][measure]:.3f}" for measure in ("r_at_1", "r_at_10", "mrr")]
+        table.add_row(
+            name, f"{found['cosine']:.4f}", f"{found['centred_cosine']:.4f}", f"{found['mse']:.6f}", *retrieval, gain
+        )
+    console.print(table)
+    retrieval = report["retrieval"]
+    console.print(f"Pool of {retrieval['pool_size']:,} concepts without {retrieval['exclusion'].replace('_', ' ')}.")
+    for name, gate in report["thresholds"].items():
+        verdict = {True: "[green]passed[/]", False: "[yellow]failed[/]", None: "[dim]not checked[/]"}[gate["passed"]]
+        console.print(f"  {verdict} {name}")
+    if report["is_leaking"]:
+        console.print(f"[bold red]LEAKING:[/] {escape(report['leak_reason'])}", soft_wrap=True)
+
+
+def show_results(console: Console, settings: Settings) -> None:
+    """Show what a whole lineage led to: leaderboard, verification in short, champion, and where everything is."""
+    reports = settings.reports_dir
+    board = json.loads((reports / "leaderboard.json").read_text(encoding="utf-8"))
+    verification = json.loads((reports / "verification.json").read_text(encoding="utf-8"))
+    champion = json.loads((reports / "champion.json").read_text(encoding="utf-8"))
+    show_leaderboard(console, board)
+    console.print(escape(champion["decision"]["reason"]), soft_wrap=True)
+    concepts, outcomes = verification["concepts"], [finding["passed"] for finding in verification["findings"]]
+    console.print(
+        f"Verification: {concepts['num_concepts']:,} concepts in {concepts['num_articles']:,} articles "
+        f"({concepts['dataset_source']}, space {concepts['space_id']}), {verification['sequences']['num_windows']:,} "
+        f"sequences; {sum(outcomes)} of {len(outcomes)} invariants hold.",
+        soft_wrap=True,
+    )
+    for what, path in (("Leaderboard", "leaderboard.html"), ("Verification report", "verification.md")):
+        console.print(f"{what}: {reports / path}", soft_wrap=True)
+    for row in board["rows"]:
+        if row["kind"] == "model":
+            console.print(f"Report of {row['name']}: {reports / row['name'] / 'report.html'}", soft_wrap=True)
+    console.print("Dagster web UI and MLflow UI: `make ui`.")

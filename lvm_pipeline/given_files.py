@@ -67,12 +67,13 @@ def evaluate_on(
         LvmError: If model or data cannot be used, or do not belong together.
     """
     from lvm_pipeline.evaluation.evaluate import evaluate_model
-    from lvm_pipeline.evaluation.report import write_report_files
+    from lvm_pipeline.evaluation.report import report_html
 
     concepts_path, sequences_path, vectors_dir = tables_of(settings, data)
     report = evaluate_model(model_dir, concepts_path, sequences_path, vectors_dir=vectors_dir, split=split)
     json_path = (output or model_dir / f"report-{split}.json").absolute()
-    write_report_files(report, json_path)
+    files.write_json(json_path, report)
+    files.write_text(json_path.with_suffix(".html"), report_html(report))
     return report
 
 

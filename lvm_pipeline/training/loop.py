@@ -55,6 +55,10 @@ class ProgressReport:
     metric_name: str
     best_score: float
 
+    def in_words(self) -> str:
+        """Return epoch and score in a few words."""
+        return f"epoch {self.epoch}/{self.epochs}, {self.metric_name} {self.best_score:.4f}"
+
 
 class OnProgress(Protocol):
     """Called every few steps."""

@@ -1,16 +1,11 @@
-"""The stages with their products: what asset bodies and `lvm run` both call.
+"""Source table, concepts and sequences: staged, checked, promoted; and the verification report that says so."""
 
-Each function takes the settings, makes the library calls of one stage and returns a small record.
-Products are staged, checked, and promoted only when no blocking finding failed, so a product that
-exists has passed. Nothing here knows of Dagster; torch and MLflow are imported by the functions that
-need them, so that a code server which only lists the assets stays small.
-"""
-
+import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lvm_pipeline import files
 from lvm_pipeline.adapters import databases, postgres_observer
@@ -19,26 +14,19 @@ from lvm_pipeline.adapters.postgres_reader import PostgresReader
 from lvm_pipeline.adapters.postgres_writer import PostgresWriter
 from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
 from lvm_pipeline.concepts.invariants import check_concepts
-from lvm_pipeline.concepts.report import verification_report, write_verification_report
-from lvm_pipeline.concepts.schema import ConceptsMetadata
+from lvm_pipeline.concepts.report import JSON_NAME, verification_report, write_verification_report
+from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.findings import Finding, blocking_failures, raise_on_blocking
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences, sequences_summary
+from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import SequencesMetadata, read_sequences_metadata
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.source import corpus
 from lvm_pipeline.source.encoders.registry import encoder_of_space
 from lvm_pipeline.source.load import IngestReport, ingest
 
-if TYPE_CHECKING:
-    from lvm_pipeline.training.checkpoint import TrainedModelInfo
-    from lvm_pipeline.training.config import TrainingConfig
-    from lvm_pipeline.training.loop import OnProgress
-    from lvm_pipeline.training.tracking import Tracker
-
 Progress = Callable[[int, int], None]  # done, total
-TRACKING_FILE = "tracking.json"  # beside the weights: which MLflow run made them
-
-
-# --- cpe_entry ---------------------------------------------------------------------------------
+DEMO_ENCODER = "lsa-768"
 
 
 def source_reader(settings: Settings) -> PostgresReader:
@@ -72,7 +60,16 @@ def ingest_file(settings: Settings, path: Path, *, progress: Progress | None = N
     return ingest(path, writer, settings=settings, progress=progress, **options)
 
 
-# --- concepts ----------------------------------------------------------------------------------
+def ingest_demo_corpus(settings: Settings, *, encoder: str, progress: Progress | None = None) -> IngestReport:
+    """Make the demo corpus and load it; each encoder has a dataset source of its own, since spaces never mix.
+
+    Raises:
+        LvmError: If the encoder or the database cannot be used.
+    """
+    path = corpus.demo_articles(settings.home / "corpus")
+    is_default = encoder == DEMO_ENCODER
+    dataset_source = corpus.DATASET_SOURCE if is_default else f"{corpus.DATASET_SOURCE}-{Path(encoder).name}"
+    return ingest_file(settings, path, progress=progress, dataset_source=dataset_source, encoder=encoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +115,6 @@ def promote_concepts(settings: Settings, staged: StagedConcepts) -> ConceptsMeta
     return staged.metadata
 
 
-# --- sequences ---------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class StagedSequences:
     """A sequence table that waits for its checks."""
@@ -147,11 +141,9 @@ def promote_sequences(settings: Settings, staged: StagedSequences) -> SequencesM
         _discard(staged.path)
         raise_on_blocking(staged.findings)
     files.promote(staged.path, settings.sequences_path)
-    verify_products(settings)
+    findings = [*_reported_concept_findings(settings), *staged.findings]
+    _report(settings, settings.concepts_path, findings, settings.sequences_path)
     return staged.metadata
-
-
-# --- verification ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,13 +181,20 @@ def verify_source(settings: Settings, *, progress: Progress | None = None) -> Ve
 
 def verify_products(settings: Settings) -> Verification:
     """Check the promoted concept and sequence tables."""
-    from lvm_pipeline.concepts.schema import read_concepts_metadata
-    from lvm_pipeline.sequences.invariants import check_sequences
-
     metadata = read_concepts_metadata(settings.concepts_path)
     findings = check_staged_concepts(settings, settings.concepts_path, metadata)
     findings += check_sequences(settings.concepts_path, settings.sequences_path)
     return _report(settings, settings.concepts_path, findings, settings.sequences_path)
+
+
+def _reported_concept_findings(settings: Settings) -> list[Finding]:
+    """Return what was found of the promoted concepts, from the report on them or, where that is of others, anew."""
+    metadata = read_concepts_metadata(settings.concepts_path)
+    path = settings.reports_dir / JSON_NAME
+    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if (report.get("concepts") or {}).get("fingerprint") == metadata.fingerprint and not report.get("sequences"):
+        return [Finding.from_json(values) for values in report["findings"]]
+    return check_staged_concepts(settings, settings.concepts_path, metadata)
 
 
 def _report(
@@ -205,93 +204,6 @@ def _report(
     report = verification_report(concepts_path, findings=findings, sequences=summary)
     paths = write_verification_report(settings.reports_dir, report)
     return Verification(findings=list(findings), report=report, report_paths=paths)
-
-
-# --- trained_model -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class StagedModel:
-    """A trained model that waits for its checks, and where its MLflow run is."""
-
-    architecture: str
-    path: Path
-    info: "TrainedModelInfo"
-    findings: list[Finding]
-    mlflow_run_id: str | None
-    mlflow_url: str | None
-
-
-def stage_model(
-    settings: Settings, architecture: str, *, tracker: "Tracker | None" = None, progress: "OnProgress | None" = None
-) -> StagedModel:
-    """Train one architecture on the promoted data into a staged folder and check the result.
-
-    The folder is the same from try to try, so a killed training goes on from its last checkpoint.
-    """
-    from lvm_pipeline.training.data import load_training_data
-    from lvm_pipeline.training.invariants import check_trained_model
-    from lvm_pipeline.training.loop import train
-    from lvm_pipeline.training.tracking import NullTracker
-
-    data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
-    tracker = tracker or NullTracker()
-    path = settings.models_dir / ".staging" / architecture
-    trained = train(
-        training_config_of(settings, architecture), data, output_dir=path, tracker=tracker, progress=progress
-    )
-    note_tracking(path, tracker)
-    findings = check_trained_model(path, settings.concepts_path, settings.sequences_path, settings.vectors_dir)
-    return StagedModel(
-        architecture=architecture,
-        path=path,
-        info=trained.info,
-        findings=findings,
-        mlflow_run_id=tracker.run_id,
-        mlflow_url=tracker.run_url,
-    )
-
-
-def promote_model(settings: Settings, staged: StagedModel) -> Path:
-    """Put a staged trained model in its place.
-
-    Raises:
-        InvariantError: If a blocking finding failed; the earlier trained model stays.
-    """
-    raise_on_blocking(staged.findings)
-    files.replace_dir(staged.path, settings.models_dir / staged.architecture)
-    return settings.models_dir / staged.architecture
-
-
-def note_tracking(model_dir: Path, tracker: "Tracker") -> None:
-    """Keep beside the weights which MLflow run made them."""
-    files.write_json(model_dir / TRACKING_FILE, {"mlflow_run_id": tracker.run_id, "mlflow_url": tracker.run_url})
-
-
-def training_config_of(settings: Settings, architecture: str, **overrides: Any) -> "TrainingConfig":
-    """Return the training that the settings ask for; what they leave open keeps the training's own default."""
-    from lvm_pipeline.training.config import training_config
-
-    asked = {
-        "epochs": settings.epochs,
-        "batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        **overrides,
-    }
-    return training_config(
-        {
-            "architecture": architecture,
-            "preset": settings.preset,
-            "mode": settings.training_mode,
-            "seed": settings.seed,
-            "device": settings.device,
-            "num_threads": settings.num_threads,
-            **{name: value for name, value in asked.items() if value is not None},
-        }
-    )
-
-
-# --- what the stages share ---------------------------------------------------------------------
 
 
 def _staged_path(settings: Settings, name: str) -> Path:

@@ -1,0 +1,69 @@
+"""The stages with their products: what asset bodies and `lvm run` both call.
+
+Each function takes the settings, makes the library calls of one stage and returns a small record.
+Products are staged, checked, and promoted only when no blocking finding failed, so a product that
+exists has passed. Nothing here knows of Dagster; torch and MLflow are imported by the functions that
+need them, so that a code server which only lists the assets stays small.
+"""
+
+from lvm_pipeline.lineage.data import (
+    StagedConcepts,
+    StagedSequences,
+    Verification,
+    check_staged_concepts,
+    ingest_demo_corpus,
+    ingest_file,
+    observe_source,
+    promote_concepts,
+    promote_sequences,
+    sequence_options,
+    stage_concepts,
+    stage_sequences,
+    verify_products,
+    verify_source,
+)
+from lvm_pipeline.lineage.models import (
+    StagedModel,
+    note_tracking,
+    promote_model,
+    stage_model,
+    tracking_of,
+    training_config_of,
+)
+from lvm_pipeline.lineage.results import (
+    build_leaderboard,
+    choose_champion,
+    evaluate_architecture,
+    read_champion,
+    report_dir,
+)
+from lvm_pipeline.lineage.whole import run
+
+__all__ = [
+    "StagedConcepts",
+    "StagedModel",
+    "StagedSequences",
+    "Verification",
+    "build_leaderboard",
+    "check_staged_concepts",
+    "choose_champion",
+    "evaluate_architecture",
+    "ingest_demo_corpus",
+    "ingest_file",
+    "note_tracking",
+    "observe_source",
+    "promote_concepts",
+    "promote_model",
+    "promote_sequences",
+    "read_champion",
+    "report_dir",
+    "run",
+    "sequence_options",
+    "stage_concepts",
+    "stage_model",
+    "stage_sequences",
+    "tracking_of",
+    "training_config_of",
+    "verify_products",
+    "verify_source",
+]
