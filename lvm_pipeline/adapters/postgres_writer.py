@@ -112,8 +112,8 @@ class PostgresWriter:
     def _twice_sentence(self, error: psycopg.Error) -> str:
         detail = (error.diag.message_detail or "").removesuffix(" already exists.")
         return (
-            f"A concept of this file ({detail}) is in the table already, under another dataset source or by a load that "
-            "ran meanwhile; nothing was written. Use the same --dataset-source, give the rows other cpe_ids, or try again."
+            f"A concept of this file ({detail}) is in the table already, under another dataset source or by a load "
+            "that ran meanwhile; nothing was written. Use that --dataset-source, or other cpe_ids, or try again."
         )
 
     def _types(self, connection: psycopg.Connection) -> tuple[Types, Types]:
@@ -133,15 +133,8 @@ class PostgresWriter:
                 remedy = f"run ALTER TABLE {table} {added}" if added else "load into another database"
                 there = f"lacks the column {', '.join(missing)}" if types else "is missing beside the other one"
                 raise LvmError(f"The table {table} {there}, so nothing can be loaded into it; {remedy}.")
-            if types["cpe_id"] not in ("uuid", "text", "varchar"):
-                raise LvmError(
-                    f"{table}.cpe_id has the type {types['cpe_id']}; rows can be loaded where it is uuid or text."
-                )
-        if vector_types[self.vector_column] != "vector":
-            found = vector_types[self.vector_column]
-            raise LvmError(
-                f"{self.vector_table}.{self.vector_column} has the type {found}; rows can be loaded into pgvector's vector."
-            )
+            _require_type(f"{table}.cpe_id", types["cpe_id"], ("uuid", "text", "varchar"))
+        _require_type(f"{self.vector_table}.{self.vector_column}", vector_types[self.vector_column], ("vector",))
 
     def _require_insert(self, connection: psycopg.Connection) -> None:
         for table in (self.entry_table, self.vector_table):
@@ -275,6 +268,11 @@ def _as_column(key: str, type_name: str | None) -> str | uuid.UUID:
 def _column_types(connection: psycopg.Connection, table: str) -> Types:
     query = COLUMNS_QUERY.replace("$1", "%s")
     return dict(connection.execute(query.encode(), [table_identifier(table).as_string(connection)]).fetchall())
+
+
+def _require_type(column: str, found: str, usable: Sequence[str]) -> None:
+    if found not in usable:
+        raise LvmError(f"{column} has the type {found}; rows can be loaded where it is {' or '.join(usable)}.")
 
 
 def _require_pgvector(connection: psycopg.Connection) -> None:

@@ -35,6 +35,8 @@ NUM_ITERATIONS = 2
 OVERSAMPLING = 16
 RANK_TOLERANCE = 1e-10
 SEED = 0
+OWN_SHARE = np.float32(1e-3)
+WORD = r"(?u)\b\w+\b"
 BATCH_SIZE = 4_096
 STATE_FILE, DESCRIPTION_FILE = "lsa.safetensors", "lsa.json"
 
@@ -63,8 +65,9 @@ class LsaEncoder:
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Return one unit vector for each text, shape (N, D).
 
-        A text without one known word gets a direction drawn from the hash of the text: of unit
-        length and its own, but near nothing.
+        To each is added a thousandth of a direction drawn from the hash of its text. So texts of the
+        same words in another order are nearly equal but not the same, and a text without one known
+        word has a vector of its own, near nothing.
         """
         vectors = np.empty((len(texts), self.vector_dim), np.float32)
         vectorizer = _vectorizer(self.vocabulary, self.idf)
@@ -77,9 +80,8 @@ class LsaEncoder:
 
     def _project(self, texts: Sequence[str], vectorizer: TfidfVectorizer) -> NDArray[np.float32]:
         projected = np.asarray(sparse.csr_matrix(vectorizer.transform(texts)) @ self.projection.astype(np.float64))
-        for row in np.flatnonzero(np.linalg.norm(projected, axis=1) < 1e-9).tolist():
-            projected[row] = _direction_of(texts[row], self.vector_dim)
-        return unit_length(projected)
+        own = np.stack([_direction_of(text, self.vector_dim) for text in texts])
+        return unit_length(unit_length(projected) + OWN_SHARE * own)
 
     def save(self, folder: Path) -> None:
         """Write the encoder to a folder, whole or not at all."""
@@ -103,7 +105,11 @@ def fit_lsa(texts: Sequence[str]) -> LsaEncoder:
         LvmError: If the texts hold no words.
     """
     vectorizer = TfidfVectorizer(
-        max_features=MAX_WORDS, min_df=2 if len(texts) >= RARE_BELOW else 1, sublinear_tf=True, dtype=np.float64
+        max_features=MAX_WORDS,
+        min_df=2 if len(texts) >= RARE_BELOW else 1,
+        sublinear_tf=True,
+        dtype=np.float64,
+        token_pattern=WORD,
     )
     try:
         weights = sparse.csr_matrix(vectorizer.fit_transform(texts))
@@ -184,14 +190,15 @@ def _orthonormal(basis: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _vectorizer(vocabulary: Sequence[str], idf: NDArray[np.float64]) -> TfidfVectorizer:
-    vectorizer = TfidfVectorizer(vocabulary=list(vocabulary), sublinear_tf=True, dtype=np.float64)
+    vectorizer = TfidfVectorizer(vocabulary=list(vocabulary), sublinear_tf=True, dtype=np.float64, token_pattern=WORD)
     vectorizer.idf_ = idf
     return vectorizer
 
 
-def _direction_of(text: str, vector_dim: int) -> NDArray[np.float64]:
+def _direction_of(text: str, vector_dim: int) -> NDArray[np.float32]:
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-    return np.random.default_rng(seed).standard_normal(vector_dim)
+    direction = np.random.default_rng(seed).standard_normal(vector_dim, np.float32)
+    return direction / np.linalg.norm(direction)
 
 
 def _inputs_hash(texts: Sequence[str]) -> str:

@@ -1,0 +1,513 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+from lvm_pipeline.source.encoders.encoder import unit_length
+from lvm_pipeline.source.encoders.registry import encoder_of_space
+from lvm_pipeline.source.load import ingest
+from lvm_pipeline.source.records import BadInputError
+from lvm_pipeline.source.split_hash import split_of
+from lvm_pipeline_tests.source.memory_table import MemoryTable
+
+DIM = 8
+
+
+@pytest.fixture
+def table():
+    return MemoryTable()
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture
+def load(tmp_path, table, settings):
+    """Write lines to a JSONL file, or rows to a Parquet file, and ingest it."""
+
+    def run(content, **options):
+        if isinstance(content, pa.Table):
+            path = tmp_path / "given.parquet"
+            pq.write_table(content, path)
+        else:
+            path = tmp_path / "given.jsonl"
+            lines = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in content]
+            path.write_bytes(b"\n".join(lines) + b"\n")
+        return ingest(path, table, settings=settings, **options)
+
+    return run
+
+
+def article(name, num_concepts=6, **fields):
+    return {"title": name, "concepts": [f"{name} says thing {i} of {name}." for i in range(num_concepts)], **fields}
+
+
+def articles(num=12):
+    return [article(f"article {chr(97 + i)}") for i in range(num)]
+
+
+def rows(lengths=(3, 2), *, vector_type=None, **columns):
+    """A table of articles with the given lengths; `columns` replace whole columns, a value None drops one."""
+    num = sum(lengths)
+    vectors = unit_length(np.random.default_rng(3).standard_normal((num, DIM)))
+    values = {
+        "article_id": [f"a{i}" for i, n in enumerate(lengths) for _ in range(n)],
+        "position": [position for n in lengths for position in range(n)],
+        "concept_text": [f"text {row}" for row in range(num)],
+        "vector": pa.array(vectors.tolist(), vector_type or pa.list_(pa.float32())),
+    } | columns
+    return pa.table({name: column for name, column in values.items() if column is not None})
+
+
+# --- JSONL -------------------------------------------------------------------------------------
+
+
+def test_articles_are_loaded_in_order_with_vectors_of_unit_length(load, table):
+    given = articles()
+    report = load(given)
+
+    assert table.articles() == {record["title"]: record["concepts"] for record in given}
+    assert report.num_inserted == 72
+    assert report.num_articles == 12
+    vectors = np.stack([row["vector"] for row in table.rows.values()])
+    assert vectors.shape == (72, 768)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert {row["space_id"] for row in table.rows.values()} == {report.space_id}
+    assert report.space_id.startswith("lsa-768@")
+    assert report.sentence().startswith("Loaded 72 new concepts of 12 articles from given.jsonl")
+
+
+def test_text_is_cut_into_concepts(load, table):
+    sentence = "This is a sentence about the {} with exactly thirteen words in it."
+    text = " ".join(sentence.format(thing) for thing in ("sun", "moon", "sea", "sky", "land", "rain"))
+    load([*articles(), {"title": "Nature", "text": text}])
+    concepts = table.articles()["Nature"]
+    assert " ".join(concepts) == text
+    assert [len(concept.split()) for concept in concepts] == [39, 39]
+
+
+def test_a_second_run_changes_nothing(load, table):
+    first = load([*articles(), article("more", concepts=["Same words here.", "Same words here.", "Others."])])
+    before = dict(table.rows)
+    second = load([*articles(), article("more", concepts=["Same words here.", "Same words here.", "Others."])])
+
+    assert table.rows == before
+    assert table.num_writes == 1
+    assert second.num_inserted == 0
+    assert second.num_known == first.num_inserted
+    assert second.space_id == first.space_id
+    assert "were there already" in second.sentence()
+
+
+def test_the_encoder_learns_from_train_articles_only(load, settings, monkeypatch):
+    seen = []
+    from lvm_pipeline.source.encoders import lsa
+
+    fit = lsa.fit_lsa
+    monkeypatch.setattr(lsa, "fit_lsa", lambda texts: seen.append(texts) or fit(texts))
+    given = [article(f"article {i}", article_id=f"id{i}") for i in range(40)]
+    load(given)
+
+    hashed = {
+        r["article_id"]: split_of(r["article_id"], seed=0, train_fraction=0.8, validation_fraction=0.1) for r in given
+    }
+    assert set(hashed.values()) == {"train", "validation", "test"}
+    assert seen[0] == [text for r in given if hashed[r["article_id"]] == "train" for text in r["concepts"]]
+
+
+def test_named_validation_articles_are_not_learnt_from(load, settings, tmp_path, table):
+    (tmp_path / "validation.txt").write_text("id0\nid1\n")
+    settings = settings.model_copy(update={"validation_articles": tmp_path / "validation.txt"})
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(article(f"name{i}", article_id=f"id{i}")) + "\n" for i in range(5)))
+    report = ingest(path, table, settings=settings)
+    encoder = encoder_of_space(report.space_id, encoders_dir=settings.encoders_dir)
+    assert encoder is not None
+    assert {"name2", "name3", "name4"} <= set(encoder.vocabulary)
+    assert not {"name0", "name1"} & set(encoder.vocabulary)
+
+
+def test_a_later_file_uses_the_encoder_of_the_table(load, table):
+    first = load(articles())
+    second = load([article("quite another")])
+    assert second.space_id == first.space_id
+    assert second.num_inserted == 6
+    assert len(table.articles()) == 13
+    assert len({row["article_index"] for row in table.rows.values()}) == 13
+
+
+def test_a_lost_encoder_is_told(load, settings):
+    load(articles())
+    for folder in settings.encoders_dir.iterdir():
+        folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(LvmError, match="no fitted encoder"):
+        load([article("another")])
+
+
+def test_articles_of_the_same_title_are_apart(load, table):
+    load(
+        [
+            *articles(),
+            {"title": "Twin", "concepts": ["First of twins."]},
+            {"title": "Twin", "concepts": ["Second one."]},
+        ]
+    )
+    twins = [row for row in table.rows.values() if row["title"] == "Twin"]
+    assert len({row["article_id"] for row in twins}) == 2
+    assert [row["position"] for row in twins] == [0, 0]
+
+
+BAD_LINES = [
+    (b"{not json", "not JSON"),
+    (b'{"title": "x", "text": "\xff"}', "not UTF-8"),
+    (b"[1, 2]", "no JSON object"),
+    (b"[" * 100_000, "nested too deeply"),
+    ({"text": "words"}, "title is missing"),
+    ({"title": "  ", "text": "words"}, "title is empty"),
+    ({"title": 5, "text": "words"}, "title is no text but int"),
+    ({"title": "x"}, "neither text nor concepts"),
+    ({"title": "x", "text": "words", "concepts": ["words"]}, "both text and concepts"),
+    ({"title": "x", "text": " \n "}, "text is empty"),
+    ({"title": "x", "text": "a\0b"}, "NUL"),
+    (b'{"title": "x", "text": "\\ud800"}', "surrogate"),
+    ({"title": "x", "concepts": []}, "concepts is no list"),
+    ({"title": "x", "concepts": "words"}, "concepts is no list"),
+    ({"title": "x", "concepts": ["words", ""]}, "concept 1 is empty"),
+    ({"title": "x", "concepts": ["words", None]}, "concept 1 is missing"),
+    ({"title": "x", "concepts": ["words"], "article_id": ""}, "article_id is empty"),
+    ({"title": "x", "concepts": ["words"], "article_id": "first"}, "article_id first is that of line 1"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason"), BAD_LINES, ids=[reason for _, reason in BAD_LINES])
+def test_a_bad_line_is_named_and_nothing_is_loaded(load, table, settings, line, reason):
+    with pytest.raises(BadInputError, match="line 3: ") as caught:
+        load([article("first", article_id="first"), b"", line, *articles()])
+    assert reason in str(caught.value)
+    assert [bad.number for bad in caught.value.bad_rows] == [3]
+    assert not table.rows
+    assert not settings.encoders_dir.exists()
+
+
+def test_skip_bad_loads_the_rest_and_reports(load, table):
+    report = load([*articles(), b"{", {"title": "x"}], skip_bad=True)
+    assert len(table.articles()) == 12
+    assert [str(bad) for bad in report.bad_rows][1] == "line 14: neither text nor concepts"
+    assert report.as_json()["bad_rows"][0]["number"] == 13
+
+
+def test_many_bad_lines_are_counted_and_some_shown(load):
+    with pytest.raises(BadInputError, match=r"has 30 bad lines.*line 10: .*and 20 more"):
+        load([b"{"] * 30)
+
+
+def test_a_byte_order_mark_is_no_fault(load, table):
+    first, *rest = articles()
+    load([b"\xef\xbb\xbf" + json.dumps(first).encode(), *rest])
+    assert len(table.articles()) == 12
+
+
+@pytest.mark.parametrize("lines", [[], [b"", b"  "]])
+def test_an_empty_file_is_told(load, lines):
+    with pytest.raises(LvmError, match="holds no articles"):
+        load(lines)
+
+
+def test_a_file_with_nothing_good_is_told(load):
+    with pytest.raises(LvmError, match="nothing that can be loaded"):
+        load([b"{"], skip_bad=True)
+
+
+def test_a_missing_file_is_told(table, settings, tmp_path):
+    with pytest.raises(LvmError, match="no file"):
+        ingest(tmp_path / "none.jsonl", table, settings=settings)
+
+
+def test_no_train_article_is_told(load, table):
+    lonely = next(
+        f"id{i}"
+        for i in range(100)
+        if split_of(f"id{i}", seed=0, train_fraction=0.8, validation_fraction=0.1) != "train"
+    )
+    with pytest.raises(LvmError, match="train split"):
+        load([article("only", article_id=lonely)])
+
+
+def test_a_changed_article_is_refused(load, table):
+    load(articles())
+    changed = article("article a")
+    changed["concepts"][2] = "Something else is said here."
+    with pytest.raises(
+        BadInputError, match=r"line 1: concept 2 of article 'article a' is in the table with another text"
+    ):
+        load([changed])
+
+
+# --- duplicates --------------------------------------------------------------------------------
+
+
+def test_duplicates_are_dropped_listed_and_closed_up(load, table):
+    given = [
+        *articles(),
+        article("last", concepts=["Own words.", "article a says thing 0 of article a.", "Own again."]),
+    ]
+    report = load(given)
+
+    assert table.articles()["last"] == ["Own words.", "Own again."]
+    (duplicate,) = report.duplicates
+    assert duplicate.number == 13
+    assert duplicate.reason == "same text"
+    assert table.rows[duplicate.kept_cpe_id]["text"] == "article a says thing 0 of article a."
+    assert duplicate.cpe_id not in table.rows
+
+
+def test_duplicates_of_rows_in_the_table_are_dropped(load, table):
+    load(articles())
+    report = load([article("last", concepts=["Own words.", "article a says thing 0 of article a."])])
+    assert table.articles()["last"] == ["Own words."]
+    assert report.duplicates[0].kept_cpe_id in table.rows
+
+
+def test_equal_vectors_are_duplicates(load, table):
+    vectors = rows()["vector"].to_pylist()
+    report = load(rows(vector=pa.array([vectors[0], vectors[1], vectors[0], *vectors[3:]], pa.list_(pa.float32()))))
+    assert table.articles()["a0"] == ["text 0", "text 1"]
+    assert [(d.number, d.reason) for d in report.duplicates] == [(3, "same vector")]
+
+
+def test_texts_of_the_same_words_are_no_duplicates(load, table):
+    report = load([*articles(), article("last", concepts=["Word order zebra.", "Zebra, order word!", "?", "!"])])
+    assert len(table.articles()["last"]) == 4
+    assert not report.duplicates
+
+
+def test_duplicates_can_be_an_error(load, table):
+    with pytest.raises(LvmError, match=r"repeats 1 concepts.*line 2: same text"):
+        load([*articles(1), article("b", concepts=["article a says thing 0 of article a."])], duplicates="fail")
+    assert not table.rows
+
+
+# --- Parquet -----------------------------------------------------------------------------------
+
+VECTOR_TYPES = [
+    make(number)
+    for number in (pa.float16(), pa.float32(), pa.float64())
+    for make in (pa.list_, pa.large_list, lambda number: pa.list_(number, DIM))
+]
+
+
+@pytest.mark.parametrize("vector_type", VECTOR_TYPES, ids=str)
+def test_every_kind_of_float_list_is_read(load, table, vector_type):
+    report = load(rows(vector_type=vector_type))
+    assert report.space_id == f"undeclared-{DIM}"
+    expected = rows()["vector"].to_pylist()
+    found = {row["text"]: row["vector"] for row in table.rows.values()}
+    for number, vector in enumerate(expected):
+        np.testing.assert_allclose(found[f"text {number}"], vector, atol=1e-3 if "half" in str(vector_type) else 1e-7)
+
+
+def test_rows_in_any_order_find_their_places(load, table):
+    shuffled = rows((4, 3)).take([5, 2, 0, 6, 3, 1, 4])
+    load(shuffled)
+    assert table.articles() == {"a0": [f"text {i}" for i in range(4)], "a1": [f"text {i}" for i in range(4, 7)]}
+
+
+def test_vectors_stay_with_their_texts_over_many_batches(load, table):
+    num = 5_000
+    vectors = unit_length(np.random.default_rng(0).standard_normal((num, DIM)))
+    texts = [f"text {row % 4_900}" for row in range(num)]  # the last hundred are duplicates
+    load(rows((num,), concept_text=texts, vector=pa.array(vectors.tolist(), pa.list_(pa.float32()))))
+    assert len(table.rows) == 4_900
+    for row in table.rows.values():
+        np.testing.assert_array_equal(row["vector"], vectors[int(row["text"].split()[1])])
+
+
+def test_given_ids_titles_and_space_are_kept(load, table):
+    ids = [f"00000000-0000-4000-8000-{i:012d}" for i in range(5)]
+    titles = ["One"] * 3 + [None] * 2
+    report = load(rows(cpe_id=ids, article_title=titles).replace_schema_metadata({"space_id": "own-space"}))
+    assert set(table.rows) == set(ids)
+    assert set(table.articles()) == {"One", "a1"}
+    assert report.space_id == "own-space"
+
+
+def test_a_named_space_wins(load):
+    assert load(rows(), space_id="mine").space_id == "mine"
+
+
+def test_a_second_parquet_run_changes_nothing(load, table):
+    load(rows(concept_text=["same", "same", "other", "more", "most"]))
+    before = dict(table.rows)
+    report = load(rows(concept_text=["same", "same", "other", "more", "most"]))
+    assert report.num_inserted == 0
+    assert report.num_known == 4
+    assert table.rows == before
+
+
+def with_value(column, row, value):
+    values = rows()[column].to_pylist()
+    values[row] = value
+    return rows(**{column: pa.array(values, rows().schema.field(column).type)})
+
+
+BAD_ROWS = [
+    ("vector", None, "vector is missing"),
+    ("vector", [], "vector is empty"),
+    ("vector", [0.5] * (DIM + 1), f"vector has {DIM + 1} components where most have {DIM}"),
+    ("vector", [float("nan")] + [0.5] * (DIM - 1), "NaN or missing component"),
+    ("vector", [None] + [0.5] * (DIM - 1), "NaN or missing component"),
+    ("vector", [float("-inf")] + [0.5] * (DIM - 1), "infinite component"),
+    ("vector", [0.0] * DIM, "all zeros"),
+    ("concept_text", None, "concept_text is missing"),
+    ("concept_text", " ", "concept_text is empty"),
+    ("concept_text", "a\0b", "NUL"),
+    ("article_id", None, "article_id is missing"),
+    ("article_id", "", "article_id is empty"),
+    ("position", None, "position is missing"),
+    ("position", -1, "below 0"),
+    ("position", 1, "position 1 of article a0 is that of row 2"),
+    ("position", 7, "position 7 of article a0 where 2 was expected"),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "reason"), BAD_ROWS, ids=[f"{c} {r}" for c, _, r in BAD_ROWS])
+def test_a_bad_row_is_named_and_nothing_is_loaded(load, table, column, value, reason):
+    given = with_value(column, 2, value)
+    with pytest.raises(BadInputError, match="row 3: ") as caught:
+        load(given)
+    assert reason in str(caught.value)
+    assert len(caught.value.bad_rows) == 1
+    assert not table.rows
+
+    load(given, skip_bad=True)
+    is_gap = value == 7
+    assert table.articles() == {"a0": ["text 0", "text 1"] + ["text 2"] * is_gap, "a1": ["text 3", "text 4"]}
+
+
+def test_a_double_beyond_float32_is_infinite(load):
+    values = rows()["vector"].to_pylist()
+    values[0][0] = 1e300
+    with pytest.raises(BadInputError, match="row 1: vector has an infinite component"):
+        load(rows(vector=pa.array(values, pa.list_(pa.float64()))))
+
+
+@pytest.mark.parametrize(("ids", "reason"), [(["x"] * 5, "'x' is no UUID"), ([f"{0:032x}"] * 5, "is that of row 1")])
+def test_bad_cpe_ids_are_named(load, ids, reason):
+    with pytest.raises(BadInputError, match=reason):
+        load(rows(cpe_id=ids))
+
+
+def test_a_gap_inside_an_article_is_found_and_positions_from_one_are_not_guessed_at(load):
+    with pytest.raises(BadInputError, match="row 3: position 3 of article a0 where 2 was expected"):
+        load(rows(position=[0, 1, 3, 0, 1]))
+    with pytest.raises(BadInputError, match="position 1 of article a0 where 0 was expected"):
+        load(rows((3,), position=[1, 2, 3]))
+
+
+def test_the_rare_width_is_the_wrong_one(load):
+    values = rows()["vector"].to_pylist()
+    values[0] = values[0][:-1]
+    with pytest.raises(BadInputError, match=r"has 1 bad row.*row 1: vector has 7 components where most have 8"):
+        load(rows(vector=values))
+
+
+@pytest.mark.parametrize("column", ["article_id", "position", "concept_text", "vector"])
+def test_a_missing_column_is_named(load, column):
+    with pytest.raises(LvmError, match=f"lacks the column {column}"):
+        load(rows(**{column: None}))
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"vector": ["a"] * 5}, "expected a list of floats"),
+        ({"vector": [[1, 2]] * 5}, "expected a list of floats"),
+        ({"position": [0.0, 1.0, 2.0, 0.0, 1.0]}, "expected whole numbers"),
+    ],
+)
+def test_a_column_of_another_type_is_named(load, columns, reason):
+    with pytest.raises(LvmError, match=reason):
+        load(rows(**columns))
+
+
+def test_a_damaged_parquet_file_is_told(load, table, settings, tmp_path):
+    load(rows())
+    path = tmp_path / "given.parquet"
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:20] + b"x" * 200 + content[220:]):
+        path.write_bytes(damaged)
+        with pytest.raises(LvmError, match="cannot be read as Parquet"):
+            ingest(path, MemoryTable(), settings=settings)
+
+
+def test_whole_numbers_are_article_ids_too(load, table):
+    load(rows(article_id=[7, 7, 7, 8, 8]))
+    assert set(table.articles()) == {"7", "8"}
+
+
+# --- spaces ------------------------------------------------------------------------------------
+
+
+def test_spaces_are_never_mixed(load, table):
+    load(rows(), space_id="mine")
+    other = rows(concept_text=[f"other {i}" for i in range(5)], article_id=["b"] * 3 + ["c"] * 2)
+    with pytest.raises(LvmError, match=r"already holds 5 vectors of the space mine.*cannot be mixed"):
+        load(other, space_id="theirs")
+    with pytest.raises(LvmError, match="space mine under this dataset source"):
+        load(articles())
+    assert len(table.rows) == 5
+
+    load(other, space_id="theirs", dataset_source="elsewhere")
+    assert len(table.rows) == 10
+
+
+def test_another_vector_under_the_same_id_is_refused(load, table):
+    load(rows())
+    turned = rows()["vector"].to_pylist()[::-1]
+    with pytest.raises(BadInputError, match="in the table with another vector"):
+        load(rows(vector=pa.array(turned, pa.list_(pa.float32()))))
+
+
+def test_the_space_of_jsonl_is_its_encoders(load):
+    with pytest.raises(LvmError, match="leave --space out"):
+        load(articles(), space_id="mine")
+
+
+def test_an_own_encoder_can_be_handed_in(load, table):
+    class Counting:
+        space_id = "counting"
+        vector_dim = 4
+
+        def encode(self, texts, *, progress=None):
+            return unit_length(np.random.default_rng(len(texts)).standard_normal((len(texts), 4)))
+
+    assert load(articles(), encoder=Counting()).space_id == "counting"
+    assert next(iter(table.rows.values()))["vector"].shape == (4,)
+
+
+def test_an_article_that_lies_in_another_order_is_refused(load, table):
+    load(rows((3,)))
+    for row in table.rows.values():
+        row["position"] = 2 - row["position"]
+    longer = rows((4,))
+    with pytest.raises(LvmError, match="in another order"):
+        load(longer.set_column(3, "vector", pa.chunked_array([rows((4,))["vector"].combine_chunks()])))
+
+
+def test_an_article_may_grow(load, table):
+    vectors = unit_length(np.random.default_rng(3).standard_normal((5, DIM))).tolist()
+    load(rows((3,), vector=pa.array(vectors[:3], pa.list_(pa.float32()))))
+    report = load(rows((5,), vector=pa.array(vectors, pa.list_(pa.float32()))))
+    assert report.num_inserted == 2
+    assert table.articles() == {"a0": [f"text {i}" for i in range(5)]}
+
+
+def test_a_dataset_source_has_a_name(load):
+    with pytest.raises(LvmError, match="dataset source is empty"):
+        load(rows(), dataset_source=" ")
