@@ -8,6 +8,7 @@ width, P = value width, c = chunk length, n = chunks.
 With A_t = a_1 + .. + a_t this is y_t = sum_{s<=t} exp(A_t - A_s) w_s (q_t . k_s) v_s: one T x T matrix
 a head. Above `CHUNK` positions the context is cut into chunks of that length, each the same matrix plus
 what the state before it says; a last chunk is filled up with positions that neither fade nor write.
+A is summed and subtracted in float64, since far into a chunk it is large and its differences are small.
 """
 
 import torch
@@ -47,7 +48,7 @@ def decayed_attention(
     write = None if write is None else at_least_float32(write)
     if values.shape[1] > CHUNK:
         return _by_chunks(queries, keys, values, log_decay, write, state)
-    total_BTK = log_decay.cumsum(1)
+    total_BTK = _total(log_decay)
     mixed = _within(queries, keys, values, total_BTK, write)
     if state is not None:
         mixed = mixed + _read(queries, total_BTK, state)
@@ -57,13 +58,23 @@ def decayed_attention(
     return mixed, after if state is None else after + _faded(total_BTK[:, -1], state)
 
 
+def _total(log_decay: Tensor) -> Tensor:
+    return log_decay.cumsum(1, dtype=torch.float64)
+
+
+def _exp(log_fading: Tensor, *, like: Tensor) -> Tensor:
+    """Return the fading in float32, or in float64 where the model is."""
+    return log_fading.to(torch.promote_types(like.dtype, torch.float32)).exp()
+
+
 def _within(queries: Tensor, keys: Tensor, values: Tensor, total_BTK: Tensor, write: Tensor | None) -> Tensor:
     """Mix a chunk by its T x T matrix, (B, T, K, P)."""
     batch, length, num_heads, _ = values.shape
     scores_BGTT = queries.transpose(1, 2) @ keys.permute(0, 2, 3, 1)
     total_BKT = total_BTK.transpose(1, 2)
     is_future = torch.ones(length, length, dtype=torch.bool, device=values.device).triu(1)
-    fading_BKTT = (total_BKT[..., :, None] - total_BKT[..., None, :]).masked_fill(is_future, -torch.inf).exp()
+    log_fading_BKTT = (total_BKT[..., :, None] - total_BKT[..., None, :]).masked_fill(is_future, -torch.inf)
+    fading_BKTT = _exp(log_fading_BKTT, like=values)
     if write is not None:
         fading_BKTT = fading_BKTT * write.transpose(1, 2)[..., None, :]
     by_group = fading_BKTT.unflatten(1, (scores_BGTT.shape[1], -1)) * scores_BGTT[:, :, None]
@@ -76,13 +87,13 @@ def _read(queries: Tensor, total_BTK: Tensor, state: Tensor) -> Tensor:
     num_groups = queries.shape[2]
     state_BGRNP = state.unflatten(1, (num_groups, -1))
     read = queries.transpose(1, 2)[:, :, None].to(state.dtype) @ state_BGRNP
-    return read.flatten(1, 2).transpose(1, 2) * total_BTK.exp()[..., None]
+    return read.flatten(1, 2).transpose(1, 2) * _exp(total_BTK, like=state)[..., None]
 
 
 def _written(keys: Tensor, values: Tensor, total_BTK: Tensor, write: Tensor | None) -> Tensor:
     """Return what a chunk adds to the state, (B, K, N, P), in float32 or wider."""
     with without_autocast(values):
-        weights_BTK = (total_BTK[:, -1:] - total_BTK).exp()
+        weights_BTK = _exp(total_BTK[:, -1:] - total_BTK, like=values)
         weights_BTK = weights_BTK if write is None else weights_BTK * write
         weighted = at_least_float32(values) * weights_BTK[..., None]
         by_group = weighted.unflatten(2, (keys.shape[2], -1)).permute(0, 2, 3, 1, 4)
@@ -91,7 +102,7 @@ def _written(keys: Tensor, values: Tensor, total_BTK: Tensor, write: Tensor | No
 
 
 def _faded(total_BK: Tensor, state: Tensor) -> Tensor:
-    return total_BK.exp()[..., None, None] * state
+    return _exp(total_BK, like=state)[..., None, None] * state
 
 
 def _by_chunks(
@@ -106,7 +117,7 @@ def _by_chunks(
 
     queries, keys, values = chunked(queries), chunked(keys), chunked(values)
     write = None if write is None else chunked(write)
-    total = chunked(log_decay.expand(batch, length, num_heads)).cumsum(1)
+    total = _total(chunked(log_decay.expand(batch, length, num_heads)))
     mixed = _within(queries, keys, values, total, write)
     written = _written(keys, values, total, write).unflatten(0, (batch, num_chunks))
     fading = total[:, -1].unflatten(0, (batch, num_chunks))
