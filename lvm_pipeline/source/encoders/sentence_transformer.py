@@ -101,8 +101,14 @@ def layout_of_folder(folder: Path) -> str:
             pooling = _pooling_name(_read_json(folder / module["path"] / "config.json"))
         elif kind == "Dense":
             config = _read_json(folder / module["path"] / "config.json")
-            dense.append(f"dense-{config['in_features']}x{config['out_features']}")
+            dense.append(f"dense-{config['in_features']}x{config['out_features']}{_activation_suffix(config)}")
     return "/".join([pooling, "+".join(dense) or "no-dense", norm])
+
+
+def _activation_suffix(config: dict[str, Any]) -> str:
+    """Name the activation behind a dense layer, which its weights do not tell; the library's own default is tanh."""
+    name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1].lower()
+    return "" if name == "identity" else f"-{name}"
 
 
 def _pooling_name(config: dict[str, Any]) -> str:
