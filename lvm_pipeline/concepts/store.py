@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lvm_pipeline import files
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema, read_concepts_metadata, read_file_metadata
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.findings import Finding, Severity
+from lvm_pipeline.findings import Finding
 
 SOURCE_FINDINGS_KEY = b"lvm_source_findings"
 ROW_GROUP_CONCEPTS = 4096
@@ -166,9 +166,7 @@ def readable(path: Path) -> Iterator[None]:
 def read_source_findings(path: Path) -> list[Finding]:
     """Read what the extraction found in the source; nothing for files that were made otherwise."""
     raw = read_file_metadata(path).get(SOURCE_FINDINGS_KEY)
-    return (
-        [Finding(**{**values, "severity": Severity(values["severity"])}) for values in json.loads(raw)] if raw else []
-    )
+    return [Finding.from_json(values) for values in json.loads(raw)] if raw else []
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pa.Table:

@@ -282,14 +282,16 @@ def test_an_undeclared_space_is_a_warning(table, tmp_path):
     assert finding.severity is Severity.WARNING
 
 
-def test_repeated_ids_are_named_with_all_their_rows(table, tmp_path):
-    again = with_values(table, "cpe_id", {8: table["cpe_id"][2].as_py(), 30: table["cpe_id"][2].as_py()})
+@pytest.mark.parametrize("repeats", [[8], [8, 30]])
+def test_repeated_ids_are_named_with_all_their_rows(table, tmp_path, repeats):
+    cpe_id = table["cpe_id"][2].as_py()
 
-    finding = only_failure(check(again, tmp_path))
+    finding = only_failure(check(with_values(table, "cpe_id", dict.fromkeys(repeats, cpe_id)), tmp_path))
 
     assert finding.name == "cpe_ids_are_unique"
     assert finding.observed == 1
-    assert finding.details["rows"] == {table["cpe_id"][2].as_py(): [2, 8, 30]}
+    assert finding.details["rows"] == {cpe_id: [2, *repeats]}
+    assert f"{cpe_id} in rows {', '.join(map(str, [2, *repeats]))}" in finding.message
 
 
 @pytest.mark.parametrize(("column", "same"), [("concept_text", "text"), ("vector", "vector")])
