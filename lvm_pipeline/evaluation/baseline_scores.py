@@ -86,10 +86,10 @@ def _write(path: Path, baselines: Mapping[str, ScoredBaseline]) -> None:
 def _read(path: Path, *, num_targets: int) -> dict[str, ScoredBaseline] | None:
     """Return what was kept; nothing where there is no file, or it is not whole."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             facts: dict[str, Any] = json.loads(str(file["facts"]))
             kept = {name: _baseline(name, found, file) for name, found in facts.items()}
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
     is_whole = all(len(found.scores.closeness.cosine) == num_targets for found in kept.values())
     return kept if is_whole else None

@@ -7,42 +7,55 @@ from lvm_pipeline.evaluation import svg
 
 WIDTH, HEIGHT = 620, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 600, 34, 256
+LOSS_TOP = 196  # of the panel below the learning curve
 BASELINE_CLASSES = ("baseline", "other")  # the best baseline, then whatever else is drawn
 
 
 def learning_curves(report: Mapping[str, Any]) -> str:
-    """Draw the validation metric and the train loss by epoch."""
+    """Draw the validation metric by epoch, and the train loss below it."""
     training = report["training"]
     metric = f"validation_{training['selection_metric']}"
-    history = [row for row in training["history"] if metric in row]
-    if not history:
+    scores = [(row["epoch"], row[metric]) for row in training["history"] if metric in row]
+    losses = [(row["epoch"], row["train_loss"]) for row in training["history"] if "train_loss" in row]
+    if not scores:
         return ""
-    epochs = [row["epoch"] for row in history]
-    scores = [(row["epoch"], row[metric]) for row in history]
-    losses = [(row["epoch"], row["train_loss"]) for row in history if "train_loss" in row]
-    x = svg.linear_scale(0, max(1, *epochs), start=LEFT, end=RIGHT, num_ticks=min(8, max(2, max(epochs))))
-    rule = _baseline_of(report, training["selection_metric"])
-    values = [score for _, score in scores] + ([rule[1]] if rule else [])
-    y = svg.linear_scale(min(values), max(values), start=BOTTOM, end=TOP)
-    marks = [svg.axes(x, y, x_format=lambda v: f"{v:g}", y_format=lambda v: f"{v:g}")]
-    if rule:
-        marks.append(svg.line(LEFT, y(rule[1]), RIGHT, y(rule[1]), css="rule baseline"))
-        marks.append(svg.text(RIGHT, y(rule[1]) - 6, f"{rule[0]} {rule[1]:.4f}", css="note baseline", anchor="end"))
+    last_epoch = max(1, scores[-1][0])
+    x = svg.linear_scale(0, last_epoch, start=LEFT, end=RIGHT, num_ticks=min(8, max(2, last_epoch)))
+    marks = _score_panel(report, scores, x, bottom=LOSS_TOP - 34 if losses else BOTTOM)
     if losses:
-        low, high = min(loss for _, loss in losses), max(loss for _, loss in losses)
-        scale = svg.linear_scale(low, high, start=BOTTOM, end=TOP)
-        marks.append(svg.path([(x(e), scale(loss)) for e, loss in losses], css="other", title="train loss"))
-        marks += [
-            svg.dot(x(e), scale(loss), css="other", radius=2, title=f"epoch {e}: {loss:.4f}") for e, loss in losses
-        ]
-        marks.append(svg.text(RIGHT, 16, f"train loss, {high:.3f} to {low:.3f}", css="note other", anchor="end"))
-    marks.append(svg.path([(x(e), y(score)) for e, score in scores], css="model", title=metric))
-    marks += [svg.dot(x(e), y(score), css="model", title=f"epoch {e}: {score:.4f}") for e, score in scores]
-    best = next((row for row in scores if row[0] == training["best_epoch"]), scores[-1])
-    marks.append(svg.dot(x(best[0]), y(best[1]), css="ring model", radius=7, title=f"chosen: epoch {best[0]}"))
-    marks.append(svg.text(LEFT, 16, f"{metric.replace('_', ' ')}, chosen at epoch {best[0]}", css="note model"))
+        marks += _loss_panel(losses, x)
+    marks += [svg.text(x(tick), BOTTOM + 18, f"{tick:g}", anchor="middle") for tick in x.ticks]
     marks.append(svg.text((LEFT + RIGHT) / 2, BOTTOM + 36, "epoch (0 is before the first step)", anchor="middle"))
     return svg.figure(marks, width=WIDTH, height=HEIGHT, label="Learning curves")
+
+
+def _score_panel(
+    report: Mapping[str, Any], scores: Sequence[tuple[int, float]], x: svg.Scale, *, bottom: float
+) -> list[str]:
+    training = report["training"]
+    rule = _baseline_of(report, training["selection_metric"])
+    values = [score for _, score in scores] + ([rule[1]] if rule else [])
+    y = svg.linear_scale(min(values), max(values), start=bottom, end=TOP, num_ticks=4)
+    marks = [svg.grid(x, y, y_format=lambda v: f"{v:g}")]
+    best = next((row for row in scores if row[0] == training["best_epoch"]), scores[-1])
+    name = f"validation {training['selection_metric'].replace('_', ' ')}"
+    marks.append(svg.text(LEFT, 16, f"{name}, {best[1]:.4f} at the chosen epoch {best[0]}", css="note model"))
+    if rule:
+        marks.append(svg.line(LEFT, y(rule[1]), RIGHT, y(rule[1]), css="rule baseline"))
+        marks.append(svg.text(RIGHT, 16, f"{rule[0]} {rule[1]:.4f}", css="note baseline", anchor="end"))
+    marks.append(svg.path([(x(e), y(score)) for e, score in scores], css="model", title=name))
+    marks += [svg.dot(x(e), y(score), css="model", title=f"epoch {e}: {score:.4f}") for e, score in scores]
+    marks.append(svg.dot(x(best[0]), y(best[1]), css="ring model", radius=7, title=f"chosen: epoch {best[0]}"))
+    return marks
+
+
+def _loss_panel(losses: Sequence[tuple[int, float]], x: svg.Scale) -> list[str]:
+    values = [loss for _, loss in losses]
+    y = svg.linear_scale(min(values), max(values), start=BOTTOM, end=LOSS_TOP, num_ticks=2)
+    marks = [svg.grid(x, y, y_format=lambda v: f"{v:g}")]
+    marks.append(svg.text(LEFT, LOSS_TOP - 10, "train loss", css="note other"))
+    marks.append(svg.path([(x(e), y(loss)) for e, loss in losses], css="other", title="train loss"))
+    return marks + [svg.dot(x(e), y(loss), css="other", radius=2, title=f"epoch {e}: {loss:.4f}") for e, loss in losses]
 
 
 def _baseline_of(report: Mapping[str, Any], metric: str) -> tuple[str, float] | None:

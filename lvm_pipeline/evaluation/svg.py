@@ -34,7 +34,7 @@ class Scale:
 
 def linear_scale(low: float, high: float, *, start: float, end: float, num_ticks: int = 5) -> Scale:
     """Return a scale over at least low to high that begins and ends at a round number."""
-    span = (high - low) or max(abs(high), 1.0) * 0.1
+    span = max(high - low, 1e-6 * max(abs(low), abs(high), 1.0))
     step = 10.0 ** math.floor(math.log10(span / num_ticks))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= num_ticks)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -80,13 +80,17 @@ def bar(x: float, width: float, y1: float, y2: float, *, css: str, title: str = 
     )
 
 
+def grid(x: Scale, y: Scale, *, y_format: Callable[[float], str]) -> str:
+    """Draw horizontal grid lines with their values."""
+    marks = [line(x.start, y(tick), x.end, y(tick), css="grid") for tick in y.ticks]
+    return "".join(marks + [text(x.start - 8, y(tick) + 4, y_format(tick), anchor="end") for tick in y.ticks])
+
+
 def axes(x: Scale, y: Scale, *, x_format: Callable[[float], str], y_format: Callable[[float], str]) -> str:
     """Draw horizontal grid lines with their values, and the ticks along the bottom."""
     bottom = max(y.start, y.end)
-    marks = [line(x.start, y(tick), x.end, y(tick), css="grid") for tick in y.ticks]
-    marks += [text(x.start - 8, y(tick) + 4, y_format(tick), anchor="end") for tick in y.ticks]
-    marks += [text(x(tick), bottom + 18, x_format(tick), anchor="middle") for tick in x.ticks]
-    return "".join(marks)
+    ticks = [text(x(tick), bottom + 18, x_format(tick), anchor="middle") for tick in x.ticks]
+    return grid(x, y, y_format=y_format) + "".join(ticks)
 
 
 def figure(marks: Sequence[str], *, width: int, height: int, label: str) -> str:

@@ -1,0 +1,33 @@
+import pytest
+
+from lvm_pipeline_tests.evaluation.products import make_products
+
+
+@pytest.fixture(scope="session")
+def products(tmp_path_factory):
+    """Concepts that a model can learn, and their sequences."""
+    return make_products(tmp_path_factory.mktemp("evaluated"))
+
+
+@pytest.fixture(scope="session")
+def model_dir(products):
+    """A model that has learnt a little."""
+    return products.train("windows", epochs=3)
+
+
+@pytest.fixture(scope="session")
+def articles_model_dir(products):
+    """A model that reads articles."""
+    return products.train("articles", mode="articles", architecture="gru")
+
+
+@pytest.fixture(scope="session")
+def report(products, model_dir):
+    """Its report on validation."""
+    return products.evaluate(model_dir)
+
+
+@pytest.fixture(scope="session")
+def articles_report(products, articles_model_dir):
+    """The report of a model that reads articles."""
+    return products.evaluate(articles_model_dir)

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+
+from lvm_pipeline.evaluation import baseline_scores as module
+from lvm_pipeline.evaluation.baseline_scores import baseline_scores
+from lvm_pipeline_tests.measures.processes import targets_of_process
+
+
+def scored(tmp_path, targets, *, fingerprint="abc", split="validation"):
+    return baseline_scores(targets, fingerprint=fingerprint, split=split, cache_dir=tmp_path)
+
+
+def as_json(baselines, targets):
+    return {name: (found.scores.as_json(targets), dict(found.fitted)) for name, found in baselines.items()}
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """How often baselines were fitted."""
+    calls = []
+    fit = module.fit_baselines
+
+    def counted(targets):
+        calls.append(targets)
+        return fit(targets)
+
+    monkeypatch.setattr(module, "fit_baselines", counted)
+    return calls
+
+
+def test_the_second_model_reads_what_the_first_one_left(tmp_path, fits):
+    targets = targets_of_process("random_walk")
+
+    first = as_json(scored(tmp_path, targets), targets)
+    second = as_json(scored(tmp_path, targets), targets)
+
+    assert first == second
+    assert len(fits) == 1
+
+
+def test_other_sequences_splits_and_contexts_are_scored_anew(tmp_path, fits):
+    windows, articles = targets_of_process("noise"), targets_of_process("noise", context_mode="articles")
+    scored(tmp_path, windows)
+
+    scored(tmp_path, windows, fingerprint="def")
+    scored(tmp_path, windows, split="test")
+    found = scored(tmp_path, articles)
+
+    assert len(fits) == 4
+    assert "article_mean_mix" in found
+
+
+def test_other_code_is_scored_anew(tmp_path, fits, monkeypatch):
+    targets = targets_of_process("noise")
+    scored(tmp_path, targets)
+    monkeypatch.setattr(module, "code_version", lambda: "another")
+
+    scored(tmp_path, targets)
+
+    assert len(fits) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not a whole archive", None])
+def test_a_damaged_file_is_made_again(tmp_path, fits, damage):
+    targets = targets_of_process("noise")
+    first = as_json(scored(tmp_path, targets), targets)
+    (path,) = tmp_path.glob("*.npz")
+    path.write_bytes(path.read_bytes()[:-200] if damage is None else damage)
+
+    assert as_json(scored(tmp_path, targets), targets) == first
+    assert len(fits) == 2
+
+
+def test_only_the_latest_files_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_FILES", 2)
+    targets = targets_of_process("noise", lengths=(8,) * 5)
+
+    for fingerprint in "abcd":
+        scored(tmp_path, targets, fingerprint=fingerprint)
+
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_file_holds_no_objects(tmp_path):
+    targets = targets_of_process("noise", lengths=(8,) * 5)
+    scored(tmp_path, targets)
+    (path,) = tmp_path.glob("*.npz")
+
+    with np.load(path, allow_pickle=False) as file:
+        assert all(file[name].dtype != object for name in file.files)

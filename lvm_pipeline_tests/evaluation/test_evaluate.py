@@ -1,0 +1,204 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import Finding, Severity
+from lvm_pipeline.measures.baselines import BASELINES
+from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.training.batches import place_vectors
+from lvm_pipeline.training.checkpoint import load_trained_model
+from lvm_pipeline.training.predictions import predict_runs
+from lvm_pipeline_tests.evaluation.products import make_products
+
+
+def finding(report, name):
+    return next(Finding.from_json(values) for values in report["findings"] if values["name"] == name)
+
+
+def test_scores_are_those_of_the_models_own_predictions(products, model_dir, report):
+    data = products.data()
+    model, info = load_trained_model(model_dir)
+    runs = data.scored_runs("validation", mode="windows")
+    predictions = predict_runs(model, place_vectors(data.vectors, "cpu"), runs)
+
+    expected = cosines(predictions, np.asarray(data.vectors[runs.target_rows()])).mean()
+
+    assert report["cosine"] == pytest.approx(float(expected), abs=1e-6)
+    assert report["cosine"] == pytest.approx(info.score, abs=1e-5)
+
+
+def test_report_is_json_and_names_what_it_is_about(products, report):
+    data = products.data()
+
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["fingerprint"] == data.sequences.metadata.fingerprint
+    assert report["space_id"] == "synthetic"
+    assert (report["split"], report["context_mode"], report["is_leaking"]) == ("validation", "windows", False)
+    assert report["counts"]["targets"] == len(data.sequences.of_split("validation"))
+    assert report["counts"]["pool"] == report["retrieval"]["pool_size"]
+    assert report["retrieval"]["exclusion"] == "context_rows"
+    assert set(report["latency_ms"]) >= {"p50", "p95"}
+    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p95"]
+
+
+def test_gains_are_over_every_baseline_on_the_same_rows(report):
+    assert set(report["baselines"]) == set(BASELINES) - {"article_mean_mix"}
+    for name, gain in report["gains"].items():
+        assert gain["mean"] == pytest.approx(report["cosine"] - report["baselines"][name]["cosine"], abs=1e-6)
+        assert gain["low"] <= gain["mean"] <= gain["high"]
+    best = max(report["baselines"], key=lambda name: report["baselines"][name]["cosine"])
+    assert report["gain_over_best_baseline"] == {"baseline": best, **report["gains"][best]}
+
+
+def test_a_model_that_reads_articles_meets_the_whole_article_arithmetic(articles_report):
+    assert articles_report["context_mode"] == "articles"
+    assert "article_mean_mix" in articles_report["baselines"]
+    assert articles_report["retrieval"]["exclusion"] == "earlier_rows_of_article"
+    assert articles_report["controls"]["context_length"] > 5
+
+
+def test_models_of_any_context_are_scored_on_the_same_targets_and_pool(report, articles_report):
+    for name in ("fingerprint", "pool_fingerprint", "counts"):
+        assert report[name] == articles_report[name]
+    for name in report["baselines"]:
+        assert report["baselines"][name]["cosine"] == articles_report["baselines"][name]["cosine"]
+
+
+def test_article_scores_average_to_the_whole(report):
+    articles = report["articles"]
+    total = sum(article["num_targets"] for article in articles)
+
+    assert total == report["counts"]["targets"]
+    assert sum(a["cosine"] * a["num_targets"] for a in articles) / total == pytest.approx(report["cosine"], abs=1e-5)
+    gain = sum(a["gain"] * a["num_targets"] for a in articles) / total
+    assert gain == pytest.approx(report["gain_over_best_baseline"]["mean"], abs=1e-5)
+    assert articles[0]["label"].startswith("Concept 0 of article")
+
+
+def test_plots_data_cover_every_target(report):
+    histogram, curve = report["cosine_histogram"], report["retrieval_curve"]
+
+    assert sum(histogram["model"]) == sum(histogram["best_baseline"]) == report["counts"]["targets"]
+    assert curve["model"][0] == pytest.approx(report["retrieval"]["r_at_1"])
+    assert curve["model"][-1] == 1.0
+    assert curve["k"][-1] == report["counts"]["pool"]
+
+
+def test_controls_show_that_this_model_needs_its_context_and_its_order(report):
+    controls = report["controls"]
+
+    assert controls["wrong_context"]["loss"]["low"] > 0.3
+    assert controls["order_shuffled"]["loss"]["low"] > 0.3
+    assert controls["cosine"] == pytest.approx(report["cosine"], abs=0.05)
+
+
+def test_findings_are_there_with_their_severities(report):
+    severities = {values["name"]: Finding.from_json(values).severity for values in report["findings"]}
+
+    assert severities == {
+        "pool_is_declared_and_clean": Severity.BLOCKING,
+        "prediction_is_not_the_mean_vector": Severity.BLOCKING,
+        "beats_best_baseline": Severity.WARNING,
+        "cosine_is_above_minimum_viable": Severity.WARNING,
+        "cosine_is_above_production": Severity.WARNING,
+        "inference_takes_under_50_ms": Severity.WARNING,
+        "training_takes_under_an_hour": Severity.WARNING,
+    }
+
+
+def test_losing_to_a_baseline_is_told(report):
+    """The ridge predicts a rotation perfectly; three epochs of a tiny model do not."""
+    found = finding(report, "beats_best_baseline")
+
+    assert not found.passed
+    assert found.observed == report["gain_over_best_baseline"]["low"]
+    assert report["gain_over_best_baseline"]["baseline"] in found.message
+
+
+def test_a_collapsed_model_is_caught(products, report):
+    """The fault F9: weights of the arithmetic at zero leave nothing but a constant."""
+    collapsed = products.train("collapsed", model={"residual_head": False}, learning_rate=1e-9)
+
+    found = finding(products.evaluate(collapsed), "prediction_is_not_the_mean_vector")
+
+    assert not found.passed
+    assert finding(report, "prediction_is_not_the_mean_vector").passed
+
+
+def test_test_split_is_scored_only_when_asked(products, model_dir, report):
+    on_test = products.evaluate(model_dir, split="test")
+
+    assert on_test["split"] == "test"
+    assert on_test["pool_fingerprint"] != report["pool_fingerprint"]
+    assert any("test split" in sentence for sentence in report["not_checked"])
+    assert not any("test split" in sentence for sentence in on_test["not_checked"])
+
+
+def test_a_model_may_read_articles_that_was_trained_on_windows(products, model_dir, report):
+    other = products.evaluate(model_dir, context_mode="articles")
+
+    assert other["context_mode"] == "articles"
+    assert not math.isclose(other["cosine"], report["cosine"], abs_tol=1e-6)
+
+
+def test_evaluating_twice_gives_the_same_scores(products, model_dir, report):
+    again = products.evaluate(model_dir)
+
+    for name in ("cosine", "retrieval", "baselines", "gains", "controls", "articles"):
+        assert again[name] == report[name]
+
+
+class TestRefusals:
+    def test_other_data_of_the_same_space(self, tmp_path, model_dir):
+        other = make_products(tmp_path, seed=7)
+
+        with pytest.raises(LvmError, match="was trained on other data"):
+            other.evaluate(model_dir)
+
+        report = other.evaluate(model_dir, require_same_data=False)
+        assert not report["is_same_data_as_training"]
+        assert any("other data" in sentence for sentence in report["not_checked"])
+
+    def test_other_split_of_the_same_concepts(self, tmp_path, model_dir):
+        other = make_products(tmp_path, split_seed=5)
+
+        with pytest.raises(LvmError, match="sequences"):
+            other.evaluate(model_dir)
+
+    def test_other_width(self, tmp_path, model_dir):
+        other = make_products(tmp_path, vector_dim=8)
+
+        with pytest.raises(LvmError, match="width 16, not 8"):
+            other.evaluate(model_dir, require_same_data=False)
+
+    def test_other_space(self, tmp_path, products, model_dir, monkeypatch):
+        data = products.data()
+        import dataclasses
+
+        from lvm_pipeline.evaluation import evaluate
+
+        strange = dataclasses.replace(data, concepts=dataclasses.replace(data.concepts, space_id="another"))
+        monkeypatch.setattr(evaluate, "load_training_data", lambda *_: strange)
+
+        with pytest.raises(LvmError, match="another"):
+            products.evaluate(model_dir, require_same_data=False)
+
+    def test_unknown_split(self, products, model_dir):
+        with pytest.raises(LvmError, match="no split 'holdout'"):
+            products.evaluate(model_dir, split="holdout")
+
+    def test_missing_model(self, products, tmp_path):
+        with pytest.raises(LvmError, match="no trained model"):
+            products.evaluate(tmp_path)
+
+
+def test_leaking_sequences_are_labelled_in_the_report(tmp_path):
+    leaking = make_products(tmp_path, boundaries="ignore", split="last_20_percent")
+
+    report = leaking.evaluate(leaking.train("leaking"))
+
+    assert report["is_leaking"]
+    assert "articles" in report["leak_reason"]

@@ -1,0 +1,80 @@
+import copy
+
+import pytest
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.evaluation.leaderboard import leaderboard, write_leaderboard
+from lvm_pipeline_tests.evaluation.test_report import WellFormed
+
+
+@pytest.fixture
+def reports(report, articles_report):
+    return [copy.deepcopy(report), copy.deepcopy(articles_report)]
+
+
+def names(board, kind):
+    return [row["name"] for row in board["rows"] if row["kind"] == kind]
+
+
+def test_models_stand_beside_the_baselines_by_falling_cosine(reports):
+    board = leaderboard(reports)
+
+    cosines = [row["cosine"] for row in board["rows"]]
+    assert cosines == sorted(cosines, reverse=True)
+    assert [row["rank"] for row in board["rows"]] == list(range(1, len(cosines) + 1))
+    assert set(names(board, "model")) == {"lstm smoke", "gru smoke"}
+    assert set(names(board, "baseline")) == set(reports[1]["baselines"])  # the one of long contexts too
+    assert len(names(board, "baseline")) == 7
+
+
+def test_reports_of_other_data_are_left_out_by_name(reports):
+    reports[1]["fingerprint"] = "f" * 64
+
+    board = leaderboard(reports, fingerprint=reports[0]["fingerprint"])
+
+    assert names(board, "model") == ["lstm smoke"]
+    assert board["left_out"] == [{"name": "gru smoke", "reason": "other sequences (ffffffffffff)"}]
+
+
+def test_reports_of_another_split_are_left_out(reports):
+    third = {**copy.deepcopy(reports[0]), "split": "test", "name": "tested"}
+
+    board = leaderboard([*reports, third])
+
+    assert board["split"] == "validation"
+    assert board["left_out"] == [{"name": "tested", "reason": "the split test"}]
+
+
+def test_nothing_to_rank_is_told(reports):
+    with pytest.raises(LvmError, match="no report"):
+        leaderboard([])
+    with pytest.raises(LvmError, match="no report on sequences aaaa"):
+        leaderboard(reports, fingerprint="a" * 64)
+
+
+def test_the_champion_and_leaks_are_marked(reports, tmp_path):
+    reports[0]["is_leaking"], reports[0]["leak_reason"] = True, "windows cross articles"
+    champion = reports[1]["model_fingerprint"]
+
+    board = leaderboard(reports, champion_fingerprint=champion, decision={"reason": "It gained enough."})
+    page = write_leaderboard(board, tmp_path)[1].read_text()
+
+    assert board["champion"] == "gru smoke"
+    assert [row["name"] for row in board["rows"] if row.get("is_champion")] == ["gru smoke"]
+    assert "Leaking: windows cross articles" in page
+    assert "It gained enough." in page
+    assert page.count('class="pill champion"') == 2
+
+
+def test_page_is_well_formed_and_links_the_reports(reports, tmp_path):
+    board = leaderboard(reports)
+    links = {reports[0]["model_fingerprint"]: "lstm/report.html"}
+
+    json_path, html_path = write_leaderboard(board, tmp_path, links=links)
+    page = html_path.read_text()
+
+    parsed = WellFormed(page)
+    assert (parsed.wrong, parsed.open) == ([], [])
+    assert 'href="lstm/report.html"' in page
+    assert json_path.is_file()
+    assert "0 of 2 models beat the best baseline" in page

@@ -1,0 +1,97 @@
+import shutil
+
+import pytest
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.experiments.selection import select_champion
+from lvm_pipeline_tests.evaluation.products import make_products
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory):
+    """A walk, on which averaging is hard to beat."""
+    return make_products(tmp_path_factory.mktemp("walk"), kind="rotation")
+
+
+@pytest.fixture(scope="module")
+def good(products):
+    return products.train("good", epochs=40, mode="windows", learning_rate=2e-2, model={"hidden_dim": 64})
+
+
+@pytest.fixture(scope="module")
+def poor(products):
+    return products.train("poor", architecture="gru", learning_rate=1e-6)
+
+
+def select(products, challengers, incumbent=None):
+    return select_champion(challengers, incumbent_dir=incumbent, **products.paths, num_threads=1)
+
+
+def test_the_challenger_is_the_model_with_the_highest_validation_cosine(products, good, poor):
+    selection = select(products, {"gru": poor, "lstm": good})
+
+    assert selection.challenger_dir == good
+    assert selection.decision.challenger == "lstm smoke"
+    assert selection.incumbent_problem is None
+
+
+def test_the_first_champion_has_to_beat_the_best_baseline(products, good):
+    """A rotation is perfectly predictable by ridge, so no model can gain on it."""
+    selection = select(products, {"lstm": good})
+
+    assert not selection.decision.promote
+    assert "best baseline, ridge" in selection.decision.reason
+
+
+def test_a_better_model_takes_the_champions_place_on_the_same_rows(products, good, poor):
+    selection = select(products, {"lstm": good}, incumbent=poor)
+
+    assert selection.decision.promote
+    assert selection.decision.against == "gru smoke"
+    assert selection.decision.num_targets == len(products.data().sequences.of_split("validation"))
+
+
+def test_a_worse_model_does_not(products, good, poor):
+    assert not select(products, {"gru": poor}, incumbent=good).decision.promote
+
+
+def test_the_champion_is_recognised_wherever_it_lies(products, good, tmp_path):
+    registered = shutil.copytree(good, tmp_path / "registered")
+
+    selection = select(products, {"lstm": good}, incumbent=registered)
+
+    assert not selection.decision.promote
+    assert "champion already" in selection.decision.reason
+
+
+def test_an_incumbent_of_older_data_is_scored_on_the_challengers_rows(products, good, tmp_path):
+    older = make_products(tmp_path, seed=3)
+    incumbent = older.train("older", learning_rate=1e-6)
+
+    decision = select(products, {"lstm": good}, incumbent=incumbent).decision
+
+    assert decision.promote
+    assert decision.fingerprint == products.data().sequences.metadata.fingerprint
+    assert "trained on other data" in decision.reason
+
+
+def test_an_incumbent_of_another_width_is_told_and_the_baseline_decides(products, good, tmp_path):
+    other = make_products(tmp_path, vector_dim=8)
+
+    selection = select(products, {"lstm": good}, incumbent=other.train("narrow"))
+
+    assert "width 8" in selection.incumbent_problem
+    assert "could not be scored" in selection.decision.reason
+    assert selection.decision.against.startswith("ridge")
+
+
+def test_a_challenger_of_other_data_is_refused(products, tmp_path):
+    other = make_products(tmp_path, seed=3)
+
+    with pytest.raises(LvmError, match="trained on other data"):
+        select(products, {"lstm": other.train("other")})
+
+
+def test_no_model_at_all_is_told(products):
+    with pytest.raises(LvmError, match="no trained model"):
+        select(products, {})
