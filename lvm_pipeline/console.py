@@ -140,7 +140,7 @@ def show_trained(console: Console, trained: Any) -> None:
     info = trained.info
     console.print(
         f"{info.architecture} {info.preset}, {info.num_params:,} parameters, {info.mode} mode: validation "
-        f"{info.selection_metric} {info.score:.4f} (before training {info.start_score:.4f}) at epoch {info.best_epoch}, "
+        f"{info.selection_metric} {info.score:.4f} (before training {info.start_score:.4f}), epoch {info.best_epoch}, "
         f"{info.training_seconds:.0f} s on {info.trained_on}.",
         soft_wrap=True,
     )

@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,9 @@ def _reported_concept_findings(settings: Settings) -> list[Finding]:
     path = settings.reports_dir / JSON_NAME
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if (report.get("concepts") or {}).get("fingerprint") == metadata.fingerprint and not report.get("sequences"):
-        return [Finding.from_json(values) for values in report["findings"]]
+        known = {field.name for field in fields(Finding)}
+        kept = ({name: value for name, value in values.items() if name in known} for values in report["findings"])
+        return [Finding.from_json(values) for values in kept]
     return check_staged_concepts(settings, settings.concepts_path, metadata)
 
 
