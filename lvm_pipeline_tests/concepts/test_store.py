@@ -162,6 +162,20 @@ def test_a_damaged_file_is_told_in_one_sentence(tmp_path, damage):
     assert "\n" not in str(raised.value)
 
 
+def test_one_wrong_bit_in_the_vectors_is_told(tmp_path):
+    path = tmp_path / "concepts.parquet"
+    write_concepts(path, [synthetic_table([400], vector_dim=4)], metadata_for(tmp_path, [400]))
+    column = pq.read_metadata(path).row_group(0).column(13)
+    raw = bytearray(path.read_bytes())
+    for twelfth in range(2, 11):
+        damaged = raw.copy()
+        damaged[column.data_page_offset + column.total_compressed_size * twelfth // 12] ^= 1
+        path.write_bytes(damaged)
+
+        with pytest.raises(LvmError, match="cannot be read as Parquet"):
+            read_vectors(path)
+
+
 def test_missing_file_and_missing_column_are_told(tmp_path):
     with pytest.raises(LvmError, match="no concept table"):
         read_vectors(tmp_path / "nothing.parquet")
