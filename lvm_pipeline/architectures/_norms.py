@@ -19,21 +19,26 @@ from lvm_pipeline.architectures._precision import at_least_float32, without_auto
 NO_DECAY = OptimiserSetting(weight_decay=False)
 
 
+def rms_norm(states: Tensor, gain: Tensor | None = None, *, eps: float) -> Tensor:
+    """Normalise the last axis by its root mean square, in float32 or wider."""
+    with without_autocast(states):
+        return F.rms_norm(at_least_float32(states), states.shape[-1:], gain, eps)
+
+
 class RMSNorm(nn.Module):
-    """Divide by the root of the mean square; a learned gain unless `has_gain` is off."""
+    """Divide by the root of the mean square; a learned gain."""
 
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"weight": NO_DECAY}
 
-    def __init__(self, width: int, *, eps: float = 1e-5, has_gain: bool = True):
+    def __init__(self, width: int, *, eps: float = 1e-5):
         """Start with gains of one."""
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width)) if has_gain else None
+        self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
     def forward(self, states: Tensor) -> Tensor:
         """Normalise the last axis."""
-        with without_autocast(states):
-            return F.rms_norm(at_least_float32(states), states.shape[-1:], self.weight, self.eps)
+        return rms_norm(states, self.weight, eps=self.eps)
 
 
 class GatedRMSNorm(nn.Module):
@@ -50,12 +55,10 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, states: Tensor, gate: Tensor) -> Tensor:
         """Gate, then normalise."""
-        with without_autocast(states):
-            gated = at_least_float32(states) * F.silu(at_least_float32(gate))
-            if self.num_groups == 1:
-                return F.rms_norm(gated, gated.shape[-1:], self.weight, self.eps)
-            groups = gated.unflatten(-1, (self.num_groups, -1))
-            return F.rms_norm(groups, groups.shape[-1:], None, self.eps).flatten(-2) * self.weight
+        gated = at_least_float32(states) * F.silu(at_least_float32(gate))
+        if self.num_groups == 1:
+            return rms_norm(gated, self.weight, eps=self.eps)
+        return rms_norm(gated.unflatten(-1, (self.num_groups, -1)), eps=self.eps).flatten(-2) * self.weight
 
 
 class LayerNorm(nn.LayerNorm):

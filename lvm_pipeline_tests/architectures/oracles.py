@@ -36,7 +36,7 @@ def inputs(tensors, dtype):
 
 
 def leaf(tensor, dtype):
-    return tensor.to(dtype).requires_grad_()
+    return tensor.to(dtype, copy=True).requires_grad_()
 
 
 def error(found, expected):

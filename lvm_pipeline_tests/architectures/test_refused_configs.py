@@ -15,6 +15,9 @@ REFUSED = [
     ("hybrid", {"num_key_value_heads": 3}, "num_key_value_heads must be a divisor of num_heads = 4, got 3"),
     ("hybrid", {"mamba_per_attention": 6}, "mamba_per_attention must be below num_layers = 6, got 6"),
     ("hybrid", {"rotary_fraction": 0.3}, "rotary_fraction must be a share.* got 0.3"),
+    ("retnet", {"num_heads": 5}, "num_heads must be a divisor of hidden_dim = 96, got 5"),
+    ("retnet", {"value_dim": 100}, "num_heads must be a divisor of value_dim = 100, got 3"),
+    ("retnet", {"num_heads": 32}, "hidden_dim / num_heads = 3 is even, got 32"),
 ]
 
 

@@ -74,6 +74,29 @@ def _hybrid_mlp(theirs):
     return {"norm.weight": theirs[f"{norm}.weight"], "inner.widen.weight": widen, "inner.narrow.weight": narrow}
 
 
+def retention(reference):
+    """q_proj, k_proj, v_proj, g_proj are stacked to qkvg; out_proj -> out."""
+    projections = torch.cat([reference[f"{name}_proj.weight"] for name in "qkvg"])
+    return {"qkvg.weight": projections, "out.weight": reference["out_proj.weight"]}
+
+
+def retnet_stack(reference):
+    """retention_layer_norm, retention -> layers.2i; final_layer_norm, ffn -> layers.2i+1.
+
+    fc1 and gate are stacked to widen in this order: silu is applied to what fc1 says. The buffers retnet_rel_pos.* have no place: angles and decays are computed.
+    """
+    ours = {"norm.weight": reference["layer_norm.weight"]}
+    for layer in layer_numbers(reference, "layers"):
+        theirs = part(reference, f"layers.{layer}")
+        ours[f"layers.{2 * layer}.norm.weight"] = theirs["retention_layer_norm.weight"]
+        ours |= under(f"layers.{2 * layer}.inner", retention(part(theirs, "retention")))
+        mlp = f"layers.{2 * layer + 1}"
+        ours[f"{mlp}.norm.weight"] = theirs["final_layer_norm.weight"]
+        ours[f"{mlp}.inner.widen.weight"] = torch.cat([theirs["ffn.fc1.weight"], theirs["ffn.gate.weight"]])
+        ours[f"{mlp}.inner.narrow.weight"] = theirs["ffn.fc2.weight"]
+    return ours
+
+
 def layer_numbers(reference, prefix):
     found = {int(key.removeprefix(f"{prefix}.").split(".")[0]) for key in reference if key.startswith(f"{prefix}.")}
     return sorted(found)

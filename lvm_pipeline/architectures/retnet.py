@@ -1,0 +1,180 @@
+"""RetNet: retention, which trains in parallel and predicts with a state of fixed size.
+
+Paper: Sun et al., Retentive Network: A Successor to Transformer for Large Language Models, 2023
+(arXiv 2307.08621), equations 5 to 8. Code: github.com/microsoft/torchscale 4d1e0e8,
+`torchscale/architecture/retnet.py`. Left out: embedding and head, and the division of each row of scores
+by the sum of its magnitudes, which the norm of each head undoes (1e-5 of the output).
+
+Shapes: B = batch, T = context in concepts, H = hidden width, K = heads, N = H / K = key width,
+P = value_dim / K = value width.
+
+    q_t = R_t W_q x_t    k_t = R_t W_k x_t / sqrt(N)    v_t = W_v x_t        R_t turns pairs of neighbours (`_rotary`)
+    y_t = sum_{s<=t} gamma_h^(t-s) (q_t . k_s) v_s                           gamma_h = 1 - 2^(-5-h), h from 0
+    out = W_o (silu(W_g x) * RMSNorm of each head(y))                        a norm without gains
+
+    u = u + out(RMSNorm(u)),  u = u + W_2 (silu(W_1 z) * W_3 z) with z = RMSNorm(u),  a last RMSNorm after L such pairs
+
+The sum over s is a T x T matrix within chunks and a recurrence between them (`_decayed_attention`). `full`
+has the paper's value width of 2 H; `published` is torchscale's default, whose three heads do not divide
+its value width, with four.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._decayed_attention import decayed_attention, reference_decayed_attention
+from lvm_pipeline.architectures._mlp import SwiGlu
+from lvm_pipeline.architectures._norms import RMSNorm, rms_norm
+from lvm_pipeline.architectures._precision import at_least_float32
+from lvm_pipeline.architectures._rotary import angles, rotate_neighbours
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+
+EPS = 1e-6
+LOWEST_FREQUENCY = 1e-4  # of the rotation; the highest is 1, those between are in geometric progression
+PROJECTION_GAIN = 2**-2.5  # of the fresh weights before retention
+
+RetentionState = tuple[int, Tensor]  # positions seen, and the sum of k v^T, faded (B, K, N, P)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetNetConfig(ModelConfig):
+    """`value_dim` is the width of all heads' values together, `mlp_dim` the inner width of every MLP."""
+
+    hidden_dim: int = 768
+    num_layers: int = 15
+    num_heads: int = 3
+    value_dim: int = 1536
+    mlp_dim: int = 1536
+
+    def __post_init__(self) -> None:
+        """Refuse heads that do not divide the widths, and keys that cannot be rotated in pairs."""
+        super().__post_init__()
+        for name in ("num_heads", "value_dim", "mlp_dim"):
+            self.require(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("hidden_dim", "value_dim"):
+            width = getattr(self, name)
+            self.require(width % self.num_heads == 0, "num_heads", f"a divisor of {name} = {width}")
+        key_dim = self.hidden_dim // self.num_heads
+        self.require(key_dim % 2 == 0, "num_heads", f"so many that hidden_dim / num_heads = {key_dim} is even")
+
+
+class Retention(nn.Module):
+    """Multi-scale retention, (B, T, H) -> (B, T, H)."""
+
+    def __init__(self, config: RetNetConfig):
+        """Draw weights as the authors do."""
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.widths = (config.hidden_dim, config.hidden_dim, config.value_dim, config.value_dim)
+        self.qkvg = nn.Linear(config.hidden_dim, sum(self.widths), bias=False)
+        self.out = nn.Linear(config.value_dim, config.hidden_dim, bias=False)
+        for weight in self.qkvg.weight.split(self.widths):
+            nn.init.xavier_uniform_(weight, gain=PROJECTION_GAIN)
+        nn.init.xavier_uniform_(self.out.weight)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Mix along the context."""
+        queries, keys, values, gate = self.project(states, 0)
+        retained, _ = decayed_attention(queries, keys, values, log_decay=self.log_decay(states))
+        return self.leave(retained, gate)
+
+    def prefill(self, states: Tensor, state: RetentionState | None) -> tuple[Tensor, RetentionState]:
+        """Mix what follows on `state`."""
+        num_seen, memory = (0, None) if state is None else state
+        queries, keys, values, gate = self.project(states, num_seen)
+        retained, memory = decayed_attention(
+            queries, keys, values, log_decay=self.log_decay(states), state=memory, returns_state=True
+        )
+        assert memory is not None
+        return self.leave(retained, gate), (num_seen + states.shape[1], memory)
+
+    def project(self, states: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return rotated queries and keys (B, T, K, N), values (B, T, K, P) and gate (B, T, K P)."""
+        queries, keys, values, gate = self.qkvg(states).split(self.widths, dim=-1)
+        queries, keys, values = (part.unflatten(-1, (self.num_heads, -1)) for part in (queries, keys, values))
+        key_dim = keys.shape[-1]
+        turn = angles(states.shape[1], pair_frequencies(key_dim // 2, states.device), start=start)
+        queries, keys = (rotate_neighbours(part.transpose(1, 2), turn).transpose(1, 2) for part in (queries, keys))
+        return queries, keys / math.sqrt(key_dim), values, gate
+
+    def log_decay(self, states: Tensor) -> Tensor:
+        """Return log gamma of every head for each of T positions, (1, T, K)."""
+        return log_gamma(self.num_heads, states.device).expand(1, states.shape[1], -1)
+
+    def leave(self, retained: Tensor, gate: Tensor) -> Tensor:
+        """Norm of each head, gate and projection: y (B, T, K, P), gate (B, T, K P) -> (B, T, H)."""
+        return self.out(F.silu(gate) * rms_norm(retained, eps=EPS).flatten(-2).to(gate.dtype))
+
+
+def pair_frequencies(num_pairs: int, device: torch.device) -> Tensor:
+    """Return frequencies from 1 down to the lowest, both included, in float64."""
+    return LOWEST_FREQUENCY ** torch.linspace(0, 1, num_pairs, dtype=torch.float64, device=device)
+
+
+def log_gamma(num_heads: int, device: torch.device) -> Tensor:
+    """Return log(1 - 2^(-5-h)) for the heads h, in float64."""
+    return torch.log1p(-(2.0 ** (-5 - torch.arange(num_heads, dtype=torch.float64, device=device))))
+
+
+def mixers(config: RetNetConfig) -> RecurrentStack:
+    """Build the L pairs and the last norm."""
+    layers = []
+    for _ in range(config.num_layers):
+        inner = (Retention(config), SwiGlu(config.hidden_dim, config.mlp_dim))
+        layers += [Residual(RMSNorm(config.hidden_dim, eps=EPS), each, dropout=config.dropout) for each in inner]
+    return RecurrentStack(layers, RMSNorm(config.hidden_dim, eps=EPS))
+
+
+def build(config: RetNetConfig) -> Backbone:
+    """Build the model."""
+    return Backbone(config, mixers(config))
+
+
+def reference_retention(retention: Retention, states: Tensor) -> Tensor:
+    """Retain one position at a time, (B, T, H) -> (B, T, H); the slow twin."""
+    queries, keys, values, gate = retention.project(states, 0)
+    gammas = [1 - 2.0 ** (-5 - head) for head in range(retention.num_heads)]
+    log_decay = states.new_tensor(gammas).log().expand(1, states.shape[1], -1)
+    return retention.leave(reference_decayed_attention(queries, keys, values, log_decay=log_decay), gate)
+
+
+def reference(model: Backbone, contexts: Tensor) -> Tensor:
+    """Predict with plain retention."""
+    states = at_least_float32(model.states_of(contexts))
+    assert isinstance(model.mixers, RecurrentStack)
+    for layer in model.mixers.layers:
+        assert isinstance(layer, Residual)
+        if isinstance(layer.inner, Retention):
+            states = states + reference_retention(layer.inner, layer.norm(states))
+        else:
+            states = layer(states)
+    return model.predict_from(contexts, model.mixers.norm(states))
+
+
+ARCHITECTURE = Architecture(
+    name="retnet",
+    summary="RetNet, retention with a state of fixed size",
+    sources=("https://arxiv.org/abs/2307.08621", "https://github.com/microsoft/torchscale (4d1e0e8)"),
+    config_class=RetNetConfig,
+    presets={
+        "smoke": Preset(
+            config=RetNetConfig(hidden_dim=96, num_layers=2, value_dim=192, mlp_dim=192), num_params=407_432
+        ),
+        "small": Preset(
+            config=RetNetConfig(hidden_dim=240, num_layers=6, value_dim=480, mlp_dim=480), num_params=5_212_616
+        ),
+        "full": Preset(config=RetNetConfig(), num_params=125_072_648),
+        "published": Preset(
+            config=RetNetConfig(num_layers=12, num_heads=4, value_dim=1280, mlp_dim=1280), num_params=86_139_656
+        ),
+    },
+    build_model=build,
+    reference=reference,
+    sweep={"num_heads": (2, 3, 4, 6), "num_layers": (12, 15)},
+)
