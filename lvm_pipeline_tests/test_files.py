@@ -1,0 +1,123 @@
+"""Promises of written files: whole or not at all, whatever happens in between."""
+
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lvm_pipeline import files
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_half(staging, error):
+    with staging as staged:
+        (staged / "b" if staged.is_dir() else staged).write_text("half")
+        raise error
+
+
+def test_a_file_takes_its_place_when_the_block_ends_well(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with files.staged_file(path) as staged:
+        staged.write_text("whole")
+        assert not path.exists()
+        assert staged.parent == path.parent  # on the same disk, so that the rename is atomic
+
+    assert path.read_text() == "whole"
+    assert names(path.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_failed_write_leaves_the_earlier_file_and_nothing_beside_it(tmp_path, error):
+    path = tmp_path / "file.txt"
+    path.write_text("earlier")
+
+    with pytest.raises(type(error)):
+        write_half(files.staged_file(path), error)
+
+    assert path.read_text() == "earlier"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_a_failed_folder_leaves_the_earlier_folder(tmp_path):
+    path = tmp_path / "folder"
+    with files.staged_dir(path) as staged:
+        (staged / "a").write_text("earlier")
+
+    with pytest.raises(ValueError, match="broken"):
+        write_half(files.staged_dir(path), ValueError("broken"))
+
+    assert names(path) == ["a"]
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_folder_replaces_the_whole_earlier_one(tmp_path):
+    path = tmp_path / "folder"
+    for name in ("a", "b"):
+        with files.staged_dir(path) as staged:
+            (staged / "deep").mkdir()
+            (staged / "deep" / name).write_text(name)
+
+    assert names(path / "deep") == ["b"]
+    assert names(tmp_path) == ["folder"]
+
+
+def test_promotion_moves_a_file(tmp_path):
+    staged = tmp_path / "staging" / "file"
+    staged.parent.mkdir()
+    staged.write_text("new")
+    target = tmp_path / "data" / "file"
+
+    files.promote(staged, target)
+
+    assert target.read_text() == "new"
+    assert not staged.exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_json_that_other_programs_cannot_read_is_not_written(tmp_path, value):
+    path = tmp_path / "file.json"
+    files.write_json(path, {"score": 1.0})
+
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(path, {"score": value})
+
+    assert json.loads(path.read_text()) == {"score": 1.0}
+
+
+def test_a_reader_never_sees_a_half_written_file_when_the_writer_is_killed(tmp_path):
+    path = tmp_path / "file.json"
+    code = f"""
+import itertools
+from pathlib import Path
+from lvm_pipeline.files import write_json
+for number in itertools.count():
+    write_json(Path({str(path)!r}), {{"number": number, "filler": "x" * 100_000}})
+"""
+    with subprocess.Popen([sys.executable, "-c", code]) as writer:
+        while not path.exists():
+            assert writer.poll() is None
+            time.sleep(0.01)
+        for _ in range(20):
+            assert len(json.loads(path.read_text())["filler"]) == 100_000
+            time.sleep(0.005)
+        writer.kill()
+
+    assert len(json.loads(path.read_text())["filler"]) == 100_000
+
+
+def test_what_is_in_place_is_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), real(descriptor)))
+
+    files.write_text(tmp_path / "file", "text")
+
+    assert synced == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]

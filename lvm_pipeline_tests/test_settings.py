@@ -1,0 +1,92 @@
+"""Promises of the settings: one reading of the environment, clear refusals, no secret shown."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from lvm_pipeline import settings
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings, load_settings
+
+
+def test_every_field_is_a_variable(monkeypatch, tmp_path):
+    given = {"home": str(tmp_path), "epochs": "3", "learning_rate": "0.5", "accept_table_order": "true", "seed": "9"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"LVM_{name.upper()}", value)
+
+    read = load_settings()
+
+    assert (read.home, read.epochs, read.learning_rate, read.accept_table_order, read.seed) == (
+        tmp_path,
+        3,
+        0.5,
+        True,
+        9,
+    )
+
+
+def test_an_argument_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("LVM_EPOCHS", "3")
+
+    assert load_settings(epochs=5).epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LVM_EPOCHS", "many"),
+        ("LVM_EPOCHS", "0"),
+        ("LVM_TRAIN_FRACTION", "1.5"),
+        ("LVM_DUPLICATES", "keep"),
+        ("LVM_CONTEXT_LENGTH", "0"),
+        ("LVM_BOUNDARIES", "perhaps"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_name(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(LvmError, match=variable) as refusal:
+        load_settings()
+
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch):
+    monkeypatch.setenv("LVM_DATASET_SOURCE", "")
+
+    assert load_settings().dataset_source is None
+
+
+def test_settings_cannot_be_changed(tmp_path):
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings(home=tmp_path).epochs = 1
+
+
+def test_the_password_is_in_no_representation(tmp_path):
+    read = Settings(home=tmp_path, database_url="postgresql://me:hush-hush@host/db")
+
+    assert "hush" not in f"{read} {read!r} {read.model_dump()} {read.model_dump_json()}"
+
+
+def test_all_state_lies_under_the_home(tmp_path):
+    read = Settings(home=tmp_path)
+    places = [getattr(read, name) for name in vars(Settings) if name.endswith(("_dir", "_path"))]
+
+    assert len(places) >= 10
+    assert all(place.is_relative_to(tmp_path) for place in places)
+
+
+def test_the_home_is_in_a_checkout_or_else_in_the_users_home(monkeypatch, tmp_path):
+    monkeypatch.delenv("LVM_HOME")
+    assert load_settings().home == settings.CHECKOUT_DIR / ".lvm"
+
+    monkeypatch.setattr(settings, "CHECKOUT_DIR", tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert load_settings().home == tmp_path / "me" / ".lvm"
+
+
+def test_a_relative_home_does_not_follow_a_change_of_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    assert Settings(home=Path("state")).home == tmp_path / "state"
