@@ -83,7 +83,8 @@ def retention(reference):
 def retnet_stack(reference):
     """retention_layer_norm, retention -> layers.2i; final_layer_norm, ffn -> layers.2i+1.
 
-    fc1 and gate are stacked to widen in this order: silu is applied to what fc1 says. The buffers retnet_rel_pos.* have no place: angles and decays are computed.
+    fc1 and gate are stacked to widen in this order: silu is applied to what fc1 says. The buffers retnet_rel_pos.*
+    have no place: angles and decays are computed.
     """
     ours = {"norm.weight": reference["layer_norm.weight"]}
     for layer in layer_numbers(reference, "layers"):
