@@ -1,11 +1,14 @@
 """The source tables, and how TMD codes are packed into one number."""
 
+import re
 from typing import NamedTuple
 
 from pgvector.sqlalchemy import Vector
 from sqlalchemy import REAL, Column, DateTime, ForeignKey, Integer, MetaData, SmallInteger, Table, Text, Uuid, func
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.sql import quoted_name
 
+NAME_PART = re.compile(r'"(?:[^"]|"")+"|[^".]+')  # in double quotes where it holds a dot or blank
 MAX_DOMAIN, MAX_TASK, MAX_MODIFIER = 15, 31, 63
 
 
@@ -40,18 +43,23 @@ def unpack_tmd(bits: int) -> Tmd:
 
 
 def source_metadata(*, entry_table: str = "cpe_entry", vector_table: str = "cpe_vectors") -> MetaData:
-    """Describe both tables under the given names; nearly everything may be NULL, as in real dumps.
+    """Describe both tables under the given names (`TABLE` or `SCHEMA.TABLE`); nearly all may be NULL, as in real dumps.
 
     Beyond the tables as they were found: `document_id` and `sequence_index` give an order that
     cannot tie, `space_id` says what made a vector. `concept_vec` has no fixed width, so that
     vectors of several encoders fit under several values of `dataset_source`.
     """
     metadata = MetaData()
-    schema, _, entry_name = entry_table.rpartition(".")
-    entry = Table(entry_name, metadata, *_entry_columns(), schema=schema or None)
-    schema, _, vector_name = vector_table.rpartition(".")
-    Table(vector_name, metadata, *_vector_columns(entry), schema=schema or None)
+    schema, name = _schema_and_name(entry_table)
+    entry = Table(name, metadata, *_entry_columns(), schema=schema)
+    schema, name = _schema_and_name(vector_table)
+    Table(name, metadata, *_vector_columns(entry), schema=schema)
     return metadata
+
+
+def _schema_and_name(table: str) -> tuple[str | None, str]:
+    parts = [quoted_name(part.strip('"').replace('""', '"'), quote=True) for part in NAME_PART.findall(table)]
+    return (parts[-2] if len(parts) > 1 else None), parts[-1]
 
 
 def _entry_columns() -> list[Column]:

@@ -32,3 +32,5 @@ def test_tables_take_the_names_given():
     metadata = source_metadata(entry_table="other.entries", vector_table="vectors")
     assert set(metadata.tables) == {"other.entries", "vectors"}
     assert "sequence_index" in metadata.tables["other.entries"].c
+    quoted = source_metadata(entry_table='"my data"."a.b"', vector_table="v").tables["my data.a.b"]
+    assert (quoted.schema, quoted.name) == ("my data", "a.b")

@@ -197,8 +197,7 @@ def _vectorizer(vocabulary: Sequence[str], idf: NDArray[np.float64]) -> TfidfVec
 
 def _direction_of(text: str, vector_dim: int) -> NDArray[np.float32]:
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-    direction = np.random.default_rng(seed).standard_normal(vector_dim, np.float32)
-    return direction / np.linalg.norm(direction)
+    return unit_length(np.random.default_rng(seed).standard_normal((1, vector_dim)))[0]
 
 
 def _inputs_hash(texts: Sequence[str]) -> str:
