@@ -173,8 +173,8 @@ def show_leaderboard(console: Console, board: Mapping[str, Any]) -> None:
         retrieval, name = row["retrieval"], escape(row["name"])
         table.add_row(
             "*" if row.get("is_champion") else "",
-            f"[bold]{name} {row['preset']}[/]" if is_model else f"[dim]{name}[/]",
-            row["context"],
+            f"[bold]{name}[/]" if is_model else f"[dim]{name}[/]",
+            _context(row, board) if is_model else "",
             f"{row['cosine']:.4f}",
             _interval(row["gain_over_best_baseline"]) if is_model else "",
             *(f"{retrieval[measure]:.3f}" for measure in ("r_at_1", "r_at_10", "mrr")),
@@ -184,6 +184,10 @@ def show_leaderboard(console: Console, board: Mapping[str, Any]) -> None:
     console.print("[dim]* champion. Gains: cosine, paired on the same targets, whole articles resampled.[/]")
     if board["is_leaking"]:
         console.print(f"[bold red]LEAKING:[/] {escape(board['leak_reason'] or '')}", soft_wrap=True)
+
+
+def _context(row: Mapping[str, Any], board: Mapping[str, Any]) -> str:
+    return "whole article" if row["context_mode"] == "articles" else f"{board['context_length']} concepts"
 
 
 def _interval(gain: Mapping[str, Any]) -> str:
@@ -231,5 +235,5 @@ def show_results(console: Console, settings: Settings) -> None:
         console.print(f"{what}: {reports / path}", soft_wrap=True)
     for row in board["rows"]:
         if row["kind"] == "model":
-            console.print(f"Report of {row['name']}: {reports / row['name'] / 'report.html'}", soft_wrap=True)
+            console.print(f"Report of {row['name']}: {reports / row['architecture'] / 'report.html'}", soft_wrap=True)
     console.print("Dagster web UI and MLflow UI: `make ui`.")

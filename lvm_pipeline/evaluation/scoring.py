@@ -131,12 +131,8 @@ def score_model(
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads or info.training["num_threads"])
     try:
-        predictions = predict_runs(
-            model,
-            place_vectors(data.vectors, device),
-            data.scored_runs(split, mode=mode),
-            precision=precision_on(device, info),
-        )
+        runs = data.scored_runs(split, mode=mode)
+        predictions = predict_runs(model, place_vectors(data.vectors, device), runs)
     finally:
         torch.set_num_threads(threads)
     if not np.isfinite(predictions).all():
@@ -167,12 +163,6 @@ def targets_of(data: TrainingData, *, split: Split, context_mode: ContextMode) -
         split=split,
         context_mode=context_mode,
     )
-
-
-def precision_on(device: str, info: TrainedModelInfo) -> Any:
-    """Return the precision of the training where it ran on such a device, else float32."""
-    is_same_kind = device.split(":")[0] == str(info.training["device"]).split(":")[0]
-    return info.training["precision"] if is_same_kind else "float32"
 
 
 def model_fingerprint(model_dir: Path) -> str:

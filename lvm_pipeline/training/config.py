@@ -37,7 +37,8 @@ class TrainingConfig:
         selection_metric: Validation metric that chooses the checkpoint and stops early.
         patience: Epochs without a better value before training stops.
         seed: Of weights, order and dropout.
-        precision: Of the mixers' arithmetic; `auto` is bfloat16 on a GPU, float32 on a CPU.
+        precision: Of the mixers' products in training; `auto` is bfloat16 on a GPU and on a CPU that multiplies it
+            in hardware, else float32. Validation is in float32.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         num_threads: PyTorch threads on a CPU; results repeat bit for bit for equal numbers.
         checkpoint_seconds: Time between checkpoints from which a killed training resumes.
@@ -119,7 +120,7 @@ def settled(config: TrainingConfig, *, architecture: Architecture, is_leaking: b
     device = _device(config.device)
     precision = config.precision
     if precision == "auto":
-        precision = "bfloat16" if device.startswith("cuda") else "float32"
+        precision = "bfloat16" if device.startswith("cuda") or _cpu_multiplies_bfloat16() else "float32"
     batch_size = config.batch_size or DEFAULT_BATCH_SIZE[mode]
     return replace(config, mode=mode, device=device, precision=precision, batch_size=batch_size)
 
@@ -130,6 +131,10 @@ def _why_not_articles(architecture: Architecture, *, is_leaking: bool) -> str | 
     if is_leaking:
         return "These sequences do not keep to whole articles (compatibility mode)"
     return None
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported())  # slower than float32 where it is emulated
 
 
 def _device(name: str) -> str:

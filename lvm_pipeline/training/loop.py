@@ -313,9 +313,7 @@ class _Training:
             self._save_checkpoint()
 
     def _validate(self) -> dict[str, float]:
-        predictions = predict_runs(
-            self.state.model, self.vectors, self.validation_runs, precision=_closed(self.config.precision)
-        )
+        predictions = predict_runs(self.state.model, self.vectors, self.validation_runs)
         if not np.isfinite(predictions).all():
             raise LvmError(
                 f"{self._name} failed: predictions are not finite after step {self.state.progress.step}; "
@@ -376,11 +374,6 @@ class _Training:
             training_seconds=self._seconds_so_far(),
             trained_on=_device_in_words(self.config),
         )
-
-
-def _closed(precision: str) -> Any:
-    assert precision != "auto"
-    return precision
 
 
 def _runs_and_arithmetic(config: TrainingConfig, data: TrainingData) -> tuple[Runs, dict[str, float]]:

@@ -5,7 +5,6 @@ Shapes: S = targets, D = vector width.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,16 +19,13 @@ from lvm_pipeline.training.data import Runs
 TARGETS_IN_A_BATCH = 2048
 
 
-def predict_runs(
-    model: LatentVectorModel, vectors: Tensor, runs: Runs, *, precision: Literal["float32", "bfloat16"] = "float32"
-) -> NDArray[np.float32]:
-    """Predict the targets of the runs.
+def predict_runs(model: LatentVectorModel, vectors: Tensor, runs: Runs) -> NDArray[np.float32]:
+    """Predict the targets of the runs, in float32.
 
     Args:
         model: Left in evaluation mode.
         vectors: All vectors on the model's device, (N, D).
         runs: Their targets; runs longer than the model reads are cut.
-        precision: Of the mixers' arithmetic.
 
     Returns:
         Predictions in the order of `runs.target_rows()`, shape (S, D).
@@ -37,7 +33,7 @@ def predict_runs(
     runs = runs.no_longer_than(model.max_context)
     predictions = np.empty((int(runs.num_targets.sum()), vectors.shape[1]), np.float32)
     starts = np.cumsum(runs.num_targets) - runs.num_targets
-    for indices, found in _predicted_batches(model, vectors, runs, precision=precision):
+    for indices, found in _predicted_batches(model, vectors, runs):
         counts = runs.num_targets[indices]
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         predictions[np.repeat(starts[indices], counts) + offsets] = found
@@ -45,12 +41,11 @@ def predict_runs(
 
 
 def _predicted_batches(
-    model: LatentVectorModel, vectors: Tensor, runs: Runs, *, precision: str
+    model: LatentVectorModel, vectors: Tensor, runs: Runs
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     model.eval()
-    autocast = torch.autocast(vectors.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     for indices, batch in batches(vectors, runs, TARGETS_IN_A_BATCH):
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode():
             found = model(batch.contexts)[batch.is_target]
         yield indices, found.float().cpu().numpy()
 

@@ -50,8 +50,7 @@ def rescore(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_
     device = wanted if is_same_device else "cpu"
     torch.set_num_threads(info.training["num_threads"])
     runs = data.scored_runs("validation", mode=info.mode)
-    precision = info.training["precision"] if is_same_device else "float32"
-    predictions = predict_runs(model.to(device), place_vectors(data.vectors, device), runs, precision=precision)
+    predictions = predict_runs(model.to(device), place_vectors(data.vectors, device), runs)
     targets, mean = np.asarray(data.vectors[runs.target_rows()]), data.train_sample().mean(axis=0)
     return Rescore(
         score=selection_metric(info.selection_metric).measure(predictions, targets, mean),
