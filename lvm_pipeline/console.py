@@ -198,14 +198,12 @@ def _interval(gain: Mapping[str, Any]) -> str:
 
 def show_report(console: Console, report: Mapping[str, Any]) -> None:
     """Show the scores of one trained model beside the baselines, and the thresholds."""
-    table = Table("predictor", "cosine", "centred", "MSE", "R@1", "R@10", "MRR", "gain over it")
+    table = Table("predictor", "cosine", "R@1", "R@10", "MRR", "gain over it")
     rows = [(f"[bold]{report['architecture']} {report['preset']}[/]", report, "")]
     rows += [(name, found, _interval(found["gain"])) for name, found in report["baselines"].items()]
     for name, found, gain in sorted(rows, key=lambda row: -row[1]["cosine"]):
-        retrieval = [f"{found['retrieval'][measure]:.3f}" for measure in ("r_at_1", "r_at_10", "mrr")]
-        table.add_row(
-            name, f"{found['cosine']:.4f}", f"{found['centred_cosine']:.4f}", f"{found['mse']:.6f}", *retrieval, gain
-        )
+        retrieval = (f"{found['retrieval'][measure]:.3f}" for measure in ("r_at_1", "r_at_10", "mrr"))
+        table.add_row(name, f"{found['cosine']:.4f}", *retrieval, gain)
     console.print(table)
     retrieval = report["retrieval"]
     console.print(f"Pool of {retrieval['pool_size']:,} concepts without {retrieval['exclusion'].replace('_', ' ')}.")

@@ -6,6 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
+from lvm_pipeline.concepts.file_reader import ParquetReader
+from lvm_pipeline.concepts.invariants import check_concepts
+from lvm_pipeline.concepts.schema import METADATA_KEY
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
@@ -114,8 +118,18 @@ def tables_from_file(
         if not beside.is_file():
             raise LvmError(f"{data_path} holds row numbers only; put its {CONCEPTS_FILE} beside it.")
         return beside, data_path
+    elif METADATA_KEY not in (pq.read_schema(data_path).metadata or {}):
+        concepts_path = made_concepts
+        _extract(data_path, made_concepts, space_id=space_id)
     raise_on_blocking(build_sequences(concepts_path, made_sequences, options=sequence_options or SequenceOptions()))
     return concepts_path, made_sequences
+
+
+def _extract(data_path: Path, concepts_path: Path, *, space_id: str | None) -> None:
+    """Make a concept table from a Parquet file of other origin, by the way that the source table takes."""
+    options = ExtractOptions(duplicates="drop", space_id=space_id)
+    raise_on_blocking(extract_concepts(ParquetReader(data_path), options=options, staged_path=concepts_path).findings)
+    raise_on_blocking(check_concepts(concepts_path))
 
 
 def _holds_sequences(path: Path) -> bool:

@@ -1,0 +1,114 @@
+"""A Parquet file with vectors as a source of concepts, so that it is read, ordered and checked like the table.
+
+For the one-off use of a file; `lvm ingest` loads it into the table for good. All of it is in memory.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from lvm_pipeline.concepts.ordering import AmbiguousArticle, ColumnKind, KeyFacts, OrderRule
+from lvm_pipeline.concepts.reader import SOURCE_SCHEMA, SourceDescription
+from lvm_pipeline.findings import MAX_LISTED
+from lvm_pipeline.source.parquet import read_parquet
+from lvm_pipeline.source.records import BadInputError, SourceRecords
+
+BATCH_ROWS = 4096
+KEY_COLUMNS = {"document_id": ColumnKind.TEXT, "sequence_index": ColumnKind.INTEGER}  # what the order rules know
+
+
+@dataclass(frozen=True)
+class ParquetReader:
+    """Where the file is; its columns are those of `lvm ingest`."""
+
+    path: Path
+
+    def open(self) -> AbstractContextManager["ParquetTable"]:
+        """Read and check every row.
+
+        Raises:
+            LvmError: If the file is damaged or lacks a column.
+            BadInputError: If a row cannot be used; every bad row is named.
+        """
+        records = read_parquet(self.path, dataset_source=self.path.stem)
+        if records.bad_rows:
+            raise BadInputError(self.path, records.bad_rows)
+        return nullcontext(ParquetTable(records))
+
+
+@dataclass(frozen=True)
+class ParquetTable:
+    """The file's rows; see `reader.SourceTable`."""
+
+    records: SourceRecords
+
+    def describe(self) -> SourceDescription:
+        """Count the rows."""
+        num_rows = len(self.records.concepts)
+        return SourceDescription(
+            source=self.records.path.name,
+            dataset_source=self.records.path.stem,
+            num_rows=num_rows,
+            column_kinds=KEY_COLUMNS,
+            space_counts={self.records.space_id: num_rows},
+        )
+
+    def examine(self, rule: OrderRule) -> KeyFacts:
+        """Count articles, their first positions, and positions that hold different texts."""
+        texts: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+        for concept in self.records.concepts:
+            texts[concept.article_id][concept.position].add(concept.text)
+        firsts = Counter(min(positions) for positions in texts.values())
+        lengths = Counter(concept.article_id for concept in self.records.concepts)
+        tied = tuple(
+            AmbiguousArticle(article_id=article_id, num_rows=lengths[article_id], num_distinct=len(positions))
+            for article_id, positions in texts.items()
+            if any(len(found) > 1 for found in positions.values())
+        )
+        return KeyFacts(
+            num_rows=len(self.records.concepts),
+            num_keyed=len(self.records.concepts),
+            num_articles=len(texts),
+            num_from_zero=firsts[0],
+            num_from_one=firsts[1],
+            num_tied=len(tied),
+            tied=tied[:MAX_LISTED],
+        )
+
+    def read_batches(self, rule: OrderRule) -> Iterator[pa.RecordBatch]:
+        """Give all rows by article and position, batch by batch."""
+        concepts, read_vectors = self.records.concepts, self.records.read_vectors
+        assert read_vectors is not None
+        vectors = np.concatenate([block for _, block in read_vectors([concept.number for concept in concepts])])
+        order = sorted(
+            range(len(concepts)), key=lambda i: (concepts[i].article_id, concepts[i].position, concepts[i].cpe_id)
+        )
+        for start in range(0, len(order), BATCH_ROWS):
+            yield self._batch(order[start : start + BATCH_ROWS], vectors)
+
+    def _batch(self, rows: list[int], vectors: np.ndarray) -> pa.RecordBatch:
+        chosen = [self.records.concepts[row] for row in rows]
+        width = vectors.shape[1]
+        columns = {
+            "cpe_id": [concept.cpe_id for concept in chosen],
+            "article_id": [concept.article_id for concept in chosen],
+            "source_position": [concept.position for concept in chosen],
+            "concept_text": [concept.text for concept in chosen],
+            "vector": pa.LargeListArray.from_arrays(
+                np.arange(len(rows) + 1, dtype=np.int64) * width, pa.array(vectors[rows].ravel())
+            ),
+        }
+        arrays = [
+            pa.array(columns[field.name], field.type)
+            if isinstance(columns.get(field.name), list)
+            else columns.get(field.name, pa.nulls(len(rows), field.type))
+            for field in SOURCE_SCHEMA
+        ]
+        return pa.record_batch(
+            [array.cast(field.type) for array, field in zip(arrays, SOURCE_SCHEMA, strict=True)], schema=SOURCE_SCHEMA
+        )
