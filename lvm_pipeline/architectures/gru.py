@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._recurrence import gru_layer, pays, run_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class GruLayers(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Mix along the context."""
+        if pays(states):
+            return run_layers(self.layers, states, gru_layer, dtype=torch.get_autocast_dtype("cpu"))
         return self.layers(states)[0]
 
     def prefill(self, states: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._recurrence import lstm_layer, pays, run_layers
 
 LstmState = tuple[Tensor, Tensor]
 
@@ -40,6 +41,8 @@ class LstmLayers(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Mix along the context."""
+        if pays(states):
+            return run_layers(self.layers, states, lstm_layer, dtype=torch.get_autocast_dtype("cpu"))
         return self.layers(states)[0]
 
     def prefill(self, states: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState]:

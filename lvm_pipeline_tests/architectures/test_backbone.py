@@ -61,3 +61,11 @@ def test_without_a_head_there_is_no_arithmetic_to_set():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.set_arithmetic(decay=0.1, article_weight=0.2)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_states_are_dropped_out_in_training_only():
+    contexts = noise(1, 30, 8, dtype=torch.float32)
+    model = redraw(backbone(dropout=0.5, residual_head=False, unit_length=False)).train()
+    assert not torch.equal(model(contexts), model(contexts))
+    without = redraw(backbone(residual_head=False, unit_length=False)).train()
+    torch.testing.assert_close(without(contexts), model.eval()(contexts))

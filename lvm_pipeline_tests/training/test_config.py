@@ -64,8 +64,11 @@ def test_articles_are_refused_where_they_cannot_be_read(architecture, is_leaking
 
 def test_device_and_precision_are_settled_for_this_machine():
     config = settled(TrainingConfig(), architecture=LSTM, is_leaking=False)
-    expected = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
-    assert (config.device, config.precision) == expected
+    has_gpu = torch.cuda.is_available()
+    has_products = has_gpu or torch.cpu._is_avx512_bf16_supported()
+    assert config.device == ("cuda" if has_gpu else "cpu")
+    assert config.precision == ("bfloat16" if has_products else "float32")
+    assert settled(TrainingConfig(precision="float32"), architecture=LSTM, is_leaking=False).precision == "float32"
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:99", "meta", "gpu0"])

@@ -8,6 +8,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
+from lvm_pipeline.training.checkpoint import read_header
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
 from lvm_pipeline_tests.training.test_loop import Recorder
@@ -23,12 +24,13 @@ CONFIG = {
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
+from lvm_pipeline.training.checkpoint import read_header
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
 from lvm_pipeline_tests.training.conftest import open_data
 
 def die_in_the_middle(report):
-    if report.done_fraction > 0.55:
+    if report.done_fraction > 0.65:
         os.kill(os.getpid(), signal.SIGKILL)
 
 train(TrainingConfig(**json.loads(sys.argv[1])), open_data(Path(sys.argv[2])), output_dir=Path(sys.argv[3]),
@@ -47,6 +49,8 @@ def killed_in_the_middle(data_dir, tmp_path_factory):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not path.exists()
+    progress = json.loads(read_header(path.with_name(".model.checkpoint") / "checkpoint.safetensors")["lvm_progress"])
+    assert progress["step_in_epoch"] > 0  # in the middle of an epoch
     return path
 
 
@@ -57,7 +61,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(data, killed_in_the
         TrainingConfig(**CONFIG), data, output_dir=killed_in_the_middle, tracker=tracker, progress=reports.append
     )
     assert tracker.tags["is_resumed"] == "true"
-    assert reports[0].done_fraction > 0.5  # it did go on, and in the middle of an epoch
+    assert reports[0].done_fraction > 0.5  # it did go on
     expected, found = (load_file(model.path / "model.safetensors") for model in (uninterrupted, resumed))
     assert all(bool((expected[name] == found[name]).all()) for name in expected)
     assert (uninterrupted.path / "model.safetensors").read_bytes() == (resumed.path / "model.safetensors").read_bytes()

@@ -1,0 +1,85 @@
+"""The layers for bfloat16 training on a CPU against torch's own, outputs and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lvm_pipeline.architectures import _recurrence
+from lvm_pipeline.architectures._recurrence import gru_layer, lstm_layer, run_layers
+from lvm_pipeline_tests.architectures.models import build, noise, redraw
+
+KINDS = {"lstm": (nn.LSTM, lstm_layer), "gru": (nn.GRU, gru_layer)}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+def gradients(outputs, inputs, layers):
+    weights = noise(*outputs.shape, seed=4).to(outputs.dtype)
+    return torch.autograd.grad((outputs * weights).sum(), [inputs, *layers.parameters()])
+
+
+@pytest.mark.parametrize(("batch", "length", "num_layers"), [(3, 9, 2), (1, 1, 1), (4, 2, 3)])
+def test_agrees_with_torch_in_float64(kind, batch, length, num_layers):
+    torch_class, layer = KINDS[kind]
+    layers = redraw(torch_class(12, 16, num_layers, batch_first=True)).double()
+    states = noise(batch, length, 12).requires_grad_()
+    expected = layers(states)[0]
+    found = run_layers(layers, states, layer, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    for one, other in zip(gradients(found, states, layers), gradients(expected, states, layers), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_stays_close_in_bfloat16(kind):
+    torch_class, layer = KINDS[kind]
+    layers = torch_class(32, 48, 2, batch_first=True)
+    states = noise(4, 40, 32, dtype=torch.float32).requires_grad_()
+    expected = layers(states)[0]
+    found = run_layers(layers, states, layer, dtype=torch.bfloat16)
+    assert found.dtype == torch.bfloat16
+    for one, other in zip(gradients(found, states, layers), gradients(expected, states, layers), strict=True):
+        assert F.cosine_similarity(one.flatten().float(), other.flatten(), dim=0) > 0.999
+
+
+def test_is_used_in_training_under_autocast_on_a_cpu_only(kind, monkeypatch):
+    used = []
+
+    def noted(*arguments, **named):
+        used.append(True)
+        return run_layers(*arguments, **named)
+
+    monkeypatch.setattr(f"lvm_pipeline.architectures.{kind}.run_layers", noted)
+    model, contexts = build(kind), noise(2, 5, 32, dtype=torch.float32)
+    model(contexts)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        model(contexts)
+    assert not used
+    with torch.autocast("cpu", torch.bfloat16):
+        model(contexts)
+    assert used
+
+
+def test_drops_out_between_layers_in_training_only(kind):
+    torch_class, layer = KINDS[kind]
+    layers = torch_class(8, 8, 2, batch_first=True, dropout=0.5)
+    states = noise(2, 6, 8, dtype=torch.float32)
+
+    def run():
+        return run_layers(layers, states, layer, dtype=torch.float32)
+
+    assert not torch.equal(run(), run())
+    layers.eval()
+    torch.testing.assert_close(run(), layers(states)[0])
+
+
+def test_the_first_layer_of_a_model_learns_its_projection(kind):
+    model = build(kind)
+    torch.nn.init.normal_(model.leave[-1].weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(noise(2, 5, 32, dtype=torch.float32)).square().mean().backward()
+    assert model.enter.weight.grad.abs().max() > 0
+    assert _recurrence.pays(torch.zeros(1)) is False
