@@ -1,17 +1,39 @@
 """leaderboard -> champion: the MLflow alias that everybody else loads."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 
 from lvm_pipeline import lineage
+from lvm_pipeline.defs import metadata
 from lvm_pipeline.defs.checks import told_as_failure
 from lvm_pipeline.defs.leaderboard import leaderboard
+from lvm_pipeline.defs.partitions import RESULTS_POOL
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.settings import Settings
 
 
-@dg.asset(deps=[leaderboard], group_name="results", kinds={"mlflow"})
+@dg.asset(deps=[leaderboard], pool=RESULTS_POOL, group_name="results", kinds={"mlflow"})
 def champion(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """The registered model now best by the fixed rule, or the reason why nothing changed."""
     with told_as_failure(), stage_shown(settings, "champion"):
-        lineage.choose_champion(settings)
-    return dg.MaterializeResult()
+        chosen = lineage.choose_champion(settings)
+    decision = chosen["decision"]
+    links = {} if chosen["url"] is None else {"registered_model": dg.MetadataValue.url(chosen["url"])}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(chosen["model_fingerprint"] or "none"),
+        metadata={
+            **links,
+            "reason": decision["reason"],
+            "is_promoted": decision["promote"],
+            "champion": chosen["name"] or "none",
+            "challenger": decision["challenger"],
+            **metadata.numbers({"challenger_cosine": decision["cosine"], **_named(decision["gain"], "gain")}),
+            **metadata.numbers(_named(chosen["test"], "test")),
+        },
+    )
+
+
+def _named(values: Mapping[str, Any] | None, prefix: str) -> dict[str, Any]:
+    return {f"{prefix}_{name}": value for name, value in (values or {}).items()}

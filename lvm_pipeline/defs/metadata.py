@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,11 @@ def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def picture(png: bytes, *, title: str) -> dg.MarkdownMetadataValue:
-    """Return a PNG that the UI shows in place."""
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
+def picture(svg: str, *, title: str, page: str) -> dg.MarkdownMetadataValue:
+    """Return a drawing that the UI shows in place, with the style sheet of the HTML page that it belongs to."""
+    style = re.search("<style>.*?</style>", page, re.DOTALL)
+    alone = svg.replace(">", f">{style.group() if style else ''}", 1)
+    return dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{base64.b64encode(alone.encode()).decode()})")
 
 
 def link(url: str | None) -> dict[str, dg.MetadataValue]:
@@ -66,6 +69,11 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValu
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
     lines += ["| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in rows]
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def markdown_list(sentences: Sequence[str]) -> dg.MarkdownMetadataValue:
+    """Return sentences as a list."""
+    return dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences) or "(nothing)")
 
 
 def _cell(value: Any) -> str:

@@ -60,7 +60,8 @@ def trained_model(
     architecture = context.partition_key
     with told_as_failure(), stage_shown(settings, "trained_model", architecture):
         product = train_in_child(context, config.applied_to(settings))
-        yield from check_results([Finding.from_json(values) for values in product["findings"]], INVARIANTS)
+        findings = [Finding.from_json(values) for values in product["findings"]]
+        yield from check_results(findings, INVARIANTS if product["error"] is None else {})
         if product["error"] is not None:
             raise LvmError(product["error"])
         info = product["info"]
@@ -90,14 +91,17 @@ def train_in_child(context: dg.AssetExecutionContext, settings: Settings) -> Map
     client = dg.PipesSubprocessClient(env=settings_environment(settings))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster warns of its own inner calls
+            warnings.simplefilter("ignore")  # Dagster warns of its own inner calls
             done = client.run(context=context, command=launched([sys.executable, "-m", CHILD]))
     except DagsterPipesExecutionError as error:
         mlflow_store.close_abandoned_runs(settings)
-        was_killed = "with code -" in str(error)
-        reason = "was killed or ran out of memory" if was_killed else "broke; its traceback is in the output of the run"
-        raise LvmError(
-            f"The training of {context.partition_key} {reason}; train it again, it goes on from its last checkpoint."
-        ) from None
+        raise LvmError(why_child_ended(context.partition_key, str(error))) from None
     (product,) = done.get_custom_messages()
     return product
+
+
+def why_child_ended(architecture: str, message: str) -> str:
+    """Return what to tell of a child that ended without a report, from Dagster's message with its exit code."""
+    was_killed = "with code -" in message
+    reason = "was killed or ran out of memory" if was_killed else "broke; its traceback is in the output of the run"
+    return f"The training of {architecture} {reason}; train it again, it goes on from its last checkpoint."

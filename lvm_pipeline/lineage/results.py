@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline import files
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import Finding, raise_on_blocking
 from lvm_pipeline.lineage.models import tracking_of
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
@@ -19,7 +20,11 @@ CHAMPION_FIELDS = ("name", "version", "mlflow_run_id", "url", "model_fingerprint
 
 
 def evaluate_architecture(settings: Settings, architecture: str) -> dict[str, Any]:
-    """Score the trained model of an architecture on the validation split and write its report (JSON, HTML)."""
+    """Score the trained model of an architecture on the validation split and write its report (JSON, HTML).
+
+    Raises:
+        InvariantError: If a blocking finding failed; the earlier report stays.
+    """
     from lvm_pipeline.evaluation.evaluate import evaluate_model
     from lvm_pipeline.evaluation.report import write_report
 
@@ -31,6 +36,7 @@ def evaluate_architecture(settings: Settings, architecture: str) -> dict[str, An
         cache_dir=_cache_dir(settings),
         num_threads=settings.num_threads,
     )
+    raise_on_blocking([Finding.from_json(values) for values in report["findings"]])
     write_report(report, report_dir(settings, architecture))
     return report
 

@@ -15,7 +15,7 @@ def make_settings(lvm_home, postgres_url, monkeypatch):
     """Make settings of a fresh home and source table the ones that assets read."""
 
     def make(**values):
-        settings = Settings(home=lvm_home, database_url=postgres_url, preset="smoke", epochs=2, **values)
+        settings = Settings(home=lvm_home, database_url=postgres_url, preset="smoke", epochs=2, num_threads=1, **values)
         for name, value in settings_environment(settings).items():
             monkeypatch.setenv(name, value)
         return settings
