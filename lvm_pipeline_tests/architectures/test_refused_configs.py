@@ -18,6 +18,7 @@ REFUSED = [
     ("retnet", {"num_heads": 5}, "num_heads must be a divisor of hidden_dim = 96, got 5"),
     ("retnet", {"value_dim": 100}, "num_heads must be a divisor of value_dim = 100, got 3"),
     ("retnet", {"num_heads": 32}, "hidden_dim / num_heads = 3 is even, got 32"),
+    ("s4", {"state_dim": 7}, "state_dim must be an even number, at least 2, got 7"),
 ]
 
 

@@ -98,6 +98,13 @@ def retnet_stack(reference):
     return ours
 
 
+def s4d_mixer(reference):
+    """kernel.* and D -> state_space.*; the 1x1 convolution output_linear.0 (2H, H, 1) -> out (2H, H)."""
+    ours = under("state_space", {"D": reference["D"], **part(reference, "kernel")})
+    ours["out.weight"] = reference["output_linear.0.weight"].squeeze(-1)
+    return ours | {"out.bias": reference["output_linear.0.bias"]}
+
+
 def layer_numbers(reference, prefix):
     found = {int(key.removeprefix(f"{prefix}.").split(".")[0]) for key in reference if key.startswith(f"{prefix}.")}
     return sorted(found)
