@@ -104,8 +104,18 @@ def test_the_threshold_is_met_to_four_digits(cosine, is_found):
         assert sorted(map(tuple, links.rows.tolist())) == [(row, row + 300) for row in range(300)]
 
 
+def test_neighbours_along_the_leading_direction_are_found(monkeypatch):
+    """On an arc the whole distance lies in the first coordinate, which the rows are sorted by."""
+    monkeypatch.setattr(near_duplicates, "TILE", (1, 4))  # so that nothing is compared by the way
+    angles = np.arange(-4, 5) * np.arccos(0.9905)
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    links = find_near_duplicates(vectors, [None] * 9, np.arange(9))
+    assert links.rows.tolist() == [[row, row + 1] for row in range(8)]
+
+
 def test_texts_are_compared_by_their_words():
     assert normalised_text("  The “ﬁrst” CAFÉ,\nagain… ") == "the first café again"
+    assert normalised_text("Ｗｉｄｅ x²") == "wide x2"  # noqa: RUF001 - compatibility forms are the point
     texts = ["It is so.", "IT   is—so!", "It is not so.", "!!!", "???", None]
     vectors = np.eye(6, dtype=np.float32)
     links = find_near_duplicates(vectors, texts, np.arange(6))
