@@ -68,7 +68,9 @@ def evaluate_on(
     """
     from lvm_pipeline.evaluation.evaluate import evaluate_model
     from lvm_pipeline.evaluation.report import report_html
+    from lvm_pipeline.training.checkpoint import read_trained_model_info
 
+    read_trained_model_info(model_dir)  # tells a wrong folder before any data are read
     concepts_path, sequences_path, vectors_dir = tables_of(settings, data)
     report = evaluate_model(model_dir, concepts_path, sequences_path, vectors_dir=vectors_dir, split=split)
     json_path = (output or model_dir / f"report-{split}.json").absolute()

@@ -1,0 +1,189 @@
+"""The command line as a person meets it: what it prints, its exit code, and what mistakes lead to."""
+
+import json
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lvm_pipeline import cli
+from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline_tests.synthetic import synthetic_table
+
+ARTICLE_LENGTHS = [12, 9, 14, 3, 11, 8, 10, 13]
+NUM_WINDOWS = sum(max(0, length - 5) for length in ARTICLE_LENGTHS)
+
+
+@pytest.fixture
+def lvm(monkeypatch, capsys):
+    """Run `lvm` with arguments; give exit code, output and error output."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lvm", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def given_parquet(tmp_path):
+    """A Parquet file as others make it: four columns, float64 lists."""
+    table = synthetic_table(ARTICLE_LENGTHS).select(["article_id", "position", "concept_text", "vector"])
+    vectors = table["vector"].cast(pa.list_(pa.float64(), 32)).combine_chunks().to_pylist()
+    path = tmp_path / "given.parquet"
+    pq.write_table(table.set_column(3, "vector", pa.array(vectors, pa.list_(pa.float64()))), path)
+    return path
+
+
+def test_architectures_are_listed_with_their_exact_sizes(lvm):
+    code, out, _ = lvm("list", "architectures", "--json")
+
+    rows = {(row["name"], row["preset"]): row for row in json.loads(out)}
+    assert code == 0
+    assert abs(rows["lstm", "full"]["num_params"] - 10e6) < 0.3e6
+    assert rows["gru", "small"]["causal"] is True
+    assert {preset for name, preset in rows if name == "gru"} == {"smoke", "small", "full"}
+
+
+@pytest.mark.postgres
+def test_a_file_is_loaded_once_and_verified(lvm, given_parquet, postgres_url, monkeypatch):
+    monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)
+
+    code, out, _ = lvm("ingest", given_parquet, "--json")
+    assert (code, json.loads(out)["num_inserted"]) == (0, sum(ARTICLE_LENGTHS))
+    assert json.loads(lvm("ingest", given_parquet, "--json")[1])["num_inserted"] == 0
+
+    code, out, _ = lvm("verify", "--json")
+    verification = json.loads(out)
+    assert code == 0
+    assert verification["passed"] is True
+    assert verification["concepts"]["num_articles"] == len(ARTICLE_LENGTHS)
+    assert verification["sequences"]["num_windows"] == NUM_WINDOWS
+    assert {finding["name"] for finding in verification["findings"]} >= {
+        "order_is_unambiguous",
+        "window_count_is_exact",
+    }
+
+
+@pytest.mark.postgres
+def test_verify_fails_on_a_broken_source_and_leaves_no_product(lvm, given_parquet, postgres_url, monkeypatch, tmp_path):
+    import psycopg
+
+    monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)
+    lvm("ingest", given_parquet)
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("DELETE FROM cpe_entry WHERE sequence_index = 2")
+
+    code, out, _ = lvm("verify")
+
+    assert code == 1
+    assert "positions_have_no_gap" in out
+    assert not list((tmp_path / "lvm_home" / "data").glob("**/*.parquet"))
+
+
+@pytest.mark.postgres
+def test_a_bad_line_is_told_by_its_number_and_nothing_of_its_file_is_loaded(lvm, tmp_path, postgres_url, monkeypatch):
+    monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)
+    path = tmp_path / "articles.jsonl"
+    path.write_text('{"title": "Good", "concepts": ["One thing.", "Another thing."]}\nno json\n')
+
+    code, _, err = lvm("ingest", path)
+
+    assert code == 1
+    assert "line 2" in err
+    assert "nothing of it was loaded" in err
+    assert "lvm ingest FILE" in lvm("verify")[2]
+
+
+def test_no_database_is_one_sentence_without_the_password(lvm, monkeypatch):
+    monkeypatch.setenv("LVM_DATABASE_URL", "postgresql://somebody:s3cret@127.0.0.1:1/nowhere")
+
+    code, out, err = lvm("verify")
+
+    assert code == 1
+    assert "No Postgres answers at postgresql://somebody@127.0.0.1:1/nowhere" in err.replace("\n", " ")
+    assert "s3cret" not in out + err
+    assert "Traceback" not in out + err
+
+
+def test_settings_are_shown_without_secrets(lvm, monkeypatch):
+    monkeypatch.setenv("LVM_DATABASE_URL", "postgresql://somebody:s3cret@127.0.0.1:1/nowhere")
+
+    code, out, _ = lvm("settings", "--json")
+
+    assert code == 0
+    assert {"LVM_HOME", "LVM_DATABASE_URL"} <= {row["variable"] for row in json.loads(out)}
+    assert "s3cret" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("run", "--architecture", "mamba9"), "There is no architecture mamba9; there are"),
+        (("train", "--architecture", "lstm", "--preset", "huge"), "no concept table"),
+        (("train", "--data", "nowhere.npz"), "There is no file at nowhere.npz"),
+        (("evaluate", "--model", "nowhere"), "nowhere"),
+        (("leaderboard",), "There is no sequence table"),
+        (("export", "somewhere"), "There is no concept table"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_one(lvm, arguments, told):
+    code, out, err = lvm(*arguments)
+
+    assert code == 1
+    assert told in err
+    assert "Traceback" not in out + err
+
+
+def test_a_setting_that_cannot_be_is_named(lvm, monkeypatch):
+    monkeypatch.setenv("LVM_CONTEXT_LENGTH", "five")
+
+    code, _, err = lvm("settings")
+
+    assert code == 1
+    assert "LVM_CONTEXT_LENGTH" in err
+
+
+@pytest.mark.postgres
+def test_a_model_is_trained_and_scored_on_a_given_file(lvm, given_parquet, lvm_home, tmp_path, monkeypatch):
+    model, results = tmp_path / "model", tmp_path / "results.json"
+    options = ["--hidden-dim", 24, "--num-layers", 1, "--batch-size", 32, "--epochs", 1]
+
+    code, _, err = lvm("train", "--data", given_parquet, *options, "--preset", "smoke", "--output", model)
+    assert (code, err) == (0, "")
+    assert json.loads((model / "trained_model.json").read_text())["config"]["hidden_dim"] == 24
+
+    assert lvm("evaluate", "--model", model, "--test-data", given_parquet, "--output", results)[0] == 0
+    report = json.loads(results.read_text())
+    assert report.keys() >= {"cosine", "centred_cosine", "mse", "thresholds", "fingerprint", "space_id"}
+    assert report["retrieval"].keys() >= {"r_at_1", "r_at_5", "r_at_10", "mrr", "pool_size"}
+    assert report["gain_over_best_baseline"].keys() >= {"baseline", "mean", "low", "high"}
+    assert report["latency_ms"].keys() >= {"p50", "p95"}
+    assert report["baselines"].keys() >= {"copy_last", "context_mean", "recency_weighted_mean", "global_mean", "ridge"}
+    assert results.with_suffix(".html").is_file()
+
+
+@pytest.mark.postgres
+def test_products_travel_as_npz(lvm, given_parquet, postgres_url, lvm_home, tmp_path, monkeypatch):
+    from lvm_pipeline import lineage
+    from lvm_pipeline.settings import load_settings
+
+    monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)
+    lvm("ingest", given_parquet)
+    settings = load_settings()
+    lineage.promote_concepts(settings, lineage.stage_concepts(settings))
+    lineage.promote_sequences(settings, lineage.stage_sequences(settings))
+
+    assert lvm("export", tmp_path / "exchange")[0] == 0
+    (ordered,) = (tmp_path / "exchange").glob("*_ordered.npz")
+    settings.concepts_path.unlink()
+    code, out, err = lvm("import", ordered)
+
+    assert (code, err) == (0, "")
+    assert read_concepts_metadata(settings.concepts_path).num_concepts == sum(ARTICLE_LENGTHS)
+    assert f"{NUM_WINDOWS} sequences" in out
