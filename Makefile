@@ -35,7 +35,7 @@ demo: setup  ## the whole lineage on real text: table, training, reports, champi
 	@$(BIN)/lvm demo $(DEMO_OPTIONS)
 
 ui: setup  ## Dagster and MLflow in the browser, on loopback; Ctrl-C stops everything
-	@$(BIN)/lvm ui
+	@exec $(BIN)/python -m lvm_pipeline.adapters.launcher $$PPID $(BIN)/lvm ui  # ends with this make, even a killed one
 
 down: setup  ## stop the embedded Postgres
 	@$(BIN)/lvm down

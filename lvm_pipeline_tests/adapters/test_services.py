@@ -1,6 +1,7 @@
 """Promises of the services: they come up, and nothing of them is left, however they are stopped."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,9 +17,11 @@ from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, ser
 from lvm_pipeline.adapters.dagster_home import dagster_environment
 from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.settings import Settings
+from lvm_pipeline.settings import CHECKOUT_DIR, Settings
 from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 
+WITH_SMALL_DEFINITIONS = (sys.executable, "-m", "lvm_pipeline_tests.adapters.run_services")
+MAKE_UI = ("make", "--old-file", f"{sys.prefix}/.installed", f"VENV={sys.prefix}", "ui")
 LAUNCH = """mutation { launchRun(executionParams: {selector: {repositoryLocationName: "lvm_pipeline",
   repositoryName: "__repository__", jobName: "__ASSET_JOB", assetSelection: [{path: ["takes_long"]}]}})
   { __typename ... on LaunchRunSuccess { run { runId } } } }"""
@@ -27,11 +30,21 @@ LAUNCH = """mutation { launchRun(executionParams: {selector: {repositoryLocation
 class RunningServices:
     """The services of a home, in a process of their own."""
 
-    def __init__(self, home):
+    def __init__(self, home, *command):
         self.settings = Settings(home=home, dagster_port=free_port(), mlflow_port=free_port())
-        ports = [str(self.settings.dagster_port), str(self.settings.mlflow_port)]
-        command = [sys.executable, "-m", "lvm_pipeline_tests.adapters.run_services", str(home), *ports]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        variables = {
+            "LVM_HOME": str(home),
+            "LVM_DAGSTER_PORT": str(self.settings.dagster_port),
+            "LVM_MLFLOW_PORT": str(self.settings.mlflow_port),
+        }
+        self.process = subprocess.Popen(
+            command,
+            env=os.environ | variables,
+            cwd=CHECKOUT_DIR,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         self.output = ""
 
     def wait_until_up(self):
@@ -62,8 +75,8 @@ def start_services(home):
     """Start the services of the home; whatever the test did, nothing of them is left after it."""
     started = []
 
-    def start():
-        started.append(RunningServices(home))
+    def start(*command):
+        started.append(RunningServices(home, *(command or WITH_SMALL_DEFINITIONS)))
         return started[-1].wait_until_up()
 
     yield start
@@ -84,7 +97,7 @@ def kill_at_once(processes):
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_all_come_up_and_nothing_is_left_when_their_parent_ends(home, start_services, number):
     running = start_services()
     password = embedded_postgres.ensure_running(running.settings.postgres_dir).password
@@ -112,6 +125,18 @@ def test_all_come_up_and_nothing_is_left_when_their_parent_ends(home, start_serv
     assert wait_until(lambda: not processes_of(home), seconds=40), processes_of(home)
     if number != signal.SIGKILL:
         assert running.process.returncode == 0, rest
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.timeout(400)
+def test_nothing_is_left_of_the_readmes_command_when_make_is_killed(home, start_services):
+    running = start_services(*MAKE_UI)
+    assert dagster_api.has_loaded_definitions(services.dagster_address(running.settings))
+
+    running.process.kill()
+
+    assert wait_until(lambda: not processes_of(home), seconds=60), processes_of(home)
 
 
 @pytest.mark.slow
