@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -166,19 +167,21 @@ def stage_bars(bars: Bars) -> Callable[[Any], None]:
 
 def show_leaderboard(console: Console, board: Mapping[str, Any]) -> None:
     """Show models and baselines of one leaderboard, best cosine first, gains with their 95 % interval."""
-    columns = ("", "name", "context", "cosine", "gain over best baseline", "R@1", "R@10", "MRR", "ms p50")
-    table = Table(*columns, title=f"Leaderboard, {board['split']} split", title_justify="left")
+    console.print(f"[bold]Leaderboard, {board['split']} split[/]")
+    table = Table("", "name", "reads", "cosine", "gain over best baseline", "R@1", "R@10", box=SIMPLE_HEAD)
+    table.padding, table.pad_edge, table.collapse_padding = (0, 1, 0, 0), False, True
+    for column in table.columns:
+        column.no_wrap = True
     for row in board["rows"]:
         is_model = row["kind"] == "model"
         retrieval, name = row["retrieval"], escape(row["name"])
         table.add_row(
             "*" if row.get("is_champion") else "",
             f"[bold]{name}[/]" if is_model else f"[dim]{name}[/]",
-            _context(row, board) if is_model else "",
+            _reads(row, board) if is_model else "",
             f"{row['cosine']:.4f}",
             _interval(row["gain_over_best_baseline"]) if is_model else "",
-            *(f"{retrieval[measure]:.3f}" for measure in ("r_at_1", "r_at_10", "mrr")),
-            f"{row['latency_ms']['p50']:.1f}" if is_model else "",
+            *(f"{retrieval[measure]:.3f}" for measure in ("r_at_1", "r_at_10")),
         )
     console.print(table)
     console.print("[dim]* champion. Gains: cosine, paired on the same targets, whole articles resampled.[/]")
@@ -186,8 +189,8 @@ def show_leaderboard(console: Console, board: Mapping[str, Any]) -> None:
         console.print(f"[bold red]LEAKING:[/] {escape(board['leak_reason'] or '')}", soft_wrap=True)
 
 
-def _context(row: Mapping[str, Any], board: Mapping[str, Any]) -> str:
-    return "whole article" if row["context_mode"] == "articles" else f"{board['context_length']} concepts"
+def _reads(row: Mapping[str, Any], board: Mapping[str, Any]) -> str:
+    return "article" if row["context_mode"] == "articles" else str(board["context_length"])
 
 
 def _interval(gain: Mapping[str, Any]) -> str:
@@ -198,7 +201,7 @@ def _interval(gain: Mapping[str, Any]) -> str:
 
 def show_report(console: Console, report: Mapping[str, Any]) -> None:
     """Show the scores of one trained model beside the baselines, and the thresholds."""
-    table = Table("predictor", "cosine", "R@1", "R@10", "MRR", "gain over it")
+    table = Table("predictor", "cosine", "R@1", "R@10", "MRR", "gain over it", box=SIMPLE_HEAD)
     rows = [(f"[bold]{report['architecture']} {report['preset']}[/]", report, "")]
     rows += [(name, found, _interval(found["gain"])) for name, found in report["baselines"].items()]
     for name, found, gain in sorted(rows, key=lambda row: -row[1]["cosine"]):
