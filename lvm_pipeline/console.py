@@ -168,8 +168,8 @@ def stage_bars(bars: Bars) -> Callable[[Any], None]:
 def show_leaderboard(console: Console, board: Mapping[str, Any]) -> None:
     """Show models and baselines of one leaderboard, best cosine first, gains with their 95 % interval."""
     console.print(f"[bold]Leaderboard, {board['split']} split[/]")
-    table = Table("", "name", "reads", "cosine", "gain over best baseline", "R@1", "R@10", box=SIMPLE_HEAD)
-    table.padding, table.pad_edge, table.collapse_padding = (0, 1, 0, 0), False, True
+    table = Table("", "name", "reads", "cosine", "gain over best baseline", "R@1", "R@10", box=None)
+    table.padding = (0, 1, 0, 0)
     for column in table.columns:
         column.no_wrap = True
     for row in board["rows"]:
