@@ -10,6 +10,7 @@ from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from lvm_pipeline.training.data import Split
     from lvm_pipeline.training.loop import OnProgress, TrainedModel
 
 
@@ -59,7 +60,7 @@ def train_on(
 
 
 def evaluate_on(
-    settings: Settings, model_dir: Path, *, data: Path | None, split: str, output: Path | None
+    settings: Settings, model_dir: Path, *, data: Path | None, split: "Split", output: Path | None
 ) -> dict[str, Any]:
     """Score a trained model on a file, or on the promoted products; `output` gets the JSON, with the HTML beside it.
 

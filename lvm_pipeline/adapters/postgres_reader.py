@@ -146,6 +146,7 @@ class PostgresTable:
             yield self._parsed(batch)
 
     def rows(self, *, with_vectors: bool = False) -> sql.Composable:
+        """Return `FROM ... WHERE ...` of the selected rows."""
         is_filtered = self.selection.dataset_source is not None
         return postgres_queries.rows_of(self.tables, is_filtered=is_filtered, with_vectors=with_vectors)
 
