@@ -516,6 +516,42 @@ def test_the_size_of_a_piece_changes_nothing(tmp_path, monkeypatch, piece_bytes,
     assert len(set(columns["article_id"])) == 4  # two gaps and the split
 
 
+def one_step_too_far(vectors, starts):
+    return vectors[starts[:-1, None] + np.arange(5)], vectors[starts[:-1] + 6]
+
+
+def other_concepts_before_the_last(vectors, starts):
+    contexts = vectors[starts[:, None] + np.arange(5)]
+    contexts[:, 0] = vectors[::-1][starts]
+    contexts[:, 1] = vectors[::-1][starts + 1]
+    return contexts, vectors[starts + 5]
+
+
+def one_concept_again_and_again(vectors, starts):
+    return np.tile(vectors[0], (len(starts), 5, 1)), np.tile(vectors[0], (len(starts), 1))
+
+
+@pytest.mark.parametrize(
+    ("arrange", "num_rows"),
+    [
+        (one_step_too_far, 34 * 6),
+        (other_concepts_before_the_last, 35 * 6),
+        (one_concept_again_and_again, 6 + 27 + 6 + 6),
+    ],
+)
+def test_only_what_truly_overlaps_shares_rows(tmp_path, arrange, num_rows):
+    vectors, _ = original_sequences(num_concepts=40)
+    contexts, targets = arrange(vectors, np.arange(35))
+    path = write_npz(tmp_path / "t.npz", {"context_sequences": contexts, "target_vectors": targets})
+
+    import_sequences_npz(path, tmp_path / "c.parquet", tmp_path / "s.parquet")
+
+    sequences, rows = read_sequences(tmp_path / "s.parquet"), read_vectors(tmp_path / "c.parquet")
+    assert len(rows) == num_rows
+    np.testing.assert_array_equal(rows[sequences.first_rows[:, None] + np.arange(5)], contexts)
+    np.testing.assert_array_equal(rows[sequences.target_rows], targets)
+
+
 def test_a_leaking_export_stays_leaking(concepts_path, tmp_path):
     leaking = write_synthetic_sequences(
         concepts_path, tmp_path / "l.parquet", boundaries="ignore", split="last_20_percent"
