@@ -5,6 +5,7 @@ imports (torch, MLflow, Dagster) happen inside the commands, so that `lvm --help
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,11 +52,18 @@ DEFAULT_ARCHITECTURES = ["lstm", "gru"]
 
 def main() -> None:
     """Run the command line; what a person can put right ends in one sentence and exit code 1."""
+    _listen_to_ctrl_c()
     try:
         app()
     except LvmError as error:
         Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
+
+
+def _listen_to_ctrl_c() -> None:
+    """Undo what a shell does to background jobs: with SIGINT ignored, Dagster would ignore SIGTERM too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @app.command()

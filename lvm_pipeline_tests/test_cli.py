@@ -1,6 +1,7 @@
 """The command line as a person meets it: what it prints, its exit code, and what mistakes lead to."""
 
 import json
+import signal
 import sys
 
 import pyarrow as pa
@@ -109,6 +110,15 @@ def test_no_database_is_one_sentence_without_the_password(lvm, monkeypatch):
     assert "No Postgres answers at postgresql://somebody@127.0.0.1:1/nowhere" in err.replace("\n", " ")
     assert "s3cret" not in out + err
     assert "Traceback" not in out + err
+
+
+def test_a_background_job_can_be_interrupted(lvm):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        lvm("settings")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_settings_are_shown_without_secrets(lvm, monkeypatch):
