@@ -36,6 +36,7 @@ class RunningServices:
             "LVM_HOME": str(home),
             "LVM_DAGSTER_PORT": str(self.settings.dagster_port),
             "LVM_MLFLOW_PORT": str(self.settings.mlflow_port),
+            "PYTHONPATH": str(CHECKOUT_DIR),  # the definitions under test are not installed
         }
         self.process = subprocess.Popen(
             command,
