@@ -66,7 +66,7 @@ def ingest_demo_corpus(settings: Settings, *, encoder: str, progress: Progress |
     Raises:
         LvmError: If the encoder or the database cannot be used.
     """
-    path = corpus.demo_articles(settings.home / "corpus")
+    path = corpus.demo_articles(settings.home / "corpus", num_processes=2)
     is_default = encoder == DEMO_ENCODER
     dataset_source = corpus.DATASET_SOURCE if is_default else f"{corpus.DATASET_SOURCE}-{Path(encoder).name}"
     return ingest_file(settings, path, progress=progress, dataset_source=dataset_source, encoder=encoder)
