@@ -11,6 +11,7 @@ files hold the same ids and vectors.
 import argparse
 import json
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,8 +35,7 @@ ARTICLE_CONCEPTS = 37
 NAMESPACE = uuid.UUID(int=42113)
 TABLES = """
     CREATE TABLE cpe_entry (cpe_id uuid PRIMARY KEY, concept_text text NOT NULL, domain_code smallint,
-        task_code smallint,
-        modifier_code smallint, dataset_source text NOT NULL, chunk_position jsonb, batch_id uuid,
+        task_code smallint, modifier_code smallint, dataset_source text NOT NULL, chunk_position jsonb, batch_id uuid,
         created_at timestamptz NOT NULL DEFAULT now(), soft_negatives jsonb, hard_negatives jsonb, document_id text,
         sequence_index integer);
     CREATE TABLE cpe_vectors (cpe_id uuid PRIMARY KEY REFERENCES cpe_entry, concept_vec vector, tmd_dense vector(16),
@@ -60,6 +60,7 @@ def main() -> None:
     if arguments.child:
         CHILDREN[arguments.child](json.loads(sys.stdin.read()))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then, too
     rows = compare(num_rows=arguments.rows, data_path=arguments.data, repeats=arguments.repeats)
     print(json.dumps(rows, indent=2) if arguments.json else as_table(rows))
 
