@@ -5,13 +5,12 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline import files
 from lvm_pipeline.adapters import databases, postgres_observer
 from lvm_pipeline.adapters.postgres_observer import SourceState
 from lvm_pipeline.adapters.postgres_reader import PostgresReader
-from lvm_pipeline.adapters.postgres_writer import PostgresWriter
 from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
 from lvm_pipeline.concepts.invariants import check_concepts
 from lvm_pipeline.concepts.report import JSON_NAME, verification_report, write_verification_report
@@ -21,9 +20,9 @@ from lvm_pipeline.sequences.build import SequenceOptions, build_sequences, seque
 from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import SequencesMetadata, read_sequences_metadata
 from lvm_pipeline.settings import Settings
-from lvm_pipeline.source import corpus
-from lvm_pipeline.source.encoders.registry import encoder_of_space
-from lvm_pipeline.source.load import IngestReport, ingest
+
+if TYPE_CHECKING:
+    from lvm_pipeline.source.load import IngestReport
 
 Progress = Callable[[int, int], None]  # done, total
 DEMO_ENCODER = "lsa-768"
@@ -45,12 +44,15 @@ def observe_source(settings: Settings) -> SourceState:
     return postgres_observer.observe(source_reader(settings))
 
 
-def ingest_file(settings: Settings, path: Path, *, progress: Progress | None = None, **options: Any) -> IngestReport:
+def ingest_file(settings: Settings, path: Path, *, progress: Progress | None = None, **options: Any) -> "IngestReport":
     """Load a file into the source tables; `options` are those of `source.load.ingest`.
 
     Raises:
         LvmError: If the file or the database cannot be used; nothing of the file is loaded then.
     """
+    from lvm_pipeline.adapters.postgres_writer import PostgresWriter
+    from lvm_pipeline.source.load import ingest
+
     writer = PostgresWriter(
         databases.source_url(settings),
         entry_table=settings.entry_table,
@@ -60,12 +62,14 @@ def ingest_file(settings: Settings, path: Path, *, progress: Progress | None = N
     return ingest(path, writer, settings=settings, progress=progress, **options)
 
 
-def ingest_demo_corpus(settings: Settings, *, encoder: str, progress: Progress | None = None) -> IngestReport:
+def ingest_demo_corpus(settings: Settings, *, encoder: str, progress: Progress | None = None) -> "IngestReport":
     """Make the demo corpus and load it; each encoder has a dataset source of its own, since spaces never mix.
 
     Raises:
         LvmError: If the encoder or the database cannot be used.
     """
+    from lvm_pipeline.source import corpus
+
     path = corpus.demo_articles(settings.home / "corpus", num_processes=2)
     is_default = encoder == DEMO_ENCODER
     dataset_source = corpus.DATASET_SOURCE if is_default else f"{corpus.DATASET_SOURCE}-{Path(encoder).name}"
@@ -95,6 +99,8 @@ def stage_concepts(settings: Settings, *, progress: Progress | None = None) -> S
 
 def check_staged_concepts(settings: Settings, path: Path, metadata: ConceptsMetadata) -> list[Finding]:
     """Run every concept invariant; canaries are encoded again where the encoder is at hand."""
+    from lvm_pipeline.source.encoders.registry import encoder_of_space
+
     encoder = encoder_of_space(metadata.space_id, encoders_dir=settings.encoders_dir)
     return check_concepts(path, encoder=encoder, context_length=settings.context_length)
 

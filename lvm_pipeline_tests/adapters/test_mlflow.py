@@ -1,14 +1,18 @@
 """MLflow: one run a training, closed whatever happens; the model in it predicts; the champion is an alias."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lvm_pipeline.adapters import mlflow_model, mlflow_registry, mlflow_store
+from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
 from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker, flattened
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
@@ -226,3 +230,46 @@ def test_nothing_is_written_outside_the_home(settings, client, tmp_path, monkeyp
 def test_parameters_are_flattened():
     nested = {"a": 1, "b": {"c": (1, 2), "d": {"e": "text"}}, "f": None}
     assert dict(flattened(nested)) == {"a": 1, "b.c": [1, 2], "b.d.e": "text", "f": None}
+
+
+@pytest.fixture
+def served(settings, client):
+    """Settings that name a tracking server, which keeps runs and artefacts by itself."""
+    port = free_port()
+    command = [Path(sys.prefix) / "bin" / "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    command += ["--artifacts-destination", (settings.home / "served").as_uri()]
+    environment = os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": settings.mlflow_tracking_uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PATH": os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]]),
+    }
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=environment, cwd=settings.home, stdout=log, stderr=log, start_new_session=True
+        )
+    deadline = time.monotonic() + 120
+    while is_free(port) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    yield settings.model_copy(update={"mlflow_tracking_uri": f"http://{LOOPBACK}:{port}"})
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_tracking_server_keeps_runs_and_hands_the_champion_out(served, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = write_model(tmp_path / "model")
+    tracker = MlflowTracker(served, experiment="served", system_metrics=False)
+    tracker.start("served", params={"lr": 0.1}, tags={}, fingerprints=FINGERPRINTS)
+    tracker.log_metrics({"loss": [(step, 1.0) for step in range(1500)]})
+    tracker.log_model(folder)
+    tracker.finish("FINISHED")
+
+    crowned = mlflow_registry.crown(served, mlflow_run_id=tracker.run_id, tags={}, description="by a server")
+
+    assert tracker.run_url.startswith(served.mlflow_tracking_uri)
+    assert mlflow_store.open_client(served).get_run(tracker.run_id).info.status == "FINISHED"
+    assert (crowned.model_dir / "model.safetensors").read_bytes() == b"weights"
+    assert crowned.model_dir.is_relative_to(served.mlflow_dir)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -85,7 +85,7 @@ def test_trainings_share_the_gpu_one_at_a_time(graph):
     assert graph.get(dg.AssetKey("trained_model")).pools == {"gpu"}
 
 
-LEFT_OUT = ("torch", "mlflow", "transformers", "sentence_transformers", "matplotlib")
+LEFT_OUT = ("torch", "mlflow", "sklearn", "transformers", "sentence_transformers", "matplotlib")
 
 
 def test_code_server_never_imports_what_only_trainings_need():
