@@ -26,6 +26,7 @@ class GruConfig(ModelConfig):
     """Stacked GRU layers of equal width."""
 
     num_layers: int = 3
+    dropout: float = 0.5
 
 
 class GruLayers(nn.Module):

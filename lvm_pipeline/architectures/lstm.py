@@ -27,6 +27,8 @@ LstmState = tuple[Tensor, Tensor]
 class LstmConfig(ModelConfig):
     """Stacked LSTM layers of equal width."""
 
+    dropout: float = 0.5
+
 
 class LstmLayers(nn.Module):
     """L layers on (B, T, H); the state is (h, c), each (L, B, H)."""

@@ -75,7 +75,7 @@ class ScoredModel:
             target_rows=self.targets.scored.target_rows,
             articles=self.targets.scored.articles,
             cosines=self.scores.closeness.cosine,
-            is_leaking=self.data.sequences.metadata.is_leaking,
+            is_leaking=self.data.sequences.metadata.is_leaking or self.info.is_leaking,
             model_fingerprint=self.model_fingerprint,
         )
 

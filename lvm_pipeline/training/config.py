@@ -48,10 +48,10 @@ class TrainingConfig:
     preset: str = "small"
     model: Mapping[str, Any] = field(default_factory=dict)
     mode: Mode = "auto"
-    epochs: int = 12
+    epochs: int = 8
     batch_size: int | None = None
     learning_rate: float = 2e-3
-    correction_learning_rate_factor: float = 0.5
+    correction_learning_rate_factor: float = 1.0
     weight_decay: float = 0.01
     warmup_fraction: float = 0.05
     final_learning_rate_fraction: float = 0.05
