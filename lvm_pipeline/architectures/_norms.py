@@ -4,6 +4,7 @@ Shapes: (..., H) -> (..., H).
 
     RMSNorm       gain * x / sqrt(mean(x^2) + eps)                        (Zhang and Sennrich, arXiv 1910.07467)
     GatedRMSNorm  RMSNorm(x * silu(gate)), each group of channels alone   (Mamba-2: the norm follows the gate)
+    HeadNorm      layer norm of each head, one gain and offset a channel  (RWKV's group norm)
 """
 
 from collections.abc import Mapping
@@ -70,3 +71,22 @@ class LayerNorm(nn.LayerNorm):
         """Normalise the last axis."""
         with without_autocast(input):
             return super().forward(at_least_float32(input))
+
+
+class HeadNorm(nn.Module):
+    """Layer norm of each head alone, then gains and offsets of all channels: (..., K, P) -> (..., K P)."""
+
+    optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"weight": NO_DECAY, "bias": NO_DECAY}
+
+    def __init__(self, width: int, *, eps: float):
+        """Start with gains of one and offsets of zero."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Normalise the last axis, then join the heads."""
+        with without_autocast(states):
+            normalised = F.layer_norm(at_least_float32(states), states.shape[-1:], eps=self.eps)
+            return torch.addcmul(self.bias, normalised.flatten(-2), self.weight)

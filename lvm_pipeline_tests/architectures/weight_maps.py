@@ -105,6 +105,37 @@ def s4d_mixer(reference):
     return ours | {"out.bias": reference["output_linear.0.bias"]}
 
 
+RWKV7_LOW_RANK = {"w": "low_decay", "a": "low_rate", "v": "value_mix", "g": "low_gate"}
+RWKV7_VECTORS = {"w0": "decay", "a0": "rate", "v0": "value_mix.bias", "k_k": "removal_scale", "k_a": "rate_share"}
+
+
+def rwkv7_mixers(reference):
+    """blocks.i.att -> time_mix, ffn -> channel_mix, ln1, ln2 -> their norms; ln0 -> first_norm, ln_out -> norm.
+
+    x_r .. x_g are stacked to mix in the order r, w, k, v, a, g; (1, 1, H) -> (H,).
+    """
+    ours = under("first_norm", part(reference, "blocks.0.ln0")) | under("norm", part(reference, "ln_out"))
+    for layer in layer_numbers(reference, "blocks"):
+        theirs, block = part(reference, f"blocks.{layer}"), f"blocks.{layer}"
+        ours |= under(f"{block}.time_norm", part(theirs, "ln1")) | under(f"{block}.channel_norm", part(theirs, "ln2"))
+        ours |= under(f"{block}.time_mix", _rwkv7_time_mix(part(theirs, "att")))
+        ours[f"{block}.channel_mix.mix"] = theirs["ffn.x_k"].flatten()
+        for name in ("key", "value"):
+            ours[f"{block}.channel_mix.{name}.weight"] = theirs[f"ffn.{name}.weight"]
+    return ours
+
+
+def _rwkv7_time_mix(theirs):
+    ours = {"mix": torch.stack([theirs[f"x_{name}"].flatten() for name in "rwkvag"]), "bonus": theirs["r_k"]}
+    ours |= {name: theirs[key].flatten() for key, name in RWKV7_VECTORS.items() if key in theirs}
+    for letter, name in RWKV7_LOW_RANK.items():
+        if f"{letter}1" in theirs:
+            ours |= {f"{name}.down": theirs[f"{letter}1"], f"{name}.up": theirs[f"{letter}2"]}
+    for key, name in (("receptance", "receptance"), ("key", "key"), ("value", "value"), ("output", "out")):
+        ours[f"{name}.weight"] = theirs[f"{key}.weight"]
+    return ours | under("norm", part(theirs, "ln_x"))
+
+
 def layer_numbers(reference, prefix):
     found = {int(key.removeprefix(f"{prefix}.").split(".")[0]) for key in reference if key.startswith(f"{prefix}.")}
     return sorted(found)
