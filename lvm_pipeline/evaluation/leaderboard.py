@@ -13,11 +13,11 @@ from lvm_pipeline.evaluation.glossary import COLUMNS
 from lvm_pipeline.evaluation.pages import exclusion_in_words, render
 from lvm_pipeline.evaluation.report import context_in_words
 from lvm_pipeline.files import write_json, write_text
-from lvm_pipeline.measures.retrieval import EXCLUSIONS
+from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS, EXCLUSIONS
 
 JSON_NAME, HTML_NAME = "leaderboard.json", "leaderboard.html"
 SHARED = ("fingerprint", "split", "space_id", "dataset_source", "context_length", "pool_fingerprint", "counts")
-MEASURES = ("cosine", "centred_cosine", "mse", "l2", "norm_ratio", "retrieval", "retrieval_by_exclusion")
+MEASURES = ("cosine", "centred_cosine", "mse", "l2", "norm_ratio", "retrieval_by_exclusion")
 OF_A_MODEL = (
     "architecture",
     "preset",
@@ -48,7 +48,8 @@ def leaderboard(
         decision: What the champion rule said last, as JSON values.
 
     Returns:
-        The leaderboard as plain JSON values, rows by falling cosine.
+        The leaderboard as plain JSON values, rows by falling cosine. `retrieval` of every row is under one rule,
+        `exclusion`, which leaves out whatever any of the models reads.
 
     Raises:
         LvmError: If no report can be ranked.
@@ -57,13 +58,17 @@ def leaderboard(
     if not chosen:
         wanted = f" on sequences {fingerprint[:12]}" if fingerprint else ""
         raise LvmError(f"There is no report{wanted} to rank; evaluate a model with `lvm run` or `lvm evaluate`.")
+    exclusion = EARLIER_ROWS if any(report["context_mode"] == "articles" for report in chosen) else CONTEXT_ROWS
     rows = [_model_row(report, champion_fingerprint) for report in chosen]
     rows += _baseline_rows(chosen)
+    for row in rows:
+        row["retrieval"] = row["retrieval_by_exclusion"][exclusion]
     rows.sort(key=lambda row: (-row["cosine"], row["kind"], row["name"]))
     for rank, row in enumerate(rows, start=1):
         row["rank"] = rank
     return {
         **{name: chosen[0][name] for name in SHARED},
+        "exclusion": exclusion,
         "is_leaking": any(report["is_leaking"] for report in chosen),
         "leak_reason": next((report["leak_reason"] for report in chosen if report["is_leaking"]), None),
         "rows": rows,
@@ -97,13 +102,14 @@ def leaderboard_html(board: Mapping[str, Any], *, links: Mapping[str, str] | Non
     models = [row for row in board["rows"] if row["kind"] == "model"]
     gains = [row["gain_over_best_baseline"] for row in models]
     marks = {row["model_fingerprint"]: Markup(plots.gain_mark(row["gain_over_best_baseline"], gains)) for row in models}
+    rules = sorted(EXCLUSIONS, key=lambda rule: rule != board["exclusion"])
     return render(
         "leaderboard.html.jinja",
         board=board,
         models=models,
         marks=marks,
         links=dict(links or {}),
-        rules=[(rule, exclusion_in_words(rule, context_length=board["context_length"])) for rule in EXCLUSIONS],
+        rules=[(rule, exclusion_in_words(rule, context_length=board["context_length"])) for rule in rules],
         columns=COLUMNS,
         headline=headline(board, models),
     )

@@ -136,7 +136,8 @@ def retrieval_curve(report: Mapping[str, Any]) -> str:
     marks = [svg.axes(x, y, x_format=lambda v: f"{v:,.0f}", y_format=lambda v: f"{100 * v:.0f} %")]
     drawn = [("chance", "chance", curve["chance"])]
     names = dict.fromkeys(curve["baselines"])
-    drawn += [(name, css, curve["baselines"][name]) for name, css in zip(names, BASELINE_CLASSES, strict=False)]
+    named = list(zip(names, BASELINE_CLASSES, strict=False))
+    drawn += [(name, css, curve["baselines"][name]) for name, css in reversed(named)]
     drawn.append(("model", "model", curve["model"]))
     for name, css, recall in drawn:
         points = [(x(k), y(value)) for k, value in zip(ks, recall, strict=True)]

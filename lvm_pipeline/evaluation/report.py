@@ -55,6 +55,7 @@ def report_html(report: Mapping[str, Any]) -> str:
         "report.html.jinja",
         report=report,
         verdict=verdict(report),
+        cautions=cautions(report),
         best=gain["baseline"],
         baselines=by_cosine,
         gain_marks={
@@ -98,6 +99,27 @@ def verdict(report: Mapping[str, Any]) -> tuple[str, str]:
     if gain["high"] < 0:
         return "bad", f"Loses to the best baseline, {best}: {interval}."
     return "unsure", f"Cannot be told from the best baseline, {best}: {interval}."
+
+
+def cautions(report: Mapping[str, Any]) -> list[str]:
+    """Name what a gain in cosine was paid with: the best baseline is better at it."""
+    gain, best = report["gain_over_best_baseline"], report["gain_over_best_baseline"]["baseline"]
+    base = report["baselines"][best]
+    if (gain["low"] or 0) <= 0:
+        return []
+    pairs = {
+        "centred cosine": (report["centred_cosine"], base["centred_cosine"]),
+        "MRR": (report["retrieval"]["mrr"], base["retrieval"]["mrr"]),
+    }
+    meanings = {
+        "centred cosine": "some of the gain is the direction that all vectors share",
+        "MRR": "the true concept is harder to find from its predictions",
+    }
+    return [
+        f"Its {name} is below that of {best} ({own:.4f} against {other:.4f}): {meanings[name]}."
+        for name, (own, other) in pairs.items()
+        if own < other
+    ]
 
 
 def context_in_words(report: Mapping[str, Any]) -> str:

@@ -27,6 +27,13 @@ def test_models_stand_beside_the_baselines_by_falling_cosine(reports):
     assert len(names(board, "baseline")) == 7
 
 
+def test_every_row_has_retrieval_under_one_rule(reports):
+    mixed, windows = leaderboard(reports), leaderboard(reports[:1])
+
+    assert {row["retrieval"]["exclusion"] for row in mixed["rows"]} == {"earlier_rows_of_article"}
+    assert {row["retrieval"]["exclusion"] for row in windows["rows"]} == {"context_rows"}
+
+
 def test_reports_of_other_data_are_left_out_by_name(reports):
     reports[1]["fingerprint"] = "f" * 64
 

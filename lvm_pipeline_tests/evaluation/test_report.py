@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.evaluation.report import read_report, report_html, verdict, write_report
+from lvm_pipeline.evaluation.report import cautions, read_report, report_html, verdict, write_report
 
 VOID = {"meta", "br", "hr", "img", "link", "input", "line", "rect", "circle"}
 
@@ -99,6 +99,20 @@ def test_verdict_follows_the_interval(report, low, high, kind, said):
 
     assert found[0] == kind
     assert said in found[1]
+
+
+def test_a_gain_that_was_paid_with_retrieval_or_the_shared_direction_says_so(report):
+    best = report["gain_over_best_baseline"]["baseline"]
+    won = copy.deepcopy(report)
+    won["gain_over_best_baseline"] |= {"mean": 0.02, "low": 0.01, "high": 0.03}
+    won["centred_cosine"] = won["baselines"][best]["centred_cosine"] - 0.1
+    won["retrieval"]["mrr"] = won["baselines"][best]["retrieval"]["mrr"] + 0.1
+
+    (said,) = cautions(won)
+
+    assert "centred cosine is below" in said
+    assert "centred cosine is below" in report_html(won)
+    assert cautions(report) == []  # no gain, nothing to warn of
 
 
 def test_a_report_of_one_article_and_no_history_is_still_drawn(report):
