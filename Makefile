@@ -61,7 +61,7 @@ imports: setup-dev  ## import every module by itself
 types: setup-dev  ## check the types
 	$(BIN)/pyright
 
-ci: lint imports types demo test-slow  ## what .ci/run calls before `make test`
+ci: lint imports types demo  ## what .ci/run calls before `make test`; the slow and browser tests are `make test-slow`
 
 coverage: setup-dev  ## the tests' line and branch coverage of the stages
 	$(PYTEST) -m "not gpu and not browser" --cov --cov-report=
