@@ -25,7 +25,7 @@ from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthet
 
 pytestmark = pytest.mark.postgres
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 
 
 @pytest.fixture
@@ -159,9 +159,12 @@ def test_a_failed_blocking_check_is_recorded_and_nothing_materialised(settings, 
 @pytest.mark.slow
 def test_a_killed_child_fails_the_run_and_its_mlflow_run(endless, instance):
     def kill_when_training():
-        os.kill(wait_for_child(os.getpid()).pid, signal.SIGKILL)
+        try:
+            wait_for_first_epoch(endless)
+        finally:  # or the test would never end
+            training_process_of(os.getpid()).kill()
 
-    killer = threading.Thread(target=after_first_epoch, args=(endless, kill_when_training))
+    killer = threading.Thread(target=kill_when_training)
     killer.start()
     result = train(instance, epochs=endless.epochs)
     killer.join()
@@ -183,10 +186,12 @@ with launch.open_instance(load_settings(epochs=1000)) as instance:
 def parent(endless):
     """A command that trains, in its own process group, after its first epoch; with its training child."""
     process = subprocess.Popen([sys.executable, "-c", PARENT], start_new_session=True)
-    after_first_epoch(endless, lambda: None)
-    yield process, wait_for_child(process.pid)
-    process.kill()
-    process.wait()
+    try:
+        wait_for_first_epoch(endless)
+        yield process, training_process_of(process.pid)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow
@@ -223,17 +228,15 @@ def test_an_interrupted_command_ends_its_training_in_order(endless, parent):
     assert not (endless.models_dir / "gru").exists()
 
 
-def after_first_epoch(settings, action):
+def wait_for_first_epoch(settings):
     progress = settings.home / "progress" / "trained_model-gru.json"
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        if progress.exists() and '"note": "epoch' in progress.read_text():
-            return action()
+    while not (progress.exists() and '"note": "epoch' in progress.read_text()):
+        assert time.monotonic() < deadline, "the training did not begin"
         time.sleep(0.1)
-    raise AssertionError("the training did not begin")
 
 
-def wait_for_child(pid):
+def training_process_of(pid):
     return next(c for c in psutil.Process(pid).children() if training_child.__name__ in " ".join(c.cmdline()))
 
 
