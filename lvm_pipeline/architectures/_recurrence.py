@@ -2,8 +2,8 @@
 
 torch's own LSTM is fast in float32 but its bfloat16 backward pass is slower than the float32 one, and its GRU has no
 fast path on a CPU at all. Here only the product with the last hidden state is done step by step; everything else is
-one product over all steps. The formulas are those of `lstm` and `gru`, whose tests compare outputs and gradients
-with torch's layers.
+one product over all steps, and what is not a product is in float32. The formulas are those of `lstm` and `gru`;
+tests compare outputs and gradients with torch's layers.
 
 Shapes: T = context in concepts, B = batch, I = width of the input, H = hidden width.
 """
@@ -59,42 +59,43 @@ class _LstmLayer(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
         steps, batch, width = inputs.shape
         hidden_dim = weight_hh.shape[1]
-        gates = torch.addmm(bias, inputs.reshape(-1, width), weight_ih.T).view(steps, batch, 4 * hidden_dim)
+        gates = torch.addmm(bias, inputs.reshape(-1, width), weight_ih.T).view(steps, batch, -1).to(_wide(inputs.dtype))
         hidden = inputs.new_zeros(steps + 1, batch, hidden_dim)
-        cells = hidden.new_zeros(hidden.shape, dtype=_wide(inputs.dtype))
+        cells = gates.new_zeros(steps + 1, batch, hidden_dim)
+        tanh_cells = torch.empty_like(cells[1:])
         for t in range(steps):
-            now = gates[t].addmm_(hidden[t], weight_hh.T)
-            now[:, : 2 * hidden_dim].sigmoid_()
-            now[:, 2 * hidden_dim : 3 * hidden_dim].tanh_()
-            now[:, 3 * hidden_dim :].sigmoid_()
+            now = gates[t].add_(hidden[t] @ weight_hh.T)
             i, f, g, o = now.chunk(4, dim=1)
-            torch.mul(f, cells[t], out=cells[t + 1]).add_(i * g)
-            torch.mul(cells[t + 1].tanh(), o, out=hidden[t + 1])
-        ctx.save_for_backward(inputs, weight_ih, weight_hh, gates, hidden, cells)
+            now[:, : 2 * hidden_dim].sigmoid_()
+            g.tanh_()
+            o.sigmoid_()
+            torch.mul(f, cells[t], out=cells[t + 1]).addcmul_(i, g)
+            hidden[t + 1] = torch.tanh(cells[t + 1], out=tanh_cells[t]) * o
+        ctx.save_for_backward(inputs, weight_ih, weight_hh, gates, hidden, cells, tanh_cells)
         return hidden[1:]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale by what does not depend on other steps first, for all of them at once."""
-        (grad_outputs,) = gradients
-        inputs, weight_ih, weight_hh, gates, hidden, cells = ctx.saved_tensors
-        steps, batch, hidden_dim = grad_outputs.shape
-        i, f, g, o = gates.to(cells.dtype).chunk(4, dim=2)
-        tanh_cells = cells[1:].tanh()
+        """Find what each gate's gradient is a multiple of for all steps at once, then go back step by step."""
+        inputs, weight_ih, weight_hh, gates, hidden, cells, tanh_cells = ctx.saved_tensors
+        steps, batch, hidden_dim = hidden[1:].shape
+        i, f, g, o = gates.chunk(4, dim=2)
+        of_cell = torch.stack([g * i * (1 - i), cells[:-1] * f * (1 - f), i * (1 - g.square())], dim=2)
         of_output = tanh_cells * o * (1 - o)
         to_cell = o * (1 - tanh_cells.square())
-        of_cell = torch.stack([g * i * (1 - i), cells[:-1] * f * (1 - f), i * (1 - g.square())], dim=2)
-        grad_gates = torch.empty_like(gates)
+        grad_gates = torch.empty_like(gates, dtype=inputs.dtype)
+        grad_hidden = gradients[0].to(cells.dtype, memory_format=torch.contiguous_format)
         grad_cell = cells.new_zeros(batch, hidden_dim)
-        grad_last = gates.new_zeros(batch, hidden_dim)
+        now = cells.new_empty(batch, 4, hidden_dim)
+        from_next = cells.new_zeros(batch, hidden_dim)
         for t in reversed(range(steps)):
-            grad_hidden = grad_outputs[t] + grad_last
-            grad_cell.addcmul_(grad_hidden.to(cells.dtype), to_cell[t])
-            now = grad_gates[t].view(batch, 4, hidden_dim)
+            to_hidden = grad_hidden[t] + from_next
+            grad_cell.addcmul_(to_hidden, to_cell[t])
             torch.mul(grad_cell[:, None], of_cell[t], out=now[:, :3])
-            torch.mul(grad_hidden, of_output[t], out=now[:, 3])
+            torch.mul(to_hidden, of_output[t], out=now[:, 3])
+            grad_gates[t] = now.view(batch, -1)
             grad_cell.mul_(f[t])
-            grad_last = grad_gates[t] @ weight_hh
+            from_next = grad_gates[t] @ weight_hh
         flat = grad_gates.view(steps * batch, -1)
         grad_inputs = (flat @ weight_ih).view(inputs.shape) if ctx.needs_input_grad[0] else None
         return grad_inputs, _against(flat, inputs), _against(flat, hidden[:-1]), _summed(flat)
@@ -106,40 +107,39 @@ class _GruLayer(torch.autograd.Function):
         ctx: Any, inputs: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
     ) -> Tensor:
         steps, batch, width = inputs.shape
-        hidden_dim = weight_hh.shape[1]
-        from_inputs = torch.addmm(bias_ih, inputs.reshape(-1, width), weight_ih.T).view(steps, batch, 3 * hidden_dim)
-        gates = torch.empty_like(from_inputs)  # r, z and the recurrent part of n before r gates it
+        hidden_dim, wide = weight_hh.shape[1], _wide(inputs.dtype)
+        gates = torch.addmm(bias_ih, inputs.reshape(-1, width), weight_ih.T).view(steps, batch, -1).to(wide)
+        recurrent = torch.empty_like(gates[..., :hidden_dim])  # of n, before r gates it
         hidden = inputs.new_zeros(steps + 1, batch, hidden_dim)
-        last = hidden.new_zeros(batch, hidden_dim, dtype=_wide(inputs.dtype))
+        last = gates.new_zeros(batch, hidden_dim)
         for t in range(steps):
-            now = torch.addmm(bias_hh, hidden[t], weight_hh.T, out=gates[t])
-            now[:, : 2 * hidden_dim].add_(from_inputs[t, :, : 2 * hidden_dim]).sigmoid_()
-            r, z, recurrent = now.chunk(3, dim=1)
-            n = from_inputs[t, :, 2 * hidden_dim :].addcmul_(r, recurrent).tanh_()  # in its place from here on
-            last = n + z * (last - n)
+            from_last = torch.addmm(bias_hh, hidden[t], weight_hh.T)
+            gates[t, :, : 2 * hidden_dim].add_(from_last[:, : 2 * hidden_dim]).sigmoid_()
+            recurrent[t] = from_last[:, 2 * hidden_dim :]
+            r, z, n = gates[t].chunk(3, dim=1)
+            n.addcmul_(r, recurrent[t]).tanh_()
+            last = torch.lerp(n, last, z)
             hidden[t + 1] = last
-        ctx.save_for_backward(inputs, weight_ih, weight_hh, gates, from_inputs, hidden)
+        ctx.save_for_backward(inputs, weight_ih, weight_hh, gates, recurrent, hidden)
         return hidden[1:]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """All gates are scaled versions of one gradient, that of the hidden state; find it step by step."""
-        (grad_outputs,) = gradients
-        inputs, weight_ih, weight_hh, gates, from_inputs, hidden = ctx.saved_tensors
-        steps, batch, hidden_dim = grad_outputs.shape
-        wide = _wide(gates.dtype)
-        r, z, recurrent = gates.to(wide).chunk(3, dim=2)
-        n = from_inputs[..., 2 * hidden_dim :].to(wide)
+        """Every gate's gradient is a multiple of the hidden state's: find that step by step, the rest at once."""
+        inputs, weight_ih, weight_hh, gates, recurrent, hidden = ctx.saved_tensors
+        steps, batch, hidden_dim = recurrent.shape
+        r, z, n = gates.chunk(3, dim=2)
         of_n = (1 - z) * (1 - n.square())
         of_r = of_n * recurrent * r * (1 - r)
         of_z = (hidden[:-1] - n) * z * (1 - z)
         of_recurrent = torch.stack([of_r, of_z, of_n * r], dim=2)
-        grad_recurrent, grad_hidden = torch.empty_like(gates), torch.empty_like(z)
-        grad_last = z.new_zeros(batch, hidden_dim)
+        grad_recurrent = torch.empty_like(gates, dtype=inputs.dtype)
+        grad_hidden = gradients[0].to(gates.dtype, copy=True, memory_format=torch.contiguous_format)
+        from_next = gates.new_zeros(batch, hidden_dim)
         for t in reversed(range(steps)):
-            now = torch.add(grad_last, grad_outputs[t], out=grad_hidden[t])
-            torch.mul(now[:, None], of_recurrent[t], out=grad_recurrent[t].view(batch, 3, hidden_dim))
-            grad_last = torch.addcmul((grad_recurrent[t] @ weight_hh).to(wide), now, z[t])
+            now = grad_hidden[t].add_(from_next)
+            grad_recurrent[t] = (now[:, None] * of_recurrent[t]).view(batch, -1)
+            from_next = torch.addcmul((grad_recurrent[t] @ weight_hh).to(gates.dtype), now, z[t])
         flat_recurrent = grad_recurrent.view(steps * batch, -1)
         flat = flat_recurrent.clone()
         flat[:, 2 * hidden_dim :] = (grad_hidden * of_n).view(steps * batch, -1)
