@@ -1,3 +1,6 @@
+import importlib
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -9,3 +12,11 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    """The package that ours are compared with; the test is skipped where it is not installed."""
+    if find_spec("transformers") is None:
+        pytest.skip("transformers is not installed")
+    return importlib.import_module("transformers")

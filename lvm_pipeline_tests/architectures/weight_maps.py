@@ -136,6 +136,23 @@ def _rwkv7_time_mix(theirs):
     return ours | under("norm", part(theirs, "ln_x"))
 
 
+def rwkv4_mixers(reference):
+    """blocks.i.ln1, attention -> layers.2i; ln2, feed_forward -> layers.2i+1; pre_ln -> first_norm, ln_out -> norm.
+
+    time_mix_key, time_mix_value, time_mix_receptance -> mix_k, mix_v, mix_r, (1, 1, H) -> (H,).
+    """
+    names = {"time_decay": "decay", "time_first": "bonus", "output.weight": "out.weight"}
+    names |= {f"time_mix_{word}": f"mix_{word[0]}" for word in ("key", "value", "receptance")}
+    ours = under("first_norm", part(reference, "blocks.0.pre_ln")) | under("norm", part(reference, "ln_out"))
+    for layer in layer_numbers(reference, "blocks"):
+        for number, theirs in enumerate(("attention", "feed_forward")):
+            place = f"layers.{2 * layer + number}"
+            ours |= under(f"{place}.norm", part(reference, f"blocks.{layer}.ln{number + 1}"))
+            for key, value in part(reference, f"blocks.{layer}.{theirs}").items():
+                ours[f"{place}.inner.{names.get(key, key)}"] = value.flatten() if value.ndim == 3 else value
+    return ours
+
+
 def layer_numbers(reference, prefix):
     found = {int(key.removeprefix(f"{prefix}.").split(".")[0]) for key in reference if key.startswith(f"{prefix}.")}
     return sorted(found)
