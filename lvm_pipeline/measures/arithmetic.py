@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TARGETS_IN_A_BLOCK = 64
-MAX_FITTED_TARGETS = 20_000  # whole articles are left out, evenly, beyond this many: two numbers need no more
+MAX_FITTED_TARGETS = 10_000  # whole articles are left out, evenly, beyond this many: two numbers need no more
 USUAL_DECAY = 0.7  # where the search begins
 USUAL_ARTICLE_WEIGHT = 0.7
 LARGEST_ARTICLE_WEIGHT = 4.0
@@ -200,7 +200,7 @@ def _blocks(first_context_rows: NDArray[np.int64], target_rows: NDArray[np.int64
 def _thinned(
     first_context_rows: NDArray[np.int64], target_rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Check the contexts, then keep every k-th run of 64 neighbouring targets so that at most 20,000 stay."""
+    """Check the contexts, then keep every k-th run of 64 neighbouring targets so that at most 10,000 stay."""
     first_context_rows, target_rows = np.asarray(first_context_rows, np.int64), np.asarray(target_rows, np.int64)
     if not len(target_rows):
         raise ValueError("there is no target to fit on")
