@@ -35,7 +35,7 @@ def train_on(
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
     from lvm_pipeline.findings import raise_on_blocking
     from lvm_pipeline.training.data import load_training_data
-    from lvm_pipeline.training.invariants import check_trained_model
+    from lvm_pipeline.training.invariants import check_trained_model, write_findings
     from lvm_pipeline.training.loop import TrainedModel, train
 
     concepts_path, sequences_path, vectors_dir = tables_of(settings, data)
@@ -54,7 +54,9 @@ def train_on(
         progress=progress,
     )
     lineage.note_tracking(staged, tracker)
-    raise_on_blocking(check_trained_model(staged, concepts_path, sequences_path, vectors_dir))
+    findings = check_trained_model(staged, concepts_path, sequences_path, vectors_dir)
+    write_findings(staged, findings)
+    raise_on_blocking(findings)
     files.replace_dir(staged, output)
     return TrainedModel(path=output, info=trained.info)
 

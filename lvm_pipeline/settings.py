@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     epochs: int | None = Field(default=None, ge=1, description="Passes over the train split, at most.")
     batch_size: int | None = Field(default=None, ge=1, description="Targets in one optimiser step, about.")
     learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate.")
+    objective: str | None = Field(
+        default=None, description="What training minimises: a sum of cosine, mse, infonce, such as `cosine + 0.1 mse`."
+    )
     seed: int = Field(default=0, description="Seed of weights, order and dropout.")
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     num_threads: int = Field(default=2, ge=1, description="PyTorch threads on a CPU.")

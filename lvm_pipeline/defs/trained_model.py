@@ -24,6 +24,8 @@ CHILD = "lvm_pipeline.defs.training_child"
 INVARIANTS = {
     "checkpoint_reproduces_its_score": Severity.BLOCKING,
     "prediction_is_not_the_mean_vector": Severity.BLOCKING,
+    "preset_has_its_declared_size": Severity.BLOCKING,
+    "no_objective_term_dominates": Severity.WARNING,
     "training_takes_under_an_hour": Severity.WARNING,
 }
 
@@ -36,6 +38,7 @@ class TrainingOptions(dg.Config):
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    objective: str | None = None  # a sum such as `cosine + 0.1 mse`
     seed: int | None = None
     device: str | None = None
 

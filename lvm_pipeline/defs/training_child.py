@@ -17,6 +17,7 @@ from lvm_pipeline import lineage
 from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
 from lvm_pipeline.defs.progress import ProgressFile
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def main() -> None:
         try:
             report = train_partition(pipes)
         except LvmError as error:
-            report = {"error": str(error), "findings": []}
+            findings = error.findings if isinstance(error, InvariantError) else []
+            report = {"error": str(error), "findings": [finding.as_json() for finding in findings]}
         pipes.report_custom_message(report)
 
 

@@ -38,7 +38,7 @@ def stage_model(
     The folder is the same from try to try, so a killed training goes on from its last checkpoint.
     """
     from lvm_pipeline.training.data import load_training_data
-    from lvm_pipeline.training.invariants import check_trained_model
+    from lvm_pipeline.training.invariants import check_trained_model, write_findings
     from lvm_pipeline.training.loop import train
     from lvm_pipeline.training.tracking import NullTracker
 
@@ -50,6 +50,7 @@ def stage_model(
     )
     note_tracking(path, tracker)
     findings = check_trained_model(path, settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    write_findings(path, findings)
     return StagedModel(
         architecture=architecture,
         path=path,
@@ -84,6 +85,7 @@ def training_config_of(settings: Settings, architecture: str, **overrides: Any) 
         "epochs": settings.epochs,
         "batch_size": settings.batch_size,
         "learning_rate": settings.learning_rate,
+        "objective": settings.objective,
         **overrides,
     }
     return training_config(

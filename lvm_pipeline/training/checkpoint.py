@@ -25,6 +25,7 @@ SCHEMA_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "trained_model.json"
 IDENTITY_KEY = "lvm_identity"
+PACKAGE = __name__.partition(".")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class TrainedModelInfo:
     Attributes:
         architecture: Name of the architecture.
         preset: Preset that the config started from.
-        model_class: Class that the weights belong to.
+        model_class: Class that the weights belong to, and the classes of its parts.
         config: The model's config.
         num_params: Learned values.
         space_id: Space of the vectors it reads and predicts.
@@ -99,8 +100,13 @@ def identity_of(architecture: str, model_class: str, config: Mapping[str, Any], 
 
 
 def class_name(model: LatentVectorModel) -> str:
-    """Return the class of a model with its module."""
-    return f"{type(model).__module__}.{type(model).__qualname__}"
+    """Return the class of a model with its module, and those of all parts that this project wrote.
+
+    The frame is shared by architectures, so its class alone would not tell one from another with equal keys and shapes.
+    """
+    own, *parts = (f"{type(part).__module__}.{type(part).__qualname__}" for part in model.modules())
+    written_here = sorted({part for part in parts if part.startswith(f"{PACKAGE}.")})
+    return f"{own} of {', '.join(written_here)}" if written_here else own
 
 
 def save_trained_model(model_dir: Path, weights: Mapping[str, Tensor], info: TrainedModelInfo) -> None:

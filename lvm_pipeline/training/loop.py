@@ -20,21 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvm_pipeline.architectures._contract import (
-    Architecture,
-    ModelConfig,
-    Objective,
-    config_with,
-    count_parameters,
-)
+from lvm_pipeline.architectures._contract import Architecture, ModelConfig, config_with, count_parameters
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.measures.baselines import fit_context_mix
+from lvm_pipeline.training.balance import objective_at_start, share_metrics
 from lvm_pipeline.training.batches import gather, group_runs, place_vectors
 from lvm_pipeline.training.checkpoint import TrainedModelInfo, class_name, identity_of, save_trained_model
 from lvm_pipeline.training.config import TrainingConfig, settled
 from lvm_pipeline.training.data import Runs, TrainingData
-from lvm_pipeline.training.objectives import objective_named
+from lvm_pipeline.training.invariants import preset_has_its_declared_size
 from lvm_pipeline.training.optimiser import make_optimiser, set_learning_rate
 from lvm_pipeline.training.predictions import collapse_of, predict_runs, selection_metric
 from lvm_pipeline.training.provenance import code_version, package_versions
@@ -101,9 +97,11 @@ def train(
 
     Raises:
         LvmError: If the config cannot be used with the data, or the loss is not finite.
+        InvariantError: If the preset is not of the size that its architecture declares.
         KeyboardInterrupt: If it was interrupted; the tracked run is closed as KILLED.
     """
     architecture = load_architecture(config.architecture)
+    raise_on_blocking([preset_has_its_declared_size(architecture, config.preset)])
     config = settled(config, architecture=architecture, is_leaking=data.sequences.metadata.is_leaking)
     model_config = model_config_for(architecture, config, data)
     tracker = tracker or NullTracker()
@@ -156,13 +154,13 @@ class _Training:
         self.config, self.model_config, self.data = config, model_config, data
         self.output_dir, self.tracker = output_dir, tracker
         self.metric = selection_metric(config.selection_metric)
-        self.objective: Objective = objective_named(config.objective)
         self.vectors = place_vectors(data.vectors, config.device)
         self.train_runs, self.arithmetic = _runs_and_arithmetic(config, data)
         self.validation_runs = data.scored_runs("validation", mode=config.mode)
         self.validation_targets = np.asarray(data.vectors[self.validation_runs.target_rows()])
         self.train_mean = data.train_sample().mean(axis=0)
         self.state = self._fresh_state(architecture)
+        self.objective = objective_at_start(config, self.state.model, self.vectors, self.train_runs)
         self.run_identity = self._run_identity()
         self.checkpoint_path = output_dir.with_name(f".{output_dir.name}.checkpoint") / "checkpoint.safetensors"
         self.last_checkpoint = self.clock = time.monotonic()
@@ -205,7 +203,12 @@ class _Training:
         config = self.config
         self.tracker.start(
             f"{config.architecture} {config.preset}",
-            params={**config.as_json(), "model": self.run_identity["model"]["config"], **self.arithmetic},
+            params={
+                **config.as_json(),
+                "model": self.run_identity["model"]["config"],
+                **self.arithmetic,
+                "objective_scale": {term.name: term.scale for term in self.objective.terms},
+            },
             tags={
                 "architecture": config.architecture,
                 "preset": config.preset,
@@ -322,7 +325,9 @@ class _Training:
         targets, mean = self.validation_targets, self.train_mean
         names = {"cosine", "mse", self.config.selection_metric}
         scores = {f"validation_{name}": selection_metric(name).measure(predictions, targets, mean) for name in names}
-        return {**dict(sorted(scores.items())), **asdict(collapse_of(predictions, targets, mean))}
+        batch_size, is_unit = self.config.batch_size, self.model_config.unit_length
+        shares = share_metrics(self.objective, predictions, targets, batch_size=batch_size, is_unit=is_unit)
+        return {**dict(sorted(scores.items())), **asdict(collapse_of(predictions, targets, mean)), **shares}
 
     def _seconds_so_far(self) -> float:
         """Count the time since the last call and return all time spent, earlier processes included."""

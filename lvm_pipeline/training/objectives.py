@@ -1,22 +1,26 @@
 """What training minimises, each scaled so that a prediction that knows nothing costs about one.
 
 Unscaled, a mean squared error of unit vectors is about 0.001 and would vanish beside a contrastive
-loss of 1 to 7 (FIELD_NOTES' fault F14), so weights in a mix mean what they say.
+loss of 1 to 7 (FIELD_NOTES' fault F14). So every term is a share of what no knowledge costs, and in a
+sum each is also divided by its value where the training starts: weights mean what they say.
 
 Shapes: B = batch, T = context, D = vector width, n = positions that count.
 """
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lvm_pipeline.architectures._contract import Objective
 from lvm_pipeline.errors import LvmError
 
 Term = Callable[[Tensor, Tensor], Tensor]
+
+TEMPERATURE = 0.1  # of the contrastive term: cosines are divided by it
+SMALLEST_SCALE = 0.01  # of a term that costs next to nothing from the start
 
 
 def cosine_loss(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -29,33 +33,117 @@ def relative_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
     return (predictions - targets).square().sum() / targets.square().sum()
 
 
-OBJECTIVES: Mapping[str, Term] = {"cosine": cosine_loss, "mse": relative_squared_error}
+def contrastive_loss(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return how surely each prediction (n, D) finds its own among the n targets, as a share of log n (InfoNCE).
+
+    The loss of https://arxiv.org/abs/1807.03748 with cosine / temperature as score; log n is what guessing costs.
+    """
+    with torch.autocast(predictions.device.type, enabled=False):
+        found, wanted = F.normalize(predictions, dim=-1), F.normalize(targets, dim=-1)
+        scores = found @ wanted.T / TEMPERATURE
+        own = torch.arange(len(scores), device=scores.device)
+        guessing = torch.log(torch.tensor(float(max(2, len(scores))), device=scores.device, dtype=scores.dtype))
+        return F.cross_entropy(scores, own) / guessing
 
 
-def objective_named(text: str) -> Objective:
+OBJECTIVES: Mapping[str, Term] = {
+    "cosine": cosine_loss,
+    "mse": relative_squared_error,
+    "infonce": contrastive_loss,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedTerm:
+    """One term of a sum; it is divided by `scale`, what it costs where the training starts."""
+
+    name: str
+    weight: float
+    scale: float = 1.0
+
+    def __call__(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Return the term's part of the sum, from (n, D) and (n, D)."""
+        return self.weight / self.scale * OBJECTIVES[self.name](predictions, targets)
+
+
+@dataclass(frozen=True)
+class SumOfTerms:
+    """An objective: called with predictions (B, T, D), targets (B, T, D) and which positions count (B, T)."""
+
+    terms: tuple[WeightedTerm, ...]
+
+    def __call__(self, predictions: Tensor, targets: Tensor, is_target: Tensor) -> Tensor:
+        """Return what training minimises, a scalar."""
+        chosen, wanted = predictions[is_target], targets[is_target].to(predictions.dtype)
+        return torch.stack([term(chosen, wanted) for term in self.terms]).sum()
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether there is more than one term, so that one can dominate."""
+        return len(self.terms) > 1
+
+    def scaled_by(self, values: Mapping[str, float]) -> "SumOfTerms":
+        """Return the same sum with each term divided by what it costs at the start; one alone stays as it is."""
+        if not self.is_mixed:
+            return self
+        return SumOfTerms(tuple(replace(term, scale=max(SMALLEST_SCALE, values[term.name])) for term in self.terms))
+
+    def shares(self, predictions: Tensor, targets: Tensor, *, is_unit: bool) -> dict[str, "TermShare"]:
+        """Measure what each term is worth and how hard it pulls, for predictions (n, D) and targets (n, D).
+
+        Args:
+            predictions: Of a model, detached.
+            targets: The truth.
+            is_unit: Whether the model normalises its predictions, so that a pull along them moves nothing.
+
+        Returns:
+            The terms' shares by name.
+        """
+        values, pulls = {}, {}
+        for term in self.terms:
+            with torch.enable_grad():
+                leaf = predictions.detach().clone().requires_grad_()
+                value = term(F.normalize(leaf, dim=-1) if is_unit else leaf, targets)
+                (gradient,) = torch.autograd.grad(value, leaf)
+            values[term.name], pulls[term.name] = float(value.detach()), float(gradient.norm())
+        return {name: TermShare(of_value=_share(values, name), of_gradient=_share(pulls, name)) for name in values}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermShare:
+    """One term's part of the loss, and its gradient's length as a part of all gradients' lengths, 0 to 1 each."""
+
+    of_value: float
+    of_gradient: float
+
+
+def _share(values: Mapping[str, float], name: str) -> float:
+    total = sum(values.values())
+    return values[name] / total if total > 0 else 1 / len(values)
+
+
+def objective_named(text: str) -> SumOfTerms:
     """Make the objective from its text.
 
     Args:
         text: A sum of terms, each with an optional weight before it: `cosine`, `cosine + 0.1 mse`.
 
     Returns:
-        A function of predictions (B, T, D), targets (B, T, D) and which positions count (B, T).
+        The sum, its terms not yet scaled.
 
     Raises:
         LvmError: If the text is no such sum; the message lists the terms.
     """
-    terms = [_term(part, text) for part in text.split("+")]
-
-    def objective(predictions: Tensor, targets: Tensor, is_target: Tensor) -> Tensor:
-        chosen, wanted = predictions[is_target], targets[is_target].to(predictions.dtype)
-        return torch.stack([weight * term(chosen, wanted) for weight, term in terms]).sum()
-
-    return objective
+    terms = tuple(_term(part, text) for part in text.split("+"))
+    names = [term.name for term in terms]
+    if len(set(names)) < len(names):
+        raise LvmError(f"The objective {text!r} names a term twice; name each once, with one weight.")
+    return SumOfTerms(terms)
 
 
-def _term(part: str, text: str) -> tuple[float, Term]:
+def _term(part: str, text: str) -> WeightedTerm:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)?\s*\*?\s*([a-z_]+)\s*", part)
     if match is None or match[2] not in OBJECTIVES:
         known = ", ".join(OBJECTIVES)
         raise LvmError(f"The objective {text!r} is no sum of {known}; write for example `cosine + 0.1 mse`.")
-    return float(match[1] or 1), OBJECTIVES[match[2]]
+    return WeightedTerm(name=match[2], weight=float(match[1] or 1))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lvm_pipeline.architectures import lstm
 from lvm_pipeline.architectures.lstm import LstmConfig
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.checkpoint import (
@@ -82,6 +83,17 @@ def test_weights_of_another_class_are_refused_though_keys_and_shapes_fit(model_d
         load_trained_model(model_dir)
     save_file(weights, model_dir / "model.safetensors")
     with pytest.raises(LvmError, match="unknown origin"):
+        load_trained_model(model_dir)
+
+
+def test_parts_of_another_class_make_another_model_though_keys_and_shapes_fit(model_dir, monkeypatch):
+    class Backwards(lstm.LstmLayers):
+        def forward(self, states):
+            return super().forward(states.flip(1))
+
+    monkeypatch.setattr(lstm, "LstmLayers", Backwards)
+    Backwards.__module__ = lstm.__name__
+    with pytest.raises(LvmError, match=r"was a .*LstmLayers.* would now be a .*Backwards"):
         load_trained_model(model_dir)
 
 

@@ -31,6 +31,8 @@ def test_a_sound_model_passes_everything_in_a_fresh_process(paths):
     assert set(findings) == {
         "checkpoint_reproduces_its_score",
         "prediction_is_not_the_mean_vector",
+        "no_objective_term_dominates",
+        "preset_has_its_declared_size",
         "training_takes_under_an_hour",
     }
     assert all(finding.passed for finding in findings.values())

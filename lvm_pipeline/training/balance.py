@@ -1,0 +1,105 @@
+"""How the terms of an objective share the work: scaled where training starts, looked at after every epoch.
+
+Shapes: S = targets, D = vector width.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.findings import Finding, Severity
+from lvm_pipeline.training.batches import group_runs
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.data import Runs
+from lvm_pipeline.training.objectives import OBJECTIVES, SumOfTerms, objective_named
+from lvm_pipeline.training.predictions import predict_runs
+
+BATCHES_LOOKED_AT = 4
+GRADIENT_SHARE, VALUE_SHARE = "objective_share_", "objective_value_share_"
+LARGEST_SHARE = 0.95
+
+
+def objective_at_start(
+    config: TrainingConfig, model: LatentVectorModel, vectors: Tensor, train_runs: Runs
+) -> SumOfTerms:
+    """Return the config's objective; each term of a sum is divided by its value for the untrained model on train.
+
+    One term alone stays as it is: there is nothing that it could be out of proportion with.
+    """
+    objective = objective_named(config.objective)
+    if not objective.is_mixed:
+        return objective
+    assert config.batch_size is not None
+    groups = group_runs(train_runs, config.batch_size)
+    found = []
+    for indices in groups[:: -(-len(groups) // BATCHES_LOOKED_AT)]:
+        runs = train_runs.take(indices)
+        predictions = torch.from_numpy(predict_runs(model, vectors, runs))
+        targets = vectors[torch.from_numpy(runs.target_rows()).to(vectors.device)].cpu()
+        found.append([float(OBJECTIVES[term.name](predictions, targets)) for term in objective.terms])
+    means = np.mean(found, axis=0).tolist()
+    return objective.scaled_by({term.name: mean for term, mean in zip(objective.terms, means, strict=True)})
+
+
+def share_metrics(
+    objective: SumOfTerms,
+    predictions: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    *,
+    batch_size: int | None,
+    is_unit: bool,
+) -> dict[str, float]:
+    """Return each term's share of gradient and loss, mean over some batches of (S, D) and (S, D), as metrics by name.
+
+    Nothing for an objective of one term. The gradients are those at the predictions, through which all terms reach
+    the weights.
+    """
+    if not objective.is_mixed:
+        return {}
+    assert batch_size is not None
+    found = [
+        objective.shares(torch.from_numpy(predictions[part]), torch.from_numpy(targets[part]), is_unit=is_unit)
+        for part in _parts(len(predictions), batch_size)
+    ]
+    metrics = {}
+    for term in objective.terms:
+        metrics[f"{GRADIENT_SHARE}{term.name}"] = float(np.mean([shares[term.name].of_gradient for shares in found]))
+        metrics[f"{VALUE_SHARE}{term.name}"] = float(np.mean([shares[term.name].of_value for shares in found]))
+    return metrics
+
+
+def _parts(num_targets: int, batch_size: int) -> Iterator[slice]:
+    starts = range(0, num_targets, batch_size)
+    for start in starts[:: -(-len(starts) // BATCHES_LOOKED_AT)]:
+        yield slice(start, start + batch_size)
+
+
+def no_objective_term_dominates(history: Sequence[Mapping[str, float]]) -> Finding:
+    """No term of a mixed objective has nearly all of the gradient, or of the loss, after any epoch (F14); a warning."""
+    shares = [
+        (share, name.removeprefix(prefix), what, int(epoch["epoch"]))
+        for prefix, what in ((GRADIENT_SHARE, "gradient"), (VALUE_SHARE, "loss"))
+        for epoch in history
+        for name, share in epoch.items()
+        if name.startswith(prefix)
+    ]
+    if not shares:
+        message, largest = "The objective has one term", None
+    else:
+        largest, term, what, epoch = max(shares)
+        message = f"The largest share is that of {term}: {largest:.1%} of the {what} after epoch {epoch}"
+        if largest > LARGEST_SHARE:
+            message += "; the other terms do next to nothing: weigh it less, or leave them out"
+    return Finding(
+        name="no_objective_term_dominates",
+        passed=largest is None or largest <= LARGEST_SHARE,
+        severity=Severity.WARNING,
+        message=message,
+        observed=largest,
+        allowed=LARGEST_SHARE,
+        details={"last_epoch": {name: share for name, share in history[-1].items() if "_share_" in name}},
+    )
