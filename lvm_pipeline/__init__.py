@@ -10,6 +10,7 @@ Read the folders in this order; each imports only what stands above it.
     measures/        how good a prediction is, beside what arithmetic alone reaches
     training/        sequences become a trained model
     evaluation/      a trained model becomes a report, all reports a leaderboard
+    inference/       a trained model reads concepts as they come and predicts the next
     experiments/     which trained model is the champion
     adapters/        everything outside the process: Postgres, MLflow, child processes
     lineage          one function a stage, from the table to the champion

@@ -235,6 +235,37 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    file: Annotated[
+        Path | None, typer.Argument(help="JSONL, text or Parquet. Default, and `-`: what is piped in.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of a trained model. Default: the champion.")] = None,
+    architecture: Annotated[
+        str | None, typer.Option("--architecture", "-a", help="One of the pipeline's models instead.")
+    ] = None,
+    nearest: Annotated[int, typer.Option(min=0, help="Name so many of the promoted concepts that lie nearest.")] = 0,
+    space: Annotated[
+        str | None, typer.Option(help="Space id of the vectors; refused where the model has another.")
+    ] = None,
+    vectors: Annotated[bool, typer.Option(help="Write the predicted vectors.")] = True,
+) -> None:
+    """Predict the next concept after each that is read: a JSON line for each, written at once.
+
+    A line is {"article_id": ..., "vector": [...]}, {"article_id": ..., "text": ...} or plain text; a new article_id
+    begins an article. Texts are encoded by the encoder of the model's space.
+    """
+    from lvm_pipeline import given_files
+
+    settings, told = _settings(), Console(stderr=True, highlight=False)
+    source = sys.stdin.buffer if file is None or str(file) == "-" else file
+    folder = given_files.model_folder(settings, model=model, architecture=architecture)
+    predictions = given_files.predict_on(
+        settings, folder, source, space_id=space, num_nearest=nearest, warn=lambda text: told.print(escape(text))
+    )
+    console.write_lines(prediction.as_json(has_vector=vectors) for prediction in predictions)
+
+
+@app.command()
 def leaderboard(as_json: JsonOption = False) -> None:
     """Show the models and the baselines of the present data in one table."""
     from lvm_pipeline import lineage

@@ -1,6 +1,8 @@
 """What the command line shows: progress bars, findings, tables. Plain words, no logic."""
 
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -76,6 +78,16 @@ def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(escape(f"{value:,}" if type(value) is int else str(value)) for value in row.values()))
     console.print(table)
+
+
+def write_lines(records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records as lines of JSON, each as soon as it is there; ends quietly when nobody reads them any more."""
+    try:
+        for record in records:
+            sys.stdout.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes it
 
 
 def show_findings(console: Console, findings: Iterable[Finding]) -> None:

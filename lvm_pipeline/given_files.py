@@ -1,15 +1,17 @@
-"""Training, scoring and exchange on files that a person names, beside the products of `LVM_HOME`."""
+"""Training, scoring, prediction and exchange on files that a person names, beside the products of `LVM_HOME`."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline import files, lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from lvm_pipeline.inference.predict import Prediction
     from lvm_pipeline.training.data import Split
     from lvm_pipeline.training.loop import OnProgress, TrainedModel
 
@@ -80,6 +82,67 @@ def evaluate_on(
     files.write_json(json_path, report)
     files.write_text(json_path.with_suffix(".html"), report_html(report))
     return report
+
+
+def predict_on(
+    settings: Settings,
+    model_dir: Path,
+    source: Path | Iterable[bytes],
+    *,
+    space_id: str | None = None,
+    num_nearest: int = 0,
+    warn: Callable[[str], None],
+) -> "Iterator[Prediction]":
+    """Read concepts from a file, or lines as they come, and yield the next concept's prediction after each.
+
+    Args:
+        settings: Where encoders and the concept table are, and what to run on.
+        model_dir: Folder of the trained model.
+        source: See `inference.reading`.
+        space_id: Space of the vectors, refused where it is not the model's.
+        num_nearest: Concepts of the promoted table to name beside each prediction.
+        warn: Told what a person should know and what stops nothing.
+
+    Raises:
+        LvmError: If model, table or a concept cannot be used; predictions made before were yielded.
+    """
+    import torch
+
+    from lvm_pipeline.inference.nearest import open_index
+    from lvm_pipeline.inference.predict import StreamPredictor
+    from lvm_pipeline.inference.reading import read_file, read_lines
+    from lvm_pipeline.training.checkpoint import load_trained_model
+    from lvm_pipeline.training.config import find_device
+
+    torch.set_num_threads(settings.num_threads)
+    model, info = load_trained_model(model_dir, space_id=space_id, device=find_device(settings.device))
+    index = None
+    if num_nearest:
+        index = open_index(settings.concepts_path, settings.vectors_dir, space_id=info.space_id)
+    predictor = StreamPredictor(
+        model, info, encoders_dir=settings.encoders_dir, index=index, num_nearest=num_nearest, warn=warn
+    )
+    return predictor.predictions(read_file(source) if isinstance(source, Path) else read_lines(source))
+
+
+def model_folder(settings: Settings, *, model: Path | None, architecture: str | None) -> Path:
+    """Return the folder of a given model, else of the pipeline's own of an architecture, else of the champion.
+
+    Raises:
+        LvmError: If the champion is asked for and there is none.
+    """
+    if model is not None:
+        return model
+    if architecture is not None:
+        return settings.models_dir / architecture
+    from lvm_pipeline.adapters import mlflow_registry
+
+    champion = mlflow_registry.champion(settings)
+    if champion is None:
+        raise LvmError(
+            "There is no champion yet; make one with `lvm run`, or name a model by --model or --architecture."
+        )
+    return champion.model_dir
 
 
 def tables_of(settings: Settings, data: Path | None) -> tuple[Path, Path, Path]:

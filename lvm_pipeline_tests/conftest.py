@@ -19,7 +19,17 @@ from psycopg import sql
 from lvm_pipeline.adapters import databases, embedded_postgres
 from lvm_pipeline.settings import Settings
 
-STAGES = ("source", "concepts", "sequences", "architectures", "measures", "training", "evaluation", "experiments")
+STAGES = (
+    "source",
+    "concepts",
+    "sequences",
+    "architectures",
+    "measures",
+    "training",
+    "evaluation",
+    "inference",
+    "experiments",
+)
 
 settings.register_profile("dev", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -138,6 +138,8 @@ def test_settings_are_shown_without_secrets(lvm, monkeypatch):
         (("train", "--architecture", "lstm", "--preset", "huge"), "no concept table"),
         (("train", "--data", "nowhere.npz"), "There is no file at nowhere.npz"),
         (("evaluate", "--model", "nowhere"), "nowhere"),
+        (("predict", "--model", "nowhere"), "There is no trained model in nowhere"),
+        (("predict", "--architecture", "gru"), "There is no trained model in"),
         (("leaderboard",), "There is no sequence table"),
         (("export", "somewhere"), "There is no concept table"),
     ],

@@ -29,7 +29,7 @@ def test_every_command_of_the_readme_exists_with_its_options():
     assert {name for name, _ in named} >= {"ingest", "verify", "run", "train", "evaluate", "down"}
     for name, rest in named:
         assert name in commands, name
-        known = {option for parameter in commands[name].params for option in parameter.opts}
+        known = {option for p in commands[name].params for option in (*p.opts, *p.secondary_opts)}
         assert set(re.findall(r"--[a-z-]+", rest)) <= known, name
 
 

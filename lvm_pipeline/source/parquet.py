@@ -45,7 +45,7 @@ def read_parquet(path: Path, *, dataset_source: str) -> SourceRecords:
             checker = _RowChecker(dataset_source)
             for batch in file.iter_batches(BATCH_SIZE, columns=_columns(file.schema_arrow)):
                 checker.add(batch)
-            space_id = _declared_space(file.schema_arrow.metadata or {})
+            space_id = declared_space(file.schema_arrow.metadata or {})
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise LvmError(f"{path} cannot be read as Parquet ({reason}); restore the file and load it again.") from None
@@ -240,7 +240,7 @@ def _columns(schema: pa.Schema) -> list[str]:
     return [*REQUIRED_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in schema.names)]
 
 
-def _declared_space(metadata: dict[bytes, bytes]) -> str | None:
+def declared_space(metadata: dict[bytes, bytes]) -> str | None:
     """Return the space id that the file itself states: as `space_id`, or as this project's own tables do."""
     if b"space_id" in metadata:
         return metadata[b"space_id"].decode()

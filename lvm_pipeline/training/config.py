@@ -117,7 +117,7 @@ def settled(config: TrainingConfig, *, architecture: Architecture, is_leaking: b
     mode = config.mode if config.mode != "auto" else ("windows" if why_not_articles else "articles")
     if mode == "articles" and why_not_articles:
         raise LvmError(f"{why_not_articles}; train with mode windows.")
-    device = _device(config.device)
+    device = find_device(config.device)
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if device.startswith("cuda") or _cpu_multiplies_bfloat16() else "float32"
@@ -137,7 +137,12 @@ def _cpu_multiplies_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())  # slower than float32 where it is emulated
 
 
-def _device(name: str) -> str:
+def find_device(name: str) -> str:
+    """Settle `auto` and check that the device is here.
+
+    Raises:
+        LvmError: If there is no such device, or it cannot be used.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -145,7 +150,7 @@ def _device(name: str) -> str:
     except RuntimeError:
         raise LvmError(f"There is no device {name!r}; choose auto, cpu, cuda or cuda:N.") from None
     if device.type not in ("cpu", "cuda"):
-        raise LvmError(f"Training runs on cpu or cuda, not on {name!r}.")
+        raise LvmError(f"Models run on cpu or cuda, not on {name!r}.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise LvmError(f"The device {name} is not here ({torch.cuda.device_count()} GPUs found); choose auto or cpu.")
     return name

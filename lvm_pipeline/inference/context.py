@@ -1,0 +1,82 @@
+"""What a trained model still needs of the concepts it has read in an article.
+
+A model whose scores were measured on windows reads the last T concepts again at every step. One that reads
+articles carries its state from concept to concept where it has one; else it reads the article so far again. Where
+an article outgrows the longest context, the model goes on from its last half, cut as in training and evaluation, so
+that every prediction is the one that a report would score.
+
+Shapes: T = context in concepts, D = vector width.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.training.data import Runs
+
+
+class ReadingModel:
+    """A model that is given one concept after the other; `num_read` counts those of the present article."""
+
+    def __init__(self, model: LatentVectorModel, *, window: int | None):
+        """Start an article.
+
+        Args:
+            model: In evaluation mode.
+            window: T where the model reads windows, None where it reads articles.
+        """
+        self.model = model.eval()
+        self.device = next(model.parameters()).device
+        self.carries_state = model.is_recurrent and window is None
+        if window is None:
+            self.longest, self.num_forgotten = model.max_context, max(1, (model.max_context or 0) // 2)
+        else:
+            self.longest, self.num_forgotten = _window_read(window, model.max_context), 1
+        self.start_article()
+
+    def start_article(self) -> None:
+        """Forget what was read."""
+        self.num_read = 0
+        self._state: Any = None
+        self._context: list[Tensor] = []
+
+    @property
+    def num_remembered(self) -> int:
+        """Concepts that the last prediction was made from."""
+        return len(self._context) if self._keeps_context else self.num_read
+
+    @property
+    def _keeps_context(self) -> bool:
+        return not self.carries_state or self.longest is not None
+
+    @torch.inference_mode()
+    def read(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Read one more concept of the article (D,) and predict the next one, (D,)."""
+        concept = torch.from_numpy(vector).to(self.device)
+        self.num_read += 1
+        if self._keeps_context:
+            self._context.append(concept)
+        if self.longest is not None and len(self._context) > self.longest:
+            self._context = self._context[self.num_forgotten :]
+            self._state = None
+        return self._predict(concept).float().cpu().numpy()
+
+    def _predict(self, concept: Tensor) -> Tensor:
+        if not self.carries_state:
+            return self.model(torch.stack(self._context)[None])[0, -1]
+        if self._state is None and self._context:
+            predictions, self._state = self.model.prefill(torch.stack(self._context)[None])
+            return predictions[0, -1]
+        prediction, self._state = self.model.step(concept[None], self._state)
+        return prediction[0]
+
+
+def _window_read(window: int, max_context: int | None) -> int:
+    """Return how many of a window's concepts a model with this longest context reads."""
+    lengths = np.array([window])
+    runs = Runs(first_rows=np.zeros_like(lengths), lengths=lengths, first_targets=lengths - 1)
+    return int(runs.no_longer_than(max_context).lengths[0])

@@ -1,0 +1,139 @@
+"""Predict the next concept after each that is read: concepts in, one record out for each, as soon as it is made.
+
+Shapes: D = vector width.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.inference.context import ReadingModel
+from lvm_pipeline.inference.nearest import ConceptIndex
+from lvm_pipeline.inference.reading import GivenConcept
+from lvm_pipeline.source.encoders.encoder import Encoder
+from lvm_pipeline.source.encoders.registry import encoder_of_space
+from lvm_pipeline.training.checkpoint import TrainedModelInfo
+from lvm_pipeline.training.data import UNIT_LENGTH_TOLERANCE
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The vector (D,) predicted to follow a concept, and what it was made from.
+
+    `position` counts the concepts of the article from 0; the prediction is for the one after it. `num_context`
+    concepts were read for it. `nearest` are the concepts of a table nearest to it, where they were asked for.
+    """
+
+    article_id: str | int | None
+    position: int
+    num_context: int
+    vector: NDArray[np.float32]
+    nearest: list[dict[str, Any]] | None = None
+
+    def as_json(self, *, has_vector: bool = True) -> dict[str, Any]:
+        """Return plain JSON values; the vector's numbers are as short as float32 allows without loss."""
+        values: dict[str, Any] = {} if self.article_id is None else {"article_id": self.article_id}
+        values |= {"position": self.position, "num_context": self.num_context}
+        if has_vector:
+            values["prediction"] = [float(number) for number in self.vector.astype(np.str_)]
+        return values if self.nearest is None else {**values, "nearest": self.nearest}
+
+
+class StreamPredictor:
+    """A trained model with all that reading a stream of concepts needs."""
+
+    def __init__(
+        self,
+        model: LatentVectorModel,
+        info: TrainedModelInfo,
+        *,
+        encoders_dir: Path,
+        index: ConceptIndex | None = None,
+        num_nearest: int = 0,
+        warn: Warn,
+    ):
+        """Get ready.
+
+        Args:
+            model: The model, loaded.
+            info: What it says of itself; its space decides what is accepted, its mode what is remembered.
+            encoders_dir: Where the encoder of its space is looked for once a text is read.
+            index: Where nearest concepts are looked up.
+            num_nearest: How many.
+            warn: Told, once, when vectors had to be scaled.
+        """
+        self.info = info
+        self.reading = ReadingModel(model, window=info.context_length if info.mode == "windows" else None)
+        self.config = model.config
+        self._encoders_dir = encoders_dir
+        self._encoder: Encoder | None = None
+        self._index, self._num_nearest = index, num_nearest
+        self._warn: Warn | None = warn
+
+    def predictions(self, concepts: Iterable[GivenConcept]) -> Iterator[Prediction]:
+        """Yield one prediction for each concept; a new `article_id` begins an article.
+
+        Raises:
+            LvmError: If a concept does not fit the model; the predictions before it were yielded.
+        """
+        article_id = None
+        for concept in concepts:
+            if concept.article_id != article_id:
+                self.reading.start_article()
+                article_id = concept.article_id
+            vector = self.reading.read(self._vector_of(concept))
+            yield Prediction(
+                article_id=article_id,
+                position=self.reading.num_read - 1,
+                num_context=self.reading.num_remembered,
+                vector=vector,
+                nearest=None if self._index is None else self._index.nearest(vector, self._num_nearest),
+            )
+
+    def _vector_of(self, concept: GivenConcept) -> NDArray[np.float32]:
+        if concept.space_id is not None and concept.space_id != self.info.space_id:
+            raise LvmError(
+                f"{concept.place} is of space {concept.space_id} and the model reads {self.info.space_id}; encode it "
+                "anew, or use a model of its space."
+            )
+        if concept.vector is None:
+            assert concept.text is not None
+            return self._encoder_at_hand(concept.place).encode([concept.text])[0]
+        if concept.vector.shape != (self.config.vector_dim,):
+            raise LvmError(
+                f"{concept.place}: the vector has {len(concept.vector)} numbers and the model reads "
+                f"{self.config.vector_dim}; give vectors of space {self.info.space_id}."
+            )
+        if not np.isfinite(concept.vector).all():
+            raise LvmError(f"{concept.place}: the vector has a number that is not finite (NaN or infinite).")
+        return self._scaled(concept.vector, place=concept.place)
+
+    def _scaled(self, vector: NDArray[np.float32], *, place: str) -> NDArray[np.float32]:
+        """Scale to unit length where the space's vectors are."""
+        length = float(np.linalg.norm(vector.astype(np.float64)))
+        if not self.config.unit_length or abs(length - 1) < UNIT_LENGTH_TOLERANCE:
+            return vector
+        if length == 0:
+            raise LvmError(f"{place}: the vector is all zeros and has no direction; leave the concept out.")
+        if self._warn is not None:
+            self._warn(f"Vectors are scaled to unit length, as the model's space has them; {place} had {length:.4g}.")
+            self._warn = None
+        return (vector.astype(np.float64) / length).astype(np.float32)
+
+    def _encoder_at_hand(self, place: str) -> Encoder:
+        if self._encoder is None:
+            self._encoder = encoder_of_space(self.info.space_id, encoders_dir=self._encoders_dir)
+        if self._encoder is None:
+            raise LvmError(
+                f"{place} is a text, and the encoder of the model's space {self.info.space_id} is not at hand in "
+                f"{self._encoders_dir}; put it there, or give vectors."
+            )
+        return self._encoder

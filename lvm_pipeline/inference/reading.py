@@ -1,0 +1,168 @@
+"""Concepts as a person gives them to a trained model: lines of JSON or plain text, or Parquet, one after the other.
+
+A line that begins with `{` or `[` is JSON: an object with `vector` or else `text`, and `article_id` and `space_id`
+where it has them; or a bare list of numbers. Any other line is the text of one concept.
+
+Shapes: D = vector width.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.source.parquet import declared_space, is_parquet, vectors_of_width
+
+BATCH_ROWS = 1024
+COLUMNS = ("article_id", "position", "concept_text", "vector")
+
+ArticleId = str | int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenConcept:
+    """One concept: `vector` (D,) or else `text`; `place` says where it stands, such as `line 3`."""
+
+    place: str
+    article_id: ArticleId = None
+    space_id: str | None = None
+    text: str | None = None
+    vector: NDArray[np.float32] | None = None
+
+
+def read_file(path: Path) -> Iterator[GivenConcept]:
+    """Yield the concepts of a file of lines, or of a Parquet file with the column `vector` or else `concept_text`.
+
+    Raises:
+        LvmError: If the file cannot be read, or a concept of it cannot be used; those before it were yielded.
+    """
+    try:
+        if is_parquet(path):
+            yield from read_parquet(path)
+            return
+        with path.open("rb") as lines:
+            yield from read_lines(lines)
+    except OSError as error:
+        raise LvmError(f"{path} cannot be read ({error.strerror or error}); check the path.") from None
+
+
+def read_lines(lines: Iterable[bytes]) -> Iterator[GivenConcept]:
+    """Yield the concept of each line as soon as the line is there; empty lines are passed over.
+
+    Raises:
+        LvmError: If a line is no concept.
+    """
+    for number, line in enumerate(lines, start=1):
+        place = f"line {number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise LvmError(f"{place} is not UTF-8 (byte {error.start}); give JSON or text.") from None
+        if text:
+            yield _concept_of_line(text, place=place)
+
+
+def _concept_of_line(line: str, *, place: str) -> GivenConcept:
+    if line[0] not in "{[":
+        return GivenConcept(place=place, text=line)
+    record = _record(line, place=place)
+    for name, kinds in (("text", str), ("space_id", str), ("article_id", str | int)):
+        if record.get(name) is not None and not isinstance(record[name], kinds):
+            raise LvmError(f"{place}: {name} must be a text, got {str(record[name])[:60]}.")
+    text, vector = (record.get("text") or "").strip(), record.get("vector")
+    if vector is None and not text:
+        raise LvmError(f"{place} has neither a vector nor a text; give it one.")
+    return GivenConcept(
+        place=place,
+        article_id=record.get("article_id"),
+        space_id=record.get("space_id"),
+        text=text if vector is None else None,
+        vector=None if vector is None else _vector(vector, place=place),
+    )
+
+
+def _record(line: str, *, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise LvmError(
+            f'{place} begins as JSON does but is none ({error}); write a text that begins so as {{"text": ...}}.'
+        ) from None
+    return {"vector": record} if isinstance(record, list) else record
+
+
+def _vector(values: Any, *, place: str) -> NDArray[np.float32]:
+    is_numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+    if not is_numbers:
+        raise LvmError(f"{place}: vector must be a list of numbers.")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
+        return np.array(values, dtype=np.float64).astype(np.float32)
+
+
+def read_parquet(path: Path) -> Iterator[GivenConcept]:
+    """Yield the rows of a Parquet file in their order, which must be the reading order.
+
+    Raises:
+        LvmError: If it is damaged, has neither vectors nor texts, or its positions go back within an article.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            unread = "concept_text" if "vector" in schema.names else "vector"
+            names = [name for name in COLUMNS if name in schema.names and name != unread]
+            if not {"vector", "concept_text"} & set(names):
+                raise LvmError(f"{path} has neither a column vector nor concept_text; name one of its columns so.")
+            space_id = declared_space(schema.metadata or {})
+            number, before = 0, None
+            for batch in file.iter_batches(BATCH_ROWS, columns=names):
+                values = {name: _column(batch, name) for name in COLUMNS}
+                for article_id, position, text, vector in zip(*values.values(), strict=True):
+                    number += 1
+                    before = _in_order((article_id, position), before, path=path)
+                    yield _concept_of_row(number, article_id=article_id, space_id=space_id, text=text, vector=vector)
+    except (pa.ArrowException, OSError) as error:
+        raise LvmError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); restore the file.") from None
+
+
+def _column(batch: pa.RecordBatch, name: str) -> list[Any]:
+    """Return a column's values; nothing for every row where there is no such column."""
+    if name not in batch.schema.names:
+        return [None] * batch.num_rows
+    if name != "vector":
+        return batch.column(name).to_pylist()
+    vectors: list[Any] = [None] * batch.num_rows
+    for rows, group in vectors_of_width(batch.column(name))[1].values():
+        for row, vector in zip(rows.tolist(), group, strict=True):
+            vectors[row] = vector
+    return vectors
+
+
+def _in_order(place: tuple[Any, Any], before: tuple[Any, Any] | None, *, path: Path) -> tuple[Any, Any]:
+    is_same_article = before is not None and before[0] == place[0] and None not in (before[1], place[1])
+    if is_same_article and before is not None and place[1] <= before[1]:
+        raise LvmError(
+            f"{path} is not in reading order: position {place[1]} of article {place[0]} comes after {before[1]}; "
+            "sort it by article_id and position."
+        )
+    return place
+
+
+def _concept_of_row(
+    number: int, *, article_id: Any, space_id: str | None, text: str | None, vector: NDArray[np.float32] | None
+) -> GivenConcept:
+    if vector is None and not (isinstance(text, str) and text.strip()):
+        raise LvmError(f"row {number} has neither a vector nor a text; give it one.")
+    return GivenConcept(
+        place=f"row {number}",
+        article_id=article_id if isinstance(article_id, str | int | None) else str(article_id),
+        space_id=space_id,
+        text=text,
+        vector=vector,
+    )
