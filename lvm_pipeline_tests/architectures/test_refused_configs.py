@@ -19,6 +19,12 @@ REFUSED = [
     ("retnet", {"value_dim": 100}, "num_heads must be a divisor of value_dim = 100, got 3"),
     ("retnet", {"num_heads": 32}, "hidden_dim / num_heads = 3 is even, got 32"),
     ("s4", {"state_dim": 7}, "state_dim must be an even number, at least 2, got 7"),
+    ("hyena", {"order": 1}, "order must be at least 2, got 1"),
+    ("hyena", {"num_positions": 0}, "num_positions must be at least 1, got 0"),
+    ("hyena", {"num_bands": 0}, "num_bands must be at least 1, got 0"),
+    ("linformer", {"num_heads": 5}, "num_heads must be a divisor of hidden_dim = 64, got 5"),
+    ("linformer", {"num_sums": 6}, "num_sums must be at most num_positions = 5, got 6"),
+    ("linformer", {"num_sums": 0}, "num_sums must be at least 1, got 0"),
     ("rwkv", {"head_dim": 24}, "head_dim must be a divisor of hidden_dim = 64, got 24"),
     ("rwkv", {"gate_rank": 0}, "gate_rank must be at least 1, got 0"),
 ]

@@ -153,6 +153,58 @@ def rwkv4_mixers(reference):
     return ours
 
 
+def hyena_operator(reference):
+    """in_proj -> enter, short_filter (C, 1, width) -> conv (width, C), out_proj -> out, filter_fn.bias -> skip.
+
+    filter_fn.implicit_filter.0, 2, 4 -> filter.layers.0, 1, 2 and 6 -> amplitudes; the sines share one freq (1, W).
+    pos_emb.z -> positions and pos_emb.t -> times without their outer ones; modulation.deltas -> decay, its magnitude.
+    """
+    ours = under("enter", part(reference, "in_proj")) | under("out", part(reference, "out_proj"))
+    ours["conv.weight"] = reference["short_filter.weight"].squeeze(1).T
+    ours["conv.bias"] = reference["short_filter.bias"]
+    ours["skip"] = reference["filter_fn.bias"].unflatten(0, (-1, len(reference["out_proj.bias"])))
+    return ours | under("filter", _hyena_filter(part(reference, "filter_fn")))
+
+
+def _hyena_filter(theirs):
+    ours = {"positions": theirs["pos_emb.z"][0], "frequency": theirs["implicit_filter.1.freq"][0]}
+    ours["amplitudes"] = theirs["implicit_filter.6.weight"]
+    for layer in range(3):
+        ours |= under(f"layers.{layer}", part(theirs, f"implicit_filter.{2 * layer}"))
+    if "pos_emb.t" in theirs:  # the gradients have none of these
+        ours["times"] = theirs["pos_emb.t"].flatten()
+        ours["decay"] = theirs["modulation.deltas"].flatten().abs()
+    return ours
+
+
+LINFORMER_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out": "out"}
+LINFORMER_SUMS = {"proj_k": "key_sums", "proj_v": "value_sums"}
+
+
+def linformer_attention(reference):
+    """to_q, to_k, to_v, to_out -> query, key, value, out; proj_k, proj_v (S, k) -> key_sums, value_sums."""
+    ours = {name: reference[theirs] for theirs, name in LINFORMER_SUMS.items() if theirs in reference}
+    for theirs, name in LINFORMER_NAMES.items():
+        ours |= under(name, part(reference, theirs))
+    return ours
+
+
+def linformer_layers(reference):
+    """net.layers.i.0 -> 2i, net.layers.i.1 -> 2i+1: norm -> norm, fn -> inner, w1, w2 -> widen, narrow.
+
+    For the layers alone: the authors have no norm after the last one.
+    """
+    ours = {}
+    for layer in layer_numbers(reference, "net.layers"):
+        attention, mlp = (part(reference, f"net.layers.{layer}.{number}") for number in (0, 1))
+        for number, theirs in enumerate((attention, mlp)):
+            ours |= under(f"{2 * layer + number}.norm", part(theirs, "norm"))
+        ours |= under(f"{2 * layer}.inner", linformer_attention(part(attention, "fn")))
+        ours |= under(f"{2 * layer + 1}.inner.widen", part(mlp, "fn.w1"))
+        ours |= under(f"{2 * layer + 1}.inner.narrow", part(mlp, "fn.w2"))
+    return ours
+
+
 def layer_numbers(reference, prefix):
     found = {int(key.removeprefix(f"{prefix}.").split(".")[0]) for key in reference if key.startswith(f"{prefix}.")}
     return sorted(found)
