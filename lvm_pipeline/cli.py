@@ -358,16 +358,9 @@ def _settings(**options: Any) -> Settings:
 
 def _chosen(names: list[str] | None) -> list[str]:
     """Return the architectures that the options name; `all` is every one, and a word may hold several."""
-    from lvm_pipeline.architectures._registry import architecture_names
+    from lvm_pipeline.architectures._registry import architectures_named
 
-    known = architecture_names()
-    wanted = [name for words in names or DEFAULT_ARCHITECTURES for name in words.replace(",", " ").split()]
-    if "all" in wanted:
-        return known
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise LvmError(f"There is no architecture {', '.join(unknown)}; there are {', '.join(known)}.")
-    return list(dict.fromkeys(wanted))
+    return architectures_named(" ".join(names or DEFAULT_ARCHITECTURES))
 
 
 def _print_json(value: Any) -> None:

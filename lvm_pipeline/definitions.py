@@ -1,7 +1,8 @@
-"""The one object that Dagster loads, in the order in which data flows through it."""
+"""What Dagster loads, in the order in which data flows through it."""
 
 import dagster as dg
 
+from lvm_pipeline.defs.automation import automated, automation_sensor
 from lvm_pipeline.defs.champion import champion
 from lvm_pipeline.defs.concepts import concepts
 from lvm_pipeline.defs.cpe_entry import cpe_entry
@@ -9,14 +10,22 @@ from lvm_pipeline.defs.evaluation_report import evaluation_report
 from lvm_pipeline.defs.jobs import crown_champion, refresh_data, train_architecture
 from lvm_pipeline.defs.leaderboard import leaderboard
 from lvm_pipeline.defs.resources import settings_resource
-from lvm_pipeline.defs.schedules import weekly_retraining
+from lvm_pipeline.defs.schedules import retraining
 from lvm_pipeline.defs.sequences import sequences
 from lvm_pipeline.defs.trained_model import trained_model
+from lvm_pipeline.settings import load_settings
 
-defs = dg.Definitions(
-    assets=[cpe_entry, concepts, sequences, trained_model, evaluation_report, leaderboard, champion],
-    jobs=[refresh_data, train_architecture, crown_champion],
-    schedules=[weekly_retraining],
-    resources={"settings": settings_resource},
-    executor=dg.in_process_executor,  # what weighs runs in a child process of its own
-)
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Return the definitions; their schedules and conditions follow the settings of the moment."""
+    settings = load_settings()
+    lineage = [cpe_entry, concepts, sequences, trained_model, evaluation_report, leaderboard, champion]
+    return dg.Definitions(
+        assets=automated(lineage, settings),
+        jobs=[refresh_data, train_architecture, crown_champion],
+        schedules=[retraining(settings)],
+        sensors=[automation_sensor(settings)],
+        resources={"settings": settings_resource},
+        executor=dg.in_process_executor,  # what weighs runs in a child process of its own
+    )

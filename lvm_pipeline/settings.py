@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lvm_pipeline.errors import LvmError
 
 CHECKOUT_DIR = Path(__file__).resolve().parent.parent
+CRON = r"^\s*(\S+\s+){4}\S+\s*$"  # minute, hour, day, month, weekday; Dagster reads the fields
 
 
 class Settings(BaseSettings):
@@ -79,6 +80,36 @@ class Settings(BaseSettings):
     seed: int = Field(default=0, description="Seed of weights, order and dropout.")
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     num_threads: int = Field(default=2, ge=1, description="PyTorch threads on a CPU.")
+
+    # Automation; read when Dagster loads the definitions, but for the architectures.
+    observation_cron: str = Field(
+        default="*/30 * * * *",
+        pattern=CRON,
+        description="When the source table is looked at; what changed is refreshed.",
+    )
+    retraining_cron: str = Field(default="0 3 * * 0", pattern=CRON, description="When models are trained again.")
+    retrained_architectures: str = Field(
+        default="champion",
+        description="What is trained again: `champion` for its architecture only, `all`, or names with commas.",
+    )
+    retrain_on: Literal["schedule", "new_data", "drift"] = Field(
+        default="schedule",
+        description="Train between the scheduled times too: when new data passed its checks, or when they drifted.",
+    )
+    automation_interval_seconds: int = Field(
+        default=30, ge=1, description="How often Dagster looks for something to refresh, to train or to alert about."
+    )
+
+    # Alerts.
+    alert_url: SecretStr | None = Field(
+        default=None, description="Where alerts go, as an apprise URL: slack://, mailtos://, jsons://, file://, ..."
+    )
+    daemon_silence_seconds: int = Field(
+        default=300, ge=1, description="After how long without a heartbeat of Dagster's daemon an alert is sent."
+    )
+    dagster_url: str | None = Field(
+        default=None, description="Address of the Dagster web UI in alerts; default: `dagster_port` on this machine."
+    )
 
     # Services.
     dagster_port: int = Field(default=3000, description="Port of the Dagster web UI on loopback.")

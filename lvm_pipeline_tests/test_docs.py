@@ -57,7 +57,7 @@ def test_the_picture_shows_the_lineage_as_it_is(tmp_path):
     from lvm_pipeline.defs.picture import draw, lineage_of
 
     drawn = tmp_path / "lineage.svg"
-    draw(lineage_of(defs), drawn)
+    draw(lineage_of(defs()), drawn)
 
     assert words(drawn) == words(ROOT / "docs" / "lineage.svg")
 

@@ -41,6 +41,8 @@ def test_an_argument_wins_over_the_environment(monkeypatch):
         ("LVM_DUPLICATES", "keep"),
         ("LVM_CONTEXT_LENGTH", "0"),
         ("LVM_BOUNDARIES", "perhaps"),
+        ("LVM_OBSERVATION_CRON", "hourly"),
+        ("LVM_RETRAIN_ON", "always"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(monkeypatch, variable, value):

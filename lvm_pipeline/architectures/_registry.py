@@ -20,6 +20,22 @@ def architecture_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_"))
 
 
+def architectures_named(words: str) -> list[str]:
+    """Return the architectures that some words name, between commas or spaces; `all` is every one.
+
+    Raises:
+        LvmError: If there is none of a name; the message lists what exists.
+    """
+    known = architecture_names()
+    wanted = words.replace(",", " ").split()
+    if "all" in wanted:
+        return known
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise LvmError(f"There is no architecture {', '.join(unknown)}; there are {', '.join(known)}.")
+    return list(dict.fromkeys(wanted))
+
+
 def load_architecture(name: str) -> "Architecture":
     """Import one architecture.
 

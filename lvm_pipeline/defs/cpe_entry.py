@@ -1,6 +1,7 @@
 """The source table: not made here, only looked at, so that what is made from it knows when it changed."""
 
 import warnings
+from collections.abc import Iterator
 
 import dagster as dg
 
@@ -11,11 +12,18 @@ from lvm_pipeline.settings import Settings
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets are still called beta
 
-    @dg.observable_source_asset(
-        group_name="data", description="Postgres table of concepts with their vectors (cpe_entry, cpe_vectors)."
+    @dg.multi_observable_source_asset(
+        specs=[
+            dg.AssetSpec(
+                "cpe_entry",
+                group_name="data",
+                kinds={"postgres"},
+                description="Postgres table of concepts with their vectors (cpe_entry, cpe_vectors).",
+            )
+        ]
     )
-    def cpe_entry(settings: dg.ResourceParam[Settings]) -> dg.ObserveResult:
+    def cpe_entry(settings: dg.ResourceParam[Settings]) -> Iterator[dg.ObserveResult]:
         """Look at the table: its data version follows counts, newest row and content."""
         with told_as_failure():
             source = lineage.observe_source(settings)
-        return dg.ObserveResult(data_version=dg.DataVersion(source.data_version), metadata=source.as_json())
+        yield dg.ObserveResult(data_version=dg.DataVersion(source.data_version), metadata=source.as_json())

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import dagster as dg
 import psutil
@@ -57,11 +58,14 @@ def materialise_lineage(
     Raises:
         LvmError: If an asset fails, with its sentence; what was materialised before stays.
     """
+    from lvm_pipeline.definitions import defs
+
     with open_instance(settings) as instance, watched(settings, on_progress):
         end_abandoned_runs(instance)
-        runs = [_run(instance, "refresh_data", DATA)]
-        runs += [_run(instance, "train_architecture", MODEL, partition=architecture) for architecture in architectures]
-        return [*runs, _run(instance, "crown_champion", CHOICE)]
+        run = partial(_run, instance, defs())
+        runs = [run("refresh_data", DATA)]
+        runs += [run("train_architecture", MODEL, partition=architecture) for architecture in architectures]
+        return [*runs, run("crown_champion", CHOICE)]
 
 
 @contextmanager
@@ -85,14 +89,13 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
 
 def _run(
     instance: dg.DagsterInstance,
+    definitions: dg.Definitions,
     job_name: str,
     assets: tuple[str, ...],
     *,
     partition: str | None = None,
 ) -> LaunchedRun:
-    from lvm_pipeline.definitions import defs
-
-    result = defs.resolve_job_def(job_name).execute_in_process(
+    result = definitions.resolve_job_def(job_name).execute_in_process(
         instance=instance,
         run_config=QUIET,
         partition_key=partition,

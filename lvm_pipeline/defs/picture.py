@@ -82,8 +82,7 @@ def main() -> None:
     """Draw the picture at the path given on the command line."""
     from lvm_pipeline.definitions import defs
 
-    definitions = defs() if callable(defs) else defs
-    draw(lineage_of(definitions), Path(sys.argv[1]))
+    draw(lineage_of(defs()), Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

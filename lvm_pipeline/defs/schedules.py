@@ -1,23 +1,34 @@
-"""What runs by itself; stopped until somebody starts it in the UI or with `dagster schedule start`."""
+"""What runs by the clock."""
 
 from collections.abc import Iterator
 
 import dagster as dg
 
+from lvm_pipeline import lineage
+from lvm_pipeline.defs.checks import told_as_failure
 from lvm_pipeline.defs.jobs import train_architecture
-from lvm_pipeline.defs.partitions import architecture_partitions
-
-SUNDAY_NIGHT = "0 3 * * 0"
+from lvm_pipeline.settings import Settings, load_settings
 
 
-@dg.schedule(
-    job=train_architecture,
-    cron_schedule=SUNDAY_NIGHT,
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-)
-def weekly_retraining(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
-    """Train every architecture again on the present data; the pool `gpu` lets them queue."""
-    week = context.scheduled_execution_time.date().isoformat()
-    for architecture in architecture_partitions.get_partition_keys():
-        yield dg.RunRequest(run_key=f"{week} {architecture}", partition_key=architecture)
+def retraining(settings: Settings) -> dg.ScheduleDefinition:
+    """Return the schedule that trains again what `LVM_RETRAINED_ARCHITECTURES` names; runs until somebody stops it."""
+
+    @dg.schedule(
+        name="retraining",
+        job=train_architecture,
+        cron_schedule=settings.retraining_cron,
+        execution_timezone="UTC",
+        description="Trains again, on the present data, what LVM_RETRAINED_ARCHITECTURES names: the champion's "
+        "architecture, all, or some. Every run ends with a leaderboard and a champion.",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    def retrain(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        with told_as_failure():
+            architectures = lineage.retrained_architectures(load_settings())
+        if not architectures:
+            yield dg.SkipReason("There is no champion yet, whose architecture could be trained again.")
+        moment = context.scheduled_execution_time.isoformat(timespec="minutes")
+        for architecture in architectures:  # the pool `gpu` lets them queue
+            yield dg.RunRequest(run_key=f"{moment} {architecture}", partition_key=architecture)
+
+    return retrain

@@ -36,6 +36,7 @@ from lvm_pipeline.lineage.results import (
     evaluate_architecture,
     read_champion,
     report_dir,
+    retrained_architectures,
 )
 from lvm_pipeline.lineage.whole import run
 
@@ -57,6 +58,7 @@ __all__ = [
     "promote_sequences",
     "read_champion",
     "report_dir",
+    "retrained_architectures",
     "run",
     "sequence_options",
     "stage_concepts",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline import files
+from lvm_pipeline.architectures._registry import architectures_named
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, raise_on_blocking
 from lvm_pipeline.lineage.models import tracking_of
@@ -107,6 +108,18 @@ def read_champion(settings: Settings) -> dict[str, Any]:
     """Return what the champion stage wrote last; nothing where it never ran."""
     path = settings.reports_dir / CHAMPION_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def retrained_architectures(settings: Settings) -> list[str]:
+    """Return what is trained again by itself; nothing where only the champion's kind is and there is no champion yet.
+
+    Raises:
+        LvmError: If the setting names an architecture that does not exist.
+    """
+    if settings.retrained_architectures.strip() == "champion":
+        champion = read_champion(settings).get("name")
+        return [] if champion is None else [champion.split()[0]]  # its name is architecture and preset
+    return architectures_named(settings.retrained_architectures)
 
 
 def report_dir(settings: Settings, architecture: str) -> Path:

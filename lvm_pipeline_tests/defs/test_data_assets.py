@@ -13,8 +13,10 @@ pytestmark = pytest.mark.postgres
 
 
 def refresh(instance):
-    return defs.resolve_job_def("refresh_data").execute_in_process(
-        instance=instance, run_config=QUIET, raise_on_error=False
+    return (
+        defs()
+        .resolve_job_def("refresh_data")
+        .execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False)
     )
 
 

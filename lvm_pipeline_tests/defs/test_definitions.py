@@ -8,10 +8,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from lvm_pipeline import files
 from lvm_pipeline.architectures._registry import architecture_names
 from lvm_pipeline.definitions import defs
 from lvm_pipeline.defs.resources import settings_environment
-from lvm_pipeline.defs.schedules import weekly_retraining
+from lvm_pipeline.defs.schedules import retraining
 from lvm_pipeline.defs.trained_model import TrainingOptions
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings
@@ -49,11 +50,11 @@ WARNINGS = {
 
 @pytest.fixture(scope="module")
 def graph():
-    return defs.resolve_asset_graph()
+    return defs().resolve_asset_graph()
 
 
 def test_definitions_can_be_loaded():
-    dg.Definitions.validate_loadable(defs)
+    dg.Definitions.validate_loadable(defs())
 
 
 def test_lineage_is_one_line_from_the_table_to_the_champion(graph):
@@ -96,14 +97,48 @@ def test_code_server_never_imports_what_only_trainings_need():
     assert loaded.stdout.strip() == "[]"
 
 
-def test_weekly_schedule_is_stopped_and_trains_each_architecture_once_a_week():
-    requests = {}
-    for day in (1, 8):
-        context = dg.build_schedule_context(scheduled_execution_time=datetime(2026, 11, day, 3, tzinfo=UTC))
-        requests |= {request.run_key: request.partition_key for request in weekly_retraining(context)}
+def requested(schedule, day):
+    context = dg.build_schedule_context(scheduled_execution_time=datetime(2026, 11, day, 3, tzinfo=UTC))
+    return {request.run_key: request.partition_key for request in schedule(context)}
 
-    assert weekly_retraining.default_status == dg.DefaultScheduleStatus.STOPPED
+
+def test_every_architecture_is_trained_once_a_week_where_all_are_named(monkeypatch):
+    monkeypatch.setenv("LVM_RETRAINED_ARCHITECTURES", "all")
+    schedule = retraining(load_settings())
+
+    requests = requested(schedule, 1) | requested(schedule, 8)
+
+    assert schedule.cron_schedule == "0 3 * * 0"
     assert sorted(requests.values()) == sorted(2 * architecture_names())
+
+
+def test_only_the_champions_architecture_is_trained_where_nothing_is_named():
+    settings = load_settings()
+    schedule = retraining(settings)
+    (skipped,) = schedule(dg.build_schedule_context(scheduled_execution_time=datetime(2026, 11, 1, 3, tzinfo=UTC)))
+    assert "no champion yet" in skipped.skip_message
+
+    files.write_json(settings.reports_dir / "champion.json", {"name": "gru small"})
+
+    assert list(requested(schedule, 1).values()) == ["gru"]
+
+
+def test_what_runs_by_the_clock_runs_untouched_and_says_what_it_does(monkeypatch):
+    monkeypatch.setenv("LVM_RETRAINING_CRON", "30 4 * * *")
+    (schedule,), (sensor, *_) = defs().schedules, defs().sensors
+
+    assert schedule.cron_schedule == "30 4 * * *"
+    assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
+    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+    assert schedule.description
+    assert all(each.description for each in defs().sensors)
+
+
+def test_an_architecture_that_does_not_exist_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("LVM_RETRAINED_ARCHITECTURES", "gru, lst")
+
+    with pytest.raises(dg.Failure, match="no architecture lst"):
+        requested(retraining(load_settings()), 1)
 
 
 def test_training_options_replace_settings():

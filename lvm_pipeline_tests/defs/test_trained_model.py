@@ -47,12 +47,16 @@ def with_products(settings, *, article_lengths, **changes):
 
 
 def train(instance, *, architecture="gru", **options):
-    return defs.resolve_job_def("train_architecture").execute_in_process(
-        instance=instance,
-        run_config={**QUIET, "ops": {"trained_model": {"config": options}}},
-        partition_key=architecture,
-        asset_selection=[dg.AssetKey("trained_model")],
-        raise_on_error=False,
+    return (
+        defs()
+        .resolve_job_def("train_architecture")
+        .execute_in_process(
+            instance=instance,
+            run_config={**QUIET, "ops": {"trained_model": {"config": options}}},
+            partition_key=architecture,
+            asset_selection=[dg.AssetKey("trained_model")],
+            raise_on_error=False,
+        )
     )
 
 

@@ -1,0 +1,103 @@
+"""What is made by itself, and when: conditions of assets, evaluated by the sensor `automation`.
+
+The source table is looked at by the clock. Everything else follows data versions, which are hashes of content: equal
+data triggers nothing, however often it is made again. A blocking check that failed holds what comes after it, and a
+change that came meanwhile is not lost: it is acted on when the checks pass. Training is asked for by a person or the
+schedule, unless `LVM_RETRAIN_ON` says otherwise.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+
+import dagster as dg
+
+from lvm_pipeline import lineage
+from lvm_pipeline.defs.concepts import INVARIANTS
+from lvm_pipeline.settings import Settings, load_settings
+
+Condition = dg.AutomationCondition
+
+
+def automated(assets: Iterable[dg.AssetsDefinition], settings: Settings) -> list[dg.AssetsDefinition]:
+    """Return the assets with the conditions under which they are made by themselves."""
+    conditions = automation_conditions(settings)
+
+    def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
+        return spec.replace_attributes(automation_condition=conditions.get(spec.key.to_user_string()))
+
+    return list(dg.map_asset_specs(with_condition, assets))
+
+
+def automation_conditions(settings: Settings) -> Mapping[str, Condition]:
+    """Return the condition of each asset that is made by itself."""
+    conditions = {
+        "cpe_entry": dg.AutomationCondition.on_cron(settings.observation_cron),
+        "concepts": when_its_checked_input_changed(),
+        "sequences": when_its_checked_input_changed(),
+    }
+    if settings.retrain_on == "schedule":
+        return conditions
+    retrained = when_its_checked_input_changed() & IsRetrained()
+    return conditions | {
+        "trained_model": retrained & drift_was_found() if settings.retrain_on == "drift" else retrained,
+        "evaluation_report": when_its_input_changed(),
+        "leaderboard": when_its_input_changed(),
+        "champion": when_its_input_changed(),
+    }
+
+
+def when_its_input_changed() -> Condition:
+    """New data upstream since it was last made, and nobody making that or this now."""
+    return (
+        dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).since_last_handled()
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.in_progress()
+    )
+
+
+def when_its_checked_input_changed() -> Condition:
+    """The same, and every blocking check upstream passed when it was last looked at.
+
+    Not for what follows a partitioned asset: Dagster 1.13 takes a partition's checks for outdated when they were made
+    before the materialization, as ours are. There a new data version alone says that they passed.
+    """
+    return when_its_input_changed() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+
+
+def drift_was_found() -> Condition:
+    """Some check of `concepts` fails that compares them with what the champion learnt from: any but its invariants."""
+    invariants = dg.AssetSelection.checks(*(dg.AssetCheckKey(dg.AssetKey("concepts"), name) for name in INVARIANTS))
+    failed = dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed()).ignore(invariants)
+    return dg.AutomationCondition.asset_matches("concepts", failed)
+
+
+class IsRetrained(dg.AutomationCondition):
+    """Holds for the architectures that `LVM_RETRAINED_ARCHITECTURES` names, read at each look."""
+
+    @property
+    def description(self) -> str:
+        """What the UI shows."""
+        return "Is among LVM_RETRAINED_ARCHITECTURES"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        """Keep the candidates that are trained again by themselves."""
+        candidates = context.candidate_subset
+        if candidates.is_empty:
+            return dg.AutomationResult(context, true_subset=context.get_empty_subset())
+        chosen = set(lineage.retrained_architectures(load_settings()))
+        return dg.AutomationResult(context, true_subset=candidates.compute_intersection_with_partition_keys(chosen))
+
+
+def automation_sensor(settings: Settings) -> dg.AutomationConditionSensorDefinition:
+    """Return the sensor that looks at the conditions; it runs until somebody stops it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.AutomationConditionSensorDefinition(
+            "automation",
+            target=dg.AssetSelection.all(include_sources=True),
+            description="Looks at the source table by the clock and makes again what changed data asks for.",
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            minimum_interval_seconds=settings.automation_interval_seconds,
+            emit_backfills=False,  # one run for each architecture, as the schedule starts them
+            use_user_code_server=True,  # which knows `IsRetrained`,
+        )
