@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lvm_pipeline.findings import Finding, Severity
+from lvm_pipeline.findings import Finding
 from lvm_pipeline.settings import Settings
 
 UNITS = 1000  # steps of a bar
@@ -95,18 +96,26 @@ def show_findings(console: Console, findings: Iterable[Finding]) -> None:
     table = Table("result", "invariant", "what was found", box=None, padding=(0, 2, 0, 0))
     table.columns[1].no_wrap = True
     for finding in findings:
-        message = finding.message if not finding.passed else finding.message.partition(":")[0]
+        message = finding.message if finding.outcome != "passed" else finding.message.partition(":")[0]
         shown = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} ... (all in the report)"
-        table.add_row(_verdict(finding), finding.name, escape(shown))
+        table.add_row(VERDICTS[finding.outcome], finding.name, escape(shown))
     console.print(table)
 
 
-def _verdict(finding: Finding) -> str:
-    if not finding.was_checked:
-        return "[dim]not checked[/]"
-    if finding.passed:
-        return "[green]passed[/]"
-    return "[bold red]FAILED[/]" if finding.severity is Severity.BLOCKING else "[yellow]warning[/]"
+VERDICTS = {
+    "passed": "[green]passed[/]",
+    "failed": "[bold red]FAILED[/]",
+    "warning": "[yellow]warning[/]",
+    "not checked": "[dim]not checked[/]",
+}
+
+
+def outcomes_in_words(outcomes: Sequence[str]) -> str:
+    """Count outcomes: `16 of 18 invariants hold, 1 warning, 1 not checked`."""
+    counts = Counter(outcomes)
+    rest = [(counts["failed"], "failed"), (counts["warning"], "warning"), (counts["not checked"], "not checked")]
+    told = [f"{count} {word}{'s' if word == 'warning' and count > 1 else ''}" for count, word in rest if count]
+    return ", ".join([f"{counts['passed']} of {len(outcomes)} invariants hold", *told])
 
 
 def show_ingest(console: Console, report: Any) -> None:
@@ -136,7 +145,8 @@ def show_verification(console: Console, verification: Any) -> None:
     verdict = (
         "[green]Every blocking invariant holds.[/]" if verification.passed else "[bold red]Verification failed.[/]"
     )
-    console.print(f"{verdict} Report: {verification.report_paths[1]}", soft_wrap=True)
+    counts = outcomes_in_words([finding.outcome for finding in verification.findings])
+    console.print(f"{verdict} {counts.capitalize()}. Report: {verification.report_paths[1]}", soft_wrap=True)
 
 
 def training_bar(bar: Bar) -> Callable[[Any], None]:
@@ -197,6 +207,10 @@ def show_leaderboard(console: Console, board: Mapping[str, Any]) -> None:
         )
     console.print(table)
     console.print("[dim]* champion. Gains: cosine, paired on the same targets, whole articles resampled.[/]")
+    for row in board["left_out"]:
+        console.print(f"[yellow]left out:[/] {escape(row['name'])}, {escape(row['reason'])}", soft_wrap=True)
+    open_ends = dict.fromkeys(sentence for row in board["rows"] for sentence in row.get("not_checked", ()))
+    console.print("[dim]Not checked:[/] " + escape(" ".join(open_ends)), soft_wrap=True)
     if board["is_leaking"]:
         console.print(f"[bold red]LEAKING:[/] {escape(board['leak_reason'] or '')}", soft_wrap=True)
 
@@ -222,9 +236,8 @@ def show_report(console: Console, report: Mapping[str, Any]) -> None:
     console.print(table)
     retrieval = report["retrieval"]
     console.print(f"Pool of {retrieval['pool_size']:,} concepts without {retrieval['exclusion'].replace('_', ' ')}.")
-    for name, gate in report["thresholds"].items():
-        verdict = {True: "[green]passed[/]", False: "[yellow]failed[/]", None: "[dim]not checked[/]"}[gate["passed"]]
-        console.print(f"  {verdict} {name}")
+    show_findings(console, map(Finding.from_json, (*report["checked_before"], *report["findings"])))
+    console.print("[dim]Not checked:[/] " + escape(" ".join(report["not_checked"])), soft_wrap=True)
     if report["is_leaking"]:
         console.print(f"[bold red]LEAKING:[/] {escape(report['leak_reason'])}", soft_wrap=True)
 
@@ -237,11 +250,11 @@ def show_results(console: Console, settings: Settings) -> None:
     champion = json.loads((reports / "champion.json").read_text(encoding="utf-8"))
     show_leaderboard(console, board)
     console.print(escape(champion["decision"]["reason"]), soft_wrap=True)
-    concepts, outcomes = verification["concepts"], [finding["passed"] for finding in verification["findings"]]
+    concepts, outcomes = verification["concepts"], [finding["outcome"] for finding in verification["findings"]]
     console.print(
         f"Verification: {concepts['num_concepts']:,} concepts in {concepts['num_articles']:,} articles "
         f"({concepts['dataset_source']}, space {concepts['space_id']}), {verification['sequences']['num_windows']:,} "
-        f"sequences; {sum(outcomes)} of {len(outcomes)} invariants hold.",
+        f"sequences; {outcomes_in_words(outcomes)}.",
         soft_wrap=True,
     )
     for what, path in (("Leaderboard", "leaderboard.html"), ("Verification report", "verification.md")):

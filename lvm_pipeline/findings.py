@@ -41,10 +41,18 @@ class Finding:
         """Return the finding as plain JSON values."""
         return asdict(self)
 
+    @property
+    def outcome(self) -> str:
+        """What became of the invariant: `passed`, `failed` (it blocks), `warning` or `not checked`."""
+        if self.passed:
+            return "passed" if self.was_checked else "not checked"
+        return "failed" if self.severity is Severity.BLOCKING else "warning"
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Finding":
-        """Return the finding that `as_json` wrote."""
-        return cls(**{**values, "severity": Severity(values["severity"])})
+        """Return the finding that `as_json` wrote, whatever a report added to it."""
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        return cls(**{**known, "severity": Severity(values["severity"])})
 
 
 def blocking_failures(findings: Iterable[Finding]) -> list[Finding]:

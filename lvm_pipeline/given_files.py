@@ -77,7 +77,14 @@ def evaluate_on(
 
     read_trained_model_info(model_dir)  # tells a wrong folder before any data are read
     concepts_path, sequences_path, vectors_dir = tables_of(settings, data)
-    report = evaluate_model(model_dir, concepts_path, sequences_path, vectors_dir=vectors_dir, split=split)
+    report = evaluate_model(
+        model_dir,
+        concepts_path,
+        sequences_path,
+        vectors_dir=vectors_dir,
+        split=split,
+        data_findings=lineage.reported_findings(settings) if data is None else None,
+    )
     json_path = (output or model_dir / f"report-{split}.json").absolute()
     files.write_json(json_path, report)
     files.write_text(json_path.with_suffix(".html"), report_html(report))

@@ -39,19 +39,12 @@ def verification_report(
     return {
         "passed": not blocking_failures(findings),
         "num_failed": len(blocking_failures(findings)),
-        "num_warnings": sum(outcome(finding) == "warning" for finding in findings),
-        "num_not_checked": sum(outcome(finding) == "not checked" for finding in findings),
+        "num_warnings": sum(finding.outcome == "warning" for finding in findings),
+        "num_not_checked": sum(finding.outcome == "not checked" for finding in findings),
         "concepts": None if concepts_path is None else _concepts(concepts_path, coverage),
         "sequences": None if sequences is None else dict(sequences),
-        "findings": [{**finding.as_json(), "outcome": outcome(finding)} for finding in findings],
+        "findings": [{**finding.as_json(), "outcome": finding.outcome} for finding in findings],
     }
-
-
-def outcome(finding: Finding) -> str:
-    """Return what became of an invariant: `passed`, `failed`, `warning` or `not checked`."""
-    if finding.passed:
-        return "passed" if finding.was_checked else "not checked"
-    return "failed" if blocking_failures([finding]) else "warning"
 
 
 def write_verification_report(report_dir: Path, report: Mapping[str, Any]) -> tuple[Path, Path]:
@@ -134,7 +127,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     counts = (
         f"{report['num_failed']} failed, {report['num_warnings']} warnings, {report['num_not_checked']} not checked"
     )
-    lines = ["# Data verification", "", f"Verdict: **{verdict}** ({counts})."]
+    lines = ["# Data verification", "", f"Verdict: **{verdict}** ({counts}).", *_open_lines(report["findings"])]
     if report["concepts"] is not None:
         lines += _concept_lines(report["concepts"])
     else:
@@ -146,6 +139,15 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     if report["concepts"] is not None:
         lines += _sample_lines(report["concepts"]) + _drop_lines(report["concepts"])
     return "\n".join(lines) + "\n"
+
+
+def _open_lines(findings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Name what failed, warns or was not checked, before all the rest."""
+    named: dict[str, list[str]] = {}
+    for found in findings:
+        if found["outcome"] != "passed":
+            named.setdefault(found["outcome"], []).append(f"`{found['name']}`")
+    return ["", *(f"- {word}: {', '.join(names)}" for word, names in sorted(named.items()))] if named else []
 
 
 def _concept_lines(concepts: Mapping[str, Any]) -> list[str]:

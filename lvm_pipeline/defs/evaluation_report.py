@@ -17,6 +17,7 @@ from lvm_pipeline.settings import Settings
 
 INVARIANTS = {
     "pool_is_declared_and_clean": Severity.BLOCKING,
+    "checkpoint_reproduces_its_score": Severity.BLOCKING,
     "prediction_is_not_the_mean_vector": Severity.BLOCKING,
     "beats_best_baseline": Severity.WARNING,
     "cosine_is_above_minimum_viable": Severity.WARNING,

@@ -28,6 +28,9 @@ def leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
             "best_cosine": max(row["cosine"] for row in models),
             "leaderboard": metadata.markdown_table(shown_rows(board)),
             "left_out": metadata.markdown_list([f"{each['name']}: {each['reason']}" for each in board["left_out"]]),
+            "not_checked": metadata.markdown_list(
+                sorted({sentence for row in models for sentence in row["not_checked"]})
+            ),
             "is_leaking": board["is_leaking"],
             "fingerprint": board["fingerprint"],
             "page": dg.MetadataValue.path(settings.reports_dir / "leaderboard.html"),

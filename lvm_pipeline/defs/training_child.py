@@ -28,12 +28,16 @@ def main() -> None:
     """Train, report, promote."""
     signal.signal(signal.SIGTERM, _interrupt)
     with open_dagster_pipes() as pipes:
-        try:
-            report = train_partition(pipes)
-        except LvmError as error:
-            findings = error.findings if isinstance(error, InvariantError) else []
-            report = {"error": str(error), "findings": [finding.as_json() for finding in findings]}
-        pipes.report_custom_message(report)
+        pipes.report_custom_message(report_of(pipes))
+
+
+def report_of(pipes: PipesContext) -> dict[str, Any]:
+    """Train and return what to report; of a training that could not be done, why and what was found."""
+    try:
+        return train_partition(pipes)
+    except LvmError as error:
+        findings = error.findings if isinstance(error, InvariantError) else []
+        return {"error": str(error), "findings": [finding.as_json() for finding in findings]}
 
 
 def train_partition(pipes: PipesContext) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Shapes: S = targets, A = articles.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline, baseline_scores
+from lvm_pipeline.evaluation.checked import checked_before, not_checked, score_is_reproduced
 from lvm_pipeline.evaluation.controls import control_scores, usual_context_length
 from lvm_pipeline.evaluation.gates import beats_best_baseline, threshold_findings, thresholds
 from lvm_pipeline.evaluation.latency import latency_ms
@@ -23,7 +25,7 @@ from lvm_pipeline.measures.retrieval import pool_is_declared_and_clean, primary_
 from lvm_pipeline.measures.targets import ContextMode
 from lvm_pipeline.measures.uncertainty import Interval, paired_gain
 from lvm_pipeline.training.data import Split, load_training_data
-from lvm_pipeline.training.invariants import prediction_is_not_the_mean_vector
+from lvm_pipeline.training.invariants import prediction_is_not_the_mean_vector, read_findings
 from lvm_pipeline.training.predictions import Collapse
 
 REPORT_VERSION = 1
@@ -45,6 +47,7 @@ def evaluate_model(
     num_threads: int | None = None,
     seed: int = 0,
     require_same_data: bool = True,
+    data_findings: Sequence[Finding] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a trained model.
 
@@ -60,6 +63,7 @@ def evaluate_model(
         num_threads: PyTorch threads on a CPU; None: as in training.
         seed: Of resampling and controls.
         require_same_data: Refuse data other than the model was trained on.
+        data_findings: What was found of these concepts and sequences; None where nobody looked.
 
     Returns:
         The report as plain JSON values; `findings` holds the invariants of `lvm_pipeline.findings`.
@@ -79,7 +83,16 @@ def evaluate_model(
     )
     latency = _latency(scored, num_threads)
     controls = control_scores(scored.model, scored.targets, seed=seed, device=scored.device)
-    return _report(scored, baselines, latency=latency, controls=controls, concepts_path=concepts_path, seed=seed)
+    report, findings = _report(
+        scored, baselines, latency=latency, controls=controls, concepts_path=concepts_path, seed=seed
+    )
+    known = {"data_findings": data_findings, "training_findings": read_findings(model_dir)}
+    return {
+        **report,
+        "findings": [finding.as_json() for finding in findings],
+        "checked_before": checked_before(**known),
+        "not_checked": not_checked(scored, controls, findings, **known),
+    }
 
 
 def best_baseline(baselines: dict[str, ScoredBaseline]) -> str:
@@ -95,7 +108,7 @@ def _report(
     controls: dict[str, Any],
     concepts_path: Path,
     seed: int,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[Finding]]:
     own = scored.scores.as_json(scored.targets)
     articles = scored.targets.scored.articles
     gains = {
@@ -106,8 +119,7 @@ def _report(
     gates = thresholds(
         cosine=own["cosine"], latency_p95_ms=latency["p95"], training_seconds=scored.info.training_seconds
     )
-    findings = _findings(scored, best, gains[best], gates)
-    return {
+    report = {
         "report_version": REPORT_VERSION,
         "name": f"{scored.info.architecture} {scored.info.preset}",
         **_identity(scored),
@@ -130,14 +142,13 @@ def _report(
             **asdict(scored.scores.spread),
             "variance_fraction": scored.scores.spread.variance_fraction,
         },
-        "findings": [finding.as_json() for finding in findings],
-        "not_checked": _not_checked(scored, controls),
         "training": _training(scored),
         "articles": _articles(scored, baselines[best], concepts_path),
         "cosine_histogram": _histogram(scored, baselines[best]),
         "retrieval_curve": _retrieval_curve(scored, baselines, best),
         "seed": seed,
     }
+    return report, _findings(scored, own, best, gains[best], gates)
 
 
 def _identity(scored: ScoredModel) -> dict[str, Any]:
@@ -174,7 +185,9 @@ def _identity(scored: ScoredModel) -> dict[str, Any]:
     }
 
 
-def _findings(scored: ScoredModel, best: str, gain: Interval, gates: dict[str, dict[str, Any]]) -> list[Finding]:
+def _findings(
+    scored: ScoredModel, means: dict[str, Any], best: str, gain: Interval, gates: dict[str, dict[str, Any]]
+) -> list[Finding]:
     spread = scored.scores.spread
     collapse = Collapse(
         prediction_variance=spread.prediction_variance,
@@ -184,6 +197,7 @@ def _findings(scored: ScoredModel, best: str, gain: Interval, gates: dict[str, d
     num_articles = len(np.unique(scored.targets.scored.articles))
     return [
         pool_is_declared_and_clean(scored.targets, exclusion=primary_exclusion(scored.targets)),
+        score_is_reproduced(scored, means, collapse),
         prediction_is_not_the_mean_vector(collapse),
         beats_best_baseline(best, gain, num_articles=num_articles),
         *threshold_findings(gates),
@@ -291,20 +305,3 @@ def _retrieval_curve(scored: ScoredModel, baselines: dict[str, ScoredBaseline], 
         "baselines": {name: recall(found.ranks[rule]) for name, found in predictors.items()},
         "chance": np.minimum(1, ks / size).tolist(),
     }
-
-
-def _not_checked(scored: ScoredModel, controls: dict[str, Any]) -> list[str]:
-    """Say in sentences what this report does not tell."""
-    told = [
-        "Text accuracy: no prediction was decoded to text.",
-        "Human preference: nobody was asked.",
-    ]
-    if scored.split != "test":
-        told.append("The test split: it is looked at once, for a promoted model.")
-    if controls["wrong_context"] is None:
-        told.append("The wrong-context control: the targets come from one article only.")
-    if scored.info.fingerprints != scored.data.fingerprints:
-        told.append("Whether the model saw these articles in its training: it was trained on other data.")
-    if not scored.device.startswith("cuda"):
-        told.append("GPU memory: no GPU was used.")
-    return told

@@ -42,7 +42,8 @@ def leaderboard(
     """Put reports side by side.
 
     Args:
-        reports: Reports of any models; those of other sequences or splits are listed as left out and not ranked.
+        reports: Reports of any models; those of other sequences, splits or pools are listed as left out and not
+            ranked, since their figures cannot be compared.
         fingerprint: Sequence table to rank on; None: that of most reports, the last of equals.
         champion_fingerprint: `model_fingerprint` of the champion, which is marked.
         decision: What the champion rule said last, as JSON values.
@@ -132,14 +133,23 @@ def _comparable(
     wanted = fingerprint or max(reversed(numbers), key=lambda name: numbers[name])
     same_data = [report for report in reports if report["fingerprint"] == wanted]
     split = Counter(report["split"] for report in same_data).most_common(1)[0][0] if same_data else None
-    chosen = [report for report in same_data if report["split"] == split]
-    left_out = []
-    for report in reports:
-        if report["fingerprint"] != wanted:
-            left_out.append({"name": report["name"], "reason": f"other sequences ({report['fingerprint'][:12]})"})
-        elif report["split"] != split:
-            left_out.append({"name": report["name"], "reason": f"the split {report['split']}"})
-    return chosen, left_out
+    same_split = [report for report in same_data if report["split"] == split]
+    pool = Counter(report["pool_fingerprint"] for report in same_split).most_common(1)[0][0] if same_split else None
+    reasons = [_why_left_out(report, wanted, split, pool) for report in reports]
+    chosen = [report for report, reason in zip(reports, reasons, strict=True) if reason is None]
+    return chosen, [
+        {"name": report["name"], "reason": reason} for report, reason in zip(reports, reasons, strict=True) if reason
+    ]
+
+
+def _why_left_out(report: Mapping[str, Any], fingerprint: str, split: str | None, pool: str | None) -> str | None:
+    if report["fingerprint"] != fingerprint:
+        return f"other sequences ({report['fingerprint'][:12]})"
+    if report["split"] != split:
+        return f"the split {report['split']}"
+    if report["pool_fingerprint"] != pool:
+        return f"another pool ({report['counts']['pool']:,} concepts, {report['pool_fingerprint'][:12]})"
+    return None
 
 
 def _model_row(report: Mapping[str, Any], champion_fingerprint: str | None) -> dict[str, Any]:
@@ -151,7 +161,12 @@ def _model_row(report: Mapping[str, Any], champion_fingerprint: str | None) -> d
         "training_seconds": report["training"]["training_seconds"],
         "seed": report["training"]["seed"],
         "thresholds": report["thresholds"],
-        "failed": [finding["name"] for finding in report["findings"] if not finding["passed"]],
+        "failed": [
+            finding["name"]
+            for finding in (*report.get("checked_before", ()), *report["findings"])
+            if not finding["passed"]
+        ],
+        "not_checked": report["not_checked"],
         "is_champion": champion_fingerprint is not None and report["model_fingerprint"] == champion_fingerprint,
     }
 

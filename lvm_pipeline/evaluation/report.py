@@ -14,6 +14,7 @@ from lvm_pipeline.evaluation.glossary import COLUMNS
 from lvm_pipeline.evaluation.pages import exclusion_in_words, render
 from lvm_pipeline.files import write_json, write_text
 from lvm_pipeline.measures.retrieval import EXCLUSIONS
+from lvm_pipeline.training.balance import GRADIENT_SHARE
 
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 
@@ -83,6 +84,7 @@ def report_html(report: Mapping[str, Any]) -> str:
             ("Retrieval", "Share of targets found among the first k candidates.", _plot("retrieval_curve", report)),
         ],
         context_in_words=context_in_words(report),
+        objective_shares=objective_shares(report),
     )
 
 
@@ -120,6 +122,17 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
         for name, (own, other) in pairs.items()
         if own < other
     ]
+
+
+def objective_shares(report: Mapping[str, Any]) -> str:
+    """Say how the terms of a mixed objective shared the gradient at the chosen epoch; nothing for one term."""
+    training = report["training"]
+    epoch = next((row for row in training["history"] if row["epoch"] == training["best_epoch"]), {})
+    shares = {
+        name.removeprefix(GRADIENT_SHARE): share for name, share in epoch.items() if name.startswith(GRADIENT_SHARE)
+    }
+    told = ", ".join(f"{term} {share:.0%}" for term, share in shares.items())
+    return f"; shares of the gradient at epoch {training['best_epoch']}: {told}" if told else ""
 
 
 def context_in_words(report: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.concepts.source_findings import UNDECLARED
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.scores import Scores, given_predictions, score_predictor
 from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
@@ -177,6 +178,12 @@ def _refuse_other_data(model_dir: Path, info: TrainedModelInfo, data: TrainingDa
         raise LvmError(
             f"The model in {model_dir} predicts vectors of width {width}, not {data.concepts.vector_dim}; "
             "use the concepts it was trained on, or train it again."
+        )
+    is_named = not data.concepts.space_id.startswith(UNDECLARED)
+    if not is_named and info.fingerprints.get("concepts") != data.concepts.fingerprint:
+        raise LvmError(
+            f"Nobody named the space of the vectors ({data.concepts.space_id}), and the model in {model_dir} was "
+            "trained on others, perhaps of another; name it (LVM_SPACE_ID, `lvm ingest --space`) and train it again."
         )
     others = [name for name, found in data.fingerprints.items() if info.fingerprints.get(name) != found]
     if require_same_data and others:

@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,13 +196,32 @@ def verify_products(settings: Settings) -> Verification:
 def _reported_concept_findings(settings: Settings) -> list[Finding]:
     """Return what was found of the promoted concepts, from the report on them or, where that is of others, anew."""
     metadata = read_concepts_metadata(settings.concepts_path)
+    report = _read_report(settings)
+    if report["concepts"].get("fingerprint") == metadata.fingerprint and not report["sequences"]:
+        return [Finding.from_json(values) for values in report["findings"]]
+    return check_staged_concepts(settings, settings.concepts_path, metadata)
+
+
+def reported_findings(settings: Settings) -> list[Finding] | None:
+    """Return what the verification report says of the promoted tables; None where it is missing or of others."""
+    report = _read_report(settings)
+    fingerprints = {
+        "concepts": read_concepts_metadata(settings.concepts_path).fingerprint,
+        "sequences": read_sequences_metadata(settings.sequences_path).fingerprint,
+    }
+    if any(report[product].get("fingerprint") != found for product, found in fingerprints.items()):
+        return None
+    return [Finding.from_json(values) for values in report["findings"]]
+
+
+def _read_report(settings: Settings) -> dict[str, Any]:
     path = settings.reports_dir / JSON_NAME
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if (report.get("concepts") or {}).get("fingerprint") == metadata.fingerprint and not report.get("sequences"):
-        known = {field.name for field in fields(Finding)}
-        kept = ({name: value for name, value in values.items() if name in known} for values in report["findings"])
-        return [Finding.from_json(values) for values in kept]
-    return check_staged_concepts(settings, settings.concepts_path, metadata)
+    return {
+        "findings": report.get("findings", []),
+        "concepts": report.get("concepts") or {},
+        "sequences": report.get("sequences") or {},
+    }
 
 
 def _report(

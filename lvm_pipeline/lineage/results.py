@@ -9,6 +9,7 @@ from lvm_pipeline import files
 from lvm_pipeline.architectures._registry import architectures_named
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, raise_on_blocking
+from lvm_pipeline.lineage.data import reported_findings
 from lvm_pipeline.lineage.models import tracking_of
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
@@ -36,6 +37,7 @@ def evaluate_architecture(settings: Settings, architecture: str) -> dict[str, An
         vectors_dir=settings.vectors_dir,
         cache_dir=_cache_dir(settings),
         num_threads=settings.num_threads,
+        data_findings=reported_findings(settings),
     )
     raise_on_blocking([Finding.from_json(values) for values in report["findings"]])
     write_report(report, report_dir(settings, architecture))

@@ -111,7 +111,7 @@ def ingest(
     Raises:
         BadInputError: If the file has bad rows and `skip_bad` is off; nothing was loaded.
         LvmError: If the file cannot be read or holds nothing, if its vectors are of another space than
-            those in the table, or if it has duplicates under the policy `fail`.
+            those in the table or than `space_id`, or if it has duplicates under the policy `fail`.
     """
     if problem := text_problem(dataset_source, name="the dataset source"):
         raise LvmError(f"{problem.capitalize()}; give --dataset-source a name.")
@@ -208,6 +208,11 @@ def _stored(records: SourceRecords, new: Sequence[Concept], *, space_id: str | N
         for numbers, vectors in records.read_vectors(sorted(by_number)):
             yield [by_number[number] for number in numbers], vectors
 
+    if space_id and records.space_id and space_id != records.space_id:
+        raise LvmError(
+            f"{records.path} says that its vectors are of the space {records.space_id}, not {space_id}; "
+            "leave --space out, or correct the file."
+        )
     space_id = space_id or records.space_id or f"undeclared-{records.vector_dim}"
     return _VectorSource(space_id=space_id, digests=[concept.vector_digest or b"" for concept in new], batches=batches)
 

@@ -68,14 +68,14 @@ def preset_has_its_declared_size(architecture: Architecture, preset: str) -> Fin
 
 
 def checkpoint_reproduces_its_score(recorded: float, found: Rescore) -> Finding:
-    """The saved model scores in a fresh process what it scored in training (F8)."""
+    """The saved model scores, loaded anew, what it scored in training (F8)."""
     difference = abs(found.score - recorded)
     allowed = SAME_DEVICE_TOLERANCE if found.is_same_device else OTHER_DEVICE_TOLERANCE
     return Finding(
         name="checkpoint_reproduces_its_score",
         passed=difference <= allowed,
         severity=Severity.BLOCKING,
-        message=f"Recorded {recorded:.6f}, scored again in a fresh process {found.score:.6f}",
+        message=f"Recorded {recorded:.6f} in training, scored again {found.score:.6f}",
         observed=difference,
         allowed=allowed,
         details={"recorded": recorded, "found": found.score},

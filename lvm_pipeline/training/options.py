@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
 from lvm_pipeline.concepts.file_reader import ParquetReader
 from lvm_pipeline.concepts.invariants import check_concepts
-from lvm_pipeline.concepts.schema import METADATA_KEY
+from lvm_pipeline.concepts.schema import METADATA_KEY, read_concepts_metadata
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
@@ -99,7 +99,7 @@ def tables_from_file(
     """Return the paths of the concept table and the sequence table of a data file, made in `work_dir` if need be.
 
     Raises:
-        LvmError: If the file is missing, or of no kind that sequences can be had from.
+        LvmError: If the file is missing, of no kind that sequences can be had from, or of another space than named.
         InvariantError: If what was made from it breaks a blocking invariant.
     """
     if not data_path.is_file():
@@ -117,12 +117,20 @@ def tables_from_file(
         beside = data_path.with_name(CONCEPTS_FILE)
         if not beside.is_file():
             raise LvmError(f"{data_path} holds row numbers only; put its {CONCEPTS_FILE} beside it.")
+        _refuse_another_space(beside, space_id)
         return beside, data_path
     elif METADATA_KEY not in (pq.read_schema(data_path).metadata or {}):
         concepts_path = made_concepts
         _extract(data_path, made_concepts, space_id=space_id)
+    _refuse_another_space(concepts_path, space_id)
     raise_on_blocking(build_sequences(concepts_path, made_sequences, options=sequence_options or SequenceOptions()))
     return concepts_path, made_sequences
+
+
+def _refuse_another_space(concepts_path: Path, space_id: str | None) -> None:
+    found = read_concepts_metadata(concepts_path).space_id
+    if space_id is not None and space_id != found:
+        raise LvmError(f"{concepts_path} holds vectors of the space {found}, not {space_id}; correct LVM_SPACE_ID.")
 
 
 def _extract(data_path: Path, concepts_path: Path, *, space_id: str | None) -> None:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lvm_pipeline.concepts.invariants import check_concepts
-from lvm_pipeline.concepts.report import as_markdown, outcome, verification_report, write_verification_report
+from lvm_pipeline.concepts.report import as_markdown, verification_report, write_verification_report
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline_tests.synthetic import synthetic_table, write_synthetic_concepts, write_table
@@ -63,6 +63,8 @@ def test_written_report_is_json_and_readable_markdown(concepts_path, tmp_path):
     text = markdown_path.read_text()
     for words in (
         "Verdict: **FAILED** (1 failed,",
+        "- failed: `windows_stay_inside_articles`",
+        "- not checked: `order_is_unambiguous`, `vectors_match_their_space`",
         "| concepts | 54 |",
         "| vector coverage | 100.00% |",
         "12 windows, expected 12",
@@ -140,4 +142,4 @@ def test_articles_in_two_runs_do_not_stop_the_report(tmp_path):
     ],
 )
 def test_every_finding_has_one_outcome(passed, severity, was_checked, word):
-    assert outcome(Finding(name="x", passed=passed, severity=severity, message="", was_checked=was_checked)) == word
+    assert Finding(name="x", passed=passed, severity=severity, message="", was_checked=was_checked).outcome == word

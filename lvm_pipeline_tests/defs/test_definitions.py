@@ -39,11 +39,16 @@ BLOCKING = {
         "articles_are_in_one_split",
         "no_near_duplicate_across_splits",
     },
-    "trained_model": {"checkpoint_reproduces_its_score", "prediction_is_not_the_mean_vector"},
-    "evaluation_report": {"pool_is_declared_and_clean"},
+    "trained_model": {
+        "checkpoint_reproduces_its_score",
+        "prediction_is_not_the_mean_vector",
+        "preset_has_its_declared_size",
+    },
+    "evaluation_report": {"pool_is_declared_and_clean", "checkpoint_reproduces_its_score"},
 }
 WARNINGS = {
     "concepts": {"tmd_codes_are_assigned", "tmd_packing_is_known", "articles_are_long_enough"},
+    "trained_model": {"no_objective_term_dominates"},
     "evaluation_report": {"beats_best_baseline"},
 }
 

@@ -100,6 +100,7 @@ def test_findings_are_there_with_their_severities(report):
 
     assert severities == {
         "pool_is_declared_and_clean": Severity.BLOCKING,
+        "checkpoint_reproduces_its_score": Severity.BLOCKING,
         "prediction_is_not_the_mean_vector": Severity.BLOCKING,
         "beats_best_baseline": Severity.WARNING,
         "cosine_is_above_minimum_viable": Severity.WARNING,
@@ -202,3 +203,33 @@ def test_leaking_sequences_are_labelled_in_the_report(tmp_path):
 
     assert report["is_leaking"]
     assert "articles" in report["leak_reason"]
+
+
+def test_the_score_of_training_is_reproduced_or_said_not_to_be_comparable(products, model_dir, report):
+    found = {values["name"]: Finding.from_json(values) for values in report["findings"]}
+    reproduced = found["checkpoint_reproduces_its_score"]
+    assert (reproduced.outcome, reproduced.observed) == ("passed", pytest.approx(0, abs=1e-6))
+
+    skipped = Finding(
+        name="vectors_match_their_space",
+        passed=True,
+        severity=Severity.BLOCKING,
+        message="no text was encoded again, as its encoder is not at hand",
+        was_checked=False,
+    )
+    other = products.evaluate(model_dir, split="train", data_findings=[skipped])
+
+    found = {values["name"]: Finding.from_json(values) for values in other["findings"]}
+    assert found["checkpoint_reproduces_its_score"].outcome == "not checked"
+    assert any(sentence.startswith("Checkpoint reproduces its score") for sentence in other["not_checked"])
+    (row,) = other["checked_before"]
+    assert (row["stage"], row["outcome"], Finding.from_json(row)) == ("data", "not checked", skipped)
+    assert (
+        "Vectors match their space: no text was encoded again, as its encoder is not at hand." in other["not_checked"]
+    )
+
+
+def test_a_report_says_when_nothing_is_on_record_of_what_was_checked_before(report):
+    assert report["checked_before"] == []
+    assert any(sentence.startswith("The data: no verification report") for sentence in report["not_checked"])
+    assert any(sentence.startswith("The training: nothing was kept") for sentence in report["not_checked"])

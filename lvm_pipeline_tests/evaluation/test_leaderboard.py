@@ -52,6 +52,38 @@ def test_reports_of_another_split_are_left_out(reports):
     assert board["left_out"] == [{"name": "tested", "reason": "the split test"}]
 
 
+def test_pools_are_never_mixed(reports):
+    """Recall among fewer candidates is higher: the fault F11 that looked like scaling."""
+    third = {**copy.deepcopy(reports[0]), "name": "shrunk", "pool_fingerprint": "d" * 64}
+    third["counts"] = {**third["counts"], "pool": 12}
+
+    board = leaderboard([third, *reports])
+
+    assert set(names(board, "model")) == {"lstm smoke", "gru smoke"}
+    assert board["pool_fingerprint"] == reports[0]["pool_fingerprint"]
+    assert board["left_out"] == [{"name": "shrunk", "reason": "another pool (12 concepts, dddddddddddd)"}]
+
+
+def test_the_page_says_what_warned_and_what_nobody_checked(reports, tmp_path):
+    finding = {
+        "stage": "data",
+        "outcome": "warning",
+        **reports[0]["findings"][0],
+        "name": "codes_are_odd",
+        "passed": False,
+    }
+    reports[0]["checked_before"] = [finding]
+
+    board = leaderboard(reports)
+    page = write_leaderboard(board, tmp_path)[1].read_text()
+
+    row = next(row for row in board["rows"] if row["name"] == "lstm smoke")
+    assert "codes_are_odd" in row["failed"]
+    assert "codes are odd" in page
+    assert row["not_checked"] == reports[0]["not_checked"]
+    assert all(sentence in page for sentence in row["not_checked"])
+
+
 def test_nothing_to_rank_is_told(reports):
     with pytest.raises(LvmError, match="no report"):
         leaderboard([])

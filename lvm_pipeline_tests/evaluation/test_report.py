@@ -51,6 +51,30 @@ def test_page_is_well_formed_and_needs_nothing_from_outside(report):
     assert not re.search(r"(?:src|href)=|@import|url\(", page)
 
 
+def test_the_page_shows_what_was_checked_before_and_what_was_not(report):
+    changed = copy.deepcopy(report)
+    changed["checked_before"] = [
+        {"stage": "data", "outcome": "not checked", **changed["findings"][0], "name": "vectors_match_their_space"},
+        {"stage": "training", "outcome": "warning", **changed["findings"][0], "name": "no_objective_term_dominates"},
+    ]
+
+    page = report_html(changed)
+
+    assert WellFormed(page).wrong == []
+    for words in ("vectors match their space", "not checked</span>", "no objective term dominates", "warning</span>"):
+        assert words in page
+    assert "Nothing is on record" in report_html(report)
+
+
+def test_the_page_tells_how_the_terms_of_an_objective_shared_the_gradient(report):
+    changed = copy.deepcopy(report)
+    for epoch in changed["training"]["history"]:
+        epoch |= {"objective_share_cosine": 0.25, "objective_share_infonce": 0.75}
+
+    assert "cosine 25%, infonce 75%" in report_html(changed)
+    assert "shares of the gradient" not in report_html(report)
+
+
 def test_page_shows_the_scores_every_baseline_and_what_was_not_checked(report):
     page = report_html(report)
 

@@ -1,0 +1,78 @@
+"""What was checked before a report and by it, and what nobody checked: a report says both."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lvm_pipeline.evaluation.scoring import ScoredModel
+from lvm_pipeline.findings import Finding, Severity
+from lvm_pipeline.training.invariants import checkpoint_reproduces_its_score
+from lvm_pipeline.training.predictions import Collapse
+from lvm_pipeline.training.rescore import Rescore
+
+COMPARABLE_METRICS = ("cosine", "mse")  # the others depend on a mean vector that training estimates from a sample
+NO_DATA_CHECKS = "The data: no verification report on these concepts and sequences is at hand; run `lvm verify`."
+NO_TRAINING_CHECKS = "The training: nothing was kept of what was checked after it."
+
+
+def score_is_reproduced(scored: ScoredModel, means: Mapping[str, float], collapse: Collapse) -> Finding:
+    """Hold the model's score on its own validation targets to what its training recorded (F8)."""
+    info = scored.info
+    is_same = (
+        scored.split == "validation"
+        and info.fingerprints == scored.data.fingerprints
+        and info.mode == scored.targets.context_mode
+        and info.selection_metric in COMPARABLE_METRICS
+    )
+    if not is_same:
+        return Finding(
+            name="checkpoint_reproduces_its_score",
+            passed=True,
+            severity=Severity.BLOCKING,
+            message="What is scored here is not what the training scored, so its score cannot be compared",
+            was_checked=False,
+        )
+    is_same_device = info.training["device"].partition(":")[0] == scored.device.partition(":")[0]
+    found = Rescore(score=means[info.selection_metric], collapse=collapse, is_same_device=is_same_device)
+    return checkpoint_reproduces_its_score(info.score, found)
+
+
+def checked_before(
+    data_findings: Iterable[Finding] | None, training_findings: Iterable[Finding]
+) -> list[dict[str, Any]]:
+    """Return what was checked of the data and after the training as plain JSON values, with stage and outcome."""
+    return [
+        {"stage": stage, "outcome": finding.outcome, **finding.as_json()}
+        for stage, findings in (("data", data_findings or ()), ("training", training_findings))
+        for finding in findings
+    ]
+
+
+def not_checked(
+    scored: ScoredModel,
+    controls: Mapping[str, Any],
+    findings: Sequence[Finding],
+    *,
+    data_findings: Sequence[Finding] | None,
+    training_findings: Sequence[Finding],
+) -> list[str]:
+    """Say in sentences what a report does not tell, and what was left open before it."""
+    told = [
+        "Text accuracy: no prediction was decoded to text.",
+        "Human preference: nobody was asked.",
+    ]
+    if scored.split != "test":
+        told.append("The test split: it is looked at once, for a promoted model.")
+    if controls["wrong_context"] is None:
+        told.append("The wrong-context control: the targets come from one article only.")
+    if scored.info.fingerprints != scored.data.fingerprints:
+        told.append("Whether the model saw these articles in its training: it was trained on other data.")
+    if not scored.device.startswith("cuda"):
+        told.append("GPU memory: no GPU was used.")
+    told += [NO_DATA_CHECKS] if data_findings is None else []
+    told += [] if training_findings else [NO_TRAINING_CHECKS]
+    everything = (*(data_findings or ()), *training_findings, *findings)
+    return told + [_sentence(finding) for finding in everything if finding.outcome == "not checked"]
+
+
+def _sentence(finding: Finding) -> str:
+    return f"{finding.name.replace('_', ' ').capitalize()}: {finding.message.rstrip('.')}."
