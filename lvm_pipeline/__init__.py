@@ -2,7 +2,7 @@
 
 Read the folders in this order; each imports only what stands above it.
 
-    errors, files, findings, settings   words that everything below shares
+    errors, files, findings, settings, alerts   words that everything below shares
     source/          text becomes rows of `cpe_entry` and `cpe_vectors`
     concepts/        those rows become the ordered concept table (Parquet)
     sequences/       the concept table becomes contexts with their targets, split by article
@@ -12,7 +12,7 @@ Read the folders in this order; each imports only what stands above it.
     evaluation/      a trained model becomes a report, all reports a leaderboard
     inference/       a trained model reads concepts as they come and predicts the next
     experiments/     which trained model is the champion
-    adapters/        everything outside the process: Postgres, MLflow, child processes
+    adapters/        everything outside the process: Postgres, MLflow, child processes, messages
     lineage          one function a stage, from the table to the champion
     defs/, definitions, cli   the two thin shells over it: Dagster and the command `lvm`
 """

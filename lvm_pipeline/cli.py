@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lvm_pipeline import console
+from lvm_pipeline import alert_commands, console
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 list_app = typer.Typer(help="List what exists.", no_args_is_help=True)
 app.add_typer(list_app, name="list")
+app.add_typer(alert_commands.app, name="alerts")
 
 ArchitectureOption = Annotated[
     list[str] | None,

@@ -11,6 +11,7 @@ from lvm_pipeline.defs.jobs import crown_champion, refresh_data, train_architect
 from lvm_pipeline.defs.leaderboard import leaderboard
 from lvm_pipeline.defs.resources import settings_resource
 from lvm_pipeline.defs.schedules import retraining
+from lvm_pipeline.defs.sensors import alerts_sensor
 from lvm_pipeline.defs.sequences import sequences
 from lvm_pipeline.defs.trained_model import trained_model
 from lvm_pipeline.settings import load_settings
@@ -25,7 +26,7 @@ def defs() -> dg.Definitions:
         assets=automated(lineage, settings),
         jobs=[refresh_data, train_architecture, crown_champion],
         schedules=[retraining(settings)],
-        sensors=[automation_sensor(settings)],
+        sensors=[automation_sensor(settings), alerts_sensor(settings)],
         resources={"settings": settings_resource},
         executor=dg.in_process_executor,  # what weighs runs in a child process of its own
     )

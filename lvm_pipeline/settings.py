@@ -125,6 +125,11 @@ class Settings(BaseSettings):
 
     # Where products lie.
     @property
+    def ui_address(self) -> str:
+        """Address of the Dagster web UI, for people."""
+        return (self.dagster_url or f"http://127.0.0.1:{self.dagster_port}").rstrip("/")
+
+    @property
     def data_dir(self) -> Path:
         """Promoted data products."""
         return self.home / "data"

@@ -18,6 +18,7 @@ from psycopg import sql
 
 from lvm_pipeline.adapters import databases, embedded_postgres
 from lvm_pipeline.settings import Settings
+from lvm_pipeline_tests.webhook import Receiver
 
 STAGES = (
     "source",
@@ -180,6 +181,14 @@ def _no_settings_from_outside(monkeypatch, tmp_path):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture
+def receiver(monkeypatch):
+    """A webhook receiver on loopback."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Receiver().listening() as receiver:
+        yield receiver
 
 
 @pytest.fixture

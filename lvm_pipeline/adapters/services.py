@@ -22,10 +22,11 @@ import psycopg
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, mlflow_store
+from lvm_pipeline.adapters import alerts, dagster_api, databases, embedded_postgres, mlflow_store
 from lvm_pipeline.adapters.dagster_home import code_server_workspace, dagster_environment
 from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
+from lvm_pipeline.alerts.alert import Alert
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 
@@ -35,6 +36,8 @@ READY_SECONDS = 180
 STOP_SECONDS = 15
 POLL_SECONDS = 0.25
 DEFINITIONS = "lvm_pipeline.definitions"
+DAEMON_WATCH = "lvm_pipeline.defs.daemon_watch"
+ENDED = "A service ended by itself, so all are stopped"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,15 +123,34 @@ def run_services(settings: Settings, *, console: Console | None = None) -> None:
             with console.status("Starting ...") as status:
                 _start_all(services, say=lambda name: status.update(f"Starting {name} ..."))
             _say_where(settings, console)
-            while True:
-                services.refuse_an_end()
-                time.sleep(POLL_SECONDS)
+            _stay(services)
         except KeyboardInterrupt:
             pass
         finally:
             with console.status("Stopping ..."):
                 services.stop()
         console.print("Stopped.")
+
+
+def _stay(services: _Services) -> None:
+    """Let the services run; when one ends by itself, tell whoever gets the alerts before the others are stopped."""
+    while True:
+        try:
+            services.refuse_an_end()
+        except LvmError as error:
+            _tell_end(services.settings, str(error))
+            raise
+        time.sleep(POLL_SECONDS)
+
+
+def _tell_end(settings: Settings, message: str) -> None:
+    if settings.alert_url is None:
+        return
+    now = time.time()
+    try:
+        alerts.send(settings, Alert(alert_id=f"end {now:.0f}", happened_at=now, title=ENDED, message=message))
+    except LvmError as error:
+        logger.warning("%s", error)
 
 
 def _start_all(services: _Services, *, say: Callable[[str], None]) -> None:
@@ -177,6 +199,9 @@ def _in_order(settings: Settings, environment: Mapping[str, str]) -> Iterator[Se
         command=(str(scripts / "dagster-daemon"), "run", "-w", workspace_path),
         is_ready=lambda: dagster_api.has_healthy_daemons(address),
     )
+    if settings.alert_url is not None:
+        command = (sys.executable, "-m", DAEMON_WATCH)
+        yield Service(name="daemon-watch", command=command, is_ready=lambda: True)
 
 
 def _prepare_mlflow_store(environment: Mapping[str, str]) -> None:

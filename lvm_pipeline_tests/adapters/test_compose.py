@@ -21,7 +21,7 @@ from lvm_pipeline_tests.adapters.compose import Host, UnsetVariableError, read_c
 from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 
 COMPOSE_PATH = CHECKOUT_DIR / "docker-compose.yml"
-OWN_SERVICES = ("mlflow", "code", "webserver", "daemon")  # in the order in which they depend on each other
+OWN_SERVICES = ("mlflow", "code", "webserver", "daemon", "watch")  # in the order in which they depend on each other
 
 
 @pytest.fixture
@@ -85,6 +85,23 @@ def test_settings_understand_the_environment(compose, monkeypatch):
 
     assert databases.source_url(settings) == "postgresql://lvm:pa55word@postgres:5432/lvm"
     assert settings.mlflow_tracking_uri == "http://mlflow:5000"
+    assert settings.ui_address == "http://127.0.0.1:3000"
+    assert settings.alert_url is None
+
+
+def test_alerts_and_retraining_are_set_from_outside():
+    given = {
+        "LVM_ALERT_URL": "ntfys://ntfy.example.org/lvm",
+        "LVM_RETRAINED_ARCHITECTURES": "gru",
+        "LVM_RETRAIN_ON": "new_data",
+        "LVM_RETRAINING_CRON": "0 1 * * *",
+        "LVM_OBSERVATION_CRON": "*/5 * * * *",
+        "LVM_DAGSTER_URL": "https://dagster.example.org",
+    }
+    services = read_compose(COMPOSE_PATH, {"LVM_POSTGRES_PASSWORD": "pa55word", **given})["services"]
+
+    for name in ("code", "daemon", "watch"):
+        assert services[name]["environment"].items() >= given.items()
 
 
 @pytest.fixture

@@ -13,12 +13,22 @@ from lvm_pipeline_tests.synthetic import synthetic_table
 DATASET_SOURCE = "user_input"
 
 
-def fill_source(url, article_lengths, *, vector_dim=32, seed=0, kind="random_walk"):
+def fill_source(url, article_lengths, **options):
     """Make `cpe_entry` and `cpe_vectors` in an empty database and fill them; return the rows' ids in order."""
     source_metadata().create_all(create_engine(url.replace("postgresql://", "postgresql+psycopg2://")))
+    return add_articles(url, article_lengths, **options)
+
+
+def add_articles(url, article_lengths, *, vector_dim=32, seed=0, kind="random_walk", label=None):
+    """Add synthetic articles to the tables; those of another label have other ids and texts. Return the rows' ids."""
     table = synthetic_table(article_lengths, vector_dim=vector_dim, seed=seed, kind=kind)
     columns = ("cpe_id", "article_id", "position", "concept_text", "vector")
     rows = list(zip(*(table[name].to_pylist() for name in columns), strict=True))
+    if label is not None:
+        rows = [
+            (_relabelled(row[0], label), _relabelled(row[1], label), row[2], f"{label}: {row[3]}", row[4])
+            for row in rows
+        ]
     with psycopg.connect(url) as connection:
         register_vector(connection)
         with connection.cursor().copy(
@@ -30,6 +40,10 @@ def fill_source(url, article_lengths, *, vector_dim=32, seed=0, kind="random_wal
             for cpe_id, _, _, _, vector in rows:
                 copy.write_row((uuid.UUID(cpe_id), Vector(vector), f"synthetic-{vector_dim}"))
     return [row[0] for row in rows]
+
+
+def _relabelled(identifier, label):
+    return str(uuid.uuid5(uuid.UUID(identifier), label))
 
 
 def execute(url, statement, *values):

@@ -1,0 +1,85 @@
+"""Deliver alerts through apprise: one URL names Slack, mail, a webhook or any of its other services, or else a file.
+
+The URL is a secret, and so may be any part of it: what is said of a failed delivery names its scheme only.
+"""
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import SecretStr
+
+from lvm_pipeline.alerts.alert import Alert, without_secrets
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+
+FILE_SCHEME = "file"  # apprise has none
+EXAMPLES = "slack://..., mailtos://..., jsons://HOST/PATH (a webhook) or file:///PATH"
+
+
+def send(settings: Settings, alert: Alert) -> None:
+    """Deliver one alert.
+
+    Raises:
+        LvmError: If there is no URL, apprise does not know it, or the receiver did not take the message.
+    """
+    if settings.alert_url is None:
+        raise LvmError(f"LVM_ALERT_URL is not set; set it to an apprise URL: {EXAMPLES}.")
+    url = settings.alert_url.get_secret_value()
+    secrets = secrets_of(settings)
+    title, body = without_secrets(alert.title, secrets), without_secrets(alert.body(), secrets)
+    if urlsplit(url).scheme == FILE_SCHEME:
+        problem = _append(Path(unquote(urlsplit(url).path)), alert, title=title, body=body)
+    else:
+        problem = _notify(url, alert, title=title, body=body)
+    if problem is not None:
+        reason = " ".join(without_secrets(problem, secrets).split())
+        where = f"{url.partition('://')[0]}://..."
+        told = f" ({reason})" if reason else ""
+        raise LvmError(f"An alert could not be delivered to {where}{told}; check LVM_ALERT_URL and its receiver.")
+
+
+def secrets_of(settings: Settings) -> set[str]:
+    """Return every secret of the settings: whole, and those parts of a URL that may be one."""
+    values = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
+    return {part for value in values for part in (value, *_secret_parts(value))}
+
+
+def _secret_parts(url: str) -> list[str]:
+    parts = urlsplit(url)
+    found = [parts.password or ""]
+    if not parts.scheme.startswith(("postgres", FILE_SCHEME)):  # services put tokens anywhere, but for host names
+        values = [value for _, value in parse_qsl(parts.query)]
+        host = parts.hostname or ""
+        found += [*parts.path.split("/"), *values, parts.username or "", "" if "." in host else host]
+    return [each for one in found for each in (one, unquote(one)) if each]
+
+
+def _notify(url: str, alert: Alert, *, title: str, body: str) -> str | None:
+    """Send a message and return what went wrong, None when it was delivered."""
+    import apprise
+
+    asset = apprise.AppriseAsset(app_id="LVM pipeline", async_mode=False, secure_logging=True)
+    notifier = apprise.Apprise(asset=asset)
+    with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as said:
+        if not notifier.add(url):
+            raise LvmError(f"LVM_ALERT_URL is no address that alerts can go to; examples: {EXAMPLES}.")
+        kind = apprise.NotifyType.WARNING if alert.is_warning else apprise.NotifyType.FAILURE
+        was_delivered = notifier.notify(title=title, body=body, notify_type=kind)
+        said.seek(0)
+        return None if was_delivered else said.read()
+
+
+def _append(path: Path, alert: Alert, *, title: str, body: str) -> str | None:
+    """Write a message as one line of JSON at the end of a file and return what went wrong."""
+    kind = "warning" if alert.is_warning else "failure"
+    line = {"time": datetime.now(UTC).isoformat(), "type": kind, "title": title, "message": body}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        return error.strerror
+    return None

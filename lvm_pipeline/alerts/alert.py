@@ -1,0 +1,69 @@
+"""One thing that failed, and how it reads as a message."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+PASSWORD_IN_URL = re.compile(r"(?<=://)([^\s/@:]*):[^\s/@]+(?=@)")
+HIDDEN = "***"
+MIN_SECRET_LENGTH = 4  # shorter ones are words like `db`, which hide nothing and would blank out the sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """Something that failed.
+
+    Attributes:
+        alert_id: The same for the same failure, however often it is found: a check's execution, a run, a silence.
+        happened_at: When, in seconds since 1970.
+        title: What failed, in a few words.
+        message: One sentence, for a person.
+        is_warning: It stops nothing.
+        asset: Whose check or materialization failed.
+        partition: Of that asset.
+        check: Name of the check.
+        observed: What the check measured.
+        allowed: What it would have accepted.
+        dagster_run_id: The Dagster run in which it happened.
+        link: Page of the Dagster web UI.
+    """
+
+    alert_id: str
+    happened_at: float
+    title: str
+    message: str
+    is_warning: bool = False
+    asset: str | None = None
+    partition: str | None = None
+    check: str | None = None
+    observed: float | None = None
+    allowed: float | None = None
+    dagster_run_id: str | None = None
+    link: str | None = None
+
+    def body(self) -> str:
+        """Return the text of the message: the sentence, then one line for each thing that is known."""
+        known = {
+            "asset": self.asset,
+            "partition": self.partition,
+            "check": self.check,
+            "observed": _number(self.observed),
+            "allowed": _number(self.allowed),
+            "Dagster run": self.dagster_run_id,
+            "alert": self.alert_id,
+            "link": self.link,
+        }
+        return "\n".join([self.message, "", *(f"{name}: {value}" for name, value in known.items() if value)])
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """Return a text with its secrets, and the passwords of every URL in it, hidden."""
+    text = PASSWORD_IN_URL.sub(rf"\1:{HIDDEN}", text)
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= MIN_SECRET_LENGTH:
+            text = text.replace(secret, HIDDEN)
+    return text
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:g}"

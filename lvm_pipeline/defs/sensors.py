@@ -1,0 +1,48 @@
+"""Failures become messages: the sensor `alerts`."""
+
+import time
+from functools import partial
+
+import dagster as dg
+
+from lvm_pipeline.adapters import alerts
+from lvm_pipeline.alerts.delivery import deliver
+from lvm_pipeline.alerts.window import Window
+from lvm_pipeline.defs.failures import find_failures
+from lvm_pipeline.settings import Settings, load_settings
+
+NOBODY = "LVM_ALERT_URL is not set: nobody is told of failures."
+
+
+def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
+    """Return the sensor that tells of failures; it runs until somebody stops it, and skips where no URL is set."""
+
+    @dg.sensor(
+        name="alerts",
+        description="Sends failed asset checks (warnings too) and failed runs to LVM_ALERT_URL, each once. "
+        "What cannot be delivered is tried again at the next look.",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=settings.automation_interval_seconds,
+    )
+    def tell(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return tell_failures(context, load_settings(), now=time.time())
+
+    return tell
+
+
+def tell_failures(context: dg.SensorEvaluationContext, settings: Settings, *, now: float) -> dg.SensorResult:
+    """Send what failed since the last look; the first look, and every one without a URL, only remembers the time."""
+    if settings.alert_url is None:
+        return dg.SensorResult(skip_reason=NOBODY, cursor=Window(since=now).as_text())
+    assert context.repository_def is not None
+    window = Window.from_text(context.cursor, now=now)
+    found = find_failures(
+        context.instance,
+        context.repository_def.asset_graph.asset_check_keys,
+        since=window.since,
+        ui_address=settings.ui_address,
+    )
+    delivery = deliver(found, window, send=partial(alerts.send, settings), now=now)
+    for problem in delivery.problems:
+        context.log.warning(problem)
+    return dg.SensorResult(skip_reason=delivery.in_words(), cursor=delivery.window.as_text())

@@ -1,0 +1,113 @@
+"""Promises of delivery: each failure once, none lost, none in the way of another."""
+
+import pytest
+
+from lvm_pipeline.alerts.alert import Alert
+from lvm_pipeline.alerts.delivery import MAX_ATTEMPTS, MAX_PROBLEMS, deliver
+from lvm_pipeline.alerts.window import MAX_HANDLED, OVERLAP_SECONDS, PATIENCE_SECONDS, Window
+from lvm_pipeline.errors import LvmError
+
+NOW = 1_000_000.0
+
+
+def alert(number, happened_at=NOW):
+    return Alert(alert_id=f"check execution {number}", happened_at=happened_at, title="t", message="m")
+
+
+class Sender:
+    """Keeps what it is given, and refuses what it is told to."""
+
+    def __init__(self, refused=()):
+        self.refused = set(refused)
+        self.sent = []
+
+    def __call__(self, alert):
+        if alert.alert_id in self.refused:
+            raise LvmError("The receiver is away.")
+        self.sent.append(alert.alert_id)
+
+
+@pytest.fixture
+def window():
+    return Window(since=NOW - 60)
+
+
+def test_each_failure_is_sent_once_oldest_first(window):
+    sender = Sender()
+    found = [alert(2), alert(1, NOW - 30)]
+
+    first = deliver(found, window, send=sender, now=NOW)
+    second = deliver([*found, alert(3)], Window.from_text(first.window.as_text(), now=0), send=sender, now=NOW)
+
+    assert sender.sent == ["check execution 1", "check execution 2", "check execution 3"]
+    assert (first.in_words(), second.in_words()) == ("Sent 2 alerts.", "Sent 1 alert.")
+
+
+def test_the_first_look_tells_nothing_of_the_past():
+    sender = Sender()
+
+    deliver([alert(1, NOW - 1)], Window.from_text(None, now=NOW), send=sender, now=NOW)
+
+    assert sender.sent == []
+
+
+def test_what_is_refused_holds_nothing_up_and_is_sent_later_however_long_it_takes(window):
+    sender = Sender(refused={"check execution 1"})
+    found = [alert(1), alert(2)]
+
+    first = deliver(found, window, send=sender, now=NOW)
+    assert sender.sent == ["check execution 2"]
+    assert first.in_words() == "Sent 1 alert; 1 alert will be tried again: The receiver is away."
+    sender.refused.clear()
+    later = deliver(found, first.window, send=sender, now=NOW + PATIENCE_SECONDS - 1)
+
+    assert sender.sent == ["check execution 2", "check execution 1"]
+    assert later.num_waiting == 0
+
+
+def test_what_nobody_took_for_a_day_is_given_up(window):
+    sender = Sender(refused={"check execution 1"})
+    first = deliver([alert(1)], window, send=sender, now=NOW)
+    late = deliver([alert(1)], first.window, send=sender, now=NOW + PATIENCE_SECONDS + 1)
+    sender.refused.clear()
+
+    deliver([alert(1)], late.window, send=sender, now=NOW + PATIENCE_SECONDS + 2)
+
+    assert sender.sent == []
+
+
+def test_a_check_that_was_planned_long_before_it_failed_is_not_lost(window):
+    sender = Sender()
+    first = deliver([alert(9)], window, send=sender, now=NOW)
+
+    deliver([alert(9), alert(4, NOW - OVERLAP_SECONDS / 2 + 300)], first.window, send=sender, now=NOW + 30)
+
+    assert sender.sent == ["check execution 9", "check execution 4"]
+
+
+def test_a_receiver_that_is_away_is_not_asked_again_and_again(window):
+    sender = Sender(refused={alert(number).alert_id for number in range(50)})
+
+    outcome = deliver(map(alert, range(50)), window, send=sender, now=NOW)
+
+    assert (len(outcome.problems), outcome.num_waiting) == (MAX_PROBLEMS, 50)
+
+
+def test_a_flood_is_sent_in_rounds(window):
+    sender = Sender()
+    found = [alert(number) for number in range(2 * MAX_ATTEMPTS)]
+
+    first = deliver(found, window, send=sender, now=NOW)
+    deliver(found, first.window, send=sender, now=NOW + 30)
+
+    assert len(sender.sent) == len(set(sender.sent)) == 2 * MAX_ATTEMPTS
+
+
+def test_the_window_stays_small_and_never_opens_again():
+    window = Window(since=0.0)
+    for round_ in range(30):
+        delivered = [alert(f"{round_} {number}", NOW + round_) for number in range(100)]
+        window = window.after(delivered=delivered, waiting=[], now=NOW + round_)
+
+    assert len(window.handled) <= MAX_HANDLED
+    assert window.new([alert("0 1", NOW)]) == []

@@ -1,0 +1,172 @@
+"""The sensor `alerts` with real runs, on both storages: what fails is told once, to a real receiver."""
+
+import time
+
+import dagster as dg
+import pytest
+from dagster._core.instance.ref import InstanceRef
+
+from lvm_pipeline.alerts.window import Window
+from lvm_pipeline.defs.checks import check_result, check_specs
+from lvm_pipeline.defs.resources import settings_environment
+from lvm_pipeline.defs.sensors import NOBODY, alerts_sensor
+from lvm_pipeline.findings import Finding, Severity
+from lvm_pipeline.settings import Settings, load_settings
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+PARTITIONS = dg.StaticPartitionsDefinition(["gru", "lstm"])
+INVARIANTS = {"vectors_are_there": Severity.BLOCKING, "codes_are_assigned": Severity.WARNING}
+
+
+class World:
+    """Two assets with checks that a test makes fail or crash, and the sensor that looks at them."""
+
+    def __init__(self, instance):
+        self.instance = instance
+        self.failing, self.crashing = set(), set()
+        self.cursor = None
+        self.definitions = dg.Definitions(
+            assets=[self._asset("concepts", None), self._asset("models", PARTITIONS)],
+            sensors=[alerts_sensor(load_settings())],
+            executor=dg.in_process_executor,
+        )
+
+    def _asset(self, name, partitions_def):
+        @dg.asset(
+            name=name, partitions_def=partitions_def,
+            check_specs=check_specs(name, INVARIANTS, partitions_def=partitions_def),
+        )  # fmt: skip
+        def made():
+            if name in self.crashing:
+                raise OSError("disk full at postgresql://me:hush-hush@host/db")
+            for check, severity in INVARIANTS.items():
+                passed, message = check not in self.failing, "2 of 8 vectors are missing."
+                yield check_result(
+                    Finding(name=check, passed=passed, severity=severity, message=message, observed=0.75, allowed=1.0)
+                )
+            if "vectors_are_there" in self.failing:
+                raise dg.Failure("vectors_are_there: 2 of 8 vectors are missing.")
+            yield dg.MaterializeResult()
+
+        return made
+
+    def make(self, name, partition=None):
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(
+            instance=self.instance, asset_selection=[dg.AssetKey(name)], partition_key=partition,
+            raise_on_error=False, run_config=QUIET,
+        )  # fmt: skip
+        return result.run_id
+
+    def look(self):
+        """One tick of the sensor; returns its words."""
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, definitions=self.definitions, sensor_name="alerts"
+        )
+        (sensor,) = self.definitions.sensors
+        result = sensor(context)
+        self.cursor = result.cursor
+        return result.skip_reason.skip_message
+
+
+def postgres_overrides(url):
+    return {"storage": {"postgres": {"postgres_url": url.replace("postgresql:", "postgresql+psycopg2:")}}}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def world(request, tmp_path, receiver, monkeypatch):
+    settings = Settings(home=tmp_path / "home", alert_url=receiver.url, dagster_url="https://dagster.example.org/")
+    for name, value in settings_environment(settings).items():
+        monkeypatch.setenv(name, value)
+    on_postgres = request.param == "postgres"
+    overrides = postgres_overrides(request.getfixturevalue("postgres_url")) if on_postgres else {}
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(tmp_path / "dagster"), overrides=overrides)) as instance:
+        yield World(instance)
+
+
+def test_failures_are_told_once_with_all_that_is_known(world, receiver):
+    world.failing = {"vectors_are_there"}
+    world.make("concepts")
+    assert world.look() == "Nothing new failed.", "the first look tells nothing of the past"
+    assert receiver.messages == []
+
+    run_id = world.make("models", "gru")
+
+    assert world.look() == "Sent 1 alert."
+    assert world.look() == "Nothing new failed."
+    (message,) = receiver.messages
+    assert message["title"] == "models [gru]: vectors_are_there failed"
+    assert message["type"] == "failure"
+    assert message["message"].splitlines()[:7] == [
+        "2 of 8 vectors are missing.",
+        "",
+        "asset: models",
+        "partition: gru",
+        "check: vectors_are_there",
+        "observed: 0.75",
+        "allowed: 1",
+    ]
+    assert f"Dagster run: {run_id}" in message["message"]
+    page = "https://dagster.example.org/assets/models?view=checks&checkDetail=vectors_are_there"
+    assert f"link: {page}" in message["message"]
+
+    warns_without_failing(world, receiver)
+    a_crash_is_told_with_the_checks_that_nobody_looked_at(world, receiver)
+    what_is_refused_is_sent_later(world, receiver)
+
+
+def warns_without_failing(world, receiver):
+    world.failing = {"codes_are_assigned"}
+    world.make("concepts")
+    world.look()
+    assert receiver.messages[-1]["title"] == "concepts: codes_are_assigned warns"
+    assert receiver.messages[-1]["type"] == "warning"
+
+
+def a_crash_is_told_with_the_checks_that_nobody_looked_at(world, receiver):
+    world.failing, world.crashing = set(), {"concepts"}
+    run_id = world.make("concepts")
+    world.look()
+    message = receiver.messages[-1]
+    assert message["title"] == "concepts: the Dagster run failed"
+    assert message["message"].startswith("concepts: OSError: disk full at postgresql://me:***@host/db")
+    assert "check: codes_are_assigned (not looked at), vectors_are_there (not looked at)" in message["message"]
+    assert f"link: https://dagster.example.org/runs/{run_id}" in message["message"]
+    world.crashing = set()
+
+
+def what_is_refused_is_sent_later(world, receiver):
+    num_before = len(receiver.messages)
+    world.failing = {"vectors_are_there", "codes_are_assigned"}
+    world.make("concepts")
+    receiver.num_refusals = 1
+    assert world.look().startswith("Sent 1 alert; 1 alert will be tried again: An alert could not be delivered")
+    assert world.look() == "Sent 1 alert."
+    assert world.look() == "Nothing new failed."
+    titles = [message["title"] for message in receiver.messages[num_before:]]
+    assert sorted(titles) == ["concepts: codes_are_assigned warns", "concepts: vectors_are_there failed"]
+
+
+def test_a_run_that_is_killed_is_told(world, receiver):
+    world.look()
+    run = world.instance.create_run_for_job(
+        world.definitions.resolve_implicit_global_asset_job_def(), asset_selection=frozenset({dg.AssetKey("concepts")})
+    )
+    world.instance.report_run_failed(run, "The run worker is gone.")
+
+    world.look()
+
+    (message,) = receiver.messages
+    assert message["message"].startswith("The run worker is gone.")
+
+
+def test_without_a_url_it_says_so_and_remembers_the_time(monkeypatch):
+    with dg.DagsterInstance.ephemeral() as instance:
+        world = World(instance)
+        world.failing = {"vectors_are_there"}
+        world.make("concepts")
+
+        assert world.look() == NOBODY
+
+    assert time.time() - Window.from_text(world.cursor, now=0).since < 60
