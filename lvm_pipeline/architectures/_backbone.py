@@ -39,10 +39,13 @@ class RecurrentMixers(Protocol):
 class Backbone(LatentVectorModel):
     """Input projection, mixers, output projection, residual head."""
 
-    def __init__(self, config: ModelConfig, mixers: nn.Module, *, max_context: int | None = None):
+    def __init__(
+        self, config: ModelConfig, mixers: nn.Module, *, max_context: int | None = None, is_causal: bool = True
+    ):
         """Wrap an architecture's mixers, which work at width `config.hidden_dim`."""
         super().__init__(config)
         self.max_context = max_context
+        self.is_causal = is_causal
         self.is_recurrent = isinstance(mixers, RecurrentMixers)
         self.enter = nn.Linear(config.vector_dim, config.hidden_dim)
         self.modulation = nn.Linear(config.condition_dim, 2 * config.hidden_dim) if config.condition_dim else None

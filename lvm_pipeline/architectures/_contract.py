@@ -112,9 +112,12 @@ class LatentVectorModel(nn.Module, ABC):
     Subclasses implement `forward`. A module anywhere inside may declare `optimiser_settings` for its
     own direct parameters, by name. `is_recurrent` says that `prefill` and `step` carry a state.
     `max_context` is the longest context that `forward` reads, None for any; it refuses longer ones.
+    `is_causal` is as the architecture declares; where it is False, what follows a context in a batch of
+    longer ones changes its predictions, so such contexts are not padded.
     """
 
     is_recurrent: bool = False
+    is_causal: bool = True
     max_context: int | None = None
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {}
 

@@ -118,7 +118,7 @@ def mixers(config: LinformerConfig) -> ResidualStack:
 
 def build(config: LinformerConfig) -> Backbone:
     """Build the model."""
-    return Backbone(config, mixers(config), max_context=config.num_positions)
+    return Backbone(config, mixers(config), max_context=config.num_positions, is_causal=False)
 
 
 def reference_attention(attention: LinformerAttention, states: Tensor) -> Tensor:

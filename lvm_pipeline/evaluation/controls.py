@@ -60,11 +60,13 @@ def control_scores(model: LatentVectorModel, targets: Targets, *, seed: int = 0,
 
 
 def usual_context_length(model: LatentVectorModel, targets: Targets) -> int:
-    """Return T for a model of windows; for one of articles 16, or what half of the targets have, or it can read."""
+    """Return T for a model of windows, for one of articles 16 or half of the targets' context; or all that it reads."""
     if targets.context_mode == "windows":
-        return targets.context_length
-    before = targets.scored.target_rows - targets.scored.first_rows
-    return min(LONG_CONTEXT, int(np.median(before)), model.max_context or LONG_CONTEXT)
+        usual = targets.context_length
+    else:
+        before = targets.scored.target_rows - targets.scored.first_rows
+        usual = min(LONG_CONTEXT, int(np.median(before)))
+    return min(usual, model.max_context or usual)
 
 
 def _sample(targets: Targets, context_length: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.concepts.source_findings import UNDECLARED
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.scores import Scores, given_predictions, score_predictor
@@ -128,6 +129,7 @@ def score_model(
     model, info = load_trained_model(model_dir, space_id=data.concepts.space_id, device=device)
     _refuse_other_data(model_dir, info, data, require_same_data=require_same_data)
     mode: Any = context_mode or info.mode
+    _refuse_leaking_mode(info, mode)
     targets = targets_of(data, split=split, context_mode=mode)
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads or info.training["num_threads"])
@@ -170,6 +172,14 @@ def model_fingerprint(model_dir: Path) -> str:
     """Hash the weights: equal for the same model wherever it lies."""
     with (model_dir / WEIGHTS_FILE).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_leaking_mode(info: TrainedModelInfo, mode: ContextMode) -> None:
+    if mode == "articles" and not load_architecture(info.architecture).causal:
+        raise LvmError(
+            f"{info.architecture} sees later inputs of its own context, so on whole articles it would see its targets; "
+            "evaluate it on windows."
+        )
 
 
 def _refuse_other_data(model_dir: Path, info: TrainedModelInfo, data: TrainingData, *, require_same_data: bool) -> None:

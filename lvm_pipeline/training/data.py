@@ -66,14 +66,15 @@ class Runs:
 
         Returns:
             Runs with the same targets in the same order. The pieces of a cut run overlap by half, so
-            that a target keeps at least half the longest context.
+            that a target keeps at least half the longest context; a run's only target keeps all of it.
         """
         if max_context is None or not len(self) or self.lengths.max() <= max_context:
             return self
         stride = max(1, max_context // 2)
         pieces = []
         for first_row, length, first_target in zip(self.first_rows, self.lengths, self.first_targets, strict=True):
-            start, begin = 0, int(first_target)
+            has_one_target = first_target == length - 1
+            start, begin = max(0, int(length) - max_context) if has_one_target else 0, int(first_target)
             while begin < length:
                 end = min(start + max_context, int(length))
                 if end > begin:

@@ -44,10 +44,18 @@ def _predicted_batches(
     model: LatentVectorModel, vectors: Tensor, runs: Runs
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     model.eval()
-    for indices, batch in batches(vectors, runs, TARGETS_IN_A_BATCH):
-        with torch.inference_mode():
-            found = model(batch.contexts)[batch.is_target]
-        yield indices, found.float().cpu().numpy()
+    for part in _padded_together(model, runs):
+        for indices, batch in batches(vectors, runs.take(part), TARGETS_IN_A_BATCH):
+            with torch.inference_mode():
+                found = model(batch.contexts)[batch.is_target]
+            yield part[indices], found.float().cpu().numpy()
+
+
+def _padded_together(model: LatentVectorModel, runs: Runs) -> list[NDArray[np.int64]]:
+    """Return which runs may share a batch: any, or those of one length where the model would see the padding."""
+    if model.is_causal:
+        return [np.arange(len(runs))]
+    return [np.flatnonzero(runs.lengths == length) for length in np.unique(runs.lengths)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,7 +167,7 @@ def test_it_is_causal_if_and_only_if_it_says_so(name):
     model, contexts = noisy_model(name), noise(2, 5, VECTOR_DIM)
     changed = torch.cat([contexts[:, :3], noise(2, 2, VECTOR_DIM, seed=9)], dim=1)
     is_causal = torch.allclose(model(changed)[:, :3], model(contexts)[:, :3], rtol=0, atol=1e-11)
-    assert is_causal == ARCHITECTURES[name].causal
+    assert is_causal == ARCHITECTURES[name].causal == model.is_causal
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -84,3 +84,10 @@ def test_contexts_are_long_where_articles_are_read():
     assert usual_context_length(Stub(copy_last), windows) == 5
     assert usual_context_length(Stub(copy_last), articles) == 16
     assert usual_context_length(Stub(copy_last), short) == int(np.median([5, 6, 7, 8]))
+
+
+@pytest.mark.parametrize("context_mode", ["windows", "articles"])
+def test_contexts_are_no_longer_than_the_model_reads(context_mode, monkeypatch):
+    monkeypatch.setattr(Stub, "max_context", 3)
+    targets = targets_of_process("noise", lengths=(60,) * 5, context_mode=context_mode)
+    assert usual_context_length(Stub(copy_last), targets) == 3

@@ -145,6 +145,14 @@ def test_a_model_may_read_articles_that_was_trained_on_windows(products, model_d
     assert not math.isclose(other["cosine"], report["cosine"], abs_tol=1e-6)
 
 
+def test_a_model_that_sees_the_future_is_scored_on_windows_alone(products):
+    model_dir = products.train("linformer", mode="auto", architecture="linformer")
+
+    assert products.evaluate(model_dir)["context_mode"] == "windows"
+    with pytest.raises(LvmError, match=r"linformer sees later inputs .* evaluate it on windows"):
+        products.evaluate(model_dir, context_mode="articles")
+
+
 def test_evaluating_twice_gives_the_same_scores(products, model_dir, report):
     again = products.evaluate(model_dir)
 

@@ -63,6 +63,15 @@ def test_cut_runs_keep_every_target_and_at_least_half_a_context(lengths, first_t
     assert np.all(kept >= np.minimum(contexts, max(1, max_context - max_context // 2)))
 
 
+@given(st.integers(1, 12), st.integers(1, 14))
+def test_the_only_target_of_a_cut_run_keeps_the_longest_context(length, max_context):
+    cut = runs_of([length], length - 1).no_longer_than(max_context)
+    assert (cut.lengths.tolist(), cut.first_targets.tolist()) == (
+        [min(length, max_context)],
+        [min(length, max_context) - 1],
+    )
+
+
 def test_short_runs_are_not_cut(data):
     runs = data.article_runs("train")
     assert runs.no_longer_than(None) is runs
