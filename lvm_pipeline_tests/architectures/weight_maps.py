@@ -177,6 +177,27 @@ def _hyena_filter(theirs):
     return ours
 
 
+def performer_layers(reference):
+    """net.layers.i.0 -> 2i, net.layers.i.1 -> 2i+1: norm -> norm, fn -> inner, fn.fn.w1, w2 -> widen, narrow.
+
+    to_q, to_k, to_v are stacked to qkv, to_out -> out, fast_attention.projection_matrix -> projection. For the layers
+    alone: the authors' Performer has no norm after the last one.
+    """
+    ours = {}
+    for layer in layer_numbers(reference, "net.layers"):
+        attention, mlp = (part(reference, f"net.layers.{layer}.{number}") for number in (0, 1))
+        for number, theirs in enumerate((attention, mlp)):
+            ours |= under(f"{2 * layer + number}.norm", part(theirs, "norm"))
+        place = f"{2 * layer}.inner"
+        for kind in ("weight", "bias"):
+            ours[f"{place}.qkv.{kind}"] = torch.cat([attention[f"fn.to_{name}.{kind}"] for name in "qkv"])
+        ours |= under(f"{place}.out", part(attention, "fn.to_out"))
+        ours[f"{place}.projection"] = attention["fn.fast_attention.projection_matrix"]
+        ours |= under(f"{2 * layer + 1}.inner.widen", part(mlp, "fn.fn.w1"))
+        ours |= under(f"{2 * layer + 1}.inner.narrow", part(mlp, "fn.fn.w2"))
+    return ours
+
+
 LINFORMER_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out": "out"}
 LINFORMER_SUMS = {"proj_k": "key_sums", "proj_v": "value_sums"}
 

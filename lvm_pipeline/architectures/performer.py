@@ -1,0 +1,201 @@
+"""Performer: attention of linear cost, its softmax estimated by random features.
+
+Paper: Choromanski et al., Rethinking Attention with Performers, 2020 (arXiv 2009.14794). Code:
+github.com/lucidrains/performer-pytorch 1.1.4, a port of github.com/google-research/google-research
+`performer`. Left out: embedding and head, absolute positions, reversible layers, local attention heads. The
+authors' code sees the future through its maximum of keys; ours does not (`_favor`).
+
+Shapes: B = batch, T = context in concepts, H = hidden width, K = heads, N = H / K = head width, M = features.
+
+    q, k, v = W_qkv u + b,  q and k turned by their position (`_rotary`) where `has_rotation`
+    out = W_o favor(q, k, v) + b                               of every head, one projection M x N a layer
+
+    u = u + out(LayerNorm(u)),  u = u + W_2 gelu(W_1 LayerNorm(u) + b_1) + b_2,  a last LayerNorm after L such pairs
+
+Features are random, not learned: the projections are drawn with the weights and saved with them. In training they are
+drawn again every `redraw_steps` steps, lest the model learns one draw by heart; in evaluation never. A state of
+fixed size carries what came before, so a step costs the same at any length.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._favor import (
+    KERNELS,
+    FavorState,
+    favor_attention,
+    favor_features,
+    orthogonal_projection,
+    reference_favor_attention,
+)
+from lvm_pipeline.architectures._mlp import Mlp
+from lvm_pipeline.architectures._norms import LayerNorm
+from lvm_pipeline.architectures._precision import at_least_float32
+from lvm_pipeline.architectures._rotary import angles, frequencies, rotate_neighbours
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+
+PerformerState = tuple[int, FavorState]  # positions seen, and their sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerformerConfig(ModelConfig):
+    """`num_features` random features of each head stand for the `kernel`, `softmax` or `relu`.
+
+    They are drawn anew every `redraw_steps` training steps (0: never). `mlp_dim` is the inner width of every MLP.
+    """
+
+    hidden_dim: int = 768
+    num_layers: int = 14
+    num_heads: int = 12
+    num_features: int = 266
+    kernel: str = "softmax"
+    has_rotation: bool = True
+    redraw_steps: int = 1000
+    mlp_dim: int = 3072
+
+    def __post_init__(self) -> None:
+        """Refuse heads that do not divide the width or cannot be turned in pairs, and unknown kernels."""
+        super().__post_init__()
+        for name in ("num_heads", "num_features", "mlp_dim"):
+            self.require(getattr(self, name) >= 1, name, "at least 1")
+        self.require(self.hidden_dim % self.num_heads == 0, "num_heads", f"a divisor of hidden_dim = {self.hidden_dim}")
+        head_dim = self.hidden_dim // self.num_heads
+        can_turn = not self.has_rotation or head_dim % 2 == 0
+        self.require(can_turn, "num_heads", f"so many that hidden_dim / num_heads = {head_dim} is even")
+        self.require(self.kernel in KERNELS, "kernel", " or ".join(KERNELS))
+        self.require(self.redraw_steps >= 0, "redraw_steps", "0 (never) or more")
+
+
+class PerformerAttention(nn.Module):
+    """Attention by random features, (B, T, H) -> (B, T, H)."""
+
+    projection: Tensor
+
+    def __init__(self, config: PerformerConfig):
+        """Draw weights as torch does, and the projection."""
+        super().__init__()
+        self.head_dim = config.hidden_dim // config.num_heads
+        self.kernel, self.has_rotation = config.kernel, config.has_rotation
+        self.qkv = nn.Linear(config.hidden_dim, 3 * config.hidden_dim)
+        self.out = nn.Linear(config.hidden_dim, config.hidden_dim)
+        self.register_buffer("projection", orthogonal_projection(config.num_features, self.head_dim))
+
+    def draw_again(self) -> None:
+        """Replace the projection by a new draw, of the CPU's random state wherever the model is."""
+        self.projection = orthogonal_projection(*self.projection.shape).to(self.projection)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Attend within the context."""
+        queries, keys, values = self.project(states, 0)
+        features = favor_features(queries, keys, self.projection, kernel=self.kernel)
+        attended, _ = favor_attention(features, values)
+        return self.out(attended.flatten(2))
+
+    def prefill(self, states: Tensor, state: PerformerState | None) -> tuple[Tensor, PerformerState]:
+        """Attend to what came before, too."""
+        num_seen, sums = (0, None) if state is None else state
+        queries, keys, values = self.project(states, num_seen)
+        maximum = None if sums is None else sums.maximum
+        features = favor_features(queries, keys, self.projection, kernel=self.kernel, maximum=maximum)
+        attended, sums = favor_attention(features, values, state=sums, returns_state=True)
+        assert sums is not None
+        return self.out(attended.flatten(2)), (num_seen + states.shape[1], sums)
+
+    def project(self, states: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return turned queries and keys and values, (B, T, K, N) each; `start` is the first position."""
+        queries, keys, values = (part.unflatten(-1, (-1, self.head_dim)) for part in self.qkv(states).chunk(3, dim=-1))
+        if self.has_rotation:
+            turn = angles(states.shape[1], frequencies(self.head_dim // 2, device=states.device), start=start)
+            queries, keys = (rotate_neighbours(part.transpose(1, 2), turn).transpose(1, 2) for part in (queries, keys))
+        return queries, keys, values
+
+
+class PerformerMixers(RecurrentStack):
+    """L pairs of attention and MLP, and when their features are drawn again."""
+
+    def __init__(self, config: PerformerConfig):
+        """Make the layers in order."""
+        layers = []
+        for _ in range(config.num_layers):
+            inner = (PerformerAttention(config), Mlp(config.hidden_dim, config.mlp_dim))
+            layers += [Residual(LayerNorm(config.hidden_dim), each, dropout=config.dropout) for each in inner]
+        super().__init__(layers, LayerNorm(config.hidden_dim))
+        self.redraw_steps = config.redraw_steps
+        self.num_steps = 0
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Mix along the context; in training, a step."""
+        if self.training:
+            self._count_step()
+        return super().forward(states)
+
+    def _count_step(self) -> None:
+        self.num_steps += 1
+        if self.redraw_steps and self.num_steps % self.redraw_steps == 0:
+            for layer in self.layers:
+                assert isinstance(layer, Residual)
+                if isinstance(layer.inner, PerformerAttention):
+                    layer.inner.draw_again()
+
+    def get_extra_state(self) -> Tensor:
+        """Return the number of steps, which is saved with the weights."""
+        return torch.tensor(self.num_steps, device="cpu")
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take up the number of steps again."""
+        self.num_steps = int(state)
+
+
+def build(config: PerformerConfig) -> Backbone:
+    """Build the model."""
+    return Backbone(config, PerformerMixers(config))
+
+
+def reference(model: Backbone, contexts: Tensor) -> Tensor:
+    """Predict with the plain formula."""
+    states = at_least_float32(model.states_of(contexts))
+    assert isinstance(model.mixers, PerformerMixers)
+    for layer in model.mixers.layers:
+        assert isinstance(layer, Residual)
+        attention = layer.inner
+        if isinstance(attention, PerformerAttention):
+            given = attention.project(layer.norm(states), 0)
+            attended = reference_favor_attention(*given, attention.projection, kernel=attention.kernel)
+            states = states + attention.out(attended.flatten(2))
+        else:
+            states = layer(states)
+    return model.predict_from(contexts, model.mixers.norm(states))
+
+
+def _usual_features(head_dim: int) -> int:
+    """Return N log N, so many features as the authors' code takes for heads of that width."""
+    return int(head_dim * math.log(head_dim))
+
+
+ARCHITECTURE = Architecture(
+    name="performer",
+    summary="Performer, linear attention by random features",
+    sources=("https://arxiv.org/abs/2009.14794", "https://github.com/lucidrains/performer-pytorch (1.1.4)"),
+    config_class=PerformerConfig,
+    presets={
+        "smoke": Preset(
+            config=PerformerConfig(
+                hidden_dim=64, num_layers=2, num_heads=4, num_features=_usual_features(16), mlp_dim=256
+            ),
+            num_params=199_624,
+        ),
+        "small": Preset(
+            config=PerformerConfig(hidden_dim=256, num_layers=6, num_heads=4, mlp_dim=1024), num_params=5_134_856
+        ),
+        "full": Preset(config=PerformerConfig(), num_params=100_417_544),
+    },
+    build_model=build,
+    reference=reference,
+    sweep={"num_features": (64, 128, 266), "kernel": KERNELS, "redraw_steps": (1, 1000)},
+)
