@@ -5,7 +5,9 @@ Shapes: B = batch, T = context in concepts, D = vector width, H = hidden width, 
 Linear D->H, the architecture's mixers, Linear H->D (through `correction_rank` directions if given),
 then the residual head: prediction = arithmetic of the context + correction, of unit length where the
 space is. The last projection starts at zero when the head is on, so that an untrained model is
-exactly the arithmetic.
+exactly the arithmetic. A normaliser, where an architecture has one, is around the whole: the mixers read
+normalised vectors, and their correction and the head's arithmetic meet in the normalised space, which is
+the arithmetic + scale x correction.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig
+from lvm_pipeline.architectures._normaliser import RobustNormaliser
 from lvm_pipeline.architectures._residual_head import ResidualHead
 from lvm_pipeline.errors import LvmError
 
@@ -40,10 +43,17 @@ class Backbone(LatentVectorModel):
     """Input projection, mixers, output projection, residual head."""
 
     def __init__(
-        self, config: ModelConfig, mixers: nn.Module, *, max_context: int | None = None, is_causal: bool = True
+        self,
+        config: ModelConfig,
+        mixers: nn.Module,
+        *,
+        max_context: int | None = None,
+        is_causal: bool = True,
+        normaliser: RobustNormaliser | None = None,
     ):
         """Wrap an architecture's mixers, which work at width `config.hidden_dim`."""
         super().__init__(config)
+        self.normaliser = normaliser
         self.max_context = max_context
         self.is_causal = is_causal
         self.is_recurrent = isinstance(mixers, RecurrentMixers)
@@ -78,7 +88,7 @@ class Backbone(LatentVectorModel):
         mixer_state, head_state = (None, None) if state is None else state
         states, mixer_state = self.mixers.prefill(self.states_of(contexts, condition), mixer_state)
         states = self.dropout(states)
-        prediction = self.leave(states)
+        prediction = self._correction_from(states)
         if self.residual_head is not None:
             arithmetic, head_state = self.residual_head.prefill(contexts, states, head_state)
             prediction = arithmetic + prediction
@@ -95,7 +105,7 @@ class Backbone(LatentVectorModel):
         """
         if self.max_context is not None and contexts.shape[1] > self.max_context:
             raise LvmError(f"This model reads at most {self.max_context} concepts, got {contexts.shape[1]}; cut it.")
-        states = self.dropout(self.enter(contexts))
+        states = self.dropout(self.enter(contexts if self.normaliser is None else self.normaliser(contexts)))
         if self.modulation is None:
             return states
         if condition is None:
@@ -106,14 +116,26 @@ class Backbone(LatentVectorModel):
     def predict_from(self, contexts: Tensor, states: Tensor) -> Tensor:
         """Turn the mixers' states (B, T, H) into predictions (B, T, D)."""
         states = self.dropout(states)
-        prediction = self.leave(states)
+        prediction = self._correction_from(states)
         if self.residual_head is not None:
             prediction = self.residual_head(contexts, states) + prediction
         return self._finish(prediction)
 
+    def _correction_from(self, states: Tensor) -> Tensor:
+        """Project states to what is added to the arithmetic, or is the prediction where there is no head."""
+        correction = self.leave(states)
+        if self.normaliser is None:
+            return correction
+        return self.normaliser.undo(correction) if self.residual_head is None else self.normaliser.scale * correction
+
     def _finish(self, prediction: Tensor) -> Tensor:
         prediction = prediction if prediction.dtype == torch.float64 else prediction.float()
         return F.normalize(prediction, dim=-1) if self.config.unit_length else prediction
+
+    def fit(self, train_vectors: Tensor) -> None:
+        """Fit the normaliser, where there is one."""
+        if self.normaliser is not None:
+            self.normaliser.fit(train_vectors)
 
     def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
         """Start the residual head at this arithmetic, where there is a head."""

@@ -3,7 +3,7 @@
 Shapes: (B, T, H) -> (B, T, H), inner width F.
 
     Mlp     W_2 act(W_1 x + b_1) + b_2
-    SwiGlu  W_2 (silu(W_g x) * W_1 x)                 (Shazeer, arXiv 2002.05202), without biases
+    SwiGlu  W_2 (silu(W_g x) * W_1 x)                 (Shazeer, arXiv 2002.05202), biases where asked for
 """
 
 from collections.abc import Callable
@@ -30,11 +30,11 @@ class Mlp(nn.Module):
 class SwiGlu(nn.Module):
     """A gated MLP; gate and values come from one product, the gate first."""
 
-    def __init__(self, width: int, inner_width: int):
+    def __init__(self, width: int, inner_width: int, *, has_bias: bool = False):
         """Widen twice, then narrow."""
         super().__init__()
-        self.widen = nn.Linear(width, 2 * inner_width, bias=False)
-        self.narrow = nn.Linear(inner_width, width, bias=False)
+        self.widen = nn.Linear(width, 2 * inner_width, bias=has_bias)
+        self.narrow = nn.Linear(inner_width, width, bias=has_bias)
 
     def forward(self, states: Tensor) -> Tensor:
         """Work on each position alone."""

@@ -226,6 +226,80 @@ def linformer_layers(reference):
     return ours
 
 
+def lcm_decoder(reference):
+    """self_attn_layer_norm, self_attn -> layers.2i; ffn_layer_norm, ffn -> layers.2i+1; layer_norm -> norm."""
+    ours = {"norm.weight": reference["layer_norm.weight"]}
+    for layer in layer_numbers(reference, "layers"):
+        theirs, attention, mlp = part(reference, f"layers.{layer}"), f"layers.{2 * layer}", f"layers.{2 * layer + 1}"
+        ours[f"{attention}.norm.weight"] = theirs["self_attn_layer_norm.weight"]
+        ours |= under(f"{attention}.inner.qkv", _stacked(theirs, "self_attn", "qkv"))
+        ours |= under(f"{attention}.inner.out", part(theirs, "self_attn.output_proj"))
+        ours[f"{mlp}.norm.weight"] = theirs["ffn_layer_norm.weight"]
+        ours |= under(f"{mlp}.inner", _lcm_mlp(theirs))
+    return ours
+
+
+def base_lcm(reference):
+    """frontend.pre_linear -> enter, postnet.fc -> leave.0, lcm -> mixers, frontend.sonar_normalizer -> normaliser."""
+    ours = under("mixers", lcm_decoder(part(reference, "lcm")))
+    places = {"frontend.pre_linear": "enter", "postnet.fc": "leave.0", "frontend.sonar_normalizer": "normaliser"}
+    for theirs, place in places.items():
+        ours |= under(place, part(reference, theirs))
+    return ours
+
+
+def two_tower_lcm(reference):
+    """encoder_frontend.pre_linear -> enter, context_encoder -> mixers, denoiser.final_proj.fc -> leave.0.
+
+    In the denoiser the norms are norms.0 (self), 1 (cross), 2 (ffn); queries and keys of self-attention, which sees the
+    position itself only, are stacked to itself.idle; keys and values of cross-attention to context.key_value.
+    """
+    ours = under("mixers", lcm_decoder(part(reference, "context_encoder")))
+    ours["denoiser.norm.weight"] = reference["denoiser.layer_norm.weight"]
+    places = {
+        "encoder_frontend.pre_linear": "enter",
+        "denoiser.initial_proj.fc": "denoiser.enter",
+        "denoiser.final_proj.fc": "leave.0",
+        "denoiser.embed_time.fc1": "denoiser.embed_step.widen",
+        "denoiser.embed_time.fc2": "denoiser.embed_step.mix",
+    }
+    for theirs, place in places.items():
+        ours |= under(place, part(reference, theirs))
+    for layer in layer_numbers(reference, "denoiser.layers"):
+        ours |= under(f"denoiser.layers.{layer}", _lcm_denoiser_layer(part(reference, f"denoiser.layers.{layer}")))
+    return ours
+
+
+def _lcm_denoiser_layer(theirs):
+    ours = under("modulation", part(theirs, "modulator.fc")) | under("mlp", _lcm_mlp(theirs))
+    for number, norm in enumerate(("self_attn", "cross_attention", "ffn")):
+        ours[f"norms.{number}.weight"] = theirs[f"{norm}_layer_norm.weight"]
+    ours |= under("itself.idle", _stacked(theirs, "self_attn", "qk"))
+    ours |= under("context.key_value", _stacked(theirs, "cross_attention", "kv"))
+    for theirs_name, place in (
+        ("self_attn.v_proj", "itself.value"),
+        ("self_attn.output_proj", "itself.out"),
+        ("cross_attention.q_proj", "context.query"),
+        ("cross_attention.output_proj", "context.out"),
+    ):
+        ours |= under(place, part(theirs, theirs_name))
+    return ours
+
+
+def _lcm_mlp(theirs):
+    """gate_proj and inner_proj are stacked to widen: silu is applied to what gate_proj says."""
+    gate, inner = (part(theirs, f"ffn.{name}_proj") for name in ("gate", "inner"))
+    widen = {kind: torch.cat([gate[kind], inner[kind]]) for kind in ("weight", "bias")}
+    return under("widen", widen) | under("narrow", part(theirs, "ffn.output_proj"))
+
+
+def _stacked(theirs, attention, letters):
+    return {
+        kind: torch.cat([theirs[f"{attention}.{letter}_proj.{kind}"] for letter in letters])
+        for kind in ("weight", "bias")
+    }
+
+
 def layer_numbers(reference, prefix):
     found = {int(key.removeprefix(f"{prefix}.").split(".")[0]) for key in reference if key.startswith(f"{prefix}.")}
     return sorted(found)
