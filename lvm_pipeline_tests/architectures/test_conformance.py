@@ -97,15 +97,17 @@ def test_every_config_field_changes_what_is_built(name, field):
 
 
 def behaviour(name, **overrides):
-    """Names and shapes of the weights, and the loss in training mode of a model with noise for weights."""
+    """Names and shapes of the weights, and prediction and loss in training mode of a model with noise for weights."""
     model = redraw(build(name, **overrides)).train()
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     vector_dim, condition_dim = model.config.vector_dim, model.config.condition_dim
     contexts = noise(2, usable_length(model, 7), vector_dim, dtype=torch.float32)
     condition = noise(2, contexts.shape[1], condition_dim, dtype=torch.float32) if condition_dim else None
+    targets, is_target = contexts.roll(1, dims=1), torch.ones(contexts.shape[:2], dtype=torch.bool)
     torch.manual_seed(3)
     prediction = model(contexts, condition).detach()
-    return str(shapes), prediction.double().square().sum().item(), prediction[0, -1, 0].item()
+    loss = model.loss(contexts, targets, is_target, objective=objective_named("mse"), condition=condition)
+    return str(shapes), prediction.double().square().sum().item(), prediction[0, -1, 0].item(), loss.item()
 
 
 def test_an_optimiser_setting_names_a_parameter_of_its_module(name):
