@@ -146,6 +146,25 @@ def verify(
 
 
 @app.command()
+def drift(
+    fail: Annotated[bool, typer.Option("--fail", help="Exit with code 1 when there is drift.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the promoted concepts with those that the champion was trained on, and write the drift report."""
+    from lvm_pipeline import lineage
+
+    out = _console(quiet=as_json)
+    with out.status("Comparing"):
+        found, report_path = lineage.check_drift(_settings())
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        console.show_drift(out, found, report_path)
+    if fail and found.has_drifted:
+        raise typer.Exit(1)
+
+
+@app.command()
 def run(
     architecture: ArchitectureOption = None,
     preset: PresetOption = None,

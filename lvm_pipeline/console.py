@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.box import SIMPLE_HEAD
@@ -147,6 +148,21 @@ def show_verification(console: Console, verification: Any) -> None:
     )
     counts = outcomes_in_words([finding.outcome for finding in verification.findings])
     console.print(f"{verdict} {counts.capitalize()}. Report: {verification.report_paths[1]}", soft_wrap=True)
+
+
+def show_drift(console: Console, drift: Any, report_path: Path) -> None:
+    """Show how far the concepts are from the champion's, a line each check, and where the drift report is."""
+    table = Table("result", "check", "observed", "allowed", "p", box=None, padding=(0, 2, 0, 0))
+    for finding in drift.findings:
+        numbers = (finding.observed, finding.allowed, finding.details.get("p_value_of_all_checks"))
+        table.add_row(VERDICTS[finding.outcome], finding.name, *("" if n is None else f"{n:.3f}" for n in numbers))
+    console.print(table)
+    reasons = [finding.message for finding in drift.findings if not finding.passed]
+    reasons = reasons or sorted({finding.message for finding in drift.findings if not finding.was_checked})
+    for reason in reasons:
+        console.print(f"  {escape(reason)}", soft_wrap=True)
+    verdict = "[yellow]The concepts have drifted.[/]" if drift.has_drifted else "No drift was found."
+    console.print(f"{verdict} Report: {report_path}", soft_wrap=True)
 
 
 def training_bar(bar: Bar) -> Callable[[Any], None]:

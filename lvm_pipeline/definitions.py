@@ -6,6 +6,7 @@ from lvm_pipeline.defs.automation import automated, automation_sensor
 from lvm_pipeline.defs.champion import champion
 from lvm_pipeline.defs.concepts import concepts
 from lvm_pipeline.defs.cpe_entry import cpe_entry
+from lvm_pipeline.defs.drift import drift
 from lvm_pipeline.defs.evaluation_report import evaluation_report
 from lvm_pipeline.defs.jobs import crown_champion, refresh_data, train_architecture
 from lvm_pipeline.defs.leaderboard import leaderboard
@@ -24,6 +25,7 @@ def defs() -> dg.Definitions:
     lineage = [cpe_entry, concepts, sequences, trained_model, evaluation_report, leaderboard, champion]
     return dg.Definitions(
         assets=automated(lineage, settings),
+        asset_checks=[drift],
         jobs=[refresh_data, train_architecture, crown_champion],
         schedules=[retraining(settings)],
         sensors=[automation_sensor(settings), alerts_sensor(settings)],

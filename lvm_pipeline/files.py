@@ -63,6 +63,15 @@ def promote(staged: Path, path: Path) -> None:
     _sync(path.parent)
 
 
+def link_or_copy(source: Path, path: Path) -> None:
+    """Give a file that is only ever replaced whole a second name; a copy where the disk knows no links."""
+    with staged_file(path) as staged:
+        try:
+            os.link(source, staged)
+        except OSError:
+            shutil.copyfile(source, staged)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with staged_file(path) as staged:

@@ -145,6 +145,11 @@ class Settings(BaseSettings):
         return self.data_dir / "concepts.parquet"
 
     @property
+    def champion_concepts_path(self) -> Path:
+        """Concept table that the champion was trained on, kept when `concepts_path` is replaced."""
+        return self.data_dir / "champion_concepts.parquet"
+
+    @property
     def sequences_path(self) -> Path:
         """Promoted sequence table."""
         return self.data_dir / "sequences.parquet"

@@ -10,7 +10,8 @@ import pytest
 
 from lvm_pipeline import cli
 from lvm_pipeline.concepts.schema import read_concepts_metadata
-from lvm_pipeline_tests.synthetic import synthetic_table
+from lvm_pipeline.settings import load_settings
+from lvm_pipeline_tests.synthetic import synthetic_table, write_synthetic_concepts
 
 ARTICLE_LENGTHS = [12, 9, 14, 3, 11, 8, 10, 13]
 NUM_WINDOWS = sum(max(0, length - 5) for length in ARTICLE_LENGTHS)
@@ -87,6 +88,24 @@ def test_verify_fails_on_a_broken_source_and_leaves_no_product(lvm, given_parque
     assert not list((tmp_path / "lvm_home" / "data").glob("**/*.parquet"))
 
 
+def test_drift_is_shown_and_fails_only_where_asked(lvm):
+    settings = load_settings()
+    write_synthetic_concepts(settings.concepts_path, article_lengths=[8] * 30, seed=1)
+
+    code, out, _ = lvm("drift")
+    assert code == 0
+    assert "there is no champion" in out
+
+    write_synthetic_concepts(settings.champion_concepts_path, article_lengths=[8] * 60, seed=1)
+    code, out, _ = lvm("drift")
+    assert code == 0
+    assert "240 concepts in 30 articles, 0.50 times the 480 in 60" in out
+    assert "drift.md" in out
+    code, out, _ = lvm("drift", "--json", "--fail")
+    assert code == 1
+    assert json.loads(out)["has_drifted"] is True
+
+
 @pytest.mark.postgres
 def test_a_bad_line_is_told_by_its_number_and_nothing_of_its_file_is_loaded(lvm, tmp_path, postgres_url, monkeypatch):
     monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)
@@ -141,6 +160,7 @@ def test_settings_are_shown_without_secrets(lvm, monkeypatch):
         (("predict", "--model", "nowhere"), "There is no trained model in nowhere"),
         (("predict", "--architecture", "gru"), "There is no trained model in"),
         (("leaderboard",), "There is no sequence table"),
+        (("drift",), "There is no concept table"),
         (("export", "somewhere"), "There is no concept table"),
     ],
 )
@@ -183,7 +203,6 @@ def test_a_model_is_trained_and_scored_on_a_given_file(lvm, given_parquet, lvm_h
 @pytest.mark.postgres
 def test_products_travel_as_npz(lvm, given_parquet, postgres_url, lvm_home, tmp_path, monkeypatch):
     from lvm_pipeline import lineage
-    from lvm_pipeline.settings import load_settings
 
     monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)
     lvm("ingest", given_parquet)

@@ -135,7 +135,9 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     if report["sequences"] is not None:
         lines += _sequence_lines(report["sequences"])
     lines += ["", "## Invariants", "", "| invariant | outcome | what was found |", "|---|---|---|"]
-    lines += [f"| `{found['name']}` | {found['outcome']} | {_cell(found['message'])} |" for found in report["findings"]]
+    lines += [
+        f"| `{found['name']}` | {found['outcome']} | {as_cell(found['message'])} |" for found in report["findings"]
+    ]
     if report["concepts"] is not None:
         lines += _sample_lines(report["concepts"]) + _drop_lines(report["concepts"])
     return "\n".join(lines) + "\n"
@@ -168,7 +170,7 @@ def _concept_lines(concepts: Mapping[str, Any]) -> list[str]:
         "fingerprint": f"`{concepts['fingerprint']}`",
     }
     lines = ["", "## Concepts", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {_cell(str(value))} |" for name, value in rows.items()]
+    lines += [f"| {name} | {as_cell(str(value))} |" for name, value in rows.items()]
     return [*lines, "", f"**Warning:** {concepts['order_warning']}"] if concepts["order_warning"] else lines
 
 
@@ -195,7 +197,7 @@ def _sample_lines(concepts: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Sample articles, in order"]
     for sample in concepts["sample_articles"]:
         lines += ["", f"`{sample['article_id']}`, {sample['num_concepts']} concepts:", ""]
-        lines += [f"- {concept['position']}: {_cell(concept['text'])}" for concept in sample["concepts"]]
+        lines += [f"- {concept['position']}: {as_cell(concept['text'])}" for concept in sample["concepts"]]
     return lines
 
 
@@ -209,5 +211,6 @@ def _drop_lines(concepts: Mapping[str, Any]) -> list[str]:
     return [*lines, "", f"and {num_more} more, in `{JSON_NAME}`"] if num_more > 0 else lines
 
 
-def _cell(text: str) -> str:
+def as_cell(text: str) -> str:
+    """Write text so that it stays in its table cell and is no markup."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

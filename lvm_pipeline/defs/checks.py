@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from lvm_pipeline.defs.metadata import numbers
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, Severity, blocking_failures
 
@@ -39,8 +40,8 @@ def check_specs(
 
 
 def check_result(finding: Finding) -> dg.AssetCheckResult:
-    """Return a finding as a check result; its numbers become metadata, which Dagster plots."""
-    metadata: dict[str, Any] = {"was_checked": finding.was_checked}
+    """Return a finding as a check result; its numbers, in `details` too, become metadata, which Dagster plots."""
+    metadata: dict[str, Any] = {**numbers(finding.details), "was_checked": finding.was_checked}
     if finding.observed is not None:
         metadata["observed"] = float(finding.observed)
     if finding.allowed is not None:

@@ -23,6 +23,7 @@ from lvm_pipeline.lineage.data import (
     verify_products,
     verify_source,
 )
+from lvm_pipeline.lineage.drift import check_drift
 from lvm_pipeline.lineage.models import (
     StagedModel,
     note_tracking,
@@ -47,6 +48,7 @@ __all__ = [
     "StagedSequences",
     "Verification",
     "build_leaderboard",
+    "check_drift",
     "check_staged_concepts",
     "choose_champion",
     "evaluate_architecture",

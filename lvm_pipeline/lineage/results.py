@@ -10,6 +10,7 @@ from lvm_pipeline.architectures._registry import architectures_named
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, raise_on_blocking
 from lvm_pipeline.lineage.data import reported_findings
+from lvm_pipeline.lineage.drift import keep_champion_concepts
 from lvm_pipeline.lineage.models import tracking_of
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
@@ -98,7 +99,9 @@ def choose_champion(settings: Settings) -> dict[str, Any]:
         crowned = _crown(settings, selection.challenger_dir, decision.as_json())
         chosen |= _described(crowned) | {"model_fingerprint": decision.challenger_fingerprint}
         chosen["test"] = _look_at_test(settings, selection.challenger_dir)
+        keep_champion_concepts(settings, _concepts_of(selection.challenger_dir))
     elif incumbent is not None:
+        keep_champion_concepts(settings, _concepts_of(incumbent.model_dir))
         chosen |= _described(incumbent) | {"model_fingerprint": incumbent.tags.get("model_fingerprint")}
         chosen["test"] = read_champion(settings).get("test")
     files.write_json(settings.reports_dir / CHAMPION_FILE, chosen)
@@ -147,6 +150,13 @@ def _challengers(settings: Settings) -> dict[str, Path]:
     if not present:
         raise LvmError("No trained model belongs to the present sequences; train one with `lvm run`.")
     return present
+
+
+def _concepts_of(model_dir: Path) -> str:
+    """Return the fingerprint of the concepts that a model was trained on."""
+    from lvm_pipeline.training.checkpoint import read_trained_model_info
+
+    return read_trained_model_info(model_dir).fingerprints["concepts"]
 
 
 def _crown(settings: Settings, model_dir: Path, decision: Mapping[str, Any]) -> "RegisteredModel":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lvm_pipeline.lineage import data, models, results
+from lvm_pipeline.lineage import data, drift, models, results
 from lvm_pipeline.settings import Settings
 
 Task = Callable[[str], Callable[..., Any]]  # description -> (done, total, note), which moves a bar
@@ -26,6 +26,7 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task) -> dict
     """
     shown = task("concepts")
     data.promote_concepts(settings, data.stage_concepts(settings, progress=shown))
+    drift.check_drift(settings)
     shown(1, 1)
     shown = task("sequences")
     data.promote_sequences(settings, data.stage_sequences(settings))

@@ -86,6 +86,7 @@ def check_record(settings, runs):
     assert "**gru" in metadata["leaderboard"]["leaderboard"].value
     champion = mlflow_registry.champion(settings)
     assert metadata["champion"]["is_promoted"].value == (champion is not None)
+    assert settings.champion_concepts_path.exists() == (champion is not None)
 
 
 def check_refusal_of_harmed_data(settings, source):

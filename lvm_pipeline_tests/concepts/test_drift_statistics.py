@@ -1,0 +1,156 @@
+"""The statistics of drift, held against SciPy's and scikit-learn's for one grouping at a time."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold
+
+from lvm_pipeline.concepts import drift_statistics
+from lvm_pipeline.concepts.drift_articles import ArticleSample, changes_between, read_articles
+from lvm_pipeline_tests.concepts.drifting import MadeArticle, id_of, make_articles, write_articles
+from lvm_pipeline_tests.synthetic import write_synthetic_concepts
+
+ARTICLES = make_articles(30, seed=1) + make_articles(10, name="foreign", seed=2, centre=6.0)
+IS_AFTER = drift_statistics.groupings(30, 10, num_permutations=3, seed=0)
+
+
+def pool_of(articles):
+    lengths = np.array([len(article.vectors) for article in articles])
+    return ArticleSample(
+        ids=[article.name for article in articles],
+        digests=[article.name.encode() for article in articles],
+        lengths=lengths,
+        codes=np.concatenate([article.codes for article in articles]).astype(np.int16),
+        num_sampled=lengths,
+        vectors=np.concatenate([article.vectors for article in articles]),
+    )
+
+
+POOL = pool_of(ARTICLES)
+OWNERS = np.repeat(np.arange(40), POOL.lengths)
+
+
+def test_groupings_move_whole_articles_and_the_true_one_is_first():
+    assert IS_AFTER[0].tolist() == [False] * 30 + [True] * 10
+    assert IS_AFTER.sum(axis=1).tolist() == [10] * 4
+    assert len(np.unique(IS_AFTER, axis=0)) == 4
+
+
+def test_length_distance_is_scipys():
+    expected = [stats.ks_2samp(POOL.lengths[after], POOL.lengths[~after]).statistic for after in IS_AFTER]
+
+    np.testing.assert_allclose(drift_statistics.length_distances(POOL.lengths, IS_AFTER), expected, atol=1e-6)
+
+
+def test_dimension_distance_is_scipys_on_values_rounded_to_the_cut_points():
+    cuts = np.quantile(POOL.vectors, np.arange(1, 16) / 16, axis=0).astype(np.float32)
+    rounded = np.stack([np.searchsorted(cuts[:, d], POOL.vectors[:, d]) for d in range(16)], axis=1)
+    expected = np.array(
+        [
+            [stats.ks_2samp(rounded[after[OWNERS], d], rounded[~after[OWNERS], d]).statistic for d in range(16)]
+            for after in IS_AFTER
+        ]
+    )
+
+    found = drift_statistics.dimension_distances(POOL, IS_AFTER)
+
+    np.testing.assert_allclose(found.of_dimension, expected[0], atol=1e-6)
+    np.testing.assert_allclose(found.largest, expected.max(axis=1), atol=1e-6)
+
+
+def test_separation_is_that_of_scikit_learns_discriminant(monkeypatch):
+    monkeypatch.setattr(drift_statistics, "SHRINKAGE", 0.0)  # scikit-learn shrinks another matrix
+    reduced = PCA(16, svd_solver="covariance_eigh").fit_transform(POOL.vectors)
+    folds = list(GroupKFold(5, shuffle=True, random_state=drift_statistics.FOLD_SEED).split(reduced, groups=OWNERS))
+
+    found = drift_statistics.separation(POOL, IS_AFTER)
+
+    for after, auc in zip(IS_AFTER, found.aucs, strict=True):
+        labels = after[OWNERS]
+        won, pairs = 0.0, 0
+        for training, held_out in folds:
+            if len(np.unique(labels[held_out])) == 2:
+                model = LinearDiscriminantAnalysis().fit(reduced[training], labels[training])
+                num_pairs = labels[held_out].sum() * (~labels[held_out]).sum()
+                won += num_pairs * roc_auc_score(labels[held_out], model.decision_function(reduced[held_out]))
+                pairs += num_pairs
+        assert auc == pytest.approx(won / pairs, abs=1e-3)
+    assert found.aucs[0] > 0.8
+    assert found.article_ranks[30:].mean() > found.article_ranks[:30].mean() + 0.2
+
+
+def test_one_article_alone_cannot_be_told_apart():
+    found = drift_statistics.separation(
+        pool_of(ARTICLES[:9]), drift_statistics.groupings(8, 1, num_permutations=2, seed=0)
+    )
+
+    assert found.aucs.tolist() == [0.5] * 3
+
+
+def test_mean_shift_is_in_standard_deviations_of_article_means():
+    means = np.stack([article.vectors.mean(axis=0) for article in ARTICLES]).astype(np.float64)
+    difference = POOL.vectors[OWNERS >= 30].mean(axis=0, dtype=float) - POOL.vectors[OWNERS < 30].mean(
+        axis=0, dtype=float
+    )
+
+    found = drift_statistics.mean_shifts(POOL, IS_AFTER)
+
+    np.testing.assert_allclose(found.shift, difference / means.std(axis=0), atol=1e-5)
+    assert found.sizes[0] == pytest.approx(np.sqrt(np.square(found.shift).mean()))
+    assert found.distance == pytest.approx(np.linalg.norm(difference), abs=1e-6)
+
+
+def test_a_dimension_without_spread_has_not_moved():
+    vectors = np.concatenate([POOL.vectors, np.ones((len(POOL.vectors), 1), np.float32)], axis=1)
+    pool = ArticleSample(**{**vars(POOL), "vectors": vectors})
+
+    assert drift_statistics.mean_shifts(pool, IS_AFTER).shift[-1] == 0
+    assert drift_statistics.dimension_distances(pool, IS_AFTER).of_dimension[-1] == 0
+
+
+def test_stability_index_is_that_of_its_definition():
+    codes = np.zeros((len(OWNERS), 3), np.int16)
+    codes[OWNERS >= 30, 0] = np.arange((OWNERS >= 30).sum()) % 2
+    pool = ArticleSample(**{**vars(POOL), "codes": codes})
+    num_before, ones = (OWNERS < 30).sum(), codes[:, 0].sum()
+    num_after = len(OWNERS) - num_before
+    before = np.array([num_before + 0.5, 0.5]) / (num_before + 1)
+    after = np.array([num_after - ones + 0.5, ones + 0.5]) / (num_after + 1)
+
+    found = drift_statistics.code_shifts(pool, 0, IS_AFTER)
+
+    assert found.indices[0] == pytest.approx(((after - before) * np.log(after / before)).sum())
+    np.testing.assert_allclose(found.after, after)
+    assert drift_statistics.code_shifts(pool, 1, IS_AFTER).indices.tolist() == [0] * 4, "one code alone never moves"
+
+
+def test_articles_are_read_with_evenly_spread_concepts(tmp_path):
+    path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[3, 10, 1, 7])
+
+    whole, some = read_articles(path, max_sampled=100), read_articles(path, max_sampled=2)
+
+    assert whole.num_sampled.tolist() == whole.lengths.tolist() == [3, 10, 1, 7]
+    assert some.num_sampled.tolist() == [2, 2, 1, 2]
+    assert some.digests == whole.digests, "all vectors count, not the sampled ones"
+    np.testing.assert_array_equal(some.vectors, whole.vectors[[0, 2, 5, 10, 13, 15, 19]])
+    assert whole.take([3, 1]).followed_by(whole.take([0])).lengths.tolist() == [7, 10, 3]
+
+
+def test_an_article_changes_with_its_vectors_or_codes_and_not_with_its_name(tmp_path):
+    first, second, third, fourth, fifth = make_articles(5)
+    turned = MadeArticle(second.name, -second.vectors, second.codes)
+    recoded = MadeArticle(third.name, third.vectors, third.codes + 1)
+    renamed = MadeArticle("another name", fourth.vectors, fourth.codes)
+    paths = tmp_path / "before.parquet", tmp_path / "present.parquet"
+    write_articles(paths[0], [first, second, third, fourth, fifth])
+    write_articles(paths[1], [first, turned, recoded, renamed])
+    before, present = (read_articles(path, max_sampled=4) for path in paths)
+
+    changes = changes_between(before, present)
+
+    assert {present.ids[article] for article in changes.arrived} == {id_of(turned), id_of(recoded)}
+    assert {before.ids[article] for article in changes.kept} == {id_of(first), id_of(fourth)}
+    assert {before.ids[article] for article in changes.left} == {id_of(fifth)}
