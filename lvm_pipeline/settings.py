@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str | None = Field(
         default=None, description="Tracking server to use instead of the own store."
     )
+    mlflow_ui_url: str | None = Field(
+        default=None, description="Address of the MLflow UI in links, where a browser reaches it under another."
+    )
 
     @field_validator("home")
     @classmethod

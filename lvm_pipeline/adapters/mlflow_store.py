@@ -107,7 +107,7 @@ def _check_answers(uri: str) -> None:
         return  # something answers; what it is, its first real answer tells
     except (OSError, ValueError) as error:
         raise LvmError(
-            f"No MLflow server answers at {uri} ({error}); start it, or unset LVM_MLFLOW_TRACKING_URI."
+            f"No MLflow server answers at {databases.shown(uri)} ({error}); start it, or unset LVM_MLFLOW_TRACKING_URI."
         ) from None
 
 
@@ -149,9 +149,44 @@ def experiment_id(settings: Settings, name: str = EXPERIMENT) -> str:
         return known.experiment_id
 
 
-def ui_url(settings: Settings) -> str:
-    """Return the address of the MLflow web UI."""
+def count_experiments(settings: Settings) -> int:
+    """Return how many experiments the store holds; leaves no connection open.
+
+    Raises:
+        LvmError: If it cannot be reached, or its tables are those of another MLflow.
+    """
+    uri = tracking_uri(settings)
+    if uri.startswith("http"):
+        with store_errors():
+            return len(open_client(settings).search_experiments())
+    from mlflow.store.db import utils as database_utils
+    from sqlalchemy import text
+
+    with store_errors():
+        engine = database_utils.create_sqlalchemy_engine(uri)
+        try:
+            database_utils._verify_schema(engine)
+            with engine.connect() as connection:
+                return connection.execute(text("SELECT count(*) FROM experiments")).scalar_one()
+        finally:
+            engine.dispose()
+
+
+def server_version(settings: Settings) -> str | None:
+    """Return the version of the tracking server, None where there is none or it does not tell."""
     uri = settings.mlflow_tracking_uri
+    if uri is None or not uri.startswith("http"):
+        return None
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=ANSWER_SECONDS) as answer:
+            return answer.read().decode("utf-8", errors="replace").strip()[:20]
+    except (OSError, ValueError):
+        return None
+
+
+def ui_url(settings: Settings) -> str:
+    """Return the address of the MLflow web UI, as a browser reaches it."""
+    uri = settings.mlflow_ui_url or settings.mlflow_tracking_uri
     return uri.rstrip("/") if uri and uri.startswith("http") else f"http://127.0.0.1:{settings.mlflow_port}"
 
 

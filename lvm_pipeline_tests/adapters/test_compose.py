@@ -13,7 +13,7 @@ import jsonschema
 import psycopg
 import pytest
 
-from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres
+from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, mlflow_store
 from lvm_pipeline.adapters.dagster_home import shipped_file
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port
 from lvm_pipeline.settings import CHECKOUT_DIR, Settings
@@ -102,6 +102,19 @@ def test_alerts_and_retraining_are_set_from_outside():
 
     for name in ("code", "daemon", "watch"):
         assert services[name]["environment"].items() >= given.items()
+
+
+@pytest.mark.parametrize("port", ["5000", "5999"])
+def test_links_lead_to_where_a_browser_outside_finds_mlflow(monkeypatch, port):
+    compose = read_compose(COMPOSE_PATH, {"LVM_POSTGRES_PASSWORD": "pa55word", "LVM_MLFLOW_PORT": port})
+    for name, value in compose["services"]["code"]["environment"].items():
+        monkeypatch.setenv(name, value)
+
+    link = mlflow_store.run_url(Settings(), "1", "abc")
+
+    assert link == f"http://127.0.0.1:{port}/#/experiments/1/runs/abc"
+    assert f"127.0.0.1:{port}:5000" in compose["services"]["mlflow"]["ports"]
+    assert "127.0.0.1:*" in compose["services"]["mlflow"]["command"][-1]
 
 
 @pytest.fixture
