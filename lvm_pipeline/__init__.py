@@ -14,5 +14,6 @@ Read the folders in this order; each imports only what stands above it.
     experiments/     which trained model is the champion
     adapters/        everything outside the process: Postgres, MLflow, child processes, messages
     lineage          one function a stage, from the table to the champion
+    doctor/          what could be wrong around all this, with its fix
     defs/, definitions, cli   the two thin shells over it: Dagster and the command `lvm`
 """

@@ -342,13 +342,33 @@ def settings(as_json: JsonOption = False) -> None:
     """Show every setting: its variable, its value and what it means. Secrets are not shown."""
     values = _settings()
     rows = [
-        {"variable": f"LVM_{name.upper()}", "value": str(getattr(values, name)), "meaning": field.description or ""}
+        {
+            "variable": f"LVM_{name.upper()}",
+            "value": _printable(getattr(values, name)),
+            "meaning": field.description or "",
+        }
         for name, field in Settings.model_fields.items()
     ]
     if as_json:
         _print_json(rows)
     else:
         console.show_rows(_console(), rows)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Look for what is wrong around the pipeline, and name the fix for it; exit code 1 where there is a problem."""
+    from lvm_pipeline import doctor
+
+    out = _console(quiet=as_json)
+    with out.status("Looking"):
+        diagnoses = list(doctor.examine())
+    if as_json:
+        _print_json([diagnosis.as_json() for diagnosis in diagnoses])
+    else:
+        console.show_diagnoses(out, [diagnosis.as_json() for diagnosis in diagnoses])
+    if any(diagnosis.state is doctor.State.PROBLEM for diagnosis in diagnoses):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -381,6 +401,13 @@ def _chosen(names: list[str] | None) -> list[str]:
     from lvm_pipeline.architectures._registry import architectures_named
 
     return architectures_named(" ".join(names or DEFAULT_ARCHITECTURES))
+
+
+def _printable(value: object) -> str:
+    """Return a setting as text, an address without the password in it."""
+    from lvm_pipeline.adapters import databases
+
+    return databases.shown(str(value)) if "://" in str(value) else str(value)
 
 
 def _print_json(value: Any) -> None:

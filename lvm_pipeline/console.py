@@ -119,6 +119,23 @@ def outcomes_in_words(outcomes: Sequence[str]) -> str:
     return ", ".join([f"{counts['passed']} of {len(outcomes)} invariants hold", *told])
 
 
+def show_diagnoses(console: Console, diagnoses: Sequence[Mapping[str, Any]]) -> None:
+    """Show how everything around the pipeline is, a line each, with the fix below what is wrong."""
+    styles = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+    table = Table("", "", "", box=None, padding=(0, 2, 0, 0), show_header=False)
+    counts = Counter(diagnosis["state"] for diagnosis in diagnoses)
+    for diagnosis in diagnoses:
+        state = diagnosis["state"]
+        name = f"{diagnosis['area']}: {diagnosis['subject']}"
+        table.add_row(f"[{styles[state]}]{state}[/]", name, escape(diagnosis["found"]))
+        if diagnosis["fix"]:
+            table.add_row("", "", f"[bold]Fix:[/] {escape(diagnosis['fix'])}")
+    console.print(table)
+    console.print(
+        f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} checks without a finding."
+    )
+
+
 def show_ingest(console: Console, report: Any) -> None:
     """Show what became of a file, duplicates and bad rows by name."""
     console.print(escape(report.sentence()), soft_wrap=True)

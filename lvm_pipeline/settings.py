@@ -3,6 +3,8 @@
 Every field is an environment variable with the prefix `LVM_`: `home` is `LVM_HOME`.
 """
 
+import difflib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +15,7 @@ from lvm_pipeline.errors import LvmError
 
 CHECKOUT_DIR = Path(__file__).resolve().parent.parent
 CRON = r"^\s*(\S+\s+){4}\S+\s*$"  # minute, hour, day, month, weekday; Dagster reads the fields
+COMPOSE_VARIABLES = ("LVM_POSTGRES_PASSWORD", "LVM_POSTGRES_PORT")  # read by docker-compose.yml alone
 
 
 class Settings(BaseSettings):
@@ -213,3 +216,11 @@ def load_settings(**overrides: object) -> Settings:
             for problem in error.errors()
         )
         raise LvmError(f"The settings cannot be used ({problems}). Correct the variable and try again.") from None
+
+
+def unknown_variables() -> dict[str, str | None]:
+    """Return the variables `LVM_...` of the environment that mean nothing, each with the nearest one that does."""
+    known = [f"LVM_{name.upper()}" for name in Settings.model_fields]
+    given = [name for name in os.environ if name.upper().startswith("LVM_")]
+    unknown = [name for name in given if name.upper() not in {*known, *COMPOSE_VARIABLES}]
+    return {name: next(iter(difflib.get_close_matches(name.upper(), known, n=1)), None) for name in sorted(unknown)}

@@ -6,6 +6,7 @@ one embedded Postgres, on which `postgres_url` is a fresh database.
 
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from importlib.util import find_spec
@@ -40,6 +41,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 def pytest_addoption(parser):
     parser.addoption("--wikipedia-concepts", type=Path, help="Parquet of real concepts (article_id, position, ...).")
     parser.addoption("--validation-articles", type=Path, help="The article ids of its validation split, one a line.")
+    parser.addoption("--screenshots", type=Path, help="Folder for pictures of the pages that browser tests look at.")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -206,3 +208,20 @@ def lvm_home(open_tmp_path, embedded_postgres_dir, monkeypatch):
 def fresh_settings(lvm_home, postgres_url):
     """Settings with an empty home and an empty source database."""
     return Settings(home=lvm_home, database_url=postgres_url)
+
+
+@pytest.fixture
+def lvm(monkeypatch, capsys):
+    """Run `lvm` with arguments; give exit code, output and error output."""
+
+    from lvm_pipeline import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lvm", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return run

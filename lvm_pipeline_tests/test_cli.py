@@ -2,34 +2,17 @@
 
 import json
 import signal
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lvm_pipeline import cli
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.settings import load_settings
 from lvm_pipeline_tests.synthetic import synthetic_table, write_synthetic_concepts
 
 ARTICLE_LENGTHS = [12, 9, 14, 3, 11, 8, 10, 13]
 NUM_WINDOWS = sum(max(0, length - 5) for length in ARTICLE_LENGTHS)
-
-
-@pytest.fixture
-def lvm(monkeypatch, capsys):
-    """Run `lvm` with arguments; give exit code, output and error output."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lvm", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

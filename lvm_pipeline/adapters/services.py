@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -32,7 +32,7 @@ from lvm_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-READY_SECONDS = 180
+READY_SECONDS = 600  # a busy machine needs minutes; a service that ended is told at once
 STOP_SECONDS = 15
 POLL_SECONDS = 0.25
 DEFINITIONS = "lvm_pipeline.definitions"
@@ -248,6 +248,16 @@ def _cancel_runs(settings: Settings) -> None:
         dagster_api.cancel_code_server_runs(dagster_address(settings), storage_url=databases.dagster_url(settings))
     except psycopg.Error as error:  # stopping goes on; the next start cancels what is left
         logger.warning("Unfinished runs could not be cancelled: %s", str(error).strip())
+
+
+def are_running(settings: Settings) -> bool:
+    """Whether some process runs the services of this home."""
+    lock_path = settings.dagster_dir / "services.lock"
+    try:
+        with FileLock(lock_path, timeout=0) if lock_path.exists() else nullcontext():
+            return False
+    except Timeout:
+        return True
 
 
 @contextmanager

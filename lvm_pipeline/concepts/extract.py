@@ -168,7 +168,7 @@ def extract_concepts(
     """
     with reader.open() as table:
         description = table.describe()
-        decision = choose_order(description.column_kinds, table.examine, request=_order_request(options))
+        decision = choose_order(description.column_kinds, table.examine, request=order_request(options))
         space_id, space_finding = source_findings.choose_space(description.space_counts, wanted=options.space_id)
         findings = [decision.finding, source_findings.tmd_packing_is_known(description.packed_codes)]
         findings += [space_finding] if space_finding else []
@@ -194,7 +194,8 @@ def extract_concepts(
         return Extraction(path=staged_path, metadata=metadata, findings=findings)
 
 
-def _order_request(options: ExtractOptions) -> OrderRequest:
+def order_request(options: ExtractOptions) -> OrderRequest:
+    """Return what the options ask of the order."""
     return OrderRequest(
         article_column=options.article_column,
         position_column=options.position_column,

@@ -1,4 +1,7 @@
-"""What a person does in the browser: look at the lineage, materialise an asset by a click, read its checks."""
+"""What a person does in the browser: look at the lineage, materialise an asset by a click, read its checks.
+
+`--screenshots FOLDER` keeps a picture of every page that the tests look at.
+"""
 
 import json
 import os
@@ -10,13 +13,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from lvm_pipeline.adapters import databases, services
+from lvm_pipeline.adapters import databases, embedded_postgres, services
 from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.defs.resources import settings_environment
 from lvm_pipeline.settings import Settings
+from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
+from lvm_pipeline_tests.conftest import chromium_path
 from lvm_pipeline_tests.defs.source_table import fill_source
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 LINEAGE = ["cpe_entry", "concepts", "sequences", "trained_model", "evaluation_report", "leaderboard", "champion"]
 BROWSER_OPTIONS = [
@@ -29,8 +34,11 @@ BROWSER_OPTIONS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
-SLOW_MS = 180_000  # a run of a training, on a busy machine
-NEWEST_RUN = "{ runsOrError(limit: 1) { ... on Runs { results { runId status jobName } } } }"
+PATIENCE_MS = 120_000  # for a page, on a busy machine
+RUN_PATIENCE_MS = 300_000  # for a run with a training in it
+NEWEST_RUN = "{ runsOrError(limit: 1) { ... on Runs { results { runId status } } } }"
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
@@ -45,53 +53,79 @@ def settings(open_tmp_path_factory):
         mlflow_port=free_port(),
     )
     fill_source(databases.source_url(settings), [12] * 40)
-    return settings
+    yield settings
+    embedded_postgres.stop(settings.postgres_dir)
+
+
+def services_of(home):
+    """Processes of a home but its database, which ran before the services."""
+    return [process for process in processes_of(home) if process.name() != "postgres"]
 
 
 @pytest.fixture(scope="module")
 def ui(settings):
-    """The address of the web UI of running services."""
-    process = subprocess.Popen(
-        [Path(sys.prefix) / "bin" / "lvm", "ui"],
-        env=os.environ | settings_environment(settings),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    output = ""
-    while "Ctrl-C" not in output:
-        line = process.stdout.readline()
-        assert line, f"the services did not come up: {output}"
-        output += line
-    yield services.dagster_address(settings)
-    process.terminate()
-    process.communicate(timeout=120)
+    """The address of the web UI of running services, which are up to the end and then leave no process."""
+    log_path = settings.home.parent / "ui.log"
+    with log_path.open("w") as log:
+        process = subprocess.Popen(
+            [Path(sys.prefix) / "bin" / "lvm", "ui"],
+            env=os.environ | settings_environment(settings),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        is_up = wait_until(lambda: "Ctrl-C" in log_path.read_text() or process.poll() is not None, seconds=600)
+        assert is_up, "the services did not come up in time"
+        assert process.poll() is None, log_path.read_text()
+        yield services.dagster_address(settings)
+        assert process.poll() is None, log_path.read_text()
+    finally:
+        process.terminate()
+        process.wait(timeout=120)
+    assert wait_until(lambda: not services_of(settings.home), seconds=60), services_of(settings.home)
 
 
 @pytest.fixture(scope="module")
-def browser(request):
-    from lvm_pipeline_tests.conftest import chromium_path
-
+def browser_window():
+    """One window for all tests, so that the UI's scripts are loaded once."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_path(), args=BROWSER_OPTIONS)
-        yield browser
+        window = browser.new_context(viewport={"width": 1600, "height": 1000})
+        window.set_default_timeout(PATIENCE_MS)
+        yield window
         browser.close()
 
 
 @pytest.fixture
-def page(browser, ui):
-    """A page that must ask nobody but the web server."""
-    page = browser.new_page(viewport={"width": 1600, "height": 1000})
-    page.set_default_timeout(60_000)
-    addresses = set()
-    page.on("request", lambda request: addresses.add(request.url))
+def page(browser_window, ui, request):
+    """A page that must ask nobody but the web server, and must run without an error of its own."""
+    page = browser_window.new_page()
+    addresses, errors = set(), []
+    page.on("request", lambda asked: addresses.add(asked.url))
+    page.on("pageerror", lambda error: errors.append(error))  # a method cannot carry its mark
     yield page
+    folder = request.config.getoption("--screenshots")
+    if folder is not None:
+        page.screenshot(path=folder / f"{request.node.name}-end.png", full_page=True)
     page.close()
     assert {address for address in addresses if not address.startswith((ui, "data:", f"blob:{ui}"))} == set()
+    assert errors == []
 
 
-def open_page(page, address):
-    page.goto(address, wait_until="domcontentloaded")
+@pytest.fixture
+def look(page, ui, request):
+    """Open a page of the UI and wait until it shows what is expected."""
+    folder = request.config.getoption("--screenshots")
+
+    def look(path, *expected):
+        page.goto(f"{ui}/{path}", wait_until="domcontentloaded")
+        for words in expected:
+            expect(page.get_by_text(words).first).to_be_visible()
+        if folder is not None:
+            name = re.sub(r"\W+", "-", path)
+            page.screenshot(path=folder / f"{request.node.name}-{name}.png")
+
+    return look
 
 
 def newest_run(page, ui):
@@ -101,7 +135,7 @@ def newest_run(page, ui):
 
 
 def wait_for_new_run(page, ui, before):
-    for _ in range(SLOW_MS // 500):
+    for _ in range(RUN_PATIENCE_MS // 500):
         run = newest_run(page, ui)
         if run["runId"] != before["runId"] and run["status"] in {"SUCCESS", "FAILURE", "CANCELED"}:
             return run
@@ -112,40 +146,47 @@ def wait_for_new_run(page, ui, before):
 def materialise(page, ui, asset, *, partition=None):
     """Click Materialize on an asset's page, choose a partition where there are any, and wait for the end of the run."""
     before = newest_run(page, ui)
-    open_page(page, f"{ui}/assets/{asset}")
-    page.get_by_role("button", name=re.compile("^Materialize")).first.click()
+    page.goto(f"{ui}/assets/{asset}", wait_until="domcontentloaded")
+    page.get_by_role("button", name="Materialize").first.click()
     if partition is not None:
-        dialog = page.get_by_role("dialog")
-        box = dialog.get_by_role("textbox").first
-        box.fill(partition)
-        box.press("Tab")
-        dialog.get_by_role("button", name=re.compile("Launch")).click()
-    return wait_for_new_run(page, ui, before)
+        page.get_by_text("Select a partition").click()
+        page.get_by_role("menuitem").filter(has_text=re.compile(rf"^{partition}")).click()
+        page.get_by_text(re.compile("^Launch runs to materialize")).click()  # closes the list
+        page.get_by_role("button", name=re.compile("^Launch")).click()
+    return wait_for_new_run(page, ui, before)["status"]
 
 
-def test_lineage_is_shown_whole(page, ui):
-    open_page(page, f"{ui}/asset-groups")
-    expect(page.get_by_text(re.compile("Materialize all")).first).to_be_visible()
+def test_lineage_is_shown_whole(page, look):
+    look("asset-groups", "Materialize all")
     page.keyboard.press("Alt+e")  # expands the groups
 
     for asset in LINEAGE:
         expect(page.get_by_text(asset, exact=True).first).to_be_visible()
 
 
-def test_assets_are_materialised_by_clicking_and_show_their_checks(page, ui, settings):
-    for asset, check in (("concepts", "no_duplicate_concepts"), ("sequences", "window_count_is_exact")):
-        assert materialise(page, ui, asset)["status"] == "SUCCESS"
+def test_data_are_materialised_by_clicking_and_show_rows_columns_and_checks(page, look, ui, settings):
+    assert materialise(page, ui, "concepts") == "SUCCESS"
+    look("assets/concepts", "Row count", "480", "article_index", "order_key", "document_id, sequence_index")
+    look("assets/concepts?view=checks&checkDetail=no_duplicate_concepts", "This is a blocking asset check", "Passed")
+    for words in ("observed", "allowed", "Plots"):
+        expect(page.get_by_text(words, exact=True).first).to_be_visible()
 
-        open_page(page, f"{ui}/assets/{asset}?view=checks")
-        expect(page.get_by_text(check).first).to_be_visible()
-        expect(page.get_by_text("Passed").first).to_be_visible()
+    assert materialise(page, ui, "sequences") == "SUCCESS"
+    look("assets/sequences", "Row count", str(40 * (12 - 5)), "target_row")
     assert settings.sequences_path.exists()
 
 
-def test_an_architecture_is_trained_and_scored_by_clicking(page, ui, settings):
-    for asset in ("trained_model", "evaluation_report"):
-        assert materialise(page, ui, asset, partition="gru")["status"] == "SUCCESS"
+def test_an_architecture_is_trained_and_scored_by_clicking(page, look, ui, settings):
+    assert materialise(page, ui, "trained_model", partition="gru") == "SUCCESS"
+    look("assets/trained_model?view=partitions&partition=gru", "mlflow_run", "preset", "smoke")
+    link = page.get_by_role("link", name=re.compile(rf"127.0.0.1:{settings.mlflow_port}")).first
+    assert page.request.get(link.get_attribute("href")).ok
 
-    open_page(page, f"{ui}/assets/evaluation_report?view=partitions&partition=gru")
-    expect(page.get_by_text("cosine_is_above_minimum_viable").or_(page.get_by_text("predictors")).first).to_be_visible()
+    assert materialise(page, ui, "evaluation_report", partition="gru") == "SUCCESS"
+    look("assets/evaluation_report?view=partitions&partition=gru", "cosine", "gain_mean", "predictors")
     assert (settings.reports_dir / "gru" / "report.html").exists()
+
+
+def test_what_runs_by_itself_is_shown_with_its_switch(page, look):
+    look("automation", "weekly_retraining")
+    expect(page.get_by_role("switch").or_(page.get_by_role("checkbox")).first).to_be_attached()

@@ -1,0 +1,65 @@
+"""What a Postgres says of itself, for people who look for a fault; changes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from lvm_pipeline.adapters import databases
+from lvm_pipeline.adapters.postgres_tables import table_identifier
+from lvm_pipeline.errors import LvmError
+
+FACTS_QUERY = """
+SELECT current_setting('server_version') AS version,
+  (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS pgvector,
+  (SELECT default_version FROM pg_available_extensions WHERE name = 'vector') AS available_pgvector"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerFacts:
+    """Version of the server, of the pgvector in the database, and of the one that could be put in it."""
+
+    where: str
+    version: str
+    pgvector: str | None
+    available_pgvector: str | None
+
+
+def server_facts(url: str) -> ServerFacts:
+    """Connect to a database and return what its server is.
+
+    Raises:
+        LvmError: If it cannot be reached.
+    """
+    databases.check_source(url)
+    version, pgvector, available = _answer(url, FACTS_QUERY)[0]
+    return ServerFacts(where=databases.shown(url), version=version, pgvector=pgvector, available_pgvector=available)
+
+
+def size_bytes(url: str, tables: Sequence[str]) -> int:
+    """Return what tables take on the server's disk, with their vectors and indexes; a view takes nothing."""
+    names = [table_identifier(name).as_string(None) for name in tables]
+    query = "SELECT coalesce(sum(pg_total_relation_size(to_regclass(name))), 0)::bigint FROM unnest(%s::text[]) AS name"
+    return _answer(url, query, names)[0][0]
+
+
+def has_database(url: str, name: str) -> bool:
+    """Whether the server of a URL has a database of that name."""
+    return bool(_answer(url, "SELECT 1 FROM pg_database WHERE datname = %s", name))
+
+
+def has_table(url: str, name: str) -> bool:
+    """Whether a database has a table of that name."""
+    return _answer(url, "SELECT to_regclass(%s) IS NOT NULL", name)[0][0]
+
+
+def _answer(url: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    try:
+        with psycopg.connect(url, connect_timeout=databases.CONNECT_SECONDS) as connection:
+            return connection.execute(query.encode(), parameters).fetchall()
+    except psycopg.Error as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise LvmError(
+            f"The database at {databases.shown(url)} could not answer ({reason}); look at its log."
+        ) from None

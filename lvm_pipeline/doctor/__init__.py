@@ -1,0 +1,39 @@
+"""What could be wrong around the pipeline, each with its fix; looks, and leaves everything as it was.
+
+Heavy imports (torch, Dagster, MLflow) happen inside the functions that need them.
+"""
+
+from collections.abc import Iterator
+
+from lvm_pipeline.adapters import embedded_postgres, service_guard
+from lvm_pipeline.doctor.diagnosis import Diagnosis, State
+from lvm_pipeline.doctor.environment import examine_environment
+from lvm_pipeline.doctor.services import examine_services
+from lvm_pipeline.doctor.source import examine_source
+from lvm_pipeline.doctor.storage import examine_storage
+from lvm_pipeline.doctor.variables import examine_agreement, examine_names, read_settings
+
+__all__ = ["Diagnosis", "State", "examine"]
+
+
+def examine() -> Iterator[Diagnosis]:
+    """Look at everything, one diagnosis after the other.
+
+    An embedded Postgres that did not run is started for it and stopped after it. Where the settings cannot be
+    understood, only what does not hang on them is looked at.
+    """
+    settings, diagnosis = read_settings()
+    yield from examine_environment(settings)
+    yield diagnosis
+    yield from examine_names()
+    if settings is None:
+        return
+    yield from examine_agreement(settings)
+    was_running = embedded_postgres.status(settings.postgres_dir).is_running
+    try:
+        yield from examine_source(settings)
+        yield from examine_storage(settings)
+        yield from examine_services(settings)
+    finally:
+        if not was_running:
+            service_guard.stop_unless_used(settings.postgres_dir)

@@ -1,0 +1,105 @@
+"""Python, packages, PyTorch, GPU: what this machine computes with."""
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterator
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from lvm_pipeline.adapters import nvidia
+from lvm_pipeline.doctor.diagnosis import Diagnosis, Subject
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+
+PROJECT = "lvm-pipeline"
+PYTHON = Subject("environment", "Python")
+PACKAGES = Subject("environment", "packages")
+TORCH = Subject("environment", "PyTorch")
+GPU = Subject("environment", "GPU")
+REINSTALL = "Run `make setup`, or pip install --constraint constraints.txt --editable . in a checkout."
+
+
+def examine_environment(settings: Settings | None) -> Iterator[Diagnosis]:
+    """Look at what is installed, and at what training would run on; without settings on `auto`."""
+    project = _project()
+    yield examine_python(project)
+    yield examine_packages(project)
+    yield from examine_devices("auto" if settings is None else settings.device)
+
+
+def examine_python(project: importlib.metadata.PackageMetadata | None) -> Diagnosis:
+    """Hold the interpreter against the range of the project's metadata."""
+    version = platform.python_version()
+    found = f"{version} at {sys.executable}"
+    if project is None:
+        return PYTHON.warning(f"{found}; the project itself is not installed, so its ranges are not known", REINSTALL)
+    allowed = SpecifierSet(project["Requires-Python"] or "")
+    if version not in allowed:
+        return PYTHON.problem(
+            f"{found}, but {allowed} is needed", "Run `make clean` and `make PYTHON=python3.12 setup`."
+        )
+    return PYTHON.ok(f"{found} ({allowed})")
+
+
+def examine_packages(project: importlib.metadata.PackageMetadata | None) -> Diagnosis:
+    """Hold every installed package that the project needs against its range."""
+    requirements = [Requirement(line) for line in (project.get_all("Requires-Dist") or [])] if project else []
+    needed = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+    wrong = list(filter(None, map(_wrong, needed)))
+    if wrong:
+        return PACKAGES.problem("; ".join(wrong), REINSTALL)
+    return PACKAGES.ok(f"{len(needed)} packages, each in its range")
+
+
+def examine_devices(device: str) -> Iterator[Diagnosis]:
+    """Say which build of PyTorch is here and whether it can use a GPU that is here."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # a shared library that does not fit raises the latter
+        yield TORCH.problem(f"cannot be imported: {str(error).splitlines()[0]}", REINSTALL)
+        return
+    from lvm_pipeline.training.config import find_device
+
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
+    yield TORCH.ok(f"{torch.__version__} ({build}, {torch.get_num_threads()} threads)")
+    try:
+        used = find_device(device)
+    except LvmError as error:
+        yield GPU.refused(error, fix="Set LVM_DEVICE to auto.")
+        return
+    yield _gpu(used, seen=nvidia.gpus(), is_cuda_build=torch.version.cuda is not None)
+
+
+def _gpu(used: str, *, seen: list[str], is_cuda_build: bool) -> Diagnosis:
+    import torch
+
+    if used.startswith("cuda"):
+        memory = torch.cuda.get_device_properties(used).total_memory
+        return GPU.ok(f"{torch.cuda.get_device_name(used)}, {memory / 2**30:.0f} GiB; training uses it")
+    if torch.cuda.is_available():
+        return GPU.warning(f"{torch.cuda.get_device_name()} is here, but LVM_DEVICE=cpu", "Unset LVM_DEVICE.")
+    if not seen:
+        return GPU.ok("none here; training uses the CPU")
+    reason = "PyTorch cannot reach it" if is_cuda_build else "this PyTorch is a CPU build"
+    fix = "Update the driver to one for this CUDA." if is_cuda_build else "Install PyTorch with CUDA (pytorch.org)."
+    return GPU.warning(f"{', '.join(seen)} is here, but {reason}; training uses the CPU", fix)
+
+
+def _project() -> importlib.metadata.PackageMetadata | None:
+    try:
+        return importlib.metadata.metadata(PROJECT)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _wrong(requirement: Requirement) -> str | None:
+    """Say what is wrong with an installed package, None where nothing is."""
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{requirement.name} is not installed ({requirement.specifier or 'any version'} is needed)"
+    if requirement.specifier.contains(version, prereleases=True):
+        return None
+    return f"{requirement.name} is {version}, but {requirement.specifier} is needed"

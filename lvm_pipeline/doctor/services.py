@@ -1,0 +1,99 @@
+"""What runs beside the pipeline: Dagster's storage and daemon, MLflow's store."""
+
+import importlib.metadata
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from lvm_pipeline.adapters import databases, embedded_postgres, mlflow_store, postgres_facts, services
+from lvm_pipeline.doctor.diagnosis import Diagnosis, Subject
+from lvm_pipeline.doctor.source import never_started
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+
+DAGSTER = Subject("dagster", "storage")
+DAEMON = Subject("dagster", "daemon")
+MLFLOW = Subject("mlflow", "store")
+START_AGAIN = "Run `lvm down` and try again; the log is in LVM_HOME/postgres."
+
+
+def examine_services(settings: Settings) -> Iterator[Diagnosis]:
+    """Look at storage and daemon of Dagster and at the store of MLflow."""
+    yield from examine_dagster(settings)
+    yield examine_mlflow(settings)
+
+
+def examine_dagster(settings: Settings) -> Iterator[Diagnosis]:
+    """Say whether Dagster's storage fits this Dagster, and whether the daemon runs where it must."""
+    try:
+        if not _has_embedded(settings, databases.DAGSTER_DATABASE, table="runs"):
+            yield DAGSTER.ok("not made yet; the first run or `lvm ui` makes it")
+            return
+        from lvm_pipeline.defs.health import dagster_health
+
+        health = dagster_health(settings)
+    except LvmError as error:
+        yield DAGSTER.refused(error, fix=START_AGAIN)
+        return
+    found = f"{health.num_runs:,} runs, schema {health.schema}, Dagster {health.version}"
+    if health.schema != health.wanted_schema:
+        yield DAGSTER.problem(
+            f"{found} wants schema {health.wanted_schema}",
+            f"Run `dagster instance migrate` with DAGSTER_HOME={settings.dagster_dir}, or install the older Dagster.",
+        )
+    else:
+        yield DAGSTER.ok(found)
+    yield _daemon(
+        health.last_heartbeat, health.silent_daemons, health.switched_on, is_served=services.are_running(settings)
+    )
+
+
+def examine_mlflow(settings: Settings) -> Diagnosis:
+    """Say whether the store answers, and with which version."""
+    version = importlib.metadata.version("mlflow")
+    try:
+        if settings.mlflow_tracking_uri is None and not _has_embedded(settings, databases.MLFLOW_DATABASE):
+            return MLFLOW.ok(f"not made yet; the first training makes it (MLflow {version})")
+        num_experiments = mlflow_store.count_experiments(settings)
+        server = mlflow_store.server_version(settings)
+    except LvmError as error:
+        return MLFLOW.refused(error, fix="Correct LVM_MLFLOW_TRACKING_URI, or unset it to use the own store.")
+    where = databases.shown(settings.mlflow_tracking_uri) if settings.mlflow_tracking_uri else "the embedded Postgres"
+    found = f"{where} answers, {num_experiments} experiments, MLflow {version}"
+    if server is not None and server.split(".")[0] != version.split(".")[0]:
+        return MLFLOW.warning(
+            f"{found}, but the server is {server}", f"Run a server of MLflow {version.split('.')[0]}."
+        )
+    return MLFLOW.ok(found if server in (None, version) else f"{found} (server {server})")
+
+
+def _daemon(
+    last_heartbeat: datetime | None, silent: tuple[str, ...], switched_on: tuple[str, ...], *, is_served: bool
+) -> Diagnosis:
+    seen = "never seen" if last_heartbeat is None else f"last heartbeat {_ago(last_heartbeat)}"
+    if not silent:
+        return DAEMON.ok(f"runs, {seen}")
+    if is_served:
+        return DAEMON.problem(
+            f"the services run, but {', '.join(silent)} is silent ({seen})", "Stop `lvm ui` and start it again."
+        )
+    if switched_on:
+        return DAEMON.problem(
+            f"{', '.join(switched_on)} is switched on, but no daemon runs ({seen}), so it does nothing",
+            "Start it with `make ui`, or switch that off.",
+        )
+    return DAEMON.ok(f"does not run ({seen}); nothing that needs it is switched on")
+
+
+def _ago(moment: datetime) -> str:
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    return f"{seconds:.0f} s ago" if seconds < 600 else f"{seconds / 60:,.0f} minutes ago"
+
+
+def _has_embedded(settings: Settings, database: str, *, table: str | None = None) -> bool:
+    """Whether the embedded server holds a database, and a table in it; makes neither."""
+    if never_started(settings):
+        return False
+    server = embedded_postgres.ensure_running(settings.postgres_dir)
+    if not postgres_facts.has_database(server.url("postgres"), database):
+        return False
+    return table is None or postgres_facts.has_table(server.url(database), table)

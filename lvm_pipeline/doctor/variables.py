@@ -1,0 +1,90 @@
+"""The variables LVM_...: understood, known by name, and not at odds with each other."""
+
+from collections.abc import Iterator
+
+from lvm_pipeline.doctor.diagnosis import Diagnosis, Subject
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings, load_settings, unknown_variables
+
+VALUES = Subject("settings", "values")
+NAMES = Subject("settings", "names")
+AGREEMENT = Subject("settings", "agreement")
+
+
+def read_settings() -> tuple[Settings | None, Diagnosis]:
+    """Read the settings; None where they cannot be understood."""
+    try:
+        settings = load_settings()
+    except LvmError as error:
+        sentence, _, fix = str(error).partition("). ")
+        return None, VALUES.problem(f"{sentence})", fix or "Correct the variable.")
+    given = [f"LVM_{name.upper()}" for name in Settings.model_fields if name in settings.model_fields_set]
+    return settings, VALUES.ok(f"understood; given: {', '.join(given) or 'none, so all have their defaults'}")
+
+
+def examine_names() -> Iterator[Diagnosis]:
+    """Look for variables that nobody reads, most often typing errors."""
+    unknown = unknown_variables()
+    for name, nearest in unknown.items():
+        fix = f"Rename it to {nearest}, or unset it." if nearest else "Unset it; `lvm settings` lists those there are."
+        yield NAMES.problem(f"{name} is no setting, so it changes nothing", fix)
+    if not unknown:
+        yield NAMES.ok("every variable LVM_... is a setting")
+
+
+def examine_agreement(settings: Settings) -> Iterator[Diagnosis]:
+    """Look for values that cannot be meant together."""
+    at_odds = [*_split_at_odds(settings), *_order_at_odds(settings), *_services_at_odds(settings)]
+    yield from at_odds
+    if settings.boundaries == "ignore" or settings.split == "last_20_percent":
+        yield AGREEMENT.warning(
+            "the compatibility mode is on: train and validation share articles, and every report says LEAKING",
+            "Unset LVM_BOUNDARIES and LVM_SPLIT for scores that can be believed.",
+        )
+    elif not at_odds:
+        yield AGREEMENT.ok("no two values contradict each other")
+
+
+def _split_at_odds(settings: Settings) -> Iterator[Diagnosis]:
+    if settings.train_fraction + settings.validation_fraction > 1:
+        yield AGREEMENT.problem(
+            f"LVM_TRAIN_FRACTION {settings.train_fraction} and LVM_VALIDATION_FRACTION {settings.validation_fraction} "
+            "come to more than 1",
+            "Lower one of them; what is left is the test split.",
+        )
+    if settings.validation_articles is None:
+        return
+    if not settings.validation_articles.is_file():
+        yield AGREEMENT.problem(
+            f"LVM_VALIDATION_ARTICLES names {settings.validation_articles}, where no file is",
+            "Correct the path, or unset it to split by the seeded hash.",
+        )
+    if settings.split == "last_20_percent":
+        yield AGREEMENT.problem(
+            "LVM_SPLIT=last_20_percent and LVM_VALIDATION_ARTICLES both choose the validation split",
+            "Unset one of them.",
+        )
+
+
+def _order_at_odds(settings: Settings) -> Iterator[Diagnosis]:
+    if settings.position_column and not settings.article_column:
+        yield AGREEMENT.problem(
+            "LVM_POSITION_COLUMN is set without LVM_ARTICLE_COLUMN", "Name the column of the article too."
+        )
+    if settings.article_column and not (settings.position_column or settings.accept_table_order):
+        yield AGREEMENT.problem(
+            "LVM_ARTICLE_COLUMN is set without LVM_POSITION_COLUMN", "Name the column that orders an article too."
+        )
+
+
+def _services_at_odds(settings: Settings) -> Iterator[Diagnosis]:
+    is_own_store = settings.mlflow_tracking_uri is None
+    if is_own_store and settings.dagster_port == settings.mlflow_port:
+        yield AGREEMENT.problem(
+            f"LVM_DAGSTER_PORT and LVM_MLFLOW_PORT are both {settings.mlflow_port}", "Give one of them another port."
+        )
+    if settings.mlflow_ui_url and is_own_store:
+        yield AGREEMENT.warning(
+            "LVM_MLFLOW_UI_URL is set although MLflow's store is the own one",
+            "Unset it, unless a proxy of yours serves the UI there.",
+        )
