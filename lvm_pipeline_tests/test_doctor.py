@@ -40,6 +40,7 @@ def tables(postgres_url, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.postgres
 def test_a_healthy_machine_has_no_problem_and_nothing_is_changed(lvm_home, tables, capsys, monkeypatch):
     from lvm_pipeline import cli
@@ -383,14 +384,21 @@ def switch_on_a_schedule(instance):
         RemoteInstigatorOrigin,
         RemoteRepositoryOrigin,
     )
-    from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType
+    from dagster._core.scheduler.instigation import (
+        InstigatorState,
+        InstigatorStatus,
+        InstigatorType,
+        ScheduleInstigatorData,
+    )
 
     location = GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1, location_name="lvm_pipeline")
     origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), "weekly_retraining")
-    instance.add_instigator_state(InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.RUNNING))
+    data = ScheduleInstigatorData("0 3 * * 0", start_timestamp=0.0)
+    instance.add_instigator_state(InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.RUNNING, data))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.postgres
 def test_a_schedule_without_a_daemon_and_a_storage_of_another_dagster_are_told(open_tmp_path):
     from lvm_pipeline.defs.launch import open_instance

@@ -152,6 +152,29 @@ def promote_sequences(settings: Settings, staged: StagedSequences) -> SequencesM
     return staged.metadata
 
 
+def promote_with_sequences(settings: Settings, concepts: StagedConcepts) -> None:
+    """Cut staged concepts into sequences and put both in their places; where either cannot be used, neither.
+
+    Raises:
+        LvmError: If the concepts give no sequences, with what to do.
+        InvariantError: If a blocking finding failed.
+    """
+    if concepts.path is None or blocking_failures(concepts.findings):
+        promote_concepts(settings, concepts)  # which reports and refuses
+        return
+    sequences: StagedSequences | None = None
+    try:
+        sequences = stage_sequences(settings, concepts_path=concepts.path)
+        if blocking_failures(sequences.findings):
+            _report(settings, concepts.path, [*concepts.findings, *sequences.findings], sequences.path)
+            raise_on_blocking(sequences.findings)
+        promote_concepts(settings, concepts)
+        promote_sequences(settings, sequences)
+    finally:
+        _discard(concepts.path)
+        _discard(sequences.path if sequences else None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verification:
     """What every invariant found, and the report that says so."""

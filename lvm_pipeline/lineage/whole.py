@@ -25,11 +25,11 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task) -> dict
         InvariantError: If a blocking invariant failed.
     """
     shown = task("concepts")
-    data.promote_concepts(settings, data.stage_concepts(settings, progress=shown))
-    drift.check_drift(settings)
+    concepts = data.stage_concepts(settings, progress=shown)
     shown(1, 1)
     shown = task("sequences")
-    data.promote_sequences(settings, data.stage_sequences(settings))
+    data.promote_with_sequences(settings, concepts)
+    drift.check_drift(settings)
     shown(1, 1)
     for architecture in architectures:
         _train(settings, architecture, shown=task(f"trained_model {architecture}"))
