@@ -1,6 +1,5 @@
 """`lvm alerts`: try the way that alerts go, and watch the daemon from outside."""
 
-import threading
 import time
 
 import typer
@@ -30,9 +29,10 @@ def test() -> None:
 @app.command()
 def watch() -> None:
     """Tell when Dagster's daemon is silent, until Ctrl-C; `lvm ui` does this by itself."""
+    from lvm_pipeline.defs.daemon_watch import told_to_end
     from lvm_pipeline.defs.daemon_watch import watch as watch_daemon
     from lvm_pipeline.defs.launch import open_instance
 
     settings = load_settings()
     with open_instance(settings) as instance:
-        watch_daemon(instance, settings, is_over=threading.Event())
+        watch_daemon(instance, settings, is_over=told_to_end())

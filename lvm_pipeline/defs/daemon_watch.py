@@ -28,6 +28,12 @@ MAX_POLL_SECONDS = 30.0
 def main() -> None:
     """Watch the daemon of DAGSTER_HOME until told to end."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    with dg.DagsterInstance.get() as instance:
+        watch(instance, load_settings(), is_over=told_to_end())
+
+
+def told_to_end() -> threading.Event:
+    """Return an event that is set by Ctrl-C or SIGTERM."""
     is_over = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -35,8 +41,7 @@ def main() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
-    with dg.DagsterInstance.get() as instance:
-        watch(instance, load_settings(), is_over=is_over)
+    return is_over
 
 
 def watch(instance: dg.DagsterInstance, settings: Settings, *, is_over: threading.Event) -> None:
