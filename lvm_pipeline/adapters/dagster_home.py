@@ -10,6 +10,9 @@ from lvm_pipeline.files import write_text
 from lvm_pipeline.settings import CHECKOUT_DIR, Settings
 
 LOCATION_NAME = "lvm_pipeline"
+# Dagster 1.13 writes an event and the asset's record of it one after the other. Automation that looks in between takes
+# the event for seen and forgets it; with this pause it looks again at what came late.
+SETTLE_SECONDS = "3"
 
 
 def dagster_environment(settings: Settings) -> dict[str, str]:
@@ -26,6 +29,7 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
         "LVM_HOME": str(settings.home),
         "DAGSTER_HOME": str(settings.dagster_dir),
         "DAGSTER_POSTGRES_URL": databases.dagster_url(settings),
+        "DAGSTER_AUTOMATION_TICK_SETTLE_SECONDS": SETTLE_SECONDS,
         "DAGSTER_DISABLE_TELEMETRY": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",

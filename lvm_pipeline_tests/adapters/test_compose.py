@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, mlflow_store
-from lvm_pipeline.adapters.dagster_home import shipped_file
+from lvm_pipeline.adapters.dagster_home import SETTLE_SECONDS, shipped_file
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port
 from lvm_pipeline.settings import CHECKOUT_DIR, Settings
 from lvm_pipeline_tests.adapters.compose import Host, UnsetVariableError, read_compose
@@ -115,6 +115,12 @@ def test_links_lead_to_where_a_browser_outside_finds_mlflow(monkeypatch, port):
     assert link == f"http://127.0.0.1:{port}/#/experiments/1/runs/abc"
     assert f"127.0.0.1:{port}:5000" in compose["services"]["mlflow"]["ports"]
     assert "127.0.0.1:*" in compose["services"]["mlflow"]["command"][-1]
+
+
+def test_automation_waits_for_late_events_wherever_it_runs(compose):
+    environment = compose["services"]["code"]["environment"]
+
+    assert environment["DAGSTER_AUTOMATION_TICK_SETTLE_SECONDS"] == SETTLE_SECONDS
 
 
 @pytest.fixture
