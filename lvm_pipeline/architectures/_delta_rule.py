@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lvm_pipeline.architectures._kernels import OptionalKernel, delta_rule_form
 from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
 
 CHUNK = 64
@@ -39,11 +40,11 @@ def delta_rule(
     state: Tensor | None = None,
     returns_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the memory over a context; letters are the paper's.
+    """Run the memory over a context by the fastest form that is there; letters are the paper's.
 
     Args:
         r: What is read, (B, T, K, N).
-        log_decay: w, below 0, (B, T, K, N).
+        log_decay: w, below 0, (B, T, K, N); a kernel takes it for RWKV-7's, not below -exp(-1/2).
         k: Where it is written, (B, T, K, N).
         v: What is written, (B, T, K, P).
         a: Along what it forgets, (B, T, K, N).
@@ -54,6 +55,22 @@ def delta_rule(
     Returns:
         y (B, T, K, P), and the state after the last position where it is wanted.
     """
+    form = DELTA_RULE.form_for(r)
+    return form(r, log_decay, k, v, a, b, state=state, returns_state=returns_state)
+
+
+def torch_delta_rule(
+    r: Tensor,
+    log_decay: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    *,
+    state: Tensor | None = None,
+    returns_state: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Run it in plain torch; see `delta_rule`."""
     with without_autocast(r):
         length = r.shape[1]
         num_chunks = -(-length // CHUNK)
@@ -98,6 +115,31 @@ def _over_chunks(
         state = all_faded[:, :, chunk] * state + written
     read = r @ torch.stack(before, dim=2)
     return (r @ k_grown.mT).tril() @ v + (r @ b_grown.mT).tril() @ torch.stack(forgotten, dim=2) + read, state
+
+
+def _example(device: torch.device) -> dict[str, Tensor]:
+    """Draw what the operator reads in RWKV-7: over two chunks, heads of 64, `a` of unit length and `b` against it."""
+    batch, length, heads, width = 2, 150, 2, 64
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    removed = F.normalize(draw(batch, length, heads, width), dim=-1)
+    return {
+        "r": draw(batch, length, heads, width),
+        "log_decay": -0.6065 * draw(batch, length, heads, width).sigmoid(),
+        "k": draw(batch, length, heads, width) / width**0.5,
+        "v": draw(batch, length, heads, width),
+        "a": -removed,
+        "b": removed * draw(batch, length, heads, width).sigmoid(),
+        "state": draw(batch, heads, width, width),
+    }
+
+
+DELTA_RULE = OptionalKernel(
+    name="fla.ops.rwkv7.chunk_rwkv7", adapt=delta_rule_form, torch_form=torch_delta_rule, example=_example
+)
 
 
 def reference_delta_rule(r: Tensor, log_decay: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor) -> Tensor:

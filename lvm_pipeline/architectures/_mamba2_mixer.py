@@ -1,8 +1,8 @@
 """The sequence mixer of Mamba-2, shared by `mamba2` and `hybrid`.
 
 Paper: Dao and Gu, Transformers are SSMs, 2024 (arXiv 2405.21060), section 7 for the block. Code:
-github.com/state-spaces/mamba e9594ce, `mamba_ssm/modules/mamba2.py`. Left out: a limit on the time step,
-and the fused kernels.
+github.com/state-spaces/mamba e9594ce, `mamba_ssm/modules/mamba2.py`. Left out: a limit on the time step. The
+authors' kernel is used where it is there (`_kernels`).
 
 Shapes: B = batch, T = context, H = hidden width, K = heads, P = head width, G = groups, N = state
 width, E = K P = inner width, C = E + 2 G N = convolved channels.
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import ModelConfig, OptimiserSetting
 from lvm_pipeline.architectures._decayed_attention import decayed_attention, reference_decayed_attention
+from lvm_pipeline.architectures._kernels import OptionalKernel, state_space_form
 from lvm_pipeline.architectures._norms import NO_DECAY, GatedRMSNorm
 from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._short_convolution import CausalConv
@@ -166,7 +167,7 @@ def selective_state_space(
     state: Tensor | None = None,
     returns_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the state space model; letters are the paper's.
+    """Run the state space model by the fastest form that is there; letters are the paper's.
 
     Args:
         x: (B, T, K, P).
@@ -182,9 +183,52 @@ def selective_state_space(
     Returns:
         y (B, T, K, P), and the state after the last position where it is wanted.
     """
+    form = STATE_SPACE.form_for(x)
+    return form(x, dt, A, B, C, D, dt_bias=dt_bias, state=state, returns_state=returns_state)
+
+
+def torch_state_space(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    *,
+    dt_bias: Tensor,
+    state: Tensor | None = None,
+    returns_state: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Run it in plain torch; see `selective_state_space`."""
     dt = F.softplus(at_least_float32(dt) + dt_bias)
     y, state = decayed_attention(C, B, x, log_decay=dt * A, write=dt, state=state, returns_state=returns_state)
     return torch.addcmul(y, x, D[:, None]), state
+
+
+def _example(device: torch.device) -> dict[str, Tensor]:
+    """Draw what the operator reads: over two chunks, with heads and states as wide as in the preset `full`."""
+    batch, length, heads, width, state_dim = 2, 150, 4, 64, 128
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "x": (batch, length, heads, width),
+        "dt": (batch, length, heads),
+        "A": (heads,),
+        "B": (batch, length, 1, state_dim),
+        "C": (batch, length, 1, state_dim),
+        "D": (heads,),
+        "dt_bias": (heads,),
+        "state": (batch, heads, state_dim, width),
+    }
+    drawn = {name: torch.randn(shape, generator=generator).to(device) for name, shape in shapes.items()}
+    return {**drawn, "A": -drawn["A"].exp(), "dt_bias": drawn["dt_bias"] - 3}
+
+
+STATE_SPACE = OptionalKernel(
+    name="mamba_ssm.ops.triton.ssd_combined.mamba_chunk_scan_combined",
+    adapt=state_space_form,
+    torch_form=torch_state_space,
+    example=_example,
+)
 
 
 def reference_selective_state_space(

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
 from lvm_pipeline.architectures._decayed_attention import decayed_attention, reference_decayed_attention
+from lvm_pipeline.architectures._kernels import OptionalKernel, retention_form
 from lvm_pipeline.architectures._mlp import SwiGlu
 from lvm_pipeline.architectures._norms import RMSNorm, rms_norm
 from lvm_pipeline.architectures._precision import at_least_float32
@@ -81,16 +82,14 @@ class Retention(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Mix along the context."""
         queries, keys, values, gate = self.project(states, 0)
-        retained, _ = decayed_attention(queries, keys, values, log_decay=self.log_decay(states))
+        retained, _ = retain(queries, keys, values)
         return self.leave(retained, gate)
 
     def prefill(self, states: Tensor, state: RetentionState | None) -> tuple[Tensor, RetentionState]:
         """Mix what follows on `state`."""
         num_seen, memory = (0, None) if state is None else state
         queries, keys, values, gate = self.project(states, num_seen)
-        retained, memory = decayed_attention(
-            queries, keys, values, log_decay=self.log_decay(states), state=memory, returns_state=True
-        )
+        retained, memory = retain(queries, keys, values, state=memory, returns_state=True)
         assert memory is not None
         return self.leave(retained, gate), (num_seen + states.shape[1], memory)
 
@@ -102,10 +101,6 @@ class Retention(nn.Module):
         turn = angles(states.shape[1], pair_frequencies(key_dim // 2, states.device), start=start)
         queries, keys = (rotate_neighbours(part.transpose(1, 2), turn).transpose(1, 2) for part in (queries, keys))
         return queries, keys / math.sqrt(key_dim), values, gate
-
-    def log_decay(self, states: Tensor) -> Tensor:
-        """Return log gamma of every head for each of T positions, (1, T, K)."""
-        return log_gamma(self.num_heads, states.device).expand(1, states.shape[1], -1)
 
     def leave(self, retained: Tensor, gate: Tensor) -> Tensor:
         """Norm of each head, gate and projection: y (B, T, K, P), gate (B, T, K P) -> (B, T, H)."""
@@ -120,6 +115,51 @@ def pair_frequencies(num_pairs: int, device: torch.device) -> Tensor:
 def log_gamma(num_heads: int, device: torch.device) -> Tensor:
     """Return log(1 - 2^(-5-h)) for the heads h, in float64."""
     return torch.log1p(-(2.0 ** (-5 - torch.arange(num_heads, dtype=torch.float64, device=device))))
+
+
+def retain(
+    queries: Tensor, keys: Tensor, values: Tensor, *, state: Tensor | None = None, returns_state: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Retain by the fastest form that is there.
+
+    Args:
+        queries: Rotated, (B, T, K, N).
+        keys: Rotated and scaled, (B, T, K, N).
+        values: (B, T, K, P).
+        state: Before the first position, (B, K, N, P); zero if left out.
+        returns_state: Whether the state after the last position is wanted.
+
+    Returns:
+        y (B, T, K, P), and the state after the last position where it is wanted.
+    """
+    return RETENTION.form_for(values)(queries, keys, values, state=state, returns_state=returns_state)
+
+
+def torch_retention(
+    queries: Tensor, keys: Tensor, values: Tensor, *, state: Tensor | None = None, returns_state: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Retain in plain torch; see `retain`."""
+    log_decay = log_gamma(values.shape[2], values.device).expand(1, values.shape[1], -1)
+    return decayed_attention(queries, keys, values, log_decay=log_decay, state=state, returns_state=returns_state)
+
+
+def _example(device: torch.device) -> dict[str, Tensor]:
+    """Draw what retention reads: over two chunks, heads as wide as in the preset `full`."""
+    batch, length, heads, key_dim, value_dim = 2, 150, 3, 256, 512
+    generator = torch.Generator().manual_seed(0)
+    shapes = {
+        "queries": (batch, length, heads, key_dim),
+        "keys": (batch, length, heads, key_dim),
+        "values": (batch, length, heads, value_dim),
+        "state": (batch, heads, key_dim, value_dim),
+    }
+    drawn = {name: torch.randn(shape, generator=generator).to(device) for name, shape in shapes.items()}
+    return {**drawn, "keys": drawn["keys"] / math.sqrt(key_dim)}
+
+
+RETENTION = OptionalKernel(
+    name="fla.ops.retention.chunk_retention", adapt=retention_form, torch_form=torch_retention, example=_example
+)
 
 
 def mixers(config: RetNetConfig) -> RecurrentStack:

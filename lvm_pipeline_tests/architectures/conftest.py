@@ -15,8 +15,18 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def transformers():
-    """The package that ours are compared with; the test is skipped where it is not installed."""
-    if find_spec("transformers") is None:
-        pytest.skip("transformers is not installed")
+def require_package():
+    """Skip the test where a package is not installed."""
+
+    def require(name):
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+
+    return require
+
+
+@pytest.fixture(scope="module")
+def transformers(require_package):
+    """The package that ours are compared with."""
+    require_package("transformers")
     return importlib.import_module("transformers")
