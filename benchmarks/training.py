@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from machine import matmul_rate
 from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -45,7 +46,6 @@ WINDOW_CONCEPTS = 1500  # windows cost five times as much; fewer give the same r
 VALIDATION_ARTICLES = 2
 PEER_BATCH_SIZE = 32
 PEER_STEPS = 30
-MATRIX = 1024
 
 
 def main() -> None:
@@ -173,17 +173,6 @@ def peer_rate(data: TrainingData) -> float:
         objective(model(contexts), targets).backward()
         optimiser.step()
     return PEER_STEPS * PEER_BATCH_SIZE / (time.perf_counter() - started)
-
-
-def matmul_rate(dtype: torch.dtype) -> float:
-    """Return the floating point operations per second of a square product, the best of some."""
-    left, right = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
-    product, seconds = torch.empty_like(left), []
-    for _ in range(20):
-        started = time.perf_counter()
-        torch.mm(left, right, out=product)
-        seconds.append(time.perf_counter() - started)
-    return 2 * MATRIX**3 / min(seconds)
 
 
 def made_concepts() -> tuple[NDArray[np.int64], NDArray[np.float32]]:
