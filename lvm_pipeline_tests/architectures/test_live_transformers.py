@@ -11,6 +11,7 @@ from lvm_pipeline_tests.architectures.oracles import STACK_TOLERANCE, assert_equ
 pytestmark = pytest.mark.slow
 
 WIDTH = 64
+GRADIENT_TOLERANCE = 10 * STACK_TOLERANCE  # sums over all positions and layers, in float32
 
 
 def mamba2_pair(transformers):
@@ -32,10 +33,10 @@ def mamba2_pair(transformers):
 
 def gpt2_pair(transformers):
     theirs = transformers.GPT2Model(
-        transformers.GPT2Config(vocab_size=8, n_positions=64, n_embd=WIDTH, n_layer=3, n_head=4)
+        transformers.GPT2Config(vocab_size=8, n_positions=128, n_embd=WIDTH, n_layer=3, n_head=4)
     )
     ours = distilgpt2.Gpt2Mixers(
-        distilgpt2.DistilGpt2Config(hidden_dim=WIDTH, num_layers=3, num_heads=4, num_positions=64)
+        distilgpt2.DistilGpt2Config(hidden_dim=WIDTH, num_layers=3, num_heads=4, num_positions=128)
     )
     return theirs, ours, weight_maps.gpt2_stack
 
@@ -80,12 +81,37 @@ def rwkv4_pair(transformers):
 
 
 @pytest.mark.parametrize("pair", [mamba2_pair, gpt2_pair, bamba_pair, rwkv4_pair])
-@pytest.mark.parametrize("length", [1, 5, 37])
-def test_layers_equal_those_of_transformers(pair, length, transformers):
+@pytest.mark.parametrize("length", [1, 5, 37, 100])
+def test_layers_and_their_gradients_equal_those_of_transformers(pair, length, transformers):
     theirs, ours, weight_map = pair(transformers)
     redraw(theirs.eval())
     ours.eval().load_state_dict(weight_map(theirs.state_dict()), strict=True)
-    states = noise(2, length, WIDTH, dtype=torch.float32)
+    states, weights = noise(2, length, WIDTH, dtype=torch.float32), noise(2, length, WIDTH, seed=2, dtype=torch.float32)
+    read_by_theirs, read_by_ours = (states.clone().requires_grad_() for _ in range(2))
+
+    expected = theirs(inputs_embeds=read_by_theirs, use_cache=False).last_hidden_state
+    found = ours(read_by_ours)
+    for outputs in (expected, found):
+        (outputs * weights).sum().backward()
+
+    assert_equals(found, expected, STACK_TOLERANCE)
+    assert_equals(read_by_ours.grad, read_by_theirs.grad, GRADIENT_TOLERANCE)
+    gradients = weight_map({name: each.grad for name, each in theirs.named_parameters() if each.grad is not None})
+    assert gradients.keys() == {name for name, _ in ours.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        assert_equals(parameter.grad, gradients[name], GRADIENT_TOLERANCE)
+
+
+@pytest.mark.parametrize("pair", [mamba2_pair, gpt2_pair, bamba_pair, rwkv4_pair])
+def test_steps_equal_the_whole_context_of_transformers(pair, transformers):
+    theirs, ours, weight_map = pair(transformers)
+    redraw(theirs.eval())
+    ours.eval().load_state_dict(weight_map(theirs.state_dict()), strict=True)
+    states, state, found = noise(2, 12, WIDTH, dtype=torch.float32), None, []
     with torch.no_grad():
+        for position in states.split(1, dim=1):
+            mixed, state = ours.prefill(position, state)
+            found.append(mixed)
         expected = theirs(inputs_embeds=states, use_cache=False).last_hidden_state
-        assert_equals(ours(states), expected, STACK_TOLERANCE)
+
+    assert_equals(torch.cat(found, dim=1), expected, STACK_TOLERANCE)
