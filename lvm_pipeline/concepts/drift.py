@@ -252,16 +252,17 @@ def _num_concepts(
 ) -> Finding:
     """The table has not shrunk and not outgrown the champion's.
 
-    What arrived are as many articles as they are, whose lengths vary; the limits are widened by how far as many
-    articles drawn from all reach.
+    Article lengths vary, so the limits are widened by how far the ratio reaches when as many articles as arrived are
+    drawn from all, and the others are the reference.
     """
     pool = np.concatenate([reference.lengths, present.lengths[changes.arrived]])
     rng = np.random.default_rng(seed)
     drawn = np.array([rng.permutation(pool)[: len(changes.arrived)].sum() for _ in range(num_draws)])
-    num_before = max(1, reference.num_concepts)
-    lowest = SMALLEST_RATIO - (drawn.mean() - drawn.min()) / num_before
-    highest = LARGEST_RATIO + (drawn.max() - drawn.mean()) / num_before
+    num_before, num_arrived = max(1, reference.num_concepts), int(present.lengths[changes.arrived].sum())
     ratio = present.num_concepts / num_before
+    ratios = (present.num_concepts - num_arrived) / num_before + drawn / np.maximum(1, pool.sum() - drawn)
+    middle = max(float(np.median(ratios)), np.finfo(float).tiny)
+    lowest, highest = SMALLEST_RATIO * ratios.min() / middle, LARGEST_RATIO * ratios.max() / middle
     return Finding(
         name=COUNT_INVARIANT,
         passed=bool(lowest <= ratio <= highest),

@@ -151,7 +151,7 @@ def test_a_table_may_shrink_by_a_tenth(compare, num_kept, passed):
     finding = found(compare(REFERENCE[:num_kept]), "num_concepts_is_as_before")
 
     assert finding.passed == passed
-    assert finding.allowed == 0.9
+    assert finding.allowed == pytest.approx(0.9)
     assert finding.observed == pytest.approx(num_kept / 80, abs=0.05)
     assert f"in {num_kept} articles" in finding.message
 
