@@ -188,5 +188,5 @@ def test_an_architecture_is_trained_and_scored_by_clicking(page, look, ui, setti
 
 
 def test_what_runs_by_itself_is_shown_with_its_switch(page, look):
-    look("automation", "weekly_retraining")
+    look("automation", "retraining", "alerts")
     expect(page.get_by_role("switch").or_(page.get_by_role("checkbox")).first).to_be_attached()
