@@ -161,6 +161,29 @@ def test_a_run_in_progress_is_cancelled_and_a_killed_one_is_found_at_the_next_st
     assert running.run_status(run_id) == "CANCELED"
 
 
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.timeout(900)
+def test_a_daemon_that_hangs_and_one_that_ends_are_told(home, start_services, receiver, monkeypatch):
+    monkeypatch.setenv("LVM_ALERT_URL", receiver.url)
+    monkeypatch.setenv("LVM_DAEMON_SILENCE_SECONDS", "60")  # a heartbeat comes every 30
+    running = start_services()
+    (daemon,) = [process for process in processes_of(home) if "dagster-daemon" in " ".join(process.cmdline()[:2])]
+
+    daemon.suspend()
+    assert wait_until(lambda: receiver.messages, seconds=400)
+    assert receiver.messages[0]["title"] == "Dagster's daemon is silent"
+    daemon.kill()
+
+    assert wait_until(lambda: len(receiver.messages) > 1, seconds=60)
+    rest, _ = running.process.communicate(timeout=120)
+    assert "dagster-daemon ended by itself" in receiver.messages[1]["message"]
+    assert len(receiver.messages) == 2
+    assert running.process.returncode == 1, rest
+    logs = [path.read_text() for path in (home / "logs").iterdir()]
+    assert not [words for words in (*logs, rest, running.output) if "s3cret" in words]
+
+
 def test_a_taken_port_is_named_before_anything_starts(open_tmp_path):
     import socket
 
