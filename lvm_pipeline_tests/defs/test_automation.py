@@ -177,6 +177,8 @@ def test_a_failed_blocking_check_holds_everything_downstream_and_passing_release
 
 
 def test_training_is_not_asked_for_by_default(world):
+    world.set(retrained_architectures="all")
+    world.look()
     change(world, "sequences")
 
     world.make("sequences")
