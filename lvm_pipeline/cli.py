@@ -4,7 +4,6 @@ Every command is thin: it reads the settings, makes one library call and shows w
 imports (torch, MLflow, Dagster) happen inside the commands, so that `lvm --help` is quick.
 """
 
-import json
 import signal
 import sys
 from pathlib import Path
@@ -14,8 +13,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lvm_pipeline import alert_commands, console
+from lvm_pipeline import console, operations
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.operations import JsonOption
 from lvm_pipeline.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 list_app = typer.Typer(help="List what exists.", no_args_is_help=True)
 app.add_typer(list_app, name="list")
-app.add_typer(alert_commands.app, name="alerts")
+app.add_typer(operations.app)
 
 ArchitectureOption = Annotated[
     list[str] | None,
@@ -46,7 +46,6 @@ ValidationArticlesOption = Annotated[
 EncoderOption = Annotated[
     str, typer.Option("--encoder", help="lsa-768, gtr-t5-base, a sentence-transformers name or a local folder.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 DEFAULT_ARCHITECTURES = ["lstm", "gru"]
 
@@ -77,7 +76,7 @@ def demo(
     from lvm_pipeline import lineage
     from lvm_pipeline.defs.launch import materialise_lineage
 
-    out = _console()
+    out = console.plain()
     architectures = _chosen(architecture)
     with console.progress_bars(out) as bars:
         report = lineage.ingest_demo_corpus(
@@ -103,7 +102,7 @@ def ingest(
     """Load articles into the source table; a second run of the same file changes nothing."""
     from lvm_pipeline import lineage
 
-    out = _console(quiet=as_json)
+    out = console.plain(quiet=as_json)
     with console.progress_bars(out) as bars:
         report = lineage.ingest_file(
             _settings(),
@@ -116,7 +115,7 @@ def ingest(
             progress=bars.task(f"Loading {file.name}"),
         )
     if as_json:
-        _print_json(report.as_json())
+        console.print_json(report.as_json())
     else:
         console.show_ingest(out, report)
 
@@ -131,14 +130,14 @@ def verify(
     from lvm_pipeline import lineage
 
     settings = _settings(validation_articles=validation_articles)
-    out = _console(quiet=as_json)
+    out = console.plain(quiet=as_json)
     with console.progress_bars(out) as bars:
         if products:
             verification = lineage.verify_products(settings)
         else:
             verification = lineage.verify_source(settings, progress=bars.task("Reading the source"))
     if as_json:
-        _print_json(verification.as_json())
+        console.print_json(verification.as_json())
     else:
         console.show_verification(out, verification)
     if not verification.passed:
@@ -153,11 +152,11 @@ def drift(
     """Compare the promoted concepts with those that the champion was trained on, and write the drift report."""
     from lvm_pipeline import lineage
 
-    out = _console(quiet=as_json)
+    out = console.plain(quiet=as_json)
     with out.status("Comparing"):
         found, report_path = lineage.check_drift(_settings())
     if as_json:
-        _print_json(found.as_json())
+        console.print_json(found.as_json())
     else:
         console.show_drift(out, found, report_path)
     if fail and found.has_drifted:
@@ -176,7 +175,7 @@ def run(
     from lvm_pipeline import lineage
 
     settings = _settings(preset=preset, validation_articles=validation_articles, epochs=epochs, seed=seed)
-    out = _console()
+    out = console.plain()
     with console.progress_bars(out) as bars:
         lineage.run(settings, _chosen(architecture), task=bars.task)
     console.show_results(out, settings)
@@ -214,7 +213,7 @@ def train(
         validation_articles=validation_articles,
     )
     model = {"hidden_dim": hidden_dim, "num_layers": num_layers}
-    out = _console()
+    out = console.plain()
     with console.progress_bars(out) as bars:
         trained = given_files.train_on(
             settings,
@@ -246,7 +245,7 @@ def evaluate(
     from lvm_pipeline import given_files
 
     settings = _settings(validation_articles=validation_articles)
-    out = _console()
+    out = console.plain()
     with out.status("Scoring"):
         report = given_files.evaluate_on(
             settings, model or settings.models_dir / architecture, data=test_data, split=split, output=output
@@ -293,9 +292,9 @@ def leaderboard(as_json: JsonOption = False) -> None:
     settings = _settings()
     board = lineage.build_leaderboard(settings)
     if as_json:
-        _print_json(board)
+        console.print_json(board)
     else:
-        console.show_leaderboard(_console(), board)
+        console.show_leaderboard(console.plain(), board)
 
 
 @app.command(name="export")
@@ -304,7 +303,7 @@ def export_(folder: Annotated[Path, typer.Argument(help="Folder that gets the NP
     from lvm_pipeline import given_files
 
     for path in given_files.export_npz(_settings(), folder):
-        _console().print(f"Wrote {path}", soft_wrap=True)
+        console.plain().print(f"Wrote {path}", soft_wrap=True)
 
 
 @app.command(name="import")
@@ -316,7 +315,7 @@ def import_(
     from lvm_pipeline import given_files
 
     verification = given_files.import_npz(_settings(validation_articles=validation_articles), file)
-    console.show_verification(_console(), verification)
+    console.show_verification(console.plain(), verification)
     if not verification.passed:
         raise typer.Exit(1)
 
@@ -332,64 +331,9 @@ def list_architectures(as_json: JsonOption = False) -> None:
         for preset_name, preset in architecture.presets.items()
     ]
     if as_json:
-        _print_json(rows)
+        console.print_json(rows)
     else:
-        console.show_rows(_console(), rows)
-
-
-@app.command()
-def settings(as_json: JsonOption = False) -> None:
-    """Show every setting: its variable, its value and what it means. Secrets are not shown."""
-    values = _settings()
-    rows = [
-        {
-            "variable": f"LVM_{name.upper()}",
-            "value": _printable(getattr(values, name)),
-            "meaning": field.description or "",
-        }
-        for name, field in Settings.model_fields.items()
-    ]
-    if as_json:
-        _print_json(rows)
-    else:
-        console.show_rows(_console(), rows)
-
-
-@app.command()
-def doctor(as_json: JsonOption = False) -> None:
-    """Look for what is wrong around the pipeline, and name the fix for it; exit code 1 where there is a problem."""
-    from lvm_pipeline import doctor
-
-    out = _console(quiet=as_json)
-    with out.status("Looking"):
-        diagnoses = list(doctor.examine())
-    if as_json:
-        _print_json([diagnosis.as_json() for diagnosis in diagnoses])
-    else:
-        console.show_diagnoses(out, [diagnosis.as_json() for diagnosis in diagnoses])
-    if any(diagnosis.state is doctor.State.PROBLEM for diagnosis in diagnoses):
-        raise typer.Exit(1)
-
-
-@app.command()
-def ui() -> None:
-    """Start the Dagster web UI, its daemon and the MLflow UI; Ctrl-C stops them all."""
-    from lvm_pipeline.adapters import services
-
-    services.run_services(_settings())
-
-
-@app.command()
-def down() -> None:
-    """Stop the embedded Postgres server."""
-    from lvm_pipeline.adapters import embedded_postgres
-
-    was_running = embedded_postgres.stop(_settings().postgres_dir)
-    _console().print("Stopped the embedded Postgres." if was_running else "The embedded Postgres was not running.")
-
-
-def _console(*, quiet: bool = False) -> Console:
-    return Console(quiet=quiet, highlight=False)
+        console.show_rows(console.plain(), rows)
 
 
 def _settings(**options: Any) -> Settings:
@@ -401,14 +345,3 @@ def _chosen(names: list[str] | None) -> list[str]:
     from lvm_pipeline.architectures._registry import architectures_named
 
     return architectures_named(" ".join(names or DEFAULT_ARCHITECTURES))
-
-
-def _printable(value: object) -> str:
-    """Return a setting as text, an address without the password in it."""
-    from lvm_pipeline.adapters import databases
-
-    return databases.shown(str(value)) if "://" in str(value) else str(value)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")

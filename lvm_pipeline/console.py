@@ -33,6 +33,16 @@ class Bar(Protocol):
 TaskMaker = Callable[[str], Bar]  # description -> its bar
 
 
+def plain(*, quiet: bool = False) -> Console:
+    """Return the console of a command; a quiet one shows nothing."""
+    return Console(quiet=quiet, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print plain JSON values and nothing else."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
 class Bars:
     """One bar for each task; where output is no terminal, one line when a task ends."""
 
