@@ -20,7 +20,11 @@ SEVERITIES = {Severity.BLOCKING: dg.AssetCheckSeverity.ERROR, Severity.WARNING: 
 
 
 def check_specs(
-    asset: str, invariants: Mapping[str, Severity], *, partitions_def: dg.PartitionsDefinition | None = None
+    asset: str,
+    invariants: Mapping[str, Severity],
+    *,
+    partitions_def: dg.PartitionsDefinition | None = None,
+    automation_condition: dg.AutomationCondition | None = None,
 ) -> list[dg.AssetCheckSpec]:
     """Declare an asset's invariants as checks."""
     with warnings.catch_warnings():
@@ -34,6 +38,7 @@ def check_specs(
                 description=name.replace("_", " ").capitalize() + ".",
                 blocking=severity is Severity.BLOCKING,
                 partitions_def=partitions_def,
+                automation_condition=automation_condition,
             )
             for name, severity in invariants.items()
         ]

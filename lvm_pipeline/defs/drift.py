@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from lvm_pipeline import lineage
+from lvm_pipeline.defs.automation import when_its_input_changed
 from lvm_pipeline.defs.checks import check_results, check_specs, told_as_failure
 from lvm_pipeline.findings import Severity
 from lvm_pipeline.settings import Settings
@@ -21,7 +22,7 @@ INVARIANTS = {
 
 @dg.multi_asset_check(
     name="drift",
-    specs=check_specs("concepts", INVARIANTS),
+    specs=check_specs("concepts", INVARIANTS, automation_condition=when_its_input_changed()),
     description="Are the concepts still like those that the champion was trained on? Limits: permuted articles.",
 )
 def drift(settings: dg.ResourceParam[Settings]) -> Iterator[dg.AssetCheckResult]:

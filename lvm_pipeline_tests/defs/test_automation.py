@@ -9,9 +9,12 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from lvm_pipeline import files
 from lvm_pipeline.architectures._registry import architecture_names
 from lvm_pipeline.defs import concepts as concepts_module
+from lvm_pipeline.defs import drift as drift_module
 from lvm_pipeline.defs.automation import automated, automation_sensor
 from lvm_pipeline.defs.checks import SEVERITIES, check_specs
+from lvm_pipeline.defs.drift import drift
 from lvm_pipeline.defs.partitions import architecture_partitions
+from lvm_pipeline.defs.resources import settings_resource
 from lvm_pipeline.findings import Severity
 from lvm_pipeline.settings import load_settings
 
@@ -36,7 +39,6 @@ def stand_in(name):
     """An asset with the name, dependency and checks of a real one."""
     partitions_def = architecture_partitions if name in PARTITIONED else None
     specs = check_specs(name, INVARIANTS[name], partitions_def=partitions_def)
-    specs += check_specs("concepts", {DRIFT: Severity.WARNING}) if name == "concepts" else []
 
     @dg.asset(name=name, deps=[UPSTREAM[name]], partitions_def=partitions_def, check_specs=specs)
     def made(): ...
@@ -53,6 +55,7 @@ class World:
     versions: dict[str, str] = field(default_factory=lambda: dict.fromkeys(["cpe_entry", *INVARIANTS], "1"))
     failing: set[str] = field(default_factory=set)
     cursor: object = None
+    checks_asked: set[str] = field(default_factory=set)
 
     def set(self, **variables):
         for name, value in variables.items():
@@ -64,7 +67,10 @@ class World:
 
         settings = load_settings()
         assets = automated([cpe_entry, *map(stand_in, INVARIANTS)], settings)
-        return dg.Definitions(assets=assets, sensors=[automation_sensor(settings)])
+        return dg.Definitions(
+            assets=assets, asset_checks=[drift], sensors=[automation_sensor(settings)],
+            resources={"settings": settings_resource},
+        )  # fmt: skip
 
     def observe(self):
         """The table was looked at."""
@@ -97,8 +103,14 @@ class World:
         """What the sensor would ask for now, beside the look at the table itself."""
         result = dg.evaluate_automation_conditions(self.definitions(), self.instance, cursor=self.cursor)
         self.cursor = result.cursor
+        checks = {
+            one.key.name for one in result.results if isinstance(one.key, dg.AssetCheckKey) and one.true_subset.size
+        }
+        self.checks_asked = checks
         asked = set()
         for one in result.results:
+            if isinstance(one.key, dg.AssetCheckKey):
+                continue
             name = one.key.to_user_string()
             for partition in result.get_requested_partitions(one.key) if name != "cpe_entry" else ():
                 asked.add(name if partition is None else f"{name} {partition}")
@@ -247,6 +259,20 @@ def test_drift_trains_only_when_a_drift_check_fails(world):
     world.make("concepts")
 
     assert world.look() == {"trained_model gru"}
+
+
+def test_new_concepts_are_held_against_the_champions_once(world):
+    world.make("concepts")
+    world.look()
+    assert world.checks_asked == set()
+    change(world, "concepts")
+
+    world.make("concepts")
+
+    world.look()
+    assert world.checks_asked == set(drift_module.INVARIANTS) - {DRIFT}  # that one came with the concepts here
+    world.look()
+    assert world.checks_asked == set()
 
 
 def test_only_the_champions_architecture_is_trained_by_default(world):
