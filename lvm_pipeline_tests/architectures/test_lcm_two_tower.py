@@ -22,10 +22,15 @@ def test_a_prediction_does_not_depend_on_the_random_state_around_it():
 
 
 def test_other_noise_samples_other_vectors():
-    model, contexts = noisy_model(NAME, unit_length=False), noise(2, 5, VECTOR_DIM)
+    model, contexts = noisy_model(NAME, initial_noise_scale=0.6), noise(2, 5, VECTOR_DIM)
     assert torch.equal(model.sample(contexts, model.noise.expand(contexts.shape)), model(contexts))
     other = model.sample(contexts, noise(*contexts.shape, seed=3))
     assert (other - model(contexts)).norm(dim=-1).min() > 1e-3
+
+
+def test_at_no_initial_noise_a_prediction_depends_on_the_context_alone():
+    model, contexts = noisy_model(NAME, initial_noise_scale=0.0), noise(2, 5, VECTOR_DIM)
+    assert torch.equal(model.sample(contexts, noise(*contexts.shape, seed=3)), model(contexts))
 
 
 def test_models_of_other_seeds_start_from_other_noise():
