@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
+from dagster._core.scheduler.instigation import InstigatorStatus
 
 from lvm_pipeline.defs.launch import open_instance
 from lvm_pipeline.settings import Settings
@@ -36,7 +37,9 @@ def dagster_health(settings: Settings) -> DagsterHealth:
         }
         last_beat = max(last_beats.values(), default=0.0)
         earliest = time.time() - SILENT_SECONDS
-        states = [state for state in instance.all_instigator_state() if state.is_running]
+        states = instance.all_instigator_state(
+            instigator_statuses={InstigatorStatus.RUNNING}
+        )  # by a person, not by code
         return DagsterHealth(
             version=dg.__version__,
             schema=schema,
