@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig
+from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig, Objective
+from lvm_pipeline.architectures._dropout import Dropout
 from lvm_pipeline.architectures._normaliser import RobustNormaliser
 from lvm_pipeline.architectures._residual_head import ResidualHead
 from lvm_pipeline.errors import LvmError
@@ -36,6 +37,15 @@ class RecurrentMixers(Protocol):
 
     def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Mix states (B, T, H) that follow on `state` (nothing at the start); return the state after them."""
+        ...
+
+
+@runtime_checkable
+class SkippingMixers(Protocol):
+    """Mixers that can leave out what lies behind a context's last target."""
+
+    def up_to(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """Mix states (B, T, H), each context up to its length (B,); behind it the result is finite, no more."""
         ...
 
 
@@ -60,7 +70,7 @@ class Backbone(LatentVectorModel):
         self.enter = nn.Linear(config.vector_dim, config.hidden_dim)
         self.modulation = nn.Linear(config.condition_dim, 2 * config.hidden_dim) if config.condition_dim else None
         self.mixers = mixers
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.leave = _way_out(config)
         self.residual_head = ResidualHead(config.hidden_dim, config.scales) if config.residual_head else None
         self._start_without_effect()
@@ -79,6 +89,30 @@ class Backbone(LatentVectorModel):
     def forward(self, contexts: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict the next vector after every position, (B, T, D) -> (B, T, D)."""
         return self.predict_from(contexts, self.mixers(self.states_of(contexts, condition)))
+
+    def loss(
+        self,
+        contexts: Tensor,
+        targets: Tensor,
+        is_target: Tensor,
+        *,
+        objective: Objective,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        """Return the objective of the predictions that have a target; nothing is predicted at other positions."""
+        states = self.states_of(contexts, condition)
+        if isinstance(self.mixers, SkippingMixers):
+            last_targets = is_target * torch.arange(1, is_target.shape[1] + 1, device=is_target.device)
+            states = self.mixers.up_to(states, last_targets.amax(1))
+        else:
+            states = self.mixers(states)
+        chosen = self.dropout(states[is_target])
+        predictions = self._correction_from(chosen)
+        if self.residual_head is not None:
+            predictions = self.residual_head.at(contexts, chosen, is_target) + predictions
+        wanted = targets[is_target]
+        everywhere = is_target.new_ones(1, len(wanted))
+        return objective(self._finish(predictions)[None], wanted[None], everywhere)
 
     def prefill(self, contexts: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
         """Predict for contexts that continue from `state`; see the contract."""

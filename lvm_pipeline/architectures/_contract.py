@@ -99,6 +99,14 @@ class Preset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingDefaults:
+    """What a training takes where it is told nothing: targets in an optimiser step, about, and peak learning rate."""
+
+    batch_size: int
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimiserSetting:
     """How the optimiser treats one parameter where it differs from the rest."""
 
@@ -200,7 +208,7 @@ class Architecture:
     path: `reference(model, contexts) -> predictions`. `sweep` is the grid of config fields that its
     study tries. `causal` is False where a prediction sees later inputs of its own context; such an
     architecture is used on fixed windows only. `variant_of` names the architecture that this one is
-    a variant of.
+    a variant of. `training_defaults` replaces, by mode, what trainings take where they are told nothing.
     """
 
     name: str
@@ -213,6 +221,7 @@ class Architecture:
     sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     causal: bool = True
     variant_of: str | None = None
+    training_defaults: Mapping[str, TrainingDefaults] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Hold the declaration to the contract.

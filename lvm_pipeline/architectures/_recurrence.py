@@ -1,161 +1,219 @@
-"""LSTM and GRU layers for training on a CPU: matrix products in bfloat16, weight gradients once for all steps.
+"""LSTM and GRU layers for training on a CPU: no work on padding, few operations a position.
 
-torch's own LSTM is fast in float32 but its bfloat16 backward pass is slower than the float32 one, and its GRU has no
-fast path on a CPU at all. Here only the product with the last hidden state is done step by step; everything else is
-one product over all steps, and what is not a product is in float32. The formulas are those of `lstm` and `gru`;
-tests compare outputs and gradients with torch's layers.
+torch's own LSTM computes on padding too, its bfloat16 backward pass is slower than the float32 one, and its GRU has no
+fast path on a CPU at all. Here the positions of a batch are packed (`_packing`), only the product with the last hidden
+state is done position by position, with a matrix laid out for it once (`_products`), and everything else is one
+product or one operation over all positions. What is not a product is in float32. The formulas are those of `lstm` and
+`gru`; tests compare outputs and gradients with torch's layers.
 
-Shapes: T = context in concepts, B = batch, I = width of the input, H = hidden width.
+Shapes: B = batch, T = context in concepts, I = width of the input, H = hidden width, P = packed positions,
+n = contexts that go on at one position.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lvm_pipeline.architectures._dropout import dropout
+from lvm_pipeline.architectures._packing import Packing
+from lvm_pipeline.architectures._products import repeated_product
+
 Layer = Callable[..., Tensor]
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def pays(states: Tensor) -> bool:
-    """Whether to use these layers: in training under autocast on a CPU."""
-    return states.device.type == "cpu" and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+    """Whether to use these layers: in training on a CPU."""
+    return states.device.type == "cpu" and torch.is_grad_enabled()
 
 
-def run_layers(layers: nn.RNNBase, states: Tensor, layer: Layer, *, dtype: torch.dtype) -> Tensor:
+def run_layers(
+    layers: nn.RNNBase,
+    states: Tensor,
+    layer: Layer,
+    *,
+    lengths: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Run all layers of a torch module by one of the functions below.
 
     Args:
         layers: Holds the weights, and says how much is dropped out between layers.
         states: (B, T, I).
         layer: `lstm_layer` or `gru_layer`.
-        dtype: Type of the products.
+        lengths: Positions of each context that are needed, (B,); nothing for all.
+        dtype: Type of the products; nothing for autocast's where that is on, else that of the states.
 
     Returns:
-        The last layer's outputs, (B, T, H).
+        The last layer's outputs, (B, T, H); zeros beyond a context's length.
     """
-    states = states.transpose(0, 1).to(dtype).contiguous()
+    if dtype is None:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
+    packing = Packing.of(states.shape[0], states.shape[1], lengths)
+    packed = packing.pack(states.to(dtype))
     for number in range(layers.num_layers):
         if number:
-            states = F.dropout(states, layers.dropout, layers.training)
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        states = layer(states, *(getattr(layers, f"{name}_l{number}").to(dtype) for name in names))
-    return states.transpose(0, 1)
+            packed = dropout(packed, layers.dropout, training=layers.training)
+        packed = layer(packed, packing.sizes, *(getattr(layers, f"{name}_l{number}").to(dtype) for name in NAMES))
+    return packing.unpack(packed)
 
 
-def lstm_layer(inputs: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-    """Run one LSTM layer from a state of zeros, (T, B, I) -> (T, B, H); weights in torch's order i, f, g, o."""
-    return _LstmLayer.apply(inputs, weight_ih, weight_hh, bias_ih + bias_hh)  # pyright: ignore[reportReturnType]
+def lstm_layer(
+    inputs: Tensor, sizes: list[int], weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
+) -> Tensor:
+    """Run one LSTM layer from a state of zeros, (P, I) -> (P, H); weights in torch's order i, f, g, o."""
+    return _LstmLayer.apply(inputs, sizes, weight_ih, weight_hh, bias_ih + bias_hh)  # pyright: ignore[reportReturnType]
 
 
-def gru_layer(inputs: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-    """Run one GRU layer from a state of zeros, (T, B, I) -> (T, B, H); weights in torch's order r, z, n."""
-    return _GruLayer.apply(inputs, weight_ih, weight_hh, bias_ih, bias_hh)  # pyright: ignore[reportReturnType]
+def gru_layer(
+    inputs: Tensor, sizes: list[int], weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
+) -> Tensor:
+    """Run one GRU layer from a state of zeros, (P, I) -> (P, H); weights in torch's order r, z, n."""
+    return _GruLayer.apply(inputs, sizes, weight_ih, weight_hh, bias_ih, bias_hh)  # pyright: ignore[reportReturnType]
 
 
 class _LstmLayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
-        steps, batch, width = inputs.shape
+    def forward(
+        ctx: Any, inputs: Tensor, sizes: list[int], weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
+    ) -> Tensor:
+        """One sigmoid for all gates, since it costs half of a tanh: tanh(g) = 2 sigmoid(2 g) - 1."""
         hidden_dim = weight_hh.shape[1]
-        gates = torch.addmm(bias, inputs.reshape(-1, width), weight_ih.T).view(steps, batch, -1).to(_wide(inputs.dtype))
-        hidden = inputs.new_zeros(steps + 1, batch, hidden_dim)
-        cells = gates.new_zeros(steps + 1, batch, hidden_dim)
-        tanh_cells = torch.empty_like(cells[1:])
-        for t in range(steps):
-            now = gates[t].add_(hidden[t] @ weight_hh.T)
-            i, f, g, o = now.chunk(4, dim=1)
-            now[:, : 2 * hidden_dim].sigmoid_()
-            g.tanh_()
-            o.sigmoid_()
-            torch.mul(f, cells[t], out=cells[t + 1]).addcmul_(i, g)
-            hidden[t + 1] = torch.tanh(cells[t + 1], out=tanh_cells[t]) * o
+        of_g = slice(2 * hidden_dim, 3 * hidden_dim)
+        gates = (inputs @ weight_ih.T).to(_wide(inputs.dtype))
+        gates[:, of_g].mul_(2)
+        weight, offset = weight_hh.clone(), bias.clone()
+        weight[of_g].mul_(2)
+        offset[of_g].mul_(2)
+        of_last = repeated_product(weight, offset, rows=len(gates) // len(sizes), times=len(sizes) - 1)
+        hidden, cells = inputs.new_empty(len(gates), hidden_dim), gates.new_empty(len(gates), hidden_dim)
+        tanh_cells = torch.empty_like(cells)
+        last_h = last_c = None
+        for now, h, c, tanh_c in _by_position(sizes, gates, hidden, cells, tanh_cells):
+            now.add_(offset if last_h is None else of_last(last_h[: len(now)]))
+            i, f, g, o = now.sigmoid_().chunk(4, dim=1)
+            if last_c is None:
+                torch.mul(i, g, out=c).mul_(2).sub_(i)
+            else:
+                torch.mul(f, last_c[: len(now)], out=c).addcmul_(i, g, value=2).sub_(i)
+            torch.mul(torch.tanh(c, out=tanh_c), o, out=h)
+            last_h, last_c = h, c
         ctx.save_for_backward(inputs, weight_ih, weight_hh, gates, hidden, cells, tanh_cells)
-        return hidden[1:]
+        ctx.sizes = sizes
+        return hidden
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Find what each gate's gradient is a multiple of for all steps at once, then go back step by step."""
+        """Find what each gate's gradient is a multiple of for all positions at once, then go back one by one."""
         inputs, weight_ih, weight_hh, gates, hidden, cells, tanh_cells = ctx.saved_tensors
-        steps, batch, hidden_dim = hidden[1:].shape
-        i, f, g, o = gates.chunk(4, dim=2)
-        of_cell = torch.stack([g * i * (1 - i), cells[:-1] * f * (1 - f), i * (1 - g.square())], dim=2)
-        of_output = tanh_cells * o * (1 - o)
-        to_cell = o * (1 - tanh_cells.square())
-        grad_gates = torch.empty_like(gates, dtype=inputs.dtype)
-        grad_hidden = gradients[0].to(cells.dtype, memory_format=torch.contiguous_format)
-        grad_cell = cells.new_zeros(batch, hidden_dim)
-        now = cells.new_empty(batch, 4, hidden_dim)
-        from_next = cells.new_zeros(batch, hidden_dim)
-        for t in reversed(range(steps)):
-            to_hidden = grad_hidden[t] + from_next
-            grad_cell.addcmul_(to_hidden, to_cell[t])
-            torch.mul(grad_cell[:, None], of_cell[t], out=now[:, :3])
-            torch.mul(to_hidden, of_output[t], out=now[:, 3])
-            grad_gates[t] = now.view(batch, -1)
-            grad_cell.mul_(f[t])
-            from_next = grad_gates[t] @ weight_hh
-        flat = grad_gates.view(steps * batch, -1)
-        grad_inputs = (flat @ weight_ih).view(inputs.shape) if ctx.needs_input_grad[0] else None
-        return grad_inputs, _against(flat, inputs), _against(flat, hidden[:-1]), _summed(flat)
+        sizes, hidden_dim = ctx.sizes, weight_hh.shape[1]
+        i, f, g, o = gates.chunk(4, dim=1)
+        grad_gates = torch.addcmul(gates, gates, gates, value=-1)
+        of_i, of_f, of_g, of_o = grad_gates.chunk(4, dim=1)
+        of_i.mul_((2 * g).sub_(1))
+        of_f[: sizes[0]].zero_()
+        of_f[sizes[0] :].mul_(_before(cells, sizes))
+        of_g.mul_(i).mul_(4)
+        of_o.mul_(tanh_cells)
+        to_cell = torch.addcmul(o, o, tanh_cells.square(), value=-1)
+        grad_hidden = gradients[0].to(cells.dtype, copy=True, memory_format=torch.contiguous_format)
+        grad_cell = cells.new_zeros(sizes[0], hidden_dim)
+        of_next = repeated_product(weight_hh.T, rows=len(gates) // len(sizes), times=len(sizes) - 1)
+        grad_next = None
+        for now, of_h, of_c, f_now in _by_position(sizes, grad_gates, grad_hidden, to_cell, f, backwards=True):
+            if grad_next is not None:
+                of_h[: len(grad_next)].add_(grad_next)
+            grad_c = grad_cell[: len(now)].addcmul_(of_h, of_c)
+            by_gate = now.view(len(now), 4, hidden_dim)
+            by_gate[:, :3].mul_(grad_c[:, None])
+            by_gate[:, 3].mul_(of_h)
+            grad_c.mul_(f_now)
+            grad_next = of_next(now.to(inputs.dtype))
+        flat = grad_gates.to(inputs.dtype)
+        grad_inputs = flat @ weight_ih if ctx.needs_input_grad[0] else None
+        grad_weights = flat.T @ inputs, flat[sizes[0] :].T @ _before(hidden, sizes)
+        return grad_inputs, None, *grad_weights, _summed(flat)
 
 
 class _GruLayer(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
+        ctx: Any,
+        inputs: Tensor,
+        sizes: list[int],
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor,
+        bias_hh: Tensor,
     ) -> Tensor:
-        steps, batch, width = inputs.shape
-        hidden_dim, wide = weight_hh.shape[1], _wide(inputs.dtype)
-        gates = torch.addmm(bias_ih, inputs.reshape(-1, width), weight_ih.T).view(steps, batch, -1).to(wide)
-        recurrent = torch.empty_like(gates[..., :hidden_dim])  # of n, before r gates it
-        hidden = inputs.new_zeros(steps + 1, batch, hidden_dim)
-        last = gates.new_zeros(batch, hidden_dim)
-        for t in range(steps):
-            from_last = torch.addmm(bias_hh, hidden[t], weight_hh.T)
-            gates[t, :, : 2 * hidden_dim].add_(from_last[:, : 2 * hidden_dim]).sigmoid_()
-            recurrent[t] = from_last[:, 2 * hidden_dim :]
-            r, z, n = gates[t].chunk(3, dim=1)
-            n.addcmul_(r, recurrent[t]).tanh_()
-            last = torch.lerp(n, last, z)
-            hidden[t + 1] = last
+        hidden_dim = weight_hh.shape[1]
+        gates = torch.addmm(bias_ih, inputs, weight_ih.T).to(_wide(inputs.dtype))
+        of_last = repeated_product(weight_hh, bias_hh, rows=len(gates) // len(sizes), times=len(sizes) - 1)
+        recurrent = gates.new_empty(len(gates), hidden_dim)  # of n, before r gates it
+        states = torch.empty_like(recurrent)
+        hidden = states if inputs.dtype == states.dtype else inputs.new_empty(states.shape)
+        last_h = last = None
+        for now, of_n, state, h in _by_position(sizes, gates, recurrent, states, hidden):
+            from_last = bias_hh.expand(len(now), -1) if last_h is None else of_last(last_h[: len(now)])
+            now[:, : 2 * hidden_dim].add_(from_last[:, : 2 * hidden_dim]).sigmoid_()
+            of_n.copy_(from_last[:, 2 * hidden_dim :])
+            r, z, n = now.chunk(3, dim=1)
+            n.addcmul_(r, of_n).tanh_()
+            torch.lerp(n, torch.zeros_like(n) if last is None else last[: len(now)], z, out=state)
+            if h is not state:
+                h.copy_(state)
+            last_h, last = h, state
         ctx.save_for_backward(inputs, weight_ih, weight_hh, gates, recurrent, hidden)
-        return hidden[1:]
+        ctx.sizes = sizes
+        return hidden
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Every gate's gradient is a multiple of the hidden state's: find that step by step, the rest at once."""
+        """Every gate's gradient is a multiple of the hidden state's: find that one by one, the rest at once."""
         inputs, weight_ih, weight_hh, gates, recurrent, hidden = ctx.saved_tensors
-        steps, batch, hidden_dim = recurrent.shape
-        r, z, n = gates.chunk(3, dim=2)
-        of_n = (1 - z) * (1 - n.square())
-        of_r = of_n * recurrent * r * (1 - r)
-        of_z = (hidden[:-1] - n) * z * (1 - z)
-        of_recurrent = torch.stack([of_r, of_z, of_n * r], dim=2)
-        grad_recurrent = torch.empty_like(gates, dtype=inputs.dtype)
+        sizes, hidden_dim = ctx.sizes, weight_hh.shape[1]
+        r, z, n = gates.chunk(3, dim=1)
+        before = _before(hidden, sizes)
+        of_n = (1 - z).mul_(1 - n.square())
+        grad_recurrent = torch.empty_like(gates)
+        of_r, of_z, of_recurrent = grad_recurrent.chunk(3, dim=1)
+        torch.mul(of_n, r, out=of_recurrent)
+        torch.mul(of_recurrent, recurrent, out=of_r).mul_(1 - r)
+        torch.addcmul(z, z, z, value=-1, out=of_z)
+        of_z[: sizes[0]].mul_(-n[: sizes[0]])
+        of_z[sizes[0] :].mul_(before - n[sizes[0] :])
         grad_hidden = gradients[0].to(gates.dtype, copy=True, memory_format=torch.contiguous_format)
-        from_next = gates.new_zeros(batch, hidden_dim)
-        for t in reversed(range(steps)):
-            now = grad_hidden[t].add_(from_next)
-            grad_recurrent[t] = (now[:, None] * of_recurrent[t]).view(batch, -1)
-            from_next = torch.addcmul((grad_recurrent[t] @ weight_hh).to(gates.dtype), now, z[t])
-        flat_recurrent = grad_recurrent.view(steps * batch, -1)
+        of_next = repeated_product(weight_hh.T, rows=len(gates) // len(sizes), times=len(sizes) - 1)
+        grad_next = None
+        for now, of_h, z_now in _by_position(sizes, grad_recurrent, grad_hidden, z, backwards=True):
+            if grad_next is not None:
+                of_h[: len(grad_next)].add_(grad_next)
+            now.view(len(now), 3, hidden_dim).mul_(of_h[:, None])
+            grad_next = torch.addcmul(of_next(now.to(inputs.dtype)), of_h, z_now)
+        flat_recurrent = grad_recurrent.to(inputs.dtype)
         flat = flat_recurrent.clone()
-        flat[:, 2 * hidden_dim :] = (grad_hidden * of_n).view(steps * batch, -1)
-        grad_inputs = (flat @ weight_ih).view(inputs.shape) if ctx.needs_input_grad[0] else None
-        grad_weights = _against(flat, inputs), _against(flat_recurrent, hidden[:-1])
-        return grad_inputs, *grad_weights, _summed(flat), _summed(flat_recurrent)
+        flat[:, 2 * hidden_dim :] = grad_hidden * of_n
+        grad_inputs = flat @ weight_ih if ctx.needs_input_grad[0] else None
+        grad_weights = flat.T @ inputs, flat_recurrent[sizes[0] :].T @ before
+        return grad_inputs, None, *grad_weights, _summed(flat), _summed(flat_recurrent)
+
+
+def _by_position(sizes: list[int], *packed: Tensor, backwards: bool = False) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the parts (n, ...) of packed tensors that belong to one position, from the first or from the last on."""
+    parts = list(zip(*(tensor.split(sizes) for tensor in packed), strict=True))
+    return reversed(parts) if backwards else iter(parts)
+
+
+def _before(packed: Tensor, sizes: list[int]) -> Tensor:
+    """Return what was at the position before, for every position but the first, (P - n of the first, ...)."""
+    return torch.cat([part[:size] for part, size in zip(packed.split(sizes), [*sizes[1:], 0], strict=True)])
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the type of what is summed over steps: float64 for float64 products, else float32."""
+    """Return the type of what is summed over positions: float64 for float64 products, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _against(flat_gradients: Tensor, read: Tensor) -> Tensor:
-    """Return the gradient of a weight that read `read` (T, B, I) at every step, (G, I)."""
-    return flat_gradients.T @ read.reshape(len(flat_gradients), -1)
 
 
 def _summed(flat_gradients: Tensor) -> Tensor:

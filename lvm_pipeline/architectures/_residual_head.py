@@ -70,12 +70,22 @@ class ResidualHead(nn.Module):
     def forward(self, contexts: Tensor, states: Tensor) -> Tensor:
         """Return the arithmetic of contexts (B, T, D) where the mixers' states are (B, T, H), float32 or wider."""
         with torch.autocast(contexts.device.type, enabled=False):
-            contexts, states = _at_least_float32(contexts), _at_least_float32(states)
-            lags = _lags(contexts.shape[1], contexts.device)
-            powers_KT = self._powers(contexts.shape[1])
-            shares_KTT = _triangle(powers_KT, lags) / powers_KT.cumsum(1)[:, :, None]
-            weights_BTT = torch.einsum("kts,btk->bts", shares_KTT, self._weights(states))
-            return weights_BTT @ contexts
+            return self._weighted(_at_least_float32(contexts), self._weights(_at_least_float32(states)))
+
+    def at(self, contexts: Tensor, states: Tensor, is_chosen: Tensor) -> Tensor:
+        """Return the arithmetic at the chosen positions (B, T) alone, (n, D), of their states (n, H)."""
+        with torch.autocast(contexts.device.type, enabled=False):
+            weights_nK = self._weights(_at_least_float32(states))
+            weights_BTK = weights_nK.new_zeros(*is_chosen.shape, weights_nK.shape[-1])
+            weights_BTK[is_chosen] = weights_nK
+            return self._weighted(_at_least_float32(contexts), weights_BTK)[is_chosen]
+
+    def _weighted(self, contexts: Tensor, weights_BTK: Tensor) -> Tensor:
+        """Add up the contexts (B, T, D) as the scales' weights at each position say, (B, T, D)."""
+        lags = _lags(contexts.shape[1], contexts.device)
+        powers_KT = self._powers(contexts.shape[1])
+        shares_KTT = _triangle(powers_KT, lags) / powers_KT.cumsum(1)[:, :, None]
+        return torch.einsum("kts,btk->bts", shares_KTT, weights_BTK) @ contexts
 
     def prefill(self, contexts: Tensor, states: Tensor, state: HeadState | None) -> tuple[Tensor, HeadState]:
         """Return the arithmetic of contexts that continue from `state` (nothing at the start), and the state after."""
@@ -93,7 +103,7 @@ class ResidualHead(nn.Module):
             return arithmetic, (sums_BKTD[:, :, -1], totals_BKT[:, :, -1])
 
     def _weights(self, states: Tensor) -> Tensor:
-        """Return the weight of each scale, (B, T, K)."""
+        """Return the weight of each scale, (..., H) -> (..., K)."""
         article_weight = self.article_weight.clamp(min=0)
         start = torch.stack([torch.ones_like(article_weight), article_weight]) / (1 + article_weight)
         from_states = self.attend(states)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import RecurrentMixers
+from lvm_pipeline.architectures._dropout import Dropout
 from lvm_pipeline.architectures._precision import at_least_float32
 
 
@@ -20,7 +21,7 @@ class Residual(nn.Module):
         super().__init__()
         self.norm = norm
         self.inner = inner
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, states: Tensor) -> Tensor:
         """Add what the inner module says."""

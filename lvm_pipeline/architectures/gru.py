@@ -40,8 +40,12 @@ class GruLayers(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Mix along the context."""
+        return self.up_to(states, None)
+
+    def up_to(self, states: Tensor, lengths: Tensor | None) -> Tensor:
+        """Mix along the context, each up to its length (B,) where that saves time."""
         if pays(states):
-            return run_layers(self.layers, states, gru_layer, dtype=torch.get_autocast_dtype("cpu"))
+            return run_layers(self.layers, states, gru_layer, lengths=lengths)
         return self.layers(states)[0]
 
     def prefill(self, states: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

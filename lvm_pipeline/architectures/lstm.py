@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset, TrainingDefaults
 from lvm_pipeline.architectures._recurrence import lstm_layer, pays, run_layers
 
 LstmState = tuple[Tensor, Tensor]
@@ -43,8 +43,12 @@ class LstmLayers(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Mix along the context."""
+        return self.up_to(states, None)
+
+    def up_to(self, states: Tensor, lengths: Tensor | None) -> Tensor:
+        """Mix along the context, each up to its length (B,) where that saves time."""
         if pays(states):
-            return run_layers(self.layers, states, lstm_layer, dtype=torch.get_autocast_dtype("cpu"))
+            return run_layers(self.layers, states, lstm_layer, lengths=lengths)
         return self.layers(states)[0]
 
     def prefill(self, states: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState]:
@@ -93,4 +97,5 @@ ARCHITECTURE = Architecture(
     build_model=build,
     reference=reference,
     sweep={"hidden_dim": (256, 512, 1024, 2048), "num_layers": (1, 2, 3)},
+    training_defaults={"articles": TrainingDefaults(batch_size=800, learning_rate=3e-3)},
 )

@@ -6,13 +6,16 @@ from typing import Any, Literal
 
 import torch
 
-from lvm_pipeline.architectures._contract import Architecture
+from lvm_pipeline.architectures._contract import Architecture, TrainingDefaults
 from lvm_pipeline.errors import LvmError
 
 Mode = Literal["auto", "articles", "windows"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
-DEFAULT_BATCH_SIZE = {"articles": 400, "windows": 256}
+DEFAULTS = {
+    "articles": TrainingDefaults(batch_size=400, learning_rate=2e-3),
+    "windows": TrainingDefaults(batch_size=256, learning_rate=2e-3),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,8 @@ class TrainingConfig:
         mode: `windows` (T concepts, one target), `articles` (whole articles, a target at every position), or
             `auto`: articles where the architecture is causal and the sequences keep to articles, else windows.
         epochs: Passes over the train split, at most.
-        batch_size: Targets in one optimiser step, about; None takes the mode's default.
-        learning_rate: Peak, reached after the warm-up.
+        batch_size: Targets in one optimiser step, about; None takes the architecture's or the mode's default.
+        learning_rate: Peak, reached after the warm-up; None takes the architecture's or the mode's default.
         correction_learning_rate_factor: Times the learning rate for everything but the residual head.
         weight_decay: Of AdamW, for all that a module does not exempt.
         warmup_fraction: Share of the training in which the learning rate rises to its peak.
@@ -50,7 +53,7 @@ class TrainingConfig:
     mode: Mode = "auto"
     epochs: int = 8
     batch_size: int | None = None
-    learning_rate: float = 2e-3
+    learning_rate: float | None = None
     correction_learning_rate_factor: float = 1.0
     weight_decay: float = 0.01
     warmup_fraction: float = 0.05
@@ -72,7 +75,10 @@ class TrainingConfig:
         for name in ("epochs", "patience", "num_threads"):
             self._require(getattr(self, name) >= 1, name, "at least 1")
         self._require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1, or nothing")
-        for name in ("learning_rate", "correction_learning_rate_factor", "clip_norm"):
+        self._require(
+            self.learning_rate is None or 0 < self.learning_rate < float("inf"), "learning_rate", "above 0, or nothing"
+        )
+        for name in ("correction_learning_rate_factor", "clip_norm"):
             self._require(0 < getattr(self, name) < float("inf"), name, "above 0")
         for name in ("weight_decay", "checkpoint_seconds"):
             self._require(0 <= getattr(self, name) < float("inf"), name, "0 or more")
@@ -121,8 +127,15 @@ def settled(config: TrainingConfig, *, architecture: Architecture, is_leaking: b
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if device.startswith("cuda") or _cpu_multiplies_bfloat16() else "float32"
-    batch_size = config.batch_size or DEFAULT_BATCH_SIZE[mode]
-    return replace(config, mode=mode, device=device, precision=precision, batch_size=batch_size)
+    defaults = {**DEFAULTS, **architecture.training_defaults}[mode]
+    return replace(
+        config,
+        mode=mode,
+        device=device,
+        precision=precision,
+        batch_size=config.batch_size or defaults.batch_size,
+        learning_rate=config.learning_rate or defaults.learning_rate,
+    )
 
 
 def _why_not_articles(architecture: Architecture, *, is_leaking: bool) -> str | None:

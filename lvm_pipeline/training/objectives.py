@@ -74,7 +74,9 @@ class SumOfTerms:
 
     def __call__(self, predictions: Tensor, targets: Tensor, is_target: Tensor) -> Tensor:
         """Return what training minimises, a scalar."""
-        chosen, wanted = predictions[is_target], targets[is_target].to(predictions.dtype)
+        if not is_target.all():
+            predictions, targets = predictions[is_target], targets[is_target]
+        chosen, wanted = predictions.flatten(0, -2), targets.flatten(0, -2).to(predictions.dtype)
         return torch.stack([term(chosen, wanted) for term in self.terms]).sum()
 
     @property

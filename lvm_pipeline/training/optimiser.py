@@ -21,6 +21,7 @@ def make_optimiser(model: LatentVectorModel, config: TrainingConfig) -> torch.op
     Returns:
         The optimiser; each group keeps its share of the learning rate as `learning_rate_factor`.
     """
+    assert config.learning_rate is not None
     in_head = {id(p) for module in model.modules() if isinstance(module, ResidualHead) for p in module.parameters()}
     groups = defaultdict(list)
     for _, parameter, setting in declared_settings(model):
@@ -51,6 +52,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, config: TrainingConfig, 
     Returns:
         The learning rate of a group with factor one.
     """
+    assert config.learning_rate is not None
     warmup, final = config.warmup_fraction, config.final_learning_rate_fraction
     if done_fraction < warmup:
         share = done_fraction / warmup

@@ -3,9 +3,10 @@ import torch
 from torch import nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._contract import ModelConfig
+from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline_tests.architectures.models import noise, redraw
+from lvm_pipeline.training.objectives import objective_named
+from lvm_pipeline_tests.architectures.models import NAMES, noise, noisy_model, redraw
 
 CONFIG = {"vector_dim": 8, "hidden_dim": 6}
 
@@ -69,3 +70,20 @@ def test_states_are_dropped_out_in_training_only():
     assert not torch.equal(model(contexts), model(contexts))
     without = redraw(backbone(residual_head=False, unit_length=False)).train()
     torch.testing.assert_close(without(contexts), model.eval()(contexts))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_is_that_of_all_predictions_though_only_those_with_a_target_are_made(name):
+    model = noisy_model(name, residual_head=True)
+    if type(model).loss is not Backbone.loss:
+        pytest.skip("has a loss of its own")
+    contexts, targets = noise(3, 5, 32), noise(3, 5, 32, seed=2)
+    is_target = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]], dtype=torch.bool)
+    objective = objective_named("cosine")
+    expected = LatentVectorModel.loss(model, contexts, targets, is_target, objective=objective)
+    found = model.loss(contexts, targets, is_target, objective=objective)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    parameters = list(model.parameters())
+    pairs = zip(torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

@@ -1,11 +1,10 @@
-"""The layers for bfloat16 training on a CPU against torch's own, outputs and gradients."""
+"""The layers for training on a CPU against torch's own, outputs and gradients."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lvm_pipeline.architectures import _recurrence
 from lvm_pipeline.architectures._recurrence import gru_layer, lstm_layer, run_layers
 from lvm_pipeline_tests.architectures.models import build, noise, redraw
 
@@ -45,7 +44,32 @@ def test_stays_close_in_bfloat16(kind):
         assert F.cosine_similarity(one.flatten().float(), other.flatten(), dim=0) > 0.999
 
 
-def test_is_used_in_training_under_autocast_on_a_cpu_only(kind, monkeypatch):
+@pytest.mark.parametrize("lengths", [(9, 4, 1), (2, 7, 7), (5, 5, 5)])
+def test_leaves_out_what_lies_behind_a_length(kind, lengths):
+    torch_class, layer = KINDS[kind]
+    layers = redraw(torch_class(12, 16, 2, batch_first=True)).double()
+    states = noise(3, 9, 12).requires_grad_()
+    is_needed = torch.arange(9) < torch.tensor(lengths)[:, None]
+    expected = layers(states)[0] * is_needed[..., None]
+    found = run_layers(layers, states, layer, lengths=torch.tensor(lengths))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    for one, other in zip(gradients(found, states, layers), gradients(expected, states, layers), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_agrees_with_torch_where_matrices_are_laid_out(kind):
+    torch_class, layer = KINDS[kind]
+    layers = torch_class(32, 48, 2, batch_first=True)
+    states = noise(4, 40, 32, dtype=torch.float32).requires_grad_()
+    expected = layers(states)[0]
+    found = run_layers(layers, states, layer, lengths=torch.tensor([40, 40, 39, 40]))
+    expected = torch.cat([expected[:2], expected[2:3] * (torch.arange(40) < 39)[:, None], expected[3:]])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for one, other in zip(gradients(found, states, layers), gradients(expected, states, layers), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_is_used_in_training_on_a_cpu_only(kind, monkeypatch):
     used = []
 
     def noted(*arguments, **named):
@@ -54,13 +78,19 @@ def test_is_used_in_training_under_autocast_on_a_cpu_only(kind, monkeypatch):
 
     monkeypatch.setattr(f"lvm_pipeline.architectures.{kind}.run_layers", noted)
     model, contexts = build(kind), noise(2, 5, 32, dtype=torch.float32)
-    model(contexts)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+    with torch.no_grad():
         model(contexts)
     assert not used
-    with torch.autocast("cpu", torch.bfloat16):
-        model(contexts)
+    model(contexts)
     assert used
+
+
+def test_multiplies_in_the_type_of_autocast(kind):
+    torch_class, layer = KINDS[kind]
+    layers, states = torch_class(8, 8, batch_first=True), noise(2, 3, 8, dtype=torch.float32)
+    assert run_layers(layers, states, layer).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert run_layers(layers, states, layer).dtype == torch.bfloat16
 
 
 def test_drops_out_between_layers_in_training_only(kind):
@@ -82,4 +112,3 @@ def test_the_first_layer_of_a_model_learns_its_projection(kind):
     with torch.autocast("cpu", torch.bfloat16):
         model(noise(2, 5, 32, dtype=torch.float32)).square().mean().backward()
     assert model.enter.weight.grad.abs().max() > 0
-    assert _recurrence.pays(torch.zeros(1)) is False

@@ -3,9 +3,10 @@ import dataclasses
 import pytest
 import torch
 
+from lvm_pipeline.architectures._contract import TrainingDefaults
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.training.config import DEFAULT_BATCH_SIZE, TrainingConfig, settled, training_config
+from lvm_pipeline.training.config import DEFAULTS, TrainingConfig, settled, training_config
 
 LSTM = load_architecture("lstm")
 SEES_THE_FUTURE = dataclasses.replace(LSTM, causal=False)
@@ -53,7 +54,19 @@ def test_an_unknown_setting_lists_what_exists():
 )
 def test_the_mode_follows_architecture_and_data(asked, architecture, is_leaking, mode):
     config = settled(TrainingConfig(mode=asked), architecture=architecture, is_leaking=is_leaking)
-    assert (config.mode, config.batch_size) == (mode, DEFAULT_BATCH_SIZE[mode])
+    assert config.mode == mode
+
+
+@pytest.mark.parametrize("mode", ["articles", "windows"])
+def test_what_is_left_open_follows_the_architecture_and_then_the_mode(mode):
+    own = {"articles": TrainingDefaults(batch_size=7, learning_rate=0.5)}
+    architecture = dataclasses.replace(LSTM, training_defaults=own)
+    config = settled(TrainingConfig(mode=mode), architecture=architecture, is_leaking=False)
+    expected = {**DEFAULTS, **own}[mode]
+    assert (config.batch_size, config.learning_rate) == (expected.batch_size, expected.learning_rate)
+    told = TrainingConfig(mode=mode, batch_size=3, learning_rate=0.25)
+    config = settled(told, architecture=architecture, is_leaking=False)
+    assert (config.batch_size, config.learning_rate) == (3, 0.25)
 
 
 @pytest.mark.parametrize(("architecture", "is_leaking"), [(LSTM, True), (SEES_THE_FUTURE, False)])

@@ -1,0 +1,53 @@
+"""The positions of a batch one after the other, without padding.
+
+All contexts at position 0 come first, then those that have a position 1, and so on, the longest context first each
+time; so the contexts that go on at a position are the first ones of the position before.
+
+Shapes: B = batch, T = context in concepts, P = packed positions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """Where the packed positions lie in a batch.
+
+    Attributes:
+        batch_size: B.
+        length: T.
+        sizes: Contexts that have a position, for each position that any has; never growing, of sum P.
+        places: Place of each packed position in the flattened batch (B * T), shape (P,); None if nothing is padded.
+    """
+
+    batch_size: int
+    length: int
+    sizes: list[int]
+    places: Tensor | None
+
+    @classmethod
+    def of(cls, batch_size: int, length: int, lengths: Tensor | None) -> "Packing":
+        """Pack a batch (B, T) of whose contexts so many positions are needed, (B,), at least one of each; None: all."""
+        if lengths is None or bool((lengths == length).all()):
+            return cls(batch_size=batch_size, length=length, sizes=[batch_size] * length, places=None)
+        order = lengths.argsort(descending=True, stable=True)
+        has_TB = torch.arange(int(lengths.max()))[:, None] < lengths[order]
+        positions, ranks = has_TB.nonzero(as_tuple=True)
+        places = order[ranks] * length + positions
+        return cls(batch_size=batch_size, length=length, sizes=has_TB.sum(1).tolist(), places=places)
+
+    def pack(self, states: Tensor) -> Tensor:
+        """Return the needed positions of (B, T, ...), shape (P, ...)."""
+        if self.places is None:
+            return states.transpose(0, 1).flatten(0, 1)
+        return states.flatten(0, 1).index_select(0, self.places)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Put packed positions (P, H) back into a batch (B, T, H), with zeros elsewhere."""
+        if self.places is None:
+            return packed.view(self.length, self.batch_size, -1).transpose(0, 1)
+        flat = packed.new_zeros(self.batch_size * self.length, packed.shape[-1])
+        return flat.index_copy(0, self.places, packed).view(self.batch_size, self.length, -1)

@@ -1,0 +1,33 @@
+"""A packed batch holds every needed position once, and comes back as it was."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvm_pipeline.architectures._packing import Packing
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
+def test_packs_what_is_needed_and_puts_it_back(lengths):
+    states = torch.randn(len(lengths), 7, 2)
+    is_needed = torch.arange(7) < torch.tensor(lengths)[:, None]
+    packing = Packing.of(len(lengths), 7, torch.tensor(lengths))
+    packed = packing.pack(states)
+    assert len(packed) == sum(packing.sizes) == sum(lengths)
+    assert packing.sizes == sorted(packing.sizes, reverse=True)
+    assert torch.equal(packing.unpack(packed), states * is_needed[..., None])
+
+
+def test_a_context_keeps_its_rank_from_position_to_position():
+    packing = Packing.of(3, 4, torch.tensor([2, 4, 3]))
+    contexts = torch.arange(3)[:, None, None].expand(3, 4, 1)
+    by_position = [part.flatten().tolist() for part in packing.pack(contexts).split(packing.sizes)]
+    assert by_position == [[1, 2, 0], [1, 2, 0], [1, 2], [1]]
+
+
+def test_a_batch_without_padding_needs_no_index():
+    for lengths in (None, torch.tensor([4, 4])):
+        packing = Packing.of(2, 4, lengths)
+        states = torch.randn(2, 4, 3)
+        assert packing.places is None
+        assert torch.equal(packing.unpack(packing.pack(states)), states)
