@@ -51,7 +51,12 @@ def comparable(value):
     if isinstance(value, dict):
         left_out = MEASURED_ANEW | ({"findings"} if "report_version" in value else set())
         return {name: comparable(each) for name, each in value.items() if name not in left_out}
-    return [comparable(each) for each in value] if isinstance(value, list) else value
+    return [comparable(each) for each in value if not is_timed(each)] if isinstance(value, list) else value
+
+
+def is_timed(value):
+    """Whether this is a finding whose numbers are times."""
+    return isinstance(value, dict) and value.get("name") == "training_takes_under_an_hour"
 
 
 def test_dagster_gives_the_numbers_of_the_library(make_home, source):
