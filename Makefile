@@ -14,6 +14,8 @@ DEMO_OPTIONS = $(foreach name,$(ARCHITECTURES),--architecture $(name)) \
 	$(if $(PRESET),--preset $(PRESET)) $(if $(ENCODER),--encoder "$(ENCODER)")
 # Options of the test targets: PYTEST_OPTIONS="-k ordering"
 PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+# Tests that start no services share nothing, so they run in as many processes as there are cores, four at most.
+IN_PARALLEL = --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev setup-all demo ui down test test-all test-slow lint types imports coverage ci clean
@@ -41,7 +43,7 @@ down: setup  ## stop the embedded Postgres
 	@$(BIN)/lvm down
 
 test: setup-dev  ## every test but those marked slow, gpu or browser
-	$(PYTEST) -m "not slow and not gpu and not browser"
+	$(PYTEST) $(IN_PARALLEL) -m "not slow and not gpu and not browser"
 
 test-all: setup-all  ## every test this machine can run
 	$(PYTEST)
