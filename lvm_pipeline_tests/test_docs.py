@@ -7,6 +7,7 @@ import pytest
 import typer
 
 from lvm_pipeline import cli
+from lvm_pipeline.architectures._registry import ARCHITECTURES
 from lvm_pipeline.evaluation.glossary import COLUMNS
 from lvm_pipeline.settings import Settings
 
@@ -45,6 +46,12 @@ def test_every_path_of_the_readme_exists():
 
     assert named
     assert [path for pair in named for path in pair if path and not (ROOT / path).exists()] == []
+
+
+def test_the_readme_lists_every_architecture_with_its_size():
+    listed = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,.]+) M \|$", README, re.MULTILINE))
+
+    assert listed == {name: f"{found.presets['full'].num_params / 1e6:,.1f}" for name, found in ARCHITECTURES.items()}
 
 
 @pytest.mark.parametrize("column", COLUMNS)

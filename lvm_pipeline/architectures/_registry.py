@@ -2,7 +2,9 @@
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +17,16 @@ PACKAGE = "lvm_pipeline.architectures"
 
 
 def architecture_names() -> list[str]:
-    """Return the names of all architectures, sorted, without importing any (nor torch)."""
+    """Return the names of all architectures, sorted, variants of others last, without importing any (nor torch)."""
     folder = Path(__file__).parent
-    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_"))
+    names = [module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_")]
+    return sorted(names, key=lambda name: (_is_variant(folder / f"{name}.py"), name))
+
+
+@cache
+def _is_variant(path: Path) -> bool:
+    """Whether the module's declaration names an architecture that it is a variant of."""
+    return re.search(r"^    variant_of=\"\w+\",$", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 def architectures_named(words: str) -> list[str]:

@@ -83,6 +83,11 @@ def test_variant_belongs_to_an_architecture(name):
     assert ARCHITECTURES[name].sources
 
 
+def test_variants_come_after_all_others():
+    assert sorted(NAMES, key=lambda name: (ARCHITECTURES[name].variant_of is not None, name)) == NAMES
+    assert any(ARCHITECTURES[name].variant_of for name in NAMES)
+
+
 def test_sweep_names_config_fields_and_builds(name):
     architecture = ARCHITECTURES[name]
     for field, values in architecture.sweep.items():
