@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import transformers
+import transformers  # pyright: ignore[reportMissingImports]  # comes with the extra `encoders`
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
