@@ -316,7 +316,7 @@ for name in NAMES:
     torch.manual_seed(0)
     predictions[name] = model(load_file({folder!r} + "/contexts.safetensors")["contexts"]).detach()
 save_file(predictions, {folder!r} + "/predictions.safetensors")
-print(json.dumps(sorted(NAMES)))
+print(json.dumps(NAMES))
 """
 
 
