@@ -9,6 +9,9 @@ BIN    := $(VENV)/bin
 # Not compiled ahead: Python compiles and keeps what is imported, which is a small part of what is installed.
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 
+# Containers often set this; then each of our many processes would compile what it imports anew, 7 seconds of a training.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Options of `make demo`: ARCHITECTURES="lstm gru" PRESET=small ENCODER=lsa-768
 DEMO_OPTIONS = $(foreach name,$(ARCHITECTURES),--architecture $(name)) \
 	$(if $(PRESET),--preset $(PRESET)) $(if $(ENCODER),--encoder "$(ENCODER)")
