@@ -56,6 +56,7 @@ LIMIT_GB = 8.0
 MIDDLE_SIZES = (80e6, 170e6)  # parameters of the models that the limits on a CPU and of memory are stated for
 LARGEST_ON_A_CPU = 400e6
 FEWEST_STEPS = 3
+NUM_TURNS = 3
 DEFAULT_PRESETS = ("small", "full")
 
 Clock = Callable[[], float]
@@ -281,12 +282,14 @@ class Measurement:
         for words, chunk in chunks.items() if peer.has_chunks else [("", fitting)]:
             name = f"{peer.name}{words}"
             rows.append(self.peer_training_row(peer, name, chunk))
-            ours, theirs = (self.latency(model.to(self.work.device).eval()) for model in self.pair(peer, chunk))
+            ours, theirs = self.in_turns(
+                peer, chunk, lambda model: self.latency(model.to(self.work.device).eval())["p50"], better=min
+            )
             rows.append(
                 self.row(
                     f"prediction, {name}",
-                    ours["p50"],
-                    peer=theirs["p50"],
+                    ours,
+                    peer=theirs,
                     goal=1.0,
                     less_is_better=True,
                     unit="milliseconds",
@@ -295,24 +298,36 @@ class Measurement:
         return rows
 
     def peer_training_row(self, peer: Peer, name: str, chunk: int) -> dict[str, Any]:
-        """Let both train, ours and theirs in turn; the faster of two turns counts."""
-        rates: list[list[float]] = [[], []]
-        for _ in range(2):
-            for found, model in zip(rates, self.pair(peer, chunk), strict=True):
-                found.append(self.training_rate(model, REQUEST_BATCH, CONTEXT_LENGTH))
+        """Let both train."""
+        ours, theirs = self.in_turns(
+            peer, chunk, lambda model: self.training_rate(model, REQUEST_BATCH, CONTEXT_LENGTH), better=max
+        )
         return self.row(
             f"windows of {REQUEST_BATCH}, {name}",
-            max(rates[0]),
-            peer=max(rates[1]),
+            ours,
+            peer=theirs,
             goal=peer.goal,
             unit="targets per second",
             batch_size=REQUEST_BATCH,
             precision=self.training.precision,
         )
 
-    def pair(self, peer: Peer, chunk: int) -> tuple[LatentVectorModel, LatentVectorModel]:
-        """Build ours and theirs."""
-        return self.architecture.build(self.config), peer.model(self.config, chunk=chunk)
+    def in_turns(
+        self,
+        peer: Peer,
+        chunk: int,
+        measured: Callable[[LatentVectorModel], float],
+        *,
+        better: Callable[[list[float]], float],
+    ) -> tuple[float, float]:
+        """Measure ours and theirs, freshly built, in turn; the better turn of each counts."""
+        figures: tuple[list[float], list[float]] = ([], [])
+        for _ in range(NUM_TURNS):
+            for found, model in zip(
+                figures, (self.architecture.build(self.config), peer.model(self.config, chunk=chunk)), strict=True
+            ):
+                found.append(measured(model))
+        return better(figures[0]), better(figures[1])
 
     def flops_per_target(self, length: int) -> float:
         """Return two operations a parameter and position forward, twice that backward, shared among the targets."""

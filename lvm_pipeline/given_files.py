@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from lvm_pipeline import files, lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.sequences.invariants import check_sequences
+from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -183,6 +185,11 @@ def import_npz(settings: Settings, path: Path) -> lineage.Verification:
     concepts_path, sequences_path, _ = tables_of(settings, path)
     metadata = read_concepts_metadata(concepts_path)
     findings = lineage.check_staged_concepts(settings, concepts_path, metadata)
-    lineage.promote_concepts(settings, lineage.StagedConcepts(path=concepts_path, metadata=metadata, findings=findings))
-    files.promote(sequences_path, settings.sequences_path)
+    concepts = lineage.StagedConcepts(path=concepts_path, metadata=metadata, findings=findings)
+    sequences = lineage.StagedSequences(
+        path=sequences_path,
+        metadata=read_sequences_metadata(sequences_path),
+        findings=check_sequences(concepts_path, sequences_path),
+    )
+    lineage.promote_with_sequences(settings, concepts, sequences)
     return lineage.verify_products(settings)

@@ -115,6 +115,9 @@ class Settings(BaseSettings):
     )
 
     # Services.
+    dagster_database_url: SecretStr | None = Field(
+        default=None, description="URL of an own Postgres for Dagster's storage; default: the embedded server."
+    )
     dagster_port: int = Field(default=3000, description="Port of the Dagster web UI on loopback.")
     mlflow_port: int = Field(default=5000, description="Port of the MLflow UI on loopback.")
     mlflow_tracking_uri: str | None = Field(

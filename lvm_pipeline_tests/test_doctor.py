@@ -11,24 +11,13 @@ import psycopg
 import pytest
 
 from lvm_pipeline import doctor
-from lvm_pipeline.adapters import databases, embedded_postgres, nvidia
-from lvm_pipeline.adapters import services as services_adapter
+from lvm_pipeline.adapters import nvidia
 from lvm_pipeline.doctor import environment, services, source, storage, variables
 from lvm_pipeline.doctor.diagnosis import State, Subject
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import CHECKOUT_DIR, Settings
 from lvm_pipeline_tests.adapters.source_tables import execute, good_rows, load, with_changes
-
-
-def by_subject(diagnoses):
-    return {f"{diagnosis.area} {diagnosis.subject}": diagnosis for diagnosis in diagnoses}
-
-
-def the_problem(diagnoses):
-    (problem,) = [diagnosis for diagnosis in diagnoses if diagnosis.state is State.PROBLEM]
-    assert problem.fix
-    assert "\n" not in problem.found + problem.fix
-    return problem
+from lvm_pipeline_tests.diagnoses import by_subject, the_problem
 
 
 @pytest.fixture
@@ -349,88 +338,6 @@ def test_room_is_asked_for_what_the_source_holds(tables, tmp_path):
 def test_a_preset_that_nobody_has_is_told(tmp_path):
     problem = the_problem(storage.examine_storage(Settings(home=tmp_path, preset="huge")))
     assert "preset huge" in problem.found
-
-
-# Services.
-
-
-@pytest.mark.parametrize("uri", ["http://me:s3cret-word@127.0.0.1:1", "http://nowhere.invalid:5000"])
-def test_a_tracking_server_that_does_not_answer_is_told(tmp_path, uri):
-    problem = the_problem([services.examine_mlflow(Settings(home=tmp_path, mlflow_tracking_uri=uri))])
-
-    assert "No MLflow server answers" in problem.found
-    assert "s3cret" not in str(problem)
-    assert "LVM_MLFLOW_TRACKING_URI" in problem.fix
-
-
-def test_a_store_of_another_mlflow_is_told(tmp_path):
-    import sqlite3
-
-    from lvm_pipeline.adapters import mlflow_store
-
-    settings = Settings(home=tmp_path, mlflow_tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    mlflow_store.prepare_store(settings)
-    assert services.examine_mlflow(settings).state is State.OK
-    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-
-    assert "out-of-date" in the_problem([services.examine_mlflow(settings)]).found
-
-
-def switch_on_a_schedule(instance):
-    """Leave what the UI's switch leaves in the storage."""
-    from dagster._core.remote_origin import (
-        GrpcServerCodeLocationOrigin,
-        RemoteInstigatorOrigin,
-        RemoteRepositoryOrigin,
-    )
-    from dagster._core.scheduler.instigation import (
-        InstigatorState,
-        InstigatorStatus,
-        InstigatorType,
-        ScheduleInstigatorData,
-    )
-
-    location = GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1, location_name="lvm_pipeline")
-    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), "weekly_retraining")
-    data = ScheduleInstigatorData("0 3 * * 0", start_timestamp=0.0)
-    instance.add_instigator_state(InstigatorState(origin, InstigatorType.SCHEDULE, InstigatorStatus.RUNNING, data))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.postgres
-def test_a_schedule_without_a_daemon_and_a_storage_of_another_dagster_are_told(open_tmp_path):
-    from lvm_pipeline.defs.launch import open_instance
-
-    settings = Settings(home=open_tmp_path / "home")
-    server = embedded_postgres.ensure_running(settings.postgres_dir)
-    try:
-        with open_instance(settings) as instance:
-            told = by_subject(services.examine_dagster(settings))
-            assert {diagnosis.state for diagnosis in told.values()} == {State.OK}
-            assert "does not run (never seen)" in told["dagster daemon"].found
-
-            switch_on_a_schedule(instance)
-            problem = the_problem(services.examine_dagster(settings))
-            assert "weekly_retraining is switched on, but no daemon runs" in problem.found
-            with services_running(settings):
-                assert "the services run, but" in the_problem(services.examine_dagster(settings)).found
-
-        url = server.url(databases.DAGSTER_DATABASE)
-        execute(url, "UPDATE alembic_version SET version_num = '16689497301f'", "DELETE FROM instigators")
-        problem = the_problem(services.examine_dagster(settings))
-        assert "16689497301f" in problem.found
-        assert "dagster instance migrate" in problem.fix
-    finally:
-        embedded_postgres.stop(settings.postgres_dir)
-
-
-@contextmanager
-def services_running(settings):
-    """Hold what `lvm ui` holds as long as it runs."""
-    with services_adapter._only_one(settings):
-        yield
 
 
 def test_a_refusal_is_split_into_what_was_found_and_what_to_do():

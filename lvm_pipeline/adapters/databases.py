@@ -18,6 +18,8 @@ from lvm_pipeline.settings import Settings
 SOURCE_DATABASE = "lvm"
 DAGSTER_DATABASE = "dagster"
 MLFLOW_DATABASE = "mlflow"
+SOURCE_VARIABLE = "LVM_DATABASE_URL"
+DAGSTER_VARIABLE = "LVM_DAGSTER_DATABASE_URL"
 CONNECT_SECONDS = 10
 CREATE_ATTEMPTS = 20
 
@@ -31,16 +33,23 @@ def source_url(settings: Settings) -> str:
         LvmError: If the given URL is no Postgres URL, or the embedded server does not start.
     """
     if settings.database_url is not None:
-        return _plain_url(settings.database_url.get_secret_value())
+        return _plain_url(settings.database_url.get_secret_value(), SOURCE_VARIABLE)
     return _embedded_url(settings, SOURCE_DATABASE, extension="vector")
 
 
 def dagster_url(settings: Settings) -> str:
-    """Return the URL of Dagster's storage on the embedded server.
+    """Return the URL of Dagster's storage: `LVM_DAGSTER_DATABASE_URL` where that is set, else on the embedded server.
 
     It names psycopg2: SQLAlchemy 2.1 takes psycopg 3 for a bare URL, with which dagster-postgres fails on every event.
+
+    Raises:
+        LvmError: If the given database cannot be used, or the embedded server does not start.
     """
-    return _with_driver(_embedded_url(settings, DAGSTER_DATABASE), "psycopg2")
+    if settings.dagster_database_url is None:
+        return _with_driver(_embedded_url(settings, DAGSTER_DATABASE), "psycopg2")
+    url = _plain_url(settings.dagster_database_url.get_secret_value(), DAGSTER_VARIABLE)
+    check_connection(url, variable=DAGSTER_VARIABLE)
+    return _with_driver(url, "psycopg2")
 
 
 def mlflow_url(settings: Settings) -> str:
@@ -48,8 +57,8 @@ def mlflow_url(settings: Settings) -> str:
     return _with_driver(_embedded_url(settings, MLFLOW_DATABASE), "psycopg2")
 
 
-def check_source(url: str) -> None:
-    """Connect once to the source database, so that a wrong URL is told at once and in one sentence.
+def check_connection(url: str, *, variable: str = SOURCE_VARIABLE) -> None:
+    """Connect once to the database that a variable names, so that a wrong URL is told at once and in one sentence.
 
     Raises:
         LvmError: If there is no server, no such database, or the user or password is refused.
@@ -58,10 +67,10 @@ def check_source(url: str) -> None:
         with psycopg.connect(url, connect_timeout=CONNECT_SECONDS):
             pass
     except psycopg.OperationalError as error:
-        raise LvmError(_connection_problem(url, str(error))) from None
+        raise LvmError(_connection_problem(url, str(error), variable)) from None
     except psycopg.ProgrammingError:  # libpq's words would quote the URL
         raise LvmError(
-            f"The URL of {shown(url)} cannot be understood; percent-encode special characters in LVM_DATABASE_URL."
+            f"The URL of {shown(url)} cannot be understood; percent-encode special characters in {variable}."
         ) from None
 
 
@@ -73,17 +82,15 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, f"{user}{parts.hostname or ''}{port}", parts.path, "", ""))
 
 
-def _plain_url(url: str) -> str:
+def _plain_url(url: str, variable: str) -> str:
     """Drop the driver from a SQLAlchemy URL; libpq, under psycopg and ADBC, knows only `postgresql://`."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
-        raise LvmError(
-            "LVM_DATABASE_URL is no Postgres URL; write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
-        )
+        raise LvmError(f"{variable} is no Postgres URL; write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE.")
     try:
         urlsplit(url).port  # noqa: B018 - raises where the port is no number
     except ValueError:
-        raise LvmError("LVM_DATABASE_URL has a port that is no number; percent-encode / : @ in its password.") from None
+        raise LvmError(f"{variable} has a port that is no number; percent-encode / : @ in its password.") from None
     return f"postgresql://{rest}"
 
 
@@ -131,15 +138,15 @@ def _create_extension(connection: psycopg.Connection, extension: str) -> None:
         return  # IF NOT EXISTS is no lock: another process was faster
 
 
-def _connection_problem(url: str, message: str) -> str:
+def _connection_problem(url: str, message: str, variable: str) -> str:
     """Turn libpq's words into one sentence with what to do."""
     where = shown(url)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     reason = lines[-1].removeprefix("connection failed: ") if lines else "no reason given"
     if "password authentication failed" in message or "no password supplied" in message:
-        return f"The database at {where} refuses the user or password; correct LVM_DATABASE_URL."
+        return f"The database at {where} refuses the user or password; correct {variable}."
     if "does not exist" in message and "database" in message:
-        return f"There is no database at {where}; create it or correct the last part of LVM_DATABASE_URL."
+        return f"There is no database at {where}; create it or correct the last part of {variable}."
     if "refused" in message or "timeout" in message or "could not translate" in message or "resolve" in message:
-        return f"No Postgres answers at {where} ({reason}); start it or correct LVM_DATABASE_URL."
+        return f"No Postgres answers at {where} ({reason}); start it or correct {variable}."
     return f"The database at {where} cannot be used: {reason}."

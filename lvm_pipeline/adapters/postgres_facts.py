@@ -32,7 +32,7 @@ def server_facts(url: str) -> ServerFacts:
     Raises:
         LvmError: If it cannot be reached.
     """
-    databases.check_source(url)
+    databases.check_connection(url)
     version, pgvector, available = _answer(url, FACTS_QUERY)[0]
     return ServerFacts(where=databases.shown(url), version=version, pgvector=pgvector, available_pgvector=available)
 

@@ -241,7 +241,7 @@ def _connection(url: str) -> adbc_driver_postgresql.dbapi.Connection:
     try:
         return adbc_driver_postgresql.dbapi.connect(timed)
     except adbc_driver_manager.Error:
-        databases.check_source(url)  # says what is wrong in a sentence
+        databases.check_connection(url)  # says what is wrong in a sentence
         raise LvmError(f"The database at {databases.shown(url)} cannot be read over ADBC; look at its log.") from None
 
 

@@ -90,7 +90,7 @@ class PostgresWriter:
         try:
             connection = psycopg.connect(url, connect_timeout=CONNECT_SECONDS)
         except psycopg.Error:
-            databases.check_source(url)  # says what is wrong
+            databases.check_connection(url)  # says what is wrong
             raise LvmError(f"The database at {databases.shown(url)} could not be reached; try again.") from None
         try:
             with connection:

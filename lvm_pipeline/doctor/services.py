@@ -13,6 +13,7 @@ from lvm_pipeline.settings import Settings
 DAGSTER = Subject("dagster", "storage")
 DAEMON = Subject("dagster", "daemon")
 MLFLOW = Subject("mlflow", "store")
+CORRECT_URL = f"Correct {databases.DAGSTER_VARIABLE}, or unset it to use the embedded Postgres."
 START_AGAIN = "Run `lvm down` and try again; the log is in LVM_HOME/postgres."
 
 
@@ -25,14 +26,14 @@ def examine_services(settings: Settings) -> Iterator[Diagnosis]:
 def examine_dagster(settings: Settings) -> Iterator[Diagnosis]:
     """Say whether Dagster's storage fits this Dagster, and whether the daemon runs where it must."""
     try:
-        if not _has_embedded(settings, databases.DAGSTER_DATABASE, table="runs"):
+        if not _has_dagster_storage(settings):
             yield DAGSTER.ok("not made yet; the first run or `lvm ui` makes it")
             return
         from lvm_pipeline.defs.health import dagster_health
 
         health = dagster_health(settings)
     except LvmError as error:
-        yield DAGSTER.refused(error, fix=START_AGAIN)
+        yield DAGSTER.refused(error, fix=START_AGAIN if settings.dagster_database_url is None else CORRECT_URL)
         return
     found = f"{health.num_runs:,} runs, schema {health.schema}, Dagster {health.version}"
     if health.schema != health.wanted_schema:
@@ -87,6 +88,12 @@ def _daemon(
 def _ago(moment: datetime) -> str:
     seconds = (datetime.now(UTC) - moment).total_seconds()
     return f"{seconds:.0f} s ago" if seconds < 600 else f"{seconds / 60:,.0f} minutes ago"
+
+
+def _has_dagster_storage(settings: Settings) -> bool:
+    if settings.dagster_database_url is None:
+        return _has_embedded(settings, databases.DAGSTER_DATABASE, table="runs")
+    return postgres_facts.has_table(databases.dagster_url(settings).replace("+psycopg2", "", 1), "runs")
 
 
 def _has_embedded(settings: Settings, database: str, *, table: str | None = None) -> bool:

@@ -16,7 +16,12 @@ from lvm_pipeline.concepts.invariants import check_concepts
 from lvm_pipeline.concepts.report import JSON_NAME, verification_report, write_verification_report
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.findings import Finding, blocking_failures, raise_on_blocking
-from lvm_pipeline.sequences.build import SequenceOptions, build_sequences, sequences_summary
+from lvm_pipeline.sequences.build import (
+    SequenceOptions,
+    build_sequences,
+    refuse_concepts_without_sequences,
+    sequences_summary,
+)
 from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import SequencesMetadata, read_sequences_metadata
 from lvm_pipeline.settings import Settings
@@ -106,15 +111,23 @@ def check_staged_concepts(settings: Settings, path: Path, metadata: ConceptsMeta
 
 
 def promote_concepts(settings: Settings, staged: StagedConcepts) -> ConceptsMetadata:
-    """Put a staged concept table in its place, and write the verification report either way.
+    """Put a staged concept table in its place if sequences can be made of it; write the verification report either way.
 
     Raises:
         InvariantError: If a blocking finding failed; the staged file is deleted and the earlier product stays.
+        LvmError: If the concepts give no sequences, with what to do; the same is done.
     """
     _report(settings, staged.path, staged.findings)
-    if blocking_failures(staged.findings):
-        _discard(staged.path)
+    try:
         raise_on_blocking(staged.findings)
+        assert staged.path is not None
+        refuse_concepts_without_sequences(staged.path, options=sequence_options(settings))
+        return _in_its_place(settings, staged)
+    finally:
+        _discard(staged.path)
+
+
+def _in_its_place(settings: Settings, staged: StagedConcepts) -> ConceptsMetadata:
     assert staged.path is not None
     assert staged.metadata is not None
     files.promote(staged.path, settings.concepts_path)
@@ -152,8 +165,10 @@ def promote_sequences(settings: Settings, staged: StagedSequences) -> SequencesM
     return staged.metadata
 
 
-def promote_with_sequences(settings: Settings, concepts: StagedConcepts) -> None:
-    """Cut staged concepts into sequences and put both in their places; where either cannot be used, neither.
+def promote_with_sequences(
+    settings: Settings, concepts: StagedConcepts, sequences: StagedSequences | None = None
+) -> None:
+    """Put staged concepts and sequences (cut now if not given) in their places; where either cannot be used, neither.
 
     Raises:
         LvmError: If the concepts give no sequences, with what to do.
@@ -162,13 +177,13 @@ def promote_with_sequences(settings: Settings, concepts: StagedConcepts) -> None
     if concepts.path is None or blocking_failures(concepts.findings):
         promote_concepts(settings, concepts)  # which reports and refuses
         return
-    sequences: StagedSequences | None = None
     try:
-        sequences = stage_sequences(settings, concepts_path=concepts.path)
+        sequences = sequences or stage_sequences(settings, concepts_path=concepts.path)
         if blocking_failures(sequences.findings):
             _report(settings, concepts.path, [*concepts.findings, *sequences.findings], sequences.path)
             raise_on_blocking(sequences.findings)
-        promote_concepts(settings, concepts)
+        _report(settings, concepts.path, concepts.findings)
+        _in_its_place(settings, concepts)
         promote_sequences(settings, sequences)
     finally:
         _discard(concepts.path)

@@ -69,26 +69,13 @@ def build_sequences(concepts_path: Path, staged_path: Path, *, options: Sequence
             enough for a sequence, or the train or validation split would be empty.
     """
     rows = read_concept_rows(concepts_path)
-    starts = _window_starts(rows, options)
-    groups = find_near_duplicates(rows.vectors, rows.texts, rows.article_indices).groups
-    target_articles = rows.article_indices[starts + options.context_length]
-    if options.split == "last_20_percent":
-        splits = split_last_fifth(len(starts))
-        article_splits = _splits_of_straddled(rows, target_articles, splits)
-    else:
-        article_splits = _split_articles(rows, groups, options)
-        splits = np.array(article_splits)[target_articles]
-    _refuse_empty_split(rows, groups, target_articles, splits, options)
-    write_sequences(
-        staged_path,
-        rows,
-        starts=starts,
-        splits=splits,
-        article_splits=article_splits,
-        groups=groups,
-        provenance=_provenance(options),
-    )
+    write_sequences(staged_path, rows, **_cut_and_split(rows, options), provenance=_provenance(options))
     return check_sequences(concepts_path, staged_path)
+
+
+def refuse_concepts_without_sequences(concepts_path: Path, *, options: SequenceOptions) -> None:
+    """Raise the LvmError that `build_sequences` would raise, so that such concepts never replace good ones."""
+    _cut_and_split(read_concept_rows(concepts_path), options)
 
 
 def write_sequences(
@@ -162,6 +149,21 @@ def sequences_summary(concepts_path: Path, sequences_path: Path) -> dict[str, An
         "fingerprint": metadata.fingerprint,
         "concepts_fingerprint": metadata.concepts_fingerprint,
     }
+
+
+def _cut_and_split(rows: ConceptRows, options: SequenceOptions) -> dict[str, Any]:
+    """Return starts and splits of the sequences, splits and near-duplicate groups of the articles."""
+    starts = _window_starts(rows, options)
+    groups = find_near_duplicates(rows.vectors, rows.texts, rows.article_indices).groups
+    target_articles = rows.article_indices[starts + options.context_length]
+    if options.split == "last_20_percent":
+        splits = split_last_fifth(len(starts))
+        article_splits = _splits_of_straddled(rows, target_articles, splits)
+    else:
+        article_splits = _split_articles(rows, groups, options)
+        splits = np.array(article_splits)[target_articles]
+    _refuse_empty_split(rows, groups, target_articles, splits, options)
+    return {"starts": starts, "splits": splits, "article_splits": article_splits, "groups": groups}
 
 
 def _window_starts(rows: ConceptRows, options: SequenceOptions) -> NDArray[np.int64]:

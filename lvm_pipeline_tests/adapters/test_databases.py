@@ -39,6 +39,16 @@ def test_an_own_database_replaces_only_the_source(scheme, tmp_path):
     assert not (tmp_path / "postgres").exists()
 
 
+@pytest.mark.postgres
+def test_an_own_database_takes_dagsters_storage(postgres_url, tmp_path):
+    settings = Settings(home=tmp_path, dagster_database_url=postgres_url)
+
+    assert databases.dagster_url(settings) == postgres_url.replace("postgresql://", "postgresql+psycopg2://")
+    assert not (tmp_path / "postgres").exists()
+    with pytest.raises(LvmError, match="correct the last part of LVM_DAGSTER_DATABASE_URL"):
+        databases.dagster_url(Settings(home=tmp_path, dagster_database_url=f"{postgres_url}_none"))
+
+
 @pytest.mark.parametrize("url", ["mysql://me:hush-hush@host/db", "hush-hush", "postgresql://me:hush/hush@host/db"])
 def test_what_is_no_postgres_url_is_refused_without_repeating_it(url, tmp_path):
     with pytest.raises(LvmError, match="LVM_DATABASE_URL") as refusal:
@@ -50,7 +60,7 @@ def test_what_is_no_postgres_url_is_refused_without_repeating_it(url, tmp_path):
 @pytest.mark.postgres
 def test_each_way_a_database_cannot_be_reached_has_its_own_sentence(embedded_server):
     good = embedded_server.url("postgres")
-    databases.check_source(good)
+    databases.check_connection(good)
     wrong = {
         "refuses the user or password": good.replace(embedded_server.password, SECRET),
         "There is no database": embedded_server.url("nowhere").replace("lvm:", "lvm:"),
@@ -60,7 +70,7 @@ def test_each_way_a_database_cannot_be_reached_has_its_own_sentence(embedded_ser
 
     for sentence, url in wrong.items():
         with pytest.raises(LvmError, match=sentence) as refusal:
-            databases.check_source(url)
+            databases.check_connection(url)
         assert SECRET not in str(refusal.value)
         assert embedded_server.password not in str(refusal.value)
         assert str(refusal.value).count("\n") == 0

@@ -65,6 +65,18 @@ def test_what_is_refused_holds_nothing_up_and_is_sent_later_however_long_it_take
     assert later.num_waiting == 0
 
 
+def test_what_waits_is_not_forgotten_over_many_looks(window):
+    sender = Sender(refused={"check execution 1"})
+    for looks in range(4):
+        window = deliver([alert(1)], window, send=sender, now=NOW + looks * OVERLAP_SECONDS).window
+    sender.refused.clear()
+
+    last = deliver([alert(1)], window, send=sender, now=NOW + 4 * OVERLAP_SECONDS)
+
+    assert sender.sent == ["check execution 1"]
+    assert last.in_words() == "Sent 1 alert."
+
+
 def test_what_nobody_took_for_a_day_is_given_up(window):
     sender = Sender(refused={"check execution 1"})
     first = deliver([alert(1)], window, send=sender, now=NOW)

@@ -16,7 +16,7 @@ import pytest
 from lvm_pipeline.source.articles import concepts_of_text
 from lvm_pipeline.source.corpus import docstring_corpus, is_new
 from lvm_pipeline.source.encoders.lsa import fit_lsa
-from lvm_pipeline_tests.concepts.test_benchmarks import rows_of
+from lvm_pipeline_tests.measured import rows_of
 
 NUM_ARTICLES = 240
 ARTICLE_CONCEPTS = 10

@@ -107,6 +107,26 @@ def test_a_blocking_check_stops_everything_and_keeps_the_earlier_products(make_s
     assert not stored.event.dagster_event.asset_check_evaluation_data.passed
 
 
+def test_concepts_that_give_no_sequences_keep_the_earlier_products(make_settings, source, instance):
+    settings = make_settings()
+    assert refresh(instance).success
+    before = {path: path.read_bytes() for path in (settings.concepts_path, settings.sequences_path)}
+    execute(
+        source.url,
+        "DELETE FROM cpe_entry WHERE document_id <> (SELECT document_id FROM cpe_entry WHERE cpe_id = %s)",
+        source.cpe_ids[0],
+    )
+
+    result = refresh(instance)
+
+    step, sentence = failure_of(result)
+    assert step == "concepts"
+    assert "holds 1 article" in sentence
+    assert materialised(result) == {}
+    assert {path: path.read_bytes() for path in before} == before
+    assert list(settings.staging_dir.iterdir()) == []
+
+
 def test_missing_vectors_are_named(make_settings, source, instance):
     settings = make_settings()
     deleted = source.cpe_ids[7:9]

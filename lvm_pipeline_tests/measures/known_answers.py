@@ -1,8 +1,8 @@
 """Processes whose scores can be worked out by hand, and what each measure, baseline and control must say of them.
 
 Processes: a *rotation* (every article turns by one fixed rotation, so the next vector is a linear map of the last),
-*white noise* (nothing is predictable), a *random walk* of unit steps without a start (neighbours at a known cosine) and
-exact *copies* (each article repeats one vector).
+*white noise* (nothing is predictable), a *random walk* of unit steps without a start (neighbours at a known cosine),
+exact *copies* (each article repeats one vector) and *topics* (each concept is its article's topic and as much noise).
 """
 
 from collections.abc import Callable, Iterator
@@ -97,6 +97,10 @@ def _of_baselines() -> Iterator[Answer]:
     walk = _scores(walk_vectors())
     yield Answer("cosine of copy_last on a walk", walk["copy_last"]["cosine"], STAY, 0.02)
     yield Answer("cosine of context_mean on a walk", walk["context_mean"]["cosine"], context_mean_on_walk(), 0.02)
+    topics = _scores(topic_vectors(), context_mode="articles")
+    for name, lengths in (("context_mean", [5]), ("article_mean_mix", range(5, LENGTHS[0]))):
+        expected = np.mean([mean_on_topics(length) for length in lengths])
+        yield Answer(f"cosine of {name} on topics", topics[name]["cosine"], float(expected), 0.01)
 
 
 STAY = 0.9  # cosine of neighbours in the walk
@@ -124,8 +128,24 @@ def context_mean_on_walk(length: int = 5) -> float:
     return float((STAY ** (lags + 1)).mean() / np.sqrt(square))
 
 
-def _scores(vectors: np.ndarray) -> dict[str, dict]:
-    targets = targets_on(vectors, LENGTHS)
+TOPIC_WIDTH = 512  # wide, so that two directions drawn at random are nearly orthogonal
+
+
+def topic_vectors(seed: int = 0) -> np.ndarray:
+    """Unit vectors, each the sum of its article's direction and of one of its own: neighbours are at cosine 0.5."""
+    rng = np.random.default_rng(seed)
+    topics = np.repeat(rng.standard_normal((len(LENGTHS), TOPIC_WIDTH)), LENGTHS, axis=0)
+    vectors = topics + rng.standard_normal(topics.shape)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def mean_on_topics(length: int) -> float:
+    """Cosine of the mean of so many concepts to the next: their own directions shrink with the number."""
+    return float(0.5 / np.sqrt(0.5 + 0.5 / length))
+
+
+def _scores(vectors: np.ndarray, **options: str) -> dict[str, dict]:
+    targets = targets_on(vectors, LENGTHS, **options)
     mean = targets.train_mean()
     return {
         baseline.name: score_predictor(baseline.predict, targets, train_mean=mean).as_json(targets)

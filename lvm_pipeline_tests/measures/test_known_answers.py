@@ -26,6 +26,7 @@ def test_the_answers_speak_of_every_measure_and_baseline(answers):
         assert f"{name} " in told
     for name in ("global_mean", "copy_last", "context_mean", "recency_weighted_mean", "ridge", "ridge_residual"):
         assert f"cosine of {name} on noise" in told
+    assert "cosine of article_mean_mix on topics" in told
 
 
 def test_the_walk_is_as_the_formula_supposes():

@@ -97,6 +97,21 @@ def test_parts_of_another_class_make_another_model_though_keys_and_shapes_fit(mo
         load_trained_model(model_dir)
 
 
+@pytest.mark.parametrize("architecture", ["gru", "retnet"])
+def test_a_record_of_another_architecture_is_refused(model_dir, architecture):
+    edit_info(model_dir, architecture=architecture)
+    with pytest.raises(LvmError, match=r"would now be a|do not belong|has no field|lacks"):
+        load_trained_model(model_dir)
+
+
+def test_another_architecture_whose_keys_and_shapes_fit_is_refused(model_dir, monkeypatch):
+    twin = dataclasses.replace(lstm.ARCHITECTURE, name="lstm_twin")
+    monkeypatch.setattr("lvm_pipeline.training.checkpoint.load_architecture", lambda name: twin)
+    edit_info(model_dir, architecture="lstm_twin")
+    with pytest.raises(LvmError, match="do not belong to the record beside them"):
+        load_trained_model(model_dir)
+
+
 @pytest.mark.parametrize("changes", [{"model_class": "somewhere.OtherModel"}, {"num_params": 1}])
 def test_code_that_builds_another_model_now_is_told_apart(model_dir, changes):
     edit_info(model_dir, **changes)

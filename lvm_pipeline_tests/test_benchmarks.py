@@ -1,0 +1,77 @@
+"""Every script in `benchmarks/` runs, measures what it says and judges by its own goal; how fast is not judged here."""
+
+import pytest
+
+from lvm_pipeline_tests.measured import rows_of
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_extraction_is_measured_against_pandas_on_the_same_rows():
+    rows = rows_of("extraction.py", "--repeats", "1", "--rows", "300")
+
+    assert rows["pandas"]["goal"] == 5
+    assert rows["peak memory under 600 MB"]["peer"] == 600
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(row["peer"] / row["ours"])
+
+
+def test_the_measured_encoding_is_the_one_that_is_used():
+    rows = rows_of("parquet_encodings.py", "--repeats", "1", "--rows", "64")
+
+    assert rows["MB: plain, uncompressed"]["met"]
+
+
+@pytest.mark.slow
+def test_training_is_measured_beside_the_plain_loop():
+    rows = rows_of("training.py", "--repeats", "1")
+
+    assert {name: row["goal"] for name, row in rows.items()} == {"lstm articles": 8, "lstm windows": 1}
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(row["ours"] / row["peer"])
+        assert row["share_of_matmul_rate"] == pytest.approx(row["gflops_per_second"] / row["matmul_gflops_per_second"])
+
+
+@pytest.mark.slow
+def test_near_duplicates_are_measured_beside_brute_force_and_none_is_missed():
+    rows = rows_of("near_duplicates.py", "--repeats", "1", "--rows", "2000")
+
+    assert any(row["goal"] is not None for row in rows.values())
+
+
+@pytest.mark.slow
+def test_drift_is_judged_by_alarms_misses_and_time():
+    rows = rows_of(
+        "drift.py", "--articles", "20", "--resamples", "2", "--injections", "2", "--rows", "400", "--repeats", "1"
+    )
+
+    rates = {
+        "false alarms, 20 articles",
+        "misses of 10 % added, 20 articles",
+        "misses of 10 % among others, 20 articles",
+    }
+    assert rows.keys() > rates
+    assert all(0 <= rows[name]["ours"] <= 1 for name in rates)
+
+
+@pytest.mark.slow
+def test_architectures_are_measured_beside_transformers():
+    pytest.importorskip("transformers", reason="the peers are modules of transformers, of the extra `encoders`")
+    options = ("--preset", "smoke", "--seconds", "0", "--processor-time")
+    rows = rows_of("architectures.py", *options, "--architecture", "lstm", "--architecture", "mamba2")
+
+    alone = ("windows", "articles", "prediction", "step")
+    beside = {
+        f"mamba2 smoke {what}, Mamba2Model, chunk {chunk}"
+        for what in ("windows of 32", "prediction")
+        for chunk in (8, 256)
+    }
+    assert rows.keys() == {f"{name} smoke {what}" for name in ("lstm", "mamba2") for what in alone} | beside
+    for name, row in rows.items():
+        assert row["ours"] > 0
+        if name in beside:
+            ratio = row["ours"] / row["peer"]
+            assert row["ratio"] == pytest.approx(ratio if "windows" in name else 1 / ratio)
+    row = rows["mamba2 smoke articles"]
+    operations_each_second = row["ours"] * row["gflops_per_target"]
+    assert row["share_of_matmul_rate"] == pytest.approx(operations_each_second / row["matmul_gflops_per_second"])
