@@ -32,16 +32,18 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import machine
 import torch
 import torch.nn.functional as F
-from peers import DEFAULT_CHUNK, PEERS, Peer, fitting_chunk
+from peers import DEFAULT_CHUNK, PEERS, Peer, TheirMixers, fitting_chunk
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel, config_with
+from lvm_pipeline.architectures._products import laid_out
 from lvm_pipeline.architectures._registry import architecture_names, load_architecture
 from lvm_pipeline.evaluation.latency import latency_ms
 from lvm_pipeline.training.config import TrainingConfig, settled
@@ -255,9 +257,10 @@ class Measurement:
         model = self.architecture.build(self.config).to(self.work.device).eval()
         has_limit = self.is_of_middle_size or (self.device_type == "cuda" and self.num_params < MIDDLE_SIZES[1])
         limit = LIMIT_MS[self.device_type] if has_limit and self.work.preset == "full" else None
-        rows = [self._prediction_row("prediction", model, limit)]
-        if model.is_recurrent:
-            rows.append(self._prediction_row("step", Step(model, self.work.device).eval(), limit))
+        with laid_out(model):
+            rows = [self._prediction_row("prediction", model, limit)]
+            if model.is_recurrent:
+                rows.append(self._prediction_row("step", Step(model, self.work.device).eval(), limit))
         return rows
 
     def _prediction_row(self, what: str, model: nn.Module, limit: float | None) -> dict[str, Any]:
@@ -265,6 +268,12 @@ class Measurement:
         goal = None if limit is None else 1.0
         more = {"p95": found["p95"], "num_timed": found["num_timed"]}
         return self.row(what, found["p50"], peer=limit, goal=goal, less_is_better=True, unit="milliseconds", **more)
+
+    def prediction_ms(self, model: LatentVectorModel) -> float:
+        """Time predictions of a fresh model, ours as `lvm predict` makes them and theirs as they come."""
+        is_ours = type(model.mixers) is not TheirMixers  # pyright: ignore[reportAttributeAccessIssue]
+        with laid_out(model) if is_ours else nullcontext():
+            return self.latency(model.to(self.work.device).eval())["p50"]
 
     def latency(self, model: nn.Module) -> dict[str, Any]:
         """Time single predictions after a context."""
@@ -282,9 +291,7 @@ class Measurement:
         for words, chunk in chunks.items() if peer.has_chunks else [("", fitting)]:
             name = f"{peer.name}{words}"
             rows.append(self.peer_training_row(peer, name, chunk))
-            ours, theirs = self.in_turns(
-                peer, chunk, lambda model: self.latency(model.to(self.work.device).eval())["p50"], better=min
-            )
+            ours, theirs = self.in_turns(peer, chunk, self.prediction_ms, better=min)
             rows.append(
                 self.row(
                     f"prediction, {name}",

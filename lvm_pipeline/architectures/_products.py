@@ -4,13 +4,15 @@ A product of few rows takes less time than bringing its matrix into the order in
 can keep a matrix in that order; without it, or where it does not pay, the products are torch's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 MAX_ROWS = 64  # measured: from here on a product costs as much as with the matrix as it is
+USUAL_ROWS = 5  # of a prediction: a context
 MIN_TIMES = 8  # laying out costs about as much as it saves in so many products
 
 
@@ -32,6 +34,39 @@ def repeated_product(
         return lambda inputs: F.linear(inputs, weight, bias)
     laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
     return lambda inputs: torch.ops.mkldnn._linear_pointwise(inputs, laid_out, bias, "none", [], "")
+
+
+@contextmanager
+def laid_out(model: nn.Module) -> Iterator[None]:
+    """Keep the matrices of a model's linear maps laid out for predictions from few concepts, on a CPU.
+
+    Takes their memory a second time. One map of 4224 x 1056 takes 1.1 ms and not 2.9 ms for five concepts; with more
+    than `MAX_ROWS`, or where gradients are wanted, the model is as it was.
+    """
+    linears = [module for module in model.modules() if type(module) is nn.Linear and _pays_to_lay_out(module)]
+    for linear in linears:
+        linear.forward = _laid_out_forward(linear)
+    try:
+        yield
+    finally:
+        for linear in linears:
+            del linear.forward
+
+
+def _pays_to_lay_out(linear: nn.Linear) -> bool:
+    return linear.weight.device.type == "cpu" and linear.weight.dtype == torch.float32 and _can_lay_out(torch.float32)
+
+
+def _laid_out_forward(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
+    few = repeated_product(linear.weight.detach(), linear.bias, rows=USUAL_ROWS, times=MIN_TIMES)
+
+    def forward(inputs: Tensor) -> Tensor:
+        has_few_rows = inputs.numel() <= MAX_ROWS * inputs.shape[-1]
+        if has_few_rows and inputs.dtype == torch.float32 and not torch.is_grad_enabled():
+            return few(inputs)
+        return F.linear(inputs, linear.weight, linear.bias)
+
+    return forward
 
 
 def _can_lay_out(dtype: torch.dtype) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_pipeline.architectures._products import laid_out
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline, baseline_scores
@@ -213,12 +214,13 @@ def _latency(scored: ScoredModel, num_threads: int | None) -> dict[str, Any]:
             f"No target has the {length} concepts of context that latency is timed with; load longer articles."
         )
     target_row = contexts.target_rows[lengths >= length][0]
-    return latency_ms(
-        scored.model,
-        scored.data.vectors[target_row - length : target_row],
-        device=scored.device,
-        num_threads=num_threads or scored.info.training["num_threads"],
-    )
+    with laid_out(scored.model):  # as `lvm predict` does
+        return latency_ms(
+            scored.model,
+            scored.data.vectors[target_row - length : target_row],
+            device=scored.device,
+            num_threads=num_threads or scored.info.training["num_threads"],
+        )
 
 
 def _training(scored: ScoredModel) -> dict[str, Any]:

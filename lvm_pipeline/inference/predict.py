@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.architectures._products import laid_out
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.context import ReadingModel
 from lvm_pipeline.inference.nearest import ConceptIndex
@@ -84,19 +85,23 @@ class StreamPredictor:
         Raises:
             LvmError: If a concept does not fit the model; the predictions before it were yielded.
         """
-        article_id = None
-        for concept in concepts:
-            if concept.article_id != article_id:
-                self.reading.start_article()
-                article_id = concept.article_id
-            vector = self.reading.read(self._vector_of(concept))
-            yield Prediction(
-                article_id=article_id,
-                position=self.reading.num_read - 1,
-                num_context=self.reading.num_remembered,
-                vector=vector,
-                nearest=None if self._index is None else self._index.nearest(vector, self._num_nearest),
-            )
+        with laid_out(self.reading.model):
+            article_id = None
+            for concept in concepts:
+                if concept.article_id != article_id:
+                    self.reading.start_article()
+                    article_id = concept.article_id
+                yield self._prediction_after(concept)
+
+    def _prediction_after(self, concept: GivenConcept) -> Prediction:
+        vector = self.reading.read(self._vector_of(concept))
+        return Prediction(
+            article_id=concept.article_id,
+            position=self.reading.num_read - 1,
+            num_context=self.reading.num_remembered,
+            vector=vector,
+            nearest=None if self._index is None else self._index.nearest(vector, self._num_nearest),
+        )
 
     def _vector_of(self, concept: GivenConcept) -> NDArray[np.float32]:
         if concept.space_id is not None and concept.space_id != self.info.space_id:
