@@ -7,6 +7,7 @@
 Every architecture and preset gives these rows, measured in a process of its own:
 
     <name> <preset> windows        targets per second in training: 256 windows of five, one target each
+    <name> <preset> compiled       the same by torch.compile, with --compile; the peer is the row above
     <name> <preset> articles       the same with whole articles of 37, a target at every position (causal ones only)
     <name> <preset> prediction     milliseconds for one prediction after five concepts, batch 1: half are faster
     <name> <preset> step           the same, where a state is carried: one more concept after five
@@ -30,27 +31,28 @@ import argparse
 import json
 import multiprocessing
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import machine
 import torch
-import torch.nn.functional as F
 from peers import DEFAULT_CHUNK, PEERS, Peer, TheirMixers, fitting_chunk
-from torch import Tensor, nn
+from steps import CONTEXT_LENGTH, Step, num_targets, optimiser_step, random_vectors
+from torch import nn
 
 from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel, config_with
 from lvm_pipeline.architectures._products import laid_out
 from lvm_pipeline.architectures._registry import architecture_names, load_architecture
 from lvm_pipeline.evaluation.latency import latency_ms
+from lvm_pipeline.training.compiled import compile_mixers
 from lvm_pipeline.training.config import TrainingConfig, settled
-from lvm_pipeline.training.objectives import objective_named
-from lvm_pipeline.training.optimiser import make_optimiser
 
-CONTEXT_LENGTH, ARTICLE_LENGTH = 5, 37
+ARTICLE_LENGTH = 37
 NUM_WINDOWS, NUM_ARTICLES = 256, 11  # about what `lvm train` takes in one step
 REQUEST_BATCH = 32
 LIMIT_MS = {"cpu": 150.0, "cuda": 50.0}
@@ -59,6 +61,7 @@ MIDDLE_SIZES = (80e6, 170e6)  # parameters of the models that the limits on a CP
 LARGEST_ON_A_CPU = 400e6
 FEWEST_STEPS = 3
 NUM_TURNS = 3
+NOT_COMPILED = ("lstm", "gru")
 DEFAULT_PRESETS = ("small", "full")
 
 Clock = Callable[[], float]
@@ -74,6 +77,7 @@ class Work:
     num_threads: int
     seconds: float
     trains: bool
+    compiles: bool
     has_processor_time: bool
     matmul_rate: float
 
@@ -89,6 +93,7 @@ def main() -> None:
     parser.add_argument(
         "--processor-time", action="store_true", help="Of one thread, not by the clock: where other work is running."
     )
+    parser.add_argument("--compile", action="store_true", help="Train with torch.compile too: minutes more.")
     parser.add_argument("--json", action="store_true", help="Print a list of rows as JSON.")
     arguments = parser.parse_args()
     if arguments.processor_time:
@@ -118,6 +123,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     num_threads=arguments.threads,
                     seconds=arguments.seconds,
                     trains=bool(arguments.preset) or preset != "full" or is_on_gpu,
+                    compiles=arguments.compile,
                     has_processor_time=arguments.processor_time,
                     matmul_rate=matmul_rate,
                 )
@@ -167,6 +173,8 @@ class Measurement:
         rows = []
         if self.work.trains:
             rows.append(self.training_row("windows", NUM_WINDOWS, CONTEXT_LENGTH))
+            if self.work.compiles and self.architecture.name not in NOT_COMPILED:
+                rows.append(self.compiled_row(rows[-1]["ours"]))
             if self.architecture.causal:
                 rows.append(self.training_row("articles", NUM_ARTICLES, ARTICLE_LENGTH))
             if self.device_type == "cuda" and self.is_of_middle_size:
@@ -220,6 +228,26 @@ class Measurement:
             gflops_per_target=flops / 1e9,
             matmul_gflops_per_second=self.work.matmul_rate / 1e9,
             share_of_matmul_rate=rate * flops / self.work.matmul_rate,
+        )
+
+    def compiled_row(self, plain_rate: float) -> dict[str, Any]:
+        """Train on windows with torch.compile; the first step is the price, a number of steps earns it back."""
+        model = self.architecture.build(self.config).to(self.work.device).train()
+        with tempfile.TemporaryDirectory(prefix="lvm-benchmark-") as folder:
+            compile_mixers(model, cache_dir=Path(folder))
+            step = optimiser_step(model, self.training, NUM_WINDOWS, CONTEXT_LENGTH)
+            started = time.perf_counter()
+            step()
+            seconds_to_compile = time.perf_counter() - started
+            rate = NUM_WINDOWS / self.fastest(step, self.work.seconds)
+        saved = NUM_WINDOWS / plain_rate - NUM_WINDOWS / rate
+        return self.row(
+            "compiled",
+            rate,
+            peer=plain_rate,
+            unit="targets per second",
+            seconds_to_compile=seconds_to_compile,
+            pays_after_steps=seconds_to_compile / saved if saved > 0 else None,
         )
 
     def memory_row(self) -> dict[str, Any]:
@@ -339,52 +367,6 @@ class Measurement:
     def flops_per_target(self, length: int) -> float:
         """Return two operations a parameter and position forward, twice that backward, shared among the targets."""
         return 6 * self.num_params * length / num_targets(1, length)
-
-
-class Step(nn.Module):
-    """A model that has read a context but for its last concept, as a model of contexts."""
-
-    def __init__(self, model: LatentVectorModel, device: str):
-        """Read all but the last."""
-        super().__init__()
-        self.model = model
-        given = random_vectors(1, CONTEXT_LENGTH - 1, model.config.vector_dim)
-        with torch.inference_mode():
-            self.state = model.prefill(given.to(device))[1]
-
-    def forward(self, contexts: Tensor) -> Tensor:
-        """Read the last concept of (1, T, D) and predict, (1, 1, D)."""
-        return self.model.step(contexts[:, -1], self.state)[0][:, None]
-
-
-def optimiser_step(model: LatentVectorModel, config: TrainingConfig, batch: int, length: int) -> Callable[[], None]:
-    """Return what makes one optimiser step on the same random batch."""
-    device = torch.device(config.device)
-    vectors = random_vectors(batch, length + 1, model.config.vector_dim).to(device)
-    is_target = torch.zeros(batch, length, dtype=torch.bool, device=device)
-    is_target[:, -1 if length == CONTEXT_LENGTH else 0 :] = True
-    optimiser, objective = make_optimiser(model, config), objective_named(config.objective)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
-
-    def step() -> None:
-        optimiser.zero_grad(set_to_none=True)
-        with autocast:
-            loss = model.loss(vectors[:, :-1], vectors[:, 1:], is_target, objective=objective)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimiser.step()
-
-    return step
-
-
-def num_targets(batch: int, length: int) -> int:
-    """Return the targets of a batch: one of each window, every position of an article."""
-    return batch if length == CONTEXT_LENGTH else batch * length
-
-
-def random_vectors(batch: int, length: int, width: int) -> Tensor:
-    """Draw unit vectors, (B, T, D)."""
-    return F.normalize(torch.randn(batch, length, width), dim=-1)
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:

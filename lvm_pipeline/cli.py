@@ -38,7 +38,7 @@ ArchitectureOption = Annotated[
 PresetOption = Annotated[str | None, typer.Option("--preset", "-p", help="Size; see `lvm list architectures`.")]
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the train split, at most.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")]
-BatchOption = Annotated[int | None, typer.Option(help="Windows, or articles, in one optimiser step.")]
+BatchOption = Annotated[int | None, typer.Option(help="Targets in one optimiser step, about.")]
 ModeOption = Annotated[Literal["auto", "articles", "windows"] | None, typer.Option(help="How training sees the data.")]
 ValidationArticlesOption = Annotated[
     Path | None, typer.Option(help="File of article ids, one a line, that are validation; all others are train.")

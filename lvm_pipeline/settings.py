@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     seed: int = Field(default=0, description="Seed of weights, order and dropout.")
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     num_threads: int = Field(default=2, ge=1, description="PyTorch threads on a CPU.")
+    compile: bool = Field(
+        default=False, description="Train with torch.compile: a slow first minute, for long trainings on windows."
+    )
 
     # Automation; read when Dagster loads the definitions, but for the architectures.
     observation_cron: str = Field(

@@ -139,10 +139,10 @@ def _model_dir(settings: Settings, model: "LoggedModel") -> Path:
         return Path(unquote(location.path)) / mlflow_model.DATA
     kept = settings.mlflow_dir / "models" / model.model_id
     if not kept.is_dir():
-        from mlflow.artifacts import download_artifacts
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+        # By its location and not as `models:/...`, which MLflow would look up in its global store, whatever it is told.
+        place = get_artifact_repository(model.artifact_location, tracking_uri=mlflow_store.tracking_uri(settings))
         with files.staged_dir(kept) as staged:
-            download_artifacts(
-                artifact_uri=model.model_uri, dst_path=str(staged), tracking_uri=mlflow_store.tracking_uri(settings)
-            )
+            place.download_artifacts("", str(staged))
     return kept / mlflow_model.DATA

@@ -45,7 +45,7 @@ def laid_out(model: nn.Module) -> Iterator[None]:
     """
     linears = [module for module in model.modules() if type(module) is nn.Linear and _pays_to_lay_out(module)]
     for linear in linears:
-        linear.forward = _laid_out_forward(linear)
+        linear.forward = _laid_out_forward(linear)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:

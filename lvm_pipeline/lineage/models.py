@@ -96,6 +96,7 @@ def training_config_of(settings: Settings, architecture: str, **overrides: Any) 
             "seed": settings.seed,
             "device": settings.device,
             "num_threads": settings.num_threads,
+            "compile": settings.compile,
             **{name: value for name, value in asked.items() if value is not None},
         }
     )

@@ -44,6 +44,7 @@ class TrainingConfig:
             in hardware, else float32. Validation is in float32.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         num_threads: PyTorch threads on a CPU; results repeat bit for bit for equal numbers.
+        compile: Whether torch.compile makes the mixers faster in training; see `training.compiled`.
         checkpoint_seconds: Time between checkpoints from which a killed training resumes.
     """
 
@@ -66,6 +67,7 @@ class TrainingConfig:
     precision: Precision = "auto"
     device: str = "auto"
     num_threads: int = 2
+    compile: bool = False
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ from lvm_pipeline.measures.baselines import fit_context_mix
 from lvm_pipeline.training.balance import objective_at_start, share_metrics
 from lvm_pipeline.training.batches import gather, group_runs, place_vectors
 from lvm_pipeline.training.checkpoint import TrainedModelInfo, class_name, identity_of, save_trained_model
+from lvm_pipeline.training.compiled import compile_mixers
 from lvm_pipeline.training.config import TrainingConfig, settled
 from lvm_pipeline.training.data import Runs, TrainingData
 from lvm_pipeline.training.invariants import preset_has_its_declared_size
@@ -153,6 +154,7 @@ class _Training:
     ):
         self.config, self.model_config, self.data = config, model_config, data
         self.output_dir, self.tracker = output_dir, tracker
+        self.checkpoint_dir = output_dir.with_name(f".{output_dir.name}.checkpoint")
         self.metric = selection_metric(config.selection_metric)
         self.vectors = place_vectors(data.vectors, config.device)
         self.train_runs, self.arithmetic = _runs_and_arithmetic(config, data)
@@ -162,7 +164,7 @@ class _Training:
         self.state = self._fresh_state(architecture)
         self.objective = objective_at_start(config, self.state.model, self.vectors, self.train_runs)
         self.run_identity = self._run_identity()
-        self.checkpoint_path = output_dir.with_name(f".{output_dir.name}.checkpoint") / "checkpoint.safetensors"
+        self.checkpoint_path = self.checkpoint_dir / "checkpoint.safetensors"
         self.last_checkpoint = self.clock = time.monotonic()
 
     @property
@@ -175,6 +177,8 @@ class _Training:
         model = model.to(self.config.device)
         model.fit(torch.from_numpy(self.data.train_sample()).to(self.vectors.device))
         self.train_runs = self.train_runs.no_longer_than(model.max_context)
+        if self.config.compile:
+            compile_mixers(model, cache_dir=self.checkpoint_dir / "compiled")
         optimiser = make_optimiser(model, self.config)
         return TrainingState(model=model, optimiser=optimiser, progress=Progress(), best_weights={})
 
@@ -198,7 +202,7 @@ class _Training:
         }
 
     def start(self, *, resume: bool) -> None:
-        self.checkpoint_path.parent.mkdir(parents=True, exist_ok=True)
+        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
         is_resumed = resume and load_state(self.checkpoint_path, self.state, self.run_identity)
         config = self.config
         self.tracker.start(
@@ -264,10 +268,9 @@ class _Training:
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_norm)
         optimiser.step()
-        progress = self.state.progress
-        progress.step += 1
-        progress.targets_in_epoch += int(runs.num_targets.sum())
-        return progress.step, loss.detach(), norm.detach(), learning_rate
+        self.state.progress.step += 1
+        self.state.progress.targets_in_epoch += int(runs.num_targets.sum())
+        return self.state.progress.step, loss.detach(), norm.detach(), learning_rate
 
     def _look_at(self, pending: list[tuple[int, Tensor, Tensor, float]]) -> float:
         """Fetch the losses of the latest steps from the device, refuse one that is not finite, empty the list."""
@@ -344,7 +347,7 @@ class _Training:
     def finish(self) -> TrainedModel:
         info = self._info()
         save_trained_model(self.output_dir, self.state.best_weights, info)
-        shutil.rmtree(self.checkpoint_path.parent, ignore_errors=True)
+        shutil.rmtree(self.checkpoint_dir, ignore_errors=True)
         self.tracker.log_model(self.output_dir)
         return TrainedModel(path=self.output_dir, info=info)
 

@@ -179,10 +179,11 @@ def test_a_killed_child_fails_the_run_and_its_mlflow_run(endless, instance):
 
 
 PARENT = """
-from lvm_pipeline.settings import load_settings
+from lvm_pipeline.definitions import defs
 from lvm_pipeline.defs import launch
+from lvm_pipeline.settings import load_settings
 with launch.open_instance(load_settings(epochs=1000)) as instance:
-    launch._run(instance, "train_architecture", ("trained_model",), partition="gru")
+    launch._run(instance, defs(), "train_architecture", ("trained_model",), partition="gru")
 """
 
 
@@ -191,7 +192,7 @@ def parent(endless):
     """A command that trains, in its own process group, after its first epoch; with its training child."""
     process = subprocess.Popen([sys.executable, "-c", PARENT], start_new_session=True)
     try:
-        wait_for_first_epoch(endless)
+        wait_for_first_epoch(endless, is_alive=lambda: process.poll() is None)
         yield process, training_process_of(process.pid)
     finally:
         process.kill()
@@ -232,16 +233,18 @@ def test_an_interrupted_command_ends_its_training_in_order(endless, parent):
     assert not (endless.models_dir / "gru").exists()
 
 
-def wait_for_first_epoch(settings):
+def wait_for_first_epoch(settings, *, is_alive=lambda: True):
     progress = settings.home / "progress" / "trained_model-gru.json"
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (progress.exists() and '"note": "epoch' in progress.read_text()):
+        assert is_alive(), "the command ended before the training began"
         assert time.monotonic() < deadline, "the training did not begin"
         time.sleep(0.1)
 
 
 def training_process_of(pid):
-    return next(c for c in psutil.Process(pid).children() if training_child.__name__ in " ".join(c.cmdline()))
+    alive = [child for child in psutil.Process(pid).children() if child.status() != psutil.STATUS_ZOMBIE]
+    return next(child for child in alive if training_child.__name__ in " ".join(child.cmdline()))
 
 
 def test_a_killed_training_is_told_apart_from_a_broken_one():

@@ -1,0 +1,54 @@
+"""torch.compile changes how fast a training is, and nothing else that can be seen."""
+
+import pytest
+import torch
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.checkpoint import load_trained_model
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.loop import train
+
+# torch's compiler imports code that torch calls deprecated, and looks at gradients that it warns of.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning"),
+]
+
+SMALL = {
+    "architecture": "rwkv4",
+    "preset": "smoke",
+    "model": {"hidden_dim": 16, "num_layers": 1},
+    "mode": "windows",
+    "batch_size": 64,
+    "epochs": 1,
+    "num_threads": 1,
+}
+
+
+@pytest.mark.slow
+def test_a_compiled_training_ends_as_a_plain_one_does_and_leaves_nothing(data, tmp_path):
+    plain = train(TrainingConfig(**SMALL), data, output_dir=tmp_path / "plain")
+    compiled = train(TrainingConfig(**SMALL, compile=True), data, output_dir=tmp_path / "compiled")
+
+    assert compiled.info.history[-1]["train_loss"] == pytest.approx(plain.info.history[-1]["train_loss"], rel=1e-4)
+    weights = [load_trained_model(trained.path)[0].state_dict() for trained in (plain, compiled)]
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["compiled", "plain"]
+
+
+def test_layers_with_code_of_their_own_are_not_compiled(data, tmp_path):
+    with pytest.raises(LvmError, match="unset LVM_COMPILE"):
+        train(TrainingConfig(preset="smoke", compile=True), data, output_dir=tmp_path / "lstm")
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_is_told_and_what_was_there_stays(data, tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("earlier")
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(tmp_path / "no-compiler")))
+
+    with pytest.raises(LvmError, match=r"torch\.compile failed .* install a C\+\+ compiler"):
+        train(TrainingConfig(**SMALL, compile=True), data, output_dir=tmp_path / "model")
+
+    assert (tmp_path / "model" / "weights").read_text() == "earlier"
