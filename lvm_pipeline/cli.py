@@ -77,7 +77,7 @@ def demo(
     from lvm_pipeline.defs.launch import materialise_lineage
 
     out = console.plain()
-    architectures = _chosen(architecture)
+    architectures = _chosen(architecture, _settings(preset=preset))
     with console.progress_bars(out) as bars:
         report = lineage.ingest_demo_corpus(
             _settings(), encoder=encoder, progress=bars.task("Filling cpe_entry with the demo corpus")
@@ -177,7 +177,7 @@ def run(
     settings = _settings(preset=preset, validation_articles=validation_articles, epochs=epochs, seed=seed)
     out = console.plain()
     with console.progress_bars(out) as bars:
-        lineage.run(settings, _chosen(architecture), task=bars.task)
+        lineage.run(settings, _chosen(architecture, settings), task=bars.task)
     console.show_results(out, settings)
 
 
@@ -340,8 +340,16 @@ def _settings(**options: Any) -> Settings:
     return load_settings(**{name: value for name, value in options.items() if value is not None})
 
 
-def _chosen(names: list[str] | None) -> list[str]:
-    """Return the architectures that the options name; `all` is every one, and a word may hold several."""
-    from lvm_pipeline.architectures._registry import architectures_named
+def _chosen(names: list[str] | None, settings: Settings) -> list[str]:
+    """Return the architectures that the options name; `all` is every one, and a word may hold several.
 
-    return architectures_named(" ".join(names or DEFAULT_ARCHITECTURES))
+    Raises:
+        LvmError: If one is not there, or has no such preset: now, and not when the data is made.
+    """
+    from lvm_pipeline.architectures._registry import architectures_named, load_architecture
+
+    chosen = architectures_named(" ".join(names or DEFAULT_ARCHITECTURES))
+    if "preset" in settings.model_fields_set:  # every architecture has the default one; to look takes seconds
+        for name in chosen:
+            load_architecture(name).preset(settings.preset)
+    return chosen

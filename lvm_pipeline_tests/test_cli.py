@@ -137,6 +137,7 @@ def test_settings_are_shown_without_secrets(lvm, monkeypatch):
     ("arguments", "told"),
     [
         (("run", "--architecture", "mamba9"), "There is no architecture mamba9; there are"),
+        (("run", "--preset", "huge"), "lstm has no preset 'huge'; it has smoke, small, full"),
         (("train", "--architecture", "lstm", "--preset", "huge"), "no concept table"),
         (("train", "--data", "nowhere.npz"), "There is no file at nowhere.npz"),
         (("evaluate", "--model", "nowhere"), "nowhere"),
