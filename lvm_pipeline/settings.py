@@ -84,7 +84,8 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     num_threads: int = Field(default=2, ge=1, description="PyTorch threads on a CPU.")
     compile: bool = Field(
-        default=False, description="Train with torch.compile: a slow first minute, for long trainings on windows."
+        default=False,
+        description="Train with torch.compile where it pays, on windows: a slow first minute, for long trainings.",
     )
 
     # Automation; read when Dagster loads the definitions, but for the architectures.

@@ -14,6 +14,7 @@ def test_extraction_is_measured_against_pandas_on_the_same_rows():
     assert rows["peak memory under 600 MB"]["peer"] == 600
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["peer"] / row["ours"])
+        assert row["met"] == (row["ratio"] >= row["goal"])
 
 
 def test_the_measured_encoding_is_the_one_that_is_used():
@@ -23,12 +24,14 @@ def test_the_measured_encoding_is_the_one_that_is_used():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_training_is_measured_beside_the_plain_loop():
     rows = rows_of("training.py", "--repeats", "1")
 
     assert {name: row["goal"] for name, row in rows.items()} == {"lstm articles": 8, "lstm windows": 1}
     for row in rows.values():
         assert row["ratio"] == pytest.approx(row["ours"] / row["peer"])
+        assert row["met"] == (row["ratio"] >= row["goal"])
         assert row["share_of_matmul_rate"] == pytest.approx(row["gflops_per_second"] / row["matmul_gflops_per_second"])
 
 
@@ -55,6 +58,7 @@ def test_drift_is_judged_by_alarms_misses_and_time():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_architectures_are_measured_beside_transformers():
     pytest.importorskip("transformers", reason="the peers are modules of transformers, of the extra `encoders`")
     options = ("--preset", "smoke", "--seconds", "0", "--processor-time")
@@ -69,6 +73,7 @@ def test_architectures_are_measured_beside_transformers():
     assert rows.keys() == {f"{name} smoke {what}" for name in ("lstm", "mamba2") for what in alone} | beside
     for name, row in rows.items():
         assert row["ours"] > 0
+        assert row["goal"] is None or row["met"] == (row["ratio"] >= row["goal"])
         if name in beside:
             ratio = row["ours"] / row["peer"]
             assert row["ratio"] == pytest.approx(ratio if "windows" in name else 1 / ratio)

@@ -164,4 +164,5 @@ ARCHITECTURE = Architecture(
     build_model=build,
     reference=reference,
     sweep={"order": (2, 3), "filter_dim": (32, 64, 128)},
+    gains_from_compile=True,
 )

@@ -83,4 +83,5 @@ ARCHITECTURE = Architecture(
     build_model=build,
     reference=reference,
     sweep={"hidden_dim": (768, 1024), "num_layers": (24, 34, 48, 56)},
+    gains_from_compile=True,
 )

@@ -217,4 +217,5 @@ ARCHITECTURE = Architecture(
     build_model=build,
     reference=reference,
     sweep={"num_heads": (2, 3, 4, 6), "num_layers": (12, 15)},
+    gains_from_compile=True,
 )

@@ -195,4 +195,5 @@ ARCHITECTURE = Architecture(
     reference=reference,
     sweep={"num_layers": (4, 8, 12, 16, 22)},
     variant_of="rwkv",
+    gains_from_compile=True,
 )

@@ -44,7 +44,8 @@ class TrainingConfig:
             in hardware, else float32. Validation is in float32.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         num_threads: PyTorch threads on a CPU; results repeat bit for bit for equal numbers.
-        compile: Whether torch.compile makes the mixers faster in training; see `training.compiled`.
+        compile: Whether to train with torch.compile where it pays, on windows and with the architectures that gain
+            from it; see `training.compiled`.
         checkpoint_seconds: Time between checkpoints from which a killed training resumes.
     """
 
@@ -135,6 +136,7 @@ def settled(config: TrainingConfig, *, architecture: Architecture, is_leaking: b
         mode=mode,
         device=device,
         precision=precision,
+        compile=config.compile and architecture.gains_from_compile and mode == "windows",
         batch_size=config.batch_size or defaults.batch_size,
         learning_rate=config.learning_rate or defaults.learning_rate,
     )

@@ -50,6 +50,7 @@ def rates(native, foreign, num_articles):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_drift_is_silent_on_unchanged_text_and_finds_a_tenth_of_legal_text(tmp_path):
     native = [(article.article_id, article.concepts) for article in islice(docstring_corpus(), NUM_ARTICLES)]
@@ -68,6 +69,7 @@ def test_drift_is_silent_on_unchanged_text_and_finds_a_tenth_of_legal_text(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_drift_is_silent_on_unchanged_wikipedia_articles(tmp_path, wikipedia_concepts):
     table = pq.read_table(wikipedia_concepts, columns=["article_id", "source", "vector"])

@@ -25,7 +25,7 @@ from lvm_pipeline.training.checkpoint import read_trained_model_info
 from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 from lvm_pipeline_tests.defs.source_table import add_articles, execute, fill_source
 
-pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.postgres, pytest.mark.timeout(2400)]
 
 PATIENCE_SECONDS = 900
 MADE = ("concepts", "sequences", "trained_model", "evaluation_report", "leaderboard", "champion")

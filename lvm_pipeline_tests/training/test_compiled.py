@@ -1,11 +1,14 @@
 """torch.compile changes how fast a training is, and nothing else that can be seen."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.checkpoint import load_trained_model
-from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.config import TrainingConfig, settled
 from lvm_pipeline.training.loop import train
 
 # torch's compiler imports code that torch calls deprecated, and looks at gradients that it warns of.
@@ -36,9 +39,16 @@ def test_a_compiled_training_ends_as_a_plain_one_does_and_leaves_nothing(data, t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["compiled", "plain"]
 
 
-def test_layers_with_code_of_their_own_are_not_compiled(data, tmp_path):
-    with pytest.raises(LvmError, match="unset LVM_COMPILE"):
-        train(TrainingConfig(preset="smoke", compile=True), data, output_dir=tmp_path / "lstm")
+@pytest.mark.parametrize(
+    ("architecture", "mode", "is_compiled"),
+    [("rwkv4", "windows", True), ("rwkv4", "articles", False), ("performer", "windows", False)],
+)
+def test_only_what_pays_is_compiled(architecture, mode, is_compiled):
+    config = TrainingConfig(architecture=architecture, mode=mode, compile=True)
+
+    assert settled(config, architecture=load_architecture(architecture), is_leaking=False).compile is is_compiled
+    unasked = replace(config, compile=False)
+    assert not settled(unasked, architecture=load_architecture(architecture), is_leaking=False).compile
 
 
 @pytest.mark.slow
