@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.settings import load_settings
 from lvm_pipeline_tests.synthetic import synthetic_table, write_synthetic_concepts
 
@@ -202,3 +203,14 @@ def test_products_travel_as_npz(lvm, given_parquet, postgres_url, lvm_home, tmp_
     assert (code, err) == (0, "")
     assert read_concepts_metadata(settings.concepts_path).num_concepts == sum(ARTICLE_LENGTHS)
     assert f"{NUM_WINDOWS} sequences" in out
+
+    kept = (settings.concepts_path, settings.sequences_path)
+    for path in kept:
+        path.write_bytes(b"earlier")
+    failed = Finding(name="windows_stay_inside_articles", passed=False, severity=Severity.BLOCKING, message="crossed")
+    monkeypatch.setattr("lvm_pipeline.given_files.check_sequences", lambda *_: [failed])
+    code, _, err = lvm("import", ordered)
+
+    assert code == 1
+    assert "crossed" in err
+    assert [path.read_bytes() for path in kept] == [b"earlier", b"earlier"]

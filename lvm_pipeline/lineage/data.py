@@ -111,17 +111,18 @@ def check_staged_concepts(settings: Settings, path: Path, metadata: ConceptsMeta
 
 
 def promote_concepts(settings: Settings, staged: StagedConcepts) -> ConceptsMetadata:
-    """Put a staged concept table in its place if sequences can be made of it; write the verification report either way.
+    """Put a staged concept table in its place if sequences can be made of it, and write the verification report.
 
     Raises:
-        InvariantError: If a blocking finding failed; the staged file is deleted and the earlier product stays.
-        LvmError: If the concepts give no sequences, with what to do; the same is done.
+        InvariantError: If a blocking finding failed, as the report says; the staged file is deleted and the earlier
+            product stays.
+        LvmError: If the concepts give no sequences, with what to do; the report stays that of the earlier product, too.
     """
-    _report(settings, staged.path, staged.findings)
     try:
+        if staged.path is not None and not blocking_failures(staged.findings):
+            refuse_concepts_without_sequences(staged.path, options=sequence_options(settings))
+        _report(settings, staged.path, staged.findings)
         raise_on_blocking(staged.findings)
-        assert staged.path is not None
-        refuse_concepts_without_sequences(staged.path, options=sequence_options(settings))
         return _in_its_place(settings, staged)
     finally:
         _discard(staged.path)

@@ -110,7 +110,8 @@ def test_a_blocking_check_stops_everything_and_keeps_the_earlier_products(make_s
 def test_concepts_that_give_no_sequences_keep_the_earlier_products(make_settings, source, instance):
     settings = make_settings()
     assert refresh(instance).success
-    before = {path: path.read_bytes() for path in (settings.concepts_path, settings.sequences_path)}
+    kept = (settings.concepts_path, settings.sequences_path, settings.reports_dir / "verification.json")
+    before = {path: path.read_bytes() for path in kept}
     execute(
         source.url,
         "DELETE FROM cpe_entry WHERE document_id <> (SELECT document_id FROM cpe_entry WHERE cpe_id = %s)",
