@@ -21,13 +21,16 @@ PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 IN_PARALLEL = --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev setup-all demo ui down test test-all test-slow test-most lint types imports coverage ci clean
+.PHONY: help setup setup-encoders setup-dev setup-all demo ui down test test-all test-slow test-most lint types imports coverage ci clean
 .DELETE_ON_ERROR:
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: $(VENV)/.installed  ## create .venv with everything the pipeline needs
+	@:
+
+setup-encoders: $(VENV)/.installed-encoders  ## the same, and what sentence encoders need (gtr-t5-base and the like)
 	@:
 
 setup-dev: $(VENV)/.installed-dev
@@ -36,7 +39,7 @@ setup-dev: $(VENV)/.installed-dev
 setup-all: $(VENV)/.installed-all
 	@:
 
-demo: setup  ## the whole lineage on real text: table, training, reports, champion
+demo: $(if $(filter-out lsa-768,$(ENCODER)),setup-encoders,setup)  ## the whole lineage on real text: table, training, reports, champion
 	@$(BIN)/lvm demo $(DEMO_OPTIONS)
 
 ui: setup  ## Dagster and MLflow in the browser, on loopback; Ctrl-C stops everything
@@ -88,6 +91,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PIP) torch
 	@echo "Installing the pipeline (2 of 2) ..."
 	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-encoders: $(VENV)/.installed
+	@echo "Installing sentence encoders ..."
+	@$(PIP) --editable '.[encoders]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -66,7 +66,7 @@ def _listen_to_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@app.command()
+@app.command(short_help="Fill the source table with real text and run everything.")
 def demo(
     architecture: ArchitectureOption = None,
     preset: PresetOption = None,
@@ -87,7 +87,7 @@ def demo(
     console.show_results(out, settings)
 
 
-@app.command()
+@app.command(short_help="Load articles into the source table.")
 def ingest(
     file: Annotated[Path, typer.Argument(help="JSONL of articles, or Parquet with vectors.")],
     dataset_source: Annotated[str, typer.Option(help="Value of dataset_source that the rows get.")] = "user_input",
@@ -120,7 +120,7 @@ def ingest(
         console.show_ingest(out, report)
 
 
-@app.command()
+@app.command(short_help="Run every invariant and write the verification report.")
 def verify(
     products: Annotated[bool, typer.Option("--products", help="Check the promoted files, not the source.")] = False,
     validation_articles: ValidationArticlesOption = None,
@@ -144,7 +144,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Compare the concepts with those of the champion.")
 def drift(
     fail: Annotated[bool, typer.Option("--fail", help="Exit with code 1 when there is drift.")] = False,
     as_json: JsonOption = False,
@@ -163,7 +163,7 @@ def drift(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Take the whole lineage without Dagster.")
 def run(
     architecture: ArchitectureOption = None,
     preset: PresetOption = None,
@@ -181,7 +181,7 @@ def run(
     console.show_results(out, settings)
 
 
-@app.command()
+@app.command(short_help="Train one model and keep it in a folder.")
 def train(
     architecture: Annotated[str, typer.Option("--architecture", "-a", help="What to train.")] = "lstm",
     preset: PresetOption = None,
@@ -226,7 +226,7 @@ def train(
     console.show_trained(out, trained)
 
 
-@app.command()
+@app.command(short_help="Score a trained model beside the baselines.")
 def evaluate(
     model: Annotated[
         Path | None, typer.Option(help="Folder of a trained model. Default: the one of --architecture.")
@@ -253,7 +253,7 @@ def evaluate(
     console.show_report(out, report)
 
 
-@app.command()
+@app.command(short_help="Predict the next concept after each that is read.")
 def predict(
     file: Annotated[
         Path | None, typer.Argument(help="JSONL, text or Parquet. Default, and `-`: what is piped in.")
@@ -284,7 +284,7 @@ def predict(
     console.write_lines(prediction.as_json(has_vector=vectors) for prediction in predictions)
 
 
-@app.command()
+@app.command(short_help="Show models and baselines in one table.")
 def leaderboard(as_json: JsonOption = False) -> None:
     """Show the models and the baselines of the present data in one table."""
     from lvm_pipeline import lineage
@@ -297,7 +297,7 @@ def leaderboard(as_json: JsonOption = False) -> None:
         console.show_leaderboard(console.plain(), board)
 
 
-@app.command(name="export")
+@app.command(name="export", short_help="Write concepts and sequences as NPZ exchange files.")
 def export_(folder: Annotated[Path, typer.Argument(help="Folder that gets the NPZ exchange files.")]) -> None:
     """Write the promoted concepts and sequences as NPZ files that load without pickle."""
     from lvm_pipeline import given_files
@@ -306,7 +306,7 @@ def export_(folder: Annotated[Path, typer.Argument(help="Folder that gets the NP
         console.plain().print(f"Wrote {path}", soft_wrap=True)
 
 
-@app.command(name="import")
+@app.command(name="import", short_help="Take an NPZ exchange file.")
 def import_(
     file: Annotated[Path, typer.Argument(help="NPZ exchange file: ordered concepts, or sequences.")],
     validation_articles: ValidationArticlesOption = None,

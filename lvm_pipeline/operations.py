@@ -9,13 +9,17 @@ from lvm_pipeline import console
 from lvm_pipeline.settings import Settings, load_settings
 
 app = typer.Typer()
-alerts_app = typer.Typer(help="Tell people of failures: set LVM_ALERT_URL to an apprise URL.", no_args_is_help=True)
+alerts_app = typer.Typer(
+    help="Tell people of failures: set LVM_ALERT_URL to an apprise URL.",
+    short_help="Try the alerts, and watch the daemon.",
+    no_args_is_help=True,
+)
 app.add_typer(alerts_app, name="alerts")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
-@app.command()
+@app.command(short_help="Show every setting, its value and what it means.")
 def settings(as_json: JsonOption = False) -> None:
     """Show every setting: its variable, its value and what it means. Secrets are not shown."""
     values = load_settings()
@@ -33,7 +37,7 @@ def settings(as_json: JsonOption = False) -> None:
         console.show_rows(console.plain(), rows)
 
 
-@app.command()
+@app.command(short_help="Look for what is wrong, and name the fix.")
 def doctor(as_json: JsonOption = False) -> None:
     """Look for what is wrong around the pipeline, and name the fix for it; exit code 1 where there is a problem."""
     from lvm_pipeline import doctor
@@ -49,7 +53,7 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Start the Dagster and MLflow web UIs.")
 def ui() -> None:
     """Start the Dagster web UI, its daemon and the MLflow UI; Ctrl-C stops them all."""
     from lvm_pipeline.adapters import services

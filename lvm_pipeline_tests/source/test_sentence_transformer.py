@@ -110,8 +110,15 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     folder = write_model_folder(tmp_path / "m")
     for name in (str(folder), "no-such-model"):
-        with pytest.raises(LvmError, match=r"pip install 'lvm-pipeline\[encoders\]'"):
+        with pytest.raises(LvmError, match="make setup-encoders"):
             encoder_named(name, encoders_dir=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["./model", "../model", "~/no/such/model", "/no/such/model", "models/of/mine"])
+def test_a_folder_that_is_not_there_is_not_asked_of_the_hub(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(LvmError, match=r"There is no folder .*(model|mine); give"):
+        encoder_named(name, encoders_dir=tmp_path)
 
 
 def test_a_space_without_its_encoder_at_hand_has_none(tmp_path):
@@ -245,4 +252,4 @@ def test_weights_that_cannot_be_had_are_told(tmp_path, sentence_transformers, mo
     with pytest.raises(LvmError, match=r"weights of the encoder no-such-model cannot be had: there is no folder"):
         load_sentence_transformer("no-such-model", encoders_dir=tmp_path)
     with pytest.raises(LvmError, match="cannot be had"):
-        load_sentence_transformer("not a/valid/name!", encoders_dir=tmp_path)
+        load_sentence_transformer("not a/valid name!", encoders_dir=tmp_path)

@@ -8,8 +8,8 @@ The extra `encoders` is imported when an encoder is loaded, never before.
 """
 
 import hashlib
+import importlib
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ HUB_FOLDER = "hub"
 KNOWN_LAYOUTS = {"gtr-t5-base": "mean/dense-768x768/l2"}
 BATCH_SIZE = 32
 PROGRESS_EVERY = 512  # texts
-INSTALL = "install the extra with `pip install 'lvm-pipeline[encoders]'` (and PyTorch before it)"
+INSTALL = "run `make setup-encoders` in the checkout, or install the extra `encoders`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,15 @@ def load_sentence_transformer(
     hub's cache, the hub (downloaded into `encoders_dir`).
 
     Raises:
-        LvmError: If the extra is not installed, the weights cannot be had, or the folder is none of
-            sentence-transformers'.
+        LvmError: If the extra is not installed, the weights cannot be had, or the folder is not there or
+            none of sentence-transformers'.
     """
-    folder = local_folder(name, encoders_dir=encoders_dir) or _hub_folder(name, encoders_dir, may_download=may_download)
+    folder = local_folder(name, encoders_dir=encoders_dir)
+    if folder is None and _is_path(name):
+        raise LvmError(
+            f"There is no folder {Path(name).expanduser()}; give the folder of a sentence-transformers model."
+        )
+    folder = folder or _hub_folder(name, encoders_dir, may_download=may_download)
     space_id = space_of_folder(folder, name=name)
     model = _loaded(folder)
     return SentenceTransformerEncoder(space_id=space_id, vector_dim=_vector_dim(model), folder=folder, model=model)
@@ -75,6 +80,11 @@ def local_folder(name: str, *, encoders_dir: Path) -> Path | None:
     given = Path(name).expanduser()
     kept = encoders_dir / Path(name).name
     return next((folder.resolve() for folder in (given, kept) if folder.is_dir()), None)
+
+
+def _is_path(name: str) -> bool:
+    """Say whether a name can only mean a folder: the hub's have one slash, between owner and model."""
+    return name.startswith(("/", "~", "./", "../")) or name.count("/") > 1 or name in (".", "..")
 
 
 def space_of_folder(folder: Path, *, name: str) -> str:
@@ -180,11 +190,18 @@ def _hub_folder(name: str, encoders_dir: Path, *, may_download: bool) -> Path:
 
 def _loaded(folder: Path) -> Any:
     library = _imported("sentence_transformers")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    _silence_transformers()
     try:
         return library.SentenceTransformer(str(folder), device=None, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise LvmError(f"The model at {folder} cannot be loaded ({error}); download it again.") from None
+
+
+def _silence_transformers() -> None:
+    """Turn off the bar that transformers draws while it loads weights, and what it remarks on them."""
+    messages = importlib.import_module("transformers.utils.logging")
+    messages.set_verbosity_error()
+    messages.disable_progress_bar()
 
 
 def _imported(module: str) -> Any:
