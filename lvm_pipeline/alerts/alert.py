@@ -18,6 +18,7 @@ class Alert:
         happened_at: When, in seconds since 1970.
         title: What failed, in a few words.
         message: One sentence, for a person.
+        remedy: What to do about it.
         is_warning: It stops nothing.
         asset: Whose check or materialization failed.
         partition: Of that asset.
@@ -32,6 +33,7 @@ class Alert:
     happened_at: float
     title: str
     message: str
+    remedy: str | None = None
     is_warning: bool = False
     asset: str | None = None
     partition: str | None = None
@@ -42,7 +44,7 @@ class Alert:
     link: str | None = None
 
     def body(self) -> str:
-        """Return the text of the message: the sentence, then one line for each thing that is known."""
+        """Return the text of the message: the sentence, what to do, then one line for each thing that is known."""
         known = {
             "asset": self.asset,
             "partition": self.partition,
@@ -53,7 +55,8 @@ class Alert:
             "alert": self.alert_id,
             "link": self.link,
         }
-        return "\n".join([self.message, "", *(f"{name}: {value}" for name, value in known.items() if value)])
+        sentences = [self.message] if self.remedy is None else [self.message, f"What to do: {self.remedy}"]
+        return "\n".join([*sentences, "", *(f"{name}: {value}" for name, value in known.items() if value)])
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:

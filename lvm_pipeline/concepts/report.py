@@ -12,6 +12,7 @@ from lvm_pipeline.concepts.facts import CODES
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import Articles, article_ranges, read_columns, readable
 from lvm_pipeline.findings import Finding, blocking_failures
+from lvm_pipeline.runbook import remedy_of
 
 NUM_SAMPLE_ARTICLES = 5
 NUM_SAMPLE_TEXTS = 5
@@ -144,12 +145,16 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _open_lines(findings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Name what failed, warns or was not checked, before all the rest."""
-    named: dict[str, list[str]] = {}
-    for found in findings:
-        if found["outcome"] != "passed":
-            named.setdefault(found["outcome"], []).append(f"`{found['name']}`")
-    return ["", *(f"- {word}: {', '.join(names)}" for word, names in sorted(named.items()))] if named else []
+    """Name what failed, warns or was not checked, and what to do about it, before all the rest."""
+    findings = sorted(findings, key=lambda found: found["outcome"])
+    lines = [
+        f"- {found['outcome']}: `{found['name']}`. {remedy_of(found['name']) or ''}".rstrip()
+        for found in findings
+        if found["outcome"] in ("failed", "warning")
+    ]
+    open_ones = [f"`{found['name']}`" for found in findings if found["outcome"] == "not checked"]
+    lines += [f"- not checked: {', '.join(open_ones)}"] if open_ones else []
+    return ["", *lines] if lines else []
 
 
 def _concept_lines(concepts: Mapping[str, Any]) -> list[str]:

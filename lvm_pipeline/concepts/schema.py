@@ -17,6 +17,24 @@ SCHEMA_VERSION = 1
 METADATA_KEY = b"lvm"
 
 
+COLUMN_MEANINGS = {
+    "row": "Number of the row, from 0; what sequences point to.",
+    "cpe_id": "The concept's id in the source table.",
+    "article_id": "The article it belongs to.",
+    "article_index": "Number of the article, from 0, in the order of this table.",
+    "position": "Place in the article, from 0.",
+    "concept_text": "Its text.",
+    "domain": "TMD code, 0 to 15.",
+    "task": "TMD code, 0 to 31.",
+    "modifier": "TMD code, 0 to 63.",
+    "tmd_dense": "The TMD codes as 16 numbers, where the source has them.",
+    "soft_negatives": "Soft negatives of the source, where it has any.",
+    "hard_negatives": "Hard negatives of the source, where it has any.",
+    "created_at": "When its row in the source table was made.",
+    "vector": "Its vector, float32, in the space of the table.",
+}
+
+
 def concepts_schema(vector_dim: int) -> pa.Schema:
     """Return the columns of `concepts.parquet` for vectors of width D."""
     return pa.schema(

@@ -15,6 +15,7 @@ import dagster as dg
 from lvm_pipeline.defs.metadata import numbers
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, Severity, blocking_failures
+from lvm_pipeline.runbook import in_words
 
 SEVERITIES = {Severity.BLOCKING: dg.AssetCheckSeverity.ERROR, Severity.WARNING: dg.AssetCheckSeverity.WARN}
 
@@ -35,7 +36,7 @@ def check_specs(
             dg.AssetCheckSpec(
                 name,
                 asset=asset,
-                description=name.replace("_", " ").capitalize() + ".",
+                description=in_words(name),
                 blocking=severity is Severity.BLOCKING,
                 partitions_def=partitions_def,
                 automation_condition=automation_condition,
@@ -57,7 +58,7 @@ def check_result(finding: Finding) -> dg.AssetCheckResult:
         check_name=finding.name,
         passed=finding.passed,
         severity=SEVERITIES[finding.severity],
-        description=finding.message,
+        description=finding.message if finding.was_checked else f"not checked: {finding.message}",
         metadata=metadata,
     )
 

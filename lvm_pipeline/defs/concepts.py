@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from lvm_pipeline import lineage
+from lvm_pipeline.concepts.schema import COLUMN_MEANINGS
 from lvm_pipeline.defs import metadata
 from lvm_pipeline.defs.checks import check_results, check_specs, told_as_failure
 from lvm_pipeline.defs.cpe_entry import cpe_entry
@@ -43,7 +44,7 @@ def concepts(settings: dg.ResourceParam[Settings]) -> Iterator[dg.AssetCheckResu
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(promoted.fingerprint),
             metadata={
-                **metadata.parquet_metadata(settings.concepts_path),
+                **metadata.parquet_metadata(settings.concepts_path, COLUMN_MEANINGS),
                 **metadata.numbers(promoted.as_json()),
                 "num_dropped": len(promoted.dropped),
                 "space_id": promoted.space_id,

@@ -18,6 +18,7 @@ from dagster._core.storage.asset_check_execution_record import (
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from lvm_pipeline.alerts.alert import Alert
+from lvm_pipeline.runbook import remedy_of
 
 MAX_EXECUTIONS = 100  # of one check, looked at in one round
 EVENTS = {
@@ -70,6 +71,7 @@ def _alert_of_check(record: AssetCheckExecutionRecord, ui_address: str) -> Alert
         happened_at=record.event.timestamp,
         title=f"{where}: {name} {'warns' if is_warning else 'failed'}",
         message=record.evaluation.description or f"The check {name} of {where} did not pass.",
+        remedy=remedy_of(name),
         is_warning=is_warning,
         asset=asset,
         partition=record.partition,

@@ -16,12 +16,12 @@ COLUMN_SCHEMA = "dagster/column_schema"
 URI = "dagster/uri"
 
 
-def parquet_metadata(path: Path) -> dict[str, Any]:
-    """Return rows, columns, size and place of a Parquet file."""
+def parquet_metadata(path: Path, meanings: Mapping[str, str]) -> dict[str, Any]:
+    """Return rows, columns with their meanings, size and place of a Parquet file."""
     file = pq.ParquetFile(path)
     return {
         ROW_COUNT: file.metadata.num_rows,
-        COLUMN_SCHEMA: table_schema(file.schema_arrow),
+        COLUMN_SCHEMA: table_schema(file.schema_arrow, meanings),
         "size_bytes": path.stat().st_size,
         "row_groups": file.metadata.num_row_groups,
         "path": dg.MetadataValue.path(path),
@@ -29,12 +29,15 @@ def parquet_metadata(path: Path) -> dict[str, Any]:
     }
 
 
-def table_schema(schema: pa.Schema) -> dg.TableSchema:
-    """Return a Parquet schema as Dagster shows it."""
+def table_schema(schema: pa.Schema, meanings: Mapping[str, str]) -> dg.TableSchema:
+    """Return a Parquet schema as Dagster shows it, with what each column means."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
-                name=field.name, type=str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable)
+                name=field.name,
+                type=str(field.type),
+                description=meanings[field.name],
+                constraints=dg.TableColumnConstraints(nullable=field.nullable),
             )
             for field in schema
         ]

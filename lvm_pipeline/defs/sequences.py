@@ -11,6 +11,7 @@ from lvm_pipeline.defs.checks import check_results, check_specs, told_as_failure
 from lvm_pipeline.defs.concepts import concepts
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.findings import Severity
+from lvm_pipeline.sequences.schema import COLUMN_MEANINGS
 from lvm_pipeline.settings import Settings
 
 INVARIANTS = {
@@ -39,7 +40,7 @@ def sequences(settings: dg.ResourceParam[Settings]) -> Iterator[dg.AssetCheckRes
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(promoted.fingerprint),
             metadata={
-                **metadata.parquet_metadata(settings.sequences_path),
+                **metadata.parquet_metadata(settings.sequences_path, COLUMN_MEANINGS),
                 **metadata.numbers(promoted.as_json()),
                 "splits": metadata.markdown_table(counts),
                 "split_rule": promoted.split_rule,

@@ -30,6 +30,13 @@ SEQUENCES_SCHEMA = pa.schema(
     ]
 )
 
+COLUMN_MEANINGS = {
+    "article_id": "The article of context and target.",
+    "first_row": "Row of the context's first concept in the concept table.",
+    "target_row": "Row of the concept to predict; the context is the rows before it.",
+    "split": "train, validation or test; the same for a whole article.",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCounts:

@@ -9,6 +9,7 @@ def test_a_message_says_everything_that_is_known():
         happened_at=0.0,
         title="concepts: every_concept_has_a_vector failed",
         message="3 of 480 concepts have no vector.",
+        remedy="Encode them.",
         asset="concepts",
         partition="gru",
         check="every_concept_has_a_vector",
@@ -20,6 +21,7 @@ def test_a_message_says_everything_that_is_known():
 
     assert alert.body().splitlines() == [
         "3 of 480 concepts have no vector.",
+        "What to do: Encode them.",
         "",
         "asset: concepts",
         "partition: gru",

@@ -63,7 +63,7 @@ def test_written_report_is_json_and_readable_markdown(concepts_path, tmp_path):
     text = markdown_path.read_text()
     for words in (
         "Verdict: **FAILED** (1 failed,",
-        "- failed: `windows_stay_inside_articles`",
+        "- failed: `windows_stay_inside_articles`. Materialise sequences again",
         "- not checked: `order_is_unambiguous`, `vectors_match_their_space`",
         "| concepts | 54 |",
         "| vector coverage | 100.00% |",

@@ -7,7 +7,7 @@ from lvm_pipeline.defs.checks import check_result, check_results, check_specs, t
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, Severity
 
-INVARIANTS = {"ids_are_unique": Severity.BLOCKING, "codes_are_assigned": Severity.WARNING}
+INVARIANTS = {"cpe_ids_are_unique": Severity.BLOCKING, "tmd_codes_are_assigned": Severity.WARNING}
 
 
 def finding(name, *, passed=True, severity=Severity.BLOCKING, **others):
@@ -33,25 +33,27 @@ def test_warnings_are_warnings():
 
     assert result.severity == dg.AssetCheckSeverity.WARN
     assert result.metadata["was_checked"] == dg.MetadataValue.bool(False)
+    assert result.description == "not checked: x was looked at"
 
 
 def test_only_blocking_invariants_block():
     specs = check_specs("concepts", INVARIANTS)
 
-    assert {spec.name: spec.blocking for spec in specs} == {"ids_are_unique": True, "codes_are_assigned": False}
+    assert {spec.name: spec.blocking for spec in specs} == {"cpe_ids_are_unique": True, "tmd_codes_are_assigned": False}
+    assert (specs[0].description or "").startswith("No two rows share a cpe_id. If not: A join doubled rows")
 
 
 def test_an_invariant_that_nobody_looked_at_stops_the_asset():
     with pytest.raises(dg.Failure) as raised:
-        list(check_results([finding("ids_are_unique")], INVARIANTS))
+        list(check_results([finding("cpe_ids_are_unique")], INVARIANTS))
 
-    assert "codes_are_assigned" in raised.value.description
+    assert "tmd_codes_are_assigned" in raised.value.description
 
 
 def test_a_broken_product_may_leave_later_invariants_open():
-    results = list(check_results([finding("ids_are_unique", passed=False)], INVARIANTS))
+    results = list(check_results([finding("cpe_ids_are_unique", passed=False)], INVARIANTS))
 
-    assert [result.check_name for result in results] == ["ids_are_unique"]
+    assert [result.check_name for result in results] == ["cpe_ids_are_unique"]
 
 
 def test_sentences_for_people_become_the_failure():
