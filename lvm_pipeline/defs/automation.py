@@ -2,8 +2,9 @@
 
 The source table is looked at by the clock. Everything else follows data versions, which are hashes of content: equal
 data triggers nothing, however often it is made again. A blocking check that failed holds what comes after it, and a
-change that came meanwhile is not lost: it is acted on when the checks pass. Training is asked for by a person or the
-schedule, unless `LVM_RETRAIN_ON` says otherwise.
+change that came meanwhile is not lost: it is acted on when the checks pass. Data that could not be made for another
+reason, such as a database that was away, are tried again with the next look at the table. Training is asked for by a
+person or the schedule, unless `LVM_RETRAIN_ON` says otherwise, and is never tried again by itself.
 """
 
 import warnings
@@ -32,8 +33,8 @@ def automation_conditions(settings: Settings) -> Mapping[str, Condition]:
     """Return the condition of each asset that is made by itself."""
     conditions = {
         "cpe_entry": dg.AutomationCondition.on_cron(settings.observation_cron),
-        "concepts": when_its_checked_input_changed(),
-        "sequences": when_its_checked_input_changed(),
+        "concepts": when_its_checked_input_changed() | when_it_could_not_be_made(settings.observation_cron),
+        "sequences": when_its_checked_input_changed() | when_it_could_not_be_made(settings.observation_cron),
     }
     if settings.retrain_on == "schedule":
         return conditions
@@ -62,6 +63,21 @@ def when_its_checked_input_changed() -> Condition:
     before the materialization, as ours are. There a new data version alone says that they passed.
     """
     return when_its_input_changed() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+
+
+def when_it_could_not_be_made(cron: str) -> Condition:
+    """At each tick of the clock while its latest run failed, though no blocking check of its own or upstream did."""
+    own_check_failed = dg.AutomationCondition.any_checks_match(
+        dg.AutomationCondition.check_failed(), blocking_only=True
+    )
+    return (
+        dg.AutomationCondition.cron_tick_passed(cron)
+        & dg.AutomationCondition.execution_failed()
+        & ~own_check_failed
+        & dg.AutomationCondition.all_deps_blocking_checks_passed()
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.in_progress()
+    )
 
 
 def drift_was_found() -> Condition:

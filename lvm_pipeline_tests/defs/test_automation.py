@@ -1,6 +1,7 @@
 """What is made by itself: nothing on equal data, each change once, nothing past a failed check, no training unasked."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -55,6 +56,7 @@ class World:
     versions: dict[str, str] = field(default_factory=lambda: dict.fromkeys(["cpe_entry", *INVARIANTS], "1"))
     failing: set[str] = field(default_factory=set)
     cursor: object = None
+    now: datetime = datetime(2026, 1, 1, 12, 10, tzinfo=UTC)
     checks_asked: set[str] = field(default_factory=set)
 
     def set(self, **variables):
@@ -93,6 +95,27 @@ class World:
         if not {check for check in self.failing if checks.get(check) is Severity.BLOCKING}:
             self._report(dg.AssetMaterialization(name, partition=partition, tags=self._tags(name)))
 
+    def run(self, name, *, partition=None, crashes=False):
+        """A run made an asset, all checks passed; or it was to make it and ended before it looked at anything."""
+
+        partitions_def = architecture_partitions if partition else None
+        specs = check_specs(name, INVARIANTS[name], partitions_def=partitions_def)
+
+        @dg.asset(name=name, deps=[UPSTREAM[name]], partitions_def=partitions_def, check_specs=specs)
+        def made():
+            if crashes:
+                raise dg.Failure("the database is away")
+            yield dg.MaterializeResult(data_version=dg.DataVersion(self.versions[name]))
+            yield from (dg.AssetCheckResult(check_name=check, passed=True) for check in INVARIANTS[name])
+
+        run = dg.materialize([made], instance=self.instance, partition_key=partition, raise_on_error=False)
+        assert run.success is not crashes
+
+    def look_after(self, **time):
+        """What the sensor would ask for some time later."""
+        self.now += timedelta(**time)
+        return self.look()
+
     def _report(self, event):
         self.instance.report_runless_asset_event(event)
 
@@ -101,7 +124,9 @@ class World:
 
     def look(self):
         """What the sensor would ask for now, beside the look at the table itself."""
-        result = dg.evaluate_automation_conditions(self.definitions(), self.instance, cursor=self.cursor)
+        result = dg.evaluate_automation_conditions(
+            self.definitions(), self.instance, cursor=self.cursor, evaluation_time=self.now
+        )
         self.cursor = result.cursor
         checks = {
             one.key.name for one in result.results if isinstance(one.key, dg.AssetCheckKey) and one.true_subset.size
@@ -186,6 +211,49 @@ def test_a_failed_blocking_check_holds_everything_downstream_and_passing_release
     world.make("concepts")
 
     assert world.look() == {"sequences"}
+
+
+@pytest.mark.parametrize("name", ["concepts", "sequences"])
+def test_data_that_could_not_be_made_are_tried_again_by_the_clock(world, name):
+    change(world, "cpe_entry", "concepts", "sequences")
+    world.observe()
+    if name == "sequences":
+        world.make("concepts")
+    world.look()
+    world.run(name, crashes=True)
+    assert world.look_after(minutes=5) == set()
+
+    assert world.look_after(minutes=20) == {name}
+    assert world.look_after(minutes=5) == set()
+    assert world.look_after(minutes=30) == {name}
+    world.run(name)
+    assert name not in world.look_after(minutes=30)
+
+
+def test_data_whose_check_failed_are_not_tried_again_until_they_change(world):
+    change(world, "cpe_entry", "concepts")
+    world.observe()
+    world.look()
+    world.run("concepts", crashes=True)
+    world.failing = {"every_concept_has_a_vector"}
+    world.make("concepts")
+    assert world.look_after(hours=2) == set()
+
+    change(world, "cpe_entry")
+    world.observe()
+
+    assert world.look() == {"concepts"}
+
+
+def test_a_training_that_failed_is_not_tried_again(world):
+    world.set(retrain_on="new_data", retrained_architectures="gru")
+    world.look()
+    change(world, "sequences")
+    world.make("sequences")
+    assert world.look() == {"trained_model gru"}
+    world.run("trained_model", partition="gru", crashes=True)
+
+    assert [world.look_after(hours=2) for _ in range(3)] == [set()] * 3
 
 
 def test_training_is_not_asked_for_by_default(world):
