@@ -20,6 +20,7 @@ from lvm_pipeline.settings import Settings
 
 UNITS = 1000  # steps of a bar
 MAX_MESSAGE = 240  # characters of a finding on the screen
+MAX_SHOWN = 10  # duplicates or bad rows of a file
 
 
 class Bar(Protocol):
@@ -149,10 +150,11 @@ def show_diagnoses(console: Console, diagnoses: Sequence[Mapping[str, Any]]) -> 
 def show_ingest(console: Console, report: Any) -> None:
     """Show what became of a file, duplicates and bad rows by name."""
     console.print(escape(report.sentence()), soft_wrap=True)
-    for duplicate in report.duplicates[:10]:
-        console.print(f"  [dim]left out:[/] {escape(str(duplicate))}", soft_wrap=True)
-    for row in report.bad_rows[:10]:
-        console.print(f"  [yellow]skipped:[/] {escape(str(row))}", soft_wrap=True)
+    for words, ones in (("[dim]left out:[/]", report.duplicates), ("[yellow]skipped:[/]", report.bad_rows)):
+        for one in ones[:MAX_SHOWN]:
+            console.print(f"  {words} {escape(str(one))}", soft_wrap=True)
+        if len(ones) > MAX_SHOWN:
+            console.print(f"  {words} {len(ones) - MAX_SHOWN:,} more (all with --json)")
 
 
 def show_verification(console: Console, verification: Any) -> None:

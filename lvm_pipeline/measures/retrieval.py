@@ -64,13 +64,10 @@ def target_ranks(predictions: Values, contexts: Contexts, targets: Targets) -> d
     ranks = {rule: np.zeros(len(contexts), np.int64) for rule in EXCLUSIONS}
     for start in range(0, len(targets.pool_rows), CANDIDATES_IN_A_BLOCK):
         rows = targets.pool_rows[start : start + CANDIDATES_IN_A_BLOCK]
-        is_ahead = directions @ unit(targets.vectors[rows]).T >= threshold[:, None]
-        num_ahead = np.zeros((len(contexts), len(rows) + 1), np.int32)
-        np.cumsum(is_ahead, axis=1, out=num_ahead[:, 1:])
+        is_ahead = directions @ targets.pool_directions[start : start + len(rows)].T >= threshold[:, None]
+        num_ahead = np.count_nonzero(is_ahead, axis=1)
         for rule in EXCLUSIONS:
-            begin, end = _excluded_columns(contexts, rule, rows)
-            lines = np.arange(len(contexts))
-            ranks[rule] += num_ahead[:, -1] - (num_ahead[lines, end] - num_ahead[lines, begin])
+            ranks[rule] += num_ahead - _num_between(is_ahead, *_excluded_columns(contexts, rule, rows))
     return {rule: np.maximum(rank, 1) for rule, rank in ranks.items()}  # the target itself counts as the one
 
 
@@ -85,6 +82,20 @@ def _excluded_columns(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     begin = np.searchsorted(pool_rows, first_excluded_rows(contexts, exclusion))
     return begin, np.searchsorted(pool_rows, contexts.target_rows)
+
+
+def _num_between(
+    is_true: NDArray[np.bool_], begin: NDArray[np.int64], end: NDArray[np.int64]
+) -> NDArray[np.int64] | int:
+    """Count in each line what is true from column `begin` to before `end`, each of shape (B,)."""
+    is_some = end > begin
+    if not is_some.any():
+        return 0
+    first, last = int(begin[is_some].min()), int(end[is_some].max())
+    sums = np.zeros((len(is_true), last - first + 1), np.int64)
+    np.cumsum(is_true[:, first:last], axis=1, out=sums[:, 1:])
+    lines = np.arange(len(is_true))
+    return sums[lines, np.clip(end, first, last) - first] - sums[lines, np.clip(begin, first, last) - first]
 
 
 @dataclass(frozen=True, kw_only=True)

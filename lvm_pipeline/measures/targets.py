@@ -3,6 +3,7 @@
 Shapes: N = concepts in the table, A = articles, S = targets, P = candidates in the pool, T = context length.
 """
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.measures.metrics import unit
 
 ContextMode = Literal["windows", "articles"]
 Rows = NDArray[np.int64]
@@ -78,6 +80,11 @@ class Targets:
     def has_long_contexts(self) -> bool:
         """Whether a model may read more than the five concepts of the usual window."""
         return self.context_mode == "articles" or self.context_length > LONGEST_WINDOW_OF_A_RIDGE
+
+    @functools.cached_property
+    def pool_directions(self) -> NDArray[np.float32]:
+        """The candidates' vectors at length one, shape (P, D); found once, as every predictor is held against them."""
+        return unit(self.vectors[self.pool_rows])
 
     def train_mean(self) -> NDArray[np.float32]:
         """Return the mean vector of the train articles, shape (D,)."""

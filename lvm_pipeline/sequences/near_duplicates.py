@@ -3,12 +3,13 @@
 Exact, and fast because of a bound. Let P be any orthonormal basis of k directions and
 r(x) = sqrt(1 - |Px|^2) the length of a unit vector outside it. Then x . y <= Px . Py + r(x) r(y),
 which is one dot product of k + 1 numbers instead of D. Pairs below the threshold there need no
-second look; the few others are decided on their full vectors. With P the leading principal
-directions the first coordinate also bounds the distance, so rows sorted by it meet only near rows.
+second look; the few others are decided on their full vectors. The k + 1 numbers make a unit vector, and
+their distance is never longer than that of the full ones, so rows meet only those of near cells (`cells`).
 
 Shapes: N = concepts, D = vector width, A = articles, M = pairs or links.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,8 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_pipeline.sequences.cells import meetings
+
 MIN_COSINE = 0.99
-NUM_DIRECTIONS = 31  # with the length outside them, 32 numbers a concept
+NUM_DIRECTIONS = 63  # with the length outside them, 64 numbers a concept
 SAMPLE_CONCEPTS = 2048  # enough to find good directions; the bound holds for any
 TILE = (1024, 4096)  # rows by rows compared at once: 16 MB of float32
 PAIRS_AT_ONCE = 4096
@@ -121,29 +124,32 @@ def _equal_texts(texts: Iterable[str | None]) -> NDArray[np.int64]:
 def _close_vectors(vectors: NDArray[np.float32], links: _Links, *, min_cosine: float) -> Iterator[NDArray[np.int64]]:
     """Yield pairs of rows (M, 2), block by block, whose cosine is at least `min_cosine`."""
     rows, short = _shortened(vectors)
-    order = np.argsort(short[:, 0], kind="stable")
-    rows, short = rows[order], short[order]
-    # |x - y|^2 = 2 - 2 x . y bounds the distance of the first coordinates.
-    reach = np.sqrt(max(0.0, 2 - 2 * (min_cosine - BOUND_SLACK)))
-    ends = np.searchsorted(short[:, 0], short[:, 0] + np.float32(reach), side="right")
-    for lefts, rights in _tiles(ends):
-        near = np.flatnonzero((short[lefts] @ short[rights].T).ravel() >= min_cosine - BOUND_SLACK)
-        left, right = np.divmod(near, rights.stop - rights.start)
-        is_once = left + lefts.start < right + rights.start
-        pairs = np.stack([rows[lefts][left[is_once]], rows[rights][right[is_once]]], axis=1)
-        pairs = links.open_pairs(pairs)
+    least = min_cosine - BOUND_SLACK
+    for left, right in _likely_pairs(short, least):
+        pairs = links.open_pairs(np.stack([rows[left], rows[right]], axis=1))
         for some in np.split(pairs, range(PAIRS_AT_ONCE, len(pairs), PAIRS_AT_ONCE)):
             still_open = links.open_pairs(some)
             yield still_open[_cosines(vectors, still_open) >= min_cosine]
 
 
-def _tiles(ends: NDArray[np.int64]) -> Iterator[tuple[slice, slice]]:
-    """Cut the pairs (i, j) with i <= j < ends[i], `ends` ascending, into tiles that cover them all."""
+def _likely_pairs(short: NDArray[np.float32], least: float) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield both ends of the pairs whose bound is at least `least`, each pair once, some at a time."""
+    reach = math.sqrt(max(0.0, 2 - 2 * least))  # |x - y|^2 = 2 - 2 x . y
+    for members, candidates in meetings(short, reach):
+        for tops, sides in _tiles(len(members), len(candidates)):
+            near = np.flatnonzero((short[members[tops]] @ short[candidates[sides]].T).ravel() >= least)
+            top, side = np.divmod(near, sides.stop - sides.start)
+            is_once = top + tops.start < side + sides.start
+            if is_once.any():
+                yield members[tops][top[is_once]], candidates[sides][side[is_once]]
+
+
+def _tiles(num_members: int, num_candidates: int) -> Iterator[tuple[slice, slice]]:
+    """Cut the pairs (i, j) with i < j, member and candidate, into tiles that cover them all."""
     height, width = TILE
-    for top in range(0, len(ends), height):
-        bottom = min(top + height, len(ends))
-        for left in range(top, int(ends[bottom - 1]), width):
-            yield slice(top, bottom), slice(left, min(left + width, int(ends[bottom - 1])))
+    for top in range(0, num_members, height):
+        for left in range(top, num_candidates, width):
+            yield slice(top, min(top + height, num_members)), slice(left, min(left + width, num_candidates))
 
 
 def _shortened(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

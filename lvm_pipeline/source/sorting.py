@@ -36,6 +36,10 @@ class Duplicate:
     kept_cpe_id: str
     reason: str  # "same text" or "same vector"
 
+    def __str__(self) -> str:
+        """Return it as it is shown: `entry 17 of the file, <id>: same text as <id>`."""
+        return f"entry {self.number} of the file, {self.cpe_id}: {self.reason} as {self.kept_cpe_id}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:

