@@ -68,9 +68,13 @@ def build_sequences(concepts_path: Path, staged_path: Path, *, options: Sequence
         LvmError: If the concepts cannot be read, there is one article only, no article is long
             enough for a sequence, or the train or validation split would be empty.
     """
+    _build_unchecked(concepts_path, staged_path, options)  # and forget the vectors, since checking reads them anew
+    return check_sequences(concepts_path, staged_path)
+
+
+def _build_unchecked(concepts_path: Path, staged_path: Path, options: SequenceOptions) -> None:
     rows = read_concept_rows(concepts_path)
     write_sequences(staged_path, rows, **_cut_and_split(rows, options), provenance=_provenance(options))
-    return check_sequences(concepts_path, staged_path)
 
 
 def refuse_concepts_without_sequences(concepts_path: Path, *, options: SequenceOptions) -> None:
