@@ -1,5 +1,6 @@
 """One thing that failed, and how it reads as a message."""
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Alert:
         allowed: What it would have accepted.
         dagster_run_id: The Dagster run in which it happened.
         link: Page of the Dagster web UI.
+        repeats_by_itself: Something tries again by the clock, so that the same may soon fail for the same reason.
     """
 
     alert_id: str
@@ -42,6 +44,14 @@ class Alert:
     allowed: float | None = None
     dagster_run_id: str | None = None
     link: str | None = None
+    repeats_by_itself: bool = False
+
+    @property
+    def series(self) -> str | None:
+        """What is the same for the same failure at every try; nothing where each is a failure of its own."""
+        if not self.repeats_by_itself:
+            return None
+        return hashlib.sha256(f"{self.title}\n{self.message}".encode()).hexdigest()[:16]
 
     def body(self) -> str:
         """Return the text of the message: the sentence, what to do, then one line for each thing that is known."""

@@ -43,7 +43,8 @@ def deliver(alerts: Iterable[Alert], window: Window, *, send: Callable[[Alert], 
     delivered: list[Alert] = []
     waiting: list[Alert] = []
     problems: list[str] = []
-    for number, alert in enumerate(window.new(alerts)):
+    new, going_on = window.new(alerts)
+    for number, alert in enumerate(new):
         if number >= MAX_ATTEMPTS or len(problems) >= MAX_PROBLEMS:
             waiting.append(alert)
             continue
@@ -54,7 +55,7 @@ def deliver(alerts: Iterable[Alert], window: Window, *, send: Callable[[Alert], 
             problems.append(str(error))
             waiting.append(alert)
     return Delivery(
-        window=window.after(delivered=delivered, waiting=waiting, now=now),
+        window=window.after(delivered=delivered, waiting=waiting, now=now, going_on=going_on),
         num_sent=len(delivered),
         num_waiting=len(waiting),
         problems=problems,

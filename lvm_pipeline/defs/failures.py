@@ -15,7 +15,7 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
-from dagster._core.storage.tags import PARTITION_NAME_TAG
+from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG, PARTITION_NAME_TAG
 
 from lvm_pipeline.alerts.alert import Alert
 from lvm_pipeline.runbook import remedy_of
@@ -154,4 +154,5 @@ def _alert_of_run(record: dg.RunRecord, story: _Story, ui_address: str) -> Alert
         check=", ".join(f"{key.name} (not looked at)" for key in story.unchecked) or None,
         dagster_run_id=run.run_id,
         link=f"{ui_address}/runs/{run.run_id}",
+        repeats_by_itself=AUTOMATION_CONDITION_TAG in run.tags,
     )

@@ -4,7 +4,14 @@ import pytest
 
 from lvm_pipeline.alerts.alert import Alert
 from lvm_pipeline.alerts.delivery import MAX_ATTEMPTS, MAX_PROBLEMS, deliver
-from lvm_pipeline.alerts.window import MAX_HANDLED, OVERLAP_SECONDS, PATIENCE_SECONDS, Window
+from lvm_pipeline.alerts.window import (
+    MAX_HANDLED,
+    OVERLAP_SECONDS,
+    PATIENCE_SECONDS,
+    SERIES_GAP_SECONDS,
+    TOLD_AGAIN_SECONDS,
+    Window,
+)
 from lvm_pipeline.errors import LvmError
 
 NOW = 1_000_000.0
@@ -122,4 +129,60 @@ def test_the_window_stays_small_and_never_opens_again():
         window = window.after(delivered=delivered, waiting=[], now=NOW + round_)
 
     assert len(window.handled) <= MAX_HANDLED
-    assert window.new([alert("0 1", NOW)]) == []
+    assert window.new([alert("0 1", NOW)]) == ([], [])
+
+
+def repeated(number, happened_at, message="The database is away."):
+    return Alert(alert_id=f"run {number}", happened_at=happened_at, title="t", message=message, repeats_by_itself=True)
+
+
+class Looks:
+    """A sensor that keeps its window as text from look to look."""
+
+    def __init__(self, sender):
+        self.sender, self.text, self.found = sender, Window(since=NOW - 60).as_text(), []
+
+    def __call__(self, *alerts, now):
+        self.found += alerts
+        delivery = deliver(self.found, Window.from_text(self.text, now=0), send=self.sender, now=now)
+        self.text = delivery.window.as_text()
+        sent, self.sender.sent = self.sender.sent, []
+        return sent
+
+
+def test_what_fails_by_the_clock_is_told_once_and_again_after_a_day():
+    look = Looks(Sender())
+    told = {}
+    for number in range(60):
+        now = NOW + number * 1800
+        if sent := look(repeated(number, now), now=now):
+            told[number] = sent
+
+    assert told == {0: ["run 0"], 48: ["run 48"]}
+    assert TOLD_AGAIN_SECONDS == 48 * 1800
+
+
+def test_a_failure_that_comes_back_after_a_pause_or_for_another_reason_is_told():
+    look = Looks(Sender())
+    assert look(repeated(1, NOW), now=NOW) == ["run 1"]
+    assert look(repeated(2, NOW + 1800, "The disk is full."), now=NOW + 1800) == ["run 2"]
+    later = NOW + SERIES_GAP_SECONDS + 1
+
+    assert look(repeated(3, later), now=later) == ["run 3"]
+
+
+def test_a_series_whose_first_alert_was_refused_is_told_later():
+    sender = Sender(refused={"run 1"})
+    look = Looks(sender)
+    assert look(repeated(1, NOW), now=NOW) == []
+    assert look(repeated(2, NOW + 60), now=NOW + 60) == []
+    sender.refused.clear()
+
+    assert look(repeated(3, NOW + 120), now=NOW + 120) == ["run 1"]
+    assert look(repeated(4, NOW + 180), now=NOW + 180) == []
+
+
+def test_what_a_person_started_is_told_each_time():
+    look = Looks(Sender())
+
+    assert look(alert(1), alert(2), now=NOW) == ["check execution 1", "check execution 2"]

@@ -5,6 +5,7 @@ import time
 import dagster as dg
 import pytest
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG
 
 from lvm_pipeline.alerts.window import Window
 from lvm_pipeline.defs.checks import check_result, check_specs
@@ -159,6 +160,19 @@ def test_a_run_that_is_killed_is_told(world, receiver):
 
     (message,) = receiver.messages
     assert message["message"].startswith("The run worker is gone.")
+
+
+def test_runs_that_fail_by_the_clock_for_one_reason_are_told_once(world, receiver):
+    world.look()
+    job = world.definitions.resolve_implicit_global_asset_job_def()
+    for _ in range(2):
+        run = world.instance.create_run_for_job(
+            job, asset_selection=frozenset({dg.AssetKey("concepts")}), tags={AUTOMATION_CONDITION_TAG: "true"}
+        )
+        world.instance.report_run_failed(run, "The database is away.")
+        world.look()
+
+    assert [message["message"].splitlines()[0] for message in receiver.messages] == ["The database is away."]
 
 
 def test_without_a_url_it_says_so_and_remembers_the_time(monkeypatch):
