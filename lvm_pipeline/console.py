@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lvm_pipeline.findings import Finding
+from lvm_pipeline.runbook import remedy_of
 from lvm_pipeline.settings import Settings
 
 UNITS = 1000  # steps of a bar
@@ -172,6 +173,9 @@ def show_verification(console: Console, verification: Any) -> None:
         if sequences["is_leaking"]:
             console.print(f"[bold red]LEAKING:[/] {escape(sequences['leak_reason'])}", soft_wrap=True)
     show_findings(console, verification.findings)
+    for finding in verification.findings:
+        if not finding.passed and (remedy := remedy_of(finding.name)):
+            console.print(f"  [bold]{finding.name}, what to do:[/] {escape(remedy)}", soft_wrap=True)
     verdict = (
         "[green]Every blocking invariant holds.[/]" if verification.passed else "[bold red]Verification failed.[/]"
     )
