@@ -49,6 +49,19 @@ class SkippingMixers(Protocol):
         ...
 
 
+@runtime_checkable
+class MixersInTwoParts(Protocol):
+    """Mixers whose last part works on each position alone; they are `finish(mix(states))`."""
+
+    def mix(self, states: Tensor) -> Tensor:
+        """Run the first part on states (B, T, H)."""
+        ...
+
+    def finish(self, states: Tensor) -> Tensor:
+        """Run the last part on states of any positions, (..., H)."""
+        ...
+
+
 class Backbone(LatentVectorModel):
     """Input projection, mixers, output projection, residual head."""
 
@@ -103,10 +116,12 @@ class Backbone(LatentVectorModel):
         states = self.states_of(contexts, condition)
         if isinstance(self.mixers, SkippingMixers):
             last_targets = is_target * torch.arange(1, is_target.shape[1] + 1, device=is_target.device)
-            states = self.mixers.up_to(states, last_targets.amax(1))
+            chosen = self.mixers.up_to(states, last_targets.amax(1))[is_target]
+        elif isinstance(self.mixers, MixersInTwoParts):
+            chosen = self.mixers.finish(self.mixers.mix(states)[is_target])
         else:
-            states = self.mixers(states)
-        chosen = self.dropout(states[is_target])
+            chosen = self.mixers(states)[is_target]
+        chosen = self.dropout(chosen)
         predictions = self._correction_from(chosen)
         if self.residual_head is not None:
             predictions = self.residual_head.at(contexts, chosen, is_target) + predictions

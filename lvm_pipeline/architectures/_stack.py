@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import RecurrentMixers
 from lvm_pipeline.architectures._dropout import Dropout
+from lvm_pipeline.architectures._mlp import Mlp, SwiGlu
 from lvm_pipeline.architectures._precision import at_least_float32
+
+WORKS_ON_EACH_POSITION = (Mlp, SwiGlu)
 
 
 class Residual(nn.Module):
@@ -36,7 +39,11 @@ class Residual(nn.Module):
 
 
 class ResidualStack(nn.Module):
-    """Layers, then a last norm."""
+    """Layers, then a last norm.
+
+    In two parts, so that the second can be spared where nothing is predicted: in training on windows that is at all
+    positions of a context but the last.
+    """
 
     def __init__(self, layers: Iterable[Residual], norm: nn.Module):
         """Keep the layers in order."""
@@ -46,10 +53,27 @@ class ResidualStack(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Mix along the context."""
+        return self.finish(self.mix(states))
+
+    def mix(self, states: Tensor) -> Tensor:
+        """Run the layers up to the last that mixes along the context."""
         states = at_least_float32(states)
-        for layer in self.layers:
+        for layer in self._parts()[0]:
+            states = layer(states)
+        return states
+
+    def finish(self, states: Tensor) -> Tensor:
+        """Run what is left, which works on each position alone, so that any positions will do: (..., H)."""
+        for layer in self._parts()[1]:
             states = layer(states)
         return self.norm(states)
+
+    def _parts(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        layers = list(self.layers)
+        num_mixing = len(layers)
+        while num_mixing and isinstance(layers[num_mixing - 1].inner, WORKS_ON_EACH_POSITION):
+            num_mixing -= 1
+        return layers[:num_mixing], layers[num_mixing:]
 
 
 class RecurrentStack(ResidualStack):

@@ -72,9 +72,9 @@ class Gpt2Mixers(RecurrentStack):
                 )
                 nn.init.zeros_(module.bias)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def mix(self, states: Tensor) -> Tensor:
         """Mix along the context."""
-        return super().forward(self.placed(states, 0))
+        return super().mix(self.placed(states, 0))
 
     def prefill(self, states: Tensor, state: Gpt2State | None) -> tuple[Tensor, Gpt2State]:
         """Mix what follows on `state`."""

@@ -129,11 +129,11 @@ class PerformerMixers(RecurrentStack):
         self.redraw_steps = config.redraw_steps
         self.num_steps = 0
 
-    def forward(self, states: Tensor) -> Tensor:
+    def mix(self, states: Tensor) -> Tensor:
         """Mix along the context; in training, a step."""
         if self.training:
             self._count_step()
-        return super().forward(states)
+        return super().mix(states)
 
     def _count_step(self) -> None:
         self.num_steps += 1

@@ -146,9 +146,9 @@ class Rwkv4Mixers(RecurrentStack):
         super().__init__(layers, LayerNorm(config.hidden_dim))
         self.first_norm = LayerNorm(config.hidden_dim)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def mix(self, states: Tensor) -> Tensor:
         """Mix along the context."""
-        return super().forward(self.first_norm(states))
+        return super().mix(self.first_norm(states))
 
     def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Mix what follows on `state`."""

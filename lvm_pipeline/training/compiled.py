@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
+from lvm_pipeline.architectures._backbone import MixersInTwoParts
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
 
@@ -32,8 +33,10 @@ def compile_mixers(model: LatentVectorModel, *, cache_dir: Path) -> None:
         LvmError: At the first step, if there is no compiler.
     """
     mixers = model.get_submodule("mixers")
+    name = "mix" if isinstance(mixers, MixersInTwoParts) else "forward"
+    plain = getattr(mixers, name)
     os.environ[CACHE_VARIABLE] = str(cache_dir)
-    mixers.forward = _in_training(mixers, torch.compile(mixers.forward), mixers.forward)
+    setattr(mixers, name, _in_training(mixers, torch.compile(plain), plain))
 
 
 def _in_training(
