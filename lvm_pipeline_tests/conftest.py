@@ -6,6 +6,7 @@ one embedded Postgres, on which `postgres_url` is a fresh database.
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
@@ -36,6 +37,12 @@ STAGES = (
 settings.register_profile("dev", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_configure():
+    """Undo what a shell does to background jobs: with SIGINT ignored, the Dagster that tests start ignores SIGTERM."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
