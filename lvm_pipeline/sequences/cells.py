@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 FEW_POINTS = 4096  # up to here comparing all pairs is as fast
 SAMPLE_FOR_SITE = 40  # points; enough to find good sites
@@ -55,6 +53,9 @@ def meetings(points: NDArray[np.float32], reach: float) -> Iterator[tuple[NDArra
 
 def _sites(points: NDArray[np.float32]) -> NDArray[np.float32]:
     """Choose about sqrt(N) sites, shape (S, K), by a few rounds of k-means on a sample."""
+    from sklearn.cluster import KMeans  # here, since the code server, which never searches, would wait for it
+    from sklearn.exceptions import ConvergenceWarning
+
     num_sites = math.isqrt(len(points))
     step = max(1, len(points) // (SAMPLE_FOR_SITE * num_sites))
     once: Any = 1  # scikit-learn's own types allow a string alone
