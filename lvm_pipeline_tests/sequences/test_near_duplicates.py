@@ -47,7 +47,6 @@ def at_cosine(vectors, cosine, rng):
     st.sampled_from([0.8, 0.99, 1.0]),
 )
 def test_agrees_with_comparing_every_pair(few_points, seed, num_concepts, vector_dim, num_articles, min_cosine):
-    cells.FEW_POINTS = few_points
     rng = np.random.default_rng(seed)
     centres = unit(rng, 5, vector_dim)
     vectors = centres[rng.integers(0, 5, num_concepts)] + rng.choice([0, 0.02, 0.3], (num_concepts, 1)) * unit(
@@ -66,7 +65,9 @@ def test_agrees_with_comparing_every_pair(few_points, seed, num_concepts, vector
     if np.nanmin(margins, initial=1) < 1e-12:
         return  # a tie is decided by rounding
 
-    links = find_near_duplicates(vectors, texts, articles, min_cosine=min_cosine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cells, "FEW_POINTS", few_points)
+        links = find_near_duplicates(vectors, texts, articles, min_cosine=min_cosine)
 
     assert links.groups.tolist() == slow_groups(vectors, texts, articles, min_cosine).tolist()
     assert len(links.rows) == len(links.groups) - len(set(links.groups.tolist()))
