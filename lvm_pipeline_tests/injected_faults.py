@@ -21,8 +21,8 @@ from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.measures import arithmetic
 from lvm_pipeline.sequences import build
 from lvm_pipeline.training import objectives
-from lvm_pipeline.training.checkpoint import config_from_json
 from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.trained_model import config_from_json
 from lvm_pipeline_tests.defs.source_table import execute
 from lvm_pipeline_tests.faults import WIDTH
 
@@ -192,7 +192,7 @@ MUTATIONS = [
         "test_f08_weights_that_do_not_give_their_score_are_not_promoted",
     ),
     Mutation(
-        "lvm_pipeline.training.checkpoint._built_as_recorded", "test_f08_another_class_is_not_loaded", built_whatever
+        "lvm_pipeline.training.trained_model._built_as_recorded", "test_f08_another_class_is_not_loaded", built_whatever
     ),
     Mutation(
         "lvm_pipeline.evaluation.checked.checkpoint_reproduces_its_score",

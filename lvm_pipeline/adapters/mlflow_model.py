@@ -37,7 +37,7 @@ class Predictor:
 
 
 def _load_pyfunc(path: str) -> Predictor:
-    from lvm_pipeline.training.checkpoint import load_trained_model
+    from lvm_pipeline.training.trained_model import load_trained_model
 
     model, _ = load_trained_model(Path(path))
     return Predictor(model)

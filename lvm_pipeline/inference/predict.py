@@ -19,8 +19,8 @@ from lvm_pipeline.inference.nearest import ConceptIndex
 from lvm_pipeline.inference.reading import GivenConcept
 from lvm_pipeline.source.encoders.encoder import Encoder
 from lvm_pipeline.source.encoders.registry import encoder_of_space
-from lvm_pipeline.training.checkpoint import TrainedModelInfo
 from lvm_pipeline.training.data import UNIT_LENGTH_TOLERANCE
+from lvm_pipeline.training.trained_model import TrainedModelInfo
 
 Warn = Callable[[str], None]
 

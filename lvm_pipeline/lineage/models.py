@@ -10,10 +10,10 @@ from lvm_pipeline.findings import Finding, raise_on_blocking
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from lvm_pipeline.training.checkpoint import TrainedModelInfo
     from lvm_pipeline.training.config import TrainingConfig
     from lvm_pipeline.training.loop import OnProgress
     from lvm_pipeline.training.tracking import Tracker
+    from lvm_pipeline.training.trained_model import TrainedModelInfo
 
 TRACKING_FILE = "tracking.json"  # beside the weights: which MLflow run made them
 

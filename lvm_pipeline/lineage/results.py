@@ -138,7 +138,7 @@ def _cache_dir(settings: Settings) -> Path:
 
 def _challengers(settings: Settings) -> dict[str, Path]:
     """Return the trained models of the present data, by architecture."""
-    from lvm_pipeline.training.checkpoint import read_trained_model_info
+    from lvm_pipeline.training.trained_model import read_trained_model_info
 
     fingerprint = read_sequences_metadata(settings.sequences_path).fingerprint
     folders = {path.parent.name: path.parent for path in sorted(settings.models_dir.glob("*/trained_model.json"))}
@@ -154,7 +154,7 @@ def _challengers(settings: Settings) -> dict[str, Path]:
 
 def _concepts_of(model_dir: Path) -> str:
     """Return the fingerprint of the concepts that a model was trained on."""
-    from lvm_pipeline.training.checkpoint import read_trained_model_info
+    from lvm_pipeline.training.trained_model import read_trained_model_info
 
     return read_trained_model_info(model_dir).fingerprints["concepts"]
 

@@ -1,1 +1,1 @@
-"""Sequences to a trained model: `config`, `data`, `batches`, `objectives`, `loop`, `checkpoint`, then `invariants`."""
+"""Sequences to a trained model: config, data, batches, objectives, loop, trained_model, invariants."""

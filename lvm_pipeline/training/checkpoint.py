@@ -1,251 +1,121 @@
-"""Trained models and checkpoints on disk: safetensors for numbers, JSON for everything else, never pickle.
+"""A training part-way through, and the checkpoint from which it goes on as if nothing had happened.
 
-A trained model is a folder with `model.safetensors` and `trained_model.json`. The weights carry the
-identity of what they belong to in their own header, so that another class, config or space that
-happens to have the same keys and shapes is refused (FIELD_NOTES' fault F8).
+One file of tensors (weights, optimiser moments, best weights, random state) whose header holds the
+counters and metrics, written whole or not at all.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+import torch
 from torch import Tensor
 
-from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig, config_with, count_parameters
-from lvm_pipeline.architectures._registry import load_architecture
-from lvm_pipeline.concepts.store import full_disk_told
+from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.files import staged_dir, staged_file, write_json
+from lvm_pipeline.training.trained_model import load_tensors, read_header, save_tensors
 
-SCHEMA_VERSION = 1
-WEIGHTS_FILE = "model.safetensors"
-INFO_FILE = "trained_model.json"
-IDENTITY_KEY = "lvm_identity"
-PACKAGE = __name__.partition(".")[0]
+RUN_KEY, PROGRESS_KEY = "lvm_training", "lvm_progress"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainedModelInfo:
-    """What a trained model says of itself.
+@dataclass(kw_only=True)
+class Progress:
+    """Counters and metrics of a training.
 
     Attributes:
-        architecture: Name of the architecture.
-        preset: Preset that the config started from.
-        model_class: Class that the weights belong to, and the classes of its parts.
-        config: The model's config.
-        num_params: Learned values.
-        space_id: Space of the vectors it reads and predicts.
-        training: The training config, with nothing left open.
-        mode: `windows` or `articles`: the contexts that the scores were measured with.
-        seed: Of weights, order and dropout.
-        code_version: Of the sources that decide what a training computes.
-        packages: Versions of Python and packages.
-        fingerprints: Fingerprint of each data product read.
-        context_length: Context concepts of a sequence.
-        split: Rule, seed and counts of the split.
-        is_leaking: Whether the sequences leak, so that the scores say nothing about unseen articles.
-        arithmetic: Decay and article weight that the residual head started from.
-        selection_metric: Validation metric that chose the checkpoint.
-        score: Its value for these weights.
-        start_score: Its value before the first step.
-        best_epoch: Epoch whose weights these are; 0 is the start.
-        history: Metrics of each epoch.
-        training_seconds: Time in optimiser steps and validation.
-        trained_on: The device, in words.
+        epoch: The epoch under way, from 1; 0 before the start.
+        step_in_epoch: Steps done in it.
+        step: Steps done in all.
+        seconds: Time spent in steps and validation.
+        epoch_started_seconds: `seconds` when the epoch began.
+        best_epoch: Epoch of the best weights.
+        best_score: Their validation metric.
+        history: Metrics of each finished epoch, the start first.
+        unreported: Metrics by step since the last report.
+        targets_in_epoch: Targets seen in this epoch.
     """
 
-    architecture: str
-    preset: str
-    model_class: str
-    config: dict[str, Any]
-    num_params: int
-    space_id: str
-    training: dict[str, Any]
-    mode: str
-    seed: int
-    code_version: str
-    packages: dict[str, str]
-    fingerprints: dict[str, str]
-    context_length: int
-    split: dict[str, Any]
-    is_leaking: bool
-    arithmetic: dict[str, float]
-    selection_metric: str
-    score: float
-    start_score: float
-    best_epoch: int
-    history: list[dict[str, float]]
-    training_seconds: float
-    trained_on: str
-    schema_version: int = SCHEMA_VERSION
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    epoch_started_seconds: float = 0.0
+    best_epoch: int = 0
+    best_score: float = float("nan")
+    history: list[dict[str, float]] = field(default_factory=list)
+    unreported: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    targets_in_epoch: int = 0
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the record as plain JSON values."""
-        return asdict(self)
-
-    @property
-    def identity(self) -> str:
-        """What weights must agree on before they are loaded."""
-        return identity_of(self.architecture, self.model_class, self.config, self.space_id)
+    def note(self, name: str, value: float) -> None:
+        """Keep a metric of the present step until it is reported."""
+        self.unreported.setdefault(name, []).append((self.step, value))
 
 
-def identity_of(architecture: str, model_class: str, config: Mapping[str, Any], space_id: str) -> str:
-    """Return architecture, class, config and space as one text that can be compared."""
-    values = {"architecture": architecture, "model_class": model_class, "config": dict(config), "space_id": space_id}
-    return json.dumps(values, sort_keys=True)
+@dataclass(kw_only=True)
+class TrainingState:
+    """Everything that decides how a training goes on."""
+
+    model: LatentVectorModel
+    optimiser: torch.optim.Optimizer
+    progress: Progress
+    best_weights: dict[str, Tensor]
 
 
-def class_name(model: LatentVectorModel) -> str:
-    """Return the class of a model with its module, and those of all parts that this project wrote.
-
-    The frame is shared by architectures, so its class alone would not tell one from another with equal keys and shapes.
-    """
-    own, *parts = (f"{type(part).__module__}.{type(part).__qualname__}" for part in model.modules())
-    written_here = sorted({part for part in parts if part.startswith(f"{PACKAGE}.")})
-    return f"{own} of {', '.join(written_here)}" if written_here else own
+def copied_weights(model: LatentVectorModel) -> dict[str, Tensor]:
+    """Copy the weights as they are now to the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
-def save_trained_model(model_dir: Path, weights: Mapping[str, Tensor], info: TrainedModelInfo) -> None:
-    """Write a trained model whole, in place of an earlier one at the same path, or not at all."""
-    with full_disk_told(model_dir.parent), staged_dir(model_dir) as staged:
-        save_tensors(staged / WEIGHTS_FILE, weights, {IDENTITY_KEY: info.identity})
-        write_json(staged / INFO_FILE, info.as_json())
+def save_state(path: Path, state: TrainingState, run: Mapping[str, Any]) -> None:
+    """Write a checkpoint of the training that `run` identifies."""
+    tensors = {f"model.{name}": tensor for name, tensor in copied_weights(state.model).items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
+    for name, parameter in state.model.named_parameters():
+        moments = state.optimiser.state.get(parameter, {})
+        tensors |= {f"optimiser.{key}.{name}": moments[key].to("cpu", copy=True) for key in MOMENTS if key in moments}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    header = {RUN_KEY: json.dumps(run, sort_keys=True), PROGRESS_KEY: json.dumps(asdict(state.progress))}
+    save_tensors(path, tensors, header)
 
 
-def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
-    """Read what a trained model says of itself.
-
-    Returns:
-        The record.
-
-    Raises:
-        LvmError: If there is no trained model, or it is not readable.
-    """
-    path = model_dir / INFO_FILE
-    if not path.is_file():
-        raise LvmError(f"There is no trained model in {model_dir}; train one with `lvm train` or `lvm run`.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise LvmError(f"{path} cannot be read ({error}); train the model again.") from None
-    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
-        raise LvmError(f"{path} is not a record of schema version {SCHEMA_VERSION}; train the model again.")
-    missing = sorted({f.name for f in fields(TrainedModelInfo)} - set(values))
-    if missing:
-        raise LvmError(f"{path} lacks {', '.join(missing)}; train the model again.")
-    return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo)})
-
-
-def load_trained_model(
-    model_dir: Path, *, architecture: str | None = None, space_id: str | None = None, device: str = "cpu"
-) -> tuple[LatentVectorModel, TrainedModelInfo]:
-    """Load a trained model for prediction.
+def load_state(path: Path, state: TrainingState, run: Mapping[str, Any]) -> bool:
+    """Go on from a checkpoint if there is a readable one of the very same training.
 
     Args:
-        model_dir: Its folder.
-        architecture: Refuse any other architecture than this, if given.
-        space_id: Refuse a model of any other space than this, if given.
-        device: Where to put the model.
+        path: The checkpoint.
+        state: Overwritten in place.
+        run: What identifies the training.
 
     Returns:
-        The model in evaluation mode, and what it says of itself.
-
-    Raises:
-        LvmError: If there is no readable model, it is another one than asked for, or its weights belong to
-            another class, config or space.
+        Whether the state was restored; a checkpoint of another training, or a damaged one, is not used.
     """
-    info = read_trained_model_info(model_dir)
-    for wanted, found, what in ((architecture, info.architecture, "architecture"), (space_id, info.space_id, "space")):
-        if wanted is not None and wanted != found:
-            raise LvmError(
-                f"The model in {model_dir} is of {what} {found}, not {wanted}; use the model that belongs here."
-            )
-    model = _built_as_recorded(model_dir, info)
-    path = model_dir / WEIGHTS_FILE
-    identity = read_header(path).get(IDENTITY_KEY)
-    if identity != info.identity:
-        raise LvmError(
-            f"The weights {path} do not belong to the record beside them: they are of {identity or 'unknown origin'}; "
-            "restore the folder or train the model again."
-        )
+    if not path.is_file():
+        return False
     try:
-        model.load_state_dict(load_tensors(path), strict=True)
-    except RuntimeError as error:
-        raise LvmError(
-            f"The weights {path} do not fit the model ({_first_line(error)}); train the model again."
-        ) from None
-    return model.to(device).eval(), info
+        header, tensors = read_header(path), load_tensors(path)
+    except LvmError:
+        return False
+    if header.get(RUN_KEY) != json.dumps(run, sort_keys=True):
+        return False
+    state.model.load_state_dict(_with_prefix(tensors, "model."))
+    state.best_weights = {name: tensor.clone() for name, tensor in _with_prefix(tensors, "best.").items()}
+    for name, parameter in state.model.named_parameters():
+        found = {key: tensors[f"optimiser.{key}.{name}"] for key in MOMENTS if f"optimiser.{key}.{name}" in tensors}
+        if found:
+            state.optimiser.state[parameter] = {
+                key: tensor.to(parameter.device, copy=True) for key, tensor in found.items()
+            }
+    torch.set_rng_state(tensors["random.cpu"].clone())
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        torch.cuda.set_rng_state(tensors[f"random.cuda.{index}"].clone(), index)
+    state.progress = Progress(**json.loads(header[PROGRESS_KEY]))
+    return True
 
 
-def _built_as_recorded(model_dir: Path, info: TrainedModelInfo) -> LatentVectorModel:
-    architecture = load_architecture(info.architecture)
-    model = architecture.build(config_from_json(architecture.config_class, info.config))
-    if class_name(model) != info.model_class or count_parameters(model) != info.num_params:
-        raise LvmError(
-            f"The model in {model_dir} was a {info.model_class} with {info.num_params:,} parameters and would now be a "
-            f"{class_name(model)} with {count_parameters(model):,}; train the model again."
-        )
-    return model
-
-
-def config_from_json(config_class: type[ModelConfig], values: Mapping[str, Any]) -> ModelConfig:
-    """Make a config from its JSON values, all of which must be there.
-
-    Returns:
-        The config.
-
-    Raises:
-        LvmError: If a field is missing or unknown.
-    """
-    missing = sorted({f.name for f in fields(config_class)} - set(values))
-    if missing:
-        raise LvmError(f"A recorded {config_class.__name__} lacks {', '.join(missing)}; train the model again.")
-    return config_with(config_class(), {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    """Write tensors and texts to one file, whole or not at all."""
-    with full_disk_told(path.parent), staged_file(path) as staged:
-        try:
-            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, staged, metadata=header)
-        except SafetensorError as error:
-            raise OSError(_errno_in(error), str(error)) from error
-
-
-def _errno_in(error: SafetensorError) -> int:
-    """Return the operating system's error number that safetensors only tells as text."""
-    text = str(error)
-    return int(text.split("os error ")[1].split(")")[0]) if "os error " in text else 0
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a file.
-
-    Raises:
-        LvmError: If the file is damaged or missing.
-    """
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise LvmError(f"{path} cannot be read ({_first_line(error)}); restore it or train the model again.") from None
-
-
-def read_header(path: Path) -> dict[str, str]:
-    """Read the texts of a file of tensors.
-
-    Raises:
-        LvmError: If the file is damaged or missing.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise LvmError(f"{path} cannot be read ({_first_line(error)}); restore it or train the model again.") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -10,9 +10,9 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import write_json
 from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.training.balance import no_objective_term_dominates
-from lvm_pipeline.training.checkpoint import read_trained_model_info
 from lvm_pipeline.training.predictions import Collapse
 from lvm_pipeline.training.rescore import Rescore, rescore_in_fresh_process
+from lvm_pipeline.training.trained_model import read_trained_model_info
 
 SAME_DEVICE_TOLERANCE = 1e-5
 OTHER_DEVICE_TOLERANCE = 5e-3

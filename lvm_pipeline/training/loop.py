@@ -27,7 +27,7 @@ from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.measures.baselines import fit_context_mix
 from lvm_pipeline.training.balance import objective_at_start, share_metrics
 from lvm_pipeline.training.batches import gather, group_runs, place_vectors
-from lvm_pipeline.training.checkpoint import TrainedModelInfo, class_name, identity_of, save_trained_model
+from lvm_pipeline.training.checkpoint import Progress, TrainingState, copied_weights, load_state, save_state
 from lvm_pipeline.training.compiled import compile_mixers
 from lvm_pipeline.training.config import TrainingConfig, settled
 from lvm_pipeline.training.data import Runs, TrainingData
@@ -35,8 +35,8 @@ from lvm_pipeline.training.invariants import preset_has_its_declared_size
 from lvm_pipeline.training.optimiser import make_optimiser, set_learning_rate
 from lvm_pipeline.training.predictions import collapse_of, predict_runs, selection_metric
 from lvm_pipeline.training.provenance import code_version, package_versions
-from lvm_pipeline.training.state import Progress, TrainingState, copied_weights, load_state, save_state
 from lvm_pipeline.training.tracking import NullTracker, Tracker
+from lvm_pipeline.training.trained_model import TrainedModelInfo, class_name, identity_of, save_trained_model
 
 STEPS_BETWEEN_LOOKS = 20  # how often the device is asked for the losses so far
 

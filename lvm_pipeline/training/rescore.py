@@ -16,9 +16,9 @@ import torch
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.batches import place_vectors
-from lvm_pipeline.training.checkpoint import load_trained_model
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline.training.predictions import Collapse, collapse_of, predict_runs, selection_metric
+from lvm_pipeline.training.trained_model import load_trained_model
 
 MODULE = "lvm_pipeline.training.rescore"
 

@@ -20,7 +20,7 @@ from lvm_pipeline.defs import training_child
 from lvm_pipeline.defs.launch import QUIET, end_abandoned_runs, open_instance
 from lvm_pipeline.defs.progress import watched
 from lvm_pipeline.findings import Finding, Severity
-from lvm_pipeline.training.checkpoint import load_trained_model, read_trained_model_info
+from lvm_pipeline.training.trained_model import load_trained_model, read_trained_model_info
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
 
 pytestmark = pytest.mark.postgres

@@ -21,7 +21,7 @@ from lvm_pipeline.defs.launch import materialise_lineage, open_instance
 from lvm_pipeline.defs.resources import settings_environment
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import CHECKOUT_DIR, Settings
-from lvm_pipeline.training.checkpoint import read_trained_model_info
+from lvm_pipeline.training.trained_model import read_trained_model_info
 from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 from lvm_pipeline_tests.defs.source_table import add_articles, execute, fill_source
 

@@ -9,8 +9,8 @@ from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.measures.baselines import BASELINES
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.training.batches import place_vectors
-from lvm_pipeline.training.checkpoint import load_trained_model
 from lvm_pipeline.training.predictions import predict_runs
+from lvm_pipeline.training.trained_model import load_trained_model
 from lvm_pipeline_tests.evaluation.products import make_products
 
 

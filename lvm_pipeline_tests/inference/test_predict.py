@@ -16,11 +16,11 @@ from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
 from lvm_pipeline.architectures._contract import config_with, count_parameters
 from lvm_pipeline.architectures.lstm import ARCHITECTURE as LSTM
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.given_files import model_folder, predict_on
+from lvm_pipeline.lineage.from_files import model_folder, predict_on
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.lsa import fit_lsa
 from lvm_pipeline.source.encoders.registry import remember_encoder
-from lvm_pipeline.training.checkpoint import load_trained_model, save_trained_model
+from lvm_pipeline.training.trained_model import load_trained_model, save_trained_model
 from lvm_pipeline_tests.evaluation.products import make_products
 
 LENGTHS = [12, 9, 14, 22, 11, 18, 13, 8] * 3

@@ -7,9 +7,9 @@ import torch
 
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.training.checkpoint import load_trained_model
 from lvm_pipeline.training.config import TrainingConfig, settled
 from lvm_pipeline.training.loop import train
+from lvm_pipeline.training.trained_model import load_trained_model
 
 # torch's compiler imports code that torch calls deprecated, and looks at gradients that it warns of.
 pytestmark = [

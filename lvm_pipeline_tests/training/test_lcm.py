@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from lvm_pipeline.training.checkpoint import load_trained_model
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
+from lvm_pipeline.training.trained_model import load_trained_model
 from lvm_pipeline_tests.training.test_loop import score_of
 
 QUICK = {"preset": "smoke", "model": {"hidden_dim": 32}, "batch_size": 40, "epochs": 3, "num_threads": 1}

@@ -10,10 +10,10 @@ from lvm_pipeline.measures.arithmetic import article_mixes
 from lvm_pipeline.measures.baselines import ArticleMix
 from lvm_pipeline.training import loop
 from lvm_pipeline.training.batches import place_vectors
-from lvm_pipeline.training.checkpoint import load_trained_model, read_trained_model_info
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.predictions import predict_runs, unit
+from lvm_pipeline.training.trained_model import load_trained_model, read_trained_model_info
 
 QUICK = {
     "preset": "smoke",

@@ -8,9 +8,9 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from lvm_pipeline.training.checkpoint import read_header
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
+from lvm_pipeline.training.trained_model import read_header
 from lvm_pipeline_tests.training.test_loop import Recorder
 
 CONFIG = {
@@ -24,7 +24,7 @@ CONFIG = {
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from lvm_pipeline.training.checkpoint import read_header
+from lvm_pipeline.training.trained_model import read_header
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
 from lvm_pipeline_tests.training.conftest import open_data

@@ -13,9 +13,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lvm_pipeline import console, operations
+from lvm_pipeline.cli import render, services
+from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.operations import JsonOption
 from lvm_pipeline.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 list_app = typer.Typer(help="List what exists.", no_args_is_help=True)
 app.add_typer(list_app, name="list")
-app.add_typer(operations.app)
+app.add_typer(services.app)
 
 ArchitectureOption = Annotated[
     list[str] | None,
@@ -76,15 +76,15 @@ def demo(
     from lvm_pipeline import lineage
     from lvm_pipeline.defs.launch import materialise_lineage
 
-    out = console.plain()
+    out = render.plain()
     architectures = _chosen(architecture, _settings(preset=preset))
-    with console.progress_bars(out) as bars:
+    with render.progress_bars(out) as bars:
         report = lineage.ingest_demo_corpus(
             _settings(), encoder=encoder, progress=bars.task("Filling cpe_entry with the demo corpus")
         )
         settings = _settings(preset=preset, dataset_source=report.dataset_source)
-        materialise_lineage(settings, architectures, on_progress=console.stage_bars(bars))
-    console.show_results(out, settings)
+        materialise_lineage(settings, architectures, on_progress=render.stage_bars(bars))
+    render.show_results(out, settings)
 
 
 @app.command(short_help="Load articles into the source table.")
@@ -102,8 +102,8 @@ def ingest(
     """Load articles into the source table; a second run of the same file changes nothing."""
     from lvm_pipeline import lineage
 
-    out = console.plain(quiet=as_json)
-    with console.progress_bars(out) as bars:
+    out = render.plain(quiet=as_json)
+    with render.progress_bars(out) as bars:
         report = lineage.ingest_file(
             _settings(),
             file,
@@ -115,9 +115,9 @@ def ingest(
             progress=bars.task(f"Loading {file.name}"),
         )
     if as_json:
-        console.print_json(report.as_json())
+        render.print_json(report.as_json())
     else:
-        console.show_ingest(out, report)
+        render.show_ingest(out, report)
 
 
 @app.command(short_help="Run every invariant and write the verification report.")
@@ -130,16 +130,16 @@ def verify(
     from lvm_pipeline import lineage
 
     settings = _settings(validation_articles=validation_articles)
-    out = console.plain(quiet=as_json)
-    with console.progress_bars(out) as bars:
+    out = render.plain(quiet=as_json)
+    with render.progress_bars(out) as bars:
         if products:
             verification = lineage.verify_products(settings)
         else:
             verification = lineage.verify_source(settings, progress=bars.task("Reading the source"))
     if as_json:
-        console.print_json(verification.as_json())
+        render.print_json(verification.as_json())
     else:
-        console.show_verification(out, verification)
+        render.show_verification(out, verification)
     if not verification.passed:
         raise typer.Exit(1)
 
@@ -152,13 +152,13 @@ def drift(
     """Compare the promoted concepts with those that the champion was trained on, and write the drift report."""
     from lvm_pipeline import lineage
 
-    out = console.plain(quiet=as_json)
+    out = render.plain(quiet=as_json)
     with out.status("Comparing"):
         found, report_path = lineage.check_drift(_settings())
     if as_json:
-        console.print_json(found.as_json())
+        render.print_json(found.as_json())
     else:
-        console.show_drift(out, found, report_path)
+        render.show_drift(out, found, report_path)
     if fail and found.has_drifted:
         raise typer.Exit(1)
 
@@ -175,10 +175,10 @@ def run(
     from lvm_pipeline import lineage
 
     settings = _settings(preset=preset, validation_articles=validation_articles, epochs=epochs, seed=seed)
-    out = console.plain()
-    with console.progress_bars(out) as bars:
+    out = render.plain()
+    with render.progress_bars(out) as bars:
         lineage.run(settings, _chosen(architecture, settings), task=bars.task)
-    console.show_results(out, settings)
+    render.show_results(out, settings)
 
 
 @app.command(short_help="Train one model and keep it in a folder.")
@@ -200,7 +200,7 @@ def train(
     output: Annotated[Path | None, typer.Option(help="Folder of the trained model. Default: in LVM_HOME.")] = None,
 ) -> None:
     """Train one model and keep it in a folder: safetensors weights and their provenance."""
-    from lvm_pipeline import given_files
+    from lvm_pipeline.lineage import from_files
 
     settings = _settings(
         preset=preset,
@@ -213,17 +213,17 @@ def train(
         validation_articles=validation_articles,
     )
     model = {"hidden_dim": hidden_dim, "num_layers": num_layers}
-    out = console.plain()
-    with console.progress_bars(out) as bars:
-        trained = given_files.train_on(
+    out = render.plain()
+    with render.progress_bars(out) as bars:
+        trained = from_files.train_on(
             settings,
             architecture,
             data=data,
             output=output,
             model_overrides={name: value for name, value in model.items() if value is not None},
-            progress=console.training_bar(bars.task(f"Training {architecture}")),
+            progress=render.training_bar(bars.task(f"Training {architecture}")),
         )
-    console.show_trained(out, trained)
+    render.show_trained(out, trained)
 
 
 @app.command(short_help="Score a trained model beside the baselines.")
@@ -242,15 +242,15 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Where the report goes, as JSON; HTML beside it.")] = None,
 ) -> None:
     """Score a trained model beside the baselines on the same rows."""
-    from lvm_pipeline import given_files
+    from lvm_pipeline.lineage import from_files
 
     settings = _settings(validation_articles=validation_articles)
-    out = console.plain()
+    out = render.plain()
     with out.status("Scoring"):
-        report = given_files.evaluate_on(
+        report = from_files.evaluate_on(
             settings, model or settings.models_dir / architecture, data=test_data, split=split, output=output
         )
-    console.show_report(out, report)
+    render.show_report(out, report)
 
 
 @app.command(short_help="Predict the next concept after each that is read.")
@@ -273,15 +273,15 @@ def predict(
     A line is {"article_id": ..., "vector": [...]}, {"article_id": ..., "text": ...} or plain text; a new article_id
     begins an article. Texts are encoded by the encoder of the model's space.
     """
-    from lvm_pipeline import given_files
+    from lvm_pipeline.lineage import from_files
 
     settings, told = _settings(), Console(stderr=True, highlight=False)
     source = sys.stdin.buffer if file is None or str(file) == "-" else file
-    folder = given_files.model_folder(settings, model=model, architecture=architecture)
-    predictions = given_files.predict_on(
+    folder = from_files.model_folder(settings, model=model, architecture=architecture)
+    predictions = from_files.predict_on(
         settings, folder, source, space_id=space, num_nearest=nearest, warn=lambda text: told.print(escape(text))
     )
-    console.write_lines(prediction.as_json(has_vector=vectors) for prediction in predictions)
+    render.write_lines(prediction.as_json(has_vector=vectors) for prediction in predictions)
 
 
 @app.command(short_help="Show models and baselines in one table.")
@@ -292,18 +292,18 @@ def leaderboard(as_json: JsonOption = False) -> None:
     settings = _settings()
     board = lineage.build_leaderboard(settings)
     if as_json:
-        console.print_json(board)
+        render.print_json(board)
     else:
-        console.show_leaderboard(console.plain(), board)
+        render.show_leaderboard(render.plain(), board)
 
 
 @app.command(name="export", short_help="Write concepts and sequences as NPZ exchange files.")
 def export_(folder: Annotated[Path, typer.Argument(help="Folder that gets the NPZ exchange files.")]) -> None:
     """Write the promoted concepts and sequences as NPZ files that load without pickle."""
-    from lvm_pipeline import given_files
+    from lvm_pipeline.lineage import from_files
 
-    for path in given_files.export_npz(_settings(), folder):
-        console.plain().print(f"Wrote {path}", soft_wrap=True)
+    for path in from_files.export_npz(_settings(), folder):
+        render.plain().print(f"Wrote {path}", soft_wrap=True)
 
 
 @app.command(name="import", short_help="Take an NPZ exchange file.")
@@ -312,10 +312,10 @@ def import_(
     validation_articles: ValidationArticlesOption = None,
 ) -> None:
     """Take an NPZ exchange file for concepts and sequences, checked like any other source."""
-    from lvm_pipeline import given_files
+    from lvm_pipeline.lineage import from_files
 
-    verification = given_files.import_npz(_settings(validation_articles=validation_articles), file)
-    console.show_verification(console.plain(), verification)
+    verification = from_files.import_npz(_settings(validation_articles=validation_articles), file)
+    render.show_verification(render.plain(), verification)
     if not verification.passed:
         raise typer.Exit(1)
 
@@ -331,9 +331,9 @@ def list_architectures(as_json: JsonOption = False) -> None:
         for preset_name, preset in architecture.presets.items()
     ]
     if as_json:
-        console.print_json(rows)
+        render.print_json(rows)
     else:
-        console.show_rows(console.plain(), rows)
+        render.show_rows(render.plain(), rows)
 
 
 def _settings(**options: Any) -> Settings:

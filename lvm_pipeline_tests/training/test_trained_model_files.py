@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from lvm_pipeline.architectures import lstm
 from lvm_pipeline.architectures.lstm import LstmConfig
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.training.checkpoint import (
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.loop import train
+from lvm_pipeline.training.trained_model import (
     IDENTITY_KEY,
     class_name,
     config_from_json,
@@ -20,8 +22,6 @@ from lvm_pipeline.training.checkpoint import (
     read_trained_model_info,
     save_trained_model,
 )
-from lvm_pipeline.training.config import TrainingConfig
-from lvm_pipeline.training.loop import train
 
 QUICK = {"preset": "smoke", "model": {"hidden_dim": 16, "num_layers": 1}, "epochs": 1, "num_threads": 1}
 
@@ -106,7 +106,7 @@ def test_a_record_of_another_architecture_is_refused(model_dir, architecture):
 
 def test_another_architecture_whose_keys_and_shapes_fit_is_refused(model_dir, monkeypatch):
     twin = dataclasses.replace(lstm.ARCHITECTURE, name="lstm_twin")
-    monkeypatch.setattr("lvm_pipeline.training.checkpoint.load_architecture", lambda name: twin)
+    monkeypatch.setattr("lvm_pipeline.training.trained_model.load_architecture", lambda name: twin)
     edit_info(model_dir, architecture="lstm_twin")
     with pytest.raises(LvmError, match="do not belong to the record beside them"):
         load_trained_model(model_dir)

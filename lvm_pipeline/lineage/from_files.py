@@ -75,7 +75,7 @@ def evaluate_on(
     """
     from lvm_pipeline.evaluation.evaluate import evaluate_model
     from lvm_pipeline.evaluation.report import report_html
-    from lvm_pipeline.training.checkpoint import read_trained_model_info
+    from lvm_pipeline.training.trained_model import read_trained_model_info
 
     read_trained_model_info(model_dir)  # tells a wrong folder before any data are read
     concepts_path, sequences_path, vectors_dir = tables_of(settings, data)
@@ -120,8 +120,8 @@ def predict_on(
     from lvm_pipeline.inference.nearest import open_index
     from lvm_pipeline.inference.predict import StreamPredictor
     from lvm_pipeline.inference.reading import read_file, read_lines
-    from lvm_pipeline.training.checkpoint import load_trained_model
     from lvm_pipeline.training.config import find_device
+    from lvm_pipeline.training.trained_model import load_trained_model
 
     torch.set_num_threads(settings.num_threads)
     model, info = load_trained_model(model_dir, space_id=space_id, device=find_device(settings.device))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lvm_pipeline import console
+from lvm_pipeline.cli import render
 from lvm_pipeline.settings import Settings, load_settings
 
 app = typer.Typer()
@@ -32,9 +32,9 @@ def settings(as_json: JsonOption = False) -> None:
         for name, field in Settings.model_fields.items()
     ]
     if as_json:
-        console.print_json(rows)
+        render.print_json(rows)
     else:
-        console.show_rows(console.plain(), rows)
+        render.show_rows(render.plain(), rows)
 
 
 @app.command(short_help="Look for what is wrong, and name the fix.")
@@ -42,13 +42,13 @@ def doctor(as_json: JsonOption = False) -> None:
     """Look for what is wrong around the pipeline, and name the fix for it; exit code 1 where there is a problem."""
     from lvm_pipeline import doctor
 
-    out = console.plain(quiet=as_json)
+    out = render.plain(quiet=as_json)
     with out.status("Looking"):
         diagnoses = list(doctor.examine())
     if as_json:
-        console.print_json([diagnosis.as_json() for diagnosis in diagnoses])
+        render.print_json([diagnosis.as_json() for diagnosis in diagnoses])
     else:
-        console.show_diagnoses(out, [diagnosis.as_json() for diagnosis in diagnoses])
+        render.show_diagnoses(out, [diagnosis.as_json() for diagnosis in diagnoses])
     if any(diagnosis.state is doctor.State.PROBLEM for diagnosis in diagnoses):
         raise typer.Exit(1)
 
@@ -67,7 +67,7 @@ def down() -> None:
     from lvm_pipeline.adapters import embedded_postgres
 
     was_running = embedded_postgres.stop(load_settings().postgres_dir)
-    console.plain().print("Stopped the embedded Postgres." if was_running else "The embedded Postgres was not running.")
+    render.plain().print("Stopped the embedded Postgres." if was_running else "The embedded Postgres was not running.")
 
 
 @alerts_app.command()
@@ -83,7 +83,7 @@ def test() -> None:
         settings,
         Alert(alert_id=f"test {now:.0f}", happened_at=now, title="A test", message=message, is_warning=True),
     )
-    console.plain().print("Sent a test alert to LVM_ALERT_URL.")
+    render.plain().print("Sent a test alert to LVM_ALERT_URL.")
 
 
 @alerts_app.command()

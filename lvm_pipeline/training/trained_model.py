@@ -1,0 +1,251 @@
+"""Trained models and checkpoints on disk: safetensors for numbers, JSON for everything else, never pickle.
+
+A trained model is a folder with `model.safetensors` and `trained_model.json`. The weights carry the
+identity of what they belong to in their own header, so that another class, config or space that
+happens to have the same keys and shapes is refused (FIELD_NOTES' fault F8).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig, config_with, count_parameters
+from lvm_pipeline.architectures._registry import load_architecture
+from lvm_pipeline.concepts.store import full_disk_told
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.files import staged_dir, staged_file, write_json
+
+SCHEMA_VERSION = 1
+WEIGHTS_FILE = "model.safetensors"
+INFO_FILE = "trained_model.json"
+IDENTITY_KEY = "lvm_identity"
+PACKAGE = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModelInfo:
+    """What a trained model says of itself.
+
+    Attributes:
+        architecture: Name of the architecture.
+        preset: Preset that the config started from.
+        model_class: Class that the weights belong to, and the classes of its parts.
+        config: The model's config.
+        num_params: Learned values.
+        space_id: Space of the vectors it reads and predicts.
+        training: The training config, with nothing left open.
+        mode: `windows` or `articles`: the contexts that the scores were measured with.
+        seed: Of weights, order and dropout.
+        code_version: Of the sources that decide what a training computes.
+        packages: Versions of Python and packages.
+        fingerprints: Fingerprint of each data product read.
+        context_length: Context concepts of a sequence.
+        split: Rule, seed and counts of the split.
+        is_leaking: Whether the sequences leak, so that the scores say nothing about unseen articles.
+        arithmetic: Decay and article weight that the residual head started from.
+        selection_metric: Validation metric that chose the checkpoint.
+        score: Its value for these weights.
+        start_score: Its value before the first step.
+        best_epoch: Epoch whose weights these are; 0 is the start.
+        history: Metrics of each epoch.
+        training_seconds: Time in optimiser steps and validation.
+        trained_on: The device, in words.
+    """
+
+    architecture: str
+    preset: str
+    model_class: str
+    config: dict[str, Any]
+    num_params: int
+    space_id: str
+    training: dict[str, Any]
+    mode: str
+    seed: int
+    code_version: str
+    packages: dict[str, str]
+    fingerprints: dict[str, str]
+    context_length: int
+    split: dict[str, Any]
+    is_leaking: bool
+    arithmetic: dict[str, float]
+    selection_metric: str
+    score: float
+    start_score: float
+    best_epoch: int
+    history: list[dict[str, float]]
+    training_seconds: float
+    trained_on: str
+    schema_version: int = SCHEMA_VERSION
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON values."""
+        return asdict(self)
+
+    @property
+    def identity(self) -> str:
+        """What weights must agree on before they are loaded."""
+        return identity_of(self.architecture, self.model_class, self.config, self.space_id)
+
+
+def identity_of(architecture: str, model_class: str, config: Mapping[str, Any], space_id: str) -> str:
+    """Return architecture, class, config and space as one text that can be compared."""
+    values = {"architecture": architecture, "model_class": model_class, "config": dict(config), "space_id": space_id}
+    return json.dumps(values, sort_keys=True)
+
+
+def class_name(model: LatentVectorModel) -> str:
+    """Return the class of a model with its module, and those of all parts that this project wrote.
+
+    The frame is shared by architectures, so its class alone would not tell one from another with equal keys and shapes.
+    """
+    own, *parts = (f"{type(part).__module__}.{type(part).__qualname__}" for part in model.modules())
+    written_here = sorted({part for part in parts if part.startswith(f"{PACKAGE}.")})
+    return f"{own} of {', '.join(written_here)}" if written_here else own
+
+
+def save_trained_model(model_dir: Path, weights: Mapping[str, Tensor], info: TrainedModelInfo) -> None:
+    """Write a trained model whole, in place of an earlier one at the same path, or not at all."""
+    with full_disk_told(model_dir.parent), staged_dir(model_dir) as staged:
+        save_tensors(staged / WEIGHTS_FILE, weights, {IDENTITY_KEY: info.identity})
+        write_json(staged / INFO_FILE, info.as_json())
+
+
+def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
+    """Read what a trained model says of itself.
+
+    Returns:
+        The record.
+
+    Raises:
+        LvmError: If there is no trained model, or it is not readable.
+    """
+    path = model_dir / INFO_FILE
+    if not path.is_file():
+        raise LvmError(f"There is no trained model in {model_dir}; train one with `lvm train` or `lvm run`.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise LvmError(f"{path} cannot be read ({error}); train the model again.") from None
+    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
+        raise LvmError(f"{path} is not a record of schema version {SCHEMA_VERSION}; train the model again.")
+    missing = sorted({f.name for f in fields(TrainedModelInfo)} - set(values))
+    if missing:
+        raise LvmError(f"{path} lacks {', '.join(missing)}; train the model again.")
+    return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo)})
+
+
+def load_trained_model(
+    model_dir: Path, *, architecture: str | None = None, space_id: str | None = None, device: str = "cpu"
+) -> tuple[LatentVectorModel, TrainedModelInfo]:
+    """Load a trained model for prediction.
+
+    Args:
+        model_dir: Its folder.
+        architecture: Refuse any other architecture than this, if given.
+        space_id: Refuse a model of any other space than this, if given.
+        device: Where to put the model.
+
+    Returns:
+        The model in evaluation mode, and what it says of itself.
+
+    Raises:
+        LvmError: If there is no readable model, it is another one than asked for, or its weights belong to
+            another class, config or space.
+    """
+    info = read_trained_model_info(model_dir)
+    for wanted, found, what in ((architecture, info.architecture, "architecture"), (space_id, info.space_id, "space")):
+        if wanted is not None and wanted != found:
+            raise LvmError(
+                f"The model in {model_dir} is of {what} {found}, not {wanted}; use the model that belongs here."
+            )
+    model = _built_as_recorded(model_dir, info)
+    path = model_dir / WEIGHTS_FILE
+    identity = read_header(path).get(IDENTITY_KEY)
+    if identity != info.identity:
+        raise LvmError(
+            f"The weights {path} do not belong to the record beside them: they are of {identity or 'unknown origin'}; "
+            "restore the folder or train the model again."
+        )
+    try:
+        model.load_state_dict(load_tensors(path), strict=True)
+    except RuntimeError as error:
+        raise LvmError(
+            f"The weights {path} do not fit the model ({_first_line(error)}); train the model again."
+        ) from None
+    return model.to(device).eval(), info
+
+
+def _built_as_recorded(model_dir: Path, info: TrainedModelInfo) -> LatentVectorModel:
+    architecture = load_architecture(info.architecture)
+    model = architecture.build(config_from_json(architecture.config_class, info.config))
+    if class_name(model) != info.model_class or count_parameters(model) != info.num_params:
+        raise LvmError(
+            f"The model in {model_dir} was a {info.model_class} with {info.num_params:,} parameters and would now be a "
+            f"{class_name(model)} with {count_parameters(model):,}; train the model again."
+        )
+    return model
+
+
+def config_from_json(config_class: type[ModelConfig], values: Mapping[str, Any]) -> ModelConfig:
+    """Make a config from its JSON values, all of which must be there.
+
+    Returns:
+        The config.
+
+    Raises:
+        LvmError: If a field is missing or unknown.
+    """
+    missing = sorted({f.name for f in fields(config_class)} - set(values))
+    if missing:
+        raise LvmError(f"A recorded {config_class.__name__} lacks {', '.join(missing)}; train the model again.")
+    return config_with(config_class(), {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    """Write tensors and texts to one file, whole or not at all."""
+    with full_disk_told(path.parent), staged_file(path) as staged:
+        try:
+            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, staged, metadata=header)
+        except SafetensorError as error:
+            raise OSError(_errno_in(error), str(error)) from error
+
+
+def _errno_in(error: SafetensorError) -> int:
+    """Return the operating system's error number that safetensors only tells as text."""
+    text = str(error)
+    return int(text.split("os error ")[1].split(")")[0]) if "os error " in text else 0
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a file.
+
+    Raises:
+        LvmError: If the file is damaged or missing.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise LvmError(f"{path} cannot be read ({_first_line(error)}); restore it or train the model again.") from None
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """Read the texts of a file of tensors.
+
+    Raises:
+        LvmError: If the file is damaged or missing.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise LvmError(f"{path} cannot be read ({_first_line(error)}); restore it or train the model again.") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
