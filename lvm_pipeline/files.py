@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+IN_USE_SECONDS = 3600.0  # a cached file that was used within this time is not deleted
 
 
 @contextmanager
@@ -81,6 +84,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def mark_used(path: Path) -> None:
+    """Set the modification time of a cached file to now, for `prune_cache`."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def prune_cache(folder: Path, pattern: str, *, num_kept: int) -> None:
+    """Delete the least recently used files, but keep `num_kept` and all that were used within the last hour.
+
+    Other processes may use and prune the same folder at the same time.
+    """
+    last_used = {}
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            last_used[path] = path.stat().st_mtime
+    for path in sorted(last_used, key=last_used.__getitem__, reverse=True)[num_kept:]:
+        if last_used[path] < time.time() - IN_USE_SECONDS:
+            path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

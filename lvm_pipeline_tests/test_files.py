@@ -121,3 +121,37 @@ def test_what_is_in_place_is_on_the_disk(tmp_path, monkeypatch):
     files.write_text(tmp_path / "file", "text")
 
     assert synced == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def make_cache(folder, ages):
+    """Make a file for each number of seconds since its last use."""
+    for age in ages:
+        path = folder / f"{age}.npy"
+        path.touch()
+        os.utime(path, (time.time() - age, time.time() - age))
+
+
+def test_a_cache_keeps_what_was_used_last_and_all_that_may_be_in_use(tmp_path):
+    make_cache(tmp_path, [10, 20, 30, 3500, 4000, 9000])
+    (tmp_path / "other.txt").touch()
+
+    files.prune_cache(tmp_path, "*.npy", num_kept=2)
+
+    assert names(tmp_path) == ["10.npy", "20.npy", "30.npy", "3500.npy", "other.txt"]
+
+    files.mark_used(tmp_path / "3500.npy")
+    make_cache(tmp_path, [4000, 5000])
+    files.prune_cache(tmp_path, "*.npy", num_kept=5)
+
+    assert names(tmp_path) == ["10.npy", "20.npy", "30.npy", "3500.npy", "4000.npy", "other.txt"]
+
+
+def test_a_cache_can_be_pruned_while_another_process_deletes_its_files(tmp_path, monkeypatch):
+    make_cache(tmp_path, [10, 5000])
+    listed = type(tmp_path).glob
+    monkeypatch.setattr(type(tmp_path), "glob", lambda path, *args: [*listed(path, *args), path / "gone.npy"])
+
+    files.prune_cache(tmp_path, "*.npy", num_kept=1)
+
+    assert names(tmp_path) == ["10.npy"]
+    files.mark_used(tmp_path / "gone.npy")

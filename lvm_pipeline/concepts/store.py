@@ -27,7 +27,7 @@ from lvm_pipeline.findings import Finding
 
 SOURCE_FINDINGS_KEY = b"lvm_source_findings"
 ROW_GROUP_CONCEPTS = 4096
-RESIDENT_KEPT = 3  # arrays of older fingerprints that stay on disk
+NUM_ARRAYS_KEPT = 3
 VECTOR_LEAF = "vector.list.element"
 WRITER_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
@@ -170,7 +170,7 @@ def read_source_findings(path: Path) -> list[Finding]:
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
-    """Read some columns of the whole table; for vectors use `resident_vectors`.
+    """Read some columns of the whole table; for vectors use `memory_mapped_vectors`.
 
     Raises:
         LvmError: If the file is missing, damaged or lacks a column.
@@ -208,7 +208,7 @@ def vectors_of(table: pa.Table, vector_dim: int) -> NDArray[np.float32]:
 
 
 def read_vectors(path: Path) -> NDArray[np.float32]:
-    """Read all vectors into memory, shape (N, D); for the use of several consumers see `resident_vectors`."""
+    """Read all vectors into memory, shape (N, D); for the use of several consumers see `memory_mapped_vectors`."""
     metadata = read_concepts_metadata(path)
     with readable(path):
         num_concepts = pq.read_metadata(path).num_rows
@@ -220,8 +220,10 @@ def read_vectors(path: Path) -> NDArray[np.float32]:
     return vectors
 
 
-def resident_vectors(concepts_path: Path, vectors_dir: Path) -> np.memmap:
-    """Return all vectors, shape (N, D), mapped read-only from an array that is made once for each fingerprint.
+def memory_mapped_vectors(concepts_path: Path, vectors_dir: Path) -> np.memmap:
+    """Return all vectors, shape (N, D), as a read-only memory map of an array file.
+
+    The file is written once for each fingerprint. The map stays valid if another process deletes the file.
 
     Raises:
         LvmError: If the table is damaged or the disk is full.
@@ -231,15 +233,16 @@ def resident_vectors(concepts_path: Path, vectors_dir: Path) -> np.memmap:
     shape = (metadata.num_concepts, metadata.vector_dim)
     vectors = _mapped(path, shape)
     if vectors is None:
-        vectors_dir.mkdir(parents=True, exist_ok=True)
-        # Written, not mapped: a full disk is an error of a write, but kills a process that fills a mapped file.
-        with files.staged_file(path) as staged, full_disk_told(vectors_dir), staged.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            for block in _vector_blocks(concepts_path, shape):
-                file.write(np.ascontiguousarray(block, dtype="<f4").data)
-        _forget_old(vectors_dir)
-        vectors = _mapped(path, shape)
-    assert vectors is not None
+        with files.staged_file(path) as staged, full_disk_told(vectors_dir):
+            # Written, not mapped: a full disk is an error of a write, but kills a process that fills a mapped file.
+            with staged.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+                for block in _vector_blocks(concepts_path, shape):
+                    file.write(np.ascontiguousarray(block, dtype="<f4").data)
+            vectors = _mapped(staged, shape)  # before another process can delete the file
+        assert vectors is not None
+    files.mark_used(path)
+    files.prune_cache(vectors_dir, "*.npy", num_kept=NUM_ARRAYS_KEPT)
     return vectors
 
 
@@ -253,18 +256,12 @@ def _vector_blocks(path: Path, shape: tuple[int, int]) -> Iterator[NDArray[np.fl
 
 
 def _mapped(path: Path, shape: tuple[int, int]) -> np.memmap | None:
-    """Map an array that is there and whole; anything else is made again."""
+    """Map an array file; None if it is missing or damaged."""
     try:
         vectors = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError):
         return None
     return vectors if vectors.shape == shape and vectors.dtype == np.float32 else None
-
-
-def _forget_old(vectors_dir: Path) -> None:
-    arrays = sorted(vectors_dir.glob("*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in arrays[RESIDENT_KEPT:]:
-        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lvm_pipeline.files import staged_file
+from lvm_pipeline.files import mark_used, prune_cache, staged_file
 from lvm_pipeline.measures.baselines import fit_baselines
 from lvm_pipeline.measures.metrics import Closeness, Spread
 from lvm_pipeline.measures.retrieval import EXCLUSIONS
@@ -57,6 +57,8 @@ def baseline_scores(
     if kept is None:
         kept = _scored(targets)
         _write(path, kept)
+    mark_used(path)
+    prune_cache(cache_dir, "baselines-*.npz", num_kept=KEPT_FILES)
     return kept
 
 
@@ -78,9 +80,6 @@ def _write(path: Path, baselines: Mapping[str, ScoredBaseline]) -> None:
         arrays |= {f"{name}/{rule}": found.scores.ranks[rule] for rule in EXCLUSIONS}
     with staged_file(path) as staged, staged.open("wb") as file:
         np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
-    old = sorted(path.parent.glob("baselines-*.npz"), key=lambda file: file.stat().st_mtime, reverse=True)
-    for file in old[KEPT_FILES:]:
-        file.unlink(missing_ok=True)
 
 
 def _read(path: Path, *, num_targets: int) -> dict[str, ScoredBaseline] | None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
-from lvm_pipeline.concepts.store import read_columns, resident_vectors
+from lvm_pipeline.concepts.store import memory_mapped_vectors, read_columns
 from lvm_pipeline.errors import LvmError
 
 COLUMNS = ("cpe_id", "article_id", "position", "concept_text")
@@ -50,7 +50,7 @@ def open_index(concepts_path: Path, vectors_dir: Path, *, space_id: str) -> Conc
             f"The concepts of {concepts_path} are of space {metadata.space_id} and the model's are of {space_id}, so "
             "none is near to the other; extract concepts of the model's space, or leave --nearest out."
         )
-    vectors = resident_vectors(concepts_path, vectors_dir)
+    vectors = memory_mapped_vectors(concepts_path, vectors_dir)
     lengths = [np.linalg.norm(vectors[start : start + BLOCK], axis=1) for start in range(0, len(vectors), BLOCK)]
     return ConceptIndex(
         vectors=vectors,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
-from lvm_pipeline.concepts.store import Articles, article_ranges, resident_vectors
+from lvm_pipeline.concepts.store import Articles, article_ranges, memory_mapped_vectors
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.sequences.schema import Sequences, read_sequences
 
@@ -192,7 +192,7 @@ def load_training_data(concepts_path: Path, sequences_path: Path, vectors_dir: P
             "build the sequences again."
         )
     return TrainingData(
-        vectors=resident_vectors(concepts_path, vectors_dir),
+        vectors=memory_mapped_vectors(concepts_path, vectors_dir),
         articles=articles,
         article_splits=np.array([splits[article_id] for article_id in articles.ids]),
         sequences=sequences,

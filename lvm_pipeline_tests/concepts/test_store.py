@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -12,16 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lvm_pipeline import files
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import (
-    RESIDENT_KEPT,
+    NUM_ARRAYS_KEPT,
     ROW_GROUP_CONCEPTS,
     ConceptsFingerprint,
     article_ranges,
     full_disk_told,
+    memory_mapped_vectors,
     read_columns,
     read_vectors,
-    resident_vectors,
     stream_row_groups,
     write_concepts,
 )
@@ -89,9 +91,9 @@ def test_vectors_are_mapped_once_for_a_fingerprint(tmp_path):
     path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[4, 9], vector_dim=8)
     expected = np.array(pq.read_table(path)["vector"].to_pylist(), np.float32)
 
-    first = resident_vectors(path, tmp_path / "vectors")
+    first = memory_mapped_vectors(path, tmp_path / "vectors")
     made = next((tmp_path / "vectors").iterdir()).stat()
-    second = resident_vectors(path, tmp_path / "vectors")
+    second = memory_mapped_vectors(path, tmp_path / "vectors")
 
     np.testing.assert_array_equal(first, expected)
     np.testing.assert_array_equal(second, read_vectors(path))
@@ -105,21 +107,63 @@ def test_vectors_are_mapped_once_for_a_fingerprint(tmp_path):
 
 def test_a_damaged_array_is_made_again(tmp_path):
     path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[4, 9], vector_dim=8)
-    resident_vectors(path, tmp_path / "vectors")
+    memory_mapped_vectors(path, tmp_path / "vectors")
     (array,) = (tmp_path / "vectors").iterdir()
     array.write_bytes(array.read_bytes()[:-7])
 
-    np.testing.assert_array_equal(resident_vectors(path, tmp_path / "vectors"), read_vectors(path))
+    np.testing.assert_array_equal(memory_mapped_vectors(path, tmp_path / "vectors"), read_vectors(path))
+
+
+def make_arrays(tmp_path, seeds):
+    """Map the vectors of several fingerprints, each used longer ago than the next; return the path of each array."""
+    folder, paths = tmp_path / "vectors", []
+    for seed in seeds:
+        table = write_synthetic_concepts(tmp_path / f"{seed}.parquet", article_lengths=[6], vector_dim=8, seed=seed)
+        memory_mapped_vectors(table, folder)
+        paths.append(folder / f"{read_concepts_metadata(table).fingerprint}.npy")
+        os.utime(paths[-1], (seed, seed))
+    return paths
 
 
 def test_arrays_of_old_fingerprints_do_not_pile_up(tmp_path):
-    for seed in range(RESIDENT_KEPT + 3):
-        path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[6], vector_dim=8, seed=seed)
-        vectors = resident_vectors(path, tmp_path / "vectors")
-        os.utime(tmp_path / "vectors" / f"{read_concepts_metadata(path).fingerprint}.npy", (seed, seed))
+    paths = make_arrays(tmp_path, range(NUM_ARRAYS_KEPT + 3))
 
-    assert len(list((tmp_path / "vectors").iterdir())) == RESIDENT_KEPT
-    assert len(vectors) == 6
+    assert sorted((tmp_path / "vectors").iterdir()) == sorted(paths[3:])
+
+
+def test_an_array_that_was_used_lately_is_kept(tmp_path):
+    first, *others = make_arrays(tmp_path, range(NUM_ARRAYS_KEPT))
+    memory_mapped_vectors(tmp_path / "0.parquet", tmp_path / "vectors")
+
+    make_arrays(tmp_path, range(10, 10 + NUM_ARRAYS_KEPT))
+
+    assert first.exists()
+    assert not any(path.exists() for path in others)
+
+
+def test_arrays_that_another_process_deletes_meanwhile_are_passed_over(tmp_path, monkeypatch):
+    listed = type(tmp_path).glob
+    monkeypatch.setattr(type(tmp_path), "glob", lambda path, *args: [*listed(path, *args), path / "gone.npy"])
+
+    assert all(path.exists() for path in make_arrays(tmp_path, range(NUM_ARRAYS_KEPT)))
+
+
+def test_an_array_that_another_process_deletes_at_once_stays_mapped(tmp_path, monkeypatch):
+    path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[6], vector_dim=8)
+    staged_file, losses = files.staged_file, []
+
+    @contextmanager
+    def lost_once(target):
+        with staged_file(target) as staged:
+            yield staged
+        if not losses:
+            losses.append(target)
+            target.unlink()
+
+    monkeypatch.setattr(files, "staged_file", lost_once)
+
+    np.testing.assert_array_equal(memory_mapped_vectors(path, tmp_path / "vectors"), read_vectors(path))
+    assert losses
 
 
 def test_article_ranges_say_where_each_article_lies(tmp_path):
@@ -189,7 +233,7 @@ def test_a_file_that_says_another_count_is_refused(tmp_path):
     pq.write_table(pq.read_table(path).slice(0, 4), path)
 
     with pytest.raises(LvmError, match="holds 4 concepts where it says 6"):
-        resident_vectors(path, tmp_path / "vectors")
+        memory_mapped_vectors(path, tmp_path / "vectors")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
@@ -207,7 +251,7 @@ FULL_DISK = """
     import resource, sys
     from pathlib import Path
     from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
-    from lvm_pipeline.concepts.store import resident_vectors, write_concepts
+    from lvm_pipeline.concepts.store import memory_mapped_vectors, write_concepts
     from lvm_pipeline.concepts.schema import read_concepts_metadata
     from lvm_pipeline.errors import LvmError
     from lvm_pipeline_tests.concepts.memory_source import MemorySource, source_rows
@@ -224,7 +268,7 @@ FULL_DISK = """
             [synthetic_table([5000, 5000], vector_dim=16)],
             read_concepts_metadata(folder / "concepts.parquet"),
         ),
-        "resident": lambda: resident_vectors(folder / "concepts.parquet", folder / "vectors"),
+        "map": lambda: memory_mapped_vectors(folder / "concepts.parquet", folder / "vectors"),
     }
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file may grow beyond this
     try:
@@ -234,7 +278,7 @@ FULL_DISK = """
 """
 
 
-@pytest.mark.parametrize("action", ["extract", "write", "resident"])
+@pytest.mark.parametrize("action", ["extract", "write", "map"])
 def test_a_full_disk_leaves_everything_as_it_was(tmp_path, action):
     path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[3000], vector_dim=16)
     before = path.read_bytes()

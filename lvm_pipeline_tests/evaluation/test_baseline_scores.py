@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -71,14 +73,19 @@ def test_a_damaged_file_is_made_again(tmp_path, fits, damage):
     assert len(fits) == 2
 
 
-def test_only_the_latest_files_are_kept(tmp_path, monkeypatch):
+def test_the_least_recently_used_files_are_deleted(tmp_path, fits, monkeypatch):
     monkeypatch.setattr(module, "KEPT_FILES", 2)
     targets = targets_of_process("noise", lengths=(8,) * 5)
+    scored(tmp_path, targets, fingerprint="often used")
+    for number, fingerprint in enumerate("abcd"):
+        for path in tmp_path.iterdir():
+            os.utime(path, (number, number))
+        scored(tmp_path, targets, fingerprint="often used")
 
-    for fingerprint in "abcd":
         scored(tmp_path, targets, fingerprint=fingerprint)
 
     assert len(list(tmp_path.iterdir())) == 2
+    assert len(fits) == 5
 
 
 def test_the_file_holds_no_objects(tmp_path):
