@@ -17,6 +17,7 @@ from lvm_pipeline.cli import render, services
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings
+from lvm_pipeline.source.split_hash import Split
 
 app = typer.Typer(
     help="Train latent vector models: from a table of concepts to a champion.",
@@ -235,9 +236,7 @@ def evaluate(
     test_data: Annotated[
         Path | None, typer.Option(help="Concept table (Parquet), or sequences (NPZ). Default: the promoted products.")
     ] = None,
-    split: Annotated[
-        Literal["train", "validation", "test"], typer.Option(help="Which articles to score.")
-    ] = "validation",
+    split: Annotated[Split, typer.Option(help="Which articles to score.")] = "validation",
     validation_articles: ValidationArticlesOption = None,
     output: Annotated[Path | None, typer.Option(help="Where the report goes, as JSON; HTML beside it.")] = None,
 ) -> None:

@@ -25,7 +25,8 @@ from lvm_pipeline.measures.baselines import BASELINES
 from lvm_pipeline.measures.retrieval import pool_is_declared_and_clean, primary_exclusion
 from lvm_pipeline.measures.targets import ContextMode
 from lvm_pipeline.measures.uncertainty import Interval, paired_gain
-from lvm_pipeline.training.data import Split, load_training_data
+from lvm_pipeline.sequences.schema import Split
+from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline.training.invariants import prediction_is_not_the_mean_vector, read_findings
 from lvm_pipeline.training.predictions import Collapse
 

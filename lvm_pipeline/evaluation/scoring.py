@@ -18,8 +18,9 @@ from lvm_pipeline.concepts.source_findings import UNDECLARED
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.scores import Scores, given_predictions, score_predictor
 from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
+from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.training.batches import place_vectors
-from lvm_pipeline.training.data import Split, TrainingData
+from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.predictions import predict_runs
 from lvm_pipeline.training.trained_model import WEIGHTS_FILE, TrainedModelInfo, load_trained_model
 

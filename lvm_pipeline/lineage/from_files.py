@@ -14,7 +14,7 @@ from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from lvm_pipeline.inference.predict import Prediction
-    from lvm_pipeline.training.data import Split
+    from lvm_pipeline.sequences.schema import Split
     from lvm_pipeline.training.loop import OnProgress, TrainedModel
 
 

@@ -24,14 +24,9 @@ from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.near_duplicates import find_near_duplicates
 from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
 from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA, SPLITS, SequencesMetadata, SplitCounts, read_sequences
-from lvm_pipeline.sequences.splits import (
-    read_article_list,
-    seed_that_fills,
-    split_by_hash,
-    split_by_list,
-    split_last_fifth,
-)
+from lvm_pipeline.sequences.splits import seed_that_fills, split_by_hash, split_by_list, split_last_fifth
 from lvm_pipeline.sequences.windows import window_starts, window_starts_across_articles
+from lvm_pipeline.source.split_hash import read_article_list
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import METADATA_KEY
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.source.split_hash import Split
 
 SCHEMA_VERSION = 1
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 SEQUENCES_SCHEMA = pa.schema(
     [

@@ -7,7 +7,6 @@ Shapes: A = articles, S = sequences.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,22 +65,6 @@ def split_by_list(article_ids: Sequence[str], validation_ids: Sequence[str]) -> 
         )
     listed = set(validation_ids)
     return ["validation" if article_id in listed else "train" for article_id in article_ids]
-
-
-def read_article_list(path: Path) -> list[str]:
-    """Read article ids from a text file, one a line; empty lines and lines that start with # are skipped.
-
-    Raises:
-        LvmError: If the file cannot be read as text, or lists nothing.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise LvmError(f"The list of validation articles {path} cannot be read ({error}); give a text file.") from None
-    article_ids = [line for line in lines if line and not line.startswith("#")]
-    if not article_ids:
-        raise LvmError(f"The list of validation articles {path} is empty; write one article id a line.")
-    return article_ids
 
 
 def split_last_fifth(num_sequences: int) -> NDArray[np.str_]:

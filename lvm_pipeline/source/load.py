@@ -28,7 +28,7 @@ from lvm_pipeline.source.records import (
     vector_digests,
 )
 from lvm_pipeline.source.sorting import Duplicate, Place, Sorter, TableState
-from lvm_pipeline.source.split_hash import split_of
+from lvm_pipeline.source.split_hash import read_article_list, split_of
 
 Progress = Callable[[int, int], None]  # concepts encoded, concepts to encode
 Batch = tuple[Sequence[Concept], NDArray[np.float32]]
@@ -172,7 +172,8 @@ def train_texts(concepts: Iterable[Concept], *, settings: Settings) -> list[str]
         LvmError: If there are none, or the file of validation articles cannot be read.
     """
     is_train: dict[str, bool] = {}
-    others = _validation_articles(settings)
+    listed = settings.validation_articles
+    others = set(read_article_list(listed)) if listed is not None else None
     texts = []
     for concept in concepts:
         article_id = concept.article_id
@@ -287,18 +288,6 @@ def _duplicates_sentence(records: SourceRecords, duplicates: Sequence[Duplicate]
         f"{records.path.name} repeats {len(duplicates):,} concepts, so nothing of it was loaded ({shown}{more}). "
         "Take them out, or load it with the duplicates policy `drop`."
     )
-
-
-def _validation_articles(settings: Settings) -> set[str] | None:
-    if settings.validation_articles is None:
-        return None
-    try:
-        lines = settings.validation_articles.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LvmError(
-            f"{settings.validation_articles} cannot be read ({error}); correct LVM_VALIDATION_ARTICLES."
-        ) from None
-    return {line.strip() for line in lines if line.strip()}
 
 
 def _hashes_to_train(article_id: str, settings: Settings) -> bool:

@@ -5,7 +5,6 @@ Shapes: N = concepts, A = articles, S = sequences, R = runs, D = vector width.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +12,7 @@ from numpy.typing import NDArray
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.concepts.store import Articles, article_ranges, memory_mapped_vectors
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.sequences.schema import Sequences, read_sequences
-
-Split = Literal["train", "validation", "test"]
+from lvm_pipeline.sequences.schema import Sequences, Split, read_sequences
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 MAX_SAMPLE_ROWS = 20_000

@@ -124,10 +124,11 @@ def test_articles_with_near_duplicates_share_a_split(tmp_path, sequences_path):
             assert metadata.article_splits[first] == metadata.article_splits[second]
 
 
-def test_listed_articles_are_validation(concepts_path, sequences_path, tmp_path):
+@pytest.mark.parametrize("form", ["{0}\n{1}", "\ufeff{0}\r\n\r\n{1}\r\n", "\ufeff# held out\n  {1} \n{0}\n{0}\n"])
+def test_listed_articles_are_validation(concepts_path, sequences_path, tmp_path, form):
     write_synthetic_sequences(concepts_path, sequences_path)
     listed = list(read_sequences_metadata(sequences_path).article_splits)[2:4]
-    (tmp_path / "list.txt").write_text("\n".join(listed))
+    (tmp_path / "list.txt").write_bytes(form.format(*listed).encode())
 
     findings = build_sequences(
         concepts_path, sequences_path, options=SequenceOptions(validation_articles=tmp_path / "list.txt")

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.sequences.splits import (
-    read_article_list,
     seed_that_fills,
     split_by_hash,
     split_by_list,
@@ -71,24 +70,6 @@ def test_listed_articles_are_validation_and_all_others_train():
 def test_unknown_listed_articles_are_named():
     with pytest.raises(LvmError, match=r"2 of the listed .*\(x, y\)"):
         split_by_list(["a", "b"], ["x", "a", "y", "x"])
-
-
-def test_a_list_is_one_id_a_line(tmp_path):
-    path = tmp_path / "list.txt"
-    path.write_text("\ufeff# comment\na \n\nb\n", encoding="utf-8")
-    assert read_article_list(path) == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"# nothing\n\n", "is empty"), (b"\xff\xfe\x00", "cannot be read"), (None, "cannot be read")],
-)
-def test_a_list_that_says_nothing_is_refused(tmp_path, content, message):
-    path = tmp_path / "list.txt"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(LvmError, match=message):
-        read_article_list(path)
 
 
 def test_the_suggested_seed_fills_every_split():

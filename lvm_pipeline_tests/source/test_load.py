@@ -68,8 +68,18 @@ def test_the_encoder_learns_from_train_articles_only(load, settings, monkeypatch
     assert seen[0] == [text for r in given if hashed[r["article_id"]] == "train" for text in r["concepts"]]
 
 
-def test_named_validation_articles_are_not_learnt_from(load, settings, tmp_path, table):
-    (tmp_path / "validation.txt").write_text("id0\nid1\n")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"id0\nid1\n",
+        b"\xef\xbb\xbfid0\r\n\r\nid1",
+        b"# held out\n  id1 \nid0\nid0\n",
+        b"\xef\xbb\xbf# held out\nid0\nid1\n",
+    ],
+    ids=["plain", "byte order mark", "comment and repeat", "comment after a byte order mark"],
+)
+def test_named_validation_articles_are_not_learnt_from(content, load, settings, tmp_path, table):
+    (tmp_path / "validation.txt").write_bytes(content)
     settings = settings.model_copy(update={"validation_articles": tmp_path / "validation.txt"})
     path = tmp_path / "x.jsonl"
     path.write_text("".join(json.dumps(article(f"name{i}", article_id=f"id{i}")) + "\n" for i in range(5)))
