@@ -337,6 +337,7 @@ def test_f10_a_model_below_the_best_baseline_is_told_and_crowned_by_nobody(unhar
         concepts_path=home.concepts_path,
         sequences_path=home.sequences_path,
         vectors_dir=home.vectors_dir,
+        device="cpu",
         num_threads=1,
     ).decision
     assert not decision.promote

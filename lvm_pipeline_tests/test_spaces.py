@@ -157,7 +157,9 @@ def resumed(products, folder):
 def test_a_champion_of_another_space_is_told_and_the_baseline_decides(moved, model_dir):
     challenger = moved.train("challenger")
 
-    selection = select_champion({"lstm": challenger}, incumbent_dir=model_dir, **moved.paths, num_threads=1)
+    selection = select_champion(
+        {"lstm": challenger}, incumbent_dir=model_dir, **moved.paths, device="cpu", num_threads=1
+    )
 
     assert f"of space {ONE_SPACE}, not {OTHER_SPACE}" in selection.incumbent_problem
     assert "best baseline" in selection.decision.reason
@@ -170,7 +172,9 @@ def test_spaces_that_nobody_named_are_not_taken_for_one(products, tmp_path):
         say_space(each.concepts_path, each.concepts_path, "undeclared-16")
     incumbent, challenger = first.train("incumbent"), second.train("challenger")
 
-    selection = select_champion({"lstm": challenger}, incumbent_dir=incumbent, **second.paths, num_threads=1)
+    selection = select_champion(
+        {"lstm": challenger}, incumbent_dir=incumbent, **second.paths, device="cpu", num_threads=1
+    )
 
     assert "Nobody named the space" in selection.incumbent_problem
     assert first.evaluate(incumbent)["space_id"] == "undeclared-16"  # with the very concepts of its training it may be

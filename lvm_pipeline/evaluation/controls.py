@@ -22,7 +22,7 @@ LONG_CONTEXT = 16  # of a model that reads articles
 CONTEXTS_IN_A_BATCH = 128
 
 
-def control_scores(model: LatentVectorModel, targets: Targets, *, seed: int = 0, device: str = "cpu") -> dict[str, Any]:
+def control_scores(model: LatentVectorModel, targets: Targets, *, device: str, seed: int = 0) -> dict[str, Any]:
     """Score the model with its context as it is, shuffled, and from another article.
 
     Returns:

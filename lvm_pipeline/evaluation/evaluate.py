@@ -42,10 +42,10 @@ def evaluate_model(
     sequences_path: Path,
     *,
     vectors_dir: Path,
+    device: str,
     split: Split = "validation",
     context_mode: ContextMode | None = None,
     cache_dir: Path | None = None,
-    device: str = "cpu",
     num_threads: int | None = None,
     seed: int = 0,
     require_same_data: bool = True,
@@ -58,10 +58,10 @@ def evaluate_model(
         concepts_path: The concept table.
         sequences_path: The sequence table.
         vectors_dir: Where the memory-mapped vectors are kept.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; scores, controls and latency are measured on it.
         split: Whose targets are scored.
         context_mode: What the model may read; None: what it was trained to read.
         cache_dir: Where scores of baselines are kept for the next model; None keeps nothing.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         num_threads: PyTorch threads on a CPU; None: as in training.
         seed: Of resampling and controls.
         require_same_data: Refuse data other than the model was trained on.

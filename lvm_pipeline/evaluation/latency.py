@@ -23,7 +23,7 @@ def latency_ms(
     model: LatentVectorModel,
     context: NDArray[np.float32],
     *,
-    device: str = "cpu",
+    device: str,
     num_threads: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:

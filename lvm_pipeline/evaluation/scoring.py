@@ -20,6 +20,7 @@ from lvm_pipeline.measures.scores import Scores, given_predictions, score_predic
 from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.training.batches import place_vectors
+from lvm_pipeline.training.config import find_device
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.predictions import predict_runs
 from lvm_pipeline.training.trained_model import WEIGHTS_FILE, TrainedModelInfo, load_trained_model
@@ -100,9 +101,9 @@ def score_model(
     model_dir: Path,
     data: TrainingData,
     *,
+    device: str,
     split: Split = "validation",
     context_mode: ContextMode | None = None,
-    device: str = "cpu",
     num_threads: int | None = None,
     require_same_data: bool = True,
 ) -> ScoredModel:
@@ -111,9 +112,9 @@ def score_model(
     Args:
         model_dir: Folder of the trained model.
         data: What to score it on.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         split: Whose targets.
         context_mode: What it may read; None: what it was trained to read.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
         num_threads: PyTorch threads on a CPU; None: as in training.
         require_same_data: Refuse data other than the model was trained on. The champion rule, which scores an
             incumbent on newer data of the same space, turns this off.
@@ -126,7 +127,7 @@ def score_model(
     """
     if split not in get_args(Split):
         raise LvmError(f"There is no split {split!r}; choose one of {', '.join(get_args(Split))}.")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = find_device(device)
     model, info = load_trained_model(model_dir, space_id=data.concepts.space_id, device=device)
     _refuse_other_data(model_dir, info, data, require_same_data=require_same_data)
     mode: Any = context_mode or info.mode

@@ -28,8 +28,8 @@ def select_champion(
     concepts_path: Path,
     sequences_path: Path,
     vectors_dir: Path,
+    device: str,
     cache_dir: Path | None = None,
-    device: str = "cpu",
     num_threads: int | None = None,
     seed: int = 0,
 ) -> Selection:
@@ -41,8 +41,8 @@ def select_champion(
         concepts_path: The concept table.
         sequences_path: The sequence table whose validation targets decide.
         vectors_dir: Where the memory-mapped vectors are kept.
-        cache_dir: Where scores of baselines are kept.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        cache_dir: Where scores of baselines are kept.
         num_threads: PyTorch threads on a CPU; None: as in training.
         seed: Of the resampling.
 

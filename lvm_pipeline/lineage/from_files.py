@@ -84,6 +84,7 @@ def evaluate_on(
         concepts_path,
         sequences_path,
         vectors_dir=vectors_dir,
+        device=settings.device,
         split=split,
         data_findings=lineage.reported_findings(settings) if data is None else None,
     )

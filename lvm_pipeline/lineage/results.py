@@ -36,6 +36,7 @@ def evaluate_architecture(settings: Settings, architecture: str) -> dict[str, An
         settings.concepts_path,
         settings.sequences_path,
         vectors_dir=settings.vectors_dir,
+        device=settings.device,
         cache_dir=_cache_dir(settings),
         num_threads=settings.num_threads,
         data_findings=reported_findings(settings),
@@ -90,6 +91,7 @@ def choose_champion(settings: Settings) -> dict[str, Any]:
         concepts_path=settings.concepts_path,
         sequences_path=settings.sequences_path,
         vectors_dir=settings.vectors_dir,
+        device=settings.device,
         cache_dir=_cache_dir(settings),
         num_threads=settings.num_threads,
     )
@@ -195,6 +197,7 @@ def _look_at_test(settings: Settings, model_dir: Path) -> dict[str, Any] | None:
         settings.concepts_path,
         settings.sequences_path,
         vectors_dir=settings.vectors_dir,
+        device=settings.device,
         split="test",
         cache_dir=_cache_dir(settings),
         num_threads=settings.num_threads,

@@ -49,7 +49,7 @@ class Products:
         return train(TrainingConfig(**config), self.data(), output_dir=self.folder / "models" / name).path
 
     def evaluate(self, model_dir, **options):
-        return evaluate_model(model_dir, **self.paths, num_threads=1, **options)
+        return evaluate_model(model_dir, **self.paths, **{"device": "cpu", "num_threads": 1, **options})
 
 
 def make_products(folder, *, kind="rotation", lengths=LENGTHS, seed=0, vector_dim=16, **options) -> Products:

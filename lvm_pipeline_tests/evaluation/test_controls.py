@@ -34,7 +34,7 @@ def constant(contexts):
 def test_copying_loses_by_the_wrong_context_and_by_another_order():
     targets = targets_of_process("random_walk", lengths=(30,) * 60)
 
-    found = control_scores(Stub(copy_last), targets)
+    found = control_scores(Stub(copy_last), targets, device="cpu")
 
     assert found["wrong_context"]["loss"]["low"] > 0.2
     assert found["order_shuffled"]["loss"]["low"] > 0
@@ -43,21 +43,21 @@ def test_copying_loses_by_the_wrong_context_and_by_another_order():
 def test_the_mean_does_not_care_for_order():
     targets = targets_of_process("random_walk", lengths=(30,) * 60)
 
-    found = control_scores(Stub(mean_of_context), targets)
+    found = control_scores(Stub(mean_of_context), targets, device="cpu")
 
     assert found["order_shuffled"]["loss"]["mean"] == pytest.approx(0, abs=1e-6)
     assert found["wrong_context"]["loss"]["low"] > 0.2
 
 
 def test_a_constant_loses_by_nothing():
-    found = control_scores(Stub(constant), targets_of_process("random_walk"))
+    found = control_scores(Stub(constant), targets_of_process("random_walk"), device="cpu")
 
     for name in ("order_shuffled", "wrong_context"):
         assert found[name]["loss"] == {"mean": 0, "low": 0, "high": 0}
 
 
 def test_one_article_has_no_wrong_context():
-    found = control_scores(Stub(copy_last), targets_of_process("noise", lengths=(20,) * 5))
+    found = control_scores(Stub(copy_last), targets_of_process("noise", lengths=(20,) * 5), device="cpu")
 
     assert found["wrong_context"] is None
     assert found["order_shuffled"]["loss"]["low"] is None
@@ -67,7 +67,7 @@ def test_wrong_contexts_are_of_other_articles_even_when_one_article_holds_nearly
     lengths = (20, 20, 20, 200, 20, 20, 20, 20, 7, 20)
     targets = targets_of_process("noise", lengths=lengths)
     seen = []
-    control_scores(Stub(lambda contexts: seen.append(contexts) or contexts), targets)
+    control_scores(Stub(lambda contexts: seen.append(contexts) or contexts), targets, device="cpu")
 
     big = targets.vectors[60:260]
     wrong = torch.cat(seen[-2:]) if len(seen) > 2 else seen[-1]

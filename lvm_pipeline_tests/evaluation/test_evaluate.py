@@ -1,3 +1,4 @@
+import inspect
 import json
 import math
 
@@ -5,6 +6,8 @@ import numpy as np
 import pytest
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.evaluation import evaluate, scoring
+from lvm_pipeline.experiments.selection import select_champion
 from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.measures.baselines import BASELINES
 from lvm_pipeline.measures.metrics import cosines
@@ -42,6 +45,42 @@ def test_report_is_json_and_names_what_it_is_about(products, report):
     assert report["retrieval"]["exclusion"] == "context_rows"
     assert set(report["latency_ms"]) >= {"p50", "p95"}
     assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p95"]
+
+
+def test_a_model_is_scored_on_the_device_that_was_asked_for(products, model_dir, monkeypatch):
+    """Loading, predicting, controls and latency; a recorded second GPU stands for the real one."""
+    used = {}
+
+    def recorded(module, name):
+        function = getattr(module, name)
+
+        def on_the_cpu(*args, **kwargs):
+            used[name] = kwargs.get("device") or args[1]
+            args = ["cpu" if isinstance(arg, str) and arg == "cuda:1" else arg for arg in args]
+            return function(*args, **(kwargs | ({"device": "cpu"} if "device" in kwargs else {})))
+
+        monkeypatch.setattr(module, name, on_the_cpu)
+
+    monkeypatch.setattr(scoring, "find_device", lambda name: name)
+    for name in ("load_trained_model", "place_vectors"):
+        recorded(scoring, name)
+    for name in ("control_scores", "latency_ms"):
+        recorded(evaluate, name)
+
+    products.evaluate(model_dir, device="cuda:1")
+
+    assert used == dict.fromkeys(("load_trained_model", "place_vectors", "control_scores", "latency_ms"), "cuda:1")
+
+
+@pytest.mark.parametrize("function", [evaluate.evaluate_model, scoring.score_model, select_champion])
+def test_no_device_is_assumed(function):
+    """With a default, a caller that forgets the device scores a model of a GPU on the CPU."""
+    assert inspect.signature(function).parameters["device"].default is inspect.Parameter.empty
+
+
+def test_a_device_that_cannot_score_is_refused(products, model_dir):
+    with pytest.raises(LvmError, match="Models run on cpu or cuda, not on 'meta'"):
+        products.evaluate(model_dir, device="meta")
 
 
 def test_gains_are_over_every_baseline_on_the_same_rows(report):

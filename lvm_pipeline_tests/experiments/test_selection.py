@@ -24,7 +24,7 @@ def poor(products):
 
 
 def select(products, challengers, incumbent=None):
-    return select_champion(challengers, incumbent_dir=incumbent, **products.paths, num_threads=1)
+    return select_champion(challengers, incumbent_dir=incumbent, **products.paths, device="cpu", num_threads=1)
 
 
 def test_the_challenger_is_the_model_with_the_highest_validation_cosine(products, good, poor):

@@ -169,12 +169,14 @@ class Stub(torch.nn.Module):
 def _of_controls() -> Iterator[Answer]:
     """Copying the last concept of a walk: shuffling leaves a mean over five lags, another article leaves nothing."""
     targets = targets_on(walk_vectors(), LENGTHS)
-    found = control_scores(Stub(lambda contexts: contexts), targets)
+    found = control_scores(Stub(lambda contexts: contexts), targets, device="cpu")
     shuffled = float((STAY ** np.arange(1, 6)).mean())
     yield Answer("control as it is", found["cosine"], STAY, 0.02)
     yield Answer("control with order shuffled", found["order_shuffled"]["cosine"], shuffled, 0.03)
     yield Answer("control with another context", found["wrong_context"]["cosine"], 0.0, 0.2)
-    average = control_scores(Stub(lambda contexts: contexts.mean(dim=1, keepdim=True).expand_as(contexts)), targets)
+    average = control_scores(
+        Stub(lambda contexts: contexts.mean(dim=1, keepdim=True).expand_as(contexts)), targets, device="cpu"
+    )
     yield Answer("loss of a mean by shuffling", average["order_shuffled"]["loss"]["mean"], 0.0, 1e-6)
 
 
