@@ -9,85 +9,30 @@ scanning the folder (`_registry`).
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from lvm_pipeline.architectures._config import ModelConfig, config_with
 from lvm_pipeline.errors import LvmError
 
 REQUIRED_PRESETS = ("smoke", "small", "full")
 
-_TYPE_NAMES = {tuple: "a tuple", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Fields that every architecture's config shares; a module adds its own.
-
-    `vector_dim` is D, `hidden_dim` H. `residual_head` adds the arithmetic of the context to what the
-    mixers say; off, the prediction is theirs alone. `unit_length` says that the space's vectors are
-    of unit length, so that predictions are normalised. `correction_rank` narrows the way out of the
-    mixers to so many directions. `scales` are decays of means over the context that the residual head
-    may weigh in beside the fitted arithmetic. `condition_dim` is the width C of a vector that
-    accompanies every concept and modulates the states (0: none).
-    """
-
-    vector_dim: int = 768
-    hidden_dim: int = 512
-    num_layers: int = 2
-    dropout: float = 0.0
-    residual_head: bool = True
-    unit_length: bool = True
-    correction_rank: int | None = None
-    scales: tuple[float, ...] = (0.0, 0.5, 0.8, 0.95)
-    condition_dim: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse a config that cannot work, with the field and the value seen."""
-        self.require(self.vector_dim >= 1, "vector_dim", "at least 1")
-        self.require(self.hidden_dim >= 1, "hidden_dim", "at least 1")
-        self.require(self.num_layers >= 1, "num_layers", "at least 1")
-        self.require(0.0 <= self.dropout < 1.0, "dropout", "at least 0 and below 1")
-        self.require(
-            self.correction_rank is None or self.correction_rank >= 1, "correction_rank", "at least 1, or nothing"
-        )
-        self.require(all(0.0 <= decay <= 1.0 for decay in self.scales), "scales", "decays from 0 to 1")
-        self.require(self.condition_dim >= 0, "condition_dim", "0 or more")
-
-    def require(self, condition: bool, name: str, allowed: str) -> None:
-        """Raise unless the condition holds.
-
-        Raises:
-            LvmError: With the config's kind, the field, its value and what is allowed.
-        """
-        if not condition:
-            raise LvmError(f"{type(self).__name__}: {name} must be {allowed}, got {getattr(self, name)!r}.")
-
-
-def config_with(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
-    """Return the config with some fields replaced.
-
-    Raises:
-        LvmError: If a field does not exist (the message lists what exists), has a value of another
-            type, or the whole cannot work.
-    """
-    declared = {f.name: f for f in fields(config)}
-    for name, value in overrides.items():
-        if name not in declared:
-            raise LvmError(f"{type(config).__name__} has no field {name!r}; it has {', '.join(sorted(declared))}.")
-        _check_type(type(config).__name__, name, value, like=getattr(config, name), annotation=str(declared[name].type))
-    return replace(config, **overrides)
-
-
-def _check_type(owner: str, name: str, value: Any, *, like: Any, annotation: str) -> None:
-    if value is None and "None" in annotation:
-        return
-    expected = next((kind for kind in _TYPE_NAMES if kind.__name__ in annotation), type(like))
-    accepted = (int, float) if expected is float else expected
-    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
-        raise LvmError(f"{owner}: {name} must be {_TYPE_NAMES.get(expected, expected)}, got {value!r}.")
+__all__ = [
+    "Architecture",
+    "LatentVectorModel",
+    "ModelConfig",
+    "Objective",
+    "OptimiserSetting",
+    "Preset",
+    "TrainingDefaults",
+    "config_with",
+    "count_parameters",
+    "declared_settings",
+    "num_params_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

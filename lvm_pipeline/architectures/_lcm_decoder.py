@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._attention import CausalSelfAttention, reference_attention
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import ModelConfig
 from lvm_pipeline.architectures._mlp import SwiGlu
 from lvm_pipeline.architectures._norms import RMSNorm
@@ -29,10 +30,10 @@ PROJECTION_GAIN = 2**-0.5  # of the fresh queries, keys and values
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(ModelConfig):
-    """`num_heads` is the attention's."""
+    """Fields of the LCM decoders."""
 
     hidden_dim: int = 2048
-    num_heads: int = 16
+    num_heads: int = option(16, "Number of attention heads.")
     dropout: float = 0.1
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import ModelConfig, OptimiserSetting
 from lvm_pipeline.architectures._decayed_attention import decayed_attention, reference_decayed_attention
 from lvm_pipeline.architectures._kernels import OptionalKernel, state_space_form
@@ -38,17 +39,13 @@ MixerState = tuple[Tensor, Tensor]  # the latest inputs of the convolution (B, w
 
 @dataclass(frozen=True, kw_only=True)
 class MixerConfig(ModelConfig):
-    """Fields of every config whose model has such mixers.
+    """Fields of every config whose model has Mamba-2 mixers."""
 
-    The inner width is `expand` times the hidden one, in heads of `head_dim`; the heads of a group share B and C, which
-    are `state_dim` wide. `conv_width` positions are summed before the state space.
-    """
-
-    state_dim: int = 128
-    head_dim: int = 64
-    num_groups: int = 1
-    expand: int = 2
-    conv_width: int = 4
+    state_dim: int = option(128, "Width of the state per head (B and C).")
+    head_dim: int = option(64, "Width of a head.")
+    num_groups: int = option(1, "Groups of heads that share B and C.")
+    expand: int = option(2, "Inner width relative to the hidden width.")
+    conv_width: int = option(4, "Width of the short convolution before the state space.")
 
     def __post_init__(self) -> None:
         """Refuse widths that do not divide."""

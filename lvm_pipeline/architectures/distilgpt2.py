@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._attention import CausalSelfAttention, reference_attention
 from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import LayerNorm
@@ -41,12 +42,12 @@ Gpt2State = tuple[int, list[Any]]  # positions seen, and what each layer carries
 
 @dataclass(frozen=True, kw_only=True)
 class DistilGpt2Config(ModelConfig):
-    """`num_positions` is the longest context."""
+    """Sizes of a GPT-2."""
 
     hidden_dim: int = 1056
     num_layers: int = 6
-    num_heads: int = 12
-    num_positions: int = 512
+    num_heads: int = option(12, "Number of attention heads.")
+    num_positions: int = option(512, "Longest context.")
 
     def __post_init__(self) -> None:
         """Refuse heads that do not divide the width."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._attention import CausalSelfAttention, reference_attention
 from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, Preset
 from lvm_pipeline.architectures._mamba2_mixer import Mamba2Mixer, MixerConfig, reference_mixer
 from lvm_pipeline.architectures._mlp import SwiGlu
@@ -36,18 +37,15 @@ from lvm_pipeline.architectures._stack import RecurrentStack, Residual
 
 @dataclass(frozen=True, kw_only=True)
 class HybridConfig(MixerConfig):
-    """Layers of Mamba-2, after every `mamba_per_attention` of them one of attention.
-
-    `num_heads` and `num_key_value_heads` are the attention's, `mlp_dim` is the inner width of every MLP.
-    """
+    """Layers of Mamba-2, and one of attention after every `mamba_per_attention` of them."""
 
     hidden_dim: int = 768
     num_layers: int = 18
-    mamba_per_attention: int = 5
-    num_heads: int = 12
-    num_key_value_heads: int = 12
-    rotary_fraction: float = 0.0
-    mlp_dim: int = 2048
+    mamba_per_attention: int = option(5, "Mamba-2 layers per attention layer.")
+    num_heads: int = option(12, "Number of attention heads.")
+    num_key_value_heads: int = option(12, "Number of key and value heads of the attention.")
+    rotary_fraction: float = option(0.0, "Fraction of each attention head with rotary positions.")
+    mlp_dim: int = option(2048, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
         """Refuse widths that do not divide, and a model without attention."""

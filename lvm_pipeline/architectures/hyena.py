@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, OptimiserSetting, Preset
 from lvm_pipeline.architectures._implicit_filter import ImplicitFilter
 from lvm_pipeline.architectures._long_convolution import causal_convolution
@@ -42,20 +43,16 @@ from lvm_pipeline.architectures._stack import Residual, ResidualStack
 
 @dataclass(frozen=True, kw_only=True)
 class HyenaConfig(ModelConfig):
-    """`order` - 1 long convolutions a layer, with kernels up to `num_positions` long, the longest context.
-
-    A kernel is drawn from `num_bands` frequencies by a network `filter_dim` wide; `conv_width` positions are summed
-    before the first gate; `mlp_dim` is the inner width of every MLP.
-    """
+    """Sizes of a Hyena; its context is at most `num_positions` long."""
 
     hidden_dim: int = 768
     num_layers: int = 17
-    order: int = 2
-    num_positions: int = 512
-    num_bands: int = 16
-    filter_dim: int = 64
-    conv_width: int = 3
-    mlp_dim: int = 3072
+    order: int = option(2, "Order of the recurrence: order - 1 long convolutions per layer.")
+    num_positions: int = option(512, "Longest context, which is the length of the kernels.")
+    num_bands: int = option(16, "Frequencies that the kernels are generated from.")
+    filter_dim: int = option(64, "Width of the network that generates the kernels.")
+    conv_width: int = option(3, "Width of the short convolution before the gates.")
+    mlp_dim: int = option(3072, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
         """Refuse an operator without a long convolution, and kernels drawn from nothing."""

@@ -47,6 +47,7 @@ import torch
 from torch import Tensor
 
 from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, Objective, Preset
 from lvm_pipeline.architectures._denoiser import Denoiser, Memory, context_free, reference_denoiser, repeated
 from lvm_pipeline.architectures._diffusion import SCHEDULES, NoiseSchedule, guided, sampling_steps
@@ -60,24 +61,19 @@ TwoTowerState = tuple[Any, Memory, Any]  # of the encoder, the denoiser and the 
 
 @dataclass(frozen=True, kw_only=True)
 class TwoTowerConfig(DecoderConfig):
-    """`num_layers` are the context encoder's.
-
-    `num_train_steps` and `schedule` say how noise enters, `draws_per_target` how often in one optimiser
-    step, `guidance_dropout` is the share of training positions without context. `sampling_steps`,
-    `guidance_scale`, `guidance_rescale` and `initial_noise_scale` say how a prediction is sampled.
-    """
+    """Sizes of both towers, how noise enters in training, and how predictions are sampled."""
 
     num_layers: int = 5
-    num_denoiser_layers: int = 13
-    has_idle_projections: bool = True
-    schedule: str = "cosine"
-    num_train_steps: int = 100
-    draws_per_target: int = 1
-    guidance_dropout: float = 0.15
-    sampling_steps: int = 4
-    guidance_scale: float = 1.5
-    guidance_rescale: float = 0.7
-    initial_noise_scale: float = 0.0
+    num_denoiser_layers: int = option(13, "Number of denoiser layers; num_layers is the context encoder's.")
+    has_idle_projections: bool = option(True, "Keep the authors' projections that no prediction depends on.")
+    schedule: str = option("cosine", "Noise schedule: cosine or sigmoid.")
+    num_train_steps: int = option(100, "Number of noise levels in training.")
+    draws_per_target: int = option(1, "Noise draws per target and optimiser step.")
+    guidance_dropout: float = option(0.15, "Fraction of training positions without context.")
+    sampling_steps: int = option(4, "Denoising steps per prediction.")
+    guidance_scale: float = option(1.5, "Weight of classifier-free guidance; 1 turns it off.")
+    guidance_rescale: float = option(0.7, "Rescaling of guided noise, 0 to 1.")
+    initial_noise_scale: float = option(0.0, "Scale of the noise that a prediction starts from; 0 predicts the mean.")
 
     def __post_init__(self) -> None:
         """Refuse a schedule that does not exist, and steps and shares out of range."""

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import LayerNorm
@@ -35,20 +36,16 @@ from lvm_pipeline.architectures._stack import Residual, ResidualStack
 
 @dataclass(frozen=True, kw_only=True)
 class LinformerConfig(ModelConfig):
-    """Windows of `num_positions` concepts, summed up to `num_sums` keys and values.
-
-    `has_one_key_value_head` lets all heads read the same keys and values; `has_values_as_keys` takes the values for
-    keys, too. `mlp_dim` is the inner width of every MLP.
-    """
+    """Sizes of a Linformer on windows of `num_positions` concepts."""
 
     hidden_dim: int = 768
     num_layers: int = 14
-    num_heads: int = 12
-    num_positions: int = 5
-    num_sums: int = 4
-    has_one_key_value_head: bool = False
-    has_values_as_keys: bool = False
-    mlp_dim: int = 3072
+    num_heads: int = option(12, "Number of attention heads.")
+    num_positions: int = option(5, "Length of the windows.")
+    num_sums: int = option(4, "Length that keys and values are projected down to.")
+    has_one_key_value_head: bool = option(False, "Let all heads share one key and value head.")
+    has_values_as_keys: bool = option(False, "Use the values as keys.")
+    mlp_dim: int = option(3072, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
         """Refuse heads that do not divide the width, and more sums than positions."""

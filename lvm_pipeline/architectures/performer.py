@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
 from lvm_pipeline.architectures._favor import (
     KERNELS,
@@ -45,19 +46,16 @@ PerformerState = tuple[int, FavorState]  # positions seen, and their sums
 
 @dataclass(frozen=True, kw_only=True)
 class PerformerConfig(ModelConfig):
-    """`num_features` random features of each head stand for the `kernel`, `softmax` or `relu`.
-
-    They are drawn anew every `redraw_steps` training steps (0: never). `mlp_dim` is the inner width of every MLP.
-    """
+    """Sizes of a Performer and its random features."""
 
     hidden_dim: int = 768
     num_layers: int = 14
-    num_heads: int = 12
-    num_features: int = 266
-    kernel: str = "softmax"
-    has_rotation: bool = True
-    redraw_steps: int = 1000
-    mlp_dim: int = 3072
+    num_heads: int = option(12, "Number of attention heads.")
+    num_features: int = option(266, "Random features per head.")
+    kernel: str = option("softmax", "Kernel that the features approximate: softmax or relu.")
+    has_rotation: bool = option(True, "Rotate queries and keys by their position.")
+    redraw_steps: int = option(1000, "Training steps between redraws of the features; 0: never.")
+    mlp_dim: int = option(3072, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
         """Refuse heads that do not divide the width or cannot be turned in pairs, and unknown kernels."""

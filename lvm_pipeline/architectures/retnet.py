@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
 from lvm_pipeline.architectures._decayed_attention import decayed_attention, reference_decayed_attention
 from lvm_pipeline.architectures._kernels import OptionalKernel, retention_form
@@ -45,13 +46,13 @@ RetentionState = tuple[int, Tensor]  # positions seen, and the sum of k v^T, fad
 
 @dataclass(frozen=True, kw_only=True)
 class RetNetConfig(ModelConfig):
-    """`value_dim` is the width of all heads' values together, `mlp_dim` the inner width of every MLP."""
+    """Sizes of a RetNet."""
 
     hidden_dim: int = 768
     num_layers: int = 15
-    num_heads: int = 3
-    value_dim: int = 1536
-    mlp_dim: int = 1536
+    num_heads: int = option(3, "Number of retention heads.")
+    value_dim: int = option(1536, "Width of the values of all heads together.")
+    mlp_dim: int = option(1536, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
         """Refuse heads that do not divide the widths, and keys that cannot be rotated in pairs."""

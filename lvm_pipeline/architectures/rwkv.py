@@ -34,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, OptimiserSetting, Preset
 from lvm_pipeline.architectures._delta_rule import delta_rule, reference_delta_rule
 from lvm_pipeline.architectures._norms import NO_DECAY, HeadNorm, LayerNorm
@@ -50,16 +51,16 @@ BlockState = tuple[Tensor, Tensor, Tensor]  # last input of the time mix (B, H),
 
 @dataclass(frozen=True, kw_only=True)
 class RwkvConfig(ModelConfig):
-    """Widths, and the low ranks of decay, learning rate (of the memory), value mix and gate."""
+    """Widths, and the ranks of the low-rank projections."""
 
     hidden_dim: int = 768
     num_layers: int = 22
-    head_dim: int = 64
-    decay_rank: int = 64
-    rate_rank: int = 64
-    value_rank: int = 32
-    gate_rank: int = 128
-    mlp_dim: int = 3072
+    head_dim: int = option(64, "Width of a head.")
+    decay_rank: int = option(64, "Rank of the decay's projection.")
+    rate_rank: int = option(64, "Rank of the in-context learning rate's projection.")
+    value_rank: int = option(32, "Rank of the value mix's projection.")
+    gate_rank: int = option(128, "Rank of the gate's projection.")
+    mlp_dim: int = option(3072, "Inner width of the channel mixes.")
 
     def __post_init__(self) -> None:
         """Refuse heads that do not divide the width."""

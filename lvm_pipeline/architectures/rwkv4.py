@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, OptimiserSetting, Preset
 from lvm_pipeline.architectures._norms import NO_DECAY, LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32
@@ -44,11 +45,11 @@ TimeMixState = tuple[Tensor, Sums]  # the last input (B, H), and the sums over a
 
 @dataclass(frozen=True, kw_only=True)
 class Rwkv4Config(ModelConfig):
-    """`mlp_dim` is the inner width of every channel mix."""
+    """Sizes of an RWKV-4."""
 
     hidden_dim: int = 768
     num_layers: int = 22
-    mlp_dim: int = 3072
+    mlp_dim: int = option(3072, "Inner width of the channel mixes.")
 
     def __post_init__(self) -> None:
         """Refuse an empty channel mix."""

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
+from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, OptimiserSetting, Preset
 from lvm_pipeline.architectures._long_convolution import LONGEST_PRODUCT, causal_convolution
 from lvm_pipeline.architectures._mlp import Mlp
@@ -44,12 +45,12 @@ OF_THE_KERNEL = OptimiserSetting(weight_decay=False, learning_rate_factor=0.5)  
 
 @dataclass(frozen=True, kw_only=True)
 class S4Config(ModelConfig):
-    """`state_dim` is the state of each channel, in conjugate pairs; `mlp_dim` the inner width of every MLP."""
+    """Sizes of an S4."""
 
     hidden_dim: int = 768
     num_layers: int = 16
-    state_dim: int = 64
-    mlp_dim: int = 3072
+    state_dim: int = option(64, "Size of the state per channel, in conjugate pairs.")
+    mlp_dim: int = option(3072, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
         """Refuse a state that is no pairs."""

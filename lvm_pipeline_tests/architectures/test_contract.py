@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 
+from lvm_pipeline.architectures._config import meanings
 from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel, ModelConfig, Preset, config_with
 from lvm_pipeline.architectures._registry import ARCHITECTURES, architecture_names, load_architecture
 from lvm_pipeline.architectures.lstm import LstmConfig
@@ -123,3 +124,8 @@ def test_a_model_without_head_or_state_fits_the_contract():
     assert found == 0
     with pytest.raises(LvmError, match="carries no state"):
         model.step(contexts[:, 0])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
+def test_every_field_of_a_config_says_what_it_means(architecture):
+    assert [name for name, (_, meaning) in meanings(architecture.config_class).items() if not meaning] == []

@@ -1,0 +1,90 @@
+"""The config of a model: a frozen dataclass whose fields say what they mean. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_type_hints
+
+from lvm_pipeline.errors import LvmError
+
+_TYPE_NAMES = {tuple: "a tuple", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def option(default: Any, meaning: str) -> Any:
+    """Declare a field of a config with its default and its meaning, which docs and launchpad show."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
+def meanings(config_class: type["ModelConfig"]) -> dict[str, tuple[Any, str]]:
+    """Return type and meaning of every field of a config class, by name."""
+    kinds = get_type_hints(config_class)
+    return {each.name: (kinds[each.name], _meaning(config_class, each.name)) for each in fields(config_class)}
+
+
+def _meaning(config_class: type["ModelConfig"], name: str) -> str:
+    """Return the meaning that the nearest class declares; a default may be replaced further down."""
+    declared = (each.__dict__.get("__dataclass_fields__", {}).get(name) for each in config_class.__mro__)
+    return next((each.metadata["meaning"] for each in declared if each is not None and each.metadata), "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Fields that every architecture's config shares; a module adds its own."""
+
+    vector_dim: int = option(768, "Width D of the concept vectors; follows the data.")
+    hidden_dim: int = option(512, "Width H of the hidden states.")
+    num_layers: int = option(2, "Number of layers.")
+    dropout: float = option(0.0, "Dropout probability.")
+    residual_head: bool = option(
+        True, "Add the weighted mean of the context to the output of the mixers, so that training starts at it."
+    )
+    unit_length: bool = option(True, "Normalise predictions to unit length; follows the data.")
+    correction_rank: int | None = option(None, "Rank of the output projection; none: full rank.")
+    scales: tuple[float, ...] = option(
+        (0.0, 0.5, 0.8, 0.95), "Decays of the further context means that the residual head can weigh in."
+    )
+    condition_dim: int = option(0, "Width of the condition beside every concept (16: TMD vectors; 0: none).")
+
+    def __post_init__(self) -> None:
+        """Refuse a config that cannot work, with the field and the value seen."""
+        self.require(self.vector_dim >= 1, "vector_dim", "at least 1")
+        self.require(self.hidden_dim >= 1, "hidden_dim", "at least 1")
+        self.require(self.num_layers >= 1, "num_layers", "at least 1")
+        self.require(0.0 <= self.dropout < 1.0, "dropout", "at least 0 and below 1")
+        self.require(
+            self.correction_rank is None or self.correction_rank >= 1, "correction_rank", "at least 1, or nothing"
+        )
+        self.require(all(0.0 <= decay <= 1.0 for decay in self.scales), "scales", "decays from 0 to 1")
+        self.require(self.condition_dim >= 0, "condition_dim", "0 or more")
+
+    def require(self, condition: bool, name: str, allowed: str) -> None:
+        """Raise unless the condition holds.
+
+        Raises:
+            LvmError: With the config's kind, the field, its value and what is allowed.
+        """
+        if not condition:
+            raise LvmError(f"{type(self).__name__}: {name} must be {allowed}, got {getattr(self, name)!r}.")
+
+
+def config_with(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
+    """Return the config with some fields replaced.
+
+    Raises:
+        LvmError: If a field does not exist (the message lists what exists), has a value of another
+            type, or the whole cannot work.
+    """
+    declared = {f.name: f for f in fields(config)}
+    for name, value in overrides.items():
+        if name not in declared:
+            raise LvmError(f"{type(config).__name__} has no field {name!r}; it has {', '.join(sorted(declared))}.")
+        _check_type(type(config).__name__, name, value, like=getattr(config, name), annotation=str(declared[name].type))
+    return replace(config, **overrides)
+
+
+def _check_type(owner: str, name: str, value: Any, *, like: Any, annotation: str) -> None:
+    if value is None and "None" in annotation:
+        return
+    expected = next((kind for kind in _TYPE_NAMES if kind.__name__ in annotation), type(like))
+    accepted = (int, float) if expected is float else expected
+    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+        raise LvmError(f"{owner}: {name} must be {_TYPE_NAMES.get(expected, expected)}, got {value!r}.")
