@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy import stats
 
-from lvm_pipeline.concepts.drift import MAX_SAMPLED_OF_ARTICLE, compare_articles, compare_concepts
-from lvm_pipeline.concepts.drift_articles import ArticleSample, changes_between
+from lvm_pipeline.concepts.drift.articles import ArticleSample, changes_between
+from lvm_pipeline.concepts.drift.compare import MAX_SAMPLED_OF_ARTICLE, compare_articles, compare_concepts
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
 from lvm_pipeline.concepts.store import write_concepts
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lvm_pipeline.concepts import drift
+from lvm_pipeline.concepts.drift import compare
 from lvm_pipeline.definitions import defs
 from lvm_pipeline.runbook import RUNBOOK, in_words, remedy_of
 
@@ -14,7 +14,7 @@ def declared():
 
 
 def test_the_runbook_has_every_check_and_no_other(declared):
-    assert set(drift.INVARIANTS) < declared
+    assert set(compare.INVARIANTS) < declared
     assert RUNBOOK.keys() == declared
 
 

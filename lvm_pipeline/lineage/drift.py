@@ -9,7 +9,7 @@ from lvm_pipeline.concepts.store import full_disk_told
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from lvm_pipeline.concepts.drift import Drift
+    from lvm_pipeline.concepts.drift.compare import Drift
 
 NO_REFERENCE = "there is no champion whose training data are at hand"
 
@@ -39,8 +39,8 @@ def check_drift(settings: Settings) -> tuple["Drift", Path]:
     Raises:
         LvmError: If there are no concepts, or a table cannot be read.
     """
-    from lvm_pipeline.concepts.drift import compare_concepts, not_compared
-    from lvm_pipeline.concepts.drift_report import write_drift_report
+    from lvm_pipeline.concepts.drift.compare import compare_concepts, not_compared
+    from lvm_pipeline.concepts.drift.report import write_drift_report
 
     reference = settings.champion_concepts_path
     if reference.is_file():

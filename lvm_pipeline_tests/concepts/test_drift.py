@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lvm_pipeline.concepts.drift import INVARIANTS, compare_concepts, not_compared
-from lvm_pipeline.concepts.drift_report import write_drift_report
+from lvm_pipeline.concepts.drift.compare import INVARIANTS, compare_concepts, not_compared
+from lvm_pipeline.concepts.drift.report import write_drift_report
 from lvm_pipeline.findings import Severity
 from lvm_pipeline_tests.concepts.drifting import MadeArticle, id_of, make_articles, without_codes, write_articles
 
@@ -107,7 +107,7 @@ def test_longer_articles_are_found_by_their_length_alone(compare):
     assert failed(drift) == {"article_lengths_are_as_before"}
     finding = found(drift, "article_lengths_are_as_before")
     assert finding.details["lengths_after"]["min"] >= 12
-    assert "articles that arrived have at most" in finding.message
+    assert "the median length of new articles is" in finding.message
 
 
 def test_another_mix_of_codes_is_found_by_field_and_code(compare):
@@ -135,7 +135,7 @@ def test_a_kind_of_article_that_vanished_is_found(compare):
 
     assert "mean_vector_is_as_before" in failed(drift)
     finding = found(drift, "mean_vector_is_as_before")
-    assert finding.details["compared"] == "the articles that left with the articles that stayed"
+    assert finding.details["compared"] == "removed articles with remaining articles"
     assert (drift.num_arrived, drift.num_kept, drift.num_left) == (0, 80, 8)
 
 
@@ -175,7 +175,7 @@ def test_another_space_is_not_compared(compare):
 
     assert not drift.has_drifted
     assert not any(finding.was_checked for finding in drift.findings)
-    assert "of synthetic, these are of another" in drift.findings[0].message
+    assert "of space synthetic, the present ones are of another" in drift.findings[0].message
 
 
 def test_too_few_articles_are_not_judged(compare):
@@ -200,8 +200,8 @@ def test_the_report_says_what_moved(injected, tmp_path):
     json_path, markdown_path = write_drift_report(tmp_path / "reports", injected)
 
     text = markdown_path.read_text()
-    assert "Verdict: **the concepts have drifted**." in text
-    assert "8 articles arrived, 80 stayed, 0 left." in text
+    assert "Result: **the concepts have drifted**." in text
+    assert "Articles: 8 new or changed, 80 unchanged, 0 removed." in text
     assert "| `mean_vector_is_as_before` | warning |" in text
     assert '"has_drifted": true' in json_path.read_text()
 

@@ -8,13 +8,15 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from lvm_pipeline.concepts import drift_statistics
-from lvm_pipeline.concepts.drift_articles import ArticleSample, changes_between, read_articles
+from lvm_pipeline.concepts.drift import statistics
+from lvm_pipeline.concepts.drift.articles import ArticleSample, changes_between, read_articles
+from lvm_pipeline.concepts.drift.permutation import groupings, permutation_test
+from lvm_pipeline.concepts.drift.statistics import Groups
 from lvm_pipeline_tests.concepts.drifting import MadeArticle, id_of, make_articles, write_articles
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts
 
 ARTICLES = make_articles(30, seed=1) + make_articles(10, name="foreign", seed=2, centre=6.0)
-IS_AFTER = drift_statistics.groupings(30, 10, num_permutations=3, seed=0)
+IS_AFTER = groupings(30, 10, num_permutations=3, seed=0)
 
 
 def pool_of(articles):
@@ -30,6 +32,7 @@ def pool_of(articles):
 
 
 POOL = pool_of(ARTICLES)
+GROUPS = Groups(pool=POOL, is_after=IS_AFTER)
 OWNERS = np.repeat(np.arange(40), POOL.lengths)
 
 
@@ -39,10 +42,30 @@ def test_groupings_move_whole_articles_and_the_true_one_is_first():
     assert len(np.unique(IS_AFTER, axis=0)) == 4
 
 
+@pytest.mark.parametrize("rate", [0.02, 0.1])
+def test_at_most_the_given_rate_of_groupings_fails_any_statistic(rate):
+    values = np.random.default_rng(0).standard_normal((500, 4))
+    values[:, 3] = values[:, 2] + 0.1 * values[:, 3]
+
+    tests = [permutation_test(np.roll(values, shift, axis=0), false_alarm_rate=rate) for shift in range(500)]
+
+    assert rate / 2 < np.mean([not test.passed.all() for test in tests]) <= rate
+    for shift, test in enumerate(tests):
+        assert (test.passed == (values[-shift] <= test.limits)).all()
+        assert (test.passed == (test.adjusted_p_values > rate)).all()
+        np.testing.assert_allclose(test.p_values, (values >= values[-shift]).mean(axis=0))
+
+
 def test_length_distance_is_scipys():
     expected = [stats.ks_2samp(POOL.lengths[after], POOL.lengths[~after]).statistic for after in IS_AFTER]
 
-    np.testing.assert_allclose(drift_statistics.length_distances(POOL.lengths, IS_AFTER), expected, atol=1e-6)
+    np.testing.assert_allclose(statistics.article_lengths(GROUPS).values, expected, atol=1e-6)
+
+
+def column(statistic, name, by=None):
+    """One column of a list in the details; sorted by another column where that is named."""
+    (records,) = [records for records in statistic.details.values() if isinstance(records, list) and name in records[0]]
+    return [each[name] for each in (sorted(records, key=lambda each: each[by]) if by else records)]
 
 
 def test_dimension_distance_is_scipys_on_values_rounded_to_the_cut_points():
@@ -55,20 +78,21 @@ def test_dimension_distance_is_scipys_on_values_rounded_to_the_cut_points():
         ]
     )
 
-    found = drift_statistics.dimension_distances(POOL, IS_AFTER)
+    found = statistics.vector_dimensions(GROUPS)
 
-    np.testing.assert_allclose(found.of_dimension, expected[0], atol=1e-6)
-    np.testing.assert_allclose(found.largest, expected.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(column(found, "ks", by="dimension"), expected[0], atol=1e-6)
+    assert column(found, "ks") == sorted(column(found, "ks"), reverse=True)
+    np.testing.assert_allclose(found.values, expected.max(axis=1), atol=1e-6)
 
 
 def test_separation_is_that_of_scikit_learns_discriminant(monkeypatch):
-    monkeypatch.setattr(drift_statistics, "SHRINKAGE", 0.0)  # scikit-learn shrinks another matrix
+    monkeypatch.setattr(statistics, "SHRINKAGE", 0.0)  # scikit-learn shrinks another matrix
     reduced = PCA(16, svd_solver="covariance_eigh").fit_transform(POOL.vectors)
-    folds = list(GroupKFold(5, shuffle=True, random_state=drift_statistics.FOLD_SEED).split(reduced, groups=OWNERS))
+    folds = list(GroupKFold(5, shuffle=True, random_state=statistics.FOLD_SEED).split(reduced, groups=OWNERS))
 
-    found = drift_statistics.separation(POOL, IS_AFTER)
+    found = statistics.classifier(GROUPS)
 
-    for after, auc in zip(IS_AFTER, found.aucs, strict=True):
+    for after, auc in zip(IS_AFTER, found.values, strict=True):
         labels = after[OWNERS]
         won, pairs = 0.0, 0
         for training, held_out in folds:
@@ -78,16 +102,18 @@ def test_separation_is_that_of_scikit_learns_discriminant(monkeypatch):
                 won += num_pairs * roc_auc_score(labels[held_out], model.decision_function(reduced[held_out]))
                 pairs += num_pairs
         assert auc == pytest.approx(won / pairs, abs=1e-3)
-    assert found.aucs[0] > 0.8
-    assert found.article_ranks[30:].mean() > found.article_ranks[:30].mean() + 0.2
+    assert found.values[0] > 0.8
+    assert np.mean(column(found, "mean_rank")) > 0.7
+    assert set(column(found, "article_id")) == {article.name for article in ARTICLES[30:]}
 
 
 def test_one_article_alone_cannot_be_told_apart():
-    found = drift_statistics.separation(
-        pool_of(ARTICLES[:9]), drift_statistics.groupings(8, 1, num_permutations=2, seed=0)
-    )
+    groups = Groups(pool=pool_of(ARTICLES[:9]), is_after=groupings(8, 1, num_permutations=2, seed=0))
 
-    assert found.aucs.tolist() == [0.5] * 3
+    found = statistics.classifier(groups)
+
+    assert found.values.tolist() == [0.5] * 3
+    assert "single article" in found.not_checked
 
 
 def test_mean_shift_is_in_standard_deviations_of_article_means():
@@ -96,35 +122,40 @@ def test_mean_shift_is_in_standard_deviations_of_article_means():
         axis=0, dtype=float
     )
 
-    found = drift_statistics.mean_shifts(POOL, IS_AFTER)
+    found = statistics.mean_vector(GROUPS)
 
-    np.testing.assert_allclose(found.shift, difference / means.std(axis=0), atol=1e-5)
-    assert found.sizes[0] == pytest.approx(np.sqrt(np.square(found.shift).mean()))
-    assert found.distance == pytest.approx(np.linalg.norm(difference), abs=1e-6)
+    shift = column(found, "shift_sd", by="dimension")
+    np.testing.assert_allclose(shift, difference / means.std(axis=0), atol=1e-5)
+    assert found.values[0] == pytest.approx(np.sqrt(np.square(shift).mean()))
+    assert found.details["distance"] == pytest.approx(np.linalg.norm(difference), abs=1e-6)
+    assert sum(column(found, "share_of_shift")) == pytest.approx(1)
 
 
 def test_a_dimension_without_spread_has_not_moved():
     vectors = np.concatenate([POOL.vectors, np.ones((len(POOL.vectors), 1), np.float32)], axis=1)
-    pool = ArticleSample(**{**vars(POOL), "vectors": vectors})
+    groups = Groups(pool=ArticleSample(**{**vars(POOL), "vectors": vectors}), is_after=IS_AFTER)
 
-    assert drift_statistics.mean_shifts(pool, IS_AFTER).shift[-1] == 0
-    assert drift_statistics.dimension_distances(pool, IS_AFTER).of_dimension[-1] == 0
+    assert column(statistics.mean_vector(groups), "shift_sd", by="dimension")[-1] == 0
+    assert column(statistics.vector_dimensions(groups), "ks", by="dimension")[-1] == 0
 
 
 def test_stability_index_is_that_of_its_definition():
     codes = np.zeros((len(OWNERS), 3), np.int16)
     codes[OWNERS >= 30, 0] = np.arange((OWNERS >= 30).sum()) % 2
-    pool = ArticleSample(**{**vars(POOL), "codes": codes})
+    groups = Groups(pool=ArticleSample(**{**vars(POOL), "codes": codes}), is_after=IS_AFTER)
     num_before, ones = (OWNERS < 30).sum(), codes[:, 0].sum()
     num_after = len(OWNERS) - num_before
     before = np.array([num_before + 0.5, 0.5]) / (num_before + 1)
     after = np.array([num_after - ones + 0.5, ones + 0.5]) / (num_after + 1)
 
-    found = drift_statistics.code_shifts(pool, 0, IS_AFTER)
+    found = statistics.tmd_mix(groups)
 
-    assert found.indices[0] == pytest.approx(((after - before) * np.log(after / before)).sum())
-    np.testing.assert_allclose(found.after, after)
-    assert drift_statistics.code_shifts(pool, 1, IS_AFTER).indices.tolist() == [0] * 4, "one code alone never moves"
+    assert found.values[0] * found.scale == pytest.approx(((after - before) * np.log(after / before)).sum())
+    assert found.details["field"] == "domain"
+    np.testing.assert_allclose(column(found, "before", by="code"), before)
+    np.testing.assert_allclose(column(found, "after", by="code"), after)
+    indices = found.details["population_stability_indices"]
+    assert indices["task"] == indices["modifier"] == 0, "one code alone never changes its share"
 
 
 def test_articles_are_read_with_evenly_spread_concepts(tmp_path):

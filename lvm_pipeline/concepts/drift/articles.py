@@ -1,7 +1,7 @@
-"""Articles as drift is measured on them: each with its length, its codes and a few of its vectors.
+"""The articles of a concept table: the length, the codes and some vectors of each.
 
-Whole articles are what is compared, since the concepts of one article are alike: an article is as before when its
-vectors and codes are, bit for bit, whatever its id.
+The unit of comparison is the article, since the concepts of one article are alike. Two articles are equal if their
+vectors and codes are, bit for bit, whatever their ids.
 
 Shapes: A = articles, N = their concepts, n = their sampled concepts, D = vector width.
 """
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.facts import CODES, NO_CODE
 from lvm_pipeline.concepts.schema import read_concepts_metadata
-from lvm_pipeline.concepts.store import Articles, article_ranges, read_columns, stream_row_groups, vectors_of
+from lvm_pipeline.concepts.store import article_ranges, read_columns, stream_row_groups, vectors_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArticleSample:
-    """Some articles, one after the other.
+    """Some articles, in order.
 
     Attributes:
-        ids: Their ids, A of them.
+        ids: Article ids, A of them.
         digests: Hash of each article's vectors and codes, A of them.
         lengths: Concepts of each, shape (A,).
-        codes: Domain, task, modifier of each concept, -1 where there is none, shape (N, 3).
+        codes: Domain, task, modifier of each concept, -1 where missing, shape (N, 3).
         num_sampled: Sampled concepts of each, shape (A,).
-        vectors: Their vectors, shape (n, D).
+        vectors: Vectors of the sampled concepts, shape (n, D).
     """
 
     ids: list[str]
@@ -50,8 +50,13 @@ class ArticleSample:
         """N."""
         return len(self.codes)
 
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """Article of each sampled concept, shape (n,)."""
+        return np.repeat(np.arange(self.num_articles), self.num_sampled)
+
     def take(self, articles: Sequence[int]) -> "ArticleSample":
-        """Keep some of the articles, in the given order."""
+        """Select articles, in the given order."""
         return ArticleSample(
             ids=[self.ids[article] for article in articles],
             digests=[self.digests[article] for article in articles],
@@ -62,7 +67,7 @@ class ArticleSample:
         )
 
     def followed_by(self, other: "ArticleSample") -> "ArticleSample":
-        """Return these articles and then the others."""
+        """Concatenate two samples."""
         return ArticleSample(
             ids=self.ids + other.ids,
             digests=self.digests + other.digests,
@@ -78,31 +83,27 @@ def read_articles(path: Path, *, max_sampled: int) -> ArticleSample:
 
     Args:
         path: The table.
-        max_sampled: Concepts of an article that are sampled, at most; they are spread evenly over it.
+        max_sampled: Largest number of concepts to sample from an article, evenly spread over it.
 
     Raises:
-        LvmError: If the table cannot be read, lacks a vector, or has articles in more than one run.
+        LvmError: If the table cannot be read, lacks a vector, or has an article in more than one run.
     """
     articles = article_ranges(path)
     columns = read_columns(path, CODES)
     codes = np.stack([columns[name].fill_null(NO_CODE).to_numpy() for name in CODES], axis=1)
+    first_rows, ends = articles.first_rows, articles.first_rows + articles.lengths
+    hashes = [hashlib.blake2b(codes[a:b].tobytes(), digest_size=16) for a, b in zip(first_rows, ends, strict=True)]
     num_sampled = np.minimum(articles.lengths, max_sampled)
-    rows = _spread_rows(articles, num_sampled)
+    rows = _spread_rows(first_rows, articles.lengths, num_sampled)
     vectors = np.empty((len(rows), read_concepts_metadata(path).vector_dim), np.float32)
-    ends = articles.first_rows + articles.lengths
-    hashes = [
-        hashlib.blake2b(codes[first:end].tobytes(), digest_size=16)
-        for first, end in zip(articles.first_rows, ends, strict=True)
-    ]
     start = 0
     for group in stream_row_groups(path, ["vector"]):
         block = np.ascontiguousarray(vectors_of(group, vectors.shape[1]))
         stop = start + len(block)
-        within = slice(*np.searchsorted(rows, [start, stop]))
-        vectors[within] = block[rows[within] - start]
-        for article in _touched(articles, start, stop):
-            first, end = articles.first_rows[article] - start, ends[article] - start
-            hashes[article].update(block[max(first, 0) : end].data)
+        sampled = slice(*np.searchsorted(rows, [start, stop]))
+        vectors[sampled] = block[rows[sampled] - start]
+        for article in range(np.searchsorted(ends, start, side="right"), np.searchsorted(first_rows, stop)):
+            hashes[article].update(block[max(first_rows[article] - start, 0) : ends[article] - start].data)
         start = stop
     return ArticleSample(
         ids=articles.ids,
@@ -114,30 +115,26 @@ def read_articles(path: Path, *, max_sampled: int) -> ArticleSample:
     )
 
 
-def _touched(articles: Articles, start: int, stop: int) -> range:
-    """Return the articles that have rows among start to stop - 1."""
-    first, last = np.searchsorted(articles.first_rows, [start, stop - 1], side="right") - 1
-    return range(int(first), int(last) + 1)
-
-
-def _spread_rows(articles: Articles, num_sampled: NDArray[np.int64]) -> NDArray[np.int64]:
+def _spread_rows(
+    first_rows: NDArray[np.int64], lengths: NDArray[np.int64], num_sampled: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Return the rows of evenly spread concepts of each article, shape (n,), ascending."""
     within = np.arange(num_sampled.sum()) - np.repeat(np.cumsum(num_sampled) - num_sampled, num_sampled)
-    lengths, wanted = np.repeat(articles.lengths, num_sampled), np.repeat(num_sampled, num_sampled)
-    return np.repeat(articles.first_rows, num_sampled) + (2 * within + 1) * lengths // (2 * wanted)
+    first_rows, lengths, wanted = (np.repeat(each, num_sampled) for each in (first_rows, lengths, num_sampled))
+    return first_rows + (2 * within + 1) * lengths // (2 * wanted)
 
 
 def _rows_of(articles: Sequence[int], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    first_rows = np.cumsum(lengths) - lengths
-    pieces = [np.arange(first_rows[article], first_rows[article] + lengths[article]) for article in articles]
-    return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+    ends = np.cumsum(lengths)
+    pieces = (np.arange(ends[article] - lengths[article], ends[article]) for article in articles)
+    return np.concatenate([np.empty(0, np.int64), *pieces])
 
 
 class ArticleChanges(NamedTuple):
-    """What became of articles between two tables.
+    """How the articles of two tables differ.
 
-    `arrived` are indices into the present table: articles that are new or whose content changed. `kept` and `left` are
-    indices into the earlier one: articles that are as before, and those of which neither content nor id is there.
+    `arrived` are indices into the present table: articles that are new or have other content. `kept` and `left` are
+    indices into the earlier one: articles with unchanged content, and those whose content and id are both gone.
     """
 
     arrived: list[int]
@@ -146,7 +143,7 @@ class ArticleChanges(NamedTuple):
 
 
 def changes_between(before: ArticleSample, present: ArticleSample) -> ArticleChanges:
-    """Find which articles arrived, were kept and left."""
+    """Match the articles of two tables by content."""
     digests_before, digests_now, ids_now = set(before.digests), set(present.digests), set(present.ids)
     numbered = list(enumerate(zip(before.ids, before.digests, strict=True)))
     return ArticleChanges(

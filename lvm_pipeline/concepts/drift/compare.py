@@ -1,0 +1,238 @@
+"""Compare the present concepts with those the champion was trained on.
+
+Articles are matched first. Those that are new or changed are compared with all articles of the reference, not the whole
+present table, which is mostly the reference and would dilute a change. Removed articles are compared with the remaining
+ones, which shows when a kind of article disappears.
+
+Limits come from permuting whole articles between the two groups (`permutation`). All checks share one
+false-alarm rate; if both comparisons are made, each has half of it. Only the number of concepts has a fixed rule, since
+growth is normal.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvm_pipeline.concepts.drift.articles import ArticleChanges, ArticleSample, changes_between, read_articles
+from lvm_pipeline.concepts.drift.permutation import groupings, permutation_test
+from lvm_pipeline.concepts.drift.statistics import STATISTICS, Groups
+from lvm_pipeline.concepts.facts import CODES
+from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
+from lvm_pipeline.concepts.store import read_columns
+from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+
+FALSE_ALARM_RATE = 0.02  # of all checks together; measured in EXPERIMENTS.md
+NUM_PERMUTATIONS = 499
+SEED = 0
+MIN_GROUPINGS = 20 / FALSE_ALARM_RATE  # fewer different ones cannot tell drift from chance
+MAX_SAMPLED_OF_ARTICLE = 16  # concepts whose vectors are compared
+MAX_SAMPLED = 20_000  # of all articles, approximately
+MAX_ARTICLES = 1_500  # of each group
+SMALLEST_RATIO, LARGEST_RATIO = 0.9, 2.0  # of the present number of concepts to the reference's
+COUNT_CHECK = "num_concepts_is_as_before"
+INVARIANTS = (COUNT_CHECK, *STATISTICS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSummary:
+    """Identity and size of a concept table."""
+
+    fingerprint: str
+    space_id: str
+    num_concepts: int
+    num_articles: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """Result of a comparison.
+
+    `num_arrived`, `num_kept` and `num_left` count new or changed, unchanged and removed articles; None if the articles
+    were not compared.
+    """
+
+    present: TableSummary
+    findings: list[Finding]
+    reference: TableSummary | None = None
+    num_arrived: int | None = None
+    num_kept: int | None = None
+    num_left: int | None = None
+
+    @property
+    def has_drifted(self) -> bool:
+        """Whether any check failed."""
+        return not all(finding.passed for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the comparison as plain JSON values."""
+        return {"has_drifted": self.has_drifted, **asdict(self)}
+
+
+def not_compared(present_path: Path, why: str, *, reference: TableSummary | None = None) -> Drift:
+    """Return the result of a comparison that is not possible: every check passes as not checked.
+
+    Raises:
+        LvmError: If the present table cannot be read.
+    """
+    present = _summary(read_concepts_metadata(present_path))
+    return Drift(present=present, reference=reference, findings=[_not_checked(name, why) for name in INVARIANTS])
+
+
+def compare_concepts(reference_path: Path, present_path: Path) -> Drift:
+    """Compare the present concept table with the one a model was trained on.
+
+    Args:
+        reference_path: The concept table the model was trained on.
+        present_path: The present concept table.
+
+    Returns:
+        One warning finding for each of `INVARIANTS`. Tables of different vector spaces are not compared.
+
+    Raises:
+        LvmError: If a table cannot be read.
+    """
+    before, now = (_summary(read_concepts_metadata(path)) for path in (reference_path, present_path))
+    if before.space_id != now.space_id:
+        why = f"the champion was trained on vectors of space {before.space_id}, the present ones are of {now.space_id}"
+        return not_compared(present_path, why, reference=before)
+    if before.fingerprint == now.fingerprint and _codes_are_equal(reference_path, present_path):
+        equal = _warning(COUNT_CHECK, "the concepts are those the champion was trained on", observed=1.0)
+        counts = {"num_arrived": 0, "num_kept": now.num_articles, "num_left": 0}
+        return Drift(present=now, reference=before, findings=[equal, *_unchanged()], **counts)
+    num_articles = before.num_articles + now.num_articles
+    max_sampled = min(MAX_SAMPLED_OF_ARTICLE, max(1, MAX_SAMPLED // max(1, num_articles)))
+    reference, present = (read_articles(path, max_sampled=max_sampled) for path in (reference_path, present_path))
+    findings = compare_articles(reference, present)
+    changes = changes_between(reference, present)
+    counts = {f"num_{name}": len(articles) for name, articles in changes._asdict().items()}
+    return Drift(present=now, reference=before, findings=findings, **counts)
+
+
+def compare_articles(reference: ArticleSample, present: ArticleSample) -> list[Finding]:
+    """Compare articles of the same vector space; one finding for each of `INVARIANTS`, in their order."""
+    changes = changes_between(reference, present)
+    pairs = {}
+    if changes.arrived:
+        pairs["earlier articles", "new articles"] = reference, present.take(changes.arrived)
+    if changes.left and changes.kept:
+        pairs["remaining articles", "removed articles"] = reference.take(changes.kept), reference.take(changes.left)
+    counted = _num_concepts(reference, present, changes)
+    if not pairs:
+        return [counted, *_unchanged()]
+    comparisons = []
+    for names, (before, after) in pairs.items():
+        groups = _groups(before, after, names=names)
+        comparisons.append(_compare_groups(groups, false_alarm_rate=FALSE_ALARM_RATE / len(pairs)))
+    return [counted, *(min(findings, key=_concern) for findings in zip(*comparisons, strict=True))]
+
+
+def _summary(metadata: ConceptsMetadata) -> TableSummary:
+    return TableSummary(**{name: getattr(metadata, name) for name in TableSummary.__dataclass_fields__})
+
+
+def _codes_are_equal(path: Path, other_path: Path) -> bool:
+    """Compare what a fingerprint does not cover."""
+    return read_columns(path, CODES).equals(read_columns(other_path, CODES))
+
+
+def _groups(before: ArticleSample, after: ArticleSample, *, names: tuple[str, str]) -> Groups:
+    """Put two groups into one sample, with at most `MAX_ARTICLES` random articles of each."""
+    rng = np.random.default_rng(SEED)
+    before, after = (
+        group.take(np.sort(rng.permutation(group.num_articles)[:MAX_ARTICLES]).tolist())
+        if group.num_articles > MAX_ARTICLES
+        else group
+        for group in (before, after)
+    )
+    is_after = groupings(before.num_articles, after.num_articles, num_permutations=NUM_PERMUTATIONS, seed=SEED)
+    return Groups(pool=before.followed_by(after), is_after=is_after, names=names)
+
+
+def _compare_groups(groups: Groups, *, false_alarm_rate: float) -> list[Finding]:
+    """Compute every statistic and test them together."""
+    num_articles, num_after = groups.pool.num_articles, int(groups.is_second.sum())
+    if math.comb(num_articles, num_after) < MIN_GROUPINGS:
+        why = f"{num_after} of {num_articles} articles are too few to tell drift from chance"
+        return [_not_checked(name, why) for name in STATISTICS]
+    statistics = [compute(groups) for compute in STATISTICS.values()]
+    values = np.stack([statistic.values for statistic in statistics], axis=1)
+    test = permutation_test(values, false_alarm_rate=false_alarm_rate)
+    findings = []
+    for name, statistic, passed, p_value, adjusted, limit in zip(STATISTICS, statistics, *test, strict=True):
+        if statistic.not_checked is not None:
+            findings.append(_not_checked(name, statistic.not_checked))
+            continue
+        observed, allowed, median = (
+            float(value) * statistic.scale for value in (statistic.values[0], limit, np.median(statistic.values))
+        )
+        verdict = "is within" if passed else "exceeds"
+        message = f"{observed:.3f} {verdict} the limit of {allowed:.3f}: {statistic.summary}"
+        details = {
+            "p_value": float(p_value),
+            "p_value_of_all_checks": float(adjusted),
+            "median_by_chance": median,
+            "num_articles_before": num_articles - num_after,
+            "num_articles_after": num_after,
+            "compared": f"{groups.names[1]} with {groups.names[0]}",
+            **statistic.details,
+        }
+        findings.append(
+            _warning(name, message, passed=bool(passed), observed=observed, allowed=allowed, details=details)
+        )
+    return findings
+
+
+def _concern(finding: Finding) -> tuple[bool, bool, float]:
+    """Sort key for findings of one check, the most worrying first."""
+    return finding.passed, not finding.was_checked, finding.details.get("p_value_of_all_checks", 1.0)
+
+
+def _num_concepts(reference: ArticleSample, present: ArticleSample, changes: ArticleChanges) -> Finding:
+    """The table has neither shrunk nor outgrown the champion's.
+
+    Article lengths vary, so the limits are widened by how much the ratio varies when as many articles as arrived are
+    drawn from all of them and the others are the reference.
+    """
+    pool = np.concatenate([reference.lengths, present.lengths[changes.arrived]])
+    rng = np.random.default_rng(SEED)
+    drawn = np.array([rng.permutation(pool)[: len(changes.arrived)].sum() for _ in range(NUM_PERMUTATIONS)])
+    num_before, num_arrived = max(1, reference.num_concepts), int(present.lengths[changes.arrived].sum())
+    ratio = present.num_concepts / num_before
+    ratios = (present.num_concepts - num_arrived) / num_before + drawn / np.maximum(1, pool.sum() - drawn)
+    median = max(float(np.median(ratios)), np.finfo(float).tiny)
+    lowest, highest = float(SMALLEST_RATIO * ratios.min() / median), float(LARGEST_RATIO * ratios.max() / median)
+    return _warning(
+        COUNT_CHECK,
+        f"{present.num_concepts} concepts in {present.num_articles} articles, {ratio:.2f} times the "
+        f"{reference.num_concepts} in {reference.num_articles} that the champion was trained on (allowed: "
+        f"{lowest:.2f} to {highest:.2f}); {len(changes.arrived)} articles are new, {len(changes.left)} were removed",
+        passed=bool(lowest <= ratio <= highest),
+        observed=ratio,
+        allowed=lowest if ratio < 1 else highest,
+        details={
+            "lowest": lowest,
+            "highest": highest,
+            "arrived": [present.ids[article] for article in changes.arrived[:MAX_LISTED]],
+            "left": [reference.ids[article] for article in changes.left[:MAX_LISTED]],
+        },
+    )
+
+
+def _unchanged() -> list[Finding]:
+    return [
+        _warning(
+            name, "no article has changed since the champion was trained", observed=0.5 if "apart" in name else 0.0
+        )
+        for name in STATISTICS
+    ]
+
+
+def _not_checked(name: str, why: str) -> Finding:
+    return _warning(name, why, was_checked=False)
+
+
+def _warning(name: str, message: str, *, passed: bool = True, **values: Any) -> Finding:
+    return Finding(name=name, message=message, passed=passed, severity=Severity.WARNING, **values)
