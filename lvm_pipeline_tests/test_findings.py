@@ -1,11 +1,22 @@
 """Promises of findings: a blocking failure stops everything, a warning nothing."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.findings import Finding, InvariantError, Severity, blocking_failures, raise_on_blocking
+from lvm_pipeline.findings import (
+    Finding,
+    Invariant,
+    InvariantError,
+    Severity,
+    blocking_failures,
+    declared_in,
+    invariant,
+    listed,
+    raise_on_blocking,
+)
 
 
 def finding(*, passed, severity=Severity.BLOCKING, name="rows_are_whole"):
@@ -31,3 +42,47 @@ def test_a_finding_is_plain_json():
 
     assert as_json["severity"] == "blocking"
     assert (as_json["observed"], as_json["allowed"], as_json["was_checked"]) == (3, 0, True)
+
+
+def test_an_invariant_is_declared_once_beside_its_function():
+    @invariant(severity=Severity.WARNING, remedy="Load the missing rows.")
+    def rows_are_whole(num_missing):
+        """All rows
+        were loaded."""
+        return rows_are_whole.finding(
+            passed=not num_missing, message=f"{num_missing} are missing", observed=num_missing
+        )
+
+    assert (rows_are_whole.name, rows_are_whole.meaning) == ("rows_are_whole", "All rows were loaded.")
+    assert rows_are_whole(2) == Finding(
+        name="rows_are_whole",
+        passed=False,
+        severity=Severity.WARNING,
+        message="2 are missing",
+        observed=2.0,
+        remedy="Load the missing rows.",
+    )
+    assert rows_are_whole.finding(passed=False, message="", severity=Severity.BLOCKING).outcome == "failed"
+    assert rows_are_whole.not_checked("nobody knows").outcome == "not checked"
+    assert declared_in(SimpleNamespace(other=3, this=rows_are_whole, again=rows_are_whole)) == (rows_are_whole,)
+
+
+def test_problems_make_a_failure():
+    whole = Invariant(name="rows_are_whole", meaning="All rows were loaded.", remedy="Load them.")
+
+    failed, passed = (whole.from_problems(found, otherwise="all there") for found in (["a", "b"], []))
+
+    assert (failed.outcome, failed.message) == ("failed", "a; b")
+    assert (passed.outcome, passed.message) == ("passed", "all there")
+
+
+def test_a_finding_comes_back_from_json():
+    found = finding(passed=False)
+
+    assert Finding.from_json({**json.loads(json.dumps(found.as_json())), "outcome": "failed"}) == found
+
+
+def test_a_list_says_how_many_more_there_are():
+    assert listed(range(2)) == "0, 1"
+    assert listed([1, 2], 5) == "1, 2 and 3 more"
+    assert listed(range(25)).endswith("18, 19 and 5 more")

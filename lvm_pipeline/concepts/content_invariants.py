@@ -1,22 +1,23 @@
-"""Whether texts and codes are there, and no concept twice.
+"""Invariants of texts, duplicates and TMD codes.
 
 Shapes: N = concepts in the table.
 """
-
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.facts import NO_CODE, ConceptFacts
-from lvm_pipeline.concepts.source_findings import finding_of, listed
-from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
 
 LARGEST_CODES = np.array([15, 31, 63])
 
 
+@invariant(remedy="Delete the copies, or let the extraction drop them: LVM_DUPLICATES=drop.")
 def no_duplicate_concepts(facts: ConceptFacts) -> Finding:
-    """No concept repeats the text or the vector of an earlier one."""
+    """No concept has the same text or the same vector as another.
+
+    A copy in another split would be a test item that the model has seen in training.
+    """
     of_text = _earlier_rows(facts.text_hashes, ~facts.is_text_empty)
     of_vector = _earlier_rows(facts.vector_hashes, facts.widths >= 0)
     repeats = np.flatnonzero((of_text >= 0) | (of_vector >= 0))
@@ -30,15 +31,13 @@ def no_duplicate_concepts(facts: ConceptFacts) -> Finding:
         f"row {found['earlier_row']} ({found['earlier_cpe_id']})"
         for found in offenders
     ]
-    problem = (
-        f"{len(repeats)} concepts repeat an earlier one: {listed(names, len(repeats))}; "
-        "delete them, or drop them while extracting (LVM_DUPLICATES=drop)"
-    )
-    return finding_of(
-        "no_duplicate_concepts",
-        [problem] if len(repeats) else [],
-        good="no concept repeats the text or the vector of another",
+    return no_duplicate_concepts.finding(
+        passed=not len(repeats),
+        message=f"{len(repeats)} concepts repeat an earlier one: {listed(names, len(repeats))}"
+        if len(repeats)
+        else "no two concepts have the same text or the same vector",
         observed=len(repeats),
+        allowed=0,
         details={
             "num_same_text": int((of_text >= 0).sum()),
             "num_same_vector": int((of_vector >= 0).sum()),
@@ -57,15 +56,17 @@ def _earlier_rows(hashes: NDArray[np.int64], is_there: NDArray[np.bool_]) -> NDA
     return earlier
 
 
+@invariant(remedy="Add a text to the listed rows, or delete them.")
 def texts_are_not_empty(facts: ConceptFacts) -> Finding:
-    """Every concept has a text that is more than white space."""
+    """Every concept has a text that is not only white space."""
     empty = np.flatnonzero(facts.is_text_empty)
-    names = listed(facts.named(empty[:MAX_LISTED]), len(empty))
-    return finding_of(
-        "texts_are_not_empty",
-        [f"{len(empty)} concepts have no text: {names}; delete them or give them one"] if len(empty) else [],
-        good="every concept has a text",
+    return texts_are_not_empty.finding(
+        passed=not len(empty),
+        message=f"{len(empty)} concepts have no text: {listed(facts.named(empty[:MAX_LISTED]), len(empty))}"
+        if len(empty)
+        else "every concept has a text",
         observed=len(empty),
+        allowed=0,
         details={
             "rows": empty[:MAX_LISTED].tolist(),
             "cpe_ids": [str(facts.cpe_ids[row]) for row in empty[:MAX_LISTED].tolist()],
@@ -73,19 +74,25 @@ def texts_are_not_empty(facts: ConceptFacts) -> Finding:
     )
 
 
+@invariant(
+    severity=Severity.WARNING,
+    remedy="Assign TMD codes to the listed rows. If you do not use TMD codes, ignore this warning.",
+)
 def tmd_codes_are_assigned(facts: ConceptFacts) -> Finding:
-    """Every concept has TMD codes, and not (0, 0, 0), which says that assigning them failed."""
+    """Every concept has domain, task and modifier codes other than 0, 0, 0, which marks a failed assignment.
+
+    Training works without them; the drift check of the TMD mix does not.
+    """
     is_missing = (facts.codes == NO_CODE).any(axis=1)
     is_failed = (facts.codes == 0).all(axis=1)
     num_without = int((is_missing | is_failed).sum())
-    fraction = num_without / facts.num_concepts if facts.num_concepts else 0.0
-    problem = f"{num_without} of {facts.num_concepts} concepts have no TMD codes ({is_failed.sum()} of them 0, 0, 0)"
-    return finding_of(
-        "tmd_codes_are_assigned",
-        [problem] if num_without else [],
-        severity=Severity.WARNING,
-        good="every concept has TMD codes",
-        observed=fraction,
+    return tmd_codes_are_assigned.finding(
+        passed=not num_without,
+        message=f"{num_without} of {facts.num_concepts} concepts have no TMD codes ({is_failed.sum()} of them 0, 0, 0)"
+        if num_without
+        else "every concept has TMD codes",
+        observed=num_without / facts.num_concepts if facts.num_concepts else 0.0,
+        allowed=0,
         details={
             "num_missing": int(is_missing.sum()),
             "num_failed": int(is_failed.sum()),
@@ -94,22 +101,29 @@ def tmd_codes_are_assigned(facts: ConceptFacts) -> Finding:
     )
 
 
+@invariant(
+    severity=Severity.WARNING,
+    remedy="The packed codes do not follow domain<<11 | task<<6 | modifier: unpack them by the rule that packed them, "
+    "or drop the packed column.",
+)
 def tmd_packing_is_known(facts: ConceptFacts) -> Finding:
-    """TMD codes are in the ranges of their packing; packed codes of the source agree where there are any."""
-    name = "tmd_packing_is_known"
+    """TMD codes are within range (at most 15, 31, 63), and packed codes agree with the three columns."""
     outside = np.flatnonzero((facts.codes > LARGEST_CODES).any(axis=1) | (facts.codes < NO_CODE).any(axis=1))
     if len(outside):
         names = [
             f"{text} has {tuple(facts.codes[row].tolist())}"
-            for text, row in zip(facts.named(outside[:20]), outside, strict=False)
+            for text, row in zip(facts.named(outside[:MAX_LISTED]), outside, strict=False)
         ]
-        problem = f"{len(outside)} concepts have TMD codes beyond 15, 31, 63: {listed(names, len(outside))}"
-        details = {"rows": outside[:MAX_LISTED].tolist()}
-        return finding_of(name, [problem], severity=Severity.WARNING, good="", observed=len(outside), details=details)
-    known = next((finding for finding in facts.source_findings if finding.name == name), None)
-    if known is not None and known.was_checked:
-        return known
-    has_codes = bool((facts.codes != NO_CODE).any())
-    good = "all TMD codes are in range" if has_codes else "there are no TMD codes to look at"
-    finding = finding_of(name, [], severity=Severity.WARNING, good=good, observed=0)
-    return replace(finding, was_checked=has_codes)
+        return tmd_packing_is_known.finding(
+            passed=False,
+            message=f"{len(outside)} concepts have TMD codes above 15, 31, 63: {listed(names, len(outside))}",
+            observed=len(outside),
+            allowed=0,
+            details={"rows": outside[:MAX_LISTED].tolist()},
+        )
+    from_source = next((each for each in facts.source_findings if each.name == tmd_packing_is_known.name), None)
+    if from_source is not None and from_source.was_checked:
+        return from_source
+    if not (facts.codes != NO_CODE).any():
+        return tmd_packing_is_known.not_checked("there are no TMD codes")
+    return tmd_packing_is_known.finding(passed=True, message="all TMD codes are in range", observed=0, allowed=0)

@@ -4,8 +4,8 @@ import numpy as np
 
 from lvm_pipeline.concepts.facts import ConceptFacts
 from lvm_pipeline.concepts.ordering import ORDER_FINDING
-from lvm_pipeline.concepts.source_findings import finding_of, listed
-from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+from lvm_pipeline.concepts.source_findings import finding_of
+from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, listed
 
 
 def order_is_unambiguous(facts: ConceptFacts) -> Finding:

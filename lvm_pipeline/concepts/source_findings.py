@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lvm_pipeline.concepts.reader import PackedCodes
-from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, listed
 
 UNDECLARED = "undeclared-"
 
@@ -12,12 +12,6 @@ UNDECLARED = "undeclared-"
 def undeclared_space(vector_dim: int) -> str:
     """Return the space id of vectors whose space nobody named."""
     return f"{UNDECLARED}{vector_dim}"
-
-
-def listed(items: Sequence[object], num_in_all: int | None = None) -> str:
-    """Write some offenders in a row, with how many more there are."""
-    num_more = (len(items) if num_in_all is None else num_in_all) - min(len(items), MAX_LISTED)
-    return ", ".join(str(item) for item in items[:MAX_LISTED]) + (f" and {num_more} more" if num_more else "")
 
 
 def every_concept_has_a_vector(num_concepts: int, num_missing: int, missing_ids: Sequence[str]) -> Finding:

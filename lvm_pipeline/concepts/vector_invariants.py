@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.concepts import source_findings
 from lvm_pipeline.concepts.facts import ConceptFacts
-from lvm_pipeline.concepts.source_findings import UNDECLARED, finding_of, listed
-from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+from lvm_pipeline.concepts.source_findings import UNDECLARED, finding_of
+from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, listed
 
 CANARY_COSINE = 0.99
 NORM_TOLERANCE = 0.01

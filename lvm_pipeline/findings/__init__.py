@@ -1,0 +1,26 @@
+"""Invariants and findings: what must hold of the data and the models, and what a check found."""
+
+from lvm_pipeline.findings.finding import (
+    MAX_LISTED,
+    Finding,
+    InvariantError,
+    Severity,
+    blocking_failures,
+    listed,
+    raise_on_blocking,
+)
+from lvm_pipeline.findings.invariant import Invariant, InvariantCheck, declared_in, invariant
+
+__all__ = [
+    "MAX_LISTED",
+    "Finding",
+    "Invariant",
+    "InvariantCheck",
+    "InvariantError",
+    "Severity",
+    "blocking_failures",
+    "declared_in",
+    "invariant",
+    "listed",
+    "raise_on_blocking",
+]

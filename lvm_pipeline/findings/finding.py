@@ -1,0 +1,91 @@
+"""A finding: the result of checking one invariant. Asset checks, reports, the command line and tests share it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from lvm_pipeline.errors import LvmError
+
+MAX_LISTED = 20  # offenders listed in one finding; the count is always exact
+
+
+class Severity(StrEnum):
+    """What a failed check does: `BLOCKING` stops everything downstream, `WARNING` is only reported."""
+
+    BLOCKING = "blocking"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """The result of checking one invariant. Made by `Invariant.finding`, which fills in name, severity and remedy.
+
+    Attributes:
+        name: The invariant, as a full statement (`articles_are_contiguous`).
+        passed: Whether the invariant holds. True where it could not be checked.
+        severity: What a failure does.
+        message: One sentence that names rows, articles or ids.
+        observed: The measured number, which Dagster plots.
+        allowed: The number it was compared with.
+        was_checked: False where the evidence was missing, such as an encoder that is not installed.
+        remedy: What to do if the check failed.
+        details: JSON values, such as up to `MAX_LISTED` offenders.
+    """
+
+    name: str
+    passed: bool
+    severity: Severity
+    message: str
+    observed: float | None = None
+    allowed: float | None = None
+    was_checked: bool = True
+    remedy: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the finding as plain JSON values."""
+        return asdict(self)
+
+    @property
+    def outcome(self) -> str:
+        """Return `passed`, `failed` (blocking), `warning` or `not checked`."""
+        if self.passed:
+            return "passed" if self.was_checked else "not checked"
+        return "failed" if self.severity is Severity.BLOCKING else "warning"
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Finding":
+        """Return the finding that `as_json` wrote; keys that a report added are ignored."""
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        return cls(**{**known, "severity": Severity(values["severity"])})
+
+
+def blocking_failures(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the failed findings whose severity is `BLOCKING`."""
+    return [f for f in findings if not f.passed and f.severity is Severity.BLOCKING]
+
+
+class InvariantError(LvmError):
+    """A blocking check failed. `findings` holds all findings, passed ones too."""
+
+    def __init__(self, findings: Iterable[Finding]):
+        self.findings = list(findings)
+        super().__init__("; ".join(f"{f.name}: {f.message}" for f in blocking_failures(self.findings)))
+
+
+def raise_on_blocking(findings: Iterable[Finding]) -> None:
+    """Raise if a blocking check failed.
+
+    Raises:
+        InvariantError: If any blocking finding did not pass.
+    """
+    findings = list(findings)
+    if blocking_failures(findings):
+        raise InvariantError(findings)
+
+
+def listed(items: Sequence[object], total: int | None = None) -> str:
+    """Join the first `MAX_LISTED` items with commas, and say how many more there are of `total`."""
+    num_more = (len(items) if total is None else total) - min(len(items), MAX_LISTED)
+    return ", ".join(str(item) for item in items[:MAX_LISTED]) + (f" and {num_more} more" if num_more else "")

@@ -1,0 +1,129 @@
+"""The declaration of an invariant, made once, beside the function that checks it.
+
+    @invariant(severity=Severity.WARNING, remedy="Load the missing concepts.")
+    def positions_have_no_gap(facts: ConceptFacts) -> Finding:
+        \"\"\"Positions in an article count 0, 1, 2 and so on.\"\"\"
+        gaps = ...
+        return positions_have_no_gap.finding(passed=not gaps, message=f"{gaps} articles have gaps")
+
+The name of the function is the name of the invariant, its docstring the meaning. Asset checks, alerts, reports and
+`docs/checks.md` take their texts and severities from the declaration.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Generic, ParamSpec
+
+from lvm_pipeline.findings.finding import Finding, Severity
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invariant:
+    """A statement about data or a model that must hold.
+
+    Attributes:
+        name: The statement as an identifier (`positions_have_no_gap`); the name of the Dagster check.
+        severity: What a failure does, unless a finding says otherwise.
+        meaning: What holds if the check passes, and why it matters.
+        remedy: What to do if it fails.
+    """
+
+    name: str
+    severity: Severity = Severity.BLOCKING
+    meaning: str
+    remedy: str
+
+    def finding(
+        self,
+        *,
+        passed: bool,
+        message: str,
+        observed: float | None = None,
+        allowed: float | None = None,
+        severity: Severity | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Finding:
+        """Return the result of a check; `severity` overrides the declared one for this finding."""
+        return Finding(
+            name=self.name,
+            passed=bool(passed),
+            severity=severity or self.severity,
+            message=message,
+            observed=None if observed is None else float(observed),
+            allowed=None if allowed is None else float(allowed),
+            remedy=self.remedy,
+            details=details or {},
+        )
+
+    def from_problems(
+        self,
+        problems: Iterable[str],
+        *,
+        otherwise: str,
+        observed: float | None = None,
+        allowed: float | None = 0.0,
+        severity: Severity | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> Finding:
+        """Return a failure whose message lists the problems, or, without any, a pass with the message `otherwise`."""
+        message = "; ".join(problems)
+        return self.finding(
+            passed=not message,
+            message=message or otherwise,
+            observed=observed,
+            allowed=allowed,
+            severity=severity,
+            details=details,
+        )
+
+    def not_checked(self, reason: str, *, details: dict[str, Any] | None = None) -> Finding:
+        """Return a finding that passes but is reported as not checked."""
+        return Finding(
+            name=self.name,
+            passed=True,
+            severity=self.severity,
+            message=reason,
+            was_checked=False,
+            remedy=self.remedy,
+            details=details or {},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvariantCheck(Invariant, Generic[P]):
+    """An invariant with the function that checks it. Calling it runs the check."""
+
+    function: Callable[P, Finding]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Finding:
+        """Run the check."""
+        return self.function(*args, **kwargs)
+
+
+def invariant(
+    *, remedy: str, severity: Severity = Severity.BLOCKING
+) -> Callable[[Callable[P, Finding]], InvariantCheck[P]]:
+    """Declare the decorated function as the check of an invariant; its docstring is the meaning.
+
+    Args:
+        remedy: What to do if the check fails.
+        severity: What a failure does.
+    """
+
+    def declare(function: Callable[P, Finding]) -> InvariantCheck[P]:
+        meaning = " ".join((inspect.getdoc(function) or "").split())
+        return InvariantCheck(
+            name=function.__name__, severity=severity, meaning=meaning, remedy=remedy, function=function
+        )
+
+    return declare
+
+
+def declared_in(*modules: ModuleType) -> tuple[InvariantCheck[...], ...]:
+    """Return the checks that modules declare, in the order of the modules and of their lines."""
+    found = [value for module in modules for value in vars(module).values() if isinstance(value, InvariantCheck)]
+    return tuple({each.name: each for each in found}.values())
