@@ -120,7 +120,9 @@ def promote_concepts(settings: Settings, staged: StagedConcepts) -> ConceptsMeta
     """
     try:
         if staged.path is not None and not blocking_failures(staged.findings):
-            refuse_concepts_without_sequences(staged.path, options=sequence_options(settings))
+            refuse_concepts_without_sequences(
+                staged.path, options=sequence_options(settings), links_path=_links_path(settings)
+            )
         _report(settings, staged.path, staged.findings)
         raise_on_blocking(staged.findings)
         return _in_its_place(settings, staged)
@@ -147,7 +149,12 @@ class StagedSequences:
 def stage_sequences(settings: Settings, *, concepts_path: Path | None = None) -> StagedSequences:
     """Cut the promoted concepts (or those at `concepts_path`) into sequences and check them."""
     staged_path = _staged_path(settings, "sequences")
-    findings = build_sequences(concepts_path or settings.concepts_path, staged_path, options=sequence_options(settings))
+    findings = build_sequences(
+        concepts_path or settings.concepts_path,
+        staged_path,
+        options=sequence_options(settings),
+        links_path=_links_path(settings) if concepts_path is None else None,
+    )
     return StagedSequences(path=staged_path, metadata=read_sequences_metadata(staged_path), findings=findings)
 
 
@@ -275,6 +282,11 @@ def _report(
 def _staged_path(settings: Settings, name: str) -> Path:
     settings.staging_dir.mkdir(parents=True, exist_ok=True)
     return settings.staging_dir / f"{name}-{uuid.uuid4().hex}.parquet"
+
+
+def _links_path(settings: Settings) -> Path:
+    """Near-duplicates found while promoting concepts, so that building the sequences need not search again."""
+    return settings.data_dir / "near_duplicates.json"
 
 
 def _discard(path: Path | None) -> None:

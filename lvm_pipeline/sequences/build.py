@@ -5,7 +5,7 @@ Shapes: N = concepts, A = articles, S = sequences, T = context length in concept
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,6 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import staged_file
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.sequences.invariants import check_sequences
-from lvm_pipeline.sequences.near_duplicates import find_near_duplicates
 from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
 from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA, SPLITS, SequencesMetadata, SplitCounts, read_sequences
 from lvm_pipeline.sequences.splits import seed_that_fills, split_by_hash, split_by_list, split_last_fifth
@@ -47,14 +46,17 @@ class SequenceOptions:
     split: Literal["articles", "last_20_percent"] = "articles"
 
 
-def build_sequences(concepts_path: Path, staged_path: Path, *, options: SequenceOptions) -> list[Finding]:
-    """Cut every article into sequences, split the articles, and check what was written.
+def build_sequences(
+    concepts_path: Path, staged_path: Path, *, options: SequenceOptions, links_path: Path | None = None
+) -> list[Finding]:
+    """Cut every article into sequences, split the articles, and check the written table.
 
     Args:
         concepts_path: The concept table.
         staged_path: Where the sequence table is written, whole or not at all; the caller promotes it
             when no blocking finding came back.
         options: How to cut and split.
+        links_path: Where near-duplicates are saved for the next call on the same concepts; None to always search.
 
     Returns:
         The findings of every sequence invariant on the written file.
@@ -63,18 +65,16 @@ def build_sequences(concepts_path: Path, staged_path: Path, *, options: Sequence
         LvmError: If the concepts cannot be read, there is one article only, no article is long
             enough for a sequence, or the train or validation split would be empty.
     """
-    _build_unchecked(concepts_path, staged_path, options)  # and forget the vectors, since checking reads them anew
-    return check_sequences(concepts_path, staged_path)
-
-
-def _build_unchecked(concepts_path: Path, staged_path: Path, options: SequenceOptions) -> None:
-    rows = read_concept_rows(concepts_path)
+    rows = read_concept_rows(concepts_path, links_path=links_path)
     write_sequences(staged_path, rows, **_cut_and_split(rows, options), provenance=_provenance(options))
+    return check_sequences(concepts_path, staged_path, rows=rows)
 
 
-def refuse_concepts_without_sequences(concepts_path: Path, *, options: SequenceOptions) -> None:
+def refuse_concepts_without_sequences(
+    concepts_path: Path, *, options: SequenceOptions, links_path: Path | None = None
+) -> None:
     """Raise the LvmError that `build_sequences` would raise, so that such concepts never replace good ones."""
-    _cut_and_split(read_concept_rows(concepts_path), options)
+    _cut_and_split(read_concept_rows(concepts_path, links_path=links_path), options)
 
 
 def write_sequences(
@@ -84,7 +84,6 @@ def write_sequences(
     starts: NDArray[np.int64],
     splits: NDArray[np.str_],
     article_splits: list[str],
-    groups: NDArray[np.int64],
     provenance: dict,
 ) -> None:
     """Write a sequence table with its metadata.
@@ -95,7 +94,6 @@ def write_sequences(
         starts: First context row of each sequence, shape (S,).
         splits: Split of each sequence, shape (S,).
         article_splits: Split of each article, A of them.
-        groups: Near-duplicate group of each article, shape (A,).
         provenance: The metadata fields that the concepts do not decide: `context_length`,
             `boundaries`, `split_rule` and, where they apply, seed, fractions and leak.
     """
@@ -108,7 +106,7 @@ def write_sequences(
         num_sequences=len(starts),
         split_counts=_split_counts(rows, splits, article_splits),
         article_splits=article_splits_by_id,
-        near_duplicate_groups=_named_groups(rows, groups),
+        near_duplicate_groups=_near_duplicate_groups(rows),
         **provenance,
     )
     table = pa.table([article_ids, starts, targets, splits.astype(object)], schema=SEQUENCES_SCHEMA)
@@ -153,16 +151,15 @@ def sequences_summary(concepts_path: Path, sequences_path: Path) -> dict[str, An
 def _cut_and_split(rows: ConceptRows, options: SequenceOptions) -> dict[str, Any]:
     """Return starts and splits of the sequences, splits and near-duplicate groups of the articles."""
     starts = _window_starts(rows, options)
-    groups = find_near_duplicates(rows.vectors, rows.texts, rows.article_indices).groups
     target_articles = rows.article_indices[starts + options.context_length]
     if options.split == "last_20_percent":
         splits = split_last_fifth(len(starts))
         article_splits = _splits_of_straddled(rows, target_articles, splits)
     else:
-        article_splits = _split_articles(rows, groups, options)
+        article_splits = _split_articles(rows, options)
         splits = np.array(article_splits)[target_articles]
-    _refuse_empty_split(rows, groups, target_articles, splits, options)
-    return {"starts": starts, "splits": splits, "article_splits": article_splits, "groups": groups}
+    _refuse_empty_split(rows, target_articles, splits, options)
+    return {"starts": starts, "splits": splits, "article_splits": article_splits}
 
 
 def _window_starts(rows: ConceptRows, options: SequenceOptions) -> NDArray[np.int64]:
@@ -187,7 +184,7 @@ def _window_starts(rows: ConceptRows, options: SequenceOptions) -> NDArray[np.in
     return starts
 
 
-def _split_articles(rows: ConceptRows, groups: NDArray[np.int64], options: SequenceOptions) -> list[str]:
+def _split_articles(rows: ConceptRows, options: SequenceOptions) -> list[str]:
     if options.validation_articles is not None:
         return split_by_list(rows.article_ids, read_article_list(options.validation_articles))
     if options.train_fraction + options.validation_fraction > 1:
@@ -197,7 +194,7 @@ def _split_articles(rows: ConceptRows, groups: NDArray[np.int64], options: Seque
         )
     return split_by_hash(
         rows.article_ids,
-        groups,
+        rows.near_duplicates.groups,
         seed=options.split_seed,
         train_fraction=options.train_fraction,
         validation_fraction=options.validation_fraction,
@@ -214,7 +211,6 @@ def _splits_of_straddled(rows: ConceptRows, target_articles: NDArray[np.int64], 
 
 def _refuse_empty_split(
     rows: ConceptRows,
-    groups: NDArray[np.int64],
     target_articles: NDArray[np.int64],
     splits: NDArray[np.str_],
     options: SequenceOptions,
@@ -228,7 +224,7 @@ def _refuse_empty_split(
         raise LvmError(f"{message}; list other validation articles, or load more articles.")
     seed = seed_that_fills(
         rows.article_ids,
-        groups,
+        rows.near_duplicates.groups,
         has_sequences,
         train_fraction=options.train_fraction,
         validation_fraction=options.validation_fraction,
@@ -272,13 +268,11 @@ def _split_counts(rows: ConceptRows, splits: NDArray[np.str_], article_splits: l
     }
 
 
-def _named_groups(rows: ConceptRows, groups: NDArray[np.int64]) -> list[list[str]]:
-    sizes = Counter(groups.tolist())
-    members: dict[int, list[str]] = {group: [] for group, size in sizes.items() if size > 1}
-    for article_id, group in zip(rows.article_ids, groups.tolist(), strict=True):
-        if group in members:
-            members[group].append(article_id)
-    return list(members.values())
+def _near_duplicate_groups(rows: ConceptRows) -> list[list[str]]:
+    members = defaultdict(list)
+    for article_id, group in zip(rows.article_ids, rows.near_duplicates.groups.tolist(), strict=True):
+        members[group].append(article_id)
+    return [article_ids for article_ids in members.values() if len(article_ids) > 1]
 
 
 def _fingerprint(

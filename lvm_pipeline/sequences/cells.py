@@ -1,10 +1,10 @@
-"""Which of many points can be near each other, without comparing all pairs.
+"""Limit a search for close pairs of points to nearby cells; no close pair is missed.
 
-Points are put into cells, each around a site. A point x of one cell is as far or farther from the plane half-way
-between the two sites than from any point behind it, so that points of two cells can be within reach only if x is within
-reach of that plane. That holds for any sites; good ones make cells small and leave few points near a border.
+Each point belongs to the cell of its nearest centroid (a Voronoi cell). The segment between close points of two cells
+crosses the plane midway between the two centroids, so both points are close to that plane. This holds for any
+centroids; good ones give small cells and few points near a border.
 
-Shapes: N = points, K = numbers of a point, S = sites, n = members of a cell, m = candidates.
+Shapes: N = points, K = width of a point, C = centroids, n = members of a cell, m = candidates.
 """
 
 import math
@@ -15,82 +15,78 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FEW_POINTS = 4096  # up to here comparing all pairs is as fast
-SAMPLE_FOR_SITE = 40  # points; enough to find good sites
-ROUNDS = 8  # of k-means
-BLOCK = 2048  # points whose distances to all sites are held at once
-SLACK = 1e-5  # float32 rounding of a score, generously
+FEW_POINTS = 4096  # up to here, comparing all pairs is as fast
+SAMPLE_PER_CENTROID = 40  # points for k-means
+MAX_ITERATIONS = 8  # of k-means
+BLOCK = 2048  # points whose distances to all centroids are computed at once
+SLACK = 1e-5  # covers float32 rounding of a score
 
 
-def meetings(points: NDArray[np.float32], reach: float) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield what has to be compared to find all pairs within `reach`.
+def candidate_blocks(
+    points: NDArray[np.float32], radius: float
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the blocks of pairs that must be compared to find all pairs within `radius`.
 
-    Takes about sqrt(N) / 8 bytes a point beside what is yielded.
+    Needs about sqrt(N) / 8 bytes per point beside what is yielded.
 
     Args:
         points: Shape (N, K), none much longer than 1.
-        reach: Distance of two points that count as near.
+        radius: Largest distance of a close pair.
 
     Yields:
-        The members of a cell (n,) and candidates (m,), as numbers of points. The first n candidates are the members
-        themselves, the others are of later cells. Each near pair is in one meeting: once as member and later
-        candidate, and, inside a cell, once more the other way round.
+        Indices of the members of a cell (n,) and of the candidates to compare them with (m,). The first n candidates
+        are the members themselves, the others belong to later cells. Each close pair of two cells is in one block.
     """
     if len(points) <= FEW_POINTS:
         everything = np.arange(len(points))
         yield everything, everything
         return
-    sites = _sites(points)
-    own, is_candidate = _assigned(points, sites, reach)
-    order = np.argsort(own, kind="stable")
-    ends = np.searchsorted(own[order], np.arange(len(sites) + 1))
-    for site in range(len(sites)):
-        members = order[ends[site] : ends[site + 1]]
-        others = np.flatnonzero(np.unpackbits(is_candidate[site], count=len(points)))
+    centroids = _centroids(points)
+    cells, is_candidate = _assign(points, centroids, radius)
+    order = np.argsort(cells, kind="stable")
+    ends = np.searchsorted(cells[order], np.arange(len(centroids) + 1))
+    for cell in range(len(centroids)):
+        members = order[ends[cell] : ends[cell + 1]]
+        others = np.flatnonzero(np.unpackbits(is_candidate[cell], count=len(points)))
         if len(members):
             yield members, np.concatenate([members, others])
 
 
-def _sites(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Choose about sqrt(N) sites, shape (S, K), by a few rounds of k-means on a sample."""
-    from sklearn.cluster import KMeans  # here, since the code server, which never searches, would wait for it
+def _centroids(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return about sqrt(N) centroids, shape (C, K), by a few iterations of k-means on a sample."""
+    from sklearn.cluster import KMeans  # slow to import, and the code server never needs it
     from sklearn.exceptions import ConvergenceWarning
 
-    num_sites = math.isqrt(len(points))
-    step = max(1, len(points) // (SAMPLE_FOR_SITE * num_sites))
-    once: Any = 1  # scikit-learn's own types allow a string alone
-    means = KMeans(num_sites, init="random", n_init=once, max_iter=ROUNDS, random_state=0)
+    num_centroids = math.isqrt(len(points))
+    step = max(1, len(points) // (SAMPLE_PER_CENTROID * num_centroids))
+    once: Any = 1  # scikit-learn's type hints allow only a string
+    means = KMeans(num_centroids, init="random", n_init=once, max_iter=MAX_ITERATIONS, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the rounds are few, and points may be equal
+        warnings.simplefilter("ignore", ConvergenceWarning)  # few iterations, and points may be equal
         return means.fit(points[::step]).cluster_centers_
 
 
-def _assigned(
-    points: NDArray[np.float32], sites: NDArray[np.float32], reach: float
+def _assign(
+    points: NDArray[np.float32], centroids: NDArray[np.float32], radius: float
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Put each point into a cell.
+    """Assign each point to the cell of its nearest centroid.
 
     Returns:
-        The nearest site of each point, shape (N,), and for each site one bit for each point, shape (S, N / 8): whether
-        the point is of a later cell and within reach of the plane between the two sites.
+        The cell of each point, shape (N,), and for each cell one bit per point, shape (C, N / 8): whether the point
+        belongs to a later cell and is within `radius` of the plane between the two centroids.
     """
-    precise = sites.astype(np.float64)
-    halves = (0.5 * np.einsum("sk,sk->s", precise, precise)).astype(np.float32)
-    allowance = (reach * _distances(precise) + SLACK).astype(np.float32)
-    numbers = np.arange(len(sites))
-    own, bits = [], []
+    from scipy.spatial.distance import cdist
+
+    precise = centroids.astype(np.float64)
+    halves = (0.5 * np.einsum("ck,ck->c", precise, precise)).astype(np.float32)
+    margins = (radius * cdist(precise, precise) + SLACK).astype(np.float32)
+    numbers = np.arange(len(centroids))
+    cells, bits = [], []
     for start in range(0, len(points), BLOCK):
-        scores = points[start : start + BLOCK] @ sites.T - halves  # the nearest site has the highest
+        scores = points[start : start + BLOCK] @ centroids.T - halves  # highest for the nearest centroid
         nearest = scores.argmax(axis=1)
         best = np.take_along_axis(scores, nearest[:, None], axis=1)
-        is_near = scores >= best - allowance[nearest]
-        is_near &= numbers < nearest[:, None]
-        own.append(nearest)
+        is_near = (scores >= best - margins[nearest]) & (numbers < nearest[:, None])
+        cells.append(nearest)
         bits.append(np.packbits(is_near.T, axis=1))
-    return np.concatenate(own), np.concatenate(bits, axis=1)
-
-
-def _distances(sites: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return all distances between sites, shape (S, S)."""
-    squares = np.einsum("sk,sk->s", sites, sites)
-    return np.sqrt(np.maximum(squares[:, None] + squares - 2 * sites @ sites.T, 0))
+    return np.concatenate(cells), np.concatenate(bits, axis=1)

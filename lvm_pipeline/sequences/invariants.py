@@ -14,19 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
-from lvm_pipeline.sequences.near_duplicates import find_near_duplicates
 from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
 from lvm_pipeline.sequences.schema import SPLITS, Sequences, read_sequences
 from lvm_pipeline.sequences.splits import shortlist
 
 
-def check_sequences(concepts_path: Path, sequences_path: Path) -> list[Finding]:
+def check_sequences(concepts_path: Path, sequences_path: Path, *, rows: ConceptRows | None = None) -> list[Finding]:
     """Check every sequence invariant.
+
+    Args:
+        concepts_path: The concept table.
+        sequences_path: The sequence table.
+        rows: The rows of the concept table if already read; saves a second search for near-duplicates.
 
     Raises:
         LvmError: If a file cannot be read, or the sequences were built from other concepts.
     """
-    rows = read_concept_rows(concepts_path)
+    rows = rows or read_concept_rows(concepts_path)
     sequences = read_sequences(sequences_path, concepts_fingerprint=rows.metadata.fingerprint)
     return [
         windows_stay_inside_articles(rows, sequences),
@@ -139,7 +143,7 @@ def articles_are_in_one_split(rows: ConceptRows, sequences: Sequences) -> Findin
 def no_near_duplicate_across_splits(rows: ConceptRows, sequences: Sequences) -> Finding:
     """Check that no concept of one split has a near-duplicate (text or vector) in another."""
     splits = [sequences.metadata.article_splits.get(article_id) for article_id in rows.article_ids]
-    links = find_near_duplicates(rows.vectors, rows.texts, rows.article_indices)
+    links = rows.near_duplicates
     crossing = [
         {
             "rows": [int(row), int(other)],

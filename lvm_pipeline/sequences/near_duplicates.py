@@ -1,47 +1,50 @@
-"""Find concepts that appear in two articles: the same text after normalisation, or cosine >= 0.99.
+"""Find articles that share a concept: the same normalised text, or vectors with cosine similarity >= 0.99.
 
-Exact, and fast because of a bound. Let P be any orthonormal basis of k directions and
-r(x) = sqrt(1 - |Px|^2) the length of a unit vector outside it. Then x . y <= Px . Py + r(x) r(y),
-which is one dot product of k + 1 numbers instead of D. Pairs below the threshold there need no
-second look; the few others are decided on their full vectors. The k + 1 numbers make a unit vector, and
-their distance is never longer than that of the full ones, so rows meet only those of near cells (`cells`).
+The search is exact. Vectors are first compared in a few dimensions: for an orthonormal basis P of k directions,
+with r(x) = sqrt(1 - |Px|^2) the length of a unit vector x outside their span, x . y <= Px . Py + r(x) r(y). That
+bound is a dot product of k + 1 numbers instead of D, and only pairs that reach the threshold there are compared on
+their full vectors. The k + 1 numbers form a unit vector too, and distances between these are never larger than
+between the full vectors, so each row is only compared with rows of nearby cells (`cells.py`).
 
 Shapes: N = concepts, D = vector width, A = articles, M = pairs or links.
 """
 
+import json
 import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.sequences.cells import meetings
+from lvm_pipeline.files import write_json
+from lvm_pipeline.sequences.cells import candidate_blocks
 
 MIN_COSINE = 0.99
-NUM_DIRECTIONS = 63  # with the length outside them, 64 numbers a concept
-SAMPLE_CONCEPTS = 2048  # enough to find good directions; the bound holds for any
+NUM_DIRECTIONS = 63  # k; with r(x) that makes 64 numbers per concept
+SAMPLE_CONCEPTS = 2048  # to find directions of high variance; the bound holds for any
 TILE = (1024, 4096)  # rows by rows compared at once: 16 MB of float32
 PAIRS_AT_ONCE = 4096
-BOUND_SLACK = 1e-4  # float32 rounding of the bound, generously
+BOUND_SLACK = 1e-4  # covers float32 rounding of the bound
 
 _NOT_WORDS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NearDuplicateLinks:
-    """Pairs of articles that share a near-duplicate concept, each with one pair of rows as witness.
+    """Pairs of articles that share a near-duplicate concept, each with the two rows found.
 
-    The links connect whatever is connected and no more (a spanning forest): a third article that
-    repeats the same concept is linked to one of the others, not to both. So M < A, and two articles
-    of one group that lie in different splits always show as at least one link between splits.
+    The links are a spanning forest: if three articles repeat the same concept, the third is linked to one of the
+    others, not to both. So M < A, and if articles of one group are in different splits, at least one link
+    connects two splits.
 
     Attributes:
         articles: The two articles of each link, shape (M, 2), sorted.
-        rows: The two rows that are near-duplicates, shape (M, 2), smaller row first.
-        groups: Group of each article, shape (A,), named by its first article.
+        rows: The two near-duplicate rows, shape (M, 2), smaller row first.
+        groups: Group of each article, shape (A,): the index of the group's first article.
     """
 
     articles: NDArray[np.int64]
@@ -49,8 +52,25 @@ class NearDuplicateLinks:
     groups: NDArray[np.int64]
 
 
+def save_links(path: Path, links: NearDuplicateLinks, *, key: str) -> None:
+    """Save links; `key` identifies the concepts they were found in."""
+    arrays = {"articles": links.articles, "rows": links.rows, "groups": links.groups}
+    write_json(path, {"key": key, **{name: array.tolist() for name, array in arrays.items()}})
+
+
+def load_links(path: Path, *, key: str) -> NearDuplicateLinks | None:
+    """Load saved links; None if there is no such file or it was saved under another key."""
+    if not path.is_file():
+        return None
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    if saved["key"] != key:
+        return None
+    pairs = {name: np.array(saved[name], dtype=np.int64).reshape(-1, 2) for name in ("articles", "rows")}
+    return NearDuplicateLinks(**pairs, groups=np.array(saved["groups"], dtype=np.int64))
+
+
 def normalised_text(text: str) -> str:
-    """Reduce a text to its words: NFKC, case folded, runs of space and punctuation to one space.
+    """Reduce a text to its words: NFKC, case folded, runs of space and punctuation replaced by one space.
 
     Example:
         >>> normalised_text("  The “CAFÉ”,  again… ")
@@ -66,46 +86,46 @@ def find_near_duplicates(
     *,
     min_cosine: float = MIN_COSINE,
 ) -> NearDuplicateLinks:
-    """Find which articles share near-duplicate concepts.
+    """Find articles that share near-duplicate concepts.
 
-    Memory stays near 100 float32 a concept beside the vectors, which may be a memory map. A concept
-    without words or with a vector that is zero or not finite takes part with its other half only.
+    Needs memory for about 100 float32 per concept beside the vectors, which may be a memory map. A concept without
+    words is compared by its vector only; one whose vector is zero or not finite by its text only.
 
     Args:
-        vectors: Shape (N, D); any length, compared by cosine.
+        vectors: Shape (N, D); of any length, since cosines are compared.
         texts: N texts.
         article_indices: Article of each concept, shape (N,), values from 0.
-        min_cosine: Cosine from which two vectors count as near-duplicates, in (0, 1].
+        min_cosine: Cosine similarity from which two vectors are near-duplicates, in (0, 1].
     """
     article_indices = np.asarray(article_indices, dtype=np.int64)
-    links = _Links(article_indices)
-    links.add(_equal_texts(texts))
-    for pairs in _close_vectors(vectors, links, min_cosine=min_cosine):
-        links.add(pairs)
-    return links.result()
+    forest = _Forest(article_indices)
+    forest.add(_equal_texts(texts))
+    for pairs in _close_vectors(vectors, forest, min_cosine=min_cosine):
+        forest.add(pairs)
+    return forest.links()
 
 
-class _Links:
-    """Grows the links; a pair of rows within one group adds nothing."""
+class _Forest:
+    """Links found so far; a pair of rows whose articles are already in one group adds nothing."""
 
     def __init__(self, article_indices: NDArray[np.int64]):
         self._articles = article_indices
         self._groups = np.arange(int(article_indices.max(initial=-1)) + 1)
         self._rows: list[tuple[int, int]] = []
 
-    def open_pairs(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    def unlinked(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Keep the pairs (M, 2) of rows that would join two groups."""
         groups = self._groups[self._articles[pairs]]
         return pairs[groups[:, 0] != groups[:, 1]]
 
     def add(self, pairs: NDArray[np.int64]) -> None:
-        for row, other in self.open_pairs(pairs).tolist():
+        for row, other in self.unlinked(pairs).tolist():
             first, second = sorted(self._groups[self._articles[[row, other]]])
             if first != second:
                 self._groups[self._groups == second] = first
                 self._rows.append((min(row, other), max(row, other)))
 
-    def result(self) -> NearDuplicateLinks:
+    def links(self) -> NearDuplicateLinks:
         rows = np.array(sorted(self._rows), dtype=np.int64).reshape(-1, 2)
         return NearDuplicateLinks(articles=self._articles[rows], rows=rows, groups=self._groups)
 
@@ -121,27 +141,28 @@ def _equal_texts(texts: Iterable[str | None]) -> NDArray[np.int64]:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def _close_vectors(vectors: NDArray[np.float32], links: _Links, *, min_cosine: float) -> Iterator[NDArray[np.int64]]:
-    """Yield pairs of rows (M, 2), block by block, whose cosine is at least `min_cosine`."""
-    rows, short = _shortened(vectors)
-    least = min_cosine - BOUND_SLACK
-    for left, right in _likely_pairs(short, least):
-        pairs = links.open_pairs(np.stack([rows[left], rows[right]], axis=1))
+def _close_vectors(vectors: NDArray[np.float32], forest: _Forest, *, min_cosine: float) -> Iterator[NDArray[np.int64]]:
+    """Yield pairs of rows (M, 2), block by block, whose cosine similarity is at least `min_cosine`."""
+    rows, projected = _project(vectors)
+    for left, right in _pairs_within_bound(projected, min_cosine - BOUND_SLACK):
+        pairs = forest.unlinked(np.stack([rows[left], rows[right]], axis=1))
         for some in np.split(pairs, range(PAIRS_AT_ONCE, len(pairs), PAIRS_AT_ONCE)):
-            still_open = links.open_pairs(some)
-            yield still_open[_cosines(vectors, still_open) >= min_cosine]
+            unlinked = forest.unlinked(some)
+            yield unlinked[_cosines(vectors, unlinked) >= min_cosine]
 
 
-def _likely_pairs(short: NDArray[np.float32], least: float) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield both ends of the pairs whose bound is at least `least`, each pair once, some at a time."""
-    reach = math.sqrt(max(0.0, 2 - 2 * least))  # |x - y|^2 = 2 - 2 x . y
-    for members, candidates in meetings(short, reach):
+def _pairs_within_bound(
+    points: NDArray[np.float32], min_bound: float
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield both ends of the pairs whose bound is at least `min_bound`, each pair once, some at a time."""
+    radius = math.sqrt(max(0.0, 2 - 2 * min_bound))  # |x - y|^2 = 2 - 2 x . y
+    for members, candidates in candidate_blocks(points, radius):
         for tops, sides in _tiles(len(members), len(candidates)):
-            near = np.flatnonzero((short[members[tops]] @ short[candidates[sides]].T).ravel() >= least)
+            near = np.flatnonzero((points[members[tops]] @ points[candidates[sides]].T).ravel() >= min_bound)
             top, side = np.divmod(near, sides.stop - sides.start)
-            is_once = top + tops.start < side + sides.start
-            if is_once.any():
-                yield members[tops][top[is_once]], candidates[sides][side[is_once]]
+            is_upper = top + tops.start < side + sides.start
+            if is_upper.any():
+                yield members[tops][top[is_upper]], candidates[sides][side[is_upper]]
 
 
 def _tiles(num_members: int, num_candidates: int) -> Iterator[tuple[slice, slice]]:
@@ -152,8 +173,8 @@ def _tiles(num_members: int, num_candidates: int) -> Iterator[tuple[slice, slice
             yield slice(top, min(top + height, num_members)), slice(left, min(left + width, num_candidates))
 
 
-def _shortened(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the rows that have a direction, and for each Px and r(x) as one (k + 1) vector."""
+def _project(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the rows with a nonzero finite vector, and Px and r(x) of each, shape (n, k + 1)."""
     norms = _blockwise(vectors, lambda block: np.linalg.norm(block, axis=1))
     rows = np.flatnonzero(np.isfinite(norms) & (norms > 0))
     basis = _leading_directions(vectors, rows)
@@ -171,29 +192,14 @@ def _blockwise(
 
 
 def _leading_directions(vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return orthonormal columns, shape (D, k): the leading principal directions of a sample."""
+    """Return orthonormal columns, shape (D, k), that span about the leading principal directions of a sample."""
     sample = np.asarray(vectors[rows[:: max(1, len(rows) // SAMPLE_CONCEPTS)]], dtype=np.float32)
-    if not len(sample):
-        return np.zeros((vectors.shape[1], 1), dtype=np.float32)
     sample = sample / np.linalg.norm(sample, axis=1, keepdims=True)
-    sample -= sample.mean(axis=0)
-    # Subspace iteration: far cheaper than the eigenvectors of a (D, D) matrix, and any basis gives a true bound.
+    sample -= sample.mean(axis=0) if len(sample) else 0
     basis = np.random.default_rng(0).standard_normal((sample.shape[1], NUM_DIRECTIONS), dtype=np.float32)
-    for _ in range(2):
-        basis = _orthonormal(sample.T @ (sample @ basis))
-    projected = sample @ basis
-    _, turn = np.linalg.eigh(projected.T @ projected)
-    return np.ascontiguousarray(basis @ turn[:, ::-1])
-
-
-def _orthonormal(columns: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return orthonormal columns of the same span, fewer where the columns depend on each other."""
-    precise = columns.astype(np.float64)
-    variances, directions = np.linalg.eigh(precise.T @ precise)
-    is_kept = variances > 1e-10 * max(variances[-1], np.finfo(np.float32).tiny)
-    if not is_kept.any():
-        return np.zeros((len(precise), 1), dtype=np.float32)
-    return (precise @ (directions[:, is_kept] / np.sqrt(variances[is_kept]))).astype(np.float32)
+    for _ in range(2):  # subspace iteration: much cheaper than eigenvectors of a (D, D) matrix
+        basis = np.linalg.qr(sample.T @ (sample @ basis)).Q
+    return basis
 
 
 def _cosines(vectors: NDArray[np.float32], pairs: NDArray[np.int64]) -> NDArray[np.float64]:

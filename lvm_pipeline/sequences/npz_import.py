@@ -19,7 +19,6 @@ from lvm_pipeline.concepts.schema import ConceptsMetadata
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences, write_sequences
 from lvm_pipeline.sequences.invariants import check_sequences
-from lvm_pipeline.sequences.near_duplicates import find_near_duplicates
 from lvm_pipeline.sequences.npz_arrays import PIECE_BYTES, NpzReader
 from lvm_pipeline.sequences.npz_columns import (
     ImportedTable,
@@ -179,10 +178,9 @@ def import_sequences_npz(
         starts=starts,
         splits=file.splits,
         article_splits=[split_of_row[index] for index in range(len(rows.article_ids))],
-        groups=find_near_duplicates(rows.vectors, rows.texts, rows.article_indices).groups,
         provenance=_provenance(file),
     )
-    return check_sequences(concepts_staged, sequences_staged)
+    return check_sequences(concepts_staged, sequences_staged, rows=rows)
 
 
 def _read_sequence_file(reader: NpzReader) -> _SequenceFile:

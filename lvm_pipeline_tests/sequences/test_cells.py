@@ -20,7 +20,7 @@ def unit(vectors):
 def pairs_met(points, reach):
     """How often each pair of different points meets, smaller number first."""
     met = {}
-    for members, candidates in cells.meetings(points, reach):
+    for members, candidates in cells.candidate_blocks(points, reach):
         assert candidates[: len(members)].tolist() == members.tolist()
         for first, member in enumerate(members.tolist()):
             for other in candidates[first + 1 :].tolist():
@@ -63,7 +63,7 @@ def test_of_many_topics_few_pairs_meet():
     topics = rng.standard_normal((50, 32))
     points = unit(topics[rng.integers(0, 50, 3000)] + 0.4 * rng.standard_normal((3000, 32)))
 
-    met = sum(len(members) * len(candidates) for members, candidates in cells.meetings(points, 0.14))
+    met = sum(len(members) * len(candidates) for members, candidates in cells.candidate_blocks(points, 0.14))
 
     assert met < 0.2 * 3000**2 / 2
 
