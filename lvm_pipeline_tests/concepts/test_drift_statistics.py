@@ -59,7 +59,7 @@ def test_at_most_the_given_rate_of_groupings_fails_any_statistic(rate):
 def test_length_distance_is_scipys():
     expected = [stats.ks_2samp(POOL.lengths[after], POOL.lengths[~after]).statistic for after in IS_AFTER]
 
-    np.testing.assert_allclose(statistics.article_lengths(GROUPS).values, expected, atol=1e-6)
+    np.testing.assert_allclose(statistics.article_lengths_are_as_before.statistic(GROUPS).values, expected, atol=1e-6)
 
 
 def column(statistic, name, by=None):
@@ -78,7 +78,7 @@ def test_dimension_distance_is_scipys_on_values_rounded_to_the_cut_points():
         ]
     )
 
-    found = statistics.vector_dimensions(GROUPS)
+    found = statistics.vector_dimensions_are_as_before.statistic(GROUPS)
 
     np.testing.assert_allclose(column(found, "ks", by="dimension"), expected[0], atol=1e-6)
     assert column(found, "ks") == sorted(column(found, "ks"), reverse=True)
@@ -90,7 +90,7 @@ def test_separation_is_that_of_scikit_learns_discriminant(monkeypatch):
     reduced = PCA(16, svd_solver="covariance_eigh").fit_transform(POOL.vectors)
     folds = list(GroupKFold(5, shuffle=True, random_state=statistics.FOLD_SEED).split(reduced, groups=OWNERS))
 
-    found = statistics.classifier(GROUPS)
+    found = statistics.vectors_cannot_be_told_apart.statistic(GROUPS)
 
     for after, auc in zip(IS_AFTER, found.values, strict=True):
         labels = after[OWNERS]
@@ -110,7 +110,7 @@ def test_separation_is_that_of_scikit_learns_discriminant(monkeypatch):
 def test_one_article_alone_cannot_be_told_apart():
     groups = Groups(pool=pool_of(ARTICLES[:9]), is_after=groupings(8, 1, num_permutations=2, seed=0))
 
-    found = statistics.classifier(groups)
+    found = statistics.vectors_cannot_be_told_apart.statistic(groups)
 
     assert found.values.tolist() == [0.5] * 3
     assert "single article" in found.not_checked
@@ -122,7 +122,7 @@ def test_mean_shift_is_in_standard_deviations_of_article_means():
         axis=0, dtype=float
     )
 
-    found = statistics.mean_vector(GROUPS)
+    found = statistics.mean_vector_is_as_before.statistic(GROUPS)
 
     shift = column(found, "shift_sd", by="dimension")
     np.testing.assert_allclose(shift, difference / means.std(axis=0), atol=1e-5)
@@ -135,8 +135,8 @@ def test_a_dimension_without_spread_has_not_moved():
     vectors = np.concatenate([POOL.vectors, np.ones((len(POOL.vectors), 1), np.float32)], axis=1)
     groups = Groups(pool=ArticleSample(**{**vars(POOL), "vectors": vectors}), is_after=IS_AFTER)
 
-    assert column(statistics.mean_vector(groups), "shift_sd", by="dimension")[-1] == 0
-    assert column(statistics.vector_dimensions(groups), "ks", by="dimension")[-1] == 0
+    assert column(statistics.mean_vector_is_as_before.statistic(groups), "shift_sd", by="dimension")[-1] == 0
+    assert column(statistics.vector_dimensions_are_as_before.statistic(groups), "ks", by="dimension")[-1] == 0
 
 
 def test_stability_index_is_that_of_its_definition():
@@ -148,7 +148,7 @@ def test_stability_index_is_that_of_its_definition():
     before = np.array([num_before + 0.5, 0.5]) / (num_before + 1)
     after = np.array([num_after - ones + 0.5, ones + 0.5]) / (num_after + 1)
 
-    found = statistics.tmd_mix(groups)
+    found = statistics.tmd_mix_is_as_before.statistic(groups)
 
     assert found.values[0] * found.scale == pytest.approx(((after - before) * np.log(after / before)).sum())
     assert found.details["field"] == "domain"

@@ -4,9 +4,8 @@ Articles are matched first. Those that are new or changed are compared with all 
 present table, which is mostly the reference and would dilute a change. Removed articles are compared with the remaining
 ones, which shows when a kind of article disappears.
 
-Limits come from permuting whole articles between the two groups (`permutation`). All checks share one
-false-alarm rate; if both comparisons are made, each has half of it. Only the number of concepts has a fixed rule, since
-growth is normal.
+Limits come from permuting whole articles between the two groups (`permutation`). All checks share one false-alarm rate;
+if both comparisons are made, each has half of it. Only the number of concepts has a fixed rule, since growth is normal.
 """
 
 import math
@@ -16,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from lvm_pipeline.concepts.drift import statistics
 from lvm_pipeline.concepts.drift.articles import ArticleChanges, ArticleSample, changes_between, read_articles
 from lvm_pipeline.concepts.drift.permutation import groupings, permutation_test
-from lvm_pipeline.concepts.drift.statistics import STATISTICS, Groups
+from lvm_pipeline.concepts.drift.statistics import DriftInvariant, Groups
 from lvm_pipeline.concepts.facts import CODES
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.concepts.store import read_columns
-from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+from lvm_pipeline.findings import MAX_LISTED, Finding, Invariant, Severity, invariant
 
 FALSE_ALARM_RATE = 0.02  # of all checks together; measured in EXPERIMENTS.md
 NUM_PERMUTATIONS = 499
@@ -32,8 +32,8 @@ MAX_SAMPLED_OF_ARTICLE = 16  # concepts whose vectors are compared
 MAX_SAMPLED = 20_000  # of all articles, approximately
 MAX_ARTICLES = 1_500  # of each group
 SMALLEST_RATIO, LARGEST_RATIO = 0.9, 2.0  # of the present number of concepts to the reference's
-COUNT_CHECK = "num_concepts_is_as_before"
-INVARIANTS = (COUNT_CHECK, *STATISTICS)
+UNCHANGED = "no article has changed since the champion was trained"
+TESTED = tuple(each for each in vars(statistics).values() if isinstance(each, DriftInvariant))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,11 @@ class Drift:
         return {"has_drifted": self.has_drifted, **asdict(self)}
 
 
+def drift_invariants() -> tuple[Invariant, ...]:
+    """Return the invariants that a comparison checks."""
+    return num_concepts_is_as_before, *TESTED
+
+
 def not_compared(present_path: Path, why: str, *, reference: TableSummary | None = None) -> Drift:
     """Return the result of a comparison that is not possible: every check passes as not checked.
 
@@ -78,7 +83,7 @@ def not_compared(present_path: Path, why: str, *, reference: TableSummary | None
         LvmError: If the present table cannot be read.
     """
     present = _summary(read_concepts_metadata(present_path))
-    return Drift(present=present, reference=reference, findings=[_not_checked(name, why) for name in INVARIANTS])
+    return Drift(present=present, reference=reference, findings=[each.not_checked(why) for each in drift_invariants()])
 
 
 def compare_concepts(reference_path: Path, present_path: Path) -> Drift:
@@ -89,7 +94,7 @@ def compare_concepts(reference_path: Path, present_path: Path) -> Drift:
         present_path: The present concept table.
 
     Returns:
-        One warning finding for each of `INVARIANTS`. Tables of different vector spaces are not compared.
+        One finding for each of `drift_invariants()`. Tables of different vector spaces are not compared.
 
     Raises:
         LvmError: If a table cannot be read.
@@ -99,7 +104,7 @@ def compare_concepts(reference_path: Path, present_path: Path) -> Drift:
         why = f"the champion was trained on vectors of space {before.space_id}, the present ones are of {now.space_id}"
         return not_compared(present_path, why, reference=before)
     if before.fingerprint == now.fingerprint and _codes_are_equal(reference_path, present_path):
-        equal = _warning(COUNT_CHECK, "the concepts are those the champion was trained on", observed=1.0)
+        equal = num_concepts_is_as_before.finding(passed=True, message=UNCHANGED, observed=1.0)
         counts = {"num_arrived": 0, "num_kept": now.num_articles, "num_left": 0}
         return Drift(present=now, reference=before, findings=[equal, *_unchanged()], **counts)
     num_articles = before.num_articles + now.num_articles
@@ -112,14 +117,14 @@ def compare_concepts(reference_path: Path, present_path: Path) -> Drift:
 
 
 def compare_articles(reference: ArticleSample, present: ArticleSample) -> list[Finding]:
-    """Compare articles of the same vector space; one finding for each of `INVARIANTS`, in their order."""
+    """Compare articles of the same vector space; one finding for each of `drift_invariants()`, in that order."""
     changes = changes_between(reference, present)
     pairs = {}
     if changes.arrived:
         pairs["earlier articles", "new articles"] = reference, present.take(changes.arrived)
     if changes.left and changes.kept:
         pairs["remaining articles", "removed articles"] = reference.take(changes.kept), reference.take(changes.left)
-    counted = _num_concepts(reference, present, changes)
+    counted = num_concepts_is_as_before(reference, present, changes)
     if not pairs:
         return [counted, *_unchanged()]
     comparisons = []
@@ -156,14 +161,14 @@ def _compare_groups(groups: Groups, *, false_alarm_rate: float) -> list[Finding]
     num_articles, num_after = groups.pool.num_articles, int(groups.is_second.sum())
     if math.comb(num_articles, num_after) < MIN_GROUPINGS:
         why = f"{num_after} of {num_articles} articles are too few to tell drift from chance"
-        return [_not_checked(name, why) for name in STATISTICS]
-    statistics = [compute(groups) for compute in STATISTICS.values()]
-    values = np.stack([statistic.values for statistic in statistics], axis=1)
+        return [each.not_checked(why) for each in TESTED]
+    found = [each.statistic(groups) for each in TESTED]
+    values = np.stack([statistic.values for statistic in found], axis=1)
     test = permutation_test(values, false_alarm_rate=false_alarm_rate)
     findings = []
-    for name, statistic, passed, p_value, adjusted, limit in zip(STATISTICS, statistics, *test, strict=True):
+    for each, statistic, passed, p_value, adjusted, limit in zip(TESTED, found, *test, strict=True):
         if statistic.not_checked is not None:
-            findings.append(_not_checked(name, statistic.not_checked))
+            findings.append(each.not_checked(statistic.not_checked))
             continue
         observed, allowed, median = (
             float(value) * statistic.scale for value in (statistic.values[0], limit, np.median(statistic.values))
@@ -180,7 +185,7 @@ def _compare_groups(groups: Groups, *, false_alarm_rate: float) -> list[Finding]
             **statistic.details,
         }
         findings.append(
-            _warning(name, message, passed=bool(passed), observed=observed, allowed=allowed, details=details)
+            each.finding(passed=passed, message=message, observed=observed, allowed=allowed, details=details)
         )
     return findings
 
@@ -190,12 +195,15 @@ def _concern(finding: Finding) -> tuple[bool, bool, float]:
     return finding.passed, not finding.was_checked, finding.details.get("p_value_of_all_checks", 1.0)
 
 
-def _num_concepts(reference: ArticleSample, present: ArticleSample, changes: ArticleChanges) -> Finding:
-    """The table has neither shrunk nor outgrown the champion's.
-
-    Article lengths vary, so the limits are widened by how much the ratio varies when as many articles as arrived are
-    drawn from all of them and the others are the reference.
-    """
+@invariant(
+    severity=Severity.WARNING,
+    remedy="Look at the new and removed articles in reports/drift.md: an incomplete load, a changed filter, or real "
+    "growth. After real growth, retrain.",
+)
+def num_concepts_is_as_before(reference: ArticleSample, present: ArticleSample, changes: ArticleChanges) -> Finding:
+    """The table has at least 0.9 and at most 2 times as many concepts as the one the champion was trained on."""
+    # Article lengths vary, so the limits are widened by how much the ratio varies when as many articles as arrived are
+    # drawn from all of them and the others are the reference.
     pool = np.concatenate([reference.lengths, present.lengths[changes.arrived]])
     rng = np.random.default_rng(SEED)
     drawn = np.array([rng.permutation(pool)[: len(changes.arrived)].sum() for _ in range(NUM_PERMUTATIONS)])
@@ -204,12 +212,11 @@ def _num_concepts(reference: ArticleSample, present: ArticleSample, changes: Art
     ratios = (present.num_concepts - num_arrived) / num_before + drawn / np.maximum(1, pool.sum() - drawn)
     median = max(float(np.median(ratios)), np.finfo(float).tiny)
     lowest, highest = float(SMALLEST_RATIO * ratios.min() / median), float(LARGEST_RATIO * ratios.max() / median)
-    return _warning(
-        COUNT_CHECK,
-        f"{present.num_concepts} concepts in {present.num_articles} articles, {ratio:.2f} times the "
+    return num_concepts_is_as_before.finding(
+        passed=lowest <= ratio <= highest,
+        message=f"{present.num_concepts} concepts in {present.num_articles} articles, {ratio:.2f} times the "
         f"{reference.num_concepts} in {reference.num_articles} that the champion was trained on (allowed: "
         f"{lowest:.2f} to {highest:.2f}); {len(changes.arrived)} articles are new, {len(changes.left)} were removed",
-        passed=bool(lowest <= ratio <= highest),
         observed=ratio,
         allowed=lowest if ratio < 1 else highest,
         details={
@@ -222,17 +229,4 @@ def _num_concepts(reference: ArticleSample, present: ArticleSample, changes: Art
 
 
 def _unchanged() -> list[Finding]:
-    return [
-        _warning(
-            name, "no article has changed since the champion was trained", observed=0.5 if "apart" in name else 0.0
-        )
-        for name in STATISTICS
-    ]
-
-
-def _not_checked(name: str, why: str) -> Finding:
-    return _warning(name, why, was_checked=False)
-
-
-def _warning(name: str, message: str, *, passed: bool = True, **values: Any) -> Finding:
-    return Finding(name=name, message=message, passed=passed, severity=Severity.WARNING, **values)
+    return [each.finding(passed=True, message=UNCHANGED, observed=each.if_equal) for each in TESTED]

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 
 def groupings(num_before: int, num_after: int, *, num_permutations: int, seed: int) -> NDArray[np.bool_]:
@@ -37,8 +36,10 @@ def permutation_test(values: NDArray[np.float64], *, false_alarm_rate: float) ->
         values: Each statistic for each grouping, larger where the groups differ more, shape (P, K).
         false_alarm_rate: Largest fraction of the permuted groupings that fail in any statistic.
     """
+    from scipy.stats import rankdata
+
     num_groupings = len(values)
-    num_as_large = num_groupings + 1 - stats.rankdata(values, method="min", axis=0).astype(np.int64)
+    num_as_large = num_groupings + 1 - rankdata(values, method="min", axis=0).astype(np.int64)
     smallest = num_as_large.min(axis=1)
     # A grouping fails if one of its statistics is among this many of the largest.
     num_extreme = np.sort(smallest)[int(false_alarm_rate * num_groupings)] - 1

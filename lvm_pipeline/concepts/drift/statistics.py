@@ -1,21 +1,23 @@
-"""Statistics of how far two groups of articles differ, for the actual grouping and for permuted ones at once.
+"""The drift invariants that are tested by permutation, each with a statistic of how far two groups of articles differ.
 
+A statistic is computed for the actual grouping and for permuted ones at once.
 The concepts of one article are alike, so whole articles are permuted between the groups. Every statistic is made of
 sums over articles, so a permutation costs one row of a matrix product instead of a pass over the concepts.
 
 Shapes: P = groupings, the actual one first; A = articles, n = sampled concepts, D = vector width, C = codes.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, special, stats
 
 from lvm_pipeline.concepts.drift.articles import ArticleSample
 from lvm_pipeline.concepts.facts import CODES, NO_CODE
+from lvm_pipeline.findings import Invariant, Severity
 
 NUM_CUTS = 15  # points of a dimension at which its two distribution functions are compared
 CUT_ROWS = 4096  # concepts that the cut points are quantiles of
@@ -63,8 +65,35 @@ class Statistic:
     not_checked: str | None = None
 
 
-def article_lengths(groups: Groups) -> Statistic:
-    """Kolmogorov-Smirnov statistic of the article lengths."""
+@dataclass(frozen=True, kw_only=True)
+class DriftInvariant(Invariant):
+    """An invariant of two groups of articles; `if_equal` is the value of its statistic for equal groups."""
+
+    statistic: Callable[[Groups], Statistic]
+    if_equal: float
+
+
+def drift_invariant(*, remedy: str, if_equal: float = 0.0) -> Callable[[Callable[[Groups], Statistic]], DriftInvariant]:
+    """Declare the decorated function as the statistic of an invariant; its docstring is the meaning."""
+
+    def declare(statistic: Callable[[Groups], Statistic]) -> DriftInvariant:
+        return DriftInvariant(
+            name=statistic.__name__,
+            severity=Severity.WARNING,
+            meaning=" ".join((inspect.getdoc(statistic) or "").split()),
+            remedy=remedy,
+            statistic=statistic,
+            if_equal=if_equal,
+        )
+
+    return declare
+
+
+@drift_invariant(
+    remedy="Look at the articles in reports/drift.md: other chunking gives other lengths. If that is intended, retrain."
+)
+def article_lengths_are_as_before(groups: Groups) -> Statistic:
+    """New articles are as long as earlier ones (Kolmogorov-Smirnov statistic of the article lengths)."""
     lengths = groups.pool.lengths
     is_at_most = (lengths[:, None] <= np.unique(lengths)).astype(np.float32)
     differences = _differences_of_means(is_at_most, np.ones_like(lengths), groups.is_after)
@@ -80,8 +109,15 @@ def article_lengths(groups: Groups) -> Statistic:
     )
 
 
-def mean_vector(groups: Groups) -> Statistic:
-    """Shift of the mean vector, in standard deviations of article means (root mean square over dimensions)."""
+@drift_invariant(
+    remedy="Look at the articles in reports/drift.md: another subject, language or encoder? If that is intended, "
+    "retrain."
+)
+def mean_vector_is_as_before(groups: Groups) -> Statistic:
+    """The mean vector has not shifted.
+
+    The shift is measured in standard deviations of article means (root mean square over dimensions).
+    """
     pool = groups.pool
     sums = _article_sums(pool, pool.vectors).astype(np.float64)
     shifts = _differences_of_means(sums, pool.num_sampled, groups.is_after)  # (P, D)
@@ -102,11 +138,13 @@ def mean_vector(groups: Groups) -> Statistic:
     )
 
 
-def vector_dimensions(groups: Groups) -> Statistic:
-    """Largest Kolmogorov-Smirnov statistic of all vector dimensions, at the same cut points for every grouping.
-
-    Comparing the largest with its permuted values corrects for testing D dimensions.
-    """
+@drift_invariant(
+    remedy="Look at the dimensions in reports/drift.md: a single one suggests another encoder, many suggest other "
+    "text. If that is intended, retrain."
+)
+def vector_dimensions_are_as_before(groups: Groups) -> Statistic:
+    """No vector dimension has changed its distribution (largest Kolmogorov-Smirnov statistic of all dimensions)."""
+    # Comparing the largest with its permuted values corrects for testing D dimensions.
     firsts = range(0, groups.pool.vectors.shape[1], DIMENSIONS_AT_ONCE)
     distances = np.concatenate([_cut_distances(groups, slice(a, a + DIMENSIONS_AT_ONCE)) for a in firsts], axis=1)
     dimensions = _largest(distances[0], dimension=range(distances.shape[1]), ks=distances[0])
@@ -118,7 +156,10 @@ def vector_dimensions(groups: Groups) -> Statistic:
 
 
 def _cut_distances(groups: Groups, dimensions: slice) -> NDArray[np.float64]:
-    """Largest difference of two empirical distribution functions at the cut points, shape (P, dimensions)."""
+    """Largest difference of two empirical distribution functions at cut points, the same for all groupings.
+
+    Shape (P, dimensions).
+    """
     values = groups.pool.vectors[:, dimensions]
     some = values[:: max(1, len(values) // CUT_ROWS)]
     cuts = np.quantile(some, np.arange(1, NUM_CUTS + 1) / (NUM_CUTS + 1), axis=0).astype(np.float32)
@@ -127,8 +168,15 @@ def _cut_distances(groups: Groups, dimensions: slice) -> NDArray[np.float64]:
     return np.abs(differences).reshape(len(differences), NUM_CUTS, -1).max(axis=1)
 
 
-def classifier(groups: Groups) -> Statistic:
-    """ROC AUC of a classifier that separates the groups, on articles it was not trained on; 0.5 if untestable."""
+@drift_invariant(
+    remedy="Look at the articles in reports/drift.md: the new ones are of another kind. If that is intended, retrain.",
+    if_equal=0.5,
+)
+def vectors_cannot_be_told_apart(groups: Groups) -> Statistic:
+    """A linear classifier cannot separate new articles from earlier ones.
+
+    Its ROC AUC is measured on articles it was not trained on; 0.5 is chance.
+    """
     aucs, article_ranks = _cross_validated(groups)
     ranks = article_ranks[groups.is_second]
     articles = _largest(ranks, article_id=_second_ids(groups), mean_rank=ranks)
@@ -153,6 +201,7 @@ def _cross_validated(groups: Groups) -> tuple[NDArray[np.float64], NDArray[np.fl
         The AUC of each grouping, shape (P,), and the mean rank of each article's concepts in its fold for the actual
         grouping, from 0 (like the first group) to 1 (like the second), shape (A,).
     """
+    from scipy.stats import rankdata
     from sklearn.decomposition import PCA
     from sklearn.model_selection import GroupKFold
 
@@ -164,7 +213,7 @@ def _cross_validated(groups: Groups) -> tuple[NDArray[np.float64], NDArray[np.fl
     article_ranks = np.full(pool.num_articles, 0.5)
     for training, held_out in folds.split(reduced, groups=owners):
         directions = _discriminants(reduced[training], owners[training], is_after)
-        ranks = stats.rankdata(directions @ reduced[held_out].T, axis=1)  # (P, held out)
+        ranks = rankdata(directions @ reduced[held_out].T, axis=1)  # (P, held out)
         labels = is_after[:, owners[held_out]]
         num_after = labels.sum(axis=1)
         won = (ranks * labels).sum(axis=1) - num_after * (num_after + 1) / 2  # Mann-Whitney's U; NaN if untrained
@@ -180,6 +229,8 @@ def _discriminants(
     values: NDArray[np.float32], owners: NDArray[np.int64], is_after: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Return the discriminant of each grouping, shape (P, components); NaN where a group has no concept."""
+    from scipy import linalg
+
     articles, starts, counts = np.unique(owners, return_index=True, return_counts=True)
     shifts = _differences_of_means(np.add.reduceat(values, starts, axis=0), counts, is_after[:, articles])
     covariance = np.cov(values, rowvar=False, dtype=np.float64).reshape(values.shape[1], -1)
@@ -187,11 +238,13 @@ def _discriminants(
     return linalg.solve(covariance, shifts.T, assume_a="pos", check_finite=False).T
 
 
-def tmd_mix(groups: Groups) -> Statistic:
-    """Population stability index of the field whose mix of codes changed most, over all concepts.
-
-    Fields have different numbers of codes, so each index is taken relative to its mean over the groupings.
-    """
+@drift_invariant(
+    remedy="Look at the codes in reports/drift.md: another mix of articles, or another way to assign codes. If that is "
+    "intended, retrain."
+)
+def tmd_mix_is_as_before(groups: Groups) -> Statistic:
+    """TMD codes are as frequent as before (population stability index of the field that changed most)."""
+    # Fields have different numbers of codes, so each index is taken relative to its mean over the groupings.
     codes, before, after, indices = zip(*(_code_mix(groups, field) for field in range(len(CODES))), strict=True)
     means = [max(float(index.mean()), np.finfo(float).tiny) for index in indices]
     relative = np.stack([index / mean for index, mean in zip(indices, means, strict=True)])
@@ -215,6 +268,8 @@ def tmd_mix(groups: Groups) -> Statistic:
 
 def _code_mix(groups: Groups, field: int) -> tuple[NDArray, ...]:
     """Return the codes of a field, the fraction of each in both groups, all (C,), and the stability indices (P,)."""
+    from scipy.special import rel_entr
+
     pool = groups.pool
     codes, numbers = np.unique(pool.codes[:, field], return_inverse=True)
     counts = np.zeros((pool.num_articles, len(codes)))
@@ -222,17 +277,8 @@ def _code_mix(groups: Groups, field: int) -> tuple[NDArray, ...]:
     after, before = groups.is_after @ counts + PSI_PRIOR, ~groups.is_after @ counts + PSI_PRIOR
     after /= after.sum(axis=1, keepdims=True)
     before /= before.sum(axis=1, keepdims=True)
-    indices = (special.rel_entr(after, before) + special.rel_entr(before, after)).sum(axis=1)
+    indices = (rel_entr(after, before) + rel_entr(before, after)).sum(axis=1)
     return codes, before[0], after[0], indices
-
-
-STATISTICS: dict[str, Callable[[Groups], Statistic]] = {
-    "article_lengths_are_as_before": article_lengths,
-    "mean_vector_is_as_before": mean_vector,
-    "vector_dimensions_are_as_before": vector_dimensions,
-    "vectors_cannot_be_told_apart": classifier,
-    "tmd_mix_is_as_before": tmd_mix,
-}
 
 
 def _article_sums(pool: ArticleSample, values: NDArray) -> NDArray[np.float32]:
