@@ -307,7 +307,7 @@ class Measurement:
         """Time single predictions after a context."""
         context = random_vectors(1, CONTEXT_LENGTH, self.config.vector_dim)[0].numpy()
         options = {"device": self.work.device, "num_threads": self.work.num_threads, "clock": self.clock}
-        return latency_ms(model, context, **options)  # pyright: ignore[reportArgumentType]
+        return vars(latency_ms(model, context, **options))  # pyright: ignore[reportArgumentType]
 
     def peer_rows(self, peer: Peer) -> list[dict[str, Any]]:
         """Give transformers' modules the same work: an optimiser step on the request's batch, and a prediction."""

@@ -43,7 +43,7 @@ import pytest
 
 from lvm_pipeline.architectures import lstm
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.evaluation.leaderboard import leaderboard
+from lvm_pipeline.evaluation.leaderboard import LeftOut, leaderboard
 from lvm_pipeline.evaluation.report import read_report
 from lvm_pipeline.experiments.selection import select_champion
 from lvm_pipeline.lineage import report_dir
@@ -329,8 +329,8 @@ def test_f10_a_model_below_the_best_baseline_is_told_and_crowned_by_nobody(unhar
     assert "the best baseline: -0." in gain.description
     assert "articles" in gain.description
     report = read_report(report_dir(home, faults.ARCHITECTURE) / "report.json")
-    assert report["gain_over_best_baseline"]["high"] < 0
-    assert set(report["baselines"]) >= {"global_mean", "copy_last", "context_mean", "ridge", "ridge_residual"}
+    assert report.gain.high < 0
+    assert set(report.baselines) >= {"global_mean", "copy_last", "context_mean", "ridge", "ridge_residual"}
     decision = select_champion(
         {faults.ARCHITECTURE: home.models_dir / faults.ARCHITECTURE},
         incumbent_dir=None,
@@ -374,12 +374,14 @@ def test_f11_context_rows_among_the_candidates_are_named(unharmed, home, monkeyp
 
 def test_f11_pools_of_two_sizes_never_stand_in_one_leaderboard(unharmed, home):
     report = read_report(report_dir(home, faults.ARCHITECTURE) / "report.json")
-    shrunk = {**report, "name": "shrunk", "pool_fingerprint": "0" * 64, "counts": {**report["counts"], "pool": 9}}
+    shrunk = dataclasses.replace(
+        report, name="shrunk", pool=dataclasses.replace(report.pool, size=9, fingerprint="0" * 64)
+    )
 
     board = leaderboard([report, report, shrunk])
 
-    assert board["left_out"] == [{"name": "shrunk", "reason": "another pool (9 concepts, 000000000000)"}]
-    assert report["retrieval"]["pool_size"] == report["counts"]["pool"] > 9
+    assert board.left_out == (LeftOut(name="shrunk", reason="scored with another pool (9 concepts, 000000000000)"),)
+    assert report.pool.size > 9
 
 
 # F12: a diagnostic that is wrong.

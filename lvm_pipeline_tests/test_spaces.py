@@ -177,7 +177,7 @@ def test_spaces_that_nobody_named_are_not_taken_for_one(products, tmp_path):
     )
 
     assert "Nobody named the space" in selection.incumbent_problem
-    assert first.evaluate(incumbent)["space_id"] == "undeclared-16"  # with the very concepts of its training it may be
+    assert first.evaluate(incumbent).space_id == "undeclared-16"  # with the very concepts of its training it may be
 
 
 def test_an_encoder_that_changed_under_its_name_is_not_used(tmp_path):

@@ -291,7 +291,7 @@ def leaderboard(as_json: JsonOption = False) -> None:
     settings = _settings()
     board = lineage.build_leaderboard(settings)
     if as_json:
-        render.print_json(board)
+        render.print_json(board.as_json())
     else:
         render.show_leaderboard(render.plain(), board)
 

@@ -7,20 +7,32 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from lvm_pipeline import tables
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.runbook import remedy_of
 from lvm_pipeline.settings import Settings
 
+if TYPE_CHECKING:
+    from lvm_pipeline.evaluation.leaderboard import Leaderboard
+    from lvm_pipeline.evaluation.report import EvaluationReport
+
 UNITS = 1000  # steps of a bar
 MAX_MESSAGE = 240  # characters of a finding on the screen
+MARK_STYLES: Mapping[tables.Mark, str] = {
+    "good": "green",
+    "bad": "bold red",
+    "warn": "yellow",
+    "unsure": "dim",
+    "": "",
+}
 MAX_SHOWN = 10  # duplicates or bad rows of a file
 
 
@@ -83,15 +95,26 @@ def progress_bars(console: Console) -> Iterator[Bars]:
         yield Bars(progress, console)
 
 
-def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Show rows of equal keys as a table."""
-    if not rows:
+def show_table(console: Console, table: "tables.Table[Any]", *, title: str = "", has_head: bool = True) -> None:
+    """Print a table; rows of models are bold, marked cells coloured."""
+    if not table.rows:
         console.print("Nothing to show.")
         return
-    table = Table(*rows[0].keys())
-    for row in rows:
-        table.add_row(*(escape(f"{value:,}" if type(value) is int else str(value)) for value in row.values()))
-    console.print(table)
+    grid = Table(title=title or None, title_justify="left", box=None, padding=(0, 2, 0, 0), show_header=has_head)
+    for column in table.columns:
+        grid.add_column(column.title, justify="left" if column.is_text else "right", no_wrap=not column.is_text)
+    for row in table.rows:
+        cells = []
+        for column in table.columns:
+            style = MARK_STYLES[column.mark(row) if column.mark else ""]
+            cells.append(Text(column.text(row), style=style))
+        grid.add_row(*cells, style="bold" if table.kind(row) == "model" else "")
+    console.print(grid)
+
+
+def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows with equal keys as a table."""
+    show_table(console, tables.table_of(rows))
 
 
 def write_lines(records: Iterable[Mapping[str, Any]]) -> None:
@@ -104,23 +127,23 @@ def write_lines(records: Iterable[Mapping[str, Any]]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes it
 
 
-def show_findings(console: Console, findings: Iterable[Finding]) -> None:
-    """Show findings, a line each, failures in colour and in full; the report has all details."""
-    table = Table("result", "invariant", "what was found", box=None, padding=(0, 2, 0, 0))
-    table.columns[1].no_wrap = True
-    for finding in findings:
-        message = finding.message if finding.outcome != "passed" else finding.message.partition(":")[0]
-        shown = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} ... (all in the report)"
-        table.add_row(VERDICTS[finding.outcome], finding.name, escape(shown))
-    console.print(table)
+def show_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Print one line per finding; messages of findings that passed are cut, since the report has them in full."""
+    columns: list[tables.Column[Finding]] = [
+        tables.Column(title="result", text=lambda row: row.outcome, mark=_outcome_mark, is_text=True),
+        tables.Column(title="invariant", text=lambda row: row.name),
+        tables.Column(title="observed", text=_short_message, is_text=True),
+    ]
+    show_table(console, tables.Table(columns=columns, rows=findings))
 
 
-VERDICTS = {
-    "passed": "[green]passed[/]",
-    "failed": "[bold red]FAILED[/]",
-    "warning": "[yellow]warning[/]",
-    "not checked": "[dim]not checked[/]",
-}
+def _short_message(finding: Finding) -> str:
+    message = finding.message if finding.outcome != "passed" else finding.message.partition(":")[0]
+    return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} ... (in full in the report)"
+
+
+def _outcome_mark(finding: Finding) -> tables.Mark:
+    return tables.OUTCOME_MARKS[finding.outcome]
 
 
 def outcomes_in_words(outcomes: Sequence[str]) -> str:
@@ -133,19 +156,21 @@ def outcomes_in_words(outcomes: Sequence[str]) -> str:
 
 def show_diagnoses(console: Console, diagnoses: Sequence[Mapping[str, Any]]) -> None:
     """Show how everything around the pipeline is, a line each, with the fix below what is wrong."""
-    styles = {"ok": "green", "warning": "yellow", "problem": "bold red"}
-    table = Table("", "", "", box=None, padding=(0, 2, 0, 0), show_header=False)
+    marks: Mapping[str, tables.Mark] = {"ok": "good", "warning": "warn", "problem": "bad"}
+    columns: list[tables.Column[Mapping[str, Any]]] = [
+        tables.Column(title="state", text=lambda row: row["state"], mark=lambda row: marks[row["state"]], is_text=True),
+        tables.Column(title="subject", text=lambda row: f"{row['area']}: {row['subject']}", is_text=True),
+        tables.Column(title="found", text=_found_and_fix, is_text=True),
+    ]
+    show_table(console, tables.Table(columns=columns, rows=diagnoses), has_head=False)
     counts = Counter(diagnosis["state"] for diagnosis in diagnoses)
-    for diagnosis in diagnoses:
-        state = diagnosis["state"]
-        name = f"{diagnosis['area']}: {diagnosis['subject']}"
-        table.add_row(f"[{styles[state]}]{state}[/]", name, escape(diagnosis["found"]))
-        if diagnosis["fix"]:
-            table.add_row("", "", f"[bold]Fix:[/] {escape(diagnosis['fix'])}")
-    console.print(table)
     console.print(
         f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} checks without a finding."
     )
+
+
+def _found_and_fix(diagnosis: Mapping[str, Any]) -> str:
+    return f"{diagnosis['found']}\nFix: {diagnosis['fix']}" if diagnosis["fix"] else diagnosis["found"]
 
 
 def show_ingest(console: Console, report: Any) -> None:
@@ -185,11 +210,14 @@ def show_verification(console: Console, verification: Any) -> None:
 
 def show_drift(console: Console, drift: Any, report_path: Path) -> None:
     """Show how far the concepts are from the champion's, a line each check, and where the drift report is."""
-    table = Table("result", "check", "observed", "allowed", "p", box=None, padding=(0, 2, 0, 0))
-    for finding in drift.findings:
-        numbers = (finding.observed, finding.allowed, finding.details.get("p_value_of_all_checks"))
-        table.add_row(VERDICTS[finding.outcome], finding.name, *("" if n is None else f"{n:.3f}" for n in numbers))
-    console.print(table)
+    columns: list[tables.Column[Finding]] = [
+        tables.Column(title="result", text=lambda row: row.outcome, mark=_outcome_mark, is_text=True),
+        tables.Column(title="check", text=lambda row: row.name, is_text=True),
+        tables.number("observed", lambda row: row.observed, ".3f"),
+        tables.number("allowed", lambda row: row.allowed, ".3f"),
+        tables.number("p", lambda row: row.details.get("p_value_of_all_checks"), ".3f"),
+    ]
+    show_table(console, tables.Table(columns=columns, rows=drift.findings))
     reasons = [finding.message for finding in drift.findings if not finding.passed]
     reasons = reasons or sorted({finding.message for finding in drift.findings if not finding.was_checked})
     for reason in reasons:
@@ -236,65 +264,42 @@ def stage_bars(bars: Bars) -> Callable[[Any], None]:
     return show
 
 
-def show_leaderboard(console: Console, board: Mapping[str, Any]) -> None:
-    """Show models and baselines of one leaderboard, best cosine first, gains with their 95 % interval."""
-    console.print(f"[bold]Leaderboard, {board['split']} split[/]")
-    table = Table("", "name", "reads", "cosine", "gain over best baseline", "R@1", "R@10", box=None)
-    table.padding = (0, 1, 0, 0)
-    for column in table.columns:
-        column.no_wrap = True
-    for row in board["rows"]:
-        is_model = row["kind"] == "model"
-        retrieval, name = row["retrieval"], escape(row["name"])
-        table.add_row(
-            "*" if row.get("is_champion") else "",
-            f"[bold]{name}[/]" if is_model else f"[dim]{name}[/]",
-            _reads(row, board) if is_model else "",
-            f"{row['cosine']:.4f}",
-            _interval(row["gain_over_best_baseline"]) if is_model else "",
-            *(f"{retrieval[measure]:.3f}" for measure in ("r_at_1", "r_at_10")),
-        )
-    console.print(table)
-    console.print("[dim]* champion. Gains: cosine, paired on the same targets, whole articles resampled.[/]")
-    for row in board["left_out"]:
-        console.print(f"[yellow]left out:[/] {escape(row['name'])}, {escape(row['reason'])}", soft_wrap=True)
-    open_ends = dict.fromkeys(sentence for row in board["rows"] for sentence in row.get("not_checked", ()))
-    console.print("[dim]Not checked:[/] " + escape(" ".join(open_ends)), soft_wrap=True)
-    if board["is_leaking"]:
-        console.print(f"[bold red]LEAKING:[/] {escape(board['leak_reason'] or '')}", soft_wrap=True)
+def show_leaderboard(console: Console, board: "Leaderboard") -> None:
+    """Print models and baselines of one leaderboard, highest cosine first."""
+    from lvm_pipeline.evaluation.leaderboard_page import leaderboard_table
+
+    titles = ("champion", "predictor", "reads", "cosine", "gain over the best baseline", "R@1", "R@10")
+    show_table(console, leaderboard_table(board).only(*titles), title=f"Leaderboard, {board.split} split")
+    console.print("[dim]Gain: difference in cosine on the same targets, with its 95 % interval over articles.[/]")
+    for left_out in board.left_out:
+        console.print(f"[yellow]not ranked:[/] {escape(left_out.name)}, {escape(left_out.reason)}", soft_wrap=True)
+    _show_limits(console, board.not_checked, board.leak_reason)
 
 
-def _reads(row: Mapping[str, Any], board: Mapping[str, Any]) -> str:
-    return "article" if row["context_mode"] == "articles" else str(board["context_length"])
+def show_report(console: Console, report: "EvaluationReport") -> None:
+    """Print the scores of one model beside the baselines, and all findings."""
+    from lvm_pipeline.evaluation.report_tables import predictor_table
+
+    titles = ("predictor", "cosine", "R@1", "R@10", "MRR", "gain of the model")
+    show_table(console, predictor_table(report).only(*titles))
+    pool = report.pool
+    console.print(f"Retrieval pool: {pool.size:,} concepts, without {pool.exclusion.replace('_', ' ')}.")
+    show_findings(console, report.all_findings)
+    _show_limits(console, report.not_checked, (report.leak_reason or "") if report.is_leaking else None)
 
 
-def _interval(gain: Mapping[str, Any]) -> str:
-    if gain["low"] is None:
-        return f"{gain['mean']:+.4f} (one article)"
-    return f"{gain['mean']:+.4f} \\[{gain['low']:+.4f}, {gain['high']:+.4f}]"
-
-
-def show_report(console: Console, report: Mapping[str, Any]) -> None:
-    """Show the scores of one trained model beside the baselines, and the thresholds."""
-    table = Table("predictor", "cosine", "R@1", "R@10", "MRR", "gain over it", box=SIMPLE_HEAD)
-    rows = [(f"[bold]{report['architecture']} {report['preset']}[/]", report, "")]
-    rows += [(name, found, _interval(found["gain"])) for name, found in report["baselines"].items()]
-    for name, found, gain in sorted(rows, key=lambda row: -row[1]["cosine"]):
-        retrieval = (f"{found['retrieval'][measure]:.3f}" for measure in ("r_at_1", "r_at_10", "mrr"))
-        table.add_row(name, f"{found['cosine']:.4f}", *retrieval, gain)
-    console.print(table)
-    retrieval = report["retrieval"]
-    console.print(f"Pool of {retrieval['pool_size']:,} concepts without {retrieval['exclusion'].replace('_', ' ')}.")
-    show_findings(console, map(Finding.from_json, (*report["checked_before"], *report["findings"])))
-    console.print("[dim]Not checked:[/] " + escape(" ".join(report["not_checked"])), soft_wrap=True)
-    if report["is_leaking"]:
-        console.print(f"[bold red]LEAKING:[/] {escape(report['leak_reason'])}", soft_wrap=True)
+def _show_limits(console: Console, not_checked: Sequence[str], leak_reason: str | None) -> None:
+    console.print("[dim]Not checked:[/] " + escape(" ".join(not_checked)), soft_wrap=True)
+    if leak_reason is not None:
+        console.print(f"[bold red]LEAKING:[/] {escape(leak_reason)}", soft_wrap=True)
 
 
 def show_results(console: Console, settings: Settings) -> None:
     """Show what a whole lineage led to: leaderboard, verification in short, champion, and where everything is."""
+    from lvm_pipeline.evaluation.leaderboard import read_leaderboard
+
     reports = settings.reports_dir
-    board = json.loads((reports / "leaderboard.json").read_text(encoding="utf-8"))
+    board = read_leaderboard(reports / "leaderboard.json")
     verification = json.loads((reports / "verification.json").read_text(encoding="utf-8"))
     champion = json.loads((reports / "champion.json").read_text(encoding="utf-8"))
     show_leaderboard(console, board)
@@ -308,7 +313,6 @@ def show_results(console: Console, settings: Settings) -> None:
     )
     for what, path in (("Leaderboard", "leaderboard.html"), ("Verification report", "verification.md")):
         console.print(f"{what}: {reports / path}", soft_wrap=True)
-    for row in board["rows"]:
-        if row["kind"] == "model":
-            console.print(f"Report of {row['name']}: {reports / row['architecture'] / 'report.html'}", soft_wrap=True)
+    for row in board.models:
+        console.print(f"Report of {row.name}: {reports / row.architecture / 'report.html'}", soft_wrap=True)
     console.print("Dagster web UI and MLflow UI: `make ui`.")

@@ -1,7 +1,7 @@
 """trained_model -> evaluation_report: scores beside the baselines, with intervals, for one architecture."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -11,9 +11,11 @@ from lvm_pipeline.defs.checks import check_results, check_specs, told_as_failure
 from lvm_pipeline.defs.partitions import architecture_partitions
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.defs.trained_model import trained_model
-from lvm_pipeline.evaluation import plots
-from lvm_pipeline.findings import Finding, InvariantError, Severity
+from lvm_pipeline.findings import InvariantError, Severity
 from lvm_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from lvm_pipeline.evaluation.report import EvaluationReport
 
 INVARIANTS = {
     "pool_is_declared_and_clean": Severity.BLOCKING,
@@ -25,12 +27,7 @@ INVARIANTS = {
     "inference_takes_under_50_ms": Severity.WARNING,
     "training_takes_under_an_hour": Severity.WARNING,
 }
-PICTURES = {
-    "learning curves": plots.learning_curves,
-    "cosine distribution": plots.cosine_distribution,
-    "gain by article": plots.gain_by_article,
-    "retrieval curve": plots.retrieval_curve,
-}
+PREDICTOR_COLUMNS = ("predictor", "cosine", "centred cosine", "R@1", "R@10", "MRR", "gain of the model")
 
 
 @dg.asset(
@@ -51,49 +48,51 @@ def evaluation_report(
         except InvariantError as error:
             yield from check_results(error.findings, INVARIANTS)
             raise
-        yield from check_results([Finding.from_json(values) for values in report["findings"]], INVARIANTS)
+        yield from check_results(report.findings, INVARIANTS)
         yield dg.MaterializeResult(
-            data_version=dg.DataVersion(f"{report['model_fingerprint'][:32]} {report['fingerprint'][:32]}"),
+            data_version=dg.DataVersion(f"{report.model_fingerprint[:32]} {report.fingerprint[:32]}"),
             metadata={
                 **metadata.link(lineage.tracking_of(settings.models_dir / architecture)["mlflow_url"]),
                 **scores(report),
-                "predictors": metadata.markdown_table(predictors(report)),
-                **pictures(report, settings, architecture),
-                "not_checked": metadata.markdown_list(report["not_checked"]),
-                "is_leaking": report["is_leaking"],
-                "space_id": report["space_id"],
-                "fingerprint": report["fingerprint"],
-                "model_fingerprint": report["model_fingerprint"],
+                "predictors": predictors(report),
+                **pictures(report),
+                "not_checked": metadata.markdown_list(report.not_checked),
+                "is_leaking": report.is_leaking,
+                "space_id": report.space_id,
+                "fingerprint": report.fingerprint,
+                "model_fingerprint": report.model_fingerprint,
                 "report": dg.MetadataValue.path(lineage.report_dir(settings, architecture) / "report.html"),
             },
         )
 
 
-def scores(report: Mapping[str, Any]) -> dict[str, Any]:
+def scores(report: "EvaluationReport") -> dict[str, float]:
     """Return the numbers that Dagster plots over time and over partitions."""
-    gain, latency = report["gain_over_best_baseline"], report["latency_ms"]
-    named = {f"gain_{name}": gain[name] for name in ("mean", "low", "high")}
-    named |= {f"latency_{name}_ms": latency[name] for name in ("p50", "p95")}
-    return metadata.numbers({**report, **report["retrieval"], **report["counts"], **named})
-
-
-def predictors(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return model and baselines, best cosine first."""
-    all_of_them = {report["name"]: report, **report["baselines"]}
-    rows = [
+    gain, latency = report.gain, report.latency_ms
+    return metadata.numbers(
         {
-            "predictor": name,
-            **{measure: found[measure] for measure in ("cosine", "centred_cosine", "mse")},
-            **{measure: found["retrieval"][measure] for measure in ("r_at_1", "r_at_10", "mrr")},
-            "gain of the model": found.get("gain", {}).get("mean"),
+            **vars(report),
+            **vars(report.main_retrieval),
+            **vars(report.counts),
+            **{f"gain_{name}": value for name, value in vars(gain).items()},
+            "pool_size": report.pool.size,
+            "latency_p50_ms": latency.p50,
+            "latency_p95_ms": latency.p95,
         }
-        for name, found in all_of_them.items()
-    ]
-    return sorted(rows, key=lambda row: -row["cosine"])
+    )
 
 
-def pictures(report: Mapping[str, Any], settings: Settings, architecture: str) -> dict[str, dg.MetadataValue]:
-    """Return the report's plots, in the colours of its page."""
-    page = (lineage.report_dir(settings, architecture) / "report.html").read_text(encoding="utf-8")
-    drawn = {title: draw(report) for title, draw in PICTURES.items()}
+def predictors(report: "EvaluationReport") -> dg.MarkdownMetadataValue:
+    """Return the table of model and baselines."""
+    from lvm_pipeline.evaluation.report_tables import predictor_table, without_chance
+
+    return dg.MetadataValue.md(without_chance(predictor_table(report)).only(*PREDICTOR_COLUMNS).markdown())
+
+
+def pictures(report: "EvaluationReport") -> dict[str, dg.MetadataValue]:
+    """Return the report's plots, with the style sheet of its page."""
+    from lvm_pipeline.evaluation.report_page import PLOTS, report_html
+
+    page = report_html(report)
+    drawn = {title: draw(report) for title, _, draw in PLOTS}
     return {title: metadata.picture(svg, title=title, page=page) for title, svg in drawn.items() if svg}

@@ -1,4 +1,4 @@
-"""What a product says of itself in the Dagster UI: rows, columns, numbers, links and pictures."""
+"""Metadata of assets in the Dagster UI: row counts, column schemas, numbers, links, tables and plots."""
 
 import base64
 import math
@@ -11,13 +11,15 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lvm_pipeline.tables import table_of
+
 ROW_COUNT = "dagster/row_count"
 COLUMN_SCHEMA = "dagster/column_schema"
 URI = "dagster/uri"
 
 
 def parquet_metadata(path: Path, meanings: Mapping[str, str]) -> dict[str, Any]:
-    """Return rows, columns with their meanings, size and place of a Parquet file."""
+    """Return row count, columns with their descriptions, size and path of a Parquet file."""
     file = pq.ParquetFile(path)
     return {
         ROW_COUNT: file.metadata.num_rows,
@@ -30,7 +32,7 @@ def parquet_metadata(path: Path, meanings: Mapping[str, str]) -> dict[str, Any]:
 
 
 def table_schema(schema: pa.Schema, meanings: Mapping[str, str]) -> dg.TableSchema:
-    """Return a Parquet schema as Dagster shows it, with what each column means."""
+    """Return a Parquet schema as a Dagster table schema, with a description of each column."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -45,7 +47,7 @@ def table_schema(schema: pa.Schema, meanings: Mapping[str, str]) -> dg.TableSche
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the numbers among some values: Dagster plots them over time."""
+    """Keep the finite numbers, which Dagster plots over time."""
     return {
         name: value
         for name, value in values.items()
@@ -54,32 +56,22 @@ def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def picture(svg: str, *, title: str, page: str) -> dg.MarkdownMetadataValue:
-    """Return a drawing that the UI shows in place, with the style sheet of the HTML page that it belongs to."""
+    """Return an inline image of an SVG, with the style sheet of the HTML page it comes from."""
     style = re.search("<style>.*?</style>", page, re.DOTALL)
     alone = svg.replace(">", f">{style.group() if style else ''}", 1)
     return dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{base64.b64encode(alone.encode()).decode()})")
 
 
 def link(url: str | None) -> dict[str, dg.MetadataValue]:
-    """Return the link to an MLflow run, nothing where there is none."""
+    """Return the link to an MLflow run; empty if there is none."""
     return {} if url is None else {"mlflow_run": dg.MetadataValue.url(url)}
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
-    """Return rows of equal keys as a table."""
-    if not rows:
-        return dg.MetadataValue.md("(nothing)")
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
-    lines += ["| " + " | ".join(_cell(value) for value in row.values()) + " |" for row in rows]
-    return dg.MetadataValue.md("\n".join(lines))
+    """Return rows with equal keys as a table."""
+    return dg.MetadataValue.md(table_of(rows).markdown())
 
 
 def markdown_list(sentences: Sequence[str]) -> dg.MarkdownMetadataValue:
-    """Return sentences as a list."""
-    return dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences) or "(nothing)")
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return "" if value is None else str(value).replace("|", "\\|")
+    """Return sentences as a bulleted list."""
+    return dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences) or "(none)")

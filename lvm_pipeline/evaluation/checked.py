@@ -1,8 +1,8 @@
 """What was checked before a report and by it, and what nobody checked: a report says both."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+from lvm_pipeline.evaluation.controls import Controls
 from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.training.invariants import checkpoint_reproduces_its_score
@@ -36,20 +36,9 @@ def score_is_reproduced(scored: ScoredModel, means: Mapping[str, float], collaps
     return checkpoint_reproduces_its_score(info.score, found)
 
 
-def checked_before(
-    data_findings: Iterable[Finding] | None, training_findings: Iterable[Finding]
-) -> list[dict[str, Any]]:
-    """Return what was checked of the data and after the training as plain JSON values, with stage and outcome."""
-    return [
-        {"stage": stage, "outcome": finding.outcome, **finding.as_json()}
-        for stage, findings in (("data", data_findings or ()), ("training", training_findings))
-        for finding in findings
-    ]
-
-
 def not_checked(
     scored: ScoredModel,
-    controls: Mapping[str, Any],
+    controls: Controls,
     findings: Sequence[Finding],
     *,
     data_findings: Sequence[Finding] | None,
@@ -62,7 +51,7 @@ def not_checked(
     ]
     if scored.split != "test":
         told.append("The test split: it is looked at once, for a promoted model.")
-    if controls["wrong_context"] is None:
+    if controls.wrong_context is None:
         told.append("The wrong-context control: the targets come from one article only.")
     if scored.info.fingerprints != scored.data.fingerprints:
         told.append("Whether the model saw these articles in its training: it was trained on other data.")

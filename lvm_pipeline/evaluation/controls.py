@@ -1,12 +1,12 @@
 """Does the model use its context, and the order in it? Two controls on a sample of targets.
 
-`order_shuffled` gives it the same concepts in another order, `wrong_context` those before a target of another article.
-A model that scores the same either way predicts from nothing but the average.
+`order_shuffled` shuffles the context, `wrong_context` takes the context of a target in another article. If the scores
+stay the same, the model ignores its context.
 
 Shapes: C = sampled targets, T = context in concepts, D = vector width.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,48 +15,61 @@ from numpy.typing import NDArray
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.targets import Targets
-from lvm_pipeline.measures.uncertainty import paired_gain
+from lvm_pipeline.measures.uncertainty import Interval, paired_gain
 
 NUM_SAMPLED = 512
 LONG_CONTEXT = 16  # of a model that reads articles
 CONTEXTS_IN_A_BATCH = 128
 
 
-def control_scores(model: LatentVectorModel, targets: Targets, *, device: str, seed: int = 0) -> dict[str, Any]:
-    """Score the model with its context as it is, shuffled, and from another article.
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """Mean cosine with another context, and how much lower it is than with the model's own."""
 
-    Returns:
-        Counts, the cosine of each arm, and for the controls the loss against the context as it is, with its interval
-        by article; `wrong_context` is None where the targets come from one article.
-    """
+    cosine: float
+    loss: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls:
+    """Scores on a sample of targets; `wrong_context` is None if the targets come from one article."""
+
+    num_targets: int
+    context_length: int
+    cosine: float
+    order_shuffled: Control
+    wrong_context: Control | None
+
+
+def control_scores(model: LatentVectorModel, targets: Targets, *, device: str, seed: int = 0) -> Controls:
+    """Score the model with its own context, the same concepts shuffled, and the context of another article."""
     rng = np.random.default_rng(seed)
     context_length = usual_context_length(model, targets)
     chosen = _sample(targets, context_length, rng)
     rows = targets.scored.target_rows[chosen]
     articles = targets.scored.articles[chosen]
     lags = np.arange(-context_length, 0)
-    as_it_is = rows[:, None] + lags
-    shuffled = rng.permuted(as_it_is, axis=1)
+    own_rows = rows[:, None] + lags
+    shuffled = rng.permuted(own_rows, axis=1)
     wanted = np.asarray(targets.vectors[rows], np.float32)
 
     def cosine_with(context_rows: NDArray[np.int64]) -> NDArray[np.float32]:
         return cosines(_predictions(model, targets.vectors, context_rows, device), wanted)
 
-    true_cosines = cosine_with(as_it_is)
-    arms = {"order_shuffled": shuffled, "wrong_context": _of_other_articles(as_it_is, articles, rng)}
-    found: dict[str, Any] = {
-        "num_targets": len(rows),
-        "context_length": context_length,
-        "cosine": float(true_cosines.mean()),
-    }
-    for name, context_rows in arms.items():
-        if context_rows is None:
-            found[name] = None
-            continue
-        control = cosine_with(context_rows)
-        loss = paired_gain(true_cosines, control, articles, seed=seed)
-        found[name] = {"cosine": float(control.mean()), "loss": loss.as_json()}
-    return found
+    own_cosines = cosine_with(own_rows)
+
+    def control(context_rows: NDArray[np.int64]) -> Control:
+        found = cosine_with(context_rows)
+        return Control(cosine=float(found.mean()), loss=paired_gain(own_cosines, found, articles, seed=seed))
+
+    other_rows = _of_other_articles(own_rows, articles, rng)
+    return Controls(
+        num_targets=len(rows),
+        context_length=context_length,
+        cosine=float(own_cosines.mean()),
+        order_shuffled=control(shuffled),
+        wrong_context=None if other_rows is None else control(other_rows),
+    )
 
 
 def usual_context_length(model: LatentVectorModel, targets: Targets) -> int:

@@ -3,8 +3,8 @@
 Shapes: S = targets, A = articles.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,37 @@ from lvm_pipeline.architectures._products import laid_out
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline, baseline_scores
-from lvm_pipeline.evaluation.checked import checked_before, not_checked, score_is_reproduced
+from lvm_pipeline.evaluation.checked import not_checked, score_is_reproduced
 from lvm_pipeline.evaluation.controls import control_scores, usual_context_length
 from lvm_pipeline.evaluation.gates import beats_best_baseline, threshold_findings, thresholds
-from lvm_pipeline.evaluation.latency import latency_ms
+from lvm_pipeline.evaluation.latency import Latency, latency_ms
+from lvm_pipeline.evaluation.report import (
+    ArticleScores,
+    BaselineScores,
+    CosineHistogram,
+    Counts,
+    EvaluationReport,
+    Pool,
+    RetrievalCurve,
+    TrainingRecord,
+)
 from lvm_pipeline.evaluation.scoring import ScoredModel, score_model
 from lvm_pipeline.findings import Finding
-from lvm_pipeline.measures.baselines import BASELINES
-from lvm_pipeline.measures.retrieval import pool_is_declared_and_clean, primary_exclusion
-from lvm_pipeline.measures.targets import ContextMode
-from lvm_pipeline.measures.uncertainty import Interval, paired_gain
+from lvm_pipeline.measures.retrieval import (
+    EXCLUSIONS,
+    chance_scores,
+    num_candidates,
+    pool_is_declared_and_clean,
+    primary_exclusion,
+)
+from lvm_pipeline.measures.targets import ContextMode, Targets
+from lvm_pipeline.measures.uncertainty import paired_gain
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline.training.invariants import prediction_is_not_the_mean_vector, read_findings
 from lvm_pipeline.training.predictions import Collapse
+from lvm_pipeline.training.trained_model import TrainedModelInfo
 
-REPORT_VERSION = 1
 HISTOGRAM_EDGES = tuple(round(-0.5 + 0.025 * i, 3) for i in range(61))  # cosine, -0.5 to 1
 CURVE_BASELINES = ("copy_last",)  # drawn beside the model and the best baseline
 LABEL_CHARACTERS = 80
@@ -50,7 +65,7 @@ def evaluate_model(
     seed: int = 0,
     require_same_data: bool = True,
     data_findings: Sequence[Finding] | None = None,
-) -> dict[str, Any]:
+) -> EvaluationReport:
     """Evaluate a trained model.
 
     Args:
@@ -68,145 +83,135 @@ def evaluate_model(
         data_findings: What was found of these concepts and sequences; None where nobody looked.
 
     Returns:
-        The report as plain JSON values; `findings` holds the invariants of `lvm_pipeline.findings`.
+        The report.
     """
     data = load_training_data(concepts_path, sequences_path, vectors_dir)
     scored = score_model(
         model_dir,
         data,
+        device=device,
         split=split,
         context_mode=context_mode,
-        device=device,
         num_threads=num_threads,
         require_same_data=require_same_data,
     )
     baselines = baseline_scores(
         scored.targets, fingerprint=data.sequences.metadata.fingerprint, split=split, cache_dir=cache_dir
     )
-    latency = _latency(scored, num_threads)
-    controls = control_scores(scored.model, scored.targets, seed=seed, device=scored.device)
-    report, findings = _report(
-        scored, baselines, latency=latency, controls=controls, concepts_path=concepts_path, seed=seed
-    )
+    report = _scores_report(scored, baselines, concepts_path=concepts_path, num_threads=num_threads, seed=seed)
+    findings = _findings(scored, report)
     known = {"data_findings": data_findings, "training_findings": read_findings(model_dir)}
-    return {
-        **report,
-        "findings": [finding.as_json() for finding in findings],
-        "checked_before": checked_before(**known),
-        "not_checked": not_checked(scored, controls, findings, **known),
-    }
+    return replace(
+        report,
+        findings=tuple(findings),
+        data_findings=None if data_findings is None else tuple(data_findings),
+        training_findings=tuple(known["training_findings"]),
+        not_checked=tuple(not_checked(scored, report.controls, findings, **known)),
+    )
 
 
-def best_baseline(baselines: dict[str, ScoredBaseline]) -> str:
+def best_baseline(baselines: Mapping[str, ScoredBaseline]) -> str:
     """Return the name of the baseline with the highest mean cosine."""
     return max(baselines, key=lambda name: baselines[name].scores.closeness.means()["cosine"])
 
 
-def _report(
+def _scores_report(
     scored: ScoredModel,
-    baselines: dict[str, ScoredBaseline],
+    baselines: Mapping[str, ScoredBaseline],
     *,
-    latency: dict[str, Any],
-    controls: dict[str, Any],
     concepts_path: Path,
+    num_threads: int | None,
     seed: int,
-) -> tuple[dict[str, Any], list[Finding]]:
-    own = scored.scores.as_json(scored.targets)
+) -> EvaluationReport:
+    """Return the report without its findings."""
     articles = scored.targets.scored.articles
-    gains = {
-        name: paired_gain(scored.scores.closeness.cosine, found.scores.closeness.cosine, articles, seed=seed)
-        for name, found in baselines.items()
-    }
+    cosines = scored.scores.closeness.cosine
     best = best_baseline(baselines)
-    gates = thresholds(
-        cosine=own["cosine"], latency_p95_ms=latency["p95"], training_seconds=scored.info.training_seconds
-    )
-    report = {
-        "report_version": REPORT_VERSION,
-        "name": f"{scored.info.architecture} {scored.info.preset}",
+    return EvaluationReport(
+        name=f"{scored.info.architecture} {scored.info.preset}",
+        **vars(scored.scores.means()),
         **_identity(scored),
-        **own,
-        "baselines": {
-            name: {
-                **found.scores.as_json(scored.targets),
-                "fitted": dict(found.fitted),
-                "gain": gains[name].as_json(),
-                "what": BASELINES[name],
-            }
+        counts=_counts(scored.targets),
+        pool=_pool(scored.targets),
+        baselines={
+            name: BaselineScores(
+                **vars(found.scores.means()),
+                fitted=dict(found.fitted),
+                gain=paired_gain(cosines, found.scores.closeness.cosine, articles, seed=seed),
+            )
             for name, found in baselines.items()
         },
-        "gain_over_best_baseline": {"baseline": best, **gains[best].as_json()},
-        "gains": {name: gain.as_json() for name, gain in gains.items()},
-        "latency_ms": latency,
-        "thresholds": gates,
-        "controls": controls,
-        "collapse": {
-            **asdict(scored.scores.spread),
-            "variance_fraction": scored.scores.spread.variance_fraction,
-        },
-        "training": _training(scored),
-        "articles": _articles(scored, baselines[best], concepts_path),
-        "cosine_histogram": _histogram(scored, baselines[best]),
-        "retrieval_curve": _retrieval_curve(scored, baselines, best),
-        "seed": seed,
-    }
-    return report, _findings(scored, own, best, gains[best], gates)
+        best_baseline=best,
+        latency_ms=_latency(scored, num_threads),
+        controls=control_scores(scored.model, scored.targets, seed=seed, device=scored.device),
+        spread=scored.scores.spread,
+        training=_training(scored.info),
+        articles=_articles(scored, baselines[best], concepts_path),
+        cosine_histogram=_histogram(scored, baselines[best]),
+        retrieval_curve=_retrieval_curve(scored, baselines, best),
+        seed=seed,
+    )
 
 
 def _identity(scored: ScoredModel) -> dict[str, Any]:
-    """Say what was scored on what."""
-    sequences, targets = scored.data.sequences.metadata, scored.targets
-    is_leaking = sequences.is_leaking or scored.info.is_leaking
-    reason = sequences.leak_reason or ("the model was trained on sequences that leak" if is_leaking else None)
+    """Return what was scored on what, as fields of the report."""
+    sequences, concepts = scored.data.sequences.metadata, scored.data.concepts
+    reason = sequences.leak_reason or ("the model was trained on leaking sequences" if scored.info.is_leaking else None)
     return {
-        "architecture": scored.info.architecture,
-        "preset": scored.info.preset,
-        "num_params": scored.info.num_params,
+        **{name: getattr(scored.info, name) for name in ("architecture", "preset", "num_params")},
+        **{name: getattr(concepts, name) for name in ("space_id", "source", "dataset_source", "order_warning")},
         "model_fingerprint": scored.model_fingerprint,
         "fingerprint": sequences.fingerprint,
-        "concepts_fingerprint": scored.data.concepts.fingerprint,
+        "concepts_fingerprint": concepts.fingerprint,
         "is_same_data_as_training": scored.info.fingerprints == scored.data.fingerprints,
-        "space_id": scored.data.concepts.space_id,
-        "source": scored.data.concepts.source,
-        "dataset_source": scored.data.concepts.dataset_source,
-        "order_warning": scored.data.concepts.order_warning,
         "split": scored.split,
         "split_rule": sequences.split_rule,
-        "context_mode": targets.context_mode,
-        "context_length": targets.context_length,
-        "is_leaking": is_leaking,
+        "context_mode": scored.targets.context_mode,
+        "context_length": scored.targets.context_length,
+        "is_leaking": sequences.is_leaking or scored.info.is_leaking,
         "leak_reason": reason,
-        "counts": {
-            "targets": len(targets.scored),
-            "articles": len(np.unique(targets.scored.articles)),
-            "pool": len(targets.pool_rows),
-            "train_targets": len(targets.train),
-            "train_articles": len(np.unique(targets.train.articles)),
-        },
-        "pool_fingerprint": targets.pool_fingerprint(),
     }
 
 
-def _findings(
-    scored: ScoredModel, means: dict[str, Any], best: str, gain: Interval, gates: dict[str, dict[str, Any]]
-) -> list[Finding]:
-    spread = scored.scores.spread
-    collapse = Collapse(
-        prediction_variance=spread.prediction_variance,
-        target_variance=spread.target_variance,
-        cosine_to_mean=spread.cosine_to_mean_vector,
+def _counts(targets: Targets) -> Counts:
+    return Counts(
+        targets=len(targets.scored),
+        articles=len(np.unique(targets.scored.articles)),
+        train_targets=len(targets.train),
+        train_articles=len(np.unique(targets.train.articles)),
     )
-    num_articles = len(np.unique(scored.targets.scored.articles))
+
+
+def _pool(targets: Targets) -> Pool:
+    return Pool(
+        size=len(targets.pool_rows),
+        fingerprint=targets.pool_fingerprint(),
+        exclusion=primary_exclusion(targets),
+        chance={rule: chance_scores(num_candidates(targets, rule)) for rule in EXCLUSIONS},
+    )
+
+
+def _findings(scored: ScoredModel, report: EvaluationReport) -> list[Finding]:
+    collapse = Collapse(
+        prediction_variance=report.spread.prediction_variance,
+        target_variance=report.spread.target_variance,
+        cosine_to_mean=report.spread.cosine_to_mean_vector,
+    )
+    gates = thresholds(
+        cosine=report.cosine,
+        latency_p95_ms=report.latency_ms.p95,
+        training_seconds=report.training.training_seconds,
+    )
     return [
-        pool_is_declared_and_clean(scored.targets, exclusion=primary_exclusion(scored.targets)),
-        score_is_reproduced(scored, means, collapse),
+        pool_is_declared_and_clean(scored.targets, exclusion=report.pool.exclusion),
+        score_is_reproduced(scored, scored.scores.closeness.means(), collapse),
         prediction_is_not_the_mean_vector(collapse),
-        beats_best_baseline(best, gain, num_articles=num_articles),
+        beats_best_baseline(report.best_baseline, report.gain, num_articles=report.counts.articles),
         *threshold_findings(gates),
     ]
 
 
-def _latency(scored: ScoredModel, num_threads: int | None) -> dict[str, Any]:
+def _latency(scored: ScoredModel, num_threads: int | None) -> Latency:
     length = usual_context_length(scored.model, scored.targets)
     contexts = scored.targets.scored
     lengths = contexts.target_rows - contexts.first_rows
@@ -224,87 +229,54 @@ def _latency(scored: ScoredModel, num_threads: int | None) -> dict[str, Any]:
         )
 
 
-def _training(scored: ScoredModel) -> dict[str, Any]:
-    """Return what the trained model says of its making."""
-    info = scored.info
-    return {
-        "mode": info.mode,
-        "seed": info.seed,
-        "training_seconds": info.training_seconds,
-        "trained_on": info.trained_on,
-        "selection_metric": info.selection_metric,
-        "score": info.score,
-        "start_score": info.start_score,
-        "best_epoch": info.best_epoch,
-        "arithmetic": info.arithmetic,
-        "config": info.config,
-        "training": info.training,
-        "split": info.split,
-        "fingerprints": info.fingerprints,
-        "code_version": info.code_version,
-        "packages": info.packages,
-        "history": info.history,
-    }
+def _training(info: TrainedModelInfo) -> TrainingRecord:
+    renamed = {"context_weights": "arithmetic", "model_config": "config", "training_config": "training"}
+    names = TrainingRecord.__dataclass_fields__
+    return TrainingRecord(**{name: getattr(info, renamed.get(name, name)) for name in names})
 
 
-def _articles(scored: ScoredModel, best: ScoredBaseline, concepts_path: Path) -> list[dict[str, Any]]:
+def _articles(scored: ScoredModel, best: ScoredBaseline, concepts_path: Path) -> tuple[ArticleScores, ...]:
     """Return the mean scores of each article, in reading order, with the beginning of its text."""
-    contexts = scored.targets.scored
-    indices, codes = np.unique(contexts.articles, return_inverse=True)
+    indices, codes = np.unique(scored.targets.scored.articles, return_inverse=True)
     counts = np.bincount(codes)
     first_rows = scored.data.articles.first_rows[indices]
     texts = read_columns(concepts_path, ["concept_text"])["concept_text"].take(first_rows).to_pylist()
-
-    def means(values: NDArray[np.float32]) -> list[float]:
-        return (np.bincount(codes, values) / counts).tolist()
-
-    columns = zip(
-        indices,
-        counts.tolist(),
-        means(scored.scores.closeness.cosine),
-        means(best.scores.closeness.cosine),
-        texts,
-        strict=True,
+    cosines = np.bincount(codes, scored.scores.closeness.cosine) / counts
+    best_cosines = np.bincount(codes, best.scores.closeness.cosine) / counts
+    return tuple(
+        ArticleScores(
+            article_id=scored.data.articles.ids[index],
+            label=" ".join((text or "").split())[:LABEL_CHARACTERS],
+            num_targets=int(count),
+            cosine=float(cosine),
+            best_baseline_cosine=float(best_cosine),
+        )
+        for index, count, cosine, best_cosine, text in zip(indices, counts, cosines, best_cosines, texts, strict=True)
     )
-    return [
-        {
-            "article_id": scored.data.articles.ids[index],
-            "label": " ".join((text or "").split())[:LABEL_CHARACTERS],
-            "num_targets": count,
-            "cosine": cosine,
-            "best_baseline_cosine": base,
-            "gain": cosine - base,
-        }
-        for index, count, cosine, base, text in columns
-    ]
 
 
-def _histogram(scored: ScoredModel, best: ScoredBaseline) -> dict[str, Any]:
-    def counts(values: NDArray[np.float32]) -> list[int]:
+def _histogram(scored: ScoredModel, best: ScoredBaseline) -> CosineHistogram:
+    def counts(values: NDArray[np.float32]) -> tuple[int, ...]:
         clipped = np.clip(values, HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1])
-        return np.histogram(clipped, HISTOGRAM_EDGES)[0].tolist()
+        return tuple(np.histogram(clipped, HISTOGRAM_EDGES)[0].tolist())
 
-    return {
-        "edges": list(HISTOGRAM_EDGES),
-        "model": counts(scored.scores.closeness.cosine),
-        "best_baseline": counts(best.scores.closeness.cosine),
-    }
+    return CosineHistogram(
+        edges=HISTOGRAM_EDGES,
+        model=counts(scored.scores.closeness.cosine),
+        best_baseline=counts(best.scores.closeness.cosine),
+    )
 
 
-def _retrieval_curve(scored: ScoredModel, baselines: dict[str, ScoredBaseline], best: str) -> dict[str, Any]:
-    """Return the share of targets found among the first k candidates, for k from 1 to the pool size."""
+def _retrieval_curve(scored: ScoredModel, baselines: Mapping[str, ScoredBaseline], best: str) -> RetrievalCurve:
+    """Return recall at k, for k from 1 to the pool size."""
     rule = primary_exclusion(scored.targets)
-    size = len(scored.targets.pool_rows)
-    ks = np.unique(np.round(np.geomspace(1, size, 40)).astype(int))
-    predictors = {name: baselines[name].scores for name in (best, *CURVE_BASELINES)}
+    ks = np.unique(np.round(np.geomspace(1, len(scored.targets.pool_rows), 40)).astype(int))
 
-    def recall(ranks: NDArray[np.int64]) -> list[float]:
-        return (np.searchsorted(np.sort(ranks), ks, side="right") / len(ranks)).tolist()
+    def recall(ranks: NDArray[np.int64]) -> tuple[float, ...]:
+        return tuple((np.searchsorted(np.sort(ranks), ks, side="right") / len(ranks)).tolist())
 
-    return {
-        "exclusion": rule,
-        "k": ks.tolist(),
-        "model": recall(scored.scores.ranks[rule]),
-        "baselines": {name: recall(found.ranks[rule]) for name, found in predictors.items()},
-        "chance": np.minimum(1, ks / size).tolist(),
-    }
+    return RetrievalCurve(
+        k=tuple(ks.tolist()),
+        model=recall(scored.scores.ranks[rule]),
+        baselines={name: recall(baselines[name].scores.ranks[rule]) for name in (best, *CURVE_BASELINES)},
+    )

@@ -1,56 +1,153 @@
 """All models beside the baselines, on the same targets."""
 
+import functools
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from markupsafe import Markup
+from pydantic import TypeAdapter, ValidationError
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.evaluation import plots
-from lvm_pipeline.evaluation.glossary import COLUMNS
-from lvm_pipeline.evaluation.pages import exclusion_in_words, render
-from lvm_pipeline.evaluation.report import context_in_words
-from lvm_pipeline.files import write_json, write_text
-from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS, EXCLUSIONS
+from lvm_pipeline.evaluation.report import Counts, EvaluationReport
+from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS, Exclusion
+from lvm_pipeline.measures.scores import MeanScores
+from lvm_pipeline.measures.targets import ContextMode
+from lvm_pipeline.measures.uncertainty import Interval
+from lvm_pipeline.sequences.schema import Split
 
-JSON_NAME, HTML_NAME = "leaderboard.json", "leaderboard.html"
-SHARED = ("fingerprint", "split", "space_id", "dataset_source", "context_length", "pool_fingerprint", "counts")
-MEASURES = ("cosine", "centred_cosine", "mse", "l2", "norm_ratio", "retrieval_by_exclusion")
-OF_A_MODEL = (
-    "architecture",
-    "preset",
-    "num_params",
-    "context_mode",
-    "context_length",
-    "gain_over_best_baseline",
-    "latency_ms",
-    "is_leaking",
-    "leak_reason",
-    "model_fingerprint",
+LEADERBOARD_VERSION = 2
+THRESHOLDS = (
+    "cosine_is_above_minimum_viable",
+    "cosine_is_above_production",
+    "inference_takes_under_50_ms",
+    "training_takes_under_an_hour",
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """A measured value, the threshold of the request, and whether it is met."""
+
+    observed: float | None
+    allowed: float | None
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow(MeanScores):
+    """One model; `warnings` are the invariants that did not pass, `gain` is over `best_baseline`."""
+
+    kind: Literal["model"] = "model"
+    name: str
+    trial_id: str | None
+    architecture: str
+    preset: str
+    num_params: int
+    model_fingerprint: str
+    context_mode: ContextMode
+    context_length: int
+    best_baseline: str
+    gain: Interval
+    latency_p50_ms: float
+    seed: int
+    thresholds: dict[str, Threshold]
+    warnings: tuple[str, ...]
+    not_checked: tuple[str, ...]
+    is_leaking: bool
+    leak_reason: str | None
+    is_champion: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineRow(MeanScores):
+    """One baseline; `is_best` if it is the best one for any of the models."""
+
+    kind: Literal["baseline"] = "baseline"
+    name: str
+    fitted: dict[str, float]
+    is_best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A report that cannot be compared with the others."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaderboard:
+    """Models and baselines that were scored on the same targets and pool.
+
+    Attributes:
+        fingerprint: Of the sequence table.
+        exclusion: Rule for retrieval that excludes whatever any of the models reads.
+        rows: Models and baselines, highest cosine first.
+        decision_reason: What the champion rule decided last on these sequences.
+        left_out: Reports that were not ranked.
+    """
+
+    leaderboard_version: int = LEADERBOARD_VERSION
+    fingerprint: str
+    split: Split
+    space_id: str
+    dataset_source: str
+    context_length: int
+    counts: Counts
+    pool_size: int
+    pool_fingerprint: str
+    exclusion: Exclusion
+    rows: tuple[ModelRow | BaselineRow, ...]
+    decision_reason: str | None
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def models(self) -> list[ModelRow]:
+        """The models, best first."""
+        return [row for row in self.rows if isinstance(row, ModelRow)]
+
+    @property
+    def champion(self) -> str | None:
+        """Name of the champion, if it is among the models."""
+        return next((row.name for row in self.models if row.is_champion), None)
+
+    @property
+    def leak_reason(self) -> str | None:
+        """Why scores leak, if those of any model do."""
+        return next((row.leak_reason or "" for row in self.models if row.is_leaking), None)
+
+    @property
+    def not_checked(self) -> list[str]:
+        """What no report covers, each sentence once."""
+        return list(dict.fromkeys(sentence for row in self.models for sentence in row.not_checked))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the leaderboard as JSON values."""
+        return _adapter().dump_python(self, mode="json")
+
+
 def leaderboard(
-    reports: Sequence[Mapping[str, Any]],
+    reports: Sequence[EvaluationReport],
     *,
     fingerprint: str | None = None,
     champion_fingerprint: str | None = None,
-    decision: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    decision_reason: str | None = None,
+) -> Leaderboard:
     """Put reports side by side.
 
     Args:
-        reports: Reports of any models; those of other sequences, splits or pools are listed as left out and not
-            ranked, since their figures cannot be compared.
+        reports: Reports of any models. Those of other sequences, splits or pools are left out, since their figures
+            cannot be compared.
         fingerprint: Sequence table to rank on; None: that of most reports, the last of equals.
         champion_fingerprint: `model_fingerprint` of the champion, which is marked.
-        decision: What the champion rule said last, as JSON values.
+        decision_reason: What the champion rule decided last.
 
     Returns:
-        The leaderboard as plain JSON values, rows by falling cosine. `retrieval` of every row is under one rule,
-        `exclusion`, which leaves out whatever any of the models reads.
+        The leaderboard.
 
     Raises:
         LvmError: If no report can be ranked.
@@ -59,133 +156,106 @@ def leaderboard(
     if not chosen:
         wanted = f" on sequences {fingerprint[:12]}" if fingerprint else ""
         raise LvmError(f"There is no report{wanted} to rank; evaluate a model with `lvm run` or `lvm evaluate`.")
-    exclusion = EARLIER_ROWS if any(report["context_mode"] == "articles" for report in chosen) else CONTEXT_ROWS
-    rows = [_model_row(report, champion_fingerprint) for report in chosen]
-    rows += _baseline_rows(chosen)
-    for row in rows:
-        row["retrieval"] = row["retrieval_by_exclusion"][exclusion]
-    rows.sort(key=lambda row: (-row["cosine"], row["kind"], row["name"]))
-    for rank, row in enumerate(rows, start=1):
-        row["rank"] = rank
-    return {
-        **{name: chosen[0][name] for name in SHARED},
-        "exclusion": exclusion,
-        "is_leaking": any(report["is_leaking"] for report in chosen),
-        "leak_reason": next((report["leak_reason"] for report in chosen if report["is_leaking"]), None),
-        "rows": rows,
-        "champion": next((row["name"] for row in rows if row.get("is_champion")), None),
-        "decision": None if decision is None else dict(decision),
-        "left_out": left_out,
-    }
-
-
-def write_leaderboard(
-    board: Mapping[str, Any], board_dir: Path, *, links: Mapping[str, str] | None = None
-) -> tuple[Path, Path]:
-    """Write `leaderboard.json` and `leaderboard.html`.
-
-    Args:
-        board: What `leaderboard` returned.
-        board_dir: Folder of the files.
-        links: Where the report of a model is, relative to the folder, by `model_fingerprint`.
-
-    Returns:
-        Where the files are.
-    """
-    json_path, html_path = board_dir / JSON_NAME, board_dir / HTML_NAME
-    write_json(json_path, board)
-    write_text(html_path, leaderboard_html(board, links=links))
-    return json_path, html_path
-
-
-def leaderboard_html(board: Mapping[str, Any], *, links: Mapping[str, str] | None = None) -> str:
-    """Return the page."""
-    models = [row for row in board["rows"] if row["kind"] == "model"]
-    gains = [row["gain_over_best_baseline"] for row in models]
-    marks = {row["model_fingerprint"]: Markup(plots.gain_mark(row["gain_over_best_baseline"], gains)) for row in models}
-    rules = sorted(EXCLUSIONS, key=lambda rule: rule != board["exclusion"])
-    return render(
-        "leaderboard.html.jinja",
-        board=board,
-        models=models,
-        marks=marks,
-        links=dict(links or {}),
-        rules=[(rule, exclusion_in_words(rule, context_length=board["context_length"])) for rule in rules],
-        columns=COLUMNS,
-        headline=headline(board, models),
+    first = chosen[0]
+    rows = [*(_model_row(report, champion_fingerprint) for report in chosen), *_baseline_rows(chosen)]
+    return Leaderboard(
+        fingerprint=first.fingerprint,
+        split=first.split,
+        space_id=first.space_id,
+        dataset_source=first.dataset_source,
+        context_length=first.context_length,
+        counts=first.counts,
+        pool_size=first.pool.size,
+        pool_fingerprint=first.pool.fingerprint,
+        exclusion=EARLIER_ROWS if any(report.context_mode == "articles" for report in chosen) else CONTEXT_ROWS,
+        rows=tuple(sorted(rows, key=lambda row: (-row.cosine, row.kind, row.name))),
+        decision_reason=decision_reason,
+        left_out=tuple(left_out),
     )
 
 
-def headline(board: Mapping[str, Any], models: Sequence[Mapping[str, Any]]) -> str:
-    """Say in one sentence how the models did."""
-    winners = [row for row in models if (row["gain_over_best_baseline"]["low"] or 0) > 0]
-    counts = board["counts"]
-    where = f"on {counts['targets']:,} targets of {counts['articles']} {board['split']} articles"
-    return f"{len(winners)} of {len(models)} models beat the best baseline {where}."
+def read_leaderboard(path: Path) -> Leaderboard:
+    """Read a leaderboard.
+
+    Raises:
+        LvmError: If it cannot be read.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return _adapter().validate_python(values)
+    except (OSError, ValueError, ValidationError):
+        raise LvmError(f"{path} is not a readable leaderboard; make it again with `lvm leaderboard`.") from None
+
+
+def headline(board: Leaderboard) -> str:
+    """Say in one sentence how many models beat the best baseline."""
+    winners = [row for row in board.models if row.gain.is_above_zero]
+    where = f"on {board.counts.targets:,} targets of {board.counts.articles} {board.split} articles"
+    return f"{len(winners)} of {len(board.models)} models beat the best baseline {where}."
 
 
 def _comparable(
-    reports: Sequence[Mapping[str, Any]], fingerprint: str | None
-) -> tuple[list[Mapping[str, Any]], list[dict[str, str]]]:
+    reports: Sequence[EvaluationReport], fingerprint: str | None
+) -> tuple[list[EvaluationReport], list[LeftOut]]:
     if not reports:
         return [], []
-    numbers = Counter(report["fingerprint"] for report in reports)
+    numbers = Counter(report.fingerprint for report in reports)
     wanted = fingerprint or max(reversed(numbers), key=lambda name: numbers[name])
-    same_data = [report for report in reports if report["fingerprint"] == wanted]
-    split = Counter(report["split"] for report in same_data).most_common(1)[0][0] if same_data else None
-    same_split = [report for report in same_data if report["split"] == split]
-    pool = Counter(report["pool_fingerprint"] for report in same_split).most_common(1)[0][0] if same_split else None
+    same_data = [report for report in reports if report.fingerprint == wanted]
+    split = Counter(report.split for report in same_data).most_common(1)[0][0] if same_data else None
+    pools = Counter(report.pool.fingerprint for report in same_data if report.split == split)
+    pool = pools.most_common(1)[0][0] if pools else None
     reasons = [_why_left_out(report, wanted, split, pool) for report in reports]
-    chosen = [report for report, reason in zip(reports, reasons, strict=True) if reason is None]
-    return chosen, [
-        {"name": report["name"], "reason": reason} for report, reason in zip(reports, reasons, strict=True) if reason
+    pairs = list(zip(reports, reasons, strict=True))
+    return [report for report, reason in pairs if reason is None], [
+        LeftOut(name=report.name, reason=reason) for report, reason in pairs if reason
     ]
 
 
-def _why_left_out(report: Mapping[str, Any], fingerprint: str, split: str | None, pool: str | None) -> str | None:
-    if report["fingerprint"] != fingerprint:
-        return f"other sequences ({report['fingerprint'][:12]})"
-    if report["split"] != split:
-        return f"the split {report['split']}"
-    if report["pool_fingerprint"] != pool:
-        return f"another pool ({report['counts']['pool']:,} concepts, {report['pool_fingerprint'][:12]})"
+def _why_left_out(report: EvaluationReport, fingerprint: str, split: str | None, pool: str | None) -> str | None:
+    if report.fingerprint != fingerprint:
+        return f"scored on other sequences ({report.fingerprint[:12]})"
+    if report.split != split:
+        return f"scored on the {report.split} split"
+    if report.pool.fingerprint != pool:
+        return f"scored with another pool ({report.pool.size:,} concepts, {report.pool.fingerprint[:12]})"
     return None
 
 
-def _model_row(report: Mapping[str, Any], champion_fingerprint: str | None) -> dict[str, Any]:
-    return {
-        "kind": "model",
-        "name": report["name"],
-        **{name: report[name] for name in (*MEASURES, *OF_A_MODEL)},
-        "context": context_in_words(report),
-        "training_seconds": report["training"]["training_seconds"],
-        "seed": report["training"]["seed"],
-        "thresholds": report["thresholds"],
-        "failed": [
-            finding["name"]
-            for finding in (*report.get("checked_before", ()), *report["findings"])
-            if not finding["passed"]
-        ],
-        "not_checked": report["not_checked"],
-        "is_champion": champion_fingerprint is not None and report["model_fingerprint"] == champion_fingerprint,
-    }
+def _model_row(report: EvaluationReport, champion_fingerprint: str | None) -> ModelRow:
+    shared = ModelRow.__dataclass_fields__.keys() & vars(report).keys()
+    return ModelRow(
+        **{name: getattr(report, name) for name in shared - {"seed"}},
+        gain=report.gain,
+        latency_p50_ms=report.latency_ms.p50,
+        seed=report.training.seed,
+        thresholds={
+            finding.name: Threshold(observed=finding.observed, allowed=finding.allowed, passed=finding.passed)
+            for finding in report.findings
+            if finding.name in THRESHOLDS
+        },
+        warnings=tuple(dict.fromkeys(finding.name for finding in report.all_findings if not finding.passed)),
+        is_champion=champion_fingerprint is not None and report.model_fingerprint == champion_fingerprint,
+    )
 
 
-def _baseline_rows(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _baseline_rows(reports: Sequence[EvaluationReport]) -> list[BaselineRow]:
     """Return each baseline once; equal names have equal scores, since data and rows are equal."""
-    rows: dict[str, dict[str, Any]] = {}
-    best = {report["gain_over_best_baseline"]["baseline"] for report in reports}
-    for report in reports:
-        for name, found in report["baselines"].items():
-            rows.setdefault(
-                name,
-                {
-                    "kind": "baseline",
-                    "name": name,
-                    **{measure: found[measure] for measure in MEASURES},
-                    "what": found["what"],
-                    "fitted": found["fitted"],
-                    "is_best": name in best,
-                },
-            )
-    return list(rows.values())
+    best = {report.best_baseline for report in reports}
+    found = {name: scores for report in reversed(reports) for name, scores in report.baselines.items()}
+    names = dict.fromkeys(name for report in reports for name in report.baselines)
+    shared = MeanScores.__dataclass_fields__
+    return [
+        BaselineRow(
+            **{measure: getattr(found[name], measure) for measure in shared},
+            name=name,
+            fitted=found[name].fitted,
+            is_best=name in best,
+        )
+        for name in names
+    ]
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Leaderboard]:
+    return TypeAdapter(Leaderboard)

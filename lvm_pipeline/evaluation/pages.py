@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-EN_DASH, MINUS, THIN_SPACE = "\u2013", "\u2212", "\u202f"
+THIN_SPACE = "\u202f"
 EXCLUSIONS_IN_WORDS = {
     "context_rows": "without the {context_length} concepts right before the target",
     "earlier_rows_of_article": "without any earlier concept of the target's article",
@@ -21,17 +21,12 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": signed, "duration": duration, "count": count, "size": size}
+    environment.filters |= {"duration": duration, "count": count, "size": size}
     return environment.get_template(template).render(**values)
 
 
-def signed(value: float | None, digits: int = 4) -> str:
-    """Write a difference with its sign, a dash where there is none."""
-    return EN_DASH if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
-
-
 def count(value: int) -> str:
-    """Write a count with thin gaps between thousands."""
+    """Write a count with thin spaces between thousands."""
     return f"{value:,}".replace(",", THIN_SPACE)
 
 
@@ -44,12 +39,19 @@ def size(num_params: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time in the unit that reads best."""
+    """Write a time in a readable unit."""
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def exclusion_in_words(exclusion: str, *, context_length: int) -> str:
-    """Say which candidates a rule leaves out."""
+    """Say which candidates a rule excludes."""
     return EXCLUSIONS_IN_WORDS[exclusion].format(context_length=context_length)
+
+
+def context_in_words(context_mode: str, context_length: int) -> str:
+    """Say what the model reads."""
+    if context_mode == "articles":
+        return "everything before the target in its article"
+    return f"the {context_length} concepts before the target"

@@ -1,146 +1,269 @@
-"""The report of one model as files: JSON for machines, one HTML page for people."""
+"""The evaluation report: one model on one split, as a frozen record that its JSON is made from.
 
+Every figure is stored once. Pages, plots, Dagster's metadata and the terminal read this record; what follows from
+other figures is a property.
+"""
+
+import functools
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.evaluation import plots
-from lvm_pipeline.evaluation.evaluate import REPORT_VERSION
-from lvm_pipeline.evaluation.glossary import COLUMNS
-from lvm_pipeline.evaluation.pages import exclusion_in_words, render
-from lvm_pipeline.files import write_json, write_text
-from lvm_pipeline.measures.retrieval import EXCLUSIONS
-from lvm_pipeline.training.balance import GRADIENT_SHARE
+from lvm_pipeline.evaluation.controls import Controls
+from lvm_pipeline.evaluation.latency import Latency
+from lvm_pipeline.evaluation.report_version_1 import from_version_1
+from lvm_pipeline.findings import Finding
+from lvm_pipeline.measures.metrics import Spread
+from lvm_pipeline.measures.retrieval import Chance, Exclusion, RetrievalScores
+from lvm_pipeline.measures.scores import MeanScores
+from lvm_pipeline.measures.targets import ContextMode
+from lvm_pipeline.measures.uncertainty import Interval
+from lvm_pipeline.sequences.schema import Split
 
+REPORT_VERSION = 2
 JSON_NAME, HTML_NAME = "report.json", "report.html"
 
 
-def write_report(report: Mapping[str, Any], report_dir: Path) -> tuple[Path, Path]:
-    """Write `report.json` and `report.html`, each whole or not at all, and return where they are."""
-    json_path, html_path = report_dir / JSON_NAME, report_dir / HTML_NAME
-    write_json(json_path, report)
-    write_text(html_path, report_html(report))
-    return json_path, html_path
+@dataclass(frozen=True, kw_only=True)
+class BaselineScores(MeanScores):
+    """Mean scores of a baseline, and what the model gains over it.
+
+    Attributes:
+        fitted: What was fitted for it on the train articles.
+        gain: Mean difference in cosine, model minus baseline, on the same targets.
+    """
+
+    fitted: dict[str, float]
+    gain: Interval
 
 
-def read_report(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Targets and articles that were scored, and those that the baselines were fitted on."""
+
+    targets: int
+    articles: int
+    train_targets: int
+    train_articles: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The retrieval pool.
+
+    Attributes:
+        size: Candidates before any are excluded.
+        fingerprint: Hash of rows and vectors; figures of other pools cannot be compared.
+        exclusion: Rule that excludes exactly the context of this model.
+        chance: What random ranking scores under each rule.
+    """
+
+    size: int
+    fingerprint: str
+    exclusion: Exclusion
+    chance: dict[Exclusion, Chance]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """How the model was trained: the provenance stored with its weights.
+
+    Attributes:
+        score: Validation `selection_metric` of the selected checkpoint, as training measured it.
+        start_score: The same before the first step.
+        context_weights: Decay and article weight that the residual head started from.
+        model_config: Config of the model.
+        training_config: Config of the training.
+        split: Rule, seed and counts of the split.
+        history: Metrics of each epoch; epoch 0 is before the first step.
+    """
+
+    mode: str
+    seed: int
+    training_seconds: float
+    trained_on: str
+    selection_metric: str
+    score: float
+    start_score: float
+    best_epoch: int
+    context_weights: dict[str, float]
+    model_config: dict[str, JsonValue]
+    training_config: dict[str, JsonValue]
+    split: dict[str, JsonValue]
+    fingerprints: dict[str, str]
+    code_version: str
+    packages: dict[str, str]
+    history: list[dict[str, int | float | str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArticleScores:
+    """Mean cosine on one article; `label` is the beginning of its text."""
+
+    article_id: str
+    label: str
+    num_targets: int
+    cosine: float
+    best_baseline_cosine: float
+
+    @property
+    def gain(self) -> float:
+        """Model minus best baseline."""
+        return self.cosine - self.best_baseline_cosine
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineHistogram:
+    """Number of targets between each pair of neighbouring `edges`."""
+
+    edges: tuple[float, ...]
+    model: tuple[int, ...]
+    best_baseline: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalCurve:
+    """Recall at each `k`, under the pool's exclusion rule."""
+
+    k: tuple[int, ...]
+    model: tuple[float, ...]
+    baselines: dict[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport(MeanScores):
+    """Scores of one model on one split, beside the baselines on the same targets.
+
+    Attributes:
+        name: The model, in words.
+        trial_id: The trial that trained it; None for models of earlier versions.
+        model_fingerprint: Hash of the weights.
+        fingerprint: Of the sequence table.
+        is_same_data_as_training: Whether the model was trained on these very tables.
+        order_warning: Set if the order of the concepts was not given by the source.
+        context_mode: What the model reads: `windows` or `articles`.
+        context_length: Context concepts of a window.
+        is_leaking: Whether train and validation share articles or windows; `leak_reason` says how.
+        best_baseline: The baseline with the highest mean cosine.
+        seed: Of resampling and controls.
+        findings: Invariants that this evaluation checked.
+        data_findings: Invariants of the concepts and sequences; None if no verification report was available.
+        training_findings: Invariants checked after training; empty if they were not stored.
+        not_checked: What this report does not cover, one sentence each.
+        text: Scores of decoded text, if predictions were decoded.
+        preference: Preference of human or model judges, if any were asked.
+        rollout: Scores when the model continues from its own predictions.
+        strategies: Comparison of training strategies.
+    """
+
+    report_version: int = REPORT_VERSION
+    name: str
+    trial_id: str | None = None
+    architecture: str
+    preset: str
+    num_params: int
+    model_fingerprint: str
+    fingerprint: str
+    concepts_fingerprint: str
+    is_same_data_as_training: bool
+    space_id: str
+    source: str
+    dataset_source: str
+    order_warning: str | None
+    split: Split
+    split_rule: str
+    context_mode: ContextMode
+    context_length: int
+    is_leaking: bool
+    leak_reason: str | None
+    counts: Counts
+    pool: Pool
+    baselines: dict[str, BaselineScores]
+    best_baseline: str
+    latency_ms: Latency
+    controls: Controls
+    spread: Spread
+    training: TrainingRecord
+    articles: tuple[ArticleScores, ...]
+    cosine_histogram: CosineHistogram
+    retrieval_curve: RetrievalCurve
+    seed: int
+    findings: tuple[Finding, ...] = ()
+    data_findings: tuple[Finding, ...] | None = None
+    training_findings: tuple[Finding, ...] = ()
+    not_checked: tuple[str, ...] = ()
+    text: dict[str, JsonValue] | None = None
+    preference: dict[str, JsonValue] | None = None
+    rollout: dict[str, JsonValue] | None = None
+    strategies: dict[str, JsonValue] | None = None
+
+    @property
+    def best(self) -> BaselineScores:
+        """Scores of the best baseline."""
+        return self.baselines[self.best_baseline]
+
+    @property
+    def gain(self) -> Interval:
+        """Gain in cosine over the best baseline."""
+        return self.best.gain
+
+    @property
+    def main_retrieval(self) -> RetrievalScores:
+        """Retrieval under the rule that excludes exactly the model's context."""
+        return self.retrieval[self.pool.exclusion]
+
+    @property
+    def main_chance(self) -> Chance:
+        """What random ranking scores under that rule."""
+        return self.pool.chance[self.pool.exclusion]
+
+    @property
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Findings of data, training and evaluation, in this order."""
+        return (*(self.data_findings or ()), *self.training_findings, *self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return _adapter().dump_python(self, mode="json")
+
+
+def report_from_json(values: Any) -> EvaluationReport:
+    """Make a report from JSON values of this version or version 1.
+
+    Raises:
+        ValueError: If they are not those of a report.
+    """
+    version = values.get("report_version") if isinstance(values, Mapping) else None
+    if version not in (1, REPORT_VERSION):
+        raise ValueError(f"the report version is {version}, not {REPORT_VERSION}")
+    try:
+        return _adapter().validate_python(from_version_1(values) if version == 1 else values)
+    except KeyError as error:
+        raise ValueError(f"{error} is missing") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def read_report(path: Path) -> EvaluationReport:
     """Read a report.
-
-    Returns:
-        Its values.
 
     Raises:
         LvmError: If there is none, or it cannot be read.
     """
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        return report_from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise LvmError(f"There is no report at {path}; make it with `lvm run` or `lvm evaluate`.") from None
+        raise LvmError(f"There is no report at {path}; make one with `lvm run` or `lvm evaluate`.") from None
     except (ValueError, OSError) as error:
-        raise LvmError(f"{path} cannot be read ({error}); evaluate the model again.") from None
-    if not isinstance(report, dict) or report.get("report_version") != REPORT_VERSION:
-        raise LvmError(f"{path} is not a report of version {REPORT_VERSION}; evaluate the model again.")
-    return report
+        raise LvmError(f"{path} is not a readable report ({error}); evaluate the model again.") from None
 
 
-def report_html(report: Mapping[str, Any]) -> str:
-    """Return the page."""
-    gain = report["gain_over_best_baseline"]
-    rules = sorted(EXCLUSIONS, key=lambda rule: rule != report["retrieval"]["exclusion"])
-    by_cosine = sorted(report["baselines"].items(), key=lambda item: -item[1]["cosine"])
-    return render(
-        "report.html.jinja",
-        report=report,
-        verdict=verdict(report),
-        cautions=cautions(report),
-        best=gain["baseline"],
-        baselines=by_cosine,
-        gain_marks={
-            name: Markup(plots.gain_mark(found["gain"], [each["gain"] for each in report["baselines"].values()]))
-            for name, found in by_cosine
-        },
-        rules=[(rule, exclusion_in_words(rule, context_length=report["context_length"])) for rule in rules],
-        columns=COLUMNS,
-        plots=[
-            (
-                "Learning curves",
-                "The checkpoint is chosen on validation, never on the loss.",
-                _plot("learning_curves", report),
-            ),
-            (
-                "Cosine by target",
-                "How the targets are spread; dashed lines are means.",
-                _plot("cosine_distribution", report),
-            ),
-            (
-                "Gain by article",
-                "Each bar is one article, model minus best baseline.",
-                _plot("gain_by_article", report),
-            ),
-            ("Retrieval", "Share of targets found among the first k candidates.", _plot("retrieval_curve", report)),
-        ],
-        context_in_words=context_in_words(report),
-        objective_shares=objective_shares(report),
-    )
-
-
-def verdict(report: Mapping[str, Any]) -> tuple[str, str]:
-    """Say in one sentence what the report found, with `good`, `bad` or `unsure`."""
-    gain, best = report["gain_over_best_baseline"], report["gain_over_best_baseline"]["baseline"]
-    counts = report["counts"]
-    where = f"on {counts['targets']:,} targets of {counts['articles']} {report['split']} articles"
-    if gain["low"] is None:
-        return "unsure", f"One article only: the gain over {best} {where} has no interval."
-    interval = f"{gain['mean']:+.4f} cosine [{gain['low']:+.4f}, {gain['high']:+.4f}] {where}"
-    if gain["low"] > 0:
-        return "good", f"Beats the best baseline, {best}, by {interval}."
-    if gain["high"] < 0:
-        return "bad", f"Loses to the best baseline, {best}: {interval}."
-    return "unsure", f"Cannot be told from the best baseline, {best}: {interval}."
-
-
-def cautions(report: Mapping[str, Any]) -> list[str]:
-    """Name what a gain in cosine was paid with: the best baseline is better at it."""
-    gain, best = report["gain_over_best_baseline"], report["gain_over_best_baseline"]["baseline"]
-    base = report["baselines"][best]
-    if (gain["low"] or 0) <= 0:
-        return []
-    pairs = {
-        "centred cosine": (report["centred_cosine"], base["centred_cosine"]),
-        "MRR": (report["retrieval"]["mrr"], base["retrieval"]["mrr"]),
-    }
-    meanings = {
-        "centred cosine": "some of the gain is the direction that all vectors share",
-        "MRR": "the true concept is harder to find from its predictions",
-    }
-    return [
-        f"Its {name} is below that of {best} ({own:.4f} against {other:.4f}): {meanings[name]}."
-        for name, (own, other) in pairs.items()
-        if own < other
-    ]
-
-
-def objective_shares(report: Mapping[str, Any]) -> str:
-    """Say how the terms of a mixed objective shared the gradient at the chosen epoch; nothing for one term."""
-    training = report["training"]
-    epoch = next((row for row in training["history"] if row["epoch"] == training["best_epoch"]), {})
-    shares = {
-        name.removeprefix(GRADIENT_SHARE): share for name, share in epoch.items() if name.startswith(GRADIENT_SHARE)
-    }
-    told = ", ".join(f"{term} {share:.0%}" for term, share in shares.items())
-    return f"; shares of the gradient at epoch {training['best_epoch']}: {told}" if told else ""
-
-
-def context_in_words(report: Mapping[str, Any]) -> str:
-    """Say what the model reads."""
-    if report["context_mode"] == "articles":
-        return "everything before the target in its article"
-    return f"the {report['context_length']} concepts before the target"
-
-
-def _plot(name: str, report: Mapping[str, Any]) -> Markup:
-    return Markup(getattr(plots, name)(report))
+@functools.cache
+def _adapter() -> TypeAdapter[EvaluationReport]:
+    return TypeAdapter(EvaluationReport)

@@ -13,6 +13,7 @@ from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from lvm_pipeline.evaluation.report import EvaluationReport
     from lvm_pipeline.inference.predict import Prediction
     from lvm_pipeline.sequences.schema import Split
     from lvm_pipeline.training.loop import OnProgress, TrainedModel
@@ -67,14 +68,14 @@ def train_on(
 
 def evaluate_on(
     settings: Settings, model_dir: Path, *, data: Path | None, split: "Split", output: Path | None
-) -> dict[str, Any]:
+) -> "EvaluationReport":
     """Score a trained model on a file, or on the promoted products; `output` gets the JSON, with the HTML beside it.
 
     Raises:
         LvmError: If model or data cannot be used, or do not belong together.
     """
     from lvm_pipeline.evaluation.evaluate import evaluate_model
-    from lvm_pipeline.evaluation.report import report_html
+    from lvm_pipeline.evaluation.report_page import report_html
     from lvm_pipeline.training.trained_model import read_trained_model_info
 
     read_trained_model_info(model_dir)  # tells a wrong folder before any data are read
@@ -89,7 +90,7 @@ def evaluate_on(
         data_findings=lineage.reported_findings(settings) if data is None else None,
     )
     json_path = (output or model_dir / f"report-{split}.json").absolute()
-    files.write_json(json_path, report)
+    files.write_json(json_path, report.as_json())
     files.write_text(json_path.with_suffix(".html"), report_html(report))
     return report
 

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline import files
 from lvm_pipeline.architectures._registry import architectures_named
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.findings import Finding, raise_on_blocking
+from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.lineage.data import reported_findings
 from lvm_pipeline.lineage.drift import keep_champion_concepts
 from lvm_pipeline.lineage.models import tracking_of
@@ -17,19 +18,21 @@ from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from lvm_pipeline.adapters.mlflow_registry import RegisteredModel
+    from lvm_pipeline.evaluation.leaderboard import Leaderboard
+    from lvm_pipeline.evaluation.report import EvaluationReport
 
 CHAMPION_FILE = "champion.json"
 CHAMPION_FIELDS = ("name", "version", "mlflow_run_id", "url", "model_fingerprint", "test")
 
 
-def evaluate_architecture(settings: Settings, architecture: str) -> dict[str, Any]:
+def evaluate_architecture(settings: Settings, architecture: str) -> "EvaluationReport":
     """Score the trained model of an architecture on the validation split and write its report (JSON, HTML).
 
     Raises:
         InvariantError: If a blocking finding failed; the earlier report stays.
     """
     from lvm_pipeline.evaluation.evaluate import evaluate_model
-    from lvm_pipeline.evaluation.report import write_report
+    from lvm_pipeline.evaluation.report_page import write_report
 
     report = evaluate_model(
         settings.models_dir / architecture,
@@ -41,18 +44,19 @@ def evaluate_architecture(settings: Settings, architecture: str) -> dict[str, An
         num_threads=settings.num_threads,
         data_findings=reported_findings(settings),
     )
-    raise_on_blocking([Finding.from_json(values) for values in report["findings"]])
+    raise_on_blocking(report.findings)
     write_report(report, report_dir(settings, architecture))
     return report
 
 
-def build_leaderboard(settings: Settings) -> dict[str, Any]:
+def build_leaderboard(settings: Settings) -> "Leaderboard":
     """Put all reports on the present sequences into one table and write it (JSON, HTML).
 
     Raises:
         LvmError: If there is no such report.
     """
-    from lvm_pipeline.evaluation.leaderboard import leaderboard, write_leaderboard
+    from lvm_pipeline.evaluation.leaderboard import leaderboard
+    from lvm_pipeline.evaluation.leaderboard_page import write_leaderboard
     from lvm_pipeline.evaluation.report import read_report
 
     reports = {path.parent.name: read_report(path) for path in sorted(settings.reports_dir.glob("*/report.json"))}
@@ -63,9 +67,9 @@ def build_leaderboard(settings: Settings) -> dict[str, Any]:
         list(reports.values()),
         fingerprint=fingerprint,
         champion_fingerprint=champion.get("model_fingerprint"),
-        decision=decision if decision and decision["fingerprint"] == fingerprint else None,
+        decision_reason=decision["reason"] if decision and decision["fingerprint"] == fingerprint else None,
     )
-    links = {report["model_fingerprint"]: f"{name}/report.html" for name, report in reports.items()}
+    links = {report.model_fingerprint: f"{name}/report.html" for name, report in reports.items()}
     write_leaderboard(board, settings.reports_dir, links=links)
     return board
 
@@ -202,4 +206,8 @@ def _look_at_test(settings: Settings, model_dir: Path) -> dict[str, Any] | None:
         cache_dir=_cache_dir(settings),
         num_threads=settings.num_threads,
     )
-    return {name: report[name] for name in ("cosine", "gain_over_best_baseline", "counts")}
+    return {
+        "cosine": report.cosine,
+        "gain_over_best_baseline": {"baseline": report.best_baseline, **report.gain.as_json()},
+        "counts": asdict(report.counts),
+    }

@@ -13,8 +13,8 @@ prediction that says nothing (all cosines equal) comes last and not first.
 Shapes: S = targets, P = candidates in the pool, B = targets in a block, D = vector width.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,25 +23,26 @@ from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
 from lvm_pipeline.measures.metrics import Values, unit
 from lvm_pipeline.measures.targets import Contexts, Targets
 
-CONTEXT_ROWS = "context_rows"
-EARLIER_ROWS = "earlier_rows_of_article"
-EXCLUSIONS = (CONTEXT_ROWS, EARLIER_ROWS)
+Exclusion = Literal["context_rows", "earlier_rows_of_article"]
+CONTEXT_ROWS: Exclusion = "context_rows"
+EARLIER_ROWS: Exclusion = "earlier_rows_of_article"
+EXCLUSIONS: tuple[Exclusion, ...] = (CONTEXT_ROWS, EARLIER_ROWS)
 
 CANDIDATES_IN_A_BLOCK = 8192
 TIE_TOLERANCE = 1e-6  # of a float32 cosine; equal vectors differ by less when their products are summed in other orders
 
 
-def primary_exclusion(targets: Targets) -> str:
+def primary_exclusion(targets: Targets) -> Exclusion:
     """Return the rule that leaves exactly the context of the model out."""
     return EARLIER_ROWS if targets.context_mode == "articles" else CONTEXT_ROWS
 
 
-def first_excluded_rows(contexts: Contexts, exclusion: str) -> NDArray[np.int64]:
+def first_excluded_rows(contexts: Contexts, exclusion: Exclusion) -> NDArray[np.int64]:
     """Return where the rows begin that a rule leaves out of each target's pool; they end before the target."""
     return {CONTEXT_ROWS: contexts.window_rows, EARLIER_ROWS: contexts.article_first_rows}[exclusion]
 
 
-def target_ranks(predictions: Values, contexts: Contexts, targets: Targets) -> dict[str, NDArray[np.int64]]:
+def target_ranks(predictions: Values, contexts: Contexts, targets: Targets) -> dict[Exclusion, NDArray[np.int64]]:
     """Rank each target among the candidates of its prediction.
 
     Args:
@@ -61,7 +62,7 @@ def target_ranks(predictions: Values, contexts: Contexts, targets: Targets) -> d
         raise ValueError("a target is not among the candidates")
     directions = unit(predictions)
     threshold = np.einsum("bd,bd->b", directions, unit(targets.vectors[contexts.target_rows])) - TIE_TOLERANCE
-    ranks = {rule: np.zeros(len(contexts), np.int64) for rule in EXCLUSIONS}
+    ranks: dict[Exclusion, NDArray[np.int64]] = {rule: np.zeros(len(contexts), np.int64) for rule in EXCLUSIONS}
     for start in range(0, len(targets.pool_rows), CANDIDATES_IN_A_BLOCK):
         rows = targets.pool_rows[start : start + CANDIDATES_IN_A_BLOCK]
         is_ahead = directions @ targets.pool_directions[start : start + len(rows)].T >= threshold[:, None]
@@ -71,14 +72,14 @@ def target_ranks(predictions: Values, contexts: Contexts, targets: Targets) -> d
     return {rule: np.maximum(rank, 1) for rule, rank in ranks.items()}  # the target itself counts as the one
 
 
-def num_candidates(targets: Targets, exclusion: str) -> NDArray[np.int64]:
+def num_candidates(targets: Targets, exclusion: Exclusion) -> NDArray[np.int64]:
     """Return how many candidates each target has left under a rule, itself included, shape (S,)."""
     begin, end = _excluded_columns(targets.scored, exclusion, targets.pool_rows)
     return len(targets.pool_rows) - (end - begin)
 
 
 def _excluded_columns(
-    contexts: Contexts, exclusion: str, pool_rows: NDArray[np.int64]
+    contexts: Contexts, exclusion: Exclusion, pool_rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     begin = np.searchsorted(pool_rows, first_excluded_rows(contexts, exclusion))
     return begin, np.searchsorted(pool_rows, contexts.target_rows)
@@ -99,46 +100,48 @@ def _num_between(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retrieval:
-    """Ranks under one rule, with the pool that they were found in."""
+class RetrievalScores:
+    """Recall at k, mean reciprocal rank and median rank over all targets."""
 
-    ranks: NDArray[np.int64]
-    candidates: NDArray[np.int64]
-    pool_size: int
-    exclusion: str
-
-    def as_json(self) -> dict[str, float | int | str]:
-        """Return recall, mean reciprocal rank and median rank, what chance gives, and the pool."""
-        harmonic = np.cumsum(1 / np.arange(1, self.pool_size + 1))
-        recalls = {f"r_at_{k}": float((self.ranks <= k).mean()) for k in (1, 5, 10)}
-        chances = {f"chance_r_at_{k}": float(np.minimum(1, k / self.candidates).mean()) for k in (1, 5, 10)}
-        return {
-            **recalls,
-            "mrr": float((1 / self.ranks).mean()),
-            "median_rank": float(np.median(self.ranks)),
-            "pool_size": self.pool_size,
-            "exclusion": self.exclusion,
-            "mean_candidates": float(self.candidates.mean()),
-            **chances,
-            "chance_mrr": float((harmonic[self.candidates - 1] / self.candidates).mean()),
-            "chance_median_rank": float(np.median((self.candidates + 1) / 2)),
-        }
+    r_at_1: float
+    r_at_5: float
+    r_at_10: float
+    mrr: float
+    median_rank: float
 
 
-def retrievals(ranks: Mapping[str, NDArray[np.int64]], targets: Targets) -> dict[str, Retrieval]:
-    """Put the ranks of all scored targets beside the pool, for each rule."""
-    return {
-        rule: Retrieval(
-            ranks=ranks[rule],
-            candidates=num_candidates(targets, rule),
-            pool_size=len(targets.pool_rows),
-            exclusion=rule,
-        )
-        for rule in EXCLUSIONS
-    }
+@dataclass(frozen=True, kw_only=True)
+class Chance(RetrievalScores):
+    """What random ranking scores among the candidates of one rule, and how many candidates a target has on average."""
+
+    mean_candidates: float
 
 
-def pool_is_declared_and_clean(targets: Targets, *, exclusion: str) -> Finding:
+def retrieval_scores(ranks: NDArray[np.int64]) -> RetrievalScores:
+    """Summarise the ranks of all targets, shape (S,)."""
+    return RetrievalScores(
+        r_at_1=float((ranks <= 1).mean()),
+        r_at_5=float((ranks <= 5).mean()),
+        r_at_10=float((ranks <= 10).mean()),
+        mrr=float((1 / ranks).mean()),
+        median_rank=float(np.median(ranks)),
+    )
+
+
+def chance_scores(candidates: NDArray[np.int64]) -> Chance:
+    """Return the expected scores of a random ranking, given the number of candidates of each target, shape (S,)."""
+    harmonic = np.cumsum(1 / np.arange(1, candidates.max() + 1))
+    return Chance(
+        r_at_1=float(np.minimum(1, 1 / candidates).mean()),
+        r_at_5=float(np.minimum(1, 5 / candidates).mean()),
+        r_at_10=float(np.minimum(1, 10 / candidates).mean()),
+        mrr=float((harmonic[candidates - 1] / candidates).mean()),
+        median_rank=float(np.median((candidates + 1) / 2)),
+        mean_candidates=float(candidates.mean()),
+    )
+
+
+def pool_is_declared_and_clean(targets: Targets, *, exclusion: Exclusion) -> Finding:
     """Check the pool: every target in it, no context row among the candidates, no row or vector twice."""
     pool_rows = targets.pool_rows
     _, counts = np.unique(pool_rows, return_counts=True)

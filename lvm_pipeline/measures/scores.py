@@ -5,16 +5,27 @@ Shapes: S = targets, B = targets in a block, D = vector width.
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.measures.metrics import Closeness, Spread, SpreadMeter, Values, closeness
-from lvm_pipeline.measures.retrieval import EXCLUSIONS, primary_exclusion, retrievals, target_ranks
+from lvm_pipeline.measures.retrieval import EXCLUSIONS, Exclusion, RetrievalScores, retrieval_scores, target_ranks
 from lvm_pipeline.measures.targets import Contexts, Targets
 
 TARGETS_IN_A_BLOCK = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanScores:
+    """Mean scores of one predictor over all targets; `retrieval` by exclusion rule. See `metrics.Closeness`."""
+
+    cosine: float
+    centred_cosine: float
+    mse: float
+    l2: float
+    norm_ratio: float
+    retrieval: dict[Exclusion, RetrievalScores]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +39,15 @@ class Scores:
     """
 
     closeness: Closeness
-    ranks: dict[str, NDArray[np.int64]]
+    ranks: dict[Exclusion, NDArray[np.int64]]
     spread: Spread
 
-    def as_json(self, targets: Targets) -> dict[str, Any]:
-        """Return means, and retrieval under the rule that fits the model's context beside all rules."""
-        by_rule = {rule: found.as_json() for rule, found in retrievals(self.ranks, targets).items()}
-        return {
-            **self.closeness.means(),
-            "retrieval": by_rule[primary_exclusion(targets)],
-            "retrieval_by_exclusion": by_rule,
+    def means(self) -> MeanScores:
+        """Return the means over all targets."""
+        retrieval: dict[Exclusion, RetrievalScores] = {
+            rule: retrieval_scores(ranks) for rule, ranks in self.ranks.items()
         }
+        return MeanScores(**self.closeness.means(), retrieval=retrieval)
 
 
 def score_predictor(predict: Callable[[Contexts], Values], targets: Targets, *, train_mean: Values) -> Scores:

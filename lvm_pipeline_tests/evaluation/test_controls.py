@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from lvm_pipeline.evaluation.controls import control_scores, usual_context_length
+from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline_tests.measures.processes import targets_of_process
 
 
@@ -36,8 +37,8 @@ def test_copying_loses_by_the_wrong_context_and_by_another_order():
 
     found = control_scores(Stub(copy_last), targets, device="cpu")
 
-    assert found["wrong_context"]["loss"]["low"] > 0.2
-    assert found["order_shuffled"]["loss"]["low"] > 0
+    assert found.wrong_context.loss.low > 0.2
+    assert found.order_shuffled.loss.low > 0
 
 
 def test_the_mean_does_not_care_for_order():
@@ -45,22 +46,22 @@ def test_the_mean_does_not_care_for_order():
 
     found = control_scores(Stub(mean_of_context), targets, device="cpu")
 
-    assert found["order_shuffled"]["loss"]["mean"] == pytest.approx(0, abs=1e-6)
-    assert found["wrong_context"]["loss"]["low"] > 0.2
+    assert found.order_shuffled.loss.mean == pytest.approx(0, abs=1e-6)
+    assert found.wrong_context.loss.low > 0.2
 
 
 def test_a_constant_loses_by_nothing():
     found = control_scores(Stub(constant), targets_of_process("random_walk"), device="cpu")
 
     for name in ("order_shuffled", "wrong_context"):
-        assert found[name]["loss"] == {"mean": 0, "low": 0, "high": 0}
+        assert getattr(found, name).loss == Interval(0, 0, 0)
 
 
 def test_one_article_has_no_wrong_context():
     found = control_scores(Stub(copy_last), targets_of_process("noise", lengths=(20,) * 5), device="cpu")
 
-    assert found["wrong_context"] is None
-    assert found["order_shuffled"]["loss"]["low"] is None
+    assert found.wrong_context is None
+    assert found.order_shuffled.loss.low is None
 
 
 def test_wrong_contexts_are_of_other_articles_even_when_one_article_holds_nearly_all(monkeypatch):

@@ -1,5 +1,4 @@
 import inspect
-import json
 import math
 
 import numpy as np
@@ -18,7 +17,7 @@ from lvm_pipeline_tests.evaluation.products import make_products
 
 
 def finding(report, name):
-    return next(Finding.from_json(values) for values in report["findings"] if values["name"] == name)
+    return next(found for found in report.findings if found.name == name)
 
 
 def test_scores_are_those_of_the_models_own_predictions(products, model_dir, report):
@@ -29,22 +28,20 @@ def test_scores_are_those_of_the_models_own_predictions(products, model_dir, rep
 
     expected = cosines(predictions, np.asarray(data.vectors[runs.target_rows()])).mean()
 
-    assert report["cosine"] == pytest.approx(float(expected), abs=1e-6)
-    assert report["cosine"] == pytest.approx(info.score, abs=1e-5)
+    assert report.cosine == pytest.approx(float(expected), abs=1e-6)
+    assert report.cosine == pytest.approx(info.score, abs=1e-5)
 
 
-def test_report_is_json_and_names_what_it_is_about(products, report):
+def test_report_names_what_it_is_about(products, report):
     data = products.data()
 
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["fingerprint"] == data.sequences.metadata.fingerprint
-    assert report["space_id"] == "synthetic"
-    assert (report["split"], report["context_mode"], report["is_leaking"]) == ("validation", "windows", False)
-    assert report["counts"]["targets"] == len(data.sequences.of_split("validation"))
-    assert report["counts"]["pool"] == report["retrieval"]["pool_size"]
-    assert report["retrieval"]["exclusion"] == "context_rows"
-    assert set(report["latency_ms"]) >= {"p50", "p95"}
-    assert 0 < report["latency_ms"]["p50"] <= report["latency_ms"]["p95"]
+    assert report.fingerprint == data.sequences.metadata.fingerprint
+    assert report.space_id == "synthetic"
+    assert (report.split, report.context_mode, report.is_leaking) == ("validation", "windows", False)
+    assert report.counts.targets == len(data.sequences.of_split("validation"))
+    assert report.pool.size > report.counts.targets
+    assert report.pool.exclusion == "context_rows"
+    assert 0 < report.latency_ms.p50 <= report.latency_ms.p95
 
 
 def test_a_model_is_scored_on_the_device_that_was_asked_for(products, model_dir, monkeypatch):
@@ -84,58 +81,60 @@ def test_a_device_that_cannot_score_is_refused(products, model_dir):
 
 
 def test_gains_are_over_every_baseline_on_the_same_rows(report):
-    assert set(report["baselines"]) == set(BASELINES) - {"article_mean_mix"}
-    for name, gain in report["gains"].items():
-        assert gain["mean"] == pytest.approx(report["cosine"] - report["baselines"][name]["cosine"], abs=1e-6)
-        assert gain["low"] <= gain["mean"] <= gain["high"]
-    best = max(report["baselines"], key=lambda name: report["baselines"][name]["cosine"])
-    assert report["gain_over_best_baseline"] == {"baseline": best, **report["gains"][best]}
+    assert set(report.baselines) == set(BASELINES) - {"article_mean_mix"}
+    for found in report.baselines.values():
+        gain = found.gain
+        assert gain.mean == pytest.approx(report.cosine - found.cosine, abs=1e-6)
+        assert gain.low <= gain.mean <= gain.high
+    assert report.best_baseline == max(report.baselines, key=lambda name: report.baselines[name].cosine)
+    assert report.gain == report.baselines[report.best_baseline].gain
 
 
 def test_a_model_that_reads_articles_meets_the_whole_article_arithmetic(articles_report):
-    assert articles_report["context_mode"] == "articles"
-    assert "article_mean_mix" in articles_report["baselines"]
-    assert articles_report["retrieval"]["exclusion"] == "earlier_rows_of_article"
-    assert articles_report["controls"]["context_length"] > 5
+    assert articles_report.context_mode == "articles"
+    assert "article_mean_mix" in articles_report.baselines
+    assert articles_report.pool.exclusion == "earlier_rows_of_article"
+    assert articles_report.controls.context_length > 5
 
 
 def test_models_of_any_context_are_scored_on_the_same_targets_and_pool(report, articles_report):
-    for name in ("fingerprint", "pool_fingerprint", "counts"):
-        assert report[name] == articles_report[name]
-    for name in report["baselines"]:
-        assert report["baselines"][name]["cosine"] == articles_report["baselines"][name]["cosine"]
+    assert report.fingerprint == articles_report.fingerprint
+    assert report.pool.fingerprint == articles_report.pool.fingerprint
+    assert report.counts == articles_report.counts
+    for name in report.baselines:
+        assert report.baselines[name].cosine == articles_report.baselines[name].cosine
 
 
 def test_article_scores_average_to_the_whole(report):
-    articles = report["articles"]
-    total = sum(article["num_targets"] for article in articles)
+    articles = report.articles
+    total = sum(article.num_targets for article in articles)
 
-    assert total == report["counts"]["targets"]
-    assert sum(a["cosine"] * a["num_targets"] for a in articles) / total == pytest.approx(report["cosine"], abs=1e-5)
-    gain = sum(a["gain"] * a["num_targets"] for a in articles) / total
-    assert gain == pytest.approx(report["gain_over_best_baseline"]["mean"], abs=1e-5)
-    assert articles[0]["label"].startswith("Concept 0 of article")
+    assert total == report.counts.targets
+    assert sum(a.cosine * a.num_targets for a in articles) / total == pytest.approx(report.cosine, abs=1e-5)
+    gain = sum(a.gain * a.num_targets for a in articles) / total
+    assert gain == pytest.approx(report.gain.mean, abs=1e-5)
+    assert articles[0].label.startswith("Concept 0 of article")
 
 
 def test_plots_data_cover_every_target(report):
-    histogram, curve = report["cosine_histogram"], report["retrieval_curve"]
+    histogram, curve = report.cosine_histogram, report.retrieval_curve
 
-    assert sum(histogram["model"]) == sum(histogram["best_baseline"]) == report["counts"]["targets"]
-    assert curve["model"][0] == pytest.approx(report["retrieval"]["r_at_1"])
-    assert curve["model"][-1] == 1.0
-    assert curve["k"][-1] == report["counts"]["pool"]
+    assert sum(histogram.model) == sum(histogram.best_baseline) == report.counts.targets
+    assert curve.model[0] == pytest.approx(report.main_retrieval.r_at_1)
+    assert curve.model[-1] == 1.0
+    assert curve.k[-1] == report.pool.size
 
 
 def test_controls_show_that_this_model_needs_its_context_and_its_order(report):
-    controls = report["controls"]
+    controls = report.controls
 
-    assert controls["wrong_context"]["loss"]["low"] > 0.3
-    assert controls["order_shuffled"]["loss"]["low"] > 0.3
-    assert controls["cosine"] == pytest.approx(report["cosine"], abs=0.05)
+    assert controls.wrong_context.loss.low > 0.3
+    assert controls.order_shuffled.loss.low > 0.3
+    assert controls.cosine == pytest.approx(report.cosine, abs=0.05)
 
 
 def test_findings_are_there_with_their_severities(report):
-    severities = {values["name"]: Finding.from_json(values).severity for values in report["findings"]}
+    severities = {found.name: found.severity for found in report.findings}
 
     assert severities == {
         "pool_is_declared_and_clean": Severity.BLOCKING,
@@ -154,8 +153,8 @@ def test_losing_to_a_baseline_is_told(report):
     found = finding(report, "beats_best_baseline")
 
     assert not found.passed
-    assert found.observed == report["gain_over_best_baseline"]["low"]
-    assert report["gain_over_best_baseline"]["baseline"] in found.message
+    assert found.observed == report.gain.low
+    assert report.best_baseline in found.message
 
 
 def test_a_collapsed_model_is_caught(products, report):
@@ -171,23 +170,23 @@ def test_a_collapsed_model_is_caught(products, report):
 def test_test_split_is_scored_only_when_asked(products, model_dir, report):
     on_test = products.evaluate(model_dir, split="test")
 
-    assert on_test["split"] == "test"
-    assert on_test["pool_fingerprint"] != report["pool_fingerprint"]
-    assert any("test split" in sentence for sentence in report["not_checked"])
-    assert not any("test split" in sentence for sentence in on_test["not_checked"])
+    assert on_test.split == "test"
+    assert on_test.pool.fingerprint != report.pool.fingerprint
+    assert any("test split" in sentence for sentence in report.not_checked)
+    assert not any("test split" in sentence for sentence in on_test.not_checked)
 
 
 def test_a_model_may_read_articles_that_was_trained_on_windows(products, model_dir, report):
     other = products.evaluate(model_dir, context_mode="articles")
 
-    assert other["context_mode"] == "articles"
-    assert not math.isclose(other["cosine"], report["cosine"], abs_tol=1e-6)
+    assert other.context_mode == "articles"
+    assert not math.isclose(other.cosine, report.cosine, abs_tol=1e-6)
 
 
 def test_a_model_that_sees_the_future_is_scored_on_windows_alone(products):
     model_dir = products.train("linformer", mode="auto", architecture="linformer")
 
-    assert products.evaluate(model_dir)["context_mode"] == "windows"
+    assert products.evaluate(model_dir).context_mode == "windows"
     with pytest.raises(LvmError, match=r"linformer sees later inputs .* evaluate it on windows"):
         products.evaluate(model_dir, context_mode="articles")
 
@@ -195,8 +194,8 @@ def test_a_model_that_sees_the_future_is_scored_on_windows_alone(products):
 def test_evaluating_twice_gives_the_same_scores(products, model_dir, report):
     again = products.evaluate(model_dir)
 
-    for name in ("cosine", "retrieval", "baselines", "gains", "controls", "articles"):
-        assert again[name] == report[name]
+    for name in ("cosine", "retrieval", "baselines", "controls", "articles"):
+        assert getattr(again, name) == getattr(report, name)
 
 
 class TestRefusals:
@@ -207,8 +206,8 @@ class TestRefusals:
             other.evaluate(model_dir)
 
         report = other.evaluate(model_dir, require_same_data=False)
-        assert not report["is_same_data_as_training"]
-        assert any("other data" in sentence for sentence in report["not_checked"])
+        assert not report.is_same_data_as_training
+        assert any("other data" in sentence for sentence in report.not_checked)
 
     def test_other_split_of_the_same_concepts(self, tmp_path, model_dir):
         other = make_products(tmp_path, split_seed=5)
@@ -248,13 +247,12 @@ def test_leaking_sequences_are_labelled_in_the_report(tmp_path):
 
     report = leaking.evaluate(leaking.train("leaking"))
 
-    assert report["is_leaking"]
-    assert "articles" in report["leak_reason"]
+    assert report.is_leaking
+    assert "articles" in report.leak_reason
 
 
 def test_the_score_of_training_is_reproduced_or_said_not_to_be_comparable(products, model_dir, report):
-    found = {values["name"]: Finding.from_json(values) for values in report["findings"]}
-    reproduced = found["checkpoint_reproduces_its_score"]
+    reproduced = finding(report, "checkpoint_reproduces_its_score")
     assert (reproduced.outcome, reproduced.observed) == ("passed", pytest.approx(0, abs=1e-6))
 
     skipped = Finding(
@@ -266,17 +264,13 @@ def test_the_score_of_training_is_reproduced_or_said_not_to_be_comparable(produc
     )
     other = products.evaluate(model_dir, split="train", data_findings=[skipped])
 
-    found = {values["name"]: Finding.from_json(values) for values in other["findings"]}
-    assert found["checkpoint_reproduces_its_score"].outcome == "not checked"
-    assert any(sentence.startswith("Checkpoint reproduces its score") for sentence in other["not_checked"])
-    (row,) = other["checked_before"]
-    assert (row["stage"], row["outcome"], Finding.from_json(row)) == ("data", "not checked", skipped)
-    assert (
-        "Vectors match their space: no text was encoded again, as its encoder is not at hand." in other["not_checked"]
-    )
+    assert finding(other, "checkpoint_reproduces_its_score").outcome == "not checked"
+    assert any(sentence.startswith("Checkpoint reproduces its score") for sentence in other.not_checked)
+    assert other.data_findings == (skipped,)
+    assert "Vectors match their space: no text was encoded again, as its encoder is not at hand." in other.not_checked
 
 
 def test_a_report_says_when_nothing_is_on_record_of_what_was_checked_before(report):
-    assert report["checked_before"] == []
-    assert any(sentence.startswith("The data: no verification report") for sentence in report["not_checked"])
-    assert any(sentence.startswith("The training: nothing was kept") for sentence in report["not_checked"])
+    assert (report.data_findings, report.training_findings) == (None, ())
+    assert any(sentence.startswith("The data: no verification report") for sentence in report.not_checked)
+    assert any(sentence.startswith("The training: nothing was kept") for sentence in report.not_checked)

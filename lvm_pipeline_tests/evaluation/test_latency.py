@@ -24,8 +24,8 @@ def test_time_of_one_prediction_after_the_warm_up():
 
     found = latency_ms(model, np.ones((5, 4), np.float32), device="cpu")
 
-    assert 2 <= found["p50"] < 20
-    assert found["p50"] <= found["p95"] < 150
+    assert 2 <= found.p50 < 20
+    assert found.p50 <= found.p95 < 150
     assert set(model.batches) == {(1, 5, 4)}
 
 
@@ -35,8 +35,8 @@ def test_a_very_slow_model_does_not_hold_up_the_evaluation(monkeypatch):
 
     found = latency_ms(model, np.ones((2, 3), np.float32), device="cpu")
 
-    assert found["p50"] >= 20
-    assert 5 <= found["num_timed"] < 50
+    assert found.p50 >= 20
+    assert 5 <= found.num_timed < 50
 
 
 def test_the_number_of_threads_is_put_back():
@@ -44,5 +44,5 @@ def test_the_number_of_threads_is_put_back():
 
     found = latency_ms(Slow(0.0), np.ones((2, 3), np.float32), device="cpu", num_threads=1)
 
-    assert found["num_threads"] == 1
+    assert found.num_threads == 1
     assert torch.get_num_threads() == threads

@@ -1,87 +1,87 @@
-import copy
+from dataclasses import replace
 
 import pytest
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.evaluation.leaderboard import leaderboard, write_leaderboard
+from lvm_pipeline.evaluation.leaderboard import LeftOut, leaderboard, read_leaderboard
+from lvm_pipeline.evaluation.leaderboard_page import leaderboard_table, write_leaderboard
 from lvm_pipeline_tests.evaluation.test_report import WellFormed
 
 
 @pytest.fixture
 def reports(report, articles_report):
-    return [copy.deepcopy(report), copy.deepcopy(articles_report)]
+    return [report, articles_report]
+
+
+def cells(table):
+    return [[column.text(row) for column in table.columns] for row in table.rows]
 
 
 def names(board, kind):
-    return [row["name"] for row in board["rows"] if row["kind"] == kind]
+    return [row.name for row in board.rows if row.kind == kind]
 
 
 def test_models_stand_beside_the_baselines_by_falling_cosine(reports):
     board = leaderboard(reports)
 
-    cosines = [row["cosine"] for row in board["rows"]]
+    cosines = [row.cosine for row in board.rows]
     assert cosines == sorted(cosines, reverse=True)
-    assert [row["rank"] for row in board["rows"]] == list(range(1, len(cosines) + 1))
     assert set(names(board, "model")) == {"lstm smoke", "gru smoke"}
-    assert set(names(board, "baseline")) == set(reports[1]["baselines"])  # the one of long contexts too
+    assert set(names(board, "baseline")) == set(reports[1].baselines)  # the one of long contexts too
     assert len(names(board, "baseline")) == 7
 
 
 def test_every_row_has_retrieval_under_one_rule(reports):
     mixed, windows = leaderboard(reports), leaderboard(reports[:1])
 
-    assert {row["retrieval"]["exclusion"] for row in mixed["rows"]} == {"earlier_rows_of_article"}
-    assert {row["retrieval"]["exclusion"] for row in windows["rows"]} == {"context_rows"}
+    assert (mixed.exclusion, windows.exclusion) == ("earlier_rows_of_article", "context_rows")
+    for board in (mixed, windows):
+        shown = [row[1] for row in cells(leaderboard_table(board).only("predictor", "MRR"))]
+        assert shown == [f"{row.retrieval[board.exclusion].mrr:.3f}" for row in board.rows]
 
 
 def test_reports_of_other_data_are_left_out_by_name(reports):
-    reports[1]["fingerprint"] = "f" * 64
+    reports[1] = replace(reports[1], fingerprint="f" * 64)
 
-    board = leaderboard(reports, fingerprint=reports[0]["fingerprint"])
+    board = leaderboard(reports, fingerprint=reports[0].fingerprint)
 
     assert names(board, "model") == ["lstm smoke"]
-    assert board["left_out"] == [{"name": "gru smoke", "reason": "other sequences (ffffffffffff)"}]
+    assert board.left_out == (LeftOut(name="gru smoke", reason="scored on other sequences (ffffffffffff)"),)
 
 
 def test_reports_of_another_split_are_left_out(reports):
-    third = {**copy.deepcopy(reports[0]), "split": "test", "name": "tested"}
+    third = replace(reports[0], split="test", name="tested")
 
     board = leaderboard([*reports, third])
 
-    assert board["split"] == "validation"
-    assert board["left_out"] == [{"name": "tested", "reason": "the split test"}]
+    assert board.split == "validation"
+    assert board.left_out == (LeftOut(name="tested", reason="scored on the test split"),)
 
 
 def test_pools_are_never_mixed(reports):
     """Recall among fewer candidates is higher: the fault F11 that looked like scaling."""
-    third = {**copy.deepcopy(reports[0]), "name": "shrunk", "pool_fingerprint": "d" * 64}
-    third["counts"] = {**third["counts"], "pool": 12}
+    pool = replace(reports[0].pool, size=12, fingerprint="d" * 64)
+    third = replace(reports[0], name="shrunk", pool=pool)
 
     board = leaderboard([third, *reports])
 
     assert set(names(board, "model")) == {"lstm smoke", "gru smoke"}
-    assert board["pool_fingerprint"] == reports[0]["pool_fingerprint"]
-    assert board["left_out"] == [{"name": "shrunk", "reason": "another pool (12 concepts, dddddddddddd)"}]
+    assert board.pool_fingerprint == reports[0].pool.fingerprint
+    assert board.left_out == (LeftOut(name="shrunk", reason="scored with another pool (12 concepts, dddddddddddd)"),)
 
 
 def test_the_page_says_what_warned_and_what_nobody_checked(reports, tmp_path):
-    finding = {
-        "stage": "data",
-        "outcome": "warning",
-        **reports[0]["findings"][0],
-        "name": "codes_are_odd",
-        "passed": False,
-    }
-    reports[0]["checked_before"] = [finding]
+    finding = replace(reports[0].findings[-1], name="codes_are_odd", passed=False)
+    reports[0] = replace(reports[0], data_findings=(finding,))
 
     board = leaderboard(reports)
     page = write_leaderboard(board, tmp_path)[1].read_text()
 
-    row = next(row for row in board["rows"] if row["name"] == "lstm smoke")
-    assert "codes_are_odd" in row["failed"]
+    row = next(row for row in board.models if row.name == "lstm smoke")
+    assert "codes_are_odd" in row.warnings
     assert "codes are odd" in page
-    assert row["not_checked"] == reports[0]["not_checked"]
-    assert all(sentence in page for sentence in row["not_checked"])
+    assert row.not_checked == reports[0].not_checked
+    assert all(sentence in page for sentence in row.not_checked)
 
 
 def test_nothing_to_rank_is_told(reports):
@@ -92,14 +92,14 @@ def test_nothing_to_rank_is_told(reports):
 
 
 def test_the_champion_and_leaks_are_marked(reports, tmp_path):
-    reports[0]["is_leaking"], reports[0]["leak_reason"] = True, "windows cross articles"
-    champion = reports[1]["model_fingerprint"]
+    reports[0] = replace(reports[0], is_leaking=True, leak_reason="windows cross articles")
+    champion = reports[1].model_fingerprint
 
-    board = leaderboard(reports, champion_fingerprint=champion, decision={"reason": "It gained enough."})
+    board = leaderboard(reports, champion_fingerprint=champion, decision_reason="It gained enough.")
     page = write_leaderboard(board, tmp_path)[1].read_text()
 
-    assert board["champion"] == "gru smoke"
-    assert [row["name"] for row in board["rows"] if row.get("is_champion")] == ["gru smoke"]
+    assert board.champion == "gru smoke"
+    assert [row.name for row in board.models if row.is_champion] == ["gru smoke"]
     assert "Leaking: windows cross articles" in page
     assert "It gained enough." in page
     assert page.count('class="pill champion"') == 2
@@ -107,7 +107,7 @@ def test_the_champion_and_leaks_are_marked(reports, tmp_path):
 
 def test_page_is_well_formed_and_links_the_reports(reports, tmp_path):
     board = leaderboard(reports)
-    links = {reports[0]["model_fingerprint"]: "lstm/report.html"}
+    links = {reports[0].model_fingerprint: "lstm/report.html"}
 
     json_path, html_path = write_leaderboard(board, tmp_path, links=links)
     page = html_path.read_text()
@@ -115,5 +115,5 @@ def test_page_is_well_formed_and_links_the_reports(reports, tmp_path):
     parsed = WellFormed(page)
     assert (parsed.wrong, parsed.open) == ([], [])
     assert 'href="lstm/report.html"' in page
-    assert json_path.is_file()
+    assert read_leaderboard(json_path) == board
     assert "0 of 2 models beat the best baseline" in page

@@ -1,13 +1,17 @@
-import copy
 import html.parser
 import json
 import re
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import pytest
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.evaluation.report import cautions, read_report, report_html, verdict, write_report
+from lvm_pipeline.evaluation.report import EvaluationReport, read_report, report_from_json
+from lvm_pipeline.evaluation.report_page import cautions, report_html, verdict, write_report
+from lvm_pipeline.measures.uncertainty import Interval
 
+VERSION_1 = Path(__file__).parent / "report_version_1.json"
 VOID = {"meta", "br", "hr", "img", "link", "input", "line", "rect", "circle"}
 
 
@@ -33,10 +37,81 @@ class WellFormed(html.parser.HTMLParser):
             self.open.pop()
 
 
+def with_gain(report, gain):
+    best = replace(report.best, gain=gain)
+    return replace(report, baselines={**report.baselines, report.best_baseline: best})
+
+
+def numbers_in(value):
+    """Every float of a report but those of histories, messages and details, which are evidence and not figures."""
+    if isinstance(value, float):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from numbers_in(getattr(value, field.name))
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from numbers_in(each)
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from numbers_in(each)
+
+
+def test_each_figure_is_stored_once(report):
+    """Cosines and gains of model and baselines, of which no second field may hold a copy."""
+    figures = [report.cosine, report.mse, report.gain.mean, report.latency_ms.p50, report.spread.prediction_variance]
+    figures += [report.baselines[name].cosine for name in ("context_mean", "ridge", "global_mean")]
+    stored = list(numbers_in(replace(report, findings=(), retrieval_curve=None)))
+
+    assert {figure: stored.count(figure) for figure in figures} == dict.fromkeys(figures, 1)
+
+
+def test_names_of_the_request_stand_at_the_top_of_the_json(report):
+    assert report.as_json().keys() >= {"report_version", "name", "trial_id", "cosine", "mse"}
+    assert report.as_json()["cosine"] == report.cosine
+
+
+def test_sections_of_later_stages_are_optional_and_travel(report):
+    assert (report.text, report.preference, report.rollout, report.strategies) == (None,) * 4
+
+    more = replace(report, text={"bleu": 0.25, "by_article": {"a": [1, 2]}})
+
+    assert report_from_json(json.loads(json.dumps(more.as_json()))) == more
+    assert '"bleu": 0.25' in report_html(more)
+
+
+def test_a_report_of_version_1_is_read_without_loss():
+    """Written by the code before reports were typed; every figure of it has its place now."""
+    old = json.loads(VERSION_1.read_text())
+
+    report = read_report(VERSION_1)
+
+    assert isinstance(report, EvaluationReport)
+    assert report == report_from_json(report.as_json())
+    assert (report.name, report.trial_id, report.report_version) == ("gru smoke", None, 2)
+    assert (report.cosine, report.mse) == (old["cosine"], old["mse"])
+    gain = old["gain_over_best_baseline"]
+    assert (report.best_baseline, report.gain.as_json()) == (gain.pop("baseline"), gain)
+    assert report.main_retrieval.mrr == old["retrieval"]["mrr"]
+    assert report.main_chance.r_at_10 == old["retrieval"]["chance_r_at_10"]
+    assert report.main_chance.mean_candidates == old["retrieval"]["mean_candidates"]
+    assert (report.pool.size, report.pool.fingerprint) == (old["counts"]["pool"], old["pool_fingerprint"])
+    assert report.spread.cosine_to_mean_vector == old["collapse"]["cosine_to_mean_vector"]
+    assert report.training.score == old["training"]["score"]
+    assert report.training.training_config["epochs"] == old["training"]["training"]["epochs"]
+    assert report.latency_ms.p95 == old["thresholds"]["latency_ms"]["value"]
+    assert [finding.name for finding in report.findings] == [finding["name"] for finding in old["findings"]]
+    assert [finding.outcome for finding in report.data_findings + report.training_findings] == [
+        finding["outcome"] for finding in old["checked_before"]
+    ]
+    assert WellFormed(report_html(report)).wrong == []
+
+
 def test_files_appear_and_read_back(report, tmp_path):
     json_path, html_path = write_report(report, tmp_path / "lstm")
 
-    assert read_report(json_path) == json.loads(json_path.read_text()) == report
+    assert read_report(json_path) == report
+    assert json.loads(json_path.read_text()) == report.as_json()
     assert html_path.read_text().startswith("<!doctype html>")
 
 
@@ -52,24 +127,25 @@ def test_page_is_well_formed_and_needs_nothing_from_outside(report):
 
 
 def test_the_page_shows_what_was_checked_before_and_what_was_not(report):
-    changed = copy.deepcopy(report)
-    changed["checked_before"] = [
-        {"stage": "data", "outcome": "not checked", **changed["findings"][0], "name": "vectors_match_their_space"},
-        {"stage": "training", "outcome": "warning", **changed["findings"][0], "name": "no_objective_term_dominates"},
-    ]
+    first, last = report.findings[0], report.findings[-1]
+    changed = replace(
+        report,
+        data_findings=(replace(first, name="vectors_match_their_space", was_checked=False),),
+        training_findings=(replace(last, name="no_objective_term_dominates", passed=False),),
+    )
 
     page = report_html(changed)
 
     assert WellFormed(page).wrong == []
     for words in ("vectors match their space", "not checked</span>", "no objective term dominates", "warning</span>"):
         assert words in page
-    assert "Nothing is on record" in report_html(report)
+    assert "Nothing is recorded" in report_html(report)
 
 
 def test_the_page_tells_how_the_terms_of_an_objective_shared_the_gradient(report):
-    changed = copy.deepcopy(report)
-    for epoch in changed["training"]["history"]:
-        epoch |= {"objective_share_cosine": 0.25, "objective_share_infonce": 0.75}
+    shares = {"objective_share_cosine": 0.25, "objective_share_infonce": 0.75}
+    history = [epoch | shares for epoch in report.training.history]
+    changed = replace(report, training=replace(report.training, history=history))
 
     assert "cosine 25%, infonce 75%" in report_html(changed)
     assert "shares of the gradient" not in report_html(report)
@@ -78,18 +154,25 @@ def test_the_page_tells_how_the_terms_of_an_objective_shared_the_gradient(report
 def test_page_shows_the_scores_every_baseline_and_what_was_not_checked(report):
     page = report_html(report)
 
-    assert f"{report['cosine']:.4f}" in page
-    assert all(name in page for name in report["baselines"])
-    assert all(sentence in page for sentence in report["not_checked"])
-    for name in ("Learning curves", "Cosine by target", "Gain by article", "Retrieval", "What the columns mean"):
+    assert f"{report.cosine:.4f}" in page
+    assert all(name in page for name in report.baselines)
+    assert all(sentence in page for sentence in report.not_checked)
+    for name in ("Learning curves", "Cosine by target", "Gain by article", "Retrieval", "Glossary"):
         assert name in page
-    assert report["fingerprint"] in page
+    assert report.fingerprint in page
 
 
 def test_text_of_concepts_cannot_become_markup(report):
-    changed = copy.deepcopy(report)
-    changed["articles"][0]["label"] = "<script>alert(1)</script>"
-    changed["leak_reason"], changed["is_leaking"] = "<b>bold</b>", True
+    article = replace(report.articles[0], label="<script>alert(1)</script>")
+    finding = replace(report.findings[0], message="<b>bold")
+    changed = replace(
+        report,
+        articles=(article, *report.articles[1:]),
+        name="<b>bold",
+        leak_reason="<b>bold</b>",
+        is_leaking=True,
+        findings=(finding,),
+    )
 
     page = report_html(changed)
 
@@ -98,7 +181,7 @@ def test_text_of_concepts_cannot_become_markup(report):
 
 
 def test_leaks_and_other_data_are_shown_at_the_top(report):
-    changed = {**report, "is_leaking": True, "leak_reason": "windows cross articles", "is_same_data_as_training": False}
+    changed = replace(report, is_leaking=True, leak_reason="windows cross articles", is_same_data_as_training=False)
 
     page = report_html(changed)
 
@@ -112,25 +195,25 @@ def test_leaks_and_other_data_are_shown_at_the_top(report):
     [
         (0.001, 0.02, "good", "Beats the best baseline"),
         (-0.02, -0.001, "bad", "Loses to the best baseline"),
-        (-0.01, 0.02, "unsure", "Cannot be told from"),
-        (None, None, "unsure", "no interval"),
+        (-0.01, 0.02, "unsure", "No clear difference from"),
+        (None, None, "unsure", "without an interval"),
     ],
 )
 def test_verdict_follows_the_interval(report, low, high, kind, said):
-    gain = {**report["gain_over_best_baseline"], "low": low, "high": high}
-
-    found = verdict({**report, "gain_over_best_baseline": gain})
+    found = verdict(with_gain(report, Interval(report.gain.mean, low, high)))
 
     assert found[0] == kind
     assert said in found[1]
 
 
 def test_a_gain_that_was_paid_with_retrieval_or_the_shared_direction_says_so(report):
-    best = report["gain_over_best_baseline"]["baseline"]
-    won = copy.deepcopy(report)
-    won["gain_over_best_baseline"] |= {"mean": 0.02, "low": 0.01, "high": 0.03}
-    won["centred_cosine"] = won["baselines"][best]["centred_cosine"] - 0.1
-    won["retrieval"]["mrr"] = won["baselines"][best]["retrieval"]["mrr"] + 0.1
+    rule = report.pool.exclusion
+    mrr = report.best.retrieval[rule].mrr
+    won = replace(
+        with_gain(report, Interval(0.02, 0.01, 0.03)),
+        centred_cosine=report.best.centred_cosine - 0.1,
+        retrieval={**report.retrieval, rule: replace(report.main_retrieval, mrr=mrr + 0.1)},
+    )
 
     (said,) = cautions(won)
 
@@ -140,12 +223,13 @@ def test_a_gain_that_was_paid_with_retrieval_or_the_shared_direction_says_so(rep
 
 
 def test_a_report_of_one_article_and_no_history_is_still_drawn(report):
-    lone = copy.deepcopy(report)
-    lone["articles"] = lone["articles"][:1]
-    lone["training"]["history"] = []
-    for gain in (lone["gain_over_best_baseline"], *(found["gain"] for found in lone["baselines"].values())):
-        gain["low"] = gain["high"] = None
-    lone["controls"]["wrong_context"] = None
+    lone = replace(
+        report,
+        articles=report.articles[:1],
+        training=replace(report.training, history=[]),
+        baselines={name: replace(found, gain=Interval(0.1, None, None)) for name, found in report.baselines.items()},
+        controls=replace(report.controls, wrong_context=None),
+    )
 
     parsed = WellFormed(report_html(lone))
 
@@ -154,7 +238,14 @@ def test_a_report_of_one_article_and_no_history_is_still_drawn(report):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "no report"), ("{", "cannot be read"), ("[]", "not a report"), ('{"report_version": 0}', "not a report")],
+    [
+        (None, "no report"),
+        ("{", "not a readable report"),
+        ("[]", "evaluate the model again"),
+        ('{"report_version": 0}', "report version is 0"),
+        ('{"report_version": 1}', "'checked_before' is missing"),
+        ('{"report_version": 2}', r"(?s)cosine.*evaluate the model again"),
+    ],
 )
 def test_unusable_files_are_told(tmp_path, content, said):
     path = tmp_path / "report.json"

@@ -14,8 +14,8 @@ import torch
 from lvm_pipeline.evaluation.controls import control_scores
 from lvm_pipeline.measures import metrics
 from lvm_pipeline.measures.baselines import fit_baselines
-from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, Retrieval, target_ranks
-from lvm_pipeline.measures.scores import given_predictions, score_predictor
+from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, chance_scores, retrieval_scores, target_ranks
+from lvm_pipeline.measures.scores import MeanScores, given_predictions, score_predictor
 from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_process, targets_on
 
 LENGTHS = (25,) * 40
@@ -59,18 +59,13 @@ def _of_closeness() -> Iterator[Answer]:
 
 def _of_retrieval() -> Iterator[Answer]:
     """Ranks 1 to 4 by construction; then noise, which is found no more often than by chance."""
-    ranks = Retrieval(
-        ranks=np.array([1, 2, 3, 4]), candidates=np.full(4, 10), pool_size=10, exclusion=CONTEXT_ROWS
-    ).as_json()
-    for name, value in {
-        "r_at_1": 0.25,
-        "r_at_5": 1.0,
-        "mrr": (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4,
-        "median_rank": 2.5,
-    }.items():
-        yield Answer(f"{name} of ranks 1 to 4", float(ranks[name]), value, 1e-9)
-    yield Answer("chance of R@5 among 10", float(ranks["chance_r_at_5"]), 0.5, 1e-9)
-    yield Answer("chance of MRR among 10", float(ranks["chance_mrr"]), float(np.mean(1 / np.arange(1, 11))), 1e-9)
+    found, chance = retrieval_scores(np.array([1, 2, 3, 4])), chance_scores(np.full(4, 10))
+    yield Answer("r_at_1 of ranks 1 to 4", found.r_at_1, 0.25, 1e-9)
+    yield Answer("r_at_5 of ranks 1 to 4", found.r_at_5, 1.0, 1e-9)
+    yield Answer("mrr of ranks 1 to 4", found.mrr, (1 + 1 / 2 + 1 / 3 + 1 / 4) / 4, 1e-9)
+    yield Answer("median_rank of ranks 1 to 4", found.median_rank, 2.5, 1e-9)
+    yield Answer("chance of R@5 among 10", chance.r_at_5, 0.5, 1e-9)
+    yield Answer("chance of MRR among 10", chance.mrr, float(np.mean(1 / np.arange(1, 11))), 1e-9)
     targets = targets_of_process("noise", lengths=LENGTHS, vector_dim=WIDTH)
     truth = np.asarray(targets.vectors[targets.scored.target_rows])
     yield Answer("rank of the truth", float(target_ranks(truth, targets.scored, targets)[CONTEXT_ROWS].max()), 1.0, 0)
@@ -83,24 +78,22 @@ def _of_baselines() -> Iterator[Answer]:
     """Each baseline on the process that it is made for, and on noise, which none can predict."""
     copies = _scores(process_vectors("copies", lengths=LENGTHS, vector_dim=WIDTH))
     for name in ("copy_last", "context_mean", "recency_weighted_mean", "ridge_residual"):
-        yield Answer(f"cosine of {name} on copies", copies[name]["cosine"], 1.0, 1e-4)
+        yield Answer(f"cosine of {name} on copies", copies[name].cosine, 1.0, 1e-4)
     rotation = _scores(process_vectors("rotation", lengths=LENGTHS, vector_dim=WIDTH))
     for name in ("ridge", "ridge_residual"):
-        yield Answer(f"cosine of {name} on a rotation", rotation[name]["cosine"], 1.0, 2e-3)
+        yield Answer(f"cosine of {name} on a rotation", rotation[name].cosine, 1.0, 2e-3)
     angles = np.linspace(0.2, 1.2, WIDTH // 2)
-    yield Answer(
-        "cosine of copy_last on a rotation", rotation["copy_last"]["cosine"], float(np.cos(angles).mean()), 1e-5
-    )
+    yield Answer("cosine of copy_last on a rotation", rotation["copy_last"].cosine, float(np.cos(angles).mean()), 1e-5)
     noise = _scores(process_vectors("noise", lengths=LENGTHS, vector_dim=WIDTH))
     for name, found in noise.items():
-        yield Answer(f"cosine of {name} on noise", found["cosine"], 0.0, 0.08)
+        yield Answer(f"cosine of {name} on noise", found.cosine, 0.0, 0.08)
     walk = _scores(walk_vectors())
-    yield Answer("cosine of copy_last on a walk", walk["copy_last"]["cosine"], STAY, 0.02)
-    yield Answer("cosine of context_mean on a walk", walk["context_mean"]["cosine"], context_mean_on_walk(), 0.02)
+    yield Answer("cosine of copy_last on a walk", walk["copy_last"].cosine, STAY, 0.02)
+    yield Answer("cosine of context_mean on a walk", walk["context_mean"].cosine, context_mean_on_walk(), 0.02)
     topics = _scores(topic_vectors(), context_mode="articles")
     for name, lengths in (("context_mean", [5]), ("article_mean_mix", range(5, LENGTHS[0]))):
         expected = np.mean([mean_on_topics(length) for length in lengths])
-        yield Answer(f"cosine of {name} on topics", topics[name]["cosine"], float(expected), 0.01)
+        yield Answer(f"cosine of {name} on topics", topics[name].cosine, float(expected), 0.01)
 
 
 STAY = 0.9  # cosine of neighbours in the walk
@@ -144,11 +137,11 @@ def mean_on_topics(length: int) -> float:
     return float(0.5 / np.sqrt(0.5 + 0.5 / length))
 
 
-def _scores(vectors: np.ndarray, **options: str) -> dict[str, dict]:
+def _scores(vectors: np.ndarray, **options: str) -> dict[str, MeanScores]:
     targets = targets_on(vectors, LENGTHS, **options)
     mean = targets.train_mean()
     return {
-        baseline.name: score_predictor(baseline.predict, targets, train_mean=mean).as_json(targets)
+        baseline.name: score_predictor(baseline.predict, targets, train_mean=mean).means()
         for baseline in fit_baselines(targets)
     }
 
@@ -171,13 +164,13 @@ def _of_controls() -> Iterator[Answer]:
     targets = targets_on(walk_vectors(), LENGTHS)
     found = control_scores(Stub(lambda contexts: contexts), targets, device="cpu")
     shuffled = float((STAY ** np.arange(1, 6)).mean())
-    yield Answer("control as it is", found["cosine"], STAY, 0.02)
-    yield Answer("control with order shuffled", found["order_shuffled"]["cosine"], shuffled, 0.03)
-    yield Answer("control with another context", found["wrong_context"]["cosine"], 0.0, 0.2)
+    yield Answer("control as it is", found.cosine, STAY, 0.02)
+    yield Answer("control with order shuffled", found.order_shuffled.cosine, shuffled, 0.03)
+    yield Answer("control with another context", found.wrong_context.cosine, 0.0, 0.2)
     average = control_scores(
         Stub(lambda contexts: contexts.mean(dim=1, keepdim=True).expand_as(contexts)), targets, device="cpu"
     )
-    yield Answer("loss of a mean by shuffling", average["order_shuffled"]["loss"]["mean"], 0.0, 1e-6)
+    yield Answer("loss of a mean by shuffling", average.order_shuffled.loss.mean, 0.0, 1e-6)
 
 
 def _of_collapse() -> Iterator[Answer]:
@@ -190,6 +183,6 @@ def _of_collapse() -> Iterator[Answer]:
     ):
         scores = score_predictor(given_predictions(predictions, targets), targets, train_mean=mean)
         yield Answer(f"variance fraction {what}", scores.spread.variance_fraction, expected, 1e-5)
-        recall = scores.as_json(targets)["retrieval"]["r_at_1"]
+        recall = scores.means().retrieval[CONTEXT_ROWS].r_at_1
         yield Answer(f"R@1 {what}", recall, expected, 0.1)  # one vector is the closest to one target at times
     yield Answer("cosine to the mean of the mean", scores.spread.cosine_to_mean_vector, 1.0, 1e-6)

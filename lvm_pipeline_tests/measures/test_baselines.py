@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lvm_pipeline.measures.baselines import BASELINES, fit_baselines
-from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS
+from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS, chance_scores, num_candidates
 from lvm_pipeline.measures.scores import given_predictions, score_predictor
 from lvm_pipeline.measures.targets import find_targets
 from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_process, targets_on
@@ -14,7 +14,7 @@ from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_pr
 def scores_on(targets):
     mean = targets.train_mean()
     return {
-        baseline.name: score_predictor(baseline.predict, targets, train_mean=mean).as_json(targets)
+        baseline.name: score_predictor(baseline.predict, targets, train_mean=mean).means()
         for baseline in fit_baselines(targets)
     }
 
@@ -22,36 +22,37 @@ def scores_on(targets):
 def test_a_rotation_is_predicted_perfectly_by_the_ridges_alone():
     scores = scores_on(targets_of_process("rotation", lengths=(30,) * 60))
 
-    assert scores["ridge"]["cosine"] > 0.999
-    assert scores["ridge_residual"]["cosine"] > 0.999
-    assert scores["ridge"]["retrieval"]["r_at_1"] > 0.95
-    assert all(scores[name]["cosine"] < 0.95 for name in ("copy_last", "context_mean", "recency_weighted_mean"))
+    assert scores["ridge"].cosine > 0.999
+    assert scores["ridge_residual"].cosine > 0.999
+    assert scores["ridge"].retrieval[CONTEXT_ROWS].r_at_1 > 0.95
+    assert all(scores[name].cosine < 0.95 for name in ("copy_last", "context_mean", "recency_weighted_mean"))
 
 
 def test_noise_is_predicted_by_nothing():
-    scores = scores_on(targets_of_process("noise", lengths=(30,) * 100, vector_dim=32))
+    targets = targets_of_process("noise", lengths=(30,) * 100, vector_dim=32)
+    scores, chance = scores_on(targets), chance_scores(num_candidates(targets, CONTEXT_ROWS))
 
     for name, found in scores.items():
-        assert found["cosine"] == pytest.approx(0, abs=0.05), name
-        assert found["retrieval"]["r_at_10"] == pytest.approx(found["retrieval"]["chance_r_at_10"], abs=0.03), name
+        assert found.cosine == pytest.approx(0, abs=0.05), name
+        assert found.retrieval[CONTEXT_ROWS].r_at_10 == pytest.approx(chance.r_at_10, abs=0.03), name
 
 
 def test_copies_are_predicted_perfectly_by_copying():
     scores = scores_on(targets_of_process("copies"))
 
     for name in ("copy_last", "context_mean", "recency_weighted_mean"):
-        assert scores[name]["cosine"] == pytest.approx(1, abs=1e-5)
-        assert scores[name]["mse"] == pytest.approx(0, abs=1e-8)
-        assert scores[name]["retrieval"]["r_at_1"] == 0  # every copy is a tie, and ties count against
-    assert abs(scores["global_mean"]["cosine"]) < 0.5
+        assert scores[name].cosine == pytest.approx(1, abs=1e-5)
+        assert scores[name].mse == pytest.approx(0, abs=1e-8)
+        assert scores[name].retrieval[CONTEXT_ROWS].r_at_1 == 0  # every copy is a tie, and ties count against
+    assert abs(scores["global_mean"].cosine) < 0.5
 
 
 def test_a_walk_is_predicted_by_recent_concepts_and_averaging_beats_copying():
     scores = scores_on(targets_of_process("random_walk", lengths=(40,) * 60))
 
-    assert scores["recency_weighted_mean"]["cosine"] >= scores["context_mean"]["cosine"]
-    assert scores["recency_weighted_mean"]["cosine"] >= scores["copy_last"]["cosine"]
-    assert scores["copy_last"]["cosine"] > scores["global_mean"]["cosine"] + 0.3
+    assert scores["recency_weighted_mean"].cosine >= scores["context_mean"].cosine
+    assert scores["recency_weighted_mean"].cosine >= scores["copy_last"].cosine
+    assert scores["copy_last"].cosine > scores["global_mean"].cosine + 0.3
 
 
 def test_the_article_mix_joins_where_contexts_are_longer_than_five():
@@ -124,9 +125,9 @@ def test_the_published_table_is_reproduced(wikipedia_concepts, validation_articl
 
     assert (len(targets.scored), len(targets.pool_rows)) == (2596, 2764)
     for name, row in TABLE.items():
-        found = scores[name]["retrieval_by_exclusion"][CONTEXT_ROWS]
-        values = (scores[name]["cosine"], found["r_at_1"], found["r_at_10"], found["mrr"])
+        found = scores[name].retrieval[CONTEXT_ROWS]
+        values = (scores[name].cosine, found.r_at_1, found.r_at_10, found.mrr)
         assert values == pytest.approx(row, abs=0.002), name
     for name, row in TABLE_WITHOUT_EARLIER_ROWS.items():
-        found = scores[name]["retrieval_by_exclusion"][EARLIER_ROWS]
-        assert (found["r_at_1"], found["r_at_10"], found["mrr"]) == pytest.approx(row, abs=0.002), name
+        found = scores[name].retrieval[EARLIER_ROWS]
+        assert (found.r_at_1, found.r_at_10, found.mrr) == pytest.approx(row, abs=0.002), name

@@ -11,9 +11,11 @@ from lvm_pipeline.measures.retrieval import (
     CONTEXT_ROWS,
     EARLIER_ROWS,
     EXCLUSIONS,
+    chance_scores,
+    num_candidates,
     pool_is_declared_and_clean,
     primary_exclusion,
-    retrievals,
+    retrieval_scores,
     target_ranks,
 )
 from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_process, targets_on
@@ -56,8 +58,7 @@ def test_a_prediction_that_says_nothing_comes_last():
 
     ranks = target_ranks(np.zeros((len(targets.scored), 16), np.float32), targets.scored, targets)
 
-    found = retrievals(ranks, targets)
-    assert all((found[rule].ranks == found[rule].candidates).all() for rule in EXCLUSIONS)
+    assert all((ranks[rule] == num_candidates(targets, rule)).all() for rule in EXCLUSIONS)
 
 
 def test_perfect_predictions_are_found_first():
@@ -72,11 +73,12 @@ def test_noise_is_found_as_often_as_chance_says():
     targets = targets_of_process("noise", lengths=(40,) * 100)
     predictions = np.random.default_rng(9).standard_normal((len(targets.scored), 16)).astype(np.float32)
 
-    found = retrievals(target_ranks(predictions, targets.scored, targets), targets)[EARLIER_ROWS].as_json()
+    found = retrieval_scores(target_ranks(predictions, targets.scored, targets)[EARLIER_ROWS])
+    chance = chance_scores(num_candidates(targets, EARLIER_ROWS))
 
-    assert found["r_at_10"] == pytest.approx(found["chance_r_at_10"], abs=0.01)
-    assert found["mrr"] == pytest.approx(found["chance_mrr"], abs=0.01)
-    assert found["median_rank"] == pytest.approx(found["chance_median_rank"], rel=0.15)
+    assert found.r_at_10 == pytest.approx(chance.r_at_10, abs=0.01)
+    assert found.mrr == pytest.approx(chance.mrr, abs=0.01)
+    assert found.median_rank == pytest.approx(chance.median_rank, rel=0.15)
 
 
 def test_copying_the_last_concept_is_hopeless_when_the_context_stays_in_the_pool(monkeypatch):
@@ -96,25 +98,21 @@ def test_pool_is_every_concept_of_the_split_without_what_the_rule_leaves_out():
     lengths = (9, 9, 9, 8, 9, 9, 9, 9, 3, 9)
     targets = targets_on(process_vectors("noise", lengths=lengths), lengths)
 
-    found = retrievals(target_ranks(targets.vectors[targets.scored.target_rows], targets.scored, targets), targets)
-
     assert len(targets.scored) == 3  # positions 5, 6 and 7; the article of three concepts has none
-    assert found[CONTEXT_ROWS].as_json()["pool_size"] == 8 + 3
-    assert found[CONTEXT_ROWS].candidates.tolist() == [6, 6, 6]
-    assert found[EARLIER_ROWS].candidates.tolist() == [6, 5, 4]
+    assert len(targets.pool_rows) == 8 + 3
+    assert num_candidates(targets, CONTEXT_ROWS).tolist() == [6, 6, 6]
+    assert num_candidates(targets, EARLIER_ROWS).tolist() == [6, 5, 4]
 
 
 def test_summary_of_known_ranks():
-    targets = targets_of_process("noise", lengths=(9,) * 5)
-    ranks = dict.fromkeys(EXCLUSIONS, np.array([1, 2, 6, 4]))
+    found = retrieval_scores(np.array([1, 2, 6, 4]))
+    chance = chance_scores(np.full(4, 4))
 
-    found = retrievals(ranks, targets)[CONTEXT_ROWS].as_json()
-
-    assert (found["r_at_1"], found["r_at_5"], found["r_at_10"]) == (0.25, 0.75, 1.0)
-    assert found["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 6 + 1 / 4) / 4)
-    assert found["median_rank"] == 3.0
-    assert found["chance_r_at_1"] == pytest.approx(1 / 4)
-    assert found["chance_mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert (found.r_at_1, found.r_at_5, found.r_at_10) == (0.25, 0.75, 1.0)
+    assert found.mrr == pytest.approx((1 + 1 / 2 + 1 / 6 + 1 / 4) / 4)
+    assert found.median_rank == 3.0
+    assert chance.r_at_1 == pytest.approx(1 / 4)
+    assert chance.mrr == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
 
 
 @pytest.mark.parametrize(("mode", "rule"), [("windows", CONTEXT_ROWS), ("articles", EARLIER_ROWS)])

@@ -1,0 +1,121 @@
+"""The HTML page of a report."""
+
+from pathlib import Path
+
+from markupsafe import Markup
+
+from lvm_pipeline.evaluation import plots
+from lvm_pipeline.evaluation.glossary import COLUMNS
+from lvm_pipeline.evaluation.pages import context_in_words, exclusion_in_words, render
+from lvm_pipeline.evaluation.report import HTML_NAME, JSON_NAME, EvaluationReport
+from lvm_pipeline.evaluation.report_tables import (
+    MSE_TITLE,
+    controls_table,
+    findings_table,
+    interval_in_words,
+    predictor_table,
+    signed,
+    without_chance,
+)
+from lvm_pipeline.files import write_json, write_text
+from lvm_pipeline.measures.retrieval import EXCLUSIONS
+from lvm_pipeline.measures.uncertainty import Interval
+from lvm_pipeline.training.balance import GRADIENT_SHARE
+
+CLOSENESS = ("predictor", "cosine", "centred cosine", MSE_TITLE, "L2", "norm ratio", "gain of the model")
+RETRIEVAL = ("name", "R@1", "R@5", "R@10", "MRR", "median rank")
+PLOTS = (
+    ("Learning curves", "The checkpoint is selected by the validation metric, not by the loss.", plots.learning_curves),
+    ("Cosine by target", "Distribution over targets; dashed lines are means.", plots.cosine_distribution),
+    ("Gain by article", "One bar per article: model minus best baseline.", plots.gain_by_article),
+    ("Retrieval", "Share of targets found among the first k candidates.", plots.retrieval_curve),
+)
+
+
+def write_report(report: EvaluationReport, report_dir: Path) -> tuple[Path, Path]:
+    """Write `report.json` and `report.html`, each whole or not at all, and return their paths."""
+    json_path, html_path = report_dir / JSON_NAME, report_dir / HTML_NAME
+    write_json(json_path, report.as_json())
+    write_text(html_path, report_html(report))
+    return json_path, html_path
+
+
+def report_html(report: EvaluationReport) -> str:
+    """Return the page."""
+    tables = {rule: predictor_table(report, rule).only(*RETRIEVAL) for rule in EXCLUSIONS}
+    rules = sorted(EXCLUSIONS, key=lambda rule: rule != report.pool.exclusion)
+    sections = ("text", "preference", "rollout", "strategies")
+    return render(
+        "report.html.jinja",
+        report=report,
+        verdict=verdict(report),
+        cautions=cautions(report),
+        gain=(signed(report.gain.mean), _bounds_in_words(report.gain)),
+        predictors=without_chance(predictor_table(report)).only(*CLOSENESS),
+        retrieval=[
+            (rule, exclusion_in_words(rule, context_length=report.context_length), tables[rule]) for rule in rules
+        ],
+        findings={
+            "evaluation": findings_table(report.findings),
+            "training": findings_table(report.training_findings),
+            "data": findings_table(report.data_findings or ()),
+        },
+        controls=controls_table(report),
+        sections={name: section for name in sections if (section := getattr(report, name)) is not None},
+        columns=COLUMNS,
+        plots=[(title, caption, Markup(draw(report))) for title, caption, draw in PLOTS],
+        context_in_words=context_in_words(report.context_mode, report.context_length),
+        objective_shares=objective_shares(report),
+    )
+
+
+def verdict(report: EvaluationReport) -> tuple[str, str]:
+    """Return the kind of verdict (`good`, `bad`, `unsure`) and the sentence at the top of the page."""
+    gain, best, counts = report.gain, report.best_baseline, report.counts
+    where = f"on {counts.targets:,} targets of {counts.articles} {report.split} articles"
+    if gain.low is None or gain.high is None:
+        return "unsure", f"Gain over the best baseline, {best}: {signed(gain.mean)} {where}, without an interval."
+    interval = f"{interval_in_words(gain)} in cosine (95 % interval) {where}"
+    if gain.low > 0:
+        return "good", f"Beats the best baseline, {best}: {interval}."
+    if gain.high < 0:
+        return "bad", f"Loses to the best baseline, {best}: {interval}."
+    return "unsure", f"No clear difference from the best baseline, {best}: {interval}."
+
+
+def cautions(report: EvaluationReport) -> list[str]:
+    """Name the measures in which the best baseline is better, if the model gains in cosine."""
+    if not report.gain.is_above_zero:
+        return []
+    base, rule = report.best, report.pool.exclusion
+    meanings = {
+        "centred cosine": "part of the gain comes from the direction that all vectors share",
+        "MRR": "its predictions are worse at finding the true concept",
+    }
+    scores = {
+        "centred cosine": (report.centred_cosine, base.centred_cosine),
+        "MRR": (report.main_retrieval.mrr, base.retrieval[rule].mrr),
+    }
+    return [
+        f"Its {name} is below that of {report.best_baseline} ({own:.4f} against {other:.4f}): {meanings[name]}."
+        for name, (own, other) in scores.items()
+        if own < other
+    ]
+
+
+def objective_shares(report: EvaluationReport) -> str:
+    """Return how the terms of a mixed objective shared the gradient at the selected epoch; empty for one term."""
+    training = report.training
+    epoch = next((row for row in training.history if row["epoch"] == training.best_epoch), {})
+    shares = ", ".join(
+        f"{name.removeprefix(GRADIENT_SHARE)} {float(share):.0%}"
+        for name, share in epoch.items()
+        if name.startswith(GRADIENT_SHARE)
+    )
+    return f"; shares of the gradient at epoch {training.best_epoch}: {shares}" if shares else ""
+
+
+def _bounds_in_words(gain: Interval) -> str:
+    if gain.low is None:
+        return "no interval: one article"
+    return f"95 % interval {signed(gain.low)} to {signed(gain.high)}"

@@ -1,0 +1,103 @@
+"""Tables for people, declared once as columns over rows and shown as Markdown, HTML or (`cli.render`) in a terminal."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Literal, TypeVar
+
+from markupsafe import Markup, escape
+
+Row = TypeVar("Row")
+Mark = Literal["good", "bad", "warn", "unsure", ""]
+OUTCOME_MARKS: Mapping[str, Mark] = {"passed": "good", "failed": "bad", "warning": "warn", "not checked": "unsure"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column(Generic[Row]):
+    """One column.
+
+    Attributes:
+        title: Its heading.
+        text: The cell of a row as plain text; empty if there is no value.
+        html: A richer cell for pages; default: the text.
+        mark: How a page or terminal colours the cell; "" is plain.
+        is_text: Whether cells are words, which align left, or numbers.
+    """
+
+    title: str
+    text: Callable[[Row], str]
+    html: Callable[[Row], Markup] | None = None
+    mark: Callable[[Row], Mark] | None = None
+    is_text: bool = False
+
+    def html_cell(self, row: Row) -> Markup:
+        """Return the content of a cell of an HTML table."""
+        content = self.html(row) if self.html else escape(self.text(row))
+        mark = self.mark(row) if self.mark else ""
+        return Markup('<span class="pill {}">{}</span>').format(mark, content) if mark and content else content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Generic[Row]):
+    """Rows under columns; `kind` names a row's kind (`model`, `best`, `chance`), and rows of models are bold."""
+
+    columns: Sequence[Column[Row]]
+    rows: Sequence[Row]
+    kind: Callable[[Row], str] = lambda _: ""
+
+    def only(self, *titles: str) -> "Table[Row]":
+        """Return the table with the named columns, in the order of the names."""
+        by_title = {column.title: column for column in self.columns}
+        return replace(self, columns=[by_title[title] for title in titles])
+
+    def markdown(self) -> str:
+        """Return the table in Markdown."""
+        if not self.rows:
+            return "(none)"
+        lines = ["| " + " | ".join(column.title for column in self.columns) + " |", "|" + " --- |" * len(self.columns)]
+        for row in self.rows:
+            cells = [column.text(row).replace("|", "\\|") for column in self.columns]
+            if self.kind(row) == "model":
+                cells = [f"**{cell}**" if cell else "" for cell in cells]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+    def __html__(self) -> str:
+        """Return the table in HTML; templates write it as `{{ table }}`."""
+        sides = [Markup(' class="left"') if column.is_text else Markup() for column in self.columns]
+        pairs = list(zip(sides, self.columns, strict=True))
+        head = Markup().join(Markup("<th{}>{}</th>").format(side, column.title) for side, column in pairs)
+        body = Markup().join(
+            Markup('<tr class="{}">{}</tr>\n').format(
+                self.kind(row),
+                Markup().join(Markup("<td{}>{}</td>").format(side, column.html_cell(row)) for side, column in pairs),
+            )
+            for row in self.rows
+        )
+        return Markup("<table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody></table>").format(head, body)
+
+
+def number(title: str, value: Callable[[Row], float | None], spec: str = ".4f") -> Column[Row]:
+    """Return a column of numbers in one format; a cell is empty if the value is None."""
+
+    def text(row: Row) -> str:
+        found = value(row)
+        return "" if found is None else format(found, spec)
+
+    return Column(title=title, text=text)
+
+
+def table_of(rows: Sequence[Mapping[str, object]]) -> Table[Mapping[str, object]]:
+    """Return rows with equal keys as a table; floats get four decimals, counts their thousands separators."""
+    return Table(columns=[_keyed(key) for key in (rows[0] if rows else ())], rows=rows)
+
+
+def _keyed(key: str) -> Column[Mapping[str, object]]:
+    return Column(title=key, text=lambda row: _in_words(row.get(key)))
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else str(value)
