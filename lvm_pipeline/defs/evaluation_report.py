@@ -94,5 +94,5 @@ def pictures(report: "EvaluationReport") -> dict[str, dg.MetadataValue]:
     from lvm_pipeline.evaluation.report_page import PLOTS, report_html
 
     page = report_html(report)
-    drawn = {title: draw(report) for title, _, draw in PLOTS}
+    drawn = {title.lower(): draw(report) for title, _, draw in PLOTS}
     return {title: metadata.picture(svg, title=title, page=page) for title, svg in drawn.items() if svg}
