@@ -22,10 +22,10 @@ from lvm_pipeline.adapters import databases
 from lvm_pipeline.adapters.postgres_tables import COLUMNS_QUERY, table_identifier
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.articles import NAMESPACE
+from lvm_pipeline.source.deduplication import KnownRow, TableState
 from lvm_pipeline.source.load import EntryBatch
 from lvm_pipeline.source.records import vector_bytes
 from lvm_pipeline.source.schema import source_metadata
-from lvm_pipeline.source.sorting import KnownRow, TableState
 
 CONNECT_SECONDS = 10
 FETCH_ROWS = 20_000
@@ -196,10 +196,10 @@ class PostgresWriter:
         )
         with connection.cursor() as cursor, cursor.copy(query) as copy:
             copy.set_types([types[name] for name in columns])
-            for concept, place in zip(batch.concepts, batch.places, strict=True):
+            for concept, location in zip(batch.concepts, batch.locations, strict=True):
                 chunk_position = {
-                    "article_index": place.article_index,
-                    "chunk_index": place.position,
+                    "article_index": location.article_index,
+                    "chunk_index": location.position,
                     "article_title": concept.title,
                 }
                 values = {
@@ -207,7 +207,7 @@ class PostgresWriter:
                     "concept_text": concept.text,
                     "dataset_source": dataset_source,
                     "document_id": concept.article_id,
-                    "sequence_index": place.position,
+                    "sequence_index": location.position,
                     "chunk_position": chunk_position,
                     "batch_id": _as_column(_batch_id(concept.article_id), types.get("batch_id")),
                 }

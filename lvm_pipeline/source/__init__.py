@@ -1,1 +1,1 @@
-"""0. Text to `cpe_entry`. Read: schema, articles, prose, corpus, split_hash, encoders, records, load."""
+"""0. Text to `cpe_entry`: schema, articles, prose, corpus, split_hash, encoders, records, deduplication, load."""

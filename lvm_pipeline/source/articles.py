@@ -1,13 +1,13 @@
-"""Articles: a title and its concepts in order; plain text is cut into concepts by whole sentences."""
+"""Articles: a title and its concepts in order. Plain text is cut into concepts at sentence boundaries."""
 
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-MIN_WORDS = 20  # a concept has at least these, where its article has
-ENOUGH_WORDS = 30  # a concept with these takes no further sentence
-MAX_WORDS = 60  # and none ever has more
+MIN_WORDS = 20  # of a concept, if its article has as many
+ENOUGH_WORDS = 30  # a concept of this length takes no further sentence
+MAX_WORDS = 60
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "lvm-pipeline")
 ABBREVIATIONS = """
@@ -29,28 +29,28 @@ class Article:
 
 
 def make_article_id(source: str, title: str, *, occurrence: int = 0) -> str:
-    """Name an article: the same source, title and occurrence of the title give the same id everywhere."""
+    """Return the id of an article, a UUID of its source, its title and the occurrence of that title."""
     name = f"{source}/{title}" if occurrence == 0 else f"{source}/{title}/{occurrence}"
     return str(uuid.uuid5(NAMESPACE, name))
 
 
 def make_cpe_id(dataset_source: str, article_id: str, position: int) -> str:
-    """Name a concept by the place that its file gives it."""
+    """Return the id of a concept, a UUID of its source, its article and its position in the file."""
     return str(uuid.uuid5(NAMESPACE, f"{dataset_source}/{article_id}#{position}"))
 
 
 def concepts_of_text(text: str) -> list[str]:
     """Cut text into concepts of 20 to 60 words; paragraphs are separated by empty lines.
 
-    Sentences stay whole, save those of more than 60 words, which are cut behind a comma, colon or
-    semicolon where there is one. Text of fewer than 20 words is one concept. No word is lost.
+    Sentences stay whole, except those of more than 60 words, which are cut after a comma, colon or
+    semicolon if they have one. Text of fewer than 20 words is one concept. No word is lost.
     """
     paragraphs = (split_sentences(paragraph) for paragraph in re.split(r"\n[^\S\n]*\n", text.replace("\r\n", "\n")))
     return group_sentences(paragraphs)
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Split one paragraph into sentences, white space collapsed; abbreviations and initials end none."""
+    """Split one paragraph into sentences and collapse white space; abbreviations and initials do not end a sentence."""
     text = " ".join(paragraph.split())
     sentences, start = [], 0
     for match in _BOUNDARY.finditer(text):
@@ -63,9 +63,9 @@ def split_sentences(paragraph: str) -> list[str]:
 def group_sentences(paragraphs: Iterable[Sequence[str]]) -> list[str]:
     """Join sentences to concepts of 20 to 60 words, in order.
 
-    A concept is closed when it has 30 words, when the next sentence would take it over 60, and at
-    the end of a paragraph when it has 20. What is left at fewer than 20 words joins the concept
-    before it where both fit into 60 words, and stands alone where they do not.
+    A concept ends when it has 30 words, when the next sentence would make it longer than 60, and at the end of a
+    paragraph when it has 20. A remainder of fewer than 20 words is appended to the previous concept if both fit into
+    60 words.
     """
     concepts: list[list[str]] = [[]]
     for paragraph in paragraphs:
@@ -83,7 +83,7 @@ def group_sentences(paragraphs: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _close(concepts: list[list[str]]) -> None:
-    """End the last concept and begin an empty one; a short one joins its predecessor where that has room."""
+    """End the last concept and start an empty one; a short one is appended to the previous one if both fit."""
     is_short = len(concepts[-1]) < MIN_WORDS
     if is_short and len(concepts) > 1 and len(concepts[-2]) + len(concepts[-1]) <= MAX_WORDS:
         concepts[-2].extend(concepts.pop())
@@ -98,7 +98,7 @@ def _ends_in_abbreviation(text: str) -> bool:
 
 
 def _pieces(words: list[str]) -> Iterator[list[str]]:
-    """Cut a sentence of more than 60 words behind the last clause that fits, or hard at 60."""
+    """Cut a sentence of more than 60 words after the last clause that fits, or else at 60 words."""
     while len(words) > MAX_WORDS:
         ends = [i for i in range(MIN_WORDS, MAX_WORDS) if _CLAUSE_END.search(words[i])]
         cut = (ends[-1] + 1) if ends else MAX_WORDS

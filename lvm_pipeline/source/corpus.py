@@ -1,9 +1,8 @@
 """The demo corpus: documentation strings of Python's standard library and of this project's libraries.
 
-Sources are parsed, never imported. A module or a class is an article: its own documentation
-string, then those of its functions, in the order of the source. The text depends on nothing but
-the versions of Python and of the distributions in `DISTRIBUTIONS`, so machines with the same
-constraints get the same corpus.
+Sources are parsed, never imported. Each module and each class is an article: its own documentation
+string, then those of its functions, in source order. The text depends only on the versions of Python
+and of the distributions in `DISTRIBUTIONS`, so the same lock file gives the same corpus on every machine.
 """
 
 import ast
@@ -29,17 +28,17 @@ from lvm_pipeline.source.articles import MIN_WORDS, Article, group_sentences, ma
 from lvm_pipeline.source.prose import prose_paragraphs
 
 DATASET_SOURCE = "python-docstrings"
-CORPUS_VERSION = 1  # raise it when another text comes out of the same sources
+CORPUS_VERSION = 1  # increase it if the same sources give another text
 MIN_CONCEPTS = 6
 MAX_CONCEPTS = 40
-MAX_READ = 3 * MAX_CONCEPTS  # repeated ones included
+MAX_READ = 3 * MAX_CONCEPTS  # including repeated ones
 FILES_AT_ONCE = 32
 MIN_NEW_FRACTION = 0.5
 PHRASE_WORDS = 5
-MIN_BYTES = 3_000  # of documentation; a source with less hardly fills an article and is not parsed,
-MIN_FRACTION = 0.05  # nor one that is nearly all code
+MIN_BYTES = 3_000  # of documentation; a source with less is not parsed
+MIN_FRACTION = 0.05  # of documentation in a source
 
-# Distribution and the packages (folders) of it that are read.
+# The packages (folders) that are read of each distribution.
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "numpy": ("numpy",),
     "scipy": ("scipy",),
@@ -59,58 +58,49 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "pyarrow": ("pyarrow",),
     "filelock": ("filelock",),
 }
-SKIPPED_FOLDERS = {
-    "test",
-    "tests",
-    "testing",
-    "conftest",
-    "benchmarks",
-    "examples",
-    "protos",
-    "_generated",
-    "__pycache__",
-}
-SKIPPED_FOLDERS |= {"vendored", "_vendor", "_vendored", "externals", "_external", "array_api_compat", "array_api_extra"}
-# What some systems package apart from the standard library, or Python 3.12 removed, and what is no part of it.
-SKIPPED_FOLDERS |= {"idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "venv", "distutils", "pydoc_data"}
-SKIPPED_FOLDERS |= {"site-packages", "dist-packages", "lib-dynload"}
+SKIPPED_FOLDERS = """
+    test tests testing conftest benchmarks examples protos _generated __pycache__
+    vendored _vendor _vendored externals _external array_api_compat array_api_extra
+    idlelib tkinter turtledemo lib2to3 ensurepip venv distutils pydoc_data
+    site-packages dist-packages lib-dynload
+""".split()  # noqa: SIM905 - read as a list of words
 SKIPPED_MODULES = re.compile(
     r"(?:_sysconfigdata\w*|sitecustomize|usercustomize|antigravity|this|turtle|conftest|test_.*|.*_pb2)$"
 )
 
 
-Reading = tuple[str, list[str]]  # title and concepts
+TitledConcepts = tuple[str, list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """One Python source and the dotted name it is imported by."""
+    """A Python source file and its dotted module name."""
 
     path: Path
     module: str
 
 
 def docstring_corpus(*, num_processes: int = 1) -> Iterator[Article]:
-    """Give every article of the corpus, in a fixed order, repeated text left out.
+    """Yield every article of the corpus, in a fixed order, without repeated text.
 
-    A concept of which half was said before (by phrases of five words) is dropped; so is an
-    article that keeps fewer than 6 concepts. An article ends after its first 40 concepts. More
-    processes are faster and change nothing; a script that asks for them guards its main module.
+    A concept is dropped if at least half of its phrases of five words appeared before, and an article if it keeps
+    fewer than 6 concepts. An article ends after its first 40 concepts. The number of processes does not change the
+    result; a script that uses more than one must guard its main module.
 
     Raises:
         LvmError: If a distribution of `DISTRIBUTIONS` is not installed.
     """
-    said: set[str] = set()
+    seen: set[str] = set()
     for title, concepts in _read_sources(num_processes):
-        kept = tuple(islice((concept for concept in concepts if is_new(concept, said=said)), MAX_CONCEPTS))
+        kept = tuple(islice((concept for concept in concepts if is_new(concept, seen=seen)), MAX_CONCEPTS))
         if len(kept) >= MIN_CONCEPTS:
             yield Article(article_id=make_article_id(DATASET_SOURCE, title), title=title, concepts=kept)
 
 
 def demo_articles(folder: Path, *, num_processes: int = 1) -> Path:
-    """Write the corpus to a JSONL file for `ingest` and return its path; one that is there already is kept.
+    """Write the corpus to a JSONL file for `ingest`, unless it exists, and return its path.
 
-    The file's name holds the versions of everything that was read, so other versions make another file.
+    The file name contains a hash of the versions of everything that was read.
     """
     path = folder / f"{DATASET_SOURCE}-{corpus_key()}.jsonl"
     if not path.exists():
@@ -122,14 +112,14 @@ def demo_articles(folder: Path, *, num_processes: int = 1) -> Path:
 
 
 def corpus_key() -> str:
-    """Return 12 hex digits that stand for the versions of all that the corpus is read from."""
+    """Return 12 hex digits, a hash of the versions of everything the corpus is read from."""
     versions = {name: _distribution(name).version.split("+")[0] for name in DISTRIBUTIONS}
     inputs = [CORPUS_VERSION, ".".join(map(str, sys.version_info[:3])), versions]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:12]
 
 
 def source_files() -> Iterator[SourceFile]:
-    """List the Python sources to read: the standard library, then each distribution, each by name.
+    """Yield the Python sources to read: the standard library, then each distribution, sorted by name.
 
     Raises:
         LvmError: If a distribution of `DISTRIBUTIONS` is not installed.
@@ -142,25 +132,25 @@ def source_files() -> Iterator[SourceFile]:
             yield from _files_below(folder, prefix=package.replace("/", ".") + ".")
 
 
-def read_source(source: SourceFile) -> list[Reading]:
-    """Return title and concepts of each article in a source, as many as an article can need."""
+def read_source(source: SourceFile) -> list[TitledConcepts]:
+    """Return title and concepts of each article in a source, at most `MAX_READ` concepts of each."""
     with _garbage_collection_off():
         found = ((title, list(islice(concepts_of_docstrings(texts), MAX_READ))) for title, texts in documented(source))
         return [(title, concepts) for title, concepts in found if len(concepts) >= MIN_CONCEPTS]
 
 
-def _read_sources(num_processes: int) -> Iterator[Reading]:
+def _read_sources(num_processes: int) -> Iterator[TitledConcepts]:
     sources = list(source_files())
     if num_processes == 1:
         yield from chain.from_iterable(map(read_source, sources))
         return
-    context = multiprocessing.get_context("spawn")  # forking is not safe beside other threads
+    context = multiprocessing.get_context("spawn")  # forking is not safe with other threads
     with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
         yield from chain.from_iterable(pool.map(read_source, sources, chunksize=FILES_AT_ONCE))
 
 
 def documented(source: SourceFile) -> Iterator[tuple[str, list[str]]]:
-    """Give the title and documentation strings of the module and of each class in it, in source order."""
+    """Yield title and documentation strings of the module and of each class in it, in source order."""
     text = source.path.read_bytes()
     num_bytes = sum(map(len, text.split(b'"""')[1::2]))
     if num_bytes < max(MIN_BYTES, MIN_FRACTION * len(text)):
@@ -174,19 +164,19 @@ def documented(source: SourceFile) -> Iterator[tuple[str, list[str]]]:
 
 
 def concepts_of_docstrings(docstrings: Iterable[str]) -> Iterator[str]:
-    """Cut documentation strings to concepts of 20 to 60 words that read as English; none joins two strings."""
+    """Cut documentation strings into concepts of 20 to 60 words of English prose; no concept spans two strings."""
     for docstring in docstrings:
         concepts = group_sentences(prose_paragraphs(docstring))
         yield from (concept for concept in concepts if len(concept.split()) >= MIN_WORDS)
 
 
-def is_new(concept: str, *, said: set[str]) -> bool:
-    """Say whether more than half of a concept's phrases are not in `said`; adds those of a new concept to it."""
+def is_new(concept: str, *, seen: set[str]) -> bool:
+    """Return whether more than half of a concept's phrases are not in `seen`, and if so, add them."""
     words = re.findall(r"\w+", concept.lower())
     phrases = {" ".join(words[i : i + PHRASE_WORDS]) for i in range(max(1, len(words) - PHRASE_WORDS + 1))}
-    if len(phrases - said) <= MIN_NEW_FRACTION * len(phrases):
+    if len(phrases - seen) <= MIN_NEW_FRACTION * len(phrases):
         return False
-    said |= phrases
+    seen |= phrases
     return True
 
 
@@ -199,7 +189,7 @@ def _documented(node: ast.Module | ast.ClassDef, *, title: str) -> Iterator[tupl
 
 
 def _files_below(folder: Path, *, prefix: str) -> Iterator[SourceFile]:
-    """List the sources below a folder in the order of their dotted names, skipped parts left out."""
+    """Yield the sources in a folder and its subfolders in the order of their dotted names."""
     entries = sorted(folder.iterdir(), key=lambda entry: (entry.is_dir(), entry.name))
     for entry in entries:
         if entry.is_dir() and entry.name not in SKIPPED_FOLDERS and entry.name.isidentifier():
@@ -214,13 +204,13 @@ def _distribution(name: str) -> importlib.metadata.Distribution:
         return importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         raise LvmError(
-            f"The demo corpus is read from {name}, which is not installed; install this project with its dependencies."
+            f"The demo corpus needs {name}, which is not installed; install this project with its dependencies."
         ) from None
 
 
 @contextmanager
 def _garbage_collection_off() -> Iterator[None]:
-    """Switch the cycle collector off: it slows parsing by half and finds nothing there."""
+    """Disable the cyclic garbage collector, which slows parsing by half and finds nothing."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,5 +1,6 @@
-"""JSONL of articles: on each line `title`, and `text` or `concepts`; `article_id` where the file names them."""
+"""JSONL files of articles: each line has `title`, either `text` or `concepts`, and optionally `article_id`."""
 
+import codecs
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,11 +10,11 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.articles import Article, concepts_of_text, make_article_id, make_cpe_id
 from lvm_pipeline.source.records import BadRow, Concept, SourceRecords, text_problem
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = codecs.BOM_UTF8
 
 
 def read_jsonl(path: Path, *, dataset_source: str) -> SourceRecords:
-    """Read and check every line; empty lines are passed over.
+    """Read and check every line; empty lines are skipped.
 
     Raises:
         LvmError: If the file cannot be read.
@@ -30,16 +31,16 @@ def read_jsonl(path: Path, *, dataset_source: str) -> SourceRecords:
                 try:
                     article = reader.article(line, number=number)
                 except ValueError as error:
-                    bad_rows.append(BadRow(place="line", number=number, reason=str(error)))
+                    bad_rows.append(BadRow(kind="line", number=number, reason=str(error)))
                 else:
                     concepts += _concepts(article, number=number, dataset_source=dataset_source)
     except OSError as error:
         raise LvmError(f"{path} cannot be read ({error.strerror}); check the path and its permissions.") from None
-    return SourceRecords(path=path, place="line", concepts=concepts, bad_rows=bad_rows)
+    return SourceRecords(path=path, row_kind="line", concepts=concepts, bad_rows=bad_rows)
 
 
 class _ArticleReader:
-    """Turns lines into articles, each with an id of its own."""
+    """Parses lines into articles and assigns their ids."""
 
     def __init__(self, dataset_source: str):
         self._dataset_source = dataset_source
@@ -47,7 +48,11 @@ class _ArticleReader:
         self._lines: dict[str, int] = {}  # article id -> line
 
     def article(self, line: bytes, *, number: int) -> Article:
-        """Read one line; raises ValueError with the reason where it is bad."""
+        """Parse one line.
+
+        Raises:
+            ValueError: If the line is bad.
+        """
         record = _record(line)
         title = record["title"].strip()
         concepts = _texts(record)
@@ -58,7 +63,7 @@ class _ArticleReader:
             raise ValueError(problem)
         article_id = str(article_id)
         if article_id in self._lines:
-            raise ValueError(f"article_id {article_id} is that of line {self._lines[article_id]}")
+            raise ValueError(f"article_id {article_id} is already that of line {self._lines[article_id]}")
         self._titles[title] += 1
         self._lines[article_id] = number
         return Article(article_id=article_id, title=title, concepts=tuple(concepts))
@@ -74,7 +79,7 @@ def _record(line: bytes) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
     if not isinstance(record, dict):
-        raise ValueError(f"no JSON object but {type(record).__name__}; expected title, and text or concepts")
+        raise ValueError(f"not a JSON object but {type(record).__name__}; expected title, and text or concepts")
     if problem := text_problem(record.get("title"), name="title"):
         raise ValueError(problem)
     if ("text" in record) == ("concepts" in record):
@@ -83,14 +88,14 @@ def _record(line: bytes) -> dict[str, Any]:
 
 
 def _texts(record: dict[str, Any]) -> list[str]:
-    """Return the concepts of a record, cut from its text where it has that."""
+    """Return the concepts of a record, or cut its text into concepts."""
     if "text" in record:
         if problem := text_problem(record["text"], name="text"):
             raise ValueError(problem)
         return concepts_of_text(record["text"])
     concepts = record["concepts"]
     if not isinstance(concepts, list) or not concepts:
-        raise ValueError("concepts is no list with texts in it")
+        raise ValueError("concepts is not a list of texts")
     for position, concept in enumerate(concepts):
         if problem := text_problem(concept, name=f"concept {position}"):
             raise ValueError(problem)

@@ -1,4 +1,4 @@
-"""Load a file into the source table: all of it or nothing, and a second time nothing.
+"""Load a file into the source table, completely or not at all; loading it again changes nothing.
 
 Shapes: N = concepts, D = vector width.
 """
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.source.deduplication import Deduplicator, Duplicate, Location, TableState
 from lvm_pipeline.source.encoders import lsa
 from lvm_pipeline.source.encoders.encoder import Encoder, encoder_folder
 from lvm_pipeline.source.encoders.registry import encoder_named, is_fitted_by_ingest, remember_encoder
@@ -27,7 +28,6 @@ from lvm_pipeline.source.records import (
     text_problem,
     vector_digests,
 )
-from lvm_pipeline.source.sorting import Duplicate, Place, Sorter, TableState
 from lvm_pipeline.source.split_hash import read_article_list, split_of
 
 Progress = Callable[[int, int], None]  # concepts encoded, concepts to encode
@@ -39,18 +39,18 @@ BATCH_SIZE = 2_048
 
 @dataclass(frozen=True, kw_only=True)
 class EntryBatch:
-    """Rows for both tables: concepts, their places and their vectors, shape (n, D)."""
+    """Rows for both tables: concepts, their locations and their vectors, shape (n, D)."""
 
     concepts: Sequence[Concept]
-    places: Sequence[Place]
+    locations: Sequence[Location]
     vectors: NDArray[np.float32]
 
 
 class ConceptWriter(Protocol):
-    """The source table as this stage needs it; `adapters/postgres_writer.py` is one."""
+    """The source table; implemented by `adapters/postgres_writer.py`."""
 
     def state(self, dataset_source: str) -> TableState:
-        """Return what the table holds of a dataset source; makes the tables where there are none."""
+        """Return the rows of a dataset source; creates missing tables."""
         ...
 
     def write(self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str) -> int:
@@ -60,7 +60,7 @@ class ConceptWriter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
-    """What became of a file. `num_bad` rows were skipped or, where they only followed a gap, closed up to it."""
+    """Result of loading a file. Rows that only follow a gap are among `bad_rows`, but were loaded."""
 
     path: str
     dataset_source: str
@@ -77,14 +77,14 @@ class IngestReport:
         return asdict(self)
 
     def sentence(self) -> str:
-        """Say in one or two sentences what was loaded."""
+        """Summarise what was loaded."""
         what = (
             f"Loaded {self.num_inserted:,} new concepts of {self.num_articles:,} articles from {Path(self.path).name} "
             f"as dataset source {self.dataset_source!r}, space {self.space_id}"
         )
         rest = [
-            f"{self.num_known:,} were there already" if self.num_known else "",
-            f"{len(self.duplicates):,} duplicates were left out" if self.duplicates else "",
+            f"{self.num_known:,} were already there" if self.num_known else "",
+            f"{len(self.duplicates):,} duplicates were skipped" if self.duplicates else "",
             f"{len(self.bad_rows):,} bad rows were skipped" if self.bad_rows else "",
         ]
         return f"{what}. {', '.join(filter(None, rest)).capitalize()}".rstrip(". ") + "."
@@ -104,13 +104,21 @@ def ingest(
 ) -> IngestReport:
     """Load a JSONL file of articles or a Parquet file with vectors into the source table.
 
-    Concepts that repeat the text or the vector of another one, in the file or in the table under
-    the same dataset source, follow the policy `duplicates`; positions are renumbered over those
-    dropped. `space_id` names the space of a Parquet file's vectors; `encoder` makes those of JSONL.
+    Args:
+        path: The file.
+        writer: The source table.
+        settings: Split, folder of the encoders.
+        dataset_source: Label of the rows.
+        space_id: Space of a Parquet file's vectors.
+        encoder: Encodes the texts of a JSONL file.
+        duplicates: What to do with concepts that repeat the text or the vector of another one, in the file or in the
+            table under the same dataset source. `drop` renumbers the positions of the others.
+        skip_bad: Load the good rows of a file that has bad ones.
+        progress: Called with the number of encoded concepts and the number of all.
 
     Raises:
         BadInputError: If the file has bad rows and `skip_bad` is off; nothing was loaded.
-        LvmError: If the file cannot be read or holds nothing, if its vectors are of another space than
+        LvmError: If the file cannot be read or is empty, if its vectors are of another space than
             those in the table or than `space_id`, or if it has duplicates under the policy `fail`.
     """
     if problem := text_problem(dataset_source, name="the dataset source"):
@@ -118,22 +126,25 @@ def ingest(
     records = read_records(path, dataset_source=dataset_source)
     _raise_on_bad(records.path, records.bad_rows, skip_bad=skip_bad)
     if not records.concepts:
-        raise LvmError(f"{path} holds nothing that can be loaded ({records.bad_rows[0]}); correct it.")
+        raise LvmError(f"{path} has no row that can be loaded ({records.bad_rows[0]}); correct the file.")
     state = writer.state(dataset_source)
-    sorter = Sorter(state, place=records.place)
-    new = sorter.with_new_texts(records.concepts)
-    _raise_on_bad(records.path, sorter.bad_rows, skip_bad=skip_bad)
+    deduplicator = Deduplicator(state, row_kind=records.row_kind)
+    new = deduplicator.new_texts(records.concepts)
+    _raise_on_bad(records.path, deduplicator.bad_rows, skip_bad=skip_bad)
     if records.read_vectors is None:
         source: _VectorSource = _encoded(new, encoder, state, settings=settings, space_id=space_id, progress=progress)
     else:
         source = _stored(records, new, space_id=space_id)
     _refuse_another_space(state, source.space_id, dataset_source=dataset_source)
-    kept = sorter.with_new_vectors(new, source.digests)
-    if duplicates == "fail" and sorter.duplicates:
-        raise LvmError(_duplicates_sentence(records, sorter.duplicates))
+    kept = deduplicator.new_vectors(new, source.digests)
+    if duplicates == "fail" and deduplicator.duplicates:
+        raise LvmError(_duplicates_sentence(records, deduplicator.duplicates))
     loaded = [new[index] for index in kept]
-    places = sorter.places(loaded)
-    batches = _entry_batches(source.batches(kept), places)
+    locations = deduplicator.locations(loaded)
+    batches = (
+        EntryBatch(concepts=batch, locations=[locations[concept.cpe_id] for concept in batch], vectors=vectors)
+        for batch, vectors in source.batches(kept)
+    )
     return IngestReport(
         path=str(path),
         dataset_source=dataset_source,
@@ -141,9 +152,9 @@ def ingest(
         num_articles=len({concept.article_id for concept in loaded}),
         num_concepts=len(records.concepts),
         num_inserted=writer.write(batches, dataset_source=dataset_source, space_id=source.space_id) if loaded else 0,
-        num_known=len(sorter.known),
-        duplicates=sorter.duplicates,
-        bad_rows=[*records.bad_rows, *sorter.bad_rows],
+        num_known=len(deduplicator.known),
+        duplicates=deduplicator.duplicates,
+        bad_rows=[*records.bad_rows, *deduplicator.bad_rows],
     )
 
 
@@ -151,7 +162,7 @@ def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
     """Read and check a file of either kind.
 
     Raises:
-        LvmError: If it cannot be read, or holds no articles.
+        LvmError: If it cannot be read, or has no articles.
     """
     if not path.is_file():
         raise LvmError(f"There is no file {path}; give a JSONL file of articles or a Parquet file with vectors.")
@@ -161,31 +172,26 @@ def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
         raise LvmError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
     records = read(path, dataset_source=dataset_source)
     if not records.concepts and not records.bad_rows:
-        raise LvmError(f"{path} holds no articles; give a file with at least one.")
+        raise LvmError(f"{path} has no articles; give a file with at least one.")
     return records
 
 
 def train_texts(concepts: Iterable[Concept], *, settings: Settings) -> list[str]:
-    """Return the texts of the articles that will be in the train split.
+    """Return the texts of the articles in the train split.
 
     Raises:
         LvmError: If there are none, or the file of validation articles cannot be read.
     """
-    is_train: dict[str, bool] = {}
-    listed = settings.validation_articles
-    others = set(read_article_list(listed)) if listed is not None else None
-    texts = []
-    for concept in concepts:
-        article_id = concept.article_id
-        if article_id not in is_train:
-            is_train[article_id] = (
-                article_id not in others if others is not None else _hashes_to_train(article_id, settings)
-            )
-        if is_train[article_id]:
-            texts.append(concept.text)
+    concepts = list(concepts)
+    article_ids = {concept.article_id for concept in concepts}
+    if settings.validation_articles is not None:
+        train_ids = article_ids - set(read_article_list(settings.validation_articles))
+    else:
+        train_ids = {article_id for article_id in article_ids if _hashes_to_train(article_id, settings)}
+    texts = [concept.text for concept in concepts if concept.article_id in train_ids]
     if not texts:
         raise LvmError(
-            f"None of the {len(is_train)} articles is in the train split, on which {lsa.NAME} is fitted; "
+            f"None of the {len(article_ids)} articles is in the train split, on which {lsa.NAME} is fitted; "
             "load more articles at once, or name another encoder with --encoder."
         )
     return texts
@@ -193,15 +199,15 @@ def train_texts(concepts: Iterable[Concept], *, settings: Settings) -> list[str]
 
 @dataclass(frozen=True, kw_only=True)
 class _VectorSource:
-    """Where the vectors of the new concepts come from: their space, their digests, and a way to read some of them."""
+    """The vectors of the new concepts: their space, their digests, and how to read some of them."""
 
     space_id: str
     digests: list[bytes]
-    batches: Callable[[Sequence[int]], Iterator[Batch]]  # indexes of new concepts, ascending
+    batches: Callable[[Sequence[int]], Iterator[Batch]]  # indices of new concepts, ascending
 
 
 def _stored(records: SourceRecords, new: Sequence[Concept], *, space_id: str | None) -> _VectorSource:
-    """Take the vectors from the file itself."""
+    """Read the vectors from the file."""
 
     def batches(kept: Sequence[int]) -> Iterator[Batch]:
         by_number = {new[index].number: new[index] for index in kept}
@@ -211,8 +217,8 @@ def _stored(records: SourceRecords, new: Sequence[Concept], *, space_id: str | N
 
     if space_id and records.space_id and space_id != records.space_id:
         raise LvmError(
-            f"{records.path} says that its vectors are of the space {records.space_id}, not {space_id}; "
-            "leave --space out, or correct the file."
+            f"{records.path} declares vectors of the space {records.space_id}, not {space_id}; "
+            "omit --space, or correct the file."
         )
     space_id = space_id or records.space_id or f"undeclared-{records.vector_dim}"
     return _VectorSource(space_id=space_id, digests=[concept.vector_digest or b"" for concept in new], batches=batches)
@@ -227,10 +233,10 @@ def _encoded(
     space_id: str | None,
     progress: Progress | None,
 ) -> _VectorSource:
-    """Encode the texts; the encoder is kept so that its vectors can be checked later."""
+    """Encode the texts, and keep the encoder so that its vectors can be checked later."""
     chosen = _chosen_encoder(new, encoder, state, settings=settings) if isinstance(encoder, str) else encoder
     if space_id not in (None, chosen.space_id):
-        raise LvmError(f"The encoder makes vectors of the space {chosen.space_id}, not {space_id}; leave --space out.")
+        raise LvmError(f"The encoder makes vectors of the space {chosen.space_id}, not {space_id}; omit --space.")
     remember_encoder(chosen, encoders_dir=settings.encoders_dir)
     vectors = chosen.encode([concept.text for concept in new], progress=progress)
 
@@ -243,7 +249,7 @@ def _encoded(
 
 
 def _chosen_encoder(new: Sequence[Concept], name: str, state: TableState, *, settings: Settings) -> Encoder:
-    """Load the named encoder; one that is fitted is the one of the table where that has one, else a fresh one."""
+    """Load the named encoder. A fitted one is the one that encoded the table; if there is none, fit one."""
     if not is_fitted_by_ingest(name):
         return encoder_named(name, encoders_dir=settings.encoders_dir)
     fitted = [space for space in state.space_counts if space is not None and space.startswith(f"{name}@")]
@@ -252,8 +258,8 @@ def _chosen_encoder(new: Sequence[Concept], name: str, state: TableState, *, set
     if state.space_counts:
         present = ", ".join(str(space) for space in state.space_counts)
         raise LvmError(
-            f"The table holds vectors of the space {present} under this dataset source, which {name} does not make; "
-            "name their encoder with --encoder, or another --dataset-source."
+            f"The table has vectors of the space {present} under this dataset source, which {name} does not make; "
+            "name their encoder with --encoder, or use another --dataset-source."
         )
     return lsa.fit_lsa(train_texts(new, settings=settings))
 
@@ -262,16 +268,11 @@ def _refuse_another_space(state: TableState, space_id: str, *, dataset_source: s
     others = {space: count for space, count in state.space_counts.items() if space != space_id}
     if others:
         space, count = next(iter(others.items()))
-        held = f"of the space {space}" if space is not None else "of an unnamed space"
+        held = f"of the space {space}" if space is not None else "of an undeclared space"
         raise LvmError(
-            f"The table already holds {count:,} vectors {held} under the dataset source {dataset_source!r}, and "
-            f"those of this file are of the space {space_id}; they cannot be mixed: give it another --dataset-source."
+            f"The table already has {count:,} vectors {held} under the dataset source {dataset_source!r}, this file "
+            f"has vectors of the space {space_id}; they cannot be mixed: use another --dataset-source."
         )
-
-
-def _entry_batches(batches: Iterable[Batch], places: dict[str, Place]) -> Iterator[EntryBatch]:
-    for concepts, vectors in batches:
-        yield EntryBatch(concepts=concepts, places=[places[concept.cpe_id] for concept in concepts], vectors=vectors)
 
 
 def _raise_on_bad(path: Path, bad_rows: Sequence[BadRow], *, skip_bad: bool) -> None:
@@ -281,12 +282,12 @@ def _raise_on_bad(path: Path, bad_rows: Sequence[BadRow], *, skip_bad: bool) -> 
 
 def _duplicates_sentence(records: SourceRecords, duplicates: Sequence[Duplicate]) -> str:
     shown = "; ".join(
-        f"{records.place} {d.number}: {d.reason} as concept {d.kept_cpe_id}" for d in duplicates[:MAX_SHOWN]
+        f"{records.row_kind} {d.number}: {d.reason} as concept {d.kept_cpe_id}" for d in duplicates[:MAX_SHOWN]
     )
     more = f"; and {len(duplicates) - MAX_SHOWN:,} more" if len(duplicates) > MAX_SHOWN else ""
     return (
-        f"{records.path.name} repeats {len(duplicates):,} concepts, so nothing of it was loaded ({shown}{more}). "
-        "Take them out, or load it with the duplicates policy `drop`."
+        f"{records.path.name} repeats {len(duplicates):,} concepts and was not loaded ({shown}{more}). "
+        "Remove them, or load the file with the duplicates policy `drop`."
     )
 
 

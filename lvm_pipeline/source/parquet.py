@@ -1,7 +1,8 @@
-"""Parquet with vectors: `article_id, position, concept_text, vector`, and `cpe_id`, `article_title` where it has them.
+"""Parquet files with the columns `article_id, position, concept_text, vector` and optionally `cpe_id, article_title`.
 
-The file is read twice, batch by batch: once to check every row, once for the vectors of the rows
-that are loaded. Shapes: n = rows of a batch, D = vector width.
+The file is read twice, batch by batch: once to check every row, once for the vectors of the rows that are loaded.
+
+Shapes: n = rows of a batch, D = vector width.
 """
 
 import json
@@ -22,13 +23,13 @@ from lvm_pipeline.source.records import BadRow, Concept, SourceRecords, text_pro
 
 MAGIC = b"PAR1"
 BATCH_SIZE = 2_048
-MAX_WIDTH = 16_000  # pgvector's
+MAX_WIDTH = 16_000  # of pgvector
 REQUIRED_COLUMNS = ("article_id", "position", "concept_text", "vector")
 OPTIONAL_COLUMNS = ("cpe_id", "article_title")
 
 
 def is_parquet(path: Path) -> bool:
-    """Say whether a file begins as Parquet files do."""
+    """Return whether a file starts with the magic bytes of Parquet."""
     with path.open("rb") as file:
         return file.read(4) == MAGIC
 
@@ -37,7 +38,7 @@ def read_parquet(path: Path, *, dataset_source: str) -> SourceRecords:
     """Read and check every row.
 
     Raises:
-        LvmError: If the file is damaged or lacks a column.
+        LvmError: If the file is damaged or has a missing column.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -52,7 +53,7 @@ def read_parquet(path: Path, *, dataset_source: str) -> SourceRecords:
     concepts, vector_dim = checker.finish()
     return SourceRecords(
         path=path,
-        place="row",
+        row_kind="row",
         concepts=concepts,
         bad_rows=sorted(checker.bad_rows, key=lambda bad: bad.number),
         read_vectors=lambda numbers: _read_vectors(path, numbers),
@@ -64,11 +65,11 @@ def read_parquet(path: Path, *, dataset_source: str) -> SourceRecords:
 def vectors_of_width(
     array: pa.Array,
 ) -> tuple[NDArray[np.int64], dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]]]:
-    """Take a list array apart by width.
+    """Group the rows of a list array by width.
 
     Returns:
-        The width of each row (-1 where the list is null), and for each width its rows and their
-        vectors, shape (n, width); a missing component is NaN.
+        The width of each row (-1 for null), and for each width its rows and their vectors, shape (n, width); a missing
+        component is NaN.
     """
     is_there = np.asarray(array.is_valid())
     lists = array.filter(pa.array(is_there))
@@ -76,7 +77,7 @@ def vectors_of_width(
         lengths = np.full(len(lists), lists.type.list_size, np.int64)
     else:
         lengths = np.asarray(lists.value_lengths(), np.int64)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is reported as that
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite and are reported
         values = np.asarray(lists.flatten().to_numpy(zero_copy_only=False)).astype(np.float32)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     widths = np.full(len(array), -1, np.int64)
@@ -99,7 +100,7 @@ class _RowChecker:
         self._widths: dict[int, int] = {}
         self._num_rows = 0
         self._cpe_ids: dict[str, int] = {}
-        self._places: dict[tuple[str, int], int] = {}
+        self._positions: dict[tuple[str, int], int] = {}  # (article, position) -> row number
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Check the rows of a batch."""
@@ -109,7 +110,7 @@ class _RowChecker:
             self._num_rows += 1
             fields = {name: column[row] for name, column in values.items()}
             try:
-                self._register_place(fields)
+                self._register_position(fields)
                 if row in problems:
                     raise ValueError(problems[row])
                 self._concepts[self._num_rows] = self._concept(fields, digest=digests[row])
@@ -118,7 +119,7 @@ class _RowChecker:
                 self._reject(self._num_rows, str(error))
 
     def finish(self) -> tuple[list[Concept], int | None]:
-        """Check what only the whole file tells; return the good concepts in file order and their vector width."""
+        """Check what needs the whole file; return the good concepts in file order and their vector width."""
         if not self._concepts:
             return [], None
         vector_dim = Counter(self._widths.values()).most_common(1)[0][0]
@@ -128,8 +129,8 @@ class _RowChecker:
         self._check_positions()
         return list(self._concepts.values()), vector_dim
 
-    def _register_place(self, fields: dict[str, Any]) -> None:
-        """Note article and position of a row, whatever else is wrong with it, so that it leaves no gap."""
+    def _register_position(self, fields: dict[str, Any]) -> None:
+        """Record article and position of a row, so that a row that is bad otherwise leaves no gap."""
         if isinstance(fields["article_id"], int | uuid.UUID):
             fields["article_id"] = str(fields["article_id"])
         if problem := text_problem(fields["article_id"], name="article_id"):
@@ -137,9 +138,9 @@ class _RowChecker:
         article_id, position = fields["article_id"], fields["position"]
         if position is None or position < 0:
             raise ValueError("position is missing" if position is None else f"position is {position}, below 0")
-        before = self._places.setdefault((article_id, position), self._num_rows)
+        before = self._positions.setdefault((article_id, position), self._num_rows)
         if before != self._num_rows:
-            raise ValueError(f"position {position} of article {article_id} is that of row {before}")
+            raise ValueError(f"position {position} of article {article_id} is already that of row {before}")
 
     def _concept(self, fields: dict[str, Any], *, digest: bytes) -> Concept:
         if problem := text_problem(fields["concept_text"], name="concept_text"):
@@ -160,32 +161,34 @@ class _RowChecker:
         try:
             cpe_id = str(uuid.UUID(str(fields["cpe_id"])))
         except ValueError:
-            raise ValueError(f"cpe_id {str(fields['cpe_id'])[:60]!r} is no UUID") from None
+            raise ValueError(f"cpe_id {str(fields['cpe_id'])[:60]!r} is not a UUID") from None
         before = self._cpe_ids.setdefault(cpe_id, self._num_rows)
         if before != self._num_rows:
-            raise ValueError(f"cpe_id {cpe_id} is that of row {before}")
+            raise ValueError(f"cpe_id {cpe_id} is already that of row {before}")
         return cpe_id
 
     def _check_positions(self) -> None:
-        """Report each gap at the row behind it; positions that a bad row has left are no gap of their own."""
+        """Report each gap at the row after it."""
         articles: dict[str, list[int]] = defaultdict(list)
-        for article_id, position in self._places:
+        for article_id, position in self._positions:
             articles[article_id].append(position)
         for article_id, positions in articles.items():
             expected = 0
             for position in sorted(positions):
                 if position != expected:
                     reason = f"position {position} of article {article_id} where {expected} was expected"
-                    self.bad_rows.append(BadRow(place="row", number=self._places[article_id, position], reason=reason))
+                    self.bad_rows.append(
+                        BadRow(kind="row", number=self._positions[article_id, position], reason=reason)
+                    )
                 expected = position + 1
 
     def _reject(self, number: int, reason: str) -> None:
         self._concepts.pop(number, None)
-        self.bad_rows.append(BadRow(place="row", number=number, reason=reason))
+        self.bad_rows.append(BadRow(kind="row", number=number, reason=reason))
 
 
 def _examined_vectors(column: pa.Array) -> tuple[dict[int, bytes], dict[int, str], NDArray[np.int64]]:
-    """Return the digest of each vector, the reason for each bad one, and all widths."""
+    """Return the digest of each vector, what is wrong with each bad one, and all widths."""
     digests: dict[int, bytes] = {}
     widths, groups = vectors_of_width(column)
     problems = dict.fromkeys(np.flatnonzero(widths == -1).tolist(), "vector is missing")
@@ -203,7 +206,7 @@ def _examined_vectors(column: pa.Array) -> tuple[dict[int, bytes], dict[int, str
 
 
 def _read_vectors(path: Path, numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], NDArray[np.float32]]]:
-    """Give the vectors of the given rows (counted from 1, ascending), batch by batch."""
+    """Yield the vectors of some rows (numbers start at 1, ascending), batch by batch."""
     wanted = np.asarray(numbers, np.int64) - 1
     first_row = 0
     with pq.ParquetFile(path) as file:
@@ -221,7 +224,7 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
     missing = [name for name in REQUIRED_COLUMNS if name not in schema.names]
     if missing:
         raise LvmError(
-            f"{path.name} lacks the column {', '.join(missing)} (it has {', '.join(schema.names)}); "
+            f"{path.name} has no column {', '.join(missing)} (it has {', '.join(schema.names)}); "
             f"a file with vectors needs {', '.join(REQUIRED_COLUMNS)}."
         )
     vector, position = schema.field("vector").type, schema.field("position").type
@@ -229,10 +232,10 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
     if not is_list or not pa.types.is_floating(vector.value_type):
         raise LvmError(f"The column vector of {path.name} is {vector}; expected a list of floats.")
     if not pa.types.is_integer(position):
-        raise LvmError(f"The column position of {path.name} is {position}; expected whole numbers.")
+        raise LvmError(f"The column position of {path.name} is {position}; expected integers.")
     if pa.types.is_fixed_size_list(vector) and vector.list_size > MAX_WIDTH:
         raise LvmError(
-            f"The vectors of {path.name} have {vector.list_size} components; Postgres holds up to {MAX_WIDTH}."
+            f"The vectors of {path.name} have {vector.list_size} components; pgvector stores at most {MAX_WIDTH}."
         )
 
 
@@ -241,7 +244,7 @@ def _columns(schema: pa.Schema) -> list[str]:
 
 
 def declared_space(metadata: dict[bytes, bytes]) -> str | None:
-    """Return the space id that the file itself states: as `space_id`, or as this project's own tables do."""
+    """Return the space id in the metadata of a file, as `space_id` or as in `concepts.parquet`."""
     if b"space_id" in metadata:
         return metadata[b"space_id"].decode()
     return json.loads(metadata[b"lvm"]).get("space_id") if b"lvm" in metadata else None

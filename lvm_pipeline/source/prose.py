@@ -1,7 +1,7 @@
-"""Documentation string to English sentences: markup, tables, code and parameter lists are left out.
+"""Extract English sentences from documentation strings, without markup, tables, code and parameter lists.
 
-Understands the four ways in which Python projects write them: plain text, reStructuredText,
-numpydoc (underlined headings) and Google sections (`Args:` and an indented body).
+Supported styles are plain text, reStructuredText, numpydoc (underlined headings) and Google sections (`Args:` and an
+indented body).
 """
 
 import inspect
@@ -12,51 +12,25 @@ from lvm_pipeline.source.articles import MAX_WORDS, split_sentences
 
 Block = list[str]  # lines of one paragraph
 
-PROSE_SECTIONS = {
-    "note",
-    "notes",
-    "warning",
-    "warnings",
-    "summary",
-    "extended summary",
-    "description",
-    "overview",
-    "details",
-}
-PROSE_SECTIONS |= {
-    "background",
-    "remarks",
-    "introduction",
-    "caution",
-    "important",
-    "hint",
-    "tip",
-    "algorithm",
-    "discussion",
-}
-OTHER_SECTIONS = {
-    "parameters",
-    "other parameters",
-    "keyword arguments",
-    "arguments",
-    "args",
-    "returns",
-    "return",
-    "yields",
-}
-OTHER_SECTIONS |= {"return value", "receives", "raises", "warns", "see also", "references", "reference", "bibliography"}
-OTHER_SECTIONS |= {
-    "example",
-    "examples",
-    "usage",
-    "attributes",
-    "methods",
-    "functions",
-    "classes",
-    "routines",
-    "options",
-}
-OTHER_SECTIONS |= {"authors", "author", "license", "contents"}
+
+def _words(text: str) -> set[str]:
+    """Read a comma-separated list."""
+    return {" ".join(word.split()) for word in text.split(",")}
+
+
+PROSE_SECTIONS = _words(
+    """
+    note, notes, warning, warnings, summary, extended summary, description, overview, details, background,
+    remarks, introduction, caution, important, hint, tip, algorithm, discussion
+    """
+)
+OTHER_SECTIONS = _words(
+    """
+    parameters, other parameters, keyword arguments, arguments, args, returns, return, yields, return value,
+    receives, raises, warns, see also, references, reference, bibliography, example, examples, usage,
+    attributes, methods, functions, classes, routines, options, authors, author, license, contents
+    """
+)
 PROSE_DIRECTIVES = {"note", "warning", "tip", "important", "hint", "caution", "attention", "admonition", "topic"}
 SMALL_WORDS = """
     a an and are as at be by can for from has if in is it its not of on or that the this to when which with will
@@ -64,19 +38,14 @@ SMALL_WORDS = """
 FORMULA_WORDS = """
     where were into than then let define defined satisfies satisfy solves satisfying according following follows
     equation formula form problem system like such see using either e.g namely consider available equals given
-""".split()  # noqa: SIM905 - a sentence that ends in one lost the formula or list behind it
+""".split()  # noqa: SIM905 - a sentence that ends in one was followed by a formula or a list
 OPEN_ENDS = {*SMALL_WORDS, *FORMULA_WORDS}
-UNWANTED_WORDS = {"copyright", "license", "licensed", "licence", "licenced", "warranty", "warranties", "redistribute"}
-UNWANTED_WORDS |= {
-    "redistribution",
-    "redistributions",
-    "doctest",
-    "deprecated",
-    "docstring",
-    "pickle",
-    "pickled",
-    "pickles",
-}
+UNWANTED_WORDS = _words(
+    """
+    copyright, license, licensed, licence, licenced, warranty, warranties, redistribute, redistribution,
+    redistributions, doctest, deprecated, docstring, pickle, pickled, pickles
+    """
+)
 UNWANTED_PARTS = (
     "::",
     "==",
@@ -113,13 +82,13 @@ _TABLE = re.compile(r"\S {3,}\S|\S\t+\S|^\s*[+|]|={3,}|-{4,}")
 
 
 def prose_paragraphs(docstring: str) -> list[list[str]]:
-    """Return the sentences of each paragraph that reads as English, in order; paragraphs without any are left out."""
+    """Return the English sentences of each paragraph, in order; paragraphs without any are omitted."""
     paragraphs = ([s for s in _sentences(block) if reads_as_english(s)] for block in _prose_blocks(docstring))
     return [paragraph for paragraph in paragraphs if paragraph]
 
 
 def reads_as_english(sentence: str) -> bool:
-    """Say whether a sentence is one a person would read aloud: whole, no code, no formula, no licence."""
+    """Return whether a sentence is complete English prose: no code, no formula, no licence."""
     words = sentence.split()
     if not 4 <= len(words) <= MAX_WORDS or not _WHOLE.match(sentence) or _CODE.search(sentence):
         return False
@@ -135,7 +104,7 @@ def reads_as_english(sentence: str) -> bool:
 
 
 def _sentences(block: Block) -> list[str]:
-    """Split a paragraph into sentences; one that only misses its full stop is given it."""
+    """Split a paragraph into sentences; add the full stop if only that is missing."""
     sentences = split_sentences(_plain(" ".join(block)))
     if sentences and sentences[-1][-1].isalnum() and sentences[-1].rsplit(None, 1)[-1].lower() not in OPEN_ENDS:
         sentences[-1] += "."
@@ -143,7 +112,7 @@ def _sentences(block: Block) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Take inline markup away and keep its words."""
+    """Remove inline markup but keep its words."""
     if "[" in text:
         text = _MARKDOWN_LINK.sub(r"\1", _CITATION.sub("", text))
     if "`" in text:
@@ -155,13 +124,13 @@ def _plain(text: str) -> str:
 
 
 def _role_text(match: re.Match[str]) -> str:
-    """Say what a cross-reference shows: its own title, else the target; `~a.b.C` shows C."""
+    """Return the text that a cross-reference shows: its title or else its target; `~a.b.C` shows C."""
     shown = re.sub(r"\s*<[^>]*>$", "", match[1]).lstrip("!")
     return shown.rsplit(".", 1)[-1] if shown.startswith("~") else shown.lstrip(".")
 
 
 def _prose_blocks(docstring: str) -> Iterator[Block]:
-    """Give the paragraphs and list items of a documentation string that can hold prose."""
+    """Yield the paragraphs and list items of a documentation string that can contain prose."""
     lines = _without_dropped_parts(inspect.cleandoc(docstring).expandtabs().splitlines())
     block: Block = []
     for line in [*lines, ""]:
@@ -177,7 +146,7 @@ def _prose_blocks(docstring: str) -> Iterator[Block]:
 
 
 def _kept(block: Block) -> Iterator[Block]:
-    """Give the block back if it is a paragraph or a list item, not an indented, tabular or defining one."""
+    """Yield the block if it is a paragraph or a list item, but not if it is indented, a table or a definition."""
     item = _ITEM.match(block[0])
     if item:
         block = [block[0][item.end() :], *block[1:]]
@@ -193,7 +162,7 @@ def _is_table(block: Block) -> bool:
 
 
 def _without_dropped_parts(lines: list[str]) -> list[str]:
-    """Leave out sections that are no prose, directives, field lists and doctests; move kept bodies to the margin."""
+    """Remove sections without prose, directives, field lists and doctests; dedent the bodies that stay."""
     kept: list[str] = []
     index = 0
     while index < len(lines):
@@ -208,7 +177,8 @@ def _without_dropped_parts(lines: list[str]) -> list[str]:
             index += 1
         elif (part := _indented_part(line)) is not None:
             end = _end_of_body(lines, index + 1, indent=_indent(line))
-            kept += ["", *(_moved_to_margin(lines[index + 1 : end]) if part else []), ""]
+            body = inspect.cleandoc("\n" + "\n".join(lines[index + 1 : end])).splitlines() if part else []
+            kept += ["", *body, ""]
             index = end
         elif line.lstrip().startswith(">>>"):
             kept.append("")
@@ -220,20 +190,16 @@ def _without_dropped_parts(lines: list[str]) -> list[str]:
 
 
 def _indented_part(line: str) -> bool | None:
-    """Say whether the body that a line opens is prose; None where the line opens no body."""
+    """Return whether the indented body after a line is prose; None if the line does not start a body."""
     if section := _SECTION.match(line):
-        return _is_prose_section(section[2])
+        return section[2].lower() in PROSE_SECTIONS
     if directive := _DIRECTIVE.match(line):
         return directive[2] in PROSE_DIRECTIVES
     return False if _FIELD.match(line) else None
 
 
-def _is_prose_section(heading: str) -> bool:
-    return heading.strip().rstrip(":").lower() in PROSE_SECTIONS
-
-
 def _next_heading(lines: list[str], index: int) -> int:
-    """Find the line of the next underlined heading."""
+    """Return the line of the next underlined heading."""
     for i in range(index, len(lines) - 1):
         if lines[i].strip() and _indent(lines[i]) == 0 and _UNDERLINE.match(lines[i + 1]):
             return i
@@ -241,12 +207,8 @@ def _next_heading(lines: list[str], index: int) -> int:
 
 
 def _end_of_body(lines: list[str], index: int, *, indent: int) -> int:
-    """Find the first line from `index` on that is not empty and not indented deeper than `indent`."""
+    """Return the first line from `index` on that is not empty and not indented more than `indent`."""
     return next((i for i in range(index, len(lines)) if lines[i].strip() and _indent(lines[i]) <= indent), len(lines))
-
-
-def _moved_to_margin(lines: list[str]) -> list[str]:
-    return inspect.cleandoc("\n" + "\n".join(lines)).splitlines()
 
 
 def _indent(line: str) -> int:

@@ -1,4 +1,4 @@
-"""The concepts of a file before they are loaded, with what is wrong in it; vectors stay in the file.
+"""The concepts of a file before they are loaded, and its bad rows; vectors stay in the file.
 
 Shapes: N = concepts, D = vector width.
 """
@@ -19,35 +19,33 @@ MAX_SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class BadRow:
-    """A line or row that cannot be loaded; numbers count from 1."""
+    """A line or row that cannot be loaded; numbers start at 1."""
 
-    place: str  # "line" or "row"
+    kind: str  # "line" or "row"
     number: int
     reason: str
 
     def __str__(self) -> str:
-        """Return it as it is shown: `line 17: ...`."""
-        return f"{self.place} {self.number}: {self.reason}"
+        return f"{self.kind} {self.number}: {self.reason}"
 
 
 class BadInputError(LvmError):
-    """A file with bad lines or rows, of which nothing was loaded; `bad_rows` has them all."""
+    """A file has bad lines or rows and was not loaded; `bad_rows` holds all of them."""
 
     def __init__(self, path: Path, bad_rows: Sequence[BadRow]):
-        """Make the sentence from the first few."""
         self.bad_rows = list(bad_rows)
         shown = "; ".join(str(bad) for bad in bad_rows[:MAX_SHOWN])
         more = f"; and {len(bad_rows) - MAX_SHOWN:,} more" if len(bad_rows) > MAX_SHOWN else ""
-        count = f"{len(bad_rows):,} bad {bad_rows[0].place}{'s' if len(bad_rows) > 1 else ''}"
+        count = f"{len(bad_rows):,} bad {bad_rows[0].kind}{'s' if len(bad_rows) > 1 else ''}"
         super().__init__(
-            f"{path.name} has {count}, so nothing of it was loaded ({shown}{more}). "
-            "Correct it, or load the rest with --skip-bad."
+            f"{path.name} has {count} and was not loaded ({shown}{more}). "
+            "Correct the file, or load the rest with --skip-bad."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """One concept of a file: `position` as the file gives it, `vector_digest` where the file has vectors."""
+    """One concept of a file: `position` as in the file, `vector_digest` if the file has vectors."""
 
     number: int
     cpe_id: str
@@ -59,23 +57,23 @@ class Concept:
 
 
 class VectorReader(Protocol):
-    """Reads the vectors of some concepts of a file, in the order of the file."""
+    """Reads the vectors of some concepts of a file."""
 
     def __call__(self, numbers: Sequence[int]) -> Iterator[tuple[Sequence[int], NDArray[np.float32]]]:
-        """Give row numbers and their vectors, shape (n, D), batch after batch, for the ascending `numbers`."""
+        """Yield batches of row numbers and their vectors, shape (n, D), for the ascending `numbers`."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRecords:
-    """What a file holds: its good concepts in file order and its bad rows.
+    """The good concepts of a file, in file order, and its bad rows.
 
-    `read_vectors` is None where the file has no vectors (JSONL). `space_id` is what the file itself
-    says of its vectors.
+    `row_kind` is `line` or `row`. `read_vectors` is None if the file has no vectors (JSONL). `space_id` is the one
+    that the file itself declares.
     """
 
     path: Path
-    place: str
+    row_kind: str
     concepts: list[Concept]
     bad_rows: list[BadRow] = field(default_factory=list)
     read_vectors: VectorReader | None = None
@@ -84,27 +82,27 @@ class SourceRecords:
 
 
 def text_problem(text: object, *, name: str) -> str | None:
-    """Say what is wrong with a text for a Postgres column, None where nothing is."""
+    """Return why a value cannot be stored in a Postgres text column, None if it can."""
     if not isinstance(text, str):
-        return f"{name} is missing" if text is None else f"{name} is no text but {type(text).__name__}"
+        return f"{name} is missing" if text is None else f"{name} is not a text but {type(text).__name__}"
     if not text.strip():
         return f"{name} is empty"
     if "\0" in text:
-        return f"{name} holds a NUL character"
+        return f"{name} contains a NUL character"
     try:
         text.encode()
     except UnicodeEncodeError:
-        return f"{name} holds half of a surrogate pair"
+        return f"{name} contains half of a surrogate pair"
     return None
 
 
 def text_digest(text: str) -> bytes:
-    """Hash a text; the writer's `TableState` has the same hash of the texts in the table."""
+    """Hash a text, as `TableState` does for the texts in the table."""
     return hashlib.sha256(text.encode()).digest()
 
 
 def vector_bytes(vectors: NDArray[np.float32]) -> NDArray[np.void]:
-    """Return each vector of (N, D) in pgvector's binary form: width, zero, then big-endian floats."""
+    """Return each vector of (N, D) in the binary format of pgvector: width, zero, then big-endian floats."""
     num_vectors, vector_dim = vectors.shape
     packed = np.zeros(num_vectors, [("vector_dim", ">i2"), ("unused", ">i2"), ("components", ">f4", (vector_dim,))])
     packed["vector_dim"] = vector_dim
@@ -113,5 +111,5 @@ def vector_bytes(vectors: NDArray[np.float32]) -> NDArray[np.void]:
 
 
 def vector_digests(vectors: NDArray[np.float32]) -> list[bytes]:
-    """Hash each vector of (N, D); equal vectors, and only they, have equal hashes."""
+    """Hash each vector of (N, D)."""
     return [hashlib.sha256(packed.tobytes()).digest() for packed in vector_bytes(vectors)]

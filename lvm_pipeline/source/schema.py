@@ -1,4 +1,4 @@
-"""The source tables, and how TMD codes are packed into one number."""
+"""The source tables, and the packing of TMD codes into one integer."""
 
 import re
 from typing import NamedTuple
@@ -13,7 +13,7 @@ MAX_DOMAIN, MAX_TASK, MAX_MODIFIER = 15, 31, 63
 
 
 class Tmd(NamedTuple):
-    """Domain, task and modifier: opaque categories; (0, 0, 0) says that their extraction failed."""
+    """Domain, task and modifier, which are categories; (0, 0, 0) marks a failed assignment."""
 
     domain: int
     task: int
@@ -21,7 +21,7 @@ class Tmd(NamedTuple):
 
 
 def pack_tmd(tmd: Tmd) -> int:
-    """Pack codes as the data holds them: `domain << 11 | task << 6 | modifier`, which fits a signed 16-bit column.
+    """Pack TMD codes as `domain << 11 | task << 6 | modifier`, which fits a signed 16-bit column.
 
     Raises:
         ValueError: If a code is outside its range (0-15, 0-31, 0-63).
@@ -43,11 +43,11 @@ def unpack_tmd(bits: int) -> Tmd:
 
 
 def source_metadata(*, entry_table: str = "cpe_entry", vector_table: str = "cpe_vectors") -> MetaData:
-    """Describe both tables under the given names (`TABLE` or `SCHEMA.TABLE`); nearly all may be NULL, as in real dumps.
+    """Return the definition of both tables under the given names (`TABLE` or `SCHEMA.TABLE`).
 
-    Beyond the tables as they were found: `document_id` and `sequence_index` give an order that
-    cannot tie, `space_id` says what made a vector. `concept_vec` has no fixed width, so that
-    vectors of several encoders fit under several values of `dataset_source`.
+    Nearly all columns may be NULL, as in real dumps. `document_id` and `sequence_index` (an order without ties) and
+    `space_id` are added to the tables of the original project. `concept_vec` has no fixed width, so that a table can
+    have vectors of several encoders, each under its own `dataset_source`.
     """
     metadata = MetaData()
     schema, name = _schema_and_name(entry_table)

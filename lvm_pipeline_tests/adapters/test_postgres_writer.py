@@ -12,10 +12,10 @@ from lvm_pipeline.adapters.postgres_writer import PostgresWriter, vector_rows
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.articles import make_cpe_id
+from lvm_pipeline.source.deduplication import Location, TableState
 from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.source.load import EntryBatch, ingest
 from lvm_pipeline.source.records import Concept, text_digest, vector_digests
-from lvm_pipeline.source.sorting import Place, TableState
 
 pytestmark = pytest.mark.postgres
 DIM = 8
@@ -34,8 +34,8 @@ def batch(num=3, *, article_id="a0", dim=DIM, seed=0, source="s"):
         for position in range(num)
     ]
     vectors = unit_length(np.random.default_rng(seed).standard_normal((num, dim)))
-    places = [Place(article_index=4, position=position) for position in range(num)]
-    return EntryBatch(concepts=concepts, places=places, vectors=vectors)
+    locations = [Location(article_index=4, position=position) for position in range(num)]
+    return EntryBatch(concepts=concepts, locations=locations, vectors=vectors)
 
 
 def write(writer, *batches, dataset_source="s", space_id="space@1"):

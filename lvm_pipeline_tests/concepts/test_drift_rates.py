@@ -30,7 +30,7 @@ def licence_articles():
         for file in sorted(importlib.metadata.files(name) or [], key=str):
             if re.search("LICEN[CS]E|COPYING|NOTICE", file.name) and file.suffix in {"", ".txt", ".md"}:
                 text = Path(file.locate()).read_text(encoding="utf-8", errors="replace")
-                concepts = [concept for concept in concepts_of_text(text) if is_new(concept, said=said)]
+                concepts = [concept for concept in concepts_of_text(text) if is_new(concept, seen=said)]
                 for start in range(0, len(concepts) - ARTICLE_CONCEPTS + 1, ARTICLE_CONCEPTS):
                     yield f"{name} {file.name} {start}", concepts[start : start + ARTICLE_CONCEPTS]
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 
+from lvm_pipeline.source.deduplication import KnownRow, TableState
 from lvm_pipeline.source.records import text_digest, vector_digests
-from lvm_pipeline.source.sorting import KnownRow, TableState
 
 
 class MemoryTable:
@@ -32,12 +32,12 @@ class MemoryTable:
     def write(self, batches, *, dataset_source, space_id):
         rows = {}
         for batch in batches:
-            for concept, place, vector in zip(batch.concepts, batch.places, batch.vectors, strict=True):
+            for concept, location, vector in zip(batch.concepts, batch.locations, batch.vectors, strict=True):
                 assert concept.cpe_id not in self.rows
                 rows[concept.cpe_id] = {
                     "article_id": concept.article_id,
-                    "article_index": place.article_index,
-                    "position": place.position,
+                    "article_index": location.article_index,
+                    "position": location.position,
                     "title": concept.title,
                     "text": concept.text,
                     "vector": np.asarray(vector, np.float32),

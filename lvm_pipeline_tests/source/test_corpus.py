@@ -65,10 +65,10 @@ def test_repeated_text_is_left_out(small_sources):
 def test_a_concept_is_new_unless_half_of_it_was_said():
     said = set()
     text = "one two three four five six seven eight nine ten"
-    assert is_new(text, said=said)
-    assert not is_new(text.upper() + "!", said=said)
-    assert not is_new("zero one two three four five six seven eight", said=said)
-    assert is_new("one two three four five and then something quite other", said=said)
+    assert is_new(text, seen=said)
+    assert not is_new(text.upper() + "!", seen=said)
+    assert not is_new("zero one two three four five six seven eight", seen=said)
+    assert is_new("one two three four five and then something quite other", seen=said)
 
 
 def test_a_source_of_another_python_is_passed_over(tmp_path):

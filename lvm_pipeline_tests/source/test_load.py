@@ -49,7 +49,7 @@ def test_a_second_run_changes_nothing(load, table):
     assert second.num_inserted == 0
     assert second.num_known == first.num_inserted
     assert second.space_id == first.space_id
-    assert "were there already" in second.sentence()
+    assert "were already there" in second.sentence()
 
 
 def test_the_encoder_learns_from_train_articles_only(load, settings, monkeypatch):
@@ -123,22 +123,22 @@ def test_articles_of_the_same_title_are_apart(load, table):
 BAD_LINES = [
     (b"{not json", "not JSON"),
     (b'{"title": "x", "text": "\xff"}', "not UTF-8"),
-    (b"[1, 2]", "no JSON object"),
+    (b"[1, 2]", "not a JSON object"),
     (b"[" * 100_000, "nested too deeply"),
     ({"text": "words"}, "title is missing"),
     ({"title": "  ", "text": "words"}, "title is empty"),
-    ({"title": 5, "text": "words"}, "title is no text but int"),
+    ({"title": 5, "text": "words"}, "title is not a text but int"),
     ({"title": "x"}, "neither text nor concepts"),
     ({"title": "x", "text": "words", "concepts": ["words"]}, "both text and concepts"),
     ({"title": "x", "text": " \n "}, "text is empty"),
     ({"title": "x", "text": "a\0b"}, "NUL"),
     (b'{"title": "x", "text": "\\ud800"}', "surrogate"),
-    ({"title": "x", "concepts": []}, "concepts is no list"),
-    ({"title": "x", "concepts": "words"}, "concepts is no list"),
+    ({"title": "x", "concepts": []}, "concepts is not a list"),
+    ({"title": "x", "concepts": "words"}, "concepts is not a list"),
     ({"title": "x", "concepts": ["words", ""]}, "concept 1 is empty"),
     ({"title": "x", "concepts": ["words", None]}, "concept 1 is missing"),
     ({"title": "x", "concepts": ["words"], "article_id": ""}, "article_id is empty"),
-    ({"title": "x", "concepts": ["words"], "article_id": "first"}, "article_id first is that of line 1"),
+    ({"title": "x", "concepts": ["words"], "article_id": "first"}, "article_id first is already that of line 1"),
 ]
 
 
@@ -172,12 +172,12 @@ def test_a_byte_order_mark_is_no_fault(load, table):
 
 @pytest.mark.parametrize("lines", [[], [b"", b"  "]])
 def test_an_empty_file_is_told(load, lines):
-    with pytest.raises(LvmError, match="holds no articles"):
+    with pytest.raises(LvmError, match="has no articles"):
         load(lines)
 
 
 def test_a_file_with_nothing_good_is_told(load):
-    with pytest.raises(LvmError, match="nothing that can be loaded"):
+    with pytest.raises(LvmError, match="no row that can be loaded"):
         load([b"{"], skip_bad=True)
 
 
@@ -251,7 +251,7 @@ def test_duplicates_can_be_an_error(load, table):
 def test_spaces_are_never_mixed(load, table):
     load(rows(), space_id="mine")
     other = rows(concept_text=[f"other {i}" for i in range(5)], article_id=["b"] * 3 + ["c"] * 2)
-    with pytest.raises(LvmError, match=r"already holds 5 vectors of the space mine.*cannot be mixed"):
+    with pytest.raises(LvmError, match=r"already has 5 vectors of the space mine.*cannot be mixed"):
         load(other, space_id="theirs")
     with pytest.raises(LvmError, match="space mine under this dataset source"):
         load(articles())
@@ -269,7 +269,7 @@ def test_another_vector_under_the_same_id_is_refused(load, table):
 
 
 def test_the_space_of_jsonl_is_its_encoders(load):
-    with pytest.raises(LvmError, match="leave --space out"):
+    with pytest.raises(LvmError, match="omit --space"):
         load(articles(), space_id="mine")
 
 

@@ -87,7 +87,7 @@ BAD_ROWS = [
     ("article_id", "", "article_id is empty"),
     ("position", None, "position is missing"),
     ("position", -1, "below 0"),
-    ("position", 1, "position 1 of article a0 is that of row 2"),
+    ("position", 1, "position 1 of article a0 is already that of row 2"),
     ("position", 7, "position 7 of article a0 where 2 was expected"),
 ]
 
@@ -113,7 +113,9 @@ def test_a_double_beyond_float32_is_infinite(load):
         load(rows(vector=pa.array(values, pa.list_(pa.float64()))))
 
 
-@pytest.mark.parametrize(("ids", "reason"), [(["x"] * 5, "'x' is no UUID"), ([f"{0:032x}"] * 5, "is that of row 1")])
+@pytest.mark.parametrize(
+    ("ids", "reason"), [(["x"] * 5, "'x' is not a UUID"), ([f"{0:032x}"] * 5, "is already that of row 1")]
+)
 def test_bad_cpe_ids_are_named(load, ids, reason):
     with pytest.raises(BadInputError, match=reason):
         load(rows(cpe_id=ids))
@@ -135,7 +137,7 @@ def test_the_rare_width_is_the_wrong_one(load):
 
 @pytest.mark.parametrize("column", ["article_id", "position", "concept_text", "vector"])
 def test_a_missing_column_is_named(load, column):
-    with pytest.raises(LvmError, match=f"lacks the column {column}"):
+    with pytest.raises(LvmError, match=f"has no column {column}"):
         load(rows(**{column: None}))
 
 
@@ -144,7 +146,7 @@ def test_a_missing_column_is_named(load, column):
     [
         ({"vector": ["a"] * 5}, "expected a list of floats"),
         ({"vector": [[1, 2]] * 5}, "expected a list of floats"),
-        ({"position": [0.0, 1.0, 2.0, 0.0, 1.0]}, "expected whole numbers"),
+        ({"position": [0.0, 1.0, 2.0, 0.0, 1.0]}, "expected integers"),
     ],
 )
 def test_a_column_of_another_type_is_named(load, columns, reason):

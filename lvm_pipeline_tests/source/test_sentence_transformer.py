@@ -249,7 +249,7 @@ def expected_gtr(folder, texts):
 @pytest.mark.slow
 def test_weights_that_cannot_be_had_are_told(tmp_path, sentence_transformers, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(LvmError, match=r"weights of the encoder no-such-model cannot be had: there is no folder"):
+    with pytest.raises(LvmError, match=r"weights of encoder no-such-model are not available: there is no folder"):
         load_sentence_transformer("no-such-model", encoders_dir=tmp_path)
-    with pytest.raises(LvmError, match="cannot be had"):
+    with pytest.raises(LvmError, match="are not available"):
         load_sentence_transformer("not a/valid name!", encoders_dir=tmp_path)

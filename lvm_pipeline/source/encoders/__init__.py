@@ -1,1 +1,1 @@
-"""Text to vectors. Read: encoder (the contract), lsa, sentence_transformer, registry."""
+"""Text to vectors: encoder (the contract), lsa, sentence_transformer, registry."""

@@ -1,4 +1,4 @@
-"""What an encoder is: texts to unit vectors of one named space.
+"""The contract of an encoder: texts to unit vectors of one space.
 
 Shapes: N = texts, D = vector width.
 """
@@ -16,11 +16,11 @@ Progress = Callable[[int, int], None]  # texts done, texts in all
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors; two encoders have one `space_id` only if their vectors can be mixed."""
+    """Encodes texts as vectors. Encoders share a `space_id` only if their vectors can be mixed."""
 
     @property
     def space_id(self) -> str:
-        """Encoder, pooling, dense layers, norm and revision in one name."""
+        """Identifies encoder, pooling, dense layers, norm and revision."""
         ...
 
     @property
@@ -29,18 +29,18 @@ class Encoder(Protocol):
         ...
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Return one unit vector for each text, shape (N, D); each depends on its text alone."""
+        """Return one unit vector for each text, shape (N, D), which depends only on that text."""
         ...
 
 
 def unit_length(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Scale each row of (N, D) to length one; rows of zeros stay as they are."""
+    """Scale each row of (N, D) to length one; zero rows stay zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
 def encoder_folder(encoders_dir: Path, space_id: str) -> Path:
-    """Return the folder in which an encoder of this space is kept; different ids have different folders."""
+    """Return the folder of the encoder of a space; different ids have different folders."""
     readable = re.sub(r"[^A-Za-z0-9._@+-]", "_", space_id)[:100].lstrip(".") or "_"
     if readable == space_id:
         return encoders_dir / space_id

@@ -1,9 +1,12 @@
 """`lsa-768`: latent semantic analysis, an encoder that needs no download.
 
 Words are weighted by TF-IDF (sublinear term frequency), projected on the 768 leading right singular
-vectors of the training texts, and scaled to unit length (Deerwester et al. 1990; the randomised
-solver is Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061). It knows which words
-occur together and nothing of their order: far weaker than a sentence encoder, and honest about it.
+vectors of the training texts, and scaled to unit length (Deerwester et al. 1990). It knows which words
+occur together but not their order, so it is much weaker than a sentence encoder.
+
+The randomised SVD (Halko, Martinsson and Tropp 2011, https://arxiv.org/abs/0909.4061) is not that of
+scikit-learn: its QR or LU steps take 7 to 20 times as long on the demo corpus, and its other random basis
+gives other vectors, which would change the space id of every home.
 
 Shapes: N = texts, W = words in the vocabulary, D = vector width (768).
 """
@@ -28,14 +31,14 @@ from lvm_pipeline.source.encoders.encoder import Progress, unit_length
 
 NAME = "lsa-768"
 VECTOR_DIM = 768
-VERSION = 1  # raise it when the same texts give other vectors
+VERSION = 1  # increase it if the same texts give other vectors
 MAX_WORDS = 20_000
-RARE_BELOW = 1_000  # texts; from there on a word must occur in two of them
+RARE_BELOW = 1_000  # with this many texts or more, a word must occur in two of them
 NUM_ITERATIONS = 2
 OVERSAMPLING = 16
 RANK_TOLERANCE = 1e-10
 SEED = 0
-OWN_SHARE = np.float32(1e-3)
+HASH_WEIGHT = np.float32(1e-3)
 WORD = r"(?u)\b\w+\b"
 BATCH_SIZE = 4_096
 STATE_FILE, DESCRIPTION_FILE = "lsa.safetensors", "lsa.json"
@@ -43,12 +46,11 @@ STATE_FILE, DESCRIPTION_FILE = "lsa.safetensors", "lsa.json"
 
 @dataclass(frozen=True, kw_only=True)
 class LsaEncoder:
-    """A fitted, frozen encoder.
+    """A fitted encoder.
 
-    The space id is `lsa-768@` and 12 hex digits that hash what decides the fitted state: the
-    texts in their order, the parameters and scikit-learn's version. Fitting the same texts again
-    gives the same id; its vectors are equal bit for bit on one machine, and within 1e-4 in
-    each component between machines whose linear algebra rounds differently.
+    The space id is `lsa-768@` and 12 hex digits, a hash of everything that determines the fit: the texts in their
+    order, the parameters and the version of scikit-learn. Fitting the same texts again gives the same id. The vectors
+    are then equal bit for bit on one machine, and to 1e-4 on machines whose linear algebra rounds differently.
     """
 
     space_id: str
@@ -65,9 +67,8 @@ class LsaEncoder:
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Return one unit vector for each text, shape (N, D).
 
-        To each is added a thousandth of a direction drawn from the hash of its text. So texts of the
-        same words in another order are nearly equal but not the same, and a text without one known
-        word has a vector of its own, near nothing.
+        A random direction, seeded by the hash of the text, is added with a weight of 0.001. So texts of the same
+        words in another order have nearly but not exactly the same vector, and so does a text without a known word.
         """
         vectors = np.empty((len(texts), self.vector_dim), np.float32)
         vectorizer = _vectorizer(self.vocabulary, self.idf)
@@ -80,11 +81,11 @@ class LsaEncoder:
 
     def _project(self, texts: Sequence[str], vectorizer: TfidfVectorizer) -> NDArray[np.float32]:
         projected = np.asarray(sparse.csr_matrix(vectorizer.transform(texts)) @ self.projection.astype(np.float64))
-        own = np.stack([_direction_of(text, self.vector_dim) for text in texts])
-        return unit_length(unit_length(projected) + OWN_SHARE * own)
+        hashed = np.stack([_hash_direction(text, self.vector_dim) for text in texts])
+        return unit_length(unit_length(projected) + HASH_WEIGHT * hashed)
 
     def save(self, folder: Path) -> None:
-        """Write the encoder to a folder, whole or not at all."""
+        """Write the encoder to a folder, completely or not at all."""
         with staged_dir(folder) as staged:
             state = {"idf": self.idf, "projection": self.projection}
             save_file(state, staged / STATE_FILE)
@@ -99,10 +100,10 @@ class LsaEncoder:
 
 
 def fit_lsa(texts: Sequence[str]) -> LsaEncoder:
-    """Fit the encoder on texts, which must all be of train articles.
+    """Fit the encoder on texts of train articles.
 
     Raises:
-        LvmError: If the texts hold no words.
+        LvmError: If the texts have no words.
     """
     vectorizer = TfidfVectorizer(
         max_features=MAX_WORDS,
@@ -114,7 +115,7 @@ def fit_lsa(texts: Sequence[str]) -> LsaEncoder:
     try:
         weights = sparse.csr_matrix(vectorizer.fit_transform(texts))
     except ValueError:  # scikit-learn: "empty vocabulary"
-        raise LvmError(f"{NAME} found no words in the {len(texts)} train texts; give it text to learn from.") from None
+        raise LvmError(f"{NAME} found no words in the {len(texts)} train texts; load articles with text.") from None
     vocabulary = tuple(str(word) for word in vectorizer.get_feature_names_out())
     return LsaEncoder(
         space_id=f"{NAME}@{_inputs_hash(texts)}",
@@ -126,15 +127,13 @@ def fit_lsa(texts: Sequence[str]) -> LsaEncoder:
 
 
 def load_lsa(folder: Path) -> LsaEncoder:
-    """Read an encoder that `LsaEncoder.save` wrote.
+    """Read an encoder written by `LsaEncoder.save`.
 
     Raises:
         LvmError: If there is none, or its files are damaged.
     """
     if not folder.is_dir():
-        raise LvmError(
-            f"There is no fitted encoder at {folder}; restore the folder, or ingest under another dataset source."
-        )
+        raise LvmError(f"There is no fitted encoder at {folder}; restore the folder, or use another --dataset-source.")
     try:
         description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         state = load_file(folder / STATE_FILE)
@@ -154,9 +153,9 @@ def load_lsa(folder: Path) -> LsaEncoder:
 
 
 def _projection(weights: sparse.csr_matrix, *, num_texts: int, num_words: int) -> NDArray[np.float32]:
-    """Return the leading right singular vectors as columns, shape (W, D), zeros behind the rank.
+    """Return the leading right singular vectors as columns, shape (W, D), zero beyond the rank.
 
-    Each is given the sign that makes its largest component positive, since either sign solves the problem.
+    The sign of each is chosen so that its largest component is positive.
     """
     if num_words <= 2 * VECTOR_DIM or num_texts <= 2 * VECTOR_DIM:
         right = np.linalg.svd(weights.toarray(), full_matrices=False)[2][:VECTOR_DIM].T
@@ -170,7 +169,7 @@ def _projection(weights: sparse.csr_matrix, *, num_texts: int, num_words: int) -
 
 
 def _leading_right_vectors(weights: sparse.csr_matrix, num_words: int) -> NDArray[np.float64]:
-    """Find the D leading right singular vectors of (N, W) by subspace iteration, shape (W, D)."""
+    """Compute the D leading right singular vectors of (N, W) by subspace iteration, shape (W, D)."""
     basis = np.random.default_rng(SEED).standard_normal((num_words, VECTOR_DIM + OVERSAMPLING))
     for _ in range(NUM_ITERATIONS):
         basis = _orthonormal(weights.T @ (weights @ basis))
@@ -181,10 +180,10 @@ def _leading_right_vectors(weights: sparse.csr_matrix, num_words: int) -> NDArra
 
 
 def _orthonormal(basis: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Make the columns orthonormal through the Cholesky factor of their products, several times faster than QR."""
+    """Orthonormalise the columns by Cholesky, several times faster than QR."""
     try:
         lower = linalg.cholesky(basis.T @ basis, lower=True)
-    except linalg.LinAlgError:  # fewer directions in the texts than columns
+    except linalg.LinAlgError:  # the rank is below the number of columns
         return np.linalg.qr(basis)[0]
     return linalg.solve_triangular(lower, basis.T, lower=True).T
 
@@ -195,7 +194,7 @@ def _vectorizer(vocabulary: Sequence[str], idf: NDArray[np.float64]) -> TfidfVec
     return vectorizer
 
 
-def _direction_of(text: str, vector_dim: int) -> NDArray[np.float32]:
+def _hash_direction(text: str, vector_dim: int) -> NDArray[np.float32]:
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     return unit_length(np.random.default_rng(seed).standard_normal((1, vector_dim)))[0]
 

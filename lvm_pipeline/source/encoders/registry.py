@@ -9,38 +9,38 @@ from lvm_pipeline.source.encoders import lsa
 from lvm_pipeline.source.encoders.encoder import Encoder, encoder_folder
 from lvm_pipeline.source.encoders.sentence_transformer import SentenceTransformerEncoder, load_sentence_transformer
 
-PLACE_FILE = "place.json"
+MODEL_FOLDER_FILE = "place.json"
 
 
 def is_fitted_by_ingest(name: str) -> bool:
-    """Say whether an encoder is made from the text that it is to encode, and not loaded."""
+    """Return whether an encoder is fitted on the text it encodes, instead of loaded."""
     return name == lsa.NAME
 
 
 def encoder_named(name: str, *, encoders_dir: Path) -> Encoder:
-    """Return the encoder of a name: `lsa-768@...` as fitted before, a sentence-transformers model, or a folder of one.
+    """Load an encoder: a fitted `lsa-768@...`, or a sentence-transformers model by name or folder.
 
     Raises:
-        LvmError: If it cannot be had here; says what to install or where to put it.
+        LvmError: If it is not available; says what to install or where to put it.
     """
     if is_fitted_by_ingest(name):
-        raise LvmError(f"{name} is fitted on the text it encodes; name a fitted one, such as {name}@0123456789ab.")
+        raise LvmError(f"{name} is fitted on the text it encodes; name a fitted encoder, such as {name}@0123456789ab.")
     if name.startswith(f"{lsa.NAME}@"):
         return lsa.load_lsa(encoder_folder(encoders_dir, name))
     return load_sentence_transformer(name, encoders_dir=encoders_dir)
 
 
 def remember_encoder(encoder: Encoder, *, encoders_dir: Path) -> None:
-    """Keep an encoder so that `encoder_of_space` finds it: a fitted one whole, a model by where its folder is."""
+    """Register an encoder for `encoder_of_space`: save a fitted one, record the folder of a model."""
     folder = encoder_folder(encoders_dir, encoder.space_id)
     if isinstance(encoder, lsa.LsaEncoder) and not folder.exists():
         encoder.save(folder)
     if isinstance(encoder, SentenceTransformerEncoder):
-        write_json(folder / PLACE_FILE, {"space_id": encoder.space_id, "folder": str(encoder.folder)})
+        write_json(folder / MODEL_FOLDER_FILE, {"space_id": encoder.space_id, "folder": str(encoder.folder)})
 
 
 def encoder_of_space(space_id: str, *, encoders_dir: Path) -> Encoder | None:
-    """Return the encoder that made a space's vectors where it is at hand on this machine; downloads nothing."""
+    """Return the encoder of a space if it is available on this machine, without downloads."""
     folder = encoder_folder(encoders_dir, space_id)
     try:
         if space_id.startswith(f"{lsa.NAME}@"):
@@ -53,8 +53,7 @@ def encoder_of_space(space_id: str, *, encoders_dir: Path) -> Encoder | None:
 
 
 def _model_of_space(space_id: str, folder: Path) -> Encoder:
-    place = json.loads((folder / PLACE_FILE).read_text(encoding="utf-8"))
-    model_dir = Path(place["folder"])
+    model_dir = Path(json.loads((folder / MODEL_FOLDER_FILE).read_text(encoding="utf-8"))["folder"])
     name = space_id.partition("/")[0]
     encoder = load_sentence_transformer(str(model_dir), encoders_dir=folder, may_download=False)
     if encoder.space_id.partition("/")[2] != space_id.partition("/")[2]:

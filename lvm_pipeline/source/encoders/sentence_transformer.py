@@ -1,10 +1,10 @@
 """Sentence encoders in the folder layout of sentence-transformers, `gtr-t5-base` among them.
 
-What a model's vectors mean is read from its own files: `modules.json` names the pooling, the dense
-layers and the norm, and the weights are hashed. So the space id tells apart models that share a
-name, such as the two that are called GTR-T5-base. Weights are read from safetensors only.
+The space id is read from the files of a model: `modules.json` names the pooling, the dense layers and
+the norm, and the weights are hashed. So it distinguishes models of the same name, such as the two called
+GTR-T5-base. Weights are read from safetensors only.
 
-The extra `encoders` is imported when an encoder is loaded, never before.
+The extra `encoders` is imported when an encoder is loaded.
 """
 
 import hashlib
@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.encoders.encoder import Progress, unit_length
 
-HUB_OWNER = "sentence-transformers"  # of models that are named without one
+HUB_OWNER = "sentence-transformers"  # of models named without an owner
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-HUB_FILES_LEFT = ["onnx/*", "openvino/*"]
+HUB_FILES_SKIPPED = ["onnx/*", "openvino/*"]
 HUB_FOLDER = "hub"
 KNOWN_LAYOUTS = {"gtr-t5-base": "mean/dense-768x768/l2"}
 BATCH_SIZE = 32
 PROGRESS_EVERY = 512  # texts
-INSTALL = "run `make setup-encoders` in the checkout, or install the extra `encoders`"
+INSTALL = "run `make setup-encoders` in the repository, or install the extra `encoders`"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceTransformerEncoder:
-    """A loaded sentence encoder; its vectors are scaled to unit length whether or not its own layers do so."""
+    """A loaded sentence encoder; its vectors are scaled to unit length."""
 
     space_id: str
     vector_dim: int
@@ -41,7 +41,7 @@ class SentenceTransformerEncoder:
     model: Any = field(repr=False)  # sentence_transformers.SentenceTransformer
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
-        """Return one unit vector for each text, shape (N, D), equal to 1e-5 whatever texts are beside it."""
+        """Return one unit vector for each text, shape (N, D), equal to 1e-5 in any batch."""
         vectors = np.empty((len(texts), self.vector_dim), np.float32)
         for start in range(0, len(texts), PROGRESS_EVERY):
             batch = list(texts[start : start + PROGRESS_EVERY])
@@ -57,12 +57,12 @@ def load_sentence_transformer(
 ) -> SentenceTransformerEncoder:
     """Load a model by name or folder.
 
-    Looked for in this order: the folder itself, a folder of that name in `encoders_dir`, the model
-    hub's cache, the hub (downloaded into `encoders_dir`).
+    Looks in this order: the folder itself, a folder of that name in `encoders_dir`, the cache of the model hub, the
+    hub (downloaded into `encoders_dir`).
 
     Raises:
-        LvmError: If the extra is not installed, the weights cannot be had, or the folder is not there or
-            none of sentence-transformers'.
+        LvmError: If the extra is not installed, the weights are not available, or the folder does not exist or is not
+            that of a sentence-transformers model.
     """
     folder = local_folder(name, encoders_dir=encoders_dir)
     if folder is None and _is_path(name):
@@ -76,29 +76,28 @@ def load_sentence_transformer(
 
 
 def local_folder(name: str, *, encoders_dir: Path) -> Path | None:
-    """Return the folder that a name means on this machine, None where it means none."""
-    given = Path(name).expanduser()
-    kept = encoders_dir / Path(name).name
-    return next((folder.resolve() for folder in (given, kept) if folder.is_dir()), None)
+    """Return the folder on this machine that a name refers to, None if there is none."""
+    folders = Path(name).expanduser(), encoders_dir / Path(name).name
+    return next((folder.resolve() for folder in folders if folder.is_dir()), None)
 
 
 def _is_path(name: str) -> bool:
-    """Say whether a name can only mean a folder: the hub's have one slash, between owner and model."""
+    """Return whether a name can only be a folder: names of the hub have one slash, between owner and model."""
     return name.startswith(("/", "~", "./", "../")) or name.count("/") > 1 or name in (".", "..")
 
 
 def space_of_folder(folder: Path, *, name: str) -> str:
-    """Name the space of a model folder: encoder, pooling, dense layers, norm, and 12 hex digits of its weights' hash.
+    """Return the space id of a model folder: encoder, pooling, dense layers, norm, and a hash of the weights.
 
     Raises:
-        LvmError: If the folder is incomplete, holds pickled weights, or is not what its well-known name promises.
+        LvmError: If the folder is incomplete, has pickled weights, or differs from the known model of its name.
     """
     short_name = Path(name).expanduser().name or folder.name
     modules = [folder / module["path"] for module in _modules(folder)]
     layout = layout_of_folder(folder)
     expected = KNOWN_LAYOUTS.get(short_name)
     if expected is not None and layout != expected:
-        raise LvmError(f"The model at {folder} is {layout}, but {short_name} is {expected}; give it a name of its own.")
+        raise LvmError(f"The model at {folder} is {layout}, but {short_name} is {expected}; rename its folder.")
     return f"{short_name}/{layout}@{_weights_hash(folder, modules)}"
 
 
@@ -116,7 +115,7 @@ def layout_of_folder(folder: Path) -> str:
 
 
 def _activation_suffix(config: dict[str, Any]) -> str:
-    """Name the activation behind a dense layer, which its weights do not tell; the library's own default is tanh."""
+    """Return the activation after a dense layer as a suffix; the default of sentence-transformers is tanh."""
     name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1].lower()
     return "" if name == "identity" else f"-{name}"
 
@@ -132,7 +131,7 @@ def _pooling_name(config: dict[str, Any]) -> str:
 def _modules(folder: Path) -> list[dict[str, str]]:
     if not (folder / "modules.json").is_file():
         raise LvmError(
-            f"{folder} has no modules.json, so its pooling is not known; give a model folder of sentence-transformers."
+            f"{folder} has no modules.json, so its pooling is unknown; give a folder of a sentence-transformers model."
         )
     return _read_json(folder / "modules.json")
 
@@ -145,7 +144,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _weights_hash(folder: Path, modules: Sequence[Path]) -> str:
-    """Hash the weights of all modules, names and order included."""
+    """Hash the weights of all modules, including their names and order."""
     digest = hashlib.sha256()
     for path in _weight_files(folder, modules):
         with path.open("rb") as file:
@@ -154,37 +153,36 @@ def _weights_hash(folder: Path, modules: Sequence[Path]) -> str:
 
 
 def _weight_files(folder: Path, modules: Sequence[Path]) -> Iterator[Path]:
-    places = sorted({folder, *modules})
-    files = [sorted(place.glob("*.safetensors")) for place in places]
-    for place, found in zip(places, files, strict=True):
-        if not found and any(place.glob("pytorch_model*.bin")):
-            raise LvmError(f"The weights in {place} are pickled, which could run code; use safetensors weights.")
-    if not files[places.index(folder)] and not any(files):
+    files = {each: sorted(each.glob("*.safetensors")) for each in sorted({folder, *modules})}
+    for each, found in files.items():
+        if not found and any(each.glob("pytorch_model*.bin")):
+            raise LvmError(f"The weights in {each} are pickled, which could run code; use safetensors weights.")
+    if not any(files.values()):
         raise LvmError(f"The model folder {folder} has no weights (*.safetensors); download the model again.")
-    return (path for found in files for path in found)
+    return (path for found in files.values() for path in found)
 
 
 def _hub_folder(name: str, encoders_dir: Path, *, may_download: bool) -> Path:
-    """Return the folder of a hub model, from the hub's own cache, else downloaded below `encoders_dir`."""
+    """Return the folder of a hub model, from the cache of the hub or downloaded into `encoders_dir`."""
     hub = _imported("huggingface_hub")
     repository = name if "/" in name else f"{HUB_OWNER}/{name}"
-    patterns = {"allow_patterns": HUB_FILES, "ignore_patterns": HUB_FILES_LEFT}
-    for place in ({}, {"cache_dir": encoders_dir / HUB_FOLDER}):
+    patterns = {"allow_patterns": HUB_FILES, "ignore_patterns": HUB_FILES_SKIPPED}
+    for cache in ({}, {"cache_dir": encoders_dir / HUB_FOLDER}):
         try:
-            folder = Path(hub.snapshot_download(repository, local_files_only=True, **place))
-        except (OSError, ValueError):  # not there; or the name is none of the hub's
+            folder = Path(hub.snapshot_download(repository, local_files_only=True, **cache))
+        except (OSError, ValueError):  # not there, or not a name of the hub
             continue
         if (folder / "modules.json").is_file() and any(folder.rglob("*.safetensors")):
             return folder
     try:
         if not may_download:
-            raise OSError("downloads are off")
+            raise OSError("downloads are disabled")
         return Path(hub.snapshot_download(repository, cache_dir=encoders_dir / HUB_FOLDER, **patterns))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LvmError(
-            f"The weights of the encoder {name} cannot be had: there is no folder {encoders_dir / Path(name).name}, "
-            f"and the model hub gives no {repository} ({reason}); put its folder there, or name another encoder."
+            f"The weights of encoder {name} are not available: there is no folder {encoders_dir / Path(name).name}, "
+            f"and {repository} cannot be downloaded ({reason}); copy its folder there, or name another encoder."
         ) from None
 
 
@@ -198,7 +196,7 @@ def _loaded(folder: Path) -> Any:
 
 
 def _silence_transformers() -> None:
-    """Turn off the bar that transformers draws while it loads weights, and what it remarks on them."""
+    """Turn off the progress bar and the messages of transformers about loaded weights."""
     messages = importlib.import_module("transformers.utils.logging")
     messages.set_verbosity_error()
     messages.disable_progress_bar()
