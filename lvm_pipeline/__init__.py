@@ -6,6 +6,7 @@ Read the folders in this order; each imports only what stands above it.
     source/          text becomes rows of `cpe_entry` and `cpe_vectors`
     concepts/        those rows become the ordered concept table (Parquet)
     sequences/       the concept table becomes contexts with their targets, split by article
+    exchange/        NPZ files in and out; any data file becomes concepts and sequences
     architectures/   what predicts, one module each
     measures/        how good a prediction is, beside what arithmetic alone reaches
     training/        sequences become a trained model

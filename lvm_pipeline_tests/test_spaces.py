@@ -12,16 +12,16 @@ import pytest
 from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.exchange.data_file import tables_from_file
+from lvm_pipeline.exchange.npz_export import export_npz
+from lvm_pipeline.exchange.npz_import import import_concepts_npz, import_sequences_npz
 from lvm_pipeline.experiments.selection import select_champion
-from lvm_pipeline.sequences.npz import export_npz
-from lvm_pipeline.sequences.npz_import import import_concepts_npz, import_sequences_npz
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.lsa import fit_lsa
 from lvm_pipeline.source.encoders.registry import encoder_of_space, remember_encoder
 from lvm_pipeline.source.load import ingest
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
-from lvm_pipeline.training.options import tables_from_file
 from lvm_pipeline.training.rescore import rescore
 from lvm_pipeline_tests.concepts.memory_source import MemorySource, source_rows
 from lvm_pipeline_tests.evaluation.products import make_products

@@ -158,7 +158,7 @@ def model_folder(settings: Settings, *, model: Path | None, architecture: str | 
 
 def tables_of(settings: Settings, data: Path | None) -> tuple[Path, Path, Path]:
     """Return concept table, sequence table and vectors folder of a file, or of the promoted products."""
-    from lvm_pipeline.training.options import tables_from_file
+    from lvm_pipeline.exchange.data_file import tables_from_file
 
     if data is None:
         return settings.concepts_path, settings.sequences_path, settings.vectors_dir
@@ -172,7 +172,7 @@ def tables_of(settings: Settings, data: Path | None) -> tuple[Path, Path, Path]:
 
 def export_npz(settings: Settings, folder: Path) -> list[Path]:
     """Write the promoted concepts and sequences as the NPZ exchange files, which load without pickle."""
-    from lvm_pipeline.sequences.npz import export_npz as export
+    from lvm_pipeline.exchange.npz_export import export_npz as export
 
     return export(settings.concepts_path, settings.sequences_path, folder)
 

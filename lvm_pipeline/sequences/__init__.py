@@ -1,1 +1,1 @@
-"""Concepts to sequences. Read: schema, windows, near_duplicates, splits, rows, build, invariants, npz."""
+"""Concepts to sequences. Read: schema, windows, near_duplicates, splits, rows, build, invariants."""

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lvm_pipeline.sequences.npz import export_npz
-from lvm_pipeline_tests.sequences.npz_files import LENGTHS
+from lvm_pipeline.exchange.npz_export import export_npz
+from lvm_pipeline_tests.exchange.npz_files import LENGTHS
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
 
 

@@ -1,7 +1,7 @@
-"""Read and write the arrays of an NPZ file piece by piece, so that memory holds one piece at a time.
+"""Read and write the arrays of an NPZ file in pieces, so that memory holds one piece at a time.
 
-An NPZ file is a zip of `.npy` members: a short header (shape, type) and the bytes of one array. The
-reader believes no header: a shape must match the bytes that are there before anything is allocated.
+An NPZ file is a zip of `.npy` members: a short header (shape, type) and the bytes of one array. The reader
+compares the shape that a header claims with the bytes that are there before it allocates anything.
 """
 
 import lzma
@@ -19,19 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.sequences.npz_objects import MAX_OBJECT_BYTES, RefusedObjectsError, read_objects
+from lvm_pipeline.exchange.npz_objects import MAX_OBJECT_BYTES, RefusedObjectsError, read_objects
 
 PIECE_BYTES = 16 * 2**20
 MAX_ENTRY_BYTES = 64 * 2**20
-MAX_TEXT_ARRAY_BYTES = 8 * 2**30  # NumPy gives every text of an array the room of the longest
+MAX_TEXT_ARRAY_BYTES = 8 * 2**30  # NumPy gives every text of an array the length of the longest
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same arrays give the same bytes
-HEADER_DAMAGES = (ValueError, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError)
-DAMAGES = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
+HEADER_ERRORS = (ValueError, SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError)
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
+TEXT_ERRORS = (ValueError, SystemError)  # invalid characters; NumPy passes on Python's own error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What an array says of itself, checked against its size."""
+    """Shape and type of an array, checked against its size in bytes; `offset` is where its content begins."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -50,7 +51,7 @@ class NpzReader:
         self.path = path
         if not path.is_file():
             raise LvmError(f"There is no NPZ file at {path}; check the path.")
-        with self.readable():
+        with self._readable():
             self._zip = zipfile.ZipFile(path)
         infos = self._zip.infolist()
         self._infos = {info.filename.removesuffix(".npy"): info for info in infos}
@@ -69,7 +70,7 @@ class NpzReader:
 
     @property
     def content_id(self) -> str:
-        """Names and checksums of the arrays, the same for equal content."""
+        """Names, sizes and checksums of the arrays: the same for equal content."""
         return ";".join(f"{name}:{info.file_size}:{info.CRC:08x}" for name, info in sorted(self._infos.items()))
 
     def error(self, what: str) -> LvmError:
@@ -80,7 +81,7 @@ class NpzReader:
         """Check that arrays are there.
 
         Raises:
-            LvmError: If some are not; names them and those that are.
+            LvmError: If some are not; lists them and those that are.
         """
         missing = [name for name in names if name not in self._infos]
         if missing:
@@ -90,23 +91,23 @@ class NpzReader:
         """Read the header of an array.
 
         Raises:
-            LvmError: If it cannot be understood, or claims another size than the array has.
+            LvmError: If it cannot be parsed, or claims another size than the array has.
         """
         info = self._infos[name]
         with self._member(name) as member:
             shape, is_fortran, dtype = self._read_header(name, member)
-            offset = member.tell()
+            num_bytes = info.file_size - member.tell()
+            header = Header(shape=shape, dtype=dtype, offset=member.tell())
+        if dtype == np.dtype(object):
+            return header
         if dtype.hasobject or dtype.names or dtype.subdtype:
-            if dtype != np.dtype(object):
-                raise self.error(f"stores {name} as structures, which cannot be used")
-            return Header(shape=shape, dtype=dtype, offset=offset)
-        num_bytes = math.prod(shape) * dtype.itemsize
+            raise self.error(f"stores {name} as structures, which cannot be used")
         is_too_wide = math.prod(shape[1:]) * dtype.itemsize > MAX_ENTRY_BYTES
-        if num_bytes != info.file_size - offset or is_too_wide:
-            raise self.error(f"claims shape {shape} of {dtype} for {name}, which holds {info.file_size - offset} bytes")
+        if math.prod(shape) * dtype.itemsize != num_bytes or is_too_wide:
+            raise self.error(f"claims shape {shape} of {dtype} for {name}, which holds {num_bytes} bytes")
         if is_fortran and len(shape) > 1:
             raise self.error(f"stores {name} column by column (Fortran order); save it with np.ascontiguousarray")
-        return Header(shape=shape, dtype=dtype, offset=offset)
+        return header
 
     def pieces(self, name: str, *, num_rows: int | None = None) -> Generator[NDArray[Any]]:
         """Yield an array of numbers or text along its first axis, `num_rows` at a time or as memory allows.
@@ -116,33 +117,36 @@ class NpzReader:
         """
         header = self.header(name)
         if header.dtype.hasobject or not header.shape:
-            raise self.error(f"stores {name} as objects or as a single value, where an array of numbers is expected")
+            raise self.error(f"stores {name} as objects or as a single value, expected an array of numbers")
         row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
         num_rows = num_rows or max(1, PIECE_BYTES // max(1, row_bytes))
-        with self.readable(), self._member(name) as member:
-            self._read_exactly(member, header.offset)
+        with self._member(name) as member:
+            member.read(header.offset)
             for start in range(0, header.shape[0], num_rows):
                 count = min(num_rows, header.shape[0] - start)
                 content = self._read_exactly(member, count * row_bytes)
                 yield np.frombuffer(content, dtype=header.dtype).reshape(count, *header.shape[1:])
 
     def entries(self, name: str, num_entries: int) -> list[Any]:
-        """Read a small array, one entry a concept or sequence, as plain Python values.
+        """Read a small array, one entry per concept or sequence, as plain Python values.
 
-        Objects are read without executing anything; an array of more than one axis gives one list an entry.
+        Objects are read without executing anything; an array of more than one axis gives one list per entry.
 
         Raises:
             LvmError: If the array has another number of entries, or holds anything but plain values.
         """
         header = self.header(name)
-        if (header.shape[0] if header.shape else None) != num_entries:
+        if not header.shape or header.shape[0] != num_entries:
             raise self.error(f"has shape {header.shape} for {name}, where {num_entries} entries are expected")
         if header.dtype.hasobject:
             return self._objects(name, header)
         if header.dtype.kind not in "USbiuf":
             raise self.error(f"stores {name} as {header.dtype}, where text or numbers are expected")
-        with self._text_readable(name), closing(self.pieces(name)) as pieces:
-            return [entry for piece in pieces for entry in piece.tolist()]
+        try:
+            with closing(self.pieces(name)) as pieces:
+                return [entry for piece in pieces for entry in piece.tolist()]
+        except TEXT_ERRORS as error:
+            raise self.error(f"holds text with invalid characters in {name} ({error})") from None
 
     def single(self, name: str) -> Any:
         """Read a single value, such as the metadata.
@@ -155,36 +159,24 @@ class NpzReader:
             raise self.error(f"has shape {header.shape} for {name}, where a single value is expected")
         if header.dtype.hasobject:
             return self._objects(name, header)[0]
-        with self.readable(), self._member(name) as member:
-            self._read_exactly(member, header.offset)
-            content = self._read_exactly(member, header.dtype.itemsize)
-        with self._text_readable(name):
-            return np.frombuffer(content, dtype=header.dtype)[0].item()
+        with self._member(name) as member:
+            try:
+                return np.lib.format.read_array(member, allow_pickle=False).item()
+            except TEXT_ERRORS as error:
+                raise self.error(f"holds text with invalid characters in {name} ({error})") from None
 
     @contextmanager
-    def readable(self) -> Iterator[None]:
-        """Turn the errors of a damaged zip into one sentence.
-
-        Raises:
-            LvmError: If reading failed.
-        """
+    def _readable(self) -> Iterator[None]:
         try:
             yield
-        except DAMAGES as error:
-            raise self.error(f"is damaged or no NPZ file ({error or type(error).__name__})") from None
-
-    @contextmanager
-    def _text_readable(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, SystemError) as error:  # numbers that are no letters; NumPy lets Python's own error through
-            raise self.error(f"holds text in {name} that is none ({error})") from None
+        except ZIP_ERRORS as error:
+            raise self.error(f"is damaged or not an NPZ file ({error or type(error).__name__})") from None
 
     def _objects(self, name: str, header: Header) -> list[Any]:
         size = self._infos[name].file_size
         if size > MAX_OBJECT_BYTES:
             raise self.error(f"holds {size} bytes of objects in {name}, more than the {MAX_OBJECT_BYTES} that are read")
-        with self.readable(), self._member(name) as member:
+        with self._member(name) as member:
             content = self._read_exactly(member, size)[header.offset :]
         try:
             return read_objects(content, num_entries=math.prod(header.shape))
@@ -196,20 +188,14 @@ class NpzReader:
 
     @contextmanager
     def _member(self, name: str) -> Iterator[IO[bytes]]:
-        with self.readable():
-            member = self._zip.open(self._infos[name])
-        with member:
+        with self._readable(), self._zip.open(self._infos[name]) as member:
             yield member
 
     def _read_header(self, name: str, member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         try:
-            with self.readable():
-                version = np.lib.format.read_magic(member)
-                if version not in readers:
-                    raise ValueError(f"format version {version}")
-                shape, is_fortran, dtype = readers[version](member)
-        except HEADER_DAMAGES as error:
+            shape, is_fortran, dtype = readers[np.lib.format.read_magic(member)](member)
+        except (KeyError, *HEADER_ERRORS) as error:
             raise self.error(f"has no readable header for {name} ({type(error).__name__})") from None
         if any(length < 0 for length in shape):
             raise self.error(f"claims shape {shape} for {name}")
@@ -248,8 +234,8 @@ class NpzWriter:
             for piece in pieces:
                 member.write(np.ascontiguousarray(piece, dtype=dtype).data.cast("B") if piece.size else b"")
 
-    def write_numbers(self, name: str, values: NDArray[Any]) -> None:
-        """Write an array of numbers that is in memory."""
+    def write_array(self, name: str, values: NDArray[Any]) -> None:
+        """Write an array that is in memory."""
         self.write_pieces(name, [values], shape=values.shape, dtype=values.dtype)
 
     def write_texts(self, name: str, texts: Sequence[str]) -> None:
@@ -262,14 +248,9 @@ class NpzWriter:
         dtype = np.dtype(f"<U{width}")
         if len(texts) * dtype.itemsize > MAX_TEXT_ARRAY_BYTES:
             raise LvmError(
-                f"The array {name} would take {len(texts) * dtype.itemsize / 2**30:.0f} GiB, since its longest text "
-                f"has {width} characters and NumPy gives each the same room; shorten that text before exporting."
+                f"The array {name} would take {len(texts) * dtype.itemsize / 2**30:.0f} GiB, since NumPy gives each "
+                f"text the length of the longest ({width} characters); shorten that text before exporting."
             )
         count = max(1, PIECE_BYTES // dtype.itemsize)
         pieces = (np.array(texts[start : start + count], dtype=dtype) for start in range(0, len(texts), count))
         self.write_pieces(name, pieces, shape=(len(texts),), dtype=dtype)
-
-    def write_single_text(self, name: str, text: str) -> None:
-        """Write one text as an array without axes."""
-        dtype = np.dtype(f"<U{max(1, len(text))}")
-        self.write_pieces(name, [np.array(text, dtype=dtype)], shape=(), dtype=dtype)

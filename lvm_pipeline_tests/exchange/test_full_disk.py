@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import pytest
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.exchange.npz_export import export_npz
+from lvm_pipeline.exchange.npz_import import import_concepts_npz, import_sequences_npz
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
-from lvm_pipeline.sequences.npz import export_npz
-from lvm_pipeline.sequences.npz_import import import_concepts_npz, import_sequences_npz
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
 
 LENGTHS = [40] * 12

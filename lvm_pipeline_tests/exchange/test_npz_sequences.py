@@ -7,12 +7,12 @@ import pytest
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import read_columns, read_vectors
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.exchange import npz_import
+from lvm_pipeline.exchange.npz_export import export_npz
+from lvm_pipeline.exchange.npz_import import import_sequences_npz
 from lvm_pipeline.findings import Severity, blocking_failures
-from lvm_pipeline.sequences import npz_import
-from lvm_pipeline.sequences.npz import export_npz
-from lvm_pipeline.sequences.npz_import import import_sequences_npz
 from lvm_pipeline.sequences.schema import read_sequences
-from lvm_pipeline_tests.sequences.npz_files import LENGTHS, original_sequences, with_entry, write_npz
+from lvm_pipeline_tests.exchange.npz_files import LENGTHS, original_sequences, with_entry, write_npz
 from lvm_pipeline_tests.synthetic import (
     write_synthetic_sequences,
 )

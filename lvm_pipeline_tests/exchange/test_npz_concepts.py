@@ -9,9 +9,9 @@ import pytest
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import read_columns, read_vectors
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.sequences import npz_import
-from lvm_pipeline.sequences.npz_import import import_concepts_npz
-from lvm_pipeline_tests.sequences.npz_files import (
+from lvm_pipeline.exchange import npz_import
+from lvm_pipeline.exchange.npz_import import import_concepts_npz
+from lvm_pipeline_tests.exchange.npz_files import (
     COLUMNS,
     NUM_CONCEPTS,
     objects,
@@ -103,19 +103,19 @@ BAD_CONCEPTS = {
     "fewer texts": (lambda a: {"concept_texts": a["concept_texts"][:-1]}, f"{NUM_CONCEPTS} entries are expected"),
     "fewer vectors": (lambda a: {"vectors": a["vectors"][:-1]}, f"{NUM_CONCEPTS - 1} entries are expected"),
     "a text that is none": (with_entry("concept_texts", 3, uuid.UUID(int=3)), "row 3 of concept_texts"),
-    "no article": (with_entry("batch_ids", 3, None), "names nothing in row 3 of batch_ids"),
-    "no id": (with_entry("cpe_ids", 3, ""), "names nothing in row 3 of cpe_ids"),
+    "no article": (with_entry("batch_ids", 3, None), "has no name in row 3 of batch_ids"),
+    "no id": (with_entry("cpe_ids", 3, ""), "has no name in row 3 of cpe_ids"),
     "a code out of range": (with_entry("tmd_codes", 3, "16.0.0"), "row 3 of tmd_codes, which is no TMD code"),
     "a code of words": (with_entry("tmd_codes", 3, "science"), "row 3 of tmd_codes, which is no TMD code"),
     "a code of one number too many": (lambda _: {"tmd_codes": np.ones((NUM_CONCEPTS, 4), int)}, "no TMD code"),
     "half a code": (lambda _: {"tmd_codes": np.full((NUM_CONCEPTS, 3), 0.5)}, "no TMD code"),
     "a text that cannot be written": (with_entry("concept_texts", 3, "\ud800"), "text cannot be stored"),
-    "letters that are none": (lambda _: {"cpe_ids": bad_letters()}, "text in cpe_ids that is none"),
-    "metadata of no letters": (lambda _: {"metadata": bad_letters()[:1].reshape(())}, "text in metadata that is none"),
+    "letters that are none": (lambda _: {"cpe_ids": bad_letters()}, "invalid characters in cpe_ids"),
+    "metadata of no letters": (lambda _: {"metadata": bad_letters()[:1].reshape(())}, "invalid characters in metadata"),
     "two sets of metadata": (lambda _: {"metadata": np.array(["a", "b"])}, "single value is expected"),
     "disorder": (swapped, r"not in order: row 0 of article"),
     "a gap": (lambda a: {"seq_in_article": a["seq_in_article"] * 2}, r"not in order: row 1 of article"),
-    "no positions": (lambda a: {"seq_in_article": objects(["x"] * NUM_CONCEPTS)}, "no whole numbers"),
+    "no positions": (lambda a: {"seq_in_article": objects(["x"] * NUM_CONCEPTS)}, "not whole numbers"),
     "two runs": (torn, "goes on in row"),
     "structures": (lambda _: {"cpe_ids": np.zeros(NUM_CONCEPTS, "i4,i4")}, "structures"),
     "times": (lambda _: {"cpe_ids": np.zeros(NUM_CONCEPTS, "M8[s]")}, "text or numbers are expected"),
@@ -167,6 +167,6 @@ def test_a_file_that_would_run_a_command_is_refused_by_name(concepts_path, tmp_p
     else:
         arrays[name] = objects([*arrays[name][:-1], evil])
     path = write_npz(tmp_path / "o.npz", arrays)
-    with pytest.raises(LvmError, match=rf"{name} would use posix\.system while loading.*nothing of it was executed"):
+    with pytest.raises(LvmError, match=rf"{name} would import posix\.system.*nothing of it was executed"):
         import_concepts_npz(path, tmp_path / "back.parquet")
     assert not (tmp_path / "marker").exists()

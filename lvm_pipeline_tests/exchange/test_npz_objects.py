@@ -8,6 +8,7 @@ import functools
 import io
 import os
 import pickle  # noqa: TID251 - to make the files that are refused
+import time
 import tracemalloc
 import uuid
 
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvm_pipeline.sequences.npz_objects import RefusedObjectsError, read_objects
+from lvm_pipeline.exchange.npz_objects import RefusedObjectsError, read_objects
 
 UTC = datetime.UTC
 
@@ -281,3 +282,108 @@ def test_the_harmless_twin_is_what_pickle_itself_reads():
     content = stored(values)
     theirs = pickle.load(io.BytesIO(content)).tolist()  # noqa: S301 - made two lines above
     assert read_objects(content, num_entries=len(values)) == theirs == values
+
+
+def array_with(*opcodes):
+    """An array of one entry, which is what the opcodes make."""
+    content = pickle.dumps(array_of([None]), protocol=2)
+    assert content.count(b"Na") == 1
+    return content.replace(b"Na", b"".join(opcodes) + b"a")
+
+
+def put(index):
+    return b"r" + (1000 + index).to_bytes(4, "little")
+
+
+def get(index):
+    return b"j" + (1000 + index).to_bytes(4, "little")
+
+
+def shared_tuples(levels):
+    """A tuple of twice the tuple of twice the tuple ...: its hash takes 2**levels steps."""
+    return b")" + put(0) + b"".join(get(level) + b"\x86" + put(level + 1) for level in range(levels))
+
+
+def integer(value):
+    content = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8b" + len(content).to_bytes(4, "little") + content
+
+
+UUID_CLASS = b"cuuid\nUUID\n"
+COLLIDING = [number * (2**61 - 1) for number in range(20_000)]  # all have the hash 0
+HOSTILE = {
+    "a dict key that hashes forever": (b"}" + shared_tuples(60) + b"Ns", "dict key that is neither"),
+    "a tuple that unfolds forever": (shared_tuples(60), "too deeply or too often"),
+    "shared tuples as arguments": (b"cdatetime\ntimedelta\n" + shared_tuples(60) + b"R", "too deeply or too often"),
+    "a call inside its own state": (UUID_CLASS + b")\x81" + put(0) + get(0) + b"\x85b", "too deeply or too often"),
+    "a state for a class": (UUID_CLASS + b"}b", "state for something"),
+    "a second state": (UUID_CLASS + b")\x81K\x01bK\x01b", "state for something"),
+    "a call of a result": (UUID_CLASS + b")\x81)R", "call of something unknown"),
+    "a class as a value": (UUID_CLASS, "unknown kind"),
+    "a type as a value": (b"cnumpy\ndtype\nX\x02\x00\x00\x00f4\x85R", "unknown kind"),
+    "an integer of 40,000 bits": (integer(2**40_000), "too large"),
+    "integers that collide": (
+        b"}(" + b"".join(integer(key) + b"N" for key in COLLIDING) + b"u",
+        "numbers as dict keys",
+    ),
+    "a memo that grows": (b"]" + b"\x94" * 200_000, "opcodes"),
+    "a memo index of two billion": (b"Nr\xff\xff\xff\x7fj\x00\x00\x00\x7f", "damaged"),
+}
+
+
+@pytest.mark.parametrize(("entry", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_hostile_entries_are_refused_at_once(entry, message):
+    content = array_with(entry)
+    started = time.process_time()
+    tracemalloc.start()
+    with pytest.raises(RefusedObjectsError, match=message):
+        read_objects(content, num_entries=1)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 64e6
+    assert time.process_time() - started < 10
+
+
+OTHER_OPCODES = {
+    "INST": b"(ios\nsystem\n",
+    "OBJ": b"(cuuid\nUUID\no",
+    "NEWOBJ_EX": UUID_CLASS + b")}\x92",
+    "EXT1": b"\x82\x01",
+    "EXT2": b"\x83\x01\x00",
+    "EXT4": b"\x84\x01\x00\x00\x00",
+    "PERSID": b"Pname\n",
+    "BINPERSID": b"NQ",
+    "NEXT_BUFFER": b"\x97",
+    "BYTEARRAY8": b"\x96" + bytes(8),
+    "EMPTY_SET": b"\x8f",
+    "DUP": b"N2",
+    "POP": b"NN0",
+    "DICT": b"(d",
+    "LONG": b"L1L\n",
+    "BINSTRING": b"T\x01\x00\x00\x00a",
+}
+
+
+@pytest.mark.parametrize(("name", "opcodes"), OTHER_OPCODES.items(), ids=OTHER_OPCODES)
+def test_every_other_opcode_is_refused_by_name(name, opcodes):
+    with pytest.raises(RefusedObjectsError, match=f"pickle opcode {name},"):
+        read_objects(array_with(opcodes), num_entries=1)
+
+
+def test_a_large_text_that_is_encoded_once_and_mentioned_often_takes_little_memory():
+    text = b"X" + (10**6).to_bytes(4, "little") + b"a" * 10**6
+    encoded = b"c_codecs\nencode\n" + text + b"X\x06\x00\x00\x00latin1\x86R" + put(0)
+    content = array_with(b"](" + encoded + get(0) * 2_000 + b"e")
+    tracemalloc.start()
+    (entry,) = read_objects(content, num_entries=1)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(entry) == 2_001
+    assert peak_bytes < 32e6
+
+
+def test_many_real_entries_are_read_in_seconds():
+    values = [uuid.UUID(int=number) for number in range(50_000)]
+    started = time.process_time()
+    assert read_objects(stored(values), num_entries=50_000) == values
+    assert time.process_time() - started < 30

@@ -8,11 +8,11 @@ import pytest
 
 from lvm_pipeline.concepts.store import read_columns, read_vectors
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.sequences import npz_arrays
-from lvm_pipeline.sequences.npz import export_npz
-from lvm_pipeline.sequences.npz_import import import_concepts_npz
+from lvm_pipeline.exchange import npz_file
+from lvm_pipeline.exchange.npz_export import export_npz
+from lvm_pipeline.exchange.npz_import import import_concepts_npz
 from lvm_pipeline.sequences.schema import read_sequences
-from lvm_pipeline_tests.sequences.npz_files import COLUMNS, LENGTHS, NUM_CONCEPTS, NUM_SEQUENCES
+from lvm_pipeline_tests.exchange.npz_files import COLUMNS, LENGTHS, NUM_CONCEPTS, NUM_SEQUENCES
 from lvm_pipeline_tests.synthetic import (
     synthetic_table,
     write_synthetic_concepts,
@@ -55,8 +55,8 @@ def test_exported_sequences_are_contexts_and_their_targets(exported, concepts_pa
 
 
 def test_pieces_of_any_size_give_the_same_bytes(exported, concepts_path, sequences_path, tmp_path, monkeypatch):
-    monkeypatch.setattr("lvm_pipeline.sequences.npz.PIECE_BYTES", 700)
-    monkeypatch.setattr(npz_arrays, "PIECE_BYTES", 700)
+    monkeypatch.setattr("lvm_pipeline.exchange.npz_export.PIECE_BYTES", 700)
+    monkeypatch.setattr(npz_file, "PIECE_BYTES", 700)
     again = export_npz(concepts_path, sequences_path, tmp_path / "again")
     for first, second in zip(exported, again, strict=True):
         assert first.read_bytes() == second.read_bytes()
@@ -87,7 +87,7 @@ def test_missing_texts_and_codes_are_empty(tmp_path):
 
 
 def test_a_text_too_long_for_numpy_is_told(monkeypatch, concepts_path, sequences_path, tmp_path):
-    monkeypatch.setattr(npz_arrays, "MAX_TEXT_ARRAY_BYTES", 1000)
-    with pytest.raises(LvmError, match="longest text has 36 characters"):
+    monkeypatch.setattr(npz_file, "MAX_TEXT_ARRAY_BYTES", 1000)
+    with pytest.raises(LvmError, match=r"the longest \(36 characters\)"):
         export_npz(concepts_path, sequences_path, tmp_path / "npz")
     assert list((tmp_path / "npz").iterdir()) == []

@@ -8,9 +8,9 @@ import pytest
 
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.sequences import npz_arrays, npz_import
-from lvm_pipeline.sequences.npz_import import import_concepts_npz, import_sequences_npz
-from lvm_pipeline_tests.sequences.npz_files import (
+from lvm_pipeline.exchange import npz_file, npz_import
+from lvm_pipeline.exchange.npz_import import import_concepts_npz, import_sequences_npz
+from lvm_pipeline_tests.exchange.npz_files import (
     COLUMNS,
     NUM_CONCEPTS,
     original_concepts,
@@ -22,7 +22,7 @@ from lvm_pipeline_tests.sequences.npz_files import (
 def test_a_cut_file_is_told(exported, tmp_path, share):
     data = exported[0].read_bytes()
     exported[0].write_bytes(data[: int(share * len(data))])
-    with pytest.raises(LvmError, match="damaged or no NPZ file"):
+    with pytest.raises(LvmError, match="damaged or not an NPZ file"):
         import_concepts_npz(exported[0], tmp_path / "back.parquet")
 
 
@@ -30,7 +30,7 @@ def test_bytes_changed_inside_are_told(exported, tmp_path):
     data = bytearray(exported[2].read_bytes())
     data[5000:5100] = bytes(100)
     exported[2].write_bytes(bytes(data))
-    with pytest.raises(LvmError, match="damaged or no NPZ file"):
+    with pytest.raises(LvmError, match="damaged or not an NPZ file"):
         import_sequences_npz(exported[2], tmp_path / "c.parquet", tmp_path / "s.parquet")
     assert not (tmp_path / "c.parquet").exists()
 
@@ -38,7 +38,7 @@ def test_bytes_changed_inside_are_told(exported, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"text"])
 def test_what_is_no_zip_is_told(tmp_path, content):
     (tmp_path / "o.npz").write_bytes(content)
-    with pytest.raises(LvmError, match="damaged or no NPZ file"):
+    with pytest.raises(LvmError, match="damaged or not an NPZ file"):
         import_concepts_npz(tmp_path / "o.npz", tmp_path / "back.parquet")
 
 
@@ -110,7 +110,7 @@ def test_headers_that_lie_are_refused_before_anything_is_allocated(concepts_path
 
 
 def test_a_bomb_that_unpacks_to_one_giant_row_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(npz_arrays, "MAX_ENTRY_BYTES", 2**20)
+    monkeypatch.setattr(npz_file, "MAX_ENTRY_BYTES", 2**20)
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for name in npz_import.CONCEPT_ARRAYS:
@@ -121,7 +121,7 @@ def test_a_bomb_that_unpacks_to_one_giant_row_is_refused(tmp_path, monkeypatch):
 
 
 def test_more_objects_than_are_read_are_refused(concepts_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(npz_arrays, "MAX_OBJECT_BYTES", 500)
+    monkeypatch.setattr(npz_file, "MAX_OBJECT_BYTES", 500)
     path = write_npz(tmp_path / "o.npz", original_concepts(concepts_path))
     with pytest.raises(LvmError, match=r"bytes of objects in \w+, more than the 500"):
         import_concepts_npz(path, tmp_path / "back.parquet")

@@ -1,0 +1,86 @@
+"""Turn any data file into a concept table and a sequence table."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
+from lvm_pipeline.concepts.file_reader import ParquetReader
+from lvm_pipeline.concepts.invariants import check_concepts
+from lvm_pipeline.concepts.schema import METADATA_KEY, read_concepts_metadata
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.exchange.npz_file import NpzReader
+from lvm_pipeline.exchange.npz_import import import_concepts_npz, import_sequences_npz
+from lvm_pipeline.findings import raise_on_blocking
+from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
+from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA
+
+CONCEPTS_FILE, SEQUENCES_FILE = "concepts.parquet", "sequences.parquet"
+
+
+def tables_from_file(
+    data_path: Path,
+    *,
+    work_dir: Path,
+    sequence_options: SequenceOptions | None = None,
+    space_id: str | None = None,
+) -> tuple[Path, Path]:
+    """Return the paths of the concept table and the sequence table of a data file, built in `work_dir` if needed.
+
+    Args:
+        data_path: A sequence table beside its `concepts.parquet`, a concept table, another Parquet file of concepts
+            with vectors, or an NPZ file of sequences or of ordered concepts.
+        work_dir: Where tables built from the file are kept.
+        sequence_options: How to cut and split a file that holds concepts only.
+        space_id: Space of the vectors if the file does not name one.
+
+    Raises:
+        LvmError: If the file is missing, of no such kind, or of another space than `space_id`.
+        InvariantError: If a table built from it breaks a blocking invariant.
+    """
+    if not data_path.is_file():
+        raise LvmError(f"There is no file at {data_path}; check the path.")
+    work_dir.mkdir(parents=True, exist_ok=True)
+    built_concepts, built_sequences = work_dir / CONCEPTS_FILE, work_dir / SEQUENCES_FILE
+    concepts_path = data_path
+    if data_path.suffix == ".npz":
+        concepts_path = built_concepts
+        with NpzReader(data_path) as reader:
+            holds_sequences = "context_sequences" in reader
+        if holds_sequences:
+            raise_on_blocking(import_sequences_npz(data_path, built_concepts, built_sequences, space_id=space_id))
+            return built_concepts, built_sequences
+        import_concepts_npz(data_path, built_concepts, space_id=space_id)
+    elif _is_sequence_table(data_path):
+        beside = data_path.with_name(CONCEPTS_FILE)
+        if not beside.is_file():
+            raise LvmError(f"{data_path} holds row numbers only; put its {CONCEPTS_FILE} beside it.")
+        _check_space(beside, space_id)
+        return beside, data_path
+    elif METADATA_KEY not in (pq.read_schema(data_path).metadata or {}):
+        concepts_path = built_concepts
+        _extract(data_path, built_concepts, space_id=space_id)
+    _check_space(concepts_path, space_id)
+    raise_on_blocking(build_sequences(concepts_path, built_sequences, options=sequence_options or SequenceOptions()))
+    return concepts_path, built_sequences
+
+
+def _check_space(concepts_path: Path, space_id: str | None) -> None:
+    found = read_concepts_metadata(concepts_path).space_id
+    if space_id is not None and space_id != found:
+        raise LvmError(f"{concepts_path} holds vectors of the space {found}, not {space_id}; correct LVM_SPACE_ID.")
+
+
+def _extract(data_path: Path, concepts_path: Path, *, space_id: str | None) -> None:
+    """Make a concept table from a Parquet file of other origin, as from the source table."""
+    options = ExtractOptions(duplicates="drop", space_id=space_id)
+    raise_on_blocking(extract_concepts(ParquetReader(data_path), options=options, staged_path=concepts_path).findings)
+    raise_on_blocking(check_concepts(concepts_path))
+
+
+def _is_sequence_table(path: Path) -> bool:
+    try:
+        return pq.read_schema(path).equals(SEQUENCES_SCHEMA, check_metadata=False)
+    except (pa.ArrowException, OSError) as error:
+        raise LvmError(f"{path} is neither Parquet nor NPZ ({str(error).splitlines()[0]}); check the file.") from None
