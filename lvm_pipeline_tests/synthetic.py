@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
 from lvm_pipeline.concepts.store import article_ranges
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
-from lvm_pipeline.sequences.splits import seed_that_fills
+from lvm_pipeline.sequences.splits import suggest_seed
 
 Process = Literal["random_walk", "rotation", "noise"]
 NAMESPACE = uuid.UUID(int=7)
@@ -120,7 +120,7 @@ def write_synthetic_sequences(concepts_path: Path, path: Path, **options: Any) -
     """
     if "split_seed" not in options:
         articles = article_ranges(concepts_path)
-        seed = seed_that_fills(
+        seed = suggest_seed(
             articles.ids,
             np.arange(len(articles.ids)),
             articles.lengths > options.get("context_length", 5),

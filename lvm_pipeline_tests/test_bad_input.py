@@ -15,7 +15,7 @@ from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.lineage.data import promote_with_sequences, stage_concepts
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline_tests.adapters.source_tables import DIM, execute, good_rows, id_of, load, with_changes
-from lvm_pipeline_tests.sequences.test_full_disk import no_room_beyond
+from lvm_pipeline_tests.exchange.test_full_disk import no_room_beyond
 from lvm_pipeline_tests.synthetic import synthetic_table, write_synthetic_concepts, write_synthetic_sequences
 
 pytestmark = pytest.mark.postgres

@@ -1,5 +1,7 @@
 """Read the columns of an NPZ file: vectors, ids, texts, TMD codes and metadata, in the forms they are found in.
 
+Every function raises an LvmError that names array and row if a value cannot be used.
+
 Shapes: N = concepts or sequences in the file, D = vector width.
 """
 
@@ -21,11 +23,7 @@ _THREE_NUMBERS = re.compile(r"\D*(\d{1,3})\D+(\d{1,3})\D+(\d{1,3})\D*")
 
 
 def vectors_shape(reader: NpzReader, name: str, *, num_axes: int) -> tuple[int, ...]:
-    """Read the shape of an array of vectors.
-
-    Raises:
-        LvmError: If it is empty, not of floats, or of another number of axes.
-    """
+    """Read the shape of an array of vectors."""
     header = reader.header(name)
     if header.dtype.kind != "f" or len(header.shape) != num_axes or 0 in header.shape:
         raise reader.error(f"holds {header.dtype} of shape {header.shape} as {name}, not vectors of {num_axes} axes")
@@ -33,11 +31,7 @@ def vectors_shape(reader: NpzReader, name: str, *, num_axes: int) -> tuple[int, 
 
 
 def vector_pieces(reader: NpzReader, name: str, *, num_rows: int | None = None) -> Iterator[NDArray[np.float32]]:
-    """Yield vectors along the first axis, as float32.
-
-    Raises:
-        LvmError: If a number is not finite; gives its row.
-    """
+    """Yield vectors along the first axis, as float32."""
     first_row = 0
     for piece in reader.pieces(name, num_rows=num_rows):
         with np.errstate(over="ignore"):
@@ -51,11 +45,7 @@ def vector_pieces(reader: NpzReader, name: str, *, num_rows: int | None = None) 
 
 
 def names_of(reader: NpzReader, name: str, num_entries: int) -> list[str]:
-    """Read ids that are stored as text, UUIDs or numbers.
-
-    Raises:
-        LvmError: If one is missing.
-    """
+    """Read ids that are stored as text, UUIDs or numbers."""
     names = []
     for row, entry in enumerate(reader.entries(name, num_entries)):
         text = str(int(entry)) if isinstance(entry, float) and entry.is_integer() else _text(entry)
@@ -66,11 +56,7 @@ def names_of(reader: NpzReader, name: str, num_entries: int) -> list[str]:
 
 
 def texts_of(reader: NpzReader, name: str, num_entries: int) -> list[str | None]:
-    """Read texts; an empty one counts as missing.
-
-    Raises:
-        LvmError: If an entry is not text.
-    """
+    """Read texts; an empty one counts as missing."""
     texts = reader.entries(name, num_entries)
     for row, text in enumerate(texts):
         if text is not None and not isinstance(text, str | bytes):
@@ -79,11 +65,7 @@ def texts_of(reader: NpzReader, name: str, num_entries: int) -> list[str | None]
 
 
 def tmds_of(reader: NpzReader, name: str, num_entries: int) -> list[Tmd | None]:
-    """Read TMD codes: `domain.task.modifier`, packed numbers, or three numbers per row; 16-D vectors give none.
-
-    Raises:
-        LvmError: If a code cannot be parsed.
-    """
+    """Read TMD codes: `domain.task.modifier`, packed numbers, or three numbers per row; 16-D vectors give none."""
     known: dict[Any, Tmd | None] = {}
     codes = []
     for row, entry in enumerate(reader.entries(name, num_entries)):
@@ -137,11 +119,7 @@ def metadata_of(reader: NpzReader) -> dict[str, Any]:
 
 
 def space_of(reader: NpzReader, metadata: dict[str, Any], space_id: str | None, vector_dim: int) -> str:
-    """Return the space of the vectors: the one in the file, else `space_id`, else `undeclared-<D>`.
-
-    Raises:
-        LvmError: If both are given and differ.
-    """
+    """Return the space of the vectors: the one in the file, else `space_id`, else `undeclared-<D>`."""
     in_file = metadata.get("space_id")
     if in_file and space_id and in_file != space_id:
         raise LvmError(f"{reader.path} holds vectors of the space {in_file}, not {space_id}; leave the space out.")

@@ -1,7 +1,8 @@
 """Read and write the arrays of an NPZ file in pieces, so that memory holds one piece at a time.
 
 An NPZ file is a zip of `.npy` members: a short header (shape, type) and the bytes of one array. The reader
-compares the shape that a header claims with the bytes that are there before it allocates anything.
+compares the shape that a header claims with the bytes that are there before it allocates anything. Its methods raise
+an LvmError if the file is damaged or holds something else than asked for.
 """
 
 import lzma
@@ -43,11 +44,7 @@ class NpzReader:
     """The arrays of one NPZ file; use as a context manager."""
 
     def __init__(self, path: Path):
-        """Open the file.
-
-        Raises:
-            LvmError: If it is missing or not an NPZ file.
-        """
+        """Open the file."""
         self.path = path
         if not path.is_file():
             raise LvmError(f"There is no NPZ file at {path}; check the path.")
@@ -78,21 +75,13 @@ class NpzReader:
         return LvmError(f"{self.path} {what}; export or copy it again.")
 
     def require(self, names: Iterable[str]) -> None:
-        """Check that arrays are there.
-
-        Raises:
-            LvmError: If some are not; lists them and those that are.
-        """
+        """Check that arrays are there."""
         missing = [name for name in names if name not in self._infos]
         if missing:
             raise self.error(f"lacks the arrays {', '.join(missing)} (it holds {', '.join(self._infos) or 'none'})")
 
     def header(self, name: str) -> Header:
-        """Read the header of an array.
-
-        Raises:
-            LvmError: If it cannot be parsed, or claims another size than the array has.
-        """
+        """Read the header of an array."""
         info = self._infos[name]
         with self._member(name) as member:
             shape, is_fortran, dtype = self._read_header(name, member)
@@ -110,11 +99,7 @@ class NpzReader:
         return header
 
     def pieces(self, name: str, *, num_rows: int | None = None) -> Generator[NDArray[Any]]:
-        """Yield an array of numbers or text along its first axis, `num_rows` at a time or as memory allows.
-
-        Raises:
-            LvmError: If the file is damaged or the array holds objects.
-        """
+        """Yield an array of numbers or text along its first axis, `num_rows` at a time or as memory allows."""
         header = self.header(name)
         if header.dtype.hasobject or not header.shape:
             raise self.error(f"stores {name} as objects or as a single value, expected an array of numbers")
@@ -149,11 +134,7 @@ class NpzReader:
             raise self.error(f"holds text with invalid characters in {name} ({error})") from None
 
     def single(self, name: str) -> Any:
-        """Read a single value, such as the metadata.
-
-        Raises:
-            LvmError: If the array is not a single plain value.
-        """
+        """Read a single value, such as the metadata."""
         header = self.header(name)
         if math.prod(header.shape) != 1:
             raise self.error(f"has shape {header.shape} for {name}, where a single value is expected")
@@ -239,11 +220,7 @@ class NpzWriter:
         self.write_pieces(name, [values], shape=values.shape, dtype=values.dtype)
 
     def write_texts(self, name: str, texts: Sequence[str]) -> None:
-        """Write texts as an array of fixed-width Unicode.
-
-        Raises:
-            LvmError: If one text is so long that the array would take more than 8 GiB when loaded.
-        """
+        """Write texts as an array of fixed-width Unicode."""
         width = max(1, max(map(len, texts), default=1))
         dtype = np.dtype(f"<U{width}")
         if len(texts) * dtype.itemsize > MAX_TEXT_ARRAY_BYTES:

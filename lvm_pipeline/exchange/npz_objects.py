@@ -32,7 +32,8 @@ MAX_INT_BITS = 256
 MAX_INT_KEYS = 10_000  # chosen integers can collide in a dict; hashes of text are random
 
 _Function = Callable[[tuple[Any, ...], Any], Any]  # of the arguments of a call and the state set on its result
-_ENTRY_TYPES = (NoneType, str, bytes, int, float, datetime.datetime, uuid.UUID, np.ndarray, list, tuple, dict)
+_SIMPLE_TYPES = {NoneType, str, bytes, float, bool}
+_ENTRY_TYPES = {*_SIMPLE_TYPES, int, datetime.datetime, uuid.UUID, np.ndarray, list, tuple, dict}
 _LITERALS = (
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
@@ -119,13 +120,18 @@ class _Walk:
 
     def pop(self, count: int) -> list[Any]:
         _require(len(self.stack) >= count, "an opcode without its values")
-        return [self.stack.pop() for _ in range(count)][::-1]
+        items = self.stack[-count:]
+        del self.stack[-count:]
+        return items
 
     def pop_to_mark(self) -> list[Any]:
         start = self.marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
         return items
+
+    def remember(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
 
     def extend(self, items: list[Any]) -> None:
         _require(type(self.stack[-1]) is list, "an append to something that is not a list")
@@ -140,6 +146,7 @@ class _Walk:
         self.stack[-1].update(zip(keys, values, strict=True))
 
     def find(self, module: Any, name: Any) -> None:
+        _require(type(module) is str and type(name) is str, "an import without a name")
         full_name = f"{module}.{name}"
         if full_name not in _GLOBALS:
             raise RefusedObjectsError(f"would import {full_name[:80]}, which is forbidden")
@@ -175,8 +182,8 @@ _OPCODES: dict[str, Callable[[_Walk, Any], Any]] = {
     "APPENDS": lambda walk, _: walk.extend(walk.pop_to_mark()),
     "SETITEM": lambda walk, _: walk.set_items(walk.pop(2)),
     "SETITEMS": lambda walk, _: walk.set_items(walk.pop_to_mark()),
-    "MEMOIZE": lambda walk, _: walk.memo.update({len(walk.memo): walk.stack[-1]}),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda walk, index: walk.memo.update({index: walk.stack[-1]})),
+    "MEMOIZE": lambda walk, _: walk.remember(len(walk.memo)),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Walk.remember),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda walk, index: walk.stack.append(walk.memo[index])),
     "GLOBAL": lambda walk, names: walk.find(*names.split(" ", 1)),
     "STACK_GLOBAL": lambda walk, _: walk.find(*walk.pop(2)),
@@ -199,17 +206,20 @@ class _Evaluation:
         self._values_left -= 1
         if self._values_left < 0 or depth > MAX_DEPTH:
             raise RefusedObjectsError("nests its values too deeply or too often")
-        if isinstance(value, _Call):
+        kind = type(value)
+        if kind in _SIMPLE_TYPES:
+            return value
+        if kind is _Call:
             value = self._call(value, depth)
-        elif type(value) is list:
+        elif kind is list:
             value = [self.value(item, depth + 1) for item in value]
-        elif type(value) is tuple:
+        elif kind is tuple:
             value = tuple([self.value(item, depth + 1, is_entry=is_entry) for item in value])
-        elif type(value) is dict:
+        elif kind is dict:
             value = {key: self.value(item, depth + 1) for key, item in value.items()}
-        elif type(value) is int:
+        elif kind is int:
             _require(value.bit_length() <= MAX_INT_BITS, "a number that is too large")
-        _require(not is_entry or isinstance(value, _ENTRY_TYPES), "an entry of an unknown kind")
+        _require(not is_entry or type(value) in _ENTRY_TYPES, "an entry of an unknown kind")
         return value
 
     def _call(self, call: _Call, depth: int) -> Any:

@@ -1,4 +1,4 @@
-"""Make the sequence table from a concept table.
+"""Build the sequence table from a concept table.
 
 Shapes: N = concepts, A = articles, S = sequences, T = context length in concepts.
 """
@@ -6,7 +6,7 @@ Shapes: N = concepts, A = articles, S = sequences, T = context length in concept
 import hashlib
 import json
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,18 +23,23 @@ from lvm_pipeline.findings import Finding
 from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
 from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA, SPLITS, SequencesMetadata, SplitCounts, read_sequences
-from lvm_pipeline.sequences.splits import seed_that_fills, split_by_hash, split_by_list, split_last_fifth
-from lvm_pipeline.sequences.windows import window_starts, window_starts_across_articles
+from lvm_pipeline.sequences.splits import split_by_hash, split_by_list, split_last_fifth, suggest_seed
+from lvm_pipeline.sequences.windows import window_starts
 from lvm_pipeline.source.split_hash import read_article_list
+
+SUMMARY_FIELDS = (
+    *("context_length", "boundaries", "split_rule", "split_seed", "train_fraction", "validation_fraction"),
+    *("near_duplicate_groups", "is_leaking", "leak_reason", "fingerprint", "concepts_fingerprint"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceOptions:
-    """How to cut and split. The names are those of the settings.
+    """How to cut and split; the names are those of the settings.
 
-    `validation_articles` is a file of ids that are validation, all others train; it replaces the
-    seeded hash. `boundaries="ignore"` and `split="last_20_percent"` are the compatibility mode:
-    what they make is labelled as leaking.
+    `validation_articles` is a file of the ids of validation articles; all others are train, and the seeded hash is
+    not used. `boundaries="ignore"` and `split="last_20_percent"` are the compatibility mode: sequences built with
+    them are labelled as leaking.
     """
 
     context_length: int = 5
@@ -53,16 +58,16 @@ def build_sequences(
 
     Args:
         concepts_path: The concept table.
-        staged_path: Where the sequence table is written, whole or not at all; the caller promotes it
-            when no blocking finding came back.
+        staged_path: Where the sequence table is written, whole or not at all; the caller promotes it if no
+            blocking finding is returned.
         options: How to cut and split.
         links_path: Where near-duplicates are saved for the next call on the same concepts; None to always search.
 
     Returns:
-        The findings of every sequence invariant on the written file.
+        The findings of every sequence invariant for the written file.
 
     Raises:
-        LvmError: If the concepts cannot be read, there is one article only, no article is long
+        LvmError: If the concepts cannot be read, there is only one article, no article is long
             enough for a sequence, or the train or validation split would be empty.
     """
     rows = read_concept_rows(concepts_path, links_path=links_path)
@@ -73,7 +78,7 @@ def build_sequences(
 def refuse_concepts_without_sequences(
     concepts_path: Path, *, options: SequenceOptions, links_path: Path | None = None
 ) -> None:
-    """Raise the LvmError that `build_sequences` would raise, so that such concepts never replace good ones."""
+    """Raise the LvmError that `build_sequences` would raise, so that such concepts never replace valid ones."""
     _cut_and_split(read_concept_rows(concepts_path, links_path=links_path), options)
 
 
@@ -89,13 +94,13 @@ def write_sequences(
     """Write a sequence table with its metadata.
 
     Args:
-        staged_path: Where to.
+        staged_path: Where the table is written.
         rows: The concepts.
         starts: First context row of each sequence, shape (S,).
         splits: Split of each sequence, shape (S,).
         article_splits: Split of each article, A of them.
-        provenance: The metadata fields that the concepts do not decide: `context_length`,
-            `boundaries`, `split_rule` and, where they apply, seed, fractions and leak.
+        provenance: The metadata fields that do not follow from the concepts: `context_length`,
+            `boundaries`, `split_rule` and, if they apply, seed, fractions and leak.
     """
     targets = starts + provenance["context_length"]
     article_ids = np.array(rows.article_ids, dtype=object)[rows.article_indices[targets]]
@@ -123,28 +128,18 @@ def sequences_summary(concepts_path: Path, sequences_path: Path) -> dict[str, An
     articles = read_columns(concepts_path, ["article_id"])["article_id"].to_pylist()
     fingerprint = read_concepts_metadata(concepts_path).fingerprint
     metadata = read_sequences(sequences_path, concepts_fingerprint=fingerprint).metadata
-    lengths = Counter(articles).values()
-    if metadata.boundaries == "ignore":
-        num_expected = max(0, len(articles) - metadata.context_length)
-    else:
-        num_expected = sum(max(0, length - metadata.context_length) for length in lengths)
+    lengths, context_length = Counter(articles).values(), metadata.context_length
+    num_inside = sum(max(0, length - context_length) for length in lengths)
+    described = metadata.as_json()
     return {
         "num_windows": metadata.num_sequences,
-        "num_expected_windows": num_expected,
-        "num_windows_inside_articles": sum(max(0, length - metadata.context_length) for length in lengths),
-        "num_articles_without_window": sum(length <= metadata.context_length for length in lengths),
-        "context_length": metadata.context_length,
-        "boundaries": metadata.boundaries,
-        "split_rule": metadata.split_rule,
-        "split_seed": metadata.split_seed,
-        "train_fraction": metadata.train_fraction,
-        "validation_fraction": metadata.validation_fraction,
-        "splits": {split: asdict(counts) for split, counts in metadata.split_counts.items()},
-        "near_duplicate_groups": metadata.near_duplicate_groups,
-        "is_leaking": metadata.is_leaking,
-        "leak_reason": metadata.leak_reason,
-        "fingerprint": metadata.fingerprint,
-        "concepts_fingerprint": metadata.concepts_fingerprint,
+        "num_expected_windows": max(0, len(articles) - context_length)
+        if metadata.boundaries == "ignore"
+        else num_inside,
+        "num_windows_inside_articles": num_inside,
+        "num_articles_without_window": sum(length <= context_length for length in lengths),
+        "splits": described["split_counts"],
+        **{name: described[name] for name in SUMMARY_FIELDS},
     }
 
 
@@ -154,7 +149,7 @@ def _cut_and_split(rows: ConceptRows, options: SequenceOptions) -> dict[str, Any
     target_articles = rows.article_indices[starts + options.context_length]
     if options.split == "last_20_percent":
         splits = split_last_fifth(len(starts))
-        article_splits = _splits_of_straddled(rows, target_articles, splits)
+        article_splits = _splits_of_articles(rows, target_articles, splits)
     else:
         article_splits = _split_articles(rows, options)
         splits = np.array(article_splits)[target_articles]
@@ -165,16 +160,14 @@ def _cut_and_split(rows: ConceptRows, options: SequenceOptions) -> dict[str, Any
 def _window_starts(rows: ConceptRows, options: SequenceOptions) -> NDArray[np.int64]:
     if len(rows.article_ids) < 2 and options.split == "articles":
         raise LvmError(
-            f"The concept table holds {len(rows.article_ids)} article, and whole articles cannot be split into train "
-            "and validation with fewer than two; load more articles."
+            f"The concept table holds {len(rows.article_ids)} article, but train and validation need at least one "
+            "article each; load more articles."
         )
-    if options.boundaries == "ignore":
-        starts = window_starts_across_articles(len(rows.article_indices), options.context_length)
-    else:
-        try:
-            starts = window_starts(rows.article_indices, options.context_length)
-        except ValueError as error:
-            raise LvmError(f"The concept table cannot be cut ({error}); extract the concepts again.") from None
+    articles = np.zeros_like(rows.article_indices) if options.boundaries == "ignore" else rows.article_indices
+    try:
+        starts = window_starts(articles, options.context_length)
+    except ValueError as error:
+        raise LvmError(f"The concept table cannot be cut ({error}); extract the concepts again.") from None
     if not len(starts):
         raise LvmError(
             f"No article is long enough: a sequence needs {options.context_length + 1} concepts, and the longest of "
@@ -189,8 +182,8 @@ def _split_articles(rows: ConceptRows, options: SequenceOptions) -> list[str]:
         return split_by_list(rows.article_ids, read_article_list(options.validation_articles))
     if options.train_fraction + options.validation_fraction > 1:
         raise LvmError(
-            f"The train and validation fractions {options.train_fraction} and {options.validation_fraction} exceed 1 "
-            "together; lower LVM_TRAIN_FRACTION or LVM_VALIDATION_FRACTION."
+            f"The train and validation fractions {options.train_fraction} and {options.validation_fraction} add up "
+            "to more than 1; lower LVM_TRAIN_FRACTION or LVM_VALIDATION_FRACTION."
         )
     return split_by_hash(
         rows.article_ids,
@@ -201,12 +194,10 @@ def _split_articles(rows: ConceptRows, options: SequenceOptions) -> list[str]:
     )
 
 
-def _splits_of_straddled(rows: ConceptRows, target_articles: NDArray[np.int64], splits: NDArray[np.str_]) -> list[str]:
-    """Call an article train when any of its sequences is, or when it has none; the rest is validation."""
-    validation = set(target_articles[splits == "validation"].tolist()) - set(
-        target_articles[splits == "train"].tolist()
-    )
-    return ["validation" if article in validation else "train" for article in range(len(rows.article_ids))]
+def _splits_of_articles(rows: ConceptRows, target_articles: NDArray[np.int64], splits: NDArray[np.str_]) -> list[str]:
+    """Return validation for articles whose sequences are all validation, else train."""
+    validation = np.setdiff1d(target_articles[splits == "validation"], target_articles[splits == "train"])
+    return np.where(np.isin(np.arange(len(rows.article_ids)), validation), "validation", "train").tolist()
 
 
 def _refuse_empty_split(
@@ -222,14 +213,14 @@ def _refuse_empty_split(
     message = f"The {empty[0]} split would be empty ({has_sequences.sum()} articles are long enough for a sequence)"
     if options.validation_articles is not None or options.split == "last_20_percent":
         raise LvmError(f"{message}; list other validation articles, or load more articles.")
-    seed = seed_that_fills(
+    seed = suggest_seed(
         rows.article_ids,
         rows.near_duplicates.groups,
         has_sequences,
         train_fraction=options.train_fraction,
         validation_fraction=options.validation_fraction,
     )
-    advice = f", or set LVM_SPLIT_SEED={seed}, which leaves no split empty" if seed is not None else ""
+    advice = f", or set LVM_SPLIT_SEED={seed}, with which no split is empty" if seed is not None else ""
     raise LvmError(f"{message}; load more articles, name some with --validation-articles{advice}.")
 
 

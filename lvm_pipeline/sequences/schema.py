@@ -1,4 +1,4 @@
-"""The sequence table: row numbers of contexts and targets, never vectors (DESIGN section 2).
+"""The sequence table: row numbers of contexts and targets, never vectors.
 
 Shapes: S = sequences, T = context length in concepts.
 """
@@ -34,14 +34,14 @@ SEQUENCES_SCHEMA = pa.schema(
 COLUMN_MEANINGS = {
     "article_id": "The article of context and target.",
     "first_row": "Row of the context's first concept in the concept table.",
-    "target_row": "Row of the concept to predict; the context is the rows before it.",
+    "target_row": "Row of the concept to predict, right after the context.",
     "split": "train, validation or test; the same for a whole article.",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCounts:
-    """How much of the table one split holds; an article too short for a window counts as an article only."""
+    """Size of one split; articles too short for a window count as articles too."""
 
     num_articles: int
     num_concepts: int
@@ -50,14 +50,13 @@ class SplitCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class SequencesMetadata:
-    """What `sequences.parquet` says of itself, stored as JSON in the file metadata.
+    """Metadata of `sequences.parquet`, stored as JSON in the file.
 
-    `fingerprint` is a hash of the rows, their splits and the concepts they point to;
-    `concepts_fingerprint` names those concepts. `split_rule` is `seeded_hash`,
-    `validation_articles` or `last_20_percent`; `split_seed` and the fractions are set for the first
-    only. `article_splits` gives the split of every article, those too short for a window too.
-    `near_duplicate_groups` lists the articles that share near-duplicate concepts; the seeded hash
-    keeps each group in one split. Results from a file with `is_leaking` say nothing about unseen articles.
+    `fingerprint` is a hash of the rows, their splits and the concepts they refer to; `concepts_fingerprint` is that
+    of the concept table. `split_rule` is `seeded_hash`, `validation_articles` or `last_20_percent`; only the first
+    has `split_seed` and the fractions. `article_splits` has the split of every article, also of those too short for
+    a window. `near_duplicate_groups` lists the articles that share near-duplicate concepts; the seeded hash
+    keeps each group in one split. With `is_leaking`, scores say nothing about unseen articles.
     """
 
     fingerprint: str
@@ -94,7 +93,7 @@ class Sequences:
         first_rows: Row of the first context concept, shape (S,); the context is T rows from there.
         target_rows: Row of the target, shape (S,).
         splits: Split of each sequence, shape (S,).
-        metadata: What the file says of itself.
+        metadata: Metadata of the file.
     """
 
     article_ids: NDArray[np.str_]
@@ -104,21 +103,21 @@ class Sequences:
     metadata: SequencesMetadata
 
     def of_split(self, split: str) -> NDArray[np.int64]:
-        """Return which sequences belong to a split, as ascending indices into the arrays.
+        """Return the indices of the sequences of a split, ascending.
 
         Raises:
-            LvmError: If the split is none of `train`, `validation`, `test`, or holds no sequence.
+            LvmError: If there is no such split, or it has no sequences.
         """
         if split not in SPLITS:
             raise LvmError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
         indices = np.flatnonzero(self.splits == split)
         if not len(indices):
-            raise LvmError(f"The {split} split holds no sequence; choose another split, or split the articles anew.")
+            raise LvmError(f"The {split} split holds no sequence; choose another split, or split the articles again.")
         return indices
 
 
 def read_sequences_metadata(path: Path) -> SequencesMetadata:
-    """Read what a sequence table says of itself.
+    """Read the metadata of a sequence table.
 
     Raises:
         LvmError: If the file is missing, not Parquet, or was not written by this project.
@@ -144,8 +143,8 @@ def read_sequences(path: Path, *, concepts_fingerprint: str | None = None) -> Se
 
     Args:
         path: The file.
-        concepts_fingerprint: Fingerprint of the concept table the rows will be looked up in; a file
-            made from other concepts is refused. None skips this.
+        concepts_fingerprint: Fingerprint of the concept table that the rows refer to; a file built from another
+            table is refused. None skips this check.
 
     Raises:
         LvmError: If the file cannot be read, or belongs to other concepts.

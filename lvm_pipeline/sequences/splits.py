@@ -1,7 +1,7 @@
 """Assign whole articles to train, validation and test.
 
-Three rules. The seeded hash is the default; a list of validation articles serves comparisons with
-figures made elsewhere; the last fifth of the sequences is the compatibility mode, which leaks.
+Three rules: the seeded hash is the default; a list of validation articles makes scores comparable with published
+ones; taking the last fifth of the sequences is the compatibility mode, which leaks.
 
 Shapes: A = articles, S = sequences.
 """
@@ -15,7 +15,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import MAX_LISTED
 from lvm_pipeline.source.split_hash import split_of
 
-SEEDS_TRIED = 1000  # when a small corpus leaves a split empty and another seed is suggested
+MAX_SEEDS = 1000  # tried when a split of a small corpus is empty
 
 
 def split_by_hash(
@@ -28,14 +28,14 @@ def split_by_hash(
 ) -> list[str]:
     """Hash each article to a split, keeping the articles of a near-duplicate group together.
 
-    A group is train when any member hashes to train, otherwise it goes where its first member
-    hashes. So no article moves out of train: an encoder fitted on the articles that hash to train
-    has seen no validation or test article.
+    A group is train if any member hashes to train; otherwise it gets the split of its first member. So no article
+    moves out of train, and an encoder fitted on the articles that hash to train has seen no validation or test
+    article.
 
     Args:
         article_ids: The A articles in table order.
-        groups: Group of each article, shape (A,), named by its first article's index.
-        seed: Another seed gives another split.
+        groups: Group of each article, shape (A,): the index of its first article.
+        seed: Seed of the hash.
         train_fraction: Expected share of articles in train.
         validation_fraction: Expected share in validation; the rest is test.
 
@@ -51,10 +51,10 @@ def split_by_hash(
 
 
 def split_by_list(article_ids: Sequence[str], validation_ids: Sequence[str]) -> list[str]:
-    """Make the listed articles validation and all others train; test stays empty.
+    """Assign the listed articles to validation and all others to train; test is empty.
 
     Raises:
-        LvmError: If a listed article is not in the table; names it.
+        LvmError: If a listed article is not in the table.
     """
     known = set(article_ids)
     unknown = [listed for listed in dict.fromkeys(validation_ids) if listed not in known]
@@ -68,7 +68,7 @@ def split_by_list(article_ids: Sequence[str], validation_ids: Sequence[str]) -> 
 
 
 def split_last_fifth(num_sequences: int) -> NDArray[np.str_]:
-    """Make the last 20 % of the sequences validation, whatever articles they belong to; shape (S,).
+    """Assign the last 20 % of the sequences to validation, whatever articles they belong to; shape (S,).
 
     Rounded so that 42,108 sequences give 33,687 train and 8,421 validation.
     """
@@ -77,7 +77,7 @@ def split_last_fifth(num_sequences: int) -> NDArray[np.str_]:
     return splits
 
 
-def seed_that_fills(
+def suggest_seed(
     article_ids: Sequence[str],
     groups: NDArray[np.integer],
     has_sequences: NDArray[np.bool_],
@@ -85,9 +85,9 @@ def seed_that_fills(
     train_fraction: float,
     validation_fraction: float,
 ) -> int | None:
-    """Find the first seed that gives every split an article with sequences, None if few tries find none."""
+    """Return the first seed with which every split has sequences; None if none of `MAX_SEEDS` does."""
     wanted = {"train", "validation"} | ({"test"} if train_fraction + validation_fraction < 1 else set())
-    for seed in range(SEEDS_TRIED):
+    for seed in range(MAX_SEEDS):
         splits = split_by_hash(
             article_ids, groups, seed=seed, train_fraction=train_fraction, validation_fraction=validation_fraction
         )

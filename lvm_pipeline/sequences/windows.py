@@ -28,7 +28,8 @@ def window_starts(article_indices: NDArray[np.integer], context_length: int) -> 
         >>> window_starts(np.array([7, 7, 7, 9, 9]), 2)
         array([0])
     """
-    _refuse_short_context(context_length)
+    if context_length < 1:
+        raise ValueError(f"context_length must be at least 1, got {context_length}")
     num_concepts = len(article_indices)
     if num_concepts == 0:
         return np.empty(0, dtype=np.int64)
@@ -38,22 +39,3 @@ def window_starts(article_indices: NDArray[np.integer], context_length: int) -> 
     run_ends = np.append(run_starts[1:], num_concepts)
     end_of_row = np.repeat(run_ends, run_ends - run_starts)
     return np.flatnonzero(np.arange(num_concepts) + context_length < end_of_row)
-
-
-def window_starts_across_articles(num_concepts: int, context_length: int) -> NDArray[np.int64]:
-    """Find every window as if the table were one article (compatibility mode): max(0, N - T) of them.
-
-    Raises:
-        ValueError: If `context_length` is below 1.
-
-    Example:
-        >>> window_starts_across_articles(5, 2)
-        array([0, 1, 2])
-    """
-    _refuse_short_context(context_length)
-    return np.arange(max(0, num_concepts - context_length))
-
-
-def _refuse_short_context(context_length: int) -> None:
-    if context_length < 1:
-        raise ValueError(f"context_length must be at least 1, got {context_length}")

@@ -326,6 +326,7 @@ HOSTILE = {
         b"}(" + b"".join(integer(key) + b"N" for key in COLLIDING) + b"u",
         "numbers as dict keys",
     ),
+    "an import named by tuples": (shared_tuples(60) + put(70) + b"N\x93", "import without a name"),
     "a memo that grows": (b"]" + b"\x94" * 200_000, "opcodes"),
     "a memo index of two billion": (b"Nr\xff\xff\xff\x7fj\x00\x00\x00\x7f", "damaged"),
 }

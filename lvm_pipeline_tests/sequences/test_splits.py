@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.sequences.splits import (
-    seed_that_fills,
     split_by_hash,
     split_by_list,
     split_last_fifth,
+    suggest_seed,
 )
 from lvm_pipeline.source.split_hash import split_of
 
@@ -74,10 +74,10 @@ def test_unknown_listed_articles_are_named():
 
 def test_the_suggested_seed_fills_every_split():
     ids, groups, has_sequences = [f"a{i}" for i in range(6)], np.array([0, 1, 2, 3, 4, 4]), np.array([1, 1, 0, 1, 1, 1])
-    seed = seed_that_fills(ids, groups, has_sequences == 1, **FRACTIONS)
+    seed = suggest_seed(ids, groups, has_sequences == 1, **FRACTIONS)
     splits = np.array(split_by_hash(ids, groups, seed=seed, **FRACTIONS))
     assert set(splits[has_sequences == 1]) == {"train", "validation", "test"}
 
 
 def test_no_seed_is_suggested_where_none_can_fill():
-    assert seed_that_fills(["a", "b"], np.array([0, 1]), np.array([True, True]), **FRACTIONS) is None
+    assert suggest_seed(["a", "b"], np.array([0, 1]), np.array([True, True]), **FRACTIONS) is None

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvm_pipeline.sequences.windows import window_starts, window_starts_across_articles
+from lvm_pipeline.sequences.windows import window_starts
 
 LENGTHS = st.lists(st.integers(1, 12), max_size=10)
 
@@ -34,22 +34,14 @@ def test_windows_are_those_that_a_plain_loop_finds(lengths, context_length):
     assert window_starts(np.array(articles, dtype=int), context_length).tolist() == expected
 
 
-@given(st.integers(0, 40), st.integers(1, 6))
-def test_across_articles_the_table_is_one_article(num_concepts, context_length):
-    starts = window_starts_across_articles(num_concepts, context_length)
-    assert starts.tolist() == window_starts(np.zeros(num_concepts, dtype=int), context_length).tolist()
-
-
 def test_the_requested_numbers_of_the_compatibility_mode():
-    assert len(window_starts_across_articles(42113, 5)) == 42108
+    assert len(window_starts(np.zeros(42113, dtype=int), 5)) == 42108
 
 
 @pytest.mark.parametrize("context_length", [0, -1])
 def test_a_context_has_at_least_one_concept(context_length):
     with pytest.raises(ValueError, match=f"at least 1, got {context_length}"):
         window_starts(np.zeros(9, dtype=int), context_length)
-    with pytest.raises(ValueError, match=f"at least 1, got {context_length}"):
-        window_starts_across_articles(9, context_length)
 
 
 def test_an_article_in_two_runs_is_refused():
