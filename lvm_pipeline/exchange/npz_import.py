@@ -114,8 +114,9 @@ def _positions(reader: NpzReader, article_ids: Sequence[str]) -> NDArray[np.int6
 
 @dataclass(frozen=True, kw_only=True)
 class _SequenceFile:
-    """The small columns of a sequence file; `article_ids` is None if they cannot be relied on."""
+    """A file of sequences with its small columns; `article_ids` is None if they cannot be relied on."""
 
+    reader: NpzReader
     num_sequences: int
     context_length: int
     vector_dim: int
@@ -124,7 +125,6 @@ class _SequenceFile:
     article_ids: list[str] | None
     splits: NDArray[np.str_] | None
     metadata: dict[str, Any]
-    content_id: str
 
 
 def import_sequences_npz(
@@ -156,7 +156,7 @@ def import_sequences_npz(
         starts = np.empty(file.num_sequences, dtype=np.int64)  # first context row of each sequence
         write_concept_table(
             concepts_staged,
-            _runs(reader, file, starts),
+            _runs(file, starts),
             space_id=space_of(reader, file.metadata, space_id, file.vector_dim),
             vector_dim=file.vector_dim,
             source=f"npz:{path.name}",
@@ -195,26 +195,25 @@ def _read_columns(reader: NpzReader) -> _SequenceFile:
         raise reader.error(f"holds unknown splits ({', '.join(sorted(unknown)[:3])})")
     if splits is None and not has_articles:
         splits = split_last_fifth(num_sequences)
-    empty = [None] * num_sequences
     return _SequenceFile(
+        reader=reader,
         num_sequences=num_sequences,
         context_length=context_length,
         vector_dim=vector_dim,
-        texts=texts_of(reader, "target_texts", num_sequences) if "target_texts" in reader else empty,
-        tmds=tmds_of(reader, "target_tmds", num_sequences) if "target_tmds" in reader else empty,
+        texts=texts_of(reader, "target_texts", num_sequences) if "target_texts" in reader else [None] * num_sequences,
+        tmds=tmds_of(reader, "target_tmds", num_sequences) if "target_tmds" in reader else [None] * num_sequences,
         article_ids=names_of(reader, "article_ids", num_sequences) if has_articles else None,
         splits=splits,
         metadata=metadata,
-        content_id=reader.content_id,
     )
 
 
-def _runs(reader: NpzReader, file: _SequenceFile, starts: NDArray[np.int64]) -> Generator[dict[str, Any]]:
+def _runs(file: _SequenceFile, starts: NDArray[np.int64]) -> Generator[dict[str, Any]]:
     """Yield the concepts run by run; fills `starts` (S,)."""
     length = file.context_length
     run_ids: list[str] = []
-    run_start, first_row, first = 0, 0, 0
-    for contexts, targets, is_new in _pieces(reader, file):
+    content_id, run_start, first_row, first = file.reader.content_id, 0, 0, 0
+    for contexts, targets, is_new in _pieces(file):
         counts = np.where(is_new, length + 1, 1)  # rows that each sequence adds
         target_rows = np.cumsum(counts) - 1
         vectors = np.empty((int(counts.sum()), file.vector_dim), dtype=np.float32)
@@ -228,10 +227,10 @@ def _runs(reader: NpzReader, file: _SequenceFile, starts: NDArray[np.int64]) -> 
         starts[first : first + len(targets)] = piece_starts
         run_starts = np.maximum.accumulate(np.where(is_new, piece_starts, run_start))
         runs = np.repeat(len(run_ids) - 1 + np.cumsum(is_new), counts)
-        run_ids += _run_ids(reader, file, first + np.flatnonzero(is_new), known=run_ids)
+        run_ids += _run_ids(file, first + np.flatnonzero(is_new), known=run_ids)
         rows = first_row + np.arange(len(vectors))
         yield {
-            "cpe_id": [str(uuid.uuid5(NAMESPACE, f"{file.content_id}#{row}")) for row in rows.tolist()],
+            "cpe_id": [str(uuid.uuid5(NAMESPACE, f"{content_id}#{row}")) for row in rows.tolist()],
             "article_id": [run_ids[run] for run in runs.tolist()],
             "position": rows - np.repeat(run_starts, counts),
             "concept_text": texts,
@@ -241,9 +240,7 @@ def _runs(reader: NpzReader, file: _SequenceFile, starts: NDArray[np.int64]) -> 
         run_start, first_row, first = int(run_starts[-1]), first_row + len(vectors), first + len(targets)
 
 
-def _pieces(
-    reader: NpzReader, file: _SequenceFile
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]]:
+def _pieces(file: _SequenceFile) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]]:
     """Yield contexts (n, T, D), targets (n, D), and whether each sequence begins a run (n,)."""
     num_rows = max(1, PIECE_BYTES // (file.context_length * file.vector_dim * 4))
     breaks = np.arange(file.num_sequences) == 0
@@ -253,8 +250,8 @@ def _pieces(
             breaks[1:] |= values[1:] != values[:-1]
     first, last_context, last_target = 0, None, None
     for contexts, targets in zip(
-        vector_pieces(reader, "context_sequences", num_rows=num_rows),
-        vector_pieces(reader, "target_vectors", num_rows=num_rows),
+        vector_pieces(file.reader, "context_sequences", num_rows=num_rows),
+        vector_pieces(file.reader, "target_vectors", num_rows=num_rows),
         strict=True,
     ):
         earlier_contexts = np.concatenate([contexts[:1] if last_context is None else last_context, contexts[:-1]])
@@ -267,14 +264,14 @@ def _pieces(
         first += len(contexts)
 
 
-def _run_ids(reader: NpzReader, file: _SequenceFile, sequences: NDArray[np.int64], *, known: list[str]) -> list[str]:
+def _run_ids(file: _SequenceFile, sequences: NDArray[np.int64], *, known: list[str]) -> list[str]:
     if file.article_ids is None:
-        return [str(uuid.uuid5(NAMESPACE, f"{file.content_id}/{sequence}")) for sequence in sequences.tolist()]
+        return [str(uuid.uuid5(NAMESPACE, f"{file.reader.content_id}/{sequence}")) for sequence in sequences.tolist()]
     run_ids = [file.article_ids[sequence] for sequence in sequences.tolist()]
     seen = set(known)
     for run_id in run_ids:
         if run_id in seen:
-            raise reader.error(f"holds sequences of article {run_id} that do not follow each other")
+            raise file.reader.error(f"holds sequences of article {run_id} that do not follow each other")
         seen.add(run_id)
     return run_ids
 

@@ -89,6 +89,12 @@ def test_tiles_cover_every_pair_once(num_members, num_others, height, width):
     assert {(i, j) for i in range(num_members) for j in range(i + 1, num_members + num_others)} <= seen
 
 
+@pytest.mark.parametrize("vectors", [np.eye(5), np.ones((4, 100)), np.zeros((0, 6)), np.eye(300)])
+def test_vectors_are_projected_on_orthonormal_directions(vectors):
+    basis = near_duplicates._leading_directions(vectors.astype(np.float32), np.arange(len(vectors)))
+    np.testing.assert_allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=1e-5)
+
+
 @pytest.mark.parametrize(("cosine", "is_found"), [(0.9901, True), (0.9899, False), (1.0, True)])
 def test_the_threshold_is_met_to_four_digits(cosine, is_found):
     rng = np.random.default_rng(0)
