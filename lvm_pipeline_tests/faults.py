@@ -22,8 +22,7 @@ from lvm_pipeline.defs.launch import QUIET
 from lvm_pipeline.defs.resources import settings_environment
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.settings import Settings
-from lvm_pipeline.training import invariants
-from lvm_pipeline.training.rescore import rescore
+from lvm_pipeline.training import rescore
 from lvm_pipeline.training.tracking import NullTracker
 from lvm_pipeline_tests.synthetic import synthetic_table, write_synthetic_sequences, write_table
 
@@ -128,7 +127,7 @@ def training_in_this_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trained_model_asset, "train_in_child", train_here)
         patch.setattr(training_child, "MlflowTracker", lambda settings: NullTracker())
-        patch.setattr(invariants, "rescore_in_fresh_process", rescore)
+        patch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
         patch.setattr(lineage, "check_drift", lambda settings: (SimpleNamespace(findings=no_drift), None))
         yield
 

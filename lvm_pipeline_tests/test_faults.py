@@ -133,7 +133,7 @@ def test_f02_windows_across_articles(unharmed, home, monkeypatch):
     assert_stopped(run, unharmed, at="sequences", by="windows_stay_inside_articles", naming=(first_crossing,))
     num_windows = sum(faults.LENGTHS) - 5
     expected = sum(length - 5 for length in faults.LENGTHS)
-    naming = (f"{num_windows} windows where the articles give {expected}",)
+    naming = (f"{num_windows} windows, expected {expected} from the article lengths",)
     assert_stopped(run, unharmed, at="sequences", by="window_count_is_exact", naming=naming)
 
 
@@ -192,7 +192,7 @@ def test_f05_nearly_the_same_articles_never_lie_in_two_splits(unharmed, source, 
 
     run = faults.refresh(settings)
 
-    naming = ("near-duplicates lie in two splits", "row ", "(train)", "(validation)")
+    naming = ("near-duplicates are in different splits", "row ", "(train)", "(validation)")
     assert_stopped(run, unharmed, at="sequences", by="no_near_duplicate_across_splits", naming=naming)
 
 

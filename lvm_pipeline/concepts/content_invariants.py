@@ -121,9 +121,9 @@ def tmd_packing_is_known(facts: ConceptFacts) -> Finding:
             allowed=0,
             details={"rows": outside[:MAX_LISTED].tolist()},
         )
-    from_source = next((each for each in facts.source_findings if each.name == tmd_packing_is_known.name), None)
-    if from_source is not None and from_source.was_checked:
-        return from_source
+    of_source = next((each for each in facts.source_findings if each.name == tmd_packing_is_known.name), None)
+    if of_source is not None and of_source.was_checked:
+        return of_source
     if not (facts.codes != NO_CODE).any():
         return tmd_packing_is_known.not_checked("there are no TMD codes")
     return tmd_packing_is_known.finding(passed=True, message="all TMD codes are in range", observed=0, allowed=0)

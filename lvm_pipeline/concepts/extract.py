@@ -19,8 +19,9 @@ from lvm_pipeline.concepts.duplicates import DuplicateFilter
 from lvm_pipeline.concepts.numbering import article_starts, number_by_rank, number_by_source, read_ahead, whole_articles
 from lvm_pipeline.concepts.ordering import OrderDecision, OrderRequest, OrderRule, choose_order
 from lvm_pipeline.concepts.reader import ConceptReader, SourceDescription, SourceTable
-from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
+from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema, undeclared_space
 from lvm_pipeline.concepts.store import ConceptsFingerprint, ConceptsWriter, full_disk_told
+from lvm_pipeline.concepts.vector_invariants import coverage_finding
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import MAX_LISTED, Finding, blocking_failures
 
@@ -170,7 +171,7 @@ def extract_concepts(
         description = table.describe()
         decision = choose_order(description.column_kinds, table.examine, request=order_request(options))
         space_id, space_finding = source_findings.choose_space(description.space_counts, wanted=options.space_id)
-        findings = [decision.finding, source_findings.tmd_packing_is_known(description.packed_codes)]
+        findings = [decision.finding, source_findings.packing_finding(description.packed_codes)]
         findings += [space_finding] if space_finding else []
         if decision.rule is None or blocking_failures(findings):
             return Extraction(path=None, metadata=None, findings=findings)
@@ -214,8 +215,8 @@ def _stream(table: SourceTable, assembly: _Assembly, *, num_rows: int, progress:
 
 def _vector_findings(census: _VectorCensus) -> list[Finding]:
     return [
-        source_findings.every_concept_has_a_vector(census.num_rows, census.num_missing, census.missing_ids),
-        source_findings.vectors_are_of_one_width(census.widths, census.ids_by_width),
+        coverage_finding(census.num_rows, census.num_missing, census.missing_ids),
+        source_findings.width_finding(census.widths, census.ids_by_width),
     ]
 
 
@@ -224,7 +225,7 @@ def _metadata(
 ) -> ConceptsMetadata:
     return ConceptsMetadata(
         fingerprint=assembly.fingerprint.hexdigest(),
-        space_id=space_id or source_findings.undeclared_space(assembly.census.vector_dim),
+        space_id=space_id or undeclared_space(assembly.census.vector_dim),
         vector_dim=assembly.census.vector_dim,
         source=description.source,
         dataset_source=description.dataset_source,

@@ -1,58 +1,47 @@
-"""What must hold for a concept table, as functions that return a finding; checks, command line and tests share them."""
+"""Run all invariants of a concept table."""
 
 from pathlib import Path
+from typing import Any
 
-from lvm_pipeline.concepts.content_invariants import (
-    no_duplicate_concepts,
-    texts_are_not_empty,
-    tmd_codes_are_assigned,
-    tmd_packing_is_known,
-)
+from lvm_pipeline.concepts import content_invariants, order_invariants, vector_invariants
 from lvm_pipeline.concepts.facts import read_facts
-from lvm_pipeline.concepts.order_invariants import (
-    articles_are_contiguous,
-    articles_are_long_enough,
-    cpe_ids_are_unique,
-    order_is_unambiguous,
-    positions_have_no_gap,
-)
-from lvm_pipeline.concepts.vector_invariants import (
-    CanaryEncoder,
-    every_concept_has_a_vector,
-    vectors_are_finite_and_of_one_width,
-    vectors_match_their_space,
-)
-from lvm_pipeline.findings import Finding
+from lvm_pipeline.concepts.vector_invariants import CanaryEncoder
+from lvm_pipeline.findings import Finding, InvariantCheck, declared_in
+
+
+def invariants() -> tuple[InvariantCheck[...], ...]:
+    """Return the invariants of a concept table, in the order in which they are checked and reported."""
+    return declared_in(vars(order_invariants), vars(vector_invariants), vars(content_invariants))
 
 
 def check_concepts(path: Path, *, encoder: CanaryEncoder | None = None, context_length: int = 5) -> list[Finding]:
-    """Run every invariant on a concept table, in the order in which they are documented.
+    """Check every invariant of a concept table.
 
     Args:
         path: The table.
-        encoder: Encoder of the vectors' space, to encode some texts again; without one that is not checked.
+        encoder: Encoder of the vectors' space, to encode some texts again; without it that is not checked.
         context_length: Context concepts of a sequence, which decides whether an article is long enough for one.
 
     Returns:
-        One finding for each invariant; what only the source could show is read from the file.
+        One finding for each invariant. Findings that only the source could show are read from the file.
 
     Raises:
         LvmError: If the file cannot be read.
     """
     facts = read_facts(path)
-    findings = [
-        order_is_unambiguous(facts),
-        articles_are_contiguous(facts),
-        positions_have_no_gap(facts),
-        every_concept_has_a_vector(facts),
-        vectors_are_finite_and_of_one_width(facts),
-        vectors_match_their_space(facts, encoder=encoder),
-        cpe_ids_are_unique(facts),
-        no_duplicate_concepts(facts),
-        texts_are_not_empty(facts),
-        tmd_codes_are_assigned(facts),
-        tmd_packing_is_known(facts),
-        articles_are_long_enough(facts, context_length=context_length),
+    options: dict[str, dict[str, Any]] = {
+        "vectors_match_their_space": {"encoder": encoder},
+        "articles_are_long_enough": {"context_length": context_length},
+    }
+    from_source = {finding.name: finding for finding in facts.source_findings}
+    return [
+        _more_telling(check(facts, **options.get(check.name, {})), from_source.get(check.name))
+        for check in invariants()
     ]
-    from_source = {finding.name: finding for finding in facts.source_findings if not finding.passed}
-    return [from_source.get(finding.name, finding) if finding.passed else finding for finding in findings]
+
+
+def _more_telling(of_file: Finding, of_source: Finding | None) -> Finding:
+    """Choose between what the file shows of an invariant and what the source showed when it was extracted."""
+    if of_source is None or (of_source.passed and not of_file.passed):
+        return of_file
+    return of_source if not of_source.passed or (of_source.was_checked and not of_file.was_checked) else of_file

@@ -1,31 +1,35 @@
-"""Whether the rows are articles in order, each concept once."""
+"""Invariants of the order: articles in one piece, positions without gaps, every id once."""
 
 import numpy as np
 
 from lvm_pipeline.concepts.facts import ConceptFacts
-from lvm_pipeline.concepts.ordering import ORDER_FINDING
-from lvm_pipeline.concepts.source_findings import finding_of
-from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, listed
+from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
 
 
+@invariant(
+    remedy="Fill document_id and sequence_index, or chunk_position; or set LVM_ARTICLE_COLUMN and LVM_POSITION_COLUMN "
+    "to the columns that hold the order; or accept the order of the table's rows with LVM_ACCEPT_TABLE_ORDER=true."
+)
 def order_is_unambiguous(facts: ConceptFacts) -> Finding:
-    """The order was decided by a rule when the source was read; a file alone cannot show more than that."""
-    known = next((finding for finding in facts.source_findings if finding.name == ORDER_FINDING), None)
-    if known is not None:
-        return known
+    """A rule puts the concepts of every article in exactly one order.
+
+    The model learns to predict the next concept; in a wrong order there is nothing to learn.
+    """
+    details = {"order_key": facts.metadata.order_key}
     warning = facts.metadata.order_warning
-    return Finding(
-        name=ORDER_FINDING,
-        passed=warning is None,
-        severity=Severity.BLOCKING if warning is None else Severity.WARNING,
-        message=warning or f"the concepts are ordered by {facts.metadata.order_key}, as the file says",
-        was_checked=False,
-        details={"order_key": facts.metadata.order_key},
-    )
+    if warning is None:
+        return order_is_unambiguous.not_checked(
+            f"the file says that concepts are ordered by {facts.metadata.order_key}", details=details
+        )
+    return order_is_unambiguous.finding(passed=False, severity=Severity.WARNING, message=warning, details=details)
 
 
+@invariant(remedy="The file is damaged or was written by another program: materialize concepts again.")
 def articles_are_contiguous(facts: ConceptFacts) -> Finding:
-    """Each article is one unbroken run of rows, and the columns `row` and `article_index` count them from 0."""
+    """Each article is one unbroken run of rows, and the columns row and article_index count from 0.
+
+    Sequences are cut by row number.
+    """
     starts = np.flatnonzero(np.diff(facts.article_codes, prepend=-1))
     runs = np.bincount(facts.article_codes[starts], minlength=len(facts.article_ids))
     _, firsts = np.unique(facts.article_codes[starts], return_index=True)
@@ -37,15 +41,14 @@ def articles_are_contiguous(facts: ConceptFacts) -> Finding:
     problems = []
     if split_ids:
         where = listed([f"{facts.article_ids[facts.article_codes[row]]} again at row {row}" for row in again])
-        problems.append(f"{len(split_ids)} articles are not in one run: {where}")
+        problems.append(f"{len(split_ids)} articles are in several pieces: {where}")
     if len(wrong_rows):
-        problems.append(f"{len(wrong_rows)} rows are not numbered from 0 on, first {facts.named(wrong_rows[:1])[0]}")
+        problems.append(f"{len(wrong_rows)} rows have a wrong row number, first {facts.named(wrong_rows[:1])[0]}")
     if len(wrong_indices) and not split_ids:
-        problems.append(f"article_index does not count the articles from {facts.named(wrong_indices[:1])[0]} on")
-    return finding_of(
-        "articles_are_contiguous",
+        problems.append(f"article_index is wrong from {facts.named(wrong_indices[:1])[0]} on")
+    return articles_are_contiguous.from_problems(
         problems,
-        good=f"{len(facts.article_ids)} articles are unbroken runs of rows",
+        otherwise=f"each of the {len(facts.article_ids)} articles is one unbroken run of rows",
         observed=len(split_ids),
         details={
             "article_ids": split_ids[:MAX_LISTED],
@@ -56,8 +59,15 @@ def articles_are_contiguous(facts: ConceptFacts) -> Finding:
     )
 
 
+@invariant(
+    remedy="Load the listed articles again in full. If the positions come from a wrong column, set LVM_ARTICLE_COLUMN "
+    "and LVM_POSITION_COLUMN."
+)
 def positions_have_no_gap(facts: ConceptFacts) -> Finding:
-    """The positions of each article are 0, 1, 2 and so on: a gap is a concept that is missing."""
+    """Positions in an article count 0, 1, 2 and so on.
+
+    A gap is a missing concept, and makes neighbours of two concepts that were none.
+    """
     order = np.argsort(facts.article_codes, kind="stable")
     codes = facts.article_codes[order]
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
@@ -77,54 +87,56 @@ def positions_have_no_gap(facts: ConceptFacts) -> Finding:
         f"{found['article_id']} (row {found['row']} has position {found['position']}, expected {found['expected']})"
         for found in offenders
     ]
-    problem = (
-        f"{len(wrong_codes)} articles have positions that are missing, doubled or out of order: "
-        f"{listed(names, len(wrong_codes))}; "
-        "load the missing concepts, or name the column that orders an article (LVM_ARTICLE_COLUMN, LVM_POSITION_COLUMN)"
-    )
-    return finding_of(
-        "positions_have_no_gap",
-        [problem] if len(wrong_codes) else [],
-        good="the positions of every article count from 0 without a gap",
+    return positions_have_no_gap.finding(
+        passed=not offenders,
+        message=f"{len(wrong_codes)} articles have missing, repeated or misordered positions: "
+        f"{listed(names, len(wrong_codes))}"
+        if offenders
+        else "the positions of every article count from 0 without a gap",
         observed=len(wrong_codes),
+        allowed=0,
         details={"num_rows": len(wrong), "articles": offenders},
     )
 
 
+@invariant(remedy="A join or a second load repeated rows: delete the second copies from the table.")
 def cpe_ids_are_unique(facts: ConceptFacts) -> Finding:
-    """No two rows share a cpe_id."""
+    """No two rows have the same cpe_id."""
     encoded = facts.cpe_ids.dictionary_encode()
     codes = encoded.indices.to_numpy()
     repeated = np.flatnonzero(np.bincount(codes) > 1)
     rows = {
         str(encoded.dictionary[code]): np.flatnonzero(codes == code).tolist() for code in repeated[:MAX_LISTED].tolist()
     }
-    names = [f"{cpe_id} in rows {', '.join(map(str, found[:MAX_LISTED]))}" for cpe_id, found in rows.items()]
-    problem = f"{len(repeated)} cpe_ids stand in several rows: {listed(names, len(repeated))}; delete the repeated rows"
-    return finding_of(
-        "cpe_ids_are_unique",
-        [problem] if rows else [],
-        good=f"all {facts.num_concepts} cpe_ids differ",
+    names = [f"{cpe_id} in rows {listed(found)}" for cpe_id, found in rows.items()]
+    return cpe_ids_are_unique.finding(
+        passed=not rows,
+        message=f"{len(repeated)} cpe_ids occur more than once: {listed(names, len(repeated))}"
+        if rows
+        else f"all {facts.num_concepts} cpe_ids differ",
         observed=len(repeated),
+        allowed=0,
         details={"rows": rows},
     )
 
 
+@invariant(
+    severity=Severity.WARNING,
+    remedy="Nothing, if short articles are expected. Otherwise look for articles that were split or lost concepts.",
+)
 def articles_are_long_enough(facts: ConceptFacts, *, context_length: int = 5) -> Finding:
-    """Every article has a context and a target; shorter ones give no sequence."""
+    """Every article holds a full context and a target. A shorter article gives no sequence."""
     lengths = facts.article_lengths()
     short = np.flatnonzero(lengths <= context_length)
     names = [f"{facts.article_ids[code]} ({lengths[code]})" for code in short[:MAX_LISTED].tolist()]
-    problem = (
-        f"{len(short)} of {len(lengths)} articles have fewer than {context_length + 1} concepts and give no sequence: "
-        f"{listed(names, len(short))}"
-    )
-    return finding_of(
-        "articles_are_long_enough",
-        [problem] if len(short) else [],
-        severity=Severity.WARNING,
-        good=f"every article has at least {context_length + 1} concepts",
+    return articles_are_long_enough.finding(
+        passed=not len(short),
+        message=f"{len(short)} of {len(lengths)} articles have fewer than {context_length + 1} concepts and give no "
+        f"sequence: {listed(names, len(short))}"
+        if len(short)
+        else f"every article has at least {context_length + 1} concepts",
         observed=len(short),
+        allowed=0,
         details={
             "context_length": context_length,
             "num_concepts": int(lengths[short].sum()),

@@ -11,14 +11,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from lvm_pipeline.concepts.order_invariants import order_is_unambiguous
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
-
-ORDER_FINDING = "order_is_unambiguous"
-HINT = (
-    "name the columns that hold article and position (LVM_ARTICLE_COLUMN, LVM_POSITION_COLUMN), "
-    "or accept the order of the table (LVM_ACCEPT_TABLE_ORDER=true)"
-)
 
 
 class ColumnKind(StrEnum):
@@ -304,13 +299,12 @@ def _decided(rule: OrderRule, facts: KeyFacts, attempts: list[_Attempt]) -> Orde
     if rule.accepts_table_order:
         warning = f"The order inside articles is that of the table's rows ({rule.name}): accepted, not known."
         message = f"{message}, which was accepted and is not known"
-    finding = Finding(
-        name=ORDER_FINDING,
+    finding = order_is_unambiguous.finding(
         passed=not rule.accepts_table_order,
-        severity=Severity.WARNING if rule.accepts_table_order else Severity.BLOCKING,
+        severity=Severity.WARNING if rule.accepts_table_order else None,
         message=message,
-        observed=float(facts.num_tied if rule.accepts_table_order else 0),
-        allowed=0.0,
+        observed=facts.num_tied if rule.accepts_table_order else 0,
+        allowed=0,
         details={"order_key": rule.name, "tried": _tried(attempts)},
     )
     return OrderDecision(rule=rule, finding=finding, warning=warning)
@@ -318,13 +312,11 @@ def _decided(rule: OrderRule, facts: KeyFacts, attempts: list[_Attempt]) -> Orde
 
 def _refusal(attempts: list[_Attempt]) -> Finding:
     tried = "; ".join(f"{attempt.name}: {attempt.problem}" for attempt in attempts)
-    return Finding(
-        name=ORDER_FINDING,
+    return order_is_unambiguous.finding(
         passed=False,
-        severity=Severity.BLOCKING,
-        message=f"no rule orders the concepts ({tried}); {HINT}",
-        observed=float(max((attempt.num_ambiguous for attempt in attempts), default=0)),
-        allowed=0.0,
+        message=f"no rule orders the concepts ({tried})",
+        observed=max((attempt.num_ambiguous for attempt in attempts), default=0),
+        allowed=0,
         details={"order_key": None, "tried": _tried(attempts)},
     )
 

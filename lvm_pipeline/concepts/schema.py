@@ -15,6 +15,7 @@ from lvm_pipeline.errors import LvmError
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"lvm"
+UNDECLARED = "undeclared-"
 
 
 COLUMN_MEANINGS = {
@@ -33,6 +34,16 @@ COLUMN_MEANINGS = {
     "created_at": "When its row in the source table was made.",
     "vector": "Its vector, float32, in the space of the table.",
 }
+
+
+def undeclared_space(vector_dim: int) -> str:
+    """Return the space id of vectors whose encoder is not declared."""
+    return f"{UNDECLARED}{vector_dim}"
+
+
+def is_declared(space_id: str) -> bool:
+    """Whether somebody declared which encoder made the vectors."""
+    return not space_id.startswith(UNDECLARED)
 
 
 def concepts_schema(vector_dim: int) -> pa.Schema:

@@ -1,30 +1,28 @@
-"""Whether the vectors are there, usable, and of the space they claim.
+"""Invariants of the vectors: each concept has one, all are usable, and they belong to the declared space.
 
 Shapes: n = texts, D = vector width.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.concepts import source_findings
 from lvm_pipeline.concepts.facts import ConceptFacts
-from lvm_pipeline.concepts.source_findings import UNDECLARED, finding_of
-from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, listed
+from lvm_pipeline.concepts.schema import is_declared
+from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
 
 CANARY_COSINE = 0.99
 NORM_TOLERANCE = 0.01
 
 
 class CanaryEncoder(Protocol):
-    """An encoder, as far as this stage uses one."""
+    """What the invariants need of an encoder."""
 
     @property
     def space_id(self) -> str:
-        """The space its vectors are in."""
+        """Space of the encoder's vectors."""
         ...
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -32,15 +30,30 @@ class CanaryEncoder(Protocol):
         ...
 
 
+@invariant(remedy="Encode the listed concepts, or delete their articles.")
 def every_concept_has_a_vector(facts: ConceptFacts) -> Finding:
-    """Coverage is complete; the concepts without a vector are named."""
+    """Every concept has a vector."""
     missing = np.flatnonzero(facts.widths < 0)
     ids = [str(facts.cpe_ids[row]) for row in missing[:MAX_LISTED].tolist()]
-    return source_findings.every_concept_has_a_vector(facts.num_concepts, len(missing), ids)
+    return coverage_finding(facts.num_concepts, len(missing), ids)
 
 
+def coverage_finding(num_concepts: int, num_missing: int, missing_ids: Sequence[str]) -> Finding:
+    """Return the finding of `every_concept_has_a_vector` from counts and some ids of concepts without a vector."""
+    return every_concept_has_a_vector.finding(
+        passed=not num_missing,
+        message=f"{num_missing} of {num_concepts} concepts have no vector: {listed(missing_ids, num_missing)}"
+        if num_missing
+        else f"all {num_concepts} concepts have a vector",
+        observed=1 - num_missing / num_concepts if num_concepts else 0,
+        allowed=1,
+        details={"num_missing": num_missing, "cpe_ids": list(missing_ids[:MAX_LISTED])},
+    )
+
+
+@invariant(remedy="Encode the listed concepts again, with the encoder of the other vectors.")
 def vectors_are_finite_and_of_one_width(facts: ConceptFacts) -> Finding:
-    """Every vector has the width that the file names, and no NaN or infinity."""
+    """All vectors have the same width and contain no NaN or infinity."""
     allowed = facts.metadata.vector_dim
     other = np.flatnonzero((facts.widths >= 0) & (facts.widths != allowed))
     broken = np.flatnonzero(~facts.is_finite)
@@ -52,11 +65,10 @@ def vectors_are_finite_and_of_one_width(facts: ConceptFacts) -> Finding:
         problems.append(f"{len(other)} vectors are not {allowed} wide: {listed(names, len(other))}")
     if len(broken):
         names = listed(facts.named(broken[:MAX_LISTED]), len(broken))
-        problems.append(f"{len(broken)} vectors hold NaN or infinity: {names}; encode these concepts again")
-    return finding_of(
-        "vectors_are_finite_and_of_one_width",
+        problems.append(f"{len(broken)} vectors hold NaN or infinity: {names}")
+    return vectors_are_finite_and_of_one_width.from_problems(
         problems,
-        good=f"all vectors are finite and {allowed} wide",
+        otherwise=f"all vectors are finite and {allowed} wide",
         observed=len(other) + len(broken),
         details={
             "num_of_other_width": len(other),
@@ -67,18 +79,22 @@ def vectors_are_finite_and_of_one_width(facts: ConceptFacts) -> Finding:
     )
 
 
+@invariant(
+    remedy="Find out which encoder made the vectors. Encode all concepts with one encoder, or declare the right one "
+    "with LVM_SPACE_ID or `lvm ingest --space`."
+)
 def vectors_match_their_space(facts: ConceptFacts, *, encoder: CanaryEncoder | None = None) -> Finding:
-    """The vectors are what their space id says: lengths fit, and some texts encoded again give the same vectors.
+    """The vectors come from the declared encoder: lengths fit, and a few texts encoded again give the same vectors.
 
-    A vector of length 0 fits no space. Where an encoder is at hand, or most vectors have length 1, all must have it.
-    Without the encoder the finding says that the canaries were not checked.
+    Vectors of different encoders cannot be mixed or compared.
     """
+    # A vector of length 0 fits no space. With an encoder, or if most vectors have length 1, all must have it.
     space_id = facts.metadata.space_id
     problems, details = _norm_problems(facts, is_unit=encoder is not None)
     details["space_id"] = space_id
     cosines: dict[int, float] = {}
     if encoder is not None and encoder.space_id != space_id:
-        problems.append(f"the encoder at hand makes vectors of {encoder.space_id}, the table says {space_id}")
+        problems.append(f"the encoder makes vectors of {encoder.space_id}, the table says {space_id}")
     elif encoder is not None:
         cosines = _canary_cosines(facts, encoder)
         wrong = np.array([row for row, cosine in cosines.items() if cosine < CANARY_COSINE], np.int64)
@@ -88,21 +104,22 @@ def vectors_match_their_space(facts: ConceptFacts, *, encoder: CanaryEncoder | N
                 f"{len(wrong)} of {len(cosines)} texts encoded again by {space_id} give other vectors "
                 f"(lowest cosine {min(cosines.values()):.3f}, allowed {CANARY_COSINE}): {listed(facts.named(wrong))}"
             )
-    finding = finding_of(
-        "vectors_match_their_space",
-        problems,
-        good=f"all vectors fit the space {space_id}"
-        + ("" if cosines else "; no text was encoded again, as its encoder is not at hand"),
+    if not problems and is_declared(space_id) and not cosines:
+        return vectors_match_their_space.not_checked(
+            f"vector lengths fit the space {space_id}, but its encoder is not available to encode some texts again",
+            details=details,
+        )
+    undeclared = (
+        [] if is_declared(space_id) else [f"the vectors' encoder is not declared ({space_id}); set LVM_SPACE_ID"]
+    )
+    return vectors_match_their_space.from_problems(
+        problems or undeclared,
+        otherwise=f"all vectors fit the space {space_id}",
+        severity=None if problems else Severity.WARNING if undeclared else None,
         observed=min(cosines.values(), default=None),
         allowed=CANARY_COSINE,
         details=details,
     )
-    if finding.passed and space_id.startswith(UNDECLARED):
-        message = (
-            f"nobody named the space of the vectors ({space_id}); name it with LVM_SPACE_ID or `lvm ingest --space`"
-        )
-        return replace(finding, passed=False, severity=Severity.WARNING, message=message)
-    return replace(finding, was_checked=bool(cosines) or not finding.passed)
 
 
 def _norm_problems(facts: ConceptFacts, *, is_unit: bool) -> tuple[list[str], dict[str, Any]]:
@@ -133,9 +150,9 @@ def _norm_problems(facts: ConceptFacts, *, is_unit: bool) -> tuple[list[str], di
 
 
 def _canary_cosines(facts: ConceptFacts, encoder: CanaryEncoder) -> dict[int, float]:
-    """Cosine of each canary, by its row, with its text encoded again; 0 where the encoder's vectors have another width.
+    """Return the cosine of each canary with its text encoded again, by row; 0 if the encoder has another width.
 
-    Canaries without a vector, or with one that has no direction, are other findings' concern and left out.
+    Canaries without a vector, or with one of length 0, are left out: other invariants report them.
     """
     usable = [
         (row, text, vector)

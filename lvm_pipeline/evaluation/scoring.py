@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._registry import load_architecture
-from lvm_pipeline.concepts.source_findings import UNDECLARED
+from lvm_pipeline.concepts.schema import is_declared
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.scores import Scores, given_predictions, score_predictor
 from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
@@ -191,7 +191,7 @@ def _refuse_other_data(model_dir: Path, info: TrainedModelInfo, data: TrainingDa
             f"The model in {model_dir} predicts vectors of width {width}, not {data.concepts.vector_dim}; "
             "use the concepts it was trained on, or train it again."
         )
-    is_named = not data.concepts.space_id.startswith(UNDECLARED)
+    is_named = is_declared(data.concepts.space_id)
     if not is_named and info.fingerprints.get("concepts") != data.concepts.fingerprint:
         raise LvmError(
             f"Nobody named the space of the vectors ({data.concepts.space_id}), and the model in {model_dir} was "

@@ -71,7 +71,8 @@ class InvariantError(LvmError):
 
     def __init__(self, findings: Iterable[Finding]):
         self.findings = list(findings)
-        super().__init__("; ".join(f"{f.name}: {f.message}" for f in blocking_failures(self.findings)))
+        failed = blocking_failures(self.findings)
+        super().__init__(" ".join(f"{f.name}: {f.message.rstrip('.')}. {f.remedy}".rstrip() for f in failed))
 
 
 def raise_on_blocking(findings: Iterable[Finding]) -> None:

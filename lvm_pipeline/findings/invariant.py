@@ -11,9 +11,8 @@ The name of the function is the name of the invariant, its docstring the meaning
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Generic, ParamSpec
 
 from lvm_pipeline.findings.finding import Finding, Severity
@@ -123,7 +122,7 @@ def invariant(
     return declare
 
 
-def declared_in(*modules: ModuleType) -> tuple[InvariantCheck[...], ...]:
-    """Return the checks that modules declare, in the order of the modules and of their lines."""
-    found = [value for module in modules for value in vars(module).values() if isinstance(value, InvariantCheck)]
+def declared_in(*namespaces: Mapping[str, object]) -> tuple[InvariantCheck[...], ...]:
+    """Return the checks declared in modules, given by their `vars()` or `globals()`, in the order of their lines."""
+    found = [value for each in namespaces for value in each.values() if isinstance(value, InvariantCheck)]
     return tuple({each.name: each for each in found}.values())

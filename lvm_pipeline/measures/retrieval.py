@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+from lvm_pipeline.findings import MAX_LISTED, Finding, invariant
 from lvm_pipeline.measures.metrics import Values, unit
 from lvm_pipeline.measures.targets import Contexts, Targets
 
@@ -141,8 +141,9 @@ def chance_scores(candidates: NDArray[np.int64]) -> Chance:
     )
 
 
+@invariant(remedy="Do not compare these ranks. Materialize sequences and the evaluation report again.")
 def pool_is_declared_and_clean(targets: Targets, *, exclusion: Exclusion) -> Finding:
-    """Check the pool: every target in it, no context row among the candidates, no row or vector twice."""
+    """Retrieval ranks every target among all concepts of the split, each once, without its context."""
     pool_rows = targets.pool_rows
     _, counts = np.unique(pool_rows, return_counts=True)
     repeated = _rows_with_equal_vectors(targets.vectors, pool_rows)
@@ -155,14 +156,12 @@ def pool_is_declared_and_clean(targets: Targets, *, exclusion: Exclusion) -> Fin
     }
     found = {what: rows for what, rows in problems.items() if len(rows)}
     declared = f"{len(pool_rows)} concepts of the scored split, without {exclusion}"
-    told = "; ".join(f"{len(rows)} {what} ({', '.join(map(str, rows[:5]))})" for what, rows in found.items())
-    return Finding(
-        name="pool_is_declared_and_clean",
+    problem = "; ".join(f"{len(rows)} {what} ({', '.join(map(str, rows[:5]))})" for what, rows in found.items())
+    return pool_is_declared_and_clean.finding(
         passed=not found,
-        severity=Severity.BLOCKING,
-        message=f"Pool: {declared}; {told or 'no duplicate and no context row among the candidates'}.",
-        observed=float(sum(len(rows) for rows in found.values())),
-        allowed=0.0,
+        message=f"pool: {declared}; {problem or 'no duplicate and no context row among the candidates'}",
+        observed=sum(len(rows) for rows in found.values()),
+        allowed=0,
         details={
             "pool_size": len(pool_rows),
             "exclusion": exclusion,

@@ -1,8 +1,7 @@
-"""What must hold for a sequence table; each invariant looks it up in the concept table anew.
+"""Invariants of a sequence table, checked against the concept table.
 
-Nothing here uses the code that builds the table, except the search for near-duplicates, which has
-a slow twin of its own in the tests. In a file that declares itself leaking (the compatibility
-mode) the same faults are shown as warnings: they are what the mode asks for.
+The checks use none of the code that builds the table, except the search for near-duplicates, which tests compare with
+a slow reference. In the compatibility mode, which leaks by design, failures of these checks are warnings.
 
 Shapes: N = concepts, S = sequences, T = context length in concepts.
 """
@@ -13,14 +12,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+from lvm_pipeline.findings import MAX_LISTED, Finding, InvariantCheck, Severity, declared_in, invariant
 from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
 from lvm_pipeline.sequences.schema import SPLITS, Sequences, read_sequences
 from lvm_pipeline.sequences.splits import shortlist
 
+AGAIN = "Materialize sequences again; do not train on this file."
+
+
+def invariants() -> tuple[InvariantCheck[...], ...]:
+    """Return the invariants of a sequence table, in the order in which they are checked and reported."""
+    return declared_in(globals())
+
 
 def check_sequences(concepts_path: Path, sequences_path: Path, *, rows: ConceptRows | None = None) -> list[Finding]:
-    """Check every sequence invariant.
+    """Check every invariant of a sequence table.
 
     Args:
         concepts_path: The concept table.
@@ -32,18 +38,12 @@ def check_sequences(concepts_path: Path, sequences_path: Path, *, rows: ConceptR
     """
     rows = rows or read_concept_rows(concepts_path)
     sequences = read_sequences(sequences_path, concepts_fingerprint=rows.metadata.fingerprint)
-    return [
-        windows_stay_inside_articles(rows, sequences),
-        window_count_is_exact(rows, sequences),
-        articles_are_in_one_split(rows, sequences),
-        no_near_duplicate_across_splits(rows, sequences),
-        every_split_has_sequences(sequences),
-        sequences_do_not_leak(sequences),
-    ]
+    return [check(rows, sequences) for check in invariants()]
 
 
+@invariant(remedy=AGAIN)
 def windows_stay_inside_articles(rows: ConceptRows, sequences: Sequences) -> Finding:
-    """Check that each window is T + 1 rows in a row of the article that the sequence names."""
+    """The context and the target of every sequence are consecutive rows of one article."""
     context_length = sequences.metadata.context_length
     lies_in_table = (sequences.first_rows >= 0) & (sequences.target_rows < len(rows.article_indices))
     has_length = sequences.target_rows - sequences.first_rows == context_length
@@ -63,21 +63,21 @@ def windows_stay_inside_articles(rows: ConceptRows, sequences: Sequences) -> Fin
         for index in bad[:MAX_LISTED]
     ]
     where = ", ".join(f"rows {window['first_row']} to {window['target_row']}" for window in listed)
-    return Finding(
-        name="windows_stay_inside_articles",
+    return windows_stay_inside_articles.finding(
         passed=not len(bad),
         severity=_severity(sequences),
         message=f"{len(bad)} of {len(is_good)} windows are not {context_length + 1} rows of their article ({where})"
         if len(bad)
-        else f"All {len(is_good)} windows lie inside their article",
+        else f"all {len(is_good)} windows are inside their article",
         observed=len(bad),
         allowed=0,
         details={"windows": listed},
     )
 
 
+@invariant(remedy=AGAIN)
 def window_count_is_exact(rows: ConceptRows, sequences: Sequences) -> Finding:
-    """Check that there is one window for each target a full context precedes: the sum of max(0, n - T)."""
+    """An article of n concepts gives max(0, n - context length) sequences: one for each target with a full context."""
     context_length = sequences.metadata.context_length
     expected = expected_windows(rows.article_ids, rows.article_indices, context_length)
     target_articles = Counter(sequences.article_ids.tolist())
@@ -88,17 +88,16 @@ def window_count_is_exact(rows: ConceptRows, sequences: Sequences) -> Finding:
     }
     num_repeated = len(sequences.first_rows) - len(np.unique(sequences.first_rows))
     num_expected = sum(expected.values())
-    problems = [f"{len(sequences.first_rows)} windows where the articles give {num_expected}"]
+    problems = [f"{len(sequences.first_rows)} windows, expected {num_expected} from the article lengths"]
     if wrong:
-        problems.append(f"articles with a wrong number: {shortlist(list(wrong))}")
+        problems.append(f"articles with a wrong number of windows: {shortlist(list(wrong))}")
     if num_repeated:
-        problems.append(f"{num_repeated} windows come more than once")
+        problems.append(f"{num_repeated} windows are repeated")
     passed = not wrong and not num_repeated
-    return Finding(
-        name="window_count_is_exact",
+    return window_count_is_exact.finding(
         passed=passed,
         severity=_severity(sequences),
-        message=f"{num_expected} windows, as the articles give" if passed else "; ".join(problems),
+        message=f"{num_expected} windows, as expected from the article lengths" if passed else "; ".join(problems),
         observed=len(sequences.first_rows),
         allowed=num_expected,
         details={"articles": dict(list(wrong.items())[:MAX_LISTED]), "repeated_windows": num_repeated},
@@ -111,8 +110,12 @@ def expected_windows(article_ids: list[str], article_indices: NDArray[np.int64],
     return {article_id: max(0, lengths[index] - context_length) for index, article_id in enumerate(article_ids)}
 
 
+@invariant(remedy="Materialize sequences again, or correct the list of validation articles (LVM_VALIDATION_ARTICLES).")
 def articles_are_in_one_split(rows: ConceptRows, sequences: Sequences) -> Finding:
-    """Check that every article has one known split and that all its sequences have that one."""
+    """Every article is in exactly one split with all its sequences.
+
+    Otherwise a model would be scored on articles that it has seen in training.
+    """
     declared = sequences.metadata.article_splits
     one_split = [{split} for split in SPLITS]
     known = set(rows.article_ids)
@@ -127,21 +130,23 @@ def articles_are_in_one_split(rows: ConceptRows, sequences: Sequences) -> Findin
         if article_id not in declared or article_id not in known or found[article_id] not in one_split
     }
     described = [f"{article_id}: {' and '.join(splits) or 'no split'}" for article_id, splits in bad.items()]
-    return Finding(
-        name="articles_are_in_one_split",
+    return articles_are_in_one_split.finding(
         passed=not bad,
         severity=_severity(sequences),
         message=f"{len(bad)} articles are not in exactly one split ({shortlist(described)})"
         if bad
-        else f"All {len(rows.article_ids)} articles are in one split each",
+        else f"each of the {len(rows.article_ids)} articles is in one split",
         observed=len(bad),
         allowed=0,
         details={"articles": dict(list(bad.items())[:MAX_LISTED])},
     )
 
 
+@invariant(
+    remedy="Delete the listed copies, or move their articles to one split. The default split by seed does that itself."
+)
 def no_near_duplicate_across_splits(rows: ConceptRows, sequences: Sequences) -> Finding:
-    """Check that no concept of one split has a near-duplicate (text or vector) in another."""
+    """No concept has a near-duplicate, by text or vector, in another split."""
     splits = [sequences.metadata.article_splits.get(article_id) for article_id in rows.article_ids]
     links = rows.near_duplicates
     crossing = [
@@ -158,51 +163,55 @@ def no_near_duplicate_across_splits(rows: ConceptRows, sequences: Sequences) -> 
         f"row {pair['rows'][1]} of {pair['articles'][1]} ({pair['splits'][1]})"
         for pair in crossing
     ]
-    return Finding(
-        name="no_near_duplicate_across_splits",
+    return no_near_duplicate_across_splits.finding(
         passed=not crossing,
         severity=_severity(sequences),
-        message=f"{len(crossing)} near-duplicates lie in two splits: {shortlist(described)}"
+        message=f"{len(crossing)} pairs of near-duplicates are in different splits: {shortlist(described)}"
         if crossing
-        else f"No concept has a near-duplicate in another split ({len(links.rows)} inside one split)",
+        else f"no concept has a near-duplicate in another split ({len(links.rows)} pairs inside one split)",
         observed=len(crossing),
         allowed=0,
         details={"pairs": crossing[:MAX_LISTED]},
     )
 
 
-def every_split_has_sequences(sequences: Sequences) -> Finding:
-    """Check that the splits that the rule fills hold sequences; only an empty test split may be lived with."""
+@invariant(remedy="Load more articles, or list more articles for the empty split.")
+def every_split_has_sequences(rows: ConceptRows, sequences: Sequences) -> Finding:
+    """Train, validation and test split contain sequences. An empty test split is only a warning."""
     filled = SPLITS if sequences.metadata.split_rule == "seeded_hash" else ("train", "validation")
     empty = [split for split in filled if not np.any(sequences.splits == split)]
-    return Finding(
-        name="every_split_has_sequences",
+    return every_split_has_sequences.finding(
         passed=not empty,
-        severity=Severity.WARNING if empty == ["test"] else Severity.BLOCKING,
-        message=f"No sequence is in the split {' or '.join(empty)}"
+        severity=Severity.WARNING if empty == ["test"] else None,
+        message=f"there are no sequences in the split {' or '.join(empty)}"
         if empty
-        else f"The splits {shortlist(filled)} hold sequences",
+        else f"there are sequences in the splits {shortlist(filled)}",
         observed=len(empty),
         allowed=0,
         details={"empty_splits": empty},
     )
 
 
-def sequences_do_not_leak(sequences: Sequences) -> Finding:
-    """Show wherever findings are shown that a file was made in the compatibility mode."""
-    return Finding(
-        name="sequences_do_not_leak",
+@invariant(
+    severity=Severity.WARNING,
+    remedy="Unset LVM_BOUNDARIES and LVM_SPLIT, unless you need the original numbers for comparison.",
+)
+def sequences_do_not_leak(rows: ConceptRows, sequences: Sequences) -> Finding:
+    """Sequences and splits keep articles whole.
+
+    In the compatibility mode they do not, and scores say nothing about unseen articles.
+    """
+    return sequences_do_not_leak.finding(
         passed=not sequences.metadata.is_leaking,
-        severity=Severity.WARNING,
-        message=f"Scores from these sequences are leaking: {sequences.metadata.leak_reason}"
+        message=f"scores from these sequences leak: {sequences.metadata.leak_reason}"
         if sequences.metadata.is_leaking
-        else "The sequences declare no leak",
+        else "the sequences keep articles whole",
         details={"split_rule": sequences.metadata.split_rule, "boundaries": sequences.metadata.boundaries},
     )
 
 
-def _severity(sequences: Sequences) -> Severity:
-    return Severity.WARNING if sequences.metadata.is_leaking else Severity.BLOCKING
+def _severity(sequences: Sequences) -> Severity | None:
+    return Severity.WARNING if sequences.metadata.is_leaking else None
 
 
 def _indices_of(rows: ConceptRows, article_ids: NDArray[np.str_]) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 Shapes: S = targets, D = vector width.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
-from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.training.batches import group_runs
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import Runs
+from lvm_pipeline.training.invariants import GRADIENT_SHARE, VALUE_SHARE
 from lvm_pipeline.training.objectives import OBJECTIVES, SumOfTerms, objective_named
 from lvm_pipeline.training.predictions import predict_runs
 
 BATCHES_LOOKED_AT = 4
-GRADIENT_SHARE, VALUE_SHARE = "objective_share_", "objective_value_share_"
-LARGEST_SHARE = 0.95
 
 
 def objective_at_start(
@@ -76,30 +74,3 @@ def _parts(num_targets: int, batch_size: int) -> Iterator[slice]:
     starts = range(0, num_targets, batch_size)
     for start in starts[:: -(-len(starts) // BATCHES_LOOKED_AT)]:
         yield slice(start, start + batch_size)
-
-
-def no_objective_term_dominates(history: Sequence[Mapping[str, float]]) -> Finding:
-    """No term of a mixed objective has nearly all of the gradient, or of the loss, after any epoch (F14); a warning."""
-    shares = [
-        (share, name.removeprefix(prefix), what, int(epoch["epoch"]))
-        for prefix, what in ((GRADIENT_SHARE, "gradient"), (VALUE_SHARE, "loss"))
-        for epoch in history
-        for name, share in epoch.items()
-        if name.startswith(prefix)
-    ]
-    if not shares:
-        message, largest = "The objective has one term", None
-    else:
-        largest, term, what, epoch = max(shares)
-        message = f"The largest share is that of {term}: {largest:.1%} of the {what} after epoch {epoch}"
-        if largest > LARGEST_SHARE:
-            message += "; the other terms do next to nothing: weigh it less, or leave them out"
-    return Finding(
-        name="no_objective_term_dominates",
-        passed=largest is None or largest <= LARGEST_SHARE,
-        severity=Severity.WARNING,
-        message=message,
-        observed=largest,
-        allowed=LARGEST_SHARE,
-        details={"last_epoch": {name: share for name, share in history[-1].items() if "_share_" in name}},
-    )

@@ -1,38 +1,52 @@
-"""What must hold of a trained model before it takes the place of an earlier one."""
+"""Invariants of a trained model, checked before it replaces an earlier one.
+
+Importing this module does not import torch: the Dagster code server only reads the declarations.
+"""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lvm_pipeline.architectures._contract import Architecture, num_params_of
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import write_json
-from lvm_pipeline.findings import Finding, Severity
-from lvm_pipeline.training.balance import no_objective_term_dominates
-from lvm_pipeline.training.predictions import Collapse
-from lvm_pipeline.training.rescore import Rescore, rescore_in_fresh_process
-from lvm_pipeline.training.trained_model import read_trained_model_info
+from lvm_pipeline.findings import Finding, InvariantCheck, Severity, declared_in, invariant
+
+if TYPE_CHECKING:
+    from lvm_pipeline.architectures._contract import Architecture
+    from lvm_pipeline.training.predictions import Collapse
+    from lvm_pipeline.training.rescore import Rescore
 
 SAME_DEVICE_TOLERANCE = 1e-5
 OTHER_DEVICE_TOLERANCE = 5e-3
 LEAST_VARIANCE_SHARE = 0.1
+LARGEST_SHARE = 0.95
+GRADIENT_SHARE, VALUE_SHARE = "objective_share_", "objective_value_share_"  # metrics of an epoch begin with these
 LONGEST_TRAINING_SECONDS = 3600.0
-FINDINGS_FILE = "findings.json"  # beside the weights: what was checked before they were promoted
+FINDINGS_FILE = "findings.json"  # beside the weights: findings from before the promotion
+
+
+def invariants() -> tuple[InvariantCheck[...], ...]:
+    """Return the invariants of a trained model."""
+    return declared_in(globals())
 
 
 def check_trained_model(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> list[Finding]:
-    """Score the model again in a fresh process and hold it to every invariant of this stage."""
+    """Score the model again in a fresh process and check every invariant of a trained model."""
+    from lvm_pipeline.training import rescore
+    from lvm_pipeline.training.trained_model import read_trained_model_info
+
     info = read_trained_model_info(model_dir)
     others = [
-        no_objective_term_dominates(info.history),
         preset_has_its_declared_size(load_architecture(info.architecture), info.preset),
+        no_objective_term_dominates(info.history),
         training_takes_under_an_hour(info.training_seconds),
     ]
     try:
-        found = rescore_in_fresh_process(model_dir, concepts_path, sequences_path, vectors_dir)
+        found = rescore.rescore_in_fresh_process(model_dir, concepts_path, sequences_path, vectors_dir)
     except LvmError as error:
-        return [_could_not_be_scored(str(error)), *others]
+        return [checkpoint_reproduces_its_score.finding(passed=False, message=str(error)), *others]
     return [
         checkpoint_reproduces_its_score(info.score, found),
         prediction_is_not_the_mean_vector(found.collapse),
@@ -41,60 +55,46 @@ def check_trained_model(model_dir: Path, concepts_path: Path, sequences_path: Pa
 
 
 def write_findings(model_dir: Path, findings: Iterable[Finding]) -> None:
-    """Keep what was checked of a trained model beside its weights."""
+    """Write the findings of a trained model beside its weights."""
     write_json(model_dir / FINDINGS_FILE, [finding.as_json() for finding in findings])
 
 
 def read_findings(model_dir: Path) -> list[Finding]:
-    """Return what was checked of a trained model before it was promoted; nothing where nobody kept it."""
+    """Return the findings written beside the weights; none if the file is missing."""
     path = model_dir / FINDINGS_FILE
     if not path.is_file():
         return []
     return [Finding.from_json(values) for values in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def preset_has_its_declared_size(architecture: Architecture, preset: str) -> Finding:
-    """The preset builds exactly as many parameters as its architecture declares (F15); counted without allocating."""
-    declared = architecture.preset(preset)
-    found = num_params_of(architecture, declared.config)
-    return Finding(
-        name="preset_has_its_declared_size",
-        passed=found == declared.num_params,
-        severity=Severity.BLOCKING,
-        message=f"{architecture.name} {preset} declares {declared.num_params:,} parameters and has {found:,}",
-        observed=float(found),
-        allowed=float(declared.num_params),
-    )
-
-
-def checkpoint_reproduces_its_score(recorded: float, found: Rescore) -> Finding:
-    """The saved model scores, loaded anew, what it scored in training (F8)."""
+@invariant(
+    remedy="Do not use the model; train it again. If it happens again, the architecture keeps state outside its "
+    "weights."
+)
+def checkpoint_reproduces_its_score(recorded: float, found: "Rescore") -> Finding:
+    """The saved weights, loaded in another process, give the score that training recorded."""
     difference = abs(found.score - recorded)
     allowed = SAME_DEVICE_TOLERANCE if found.is_same_device else OTHER_DEVICE_TOLERANCE
-    return Finding(
-        name="checkpoint_reproduces_its_score",
+    return checkpoint_reproduces_its_score.finding(
         passed=difference <= allowed,
-        severity=Severity.BLOCKING,
-        message=f"Recorded {recorded:.6f} in training, scored again {found.score:.6f}",
+        message=f"training recorded {recorded:.6f}, the saved weights give {found.score:.6f}",
         observed=difference,
         allowed=allowed,
         details={"recorded": recorded, "found": found.score},
     )
 
 
-def _could_not_be_scored(reason: str) -> Finding:
-    return Finding(name="checkpoint_reproduces_its_score", passed=False, severity=Severity.BLOCKING, message=reason)
+@invariant(remedy="Look at the learning curve, then train with a smaller learning rate or another objective.")
+def prediction_is_not_the_mean_vector(collapse: "Collapse") -> Finding:
+    """Predictions depend on their context: they vary at least a tenth as much as their targets.
 
-
-def prediction_is_not_the_mean_vector(collapse: Collapse) -> Finding:
-    """Predictions still depend on the context: their variance is a fair share of the targets' (F9)."""
+    A model that always predicts the mean vector has a fair cosine and is of no use.
+    """
     share = collapse.prediction_variance / max(collapse.target_variance, 1e-12)
-    return Finding(
-        name="prediction_is_not_the_mean_vector",
+    return prediction_is_not_the_mean_vector.finding(
         passed=share >= LEAST_VARIANCE_SHARE,
-        severity=Severity.BLOCKING,
         message=(
-            f"Predictions vary {share:.3f} times as much as their targets; "
+            f"the variance of predictions is {share:.3f} times that of their targets; "
             f"their cosine to the mean train vector is {collapse.cosine_to_mean:.3f}"
         ),
         observed=share,
@@ -107,13 +107,49 @@ def prediction_is_not_the_mean_vector(collapse: Collapse) -> Finding:
     )
 
 
+@invariant(remedy="The architecture's code changed: correct it, or declare the new number of parameters.")
+def preset_has_its_declared_size(architecture: "Architecture", preset: str) -> Finding:
+    """The preset has exactly the number of parameters that its architecture declares."""
+    from lvm_pipeline.architectures._contract import num_params_of
+
+    declared = architecture.preset(preset)
+    found = num_params_of(architecture, declared.config)
+    return preset_has_its_declared_size.finding(
+        passed=found == declared.num_params,
+        message=f"{architecture.name} {preset} declares {declared.num_params:,} parameters and has {found:,}",
+        observed=found,
+        allowed=declared.num_params,
+    )
+
+
+@invariant(severity=Severity.WARNING, remedy="Give the named term a smaller weight, or drop the other terms.")
+def no_objective_term_dominates(history: Sequence[Mapping[str, float]]) -> Finding:
+    """No term of a mixed objective has more than 95 % of the gradient or of the loss after any epoch."""
+    shares = [
+        (share, name.removeprefix(prefix), what, int(epoch["epoch"]))
+        for prefix, what in ((GRADIENT_SHARE, "gradient"), (VALUE_SHARE, "loss"))
+        for epoch in history
+        for name, share in epoch.items()
+        if name.startswith(prefix)
+    ]
+    largest, term, what, epoch = max(shares, default=(None, "", "", 0))
+    return no_objective_term_dominates.finding(
+        passed=largest is None or largest <= LARGEST_SHARE,
+        message="the objective has one term"
+        if largest is None
+        else f"the largest share is that of {term}: {largest:.1%} of the {what} after epoch {epoch}",
+        observed=largest,
+        allowed=LARGEST_SHARE,
+        details={"last_epoch": {name: share for name, share in history[-1].items() if "_share_" in name}},
+    )
+
+
+@invariant(severity=Severity.WARNING, remedy="Use a smaller preset, fewer epochs or a GPU.")
 def training_takes_under_an_hour(seconds: float) -> Finding:
-    """The request's bound on the time of a training; a warning."""
-    return Finding(
-        name="training_takes_under_an_hour",
+    """Training took less than an hour, the limit that the mission sets."""
+    return training_takes_under_an_hour.finding(
         passed=seconds < LONGEST_TRAINING_SECONDS,
-        severity=Severity.WARNING,
-        message=f"Training took {seconds:.0f} seconds",
+        message=f"training took {seconds:.0f} seconds, required below {LONGEST_TRAINING_SECONDS:.0f}",
         observed=seconds,
         allowed=LONGEST_TRAINING_SECONDS,
     )

@@ -25,15 +25,15 @@ NAMES = [
     "order_is_unambiguous",
     "articles_are_contiguous",
     "positions_have_no_gap",
+    "cpe_ids_are_unique",
+    "articles_are_long_enough",
     "every_concept_has_a_vector",
     "vectors_are_finite_and_of_one_width",
     "vectors_match_their_space",
-    "cpe_ids_are_unique",
     "no_duplicate_concepts",
     "texts_are_not_empty",
     "tmd_codes_are_assigned",
     "tmd_packing_is_known",
-    "articles_are_long_enough",
 ]
 
 
@@ -73,7 +73,7 @@ def test_rows_that_do_not_count_are_named(table, tmp_path):
     finding = only_failure(check(with_values(table, "row", {5: 4}), tmp_path))
 
     assert finding.name == "articles_are_contiguous"
-    assert f"1 rows are not numbered from 0 on, first {id_of(table, 5)}" in finding.message
+    assert f"1 rows have a wrong row number, first {id_of(table, 5)}" in finding.message
 
 
 def test_an_article_index_that_does_not_count_is_named(table, tmp_path):

@@ -70,7 +70,7 @@ def test_refusal_names_ambiguous_articles_and_counts_and_what_to_do():
     assert decision.finding.severity is Severity.BLOCKING
     assert decision.finding.observed == 1
     for words in ("3 of 10 rows have no document_id", "page-7 (6 rows, 1 distinct)", "LVM_ACCEPT_TABLE_ORDER"):
-        assert words in decision.finding.message
+        assert words in f"{decision.finding.message} {decision.finding.remedy}"
     assert decision.finding.details["tried"][-1]["ambiguous_articles"] == [
         {"article_id": "page-7", "num_rows": 6, "num_distinct": 1}
     ]

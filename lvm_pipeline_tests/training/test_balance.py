@@ -5,8 +5,9 @@ import pytest
 
 from lvm_pipeline.findings import Severity
 from lvm_pipeline.training import balance
-from lvm_pipeline.training.balance import no_objective_term_dominates, share_metrics
+from lvm_pipeline.training.balance import share_metrics
 from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.invariants import no_objective_term_dominates
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.objectives import SumOfTerms, objective_named
 from lvm_pipeline.training.predictions import unit
