@@ -21,7 +21,7 @@ PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 IN_PARALLEL = --numprocesses auto --maxprocesses 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-encoders setup-dev setup-all demo ui down test test-all test-slow test-most lint types imports coverage ci clean
+.PHONY: help setup setup-encoders setup-dev setup-all demo ui down test test-all test-slow test-most lint types imports coverage docs ci clean
 .DELETE_ON_ERROR:
 
 help:  ## list the commands
@@ -72,6 +72,9 @@ imports: setup-dev  ## import every module by itself
 
 types: setup-dev  ## check the types
 	$(BIN)/pyright
+
+docs: setup  ## regenerate docs/checks.md, the table of all checks
+	@$(BIN)/python -c 'from lvm_pipeline.lineage.invariants import as_markdown; print(as_markdown(), end="")' > docs/checks.md
 
 ci: lint imports types demo test-most  ## what .ci/run calls before `make test`; `make test-slow` runs the rest
 

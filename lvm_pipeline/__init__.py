@@ -2,7 +2,7 @@
 
 Read the folders in this order; each imports only what stands above it.
 
-    errors, files, findings, settings, alerts, runbook   words that everything below shares
+    errors, files, findings, settings, alerts            words that everything below shares
     source/          text becomes rows of `cpe_entry` and `cpe_vectors`
     concepts/        those rows become the ordered concept table (Parquet)
     sequences/       the concept table becomes contexts with their targets, split by article

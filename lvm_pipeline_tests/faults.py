@@ -16,11 +16,10 @@ import pytest
 from lvm_pipeline import lineage
 from lvm_pipeline.concepts.schema import concepts_schema
 from lvm_pipeline.definitions import defs
-from lvm_pipeline.defs import drift, training_child
 from lvm_pipeline.defs import trained_model as trained_model_asset
+from lvm_pipeline.defs import training_child
 from lvm_pipeline.defs.launch import QUIET
 from lvm_pipeline.defs.resources import settings_environment
-from lvm_pipeline.findings import Finding
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.training import rescore
 from lvm_pipeline.training.tracking import NullTracker
@@ -115,10 +114,7 @@ def training_in_this_process() -> Iterator[None]:
     Nor are concepts held against a champion's: drift has tests of its own, and here there is no champion.
     """
 
-    no_drift = [
-        Finding(name=name, passed=True, severity=severity, message="there is no champion", was_checked=False)
-        for name, severity in drift.INVARIANTS.items()
-    ]
+    no_drift = [invariant.not_checked("there is no champion") for invariant in lineage.INVARIANTS["drift"]]
 
     def train_here(context, settings):
         with environment(settings):

@@ -17,7 +17,6 @@ from rich.text import Text
 
 from lvm_pipeline import tables
 from lvm_pipeline.findings import Finding
-from lvm_pipeline.runbook import remedy_of
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -199,8 +198,8 @@ def show_verification(console: Console, verification: Any) -> None:
             console.print(f"[bold red]LEAKING:[/] {escape(sequences['leak_reason'])}", soft_wrap=True)
     show_findings(console, verification.findings)
     for finding in verification.findings:
-        if not finding.passed and (remedy := remedy_of(finding.name)):
-            console.print(f"  [bold]{finding.name}, what to do:[/] {escape(remedy)}", soft_wrap=True)
+        if not finding.passed and finding.remedy:
+            console.print(f"  [bold]{finding.name}, what to do:[/] {escape(finding.remedy)}", soft_wrap=True)
     verdict = (
         "[green]Every blocking invariant holds.[/]" if verification.passed else "[bold red]Verification failed.[/]"
     )

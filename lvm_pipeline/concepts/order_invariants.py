@@ -24,7 +24,7 @@ def order_is_unambiguous(facts: ConceptFacts) -> Finding:
     return order_is_unambiguous.finding(passed=False, severity=Severity.WARNING, message=warning, details=details)
 
 
-@invariant(remedy="The file is damaged or was written by another program: materialize concepts again.")
+@invariant(remedy="The file is damaged or was written by another program: materialise concepts again.")
 def articles_are_contiguous(facts: ConceptFacts) -> Finding:
     """Each article is one unbroken run of rows, and the columns row and article_index count from 0.
 

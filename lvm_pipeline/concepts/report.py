@@ -12,7 +12,6 @@ from lvm_pipeline.concepts.facts import CODES
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import Articles, article_ranges, read_columns, readable
 from lvm_pipeline.findings import Finding, blocking_failures
-from lvm_pipeline.runbook import remedy_of
 
 NUM_SAMPLE_ARTICLES = 5
 NUM_SAMPLE_TEXTS = 5
@@ -148,7 +147,7 @@ def _open_lines(findings: Iterable[Mapping[str, Any]]) -> list[str]:
     """Name what failed, warns or was not checked, and what to do about it, before all the rest."""
     findings = sorted(findings, key=lambda found: found["outcome"])
     lines = [
-        f"- {found['outcome']}: `{found['name']}`. {remedy_of(found['name']) or ''}".rstrip()
+        f"- {found['outcome']}: `{found['name']}`. {found['remedy']}".rstrip()
         for found in findings
         if found["outcome"] in ("failed", "warning")
     ]

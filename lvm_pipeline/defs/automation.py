@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 import dagster as dg
 
 from lvm_pipeline import lineage
-from lvm_pipeline.defs.concepts import INVARIANTS
 from lvm_pipeline.settings import Settings, load_settings
 
 Condition = dg.AutomationCondition
@@ -82,7 +81,8 @@ def when_it_could_not_be_made(cron: str) -> Condition:
 
 def drift_was_found() -> Condition:
     """Some check of `concepts` fails that compares them with what the champion learnt from: any but its invariants."""
-    invariants = dg.AssetSelection.checks(*(dg.AssetCheckKey(dg.AssetKey("concepts"), name) for name in INVARIANTS))
+    names = [invariant.name for invariant in lineage.INVARIANTS["concepts"]]
+    invariants = dg.AssetSelection.checks(*(dg.AssetCheckKey(dg.AssetKey("concepts"), name) for name in names))
     failed = dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed()).ignore(invariants)
     return dg.AutomationCondition.asset_matches("concepts", failed)
 

@@ -7,7 +7,7 @@ import dagster as dg
 
 from lvm_pipeline import lineage
 from lvm_pipeline.defs import metadata
-from lvm_pipeline.defs.checks import told_as_failure
+from lvm_pipeline.defs.checks import lvm_errors_as_failures
 from lvm_pipeline.defs.leaderboard import leaderboard
 from lvm_pipeline.defs.partitions import RESULTS_POOL
 from lvm_pipeline.defs.progress import stage_shown
@@ -17,7 +17,7 @@ from lvm_pipeline.settings import Settings
 @dg.asset(deps=[leaderboard], pool=RESULTS_POOL, group_name="results", kinds={"mlflow"})
 def champion(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """The registered model now best by the fixed rule, or the reason why nothing changed."""
-    with told_as_failure(), stage_shown(settings, "champion"):
+    with lvm_errors_as_failures(), stage_shown(settings, "champion"):
         chosen = lineage.choose_champion(settings)
     decision = chosen["decision"]
     links = {} if chosen["url"] is None else {"registered_model": dg.MetadataValue.url(chosen["url"])}

@@ -1,12 +1,11 @@
-"""Findings become asset checks.
+"""Turn invariants into asset check specs, and findings into check results.
 
-Every asset names the invariants of its product, so that Dagster knows them before anything ran. A finding fails its
-check with its own severity: blocking ones stop everything downstream. A product is promoted after its findings
-are known, so where a blocking check fails nothing is materialised and the earlier product stays.
+The severity of a finding is the severity of its check result. Products are promoted after their checks: if a blocking
+check fails, nothing is materialised and the earlier product stays.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,39 +13,36 @@ import dagster as dg
 
 from lvm_pipeline.defs.metadata import numbers
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.findings import Finding, Severity, blocking_failures
-from lvm_pipeline.runbook import in_words
+from lvm_pipeline.findings import Finding, Invariant, Severity, blocking_failures
 
 SEVERITIES = {Severity.BLOCKING: dg.AssetCheckSeverity.ERROR, Severity.WARNING: dg.AssetCheckSeverity.WARN}
 
 
 def check_specs(
     asset: str,
-    invariants: Mapping[str, Severity],
+    invariants: Iterable[Invariant],
     *,
     partitions_def: dg.PartitionsDefinition | None = None,
     automation_condition: dg.AutomationCondition | None = None,
 ) -> list[dg.AssetCheckSpec]:
-    """Declare an asset's invariants as checks."""
+    """Return the check specs of an asset's invariants."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", dg.PreviewWarning
-        )  # checks of one partition, which Dagster still calls a preview
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster calls checks of one partition a preview
         return [
             dg.AssetCheckSpec(
-                name,
+                invariant.name,
                 asset=asset,
-                description=in_words(name),
-                blocking=severity is Severity.BLOCKING,
+                description=f"{invariant.meaning} If it fails: {invariant.remedy}",
+                blocking=invariant.severity is Severity.BLOCKING,
                 partitions_def=partitions_def,
                 automation_condition=automation_condition,
             )
-            for name, severity in invariants.items()
+            for invariant in invariants
         ]
 
 
 def check_result(finding: Finding) -> dg.AssetCheckResult:
-    """Return a finding as a check result; its numbers, in `details` too, become metadata, which Dagster plots."""
+    """Return a finding as a check result; its numbers, also those in `details`, become metadata that Dagster plots."""
     metadata: dict[str, Any] = {**numbers(finding.details), "was_checked": finding.was_checked}
     if finding.observed is not None:
         metadata["observed"] = float(finding.observed)
@@ -54,6 +50,8 @@ def check_result(finding: Finding) -> dg.AssetCheckResult:
         metadata["allowed"] = float(finding.allowed)
     if finding.details:
         metadata["details"] = dg.MetadataValue.json(finding.details)
+    if finding.remedy and not finding.passed:
+        metadata["remedy"] = finding.remedy
     return dg.AssetCheckResult(
         check_name=finding.name,
         passed=finding.passed,
@@ -63,22 +61,22 @@ def check_result(finding: Finding) -> dg.AssetCheckResult:
     )
 
 
-def check_results(findings: Iterable[Finding], invariants: Mapping[str, Severity]) -> Iterator[dg.AssetCheckResult]:
-    """Yield every finding as a check result; the promotion that follows is what stops a product with a blocking one.
+def check_results(findings: Iterable[Finding], invariants: Iterable[Invariant]) -> Iterator[dg.AssetCheckResult]:
+    """Yield every finding as a check result.
 
     Raises:
-        Failure: If nothing blocks and yet a declared invariant was not looked at.
+        Failure: If no blocking check failed and the finding of an invariant is missing.
     """
     findings = list(findings)
     yield from map(check_result, findings)
-    missing = invariants.keys() - {finding.name for finding in findings}
+    missing = {invariant.name for invariant in invariants} - {finding.name for finding in findings}
     if missing and not blocking_failures(findings):
-        raise dg.Failure(f"Nobody looked at {', '.join(sorted(missing))}.", allow_retries=False)
+        raise dg.Failure(f"These checks did not run: {', '.join(sorted(missing))}.", allow_retries=False)
 
 
 @contextmanager
-def told_as_failure() -> Iterator[None]:
-    """Let an error that is meant for a person be the failure of the step, as its sentence alone.
+def lvm_errors_as_failures() -> Iterator[None]:
+    """Convert `LvmError` to `dagster.Failure`, without a traceback.
 
     Raises:
         Failure: In place of an `LvmError`.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from lvm_pipeline import lineage
-from lvm_pipeline.defs.checks import told_as_failure
+from lvm_pipeline.defs.checks import lvm_errors_as_failures
 from lvm_pipeline.settings import Settings
 
 with warnings.catch_warnings():
@@ -24,6 +24,6 @@ with warnings.catch_warnings():
     )
     def cpe_entry(settings: dg.ResourceParam[Settings]) -> Iterator[dg.ObserveResult]:
         """Look at the table: its data version follows counts, newest row and content."""
-        with told_as_failure():
+        with lvm_errors_as_failures():
             source = lineage.observe_source(settings)
         yield dg.ObserveResult(data_version=dg.DataVersion(source.data_version), metadata=source.as_json())

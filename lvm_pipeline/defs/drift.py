@@ -5,21 +5,18 @@ from collections.abc import Iterator
 import dagster as dg
 
 from lvm_pipeline import lineage
-from lvm_pipeline.concepts.drift.compare import drift_invariants
 from lvm_pipeline.defs.automation import when_its_input_changed
-from lvm_pipeline.defs.checks import check_results, check_specs, told_as_failure
+from lvm_pipeline.defs.checks import check_results, check_specs, lvm_errors_as_failures
 from lvm_pipeline.settings import Settings
-
-INVARIANTS = {each.name: each.severity for each in drift_invariants()}
 
 
 @dg.multi_asset_check(
     name="drift",
-    specs=check_specs("concepts", INVARIANTS, automation_condition=when_its_input_changed()),
+    specs=check_specs("concepts", lineage.INVARIANTS["drift"], automation_condition=when_its_input_changed()),
     description="Compares the concepts with those the champion was trained on.",
 )
 def drift(settings: dg.ResourceParam[Settings]) -> Iterator[dg.AssetCheckResult]:
     """Compare the promoted concepts with the champion's."""
-    with told_as_failure():
+    with lvm_errors_as_failures():
         found, _ = lineage.check_drift(settings)
-        yield from check_results(found.findings, INVARIANTS)
+        yield from check_results(found.findings, lineage.INVARIANTS["drift"])

@@ -7,26 +7,17 @@ import dagster as dg
 
 from lvm_pipeline import lineage
 from lvm_pipeline.defs import metadata
-from lvm_pipeline.defs.checks import check_results, check_specs, told_as_failure
+from lvm_pipeline.defs.checks import check_results, check_specs, lvm_errors_as_failures
 from lvm_pipeline.defs.partitions import architecture_partitions
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.defs.trained_model import trained_model
-from lvm_pipeline.findings import InvariantError, Severity
+from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from lvm_pipeline.evaluation.report import EvaluationReport
 
-INVARIANTS = {
-    "pool_is_declared_and_clean": Severity.BLOCKING,
-    "checkpoint_reproduces_its_score": Severity.BLOCKING,
-    "prediction_is_not_the_mean_vector": Severity.BLOCKING,
-    "beats_best_baseline": Severity.WARNING,
-    "cosine_is_above_minimum_viable": Severity.WARNING,
-    "cosine_is_above_production": Severity.WARNING,
-    "inference_takes_under_50_ms": Severity.WARNING,
-    "training_takes_under_an_hour": Severity.WARNING,
-}
+INVARIANTS = lineage.INVARIANTS["evaluation_report"]
 PREDICTOR_COLUMNS = ("predictor", "cosine", "centred cosine", "R@1", "R@10", "MRR", "gain of the model")
 
 
@@ -42,7 +33,7 @@ def evaluation_report(
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """Metrics of one trained model on the validation split, beside the baselines on the same rows (JSON and HTML)."""
     architecture = context.partition_key
-    with told_as_failure(), stage_shown(settings, "evaluation_report", architecture):
+    with lvm_errors_as_failures(), stage_shown(settings, "evaluation_report", architecture):
         try:
             report = lineage.evaluate_architecture(settings, architecture)
         except InvariantError as error:

@@ -18,7 +18,6 @@ from dagster._core.storage.asset_check_execution_record import (
 from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG, PARTITION_NAME_TAG
 
 from lvm_pipeline.alerts.alert import Alert
-from lvm_pipeline.runbook import remedy_of
 
 MAX_EXECUTIONS = 100  # of one check, looked at in one round
 EVENTS = {
@@ -71,7 +70,7 @@ def _alert_of_check(record: AssetCheckExecutionRecord, ui_address: str) -> Alert
         happened_at=record.event.timestamp,
         title=f"{where}: {name} {'warns' if is_warning else 'failed'}",
         message=record.evaluation.description or f"The check {name} of {where} did not pass.",
-        remedy=remedy_of(name),
+        remedy=_text(record.evaluation.metadata.get("remedy")),
         is_warning=is_warning,
         asset=asset,
         partition=record.partition,
@@ -86,6 +85,10 @@ def _alert_of_check(record: AssetCheckExecutionRecord, ui_address: str) -> Alert
 def _number(value: dg.MetadataValue | None) -> float | None:
     number = value.value if isinstance(value, dg.FloatMetadataValue | dg.IntMetadataValue) else None
     return None if number is None else float(number)
+
+
+def _text(value: dg.MetadataValue | None) -> str | None:
+    return value.value if isinstance(value, dg.TextMetadataValue) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import dagster as dg
 
 from lvm_pipeline import lineage
 from lvm_pipeline.defs import metadata
-from lvm_pipeline.defs.checks import told_as_failure
+from lvm_pipeline.defs.checks import lvm_errors_as_failures
 from lvm_pipeline.defs.evaluation_report import evaluation_report
 from lvm_pipeline.defs.partitions import RESULTS_POOL
 from lvm_pipeline.defs.progress import stage_shown
@@ -18,7 +18,7 @@ def leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """Every architecture that has a report on the present sequences, and the baselines (JSON and HTML)."""
     from lvm_pipeline.evaluation.leaderboard_page import leaderboard_table
 
-    with told_as_failure(), stage_shown(settings, "leaderboard"):
+    with lvm_errors_as_failures(), stage_shown(settings, "leaderboard"):
         board = lineage.build_leaderboard(settings)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(" ".join(sorted(row.model_fingerprint[:16] for row in board.models))),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from lvm_pipeline import lineage
-from lvm_pipeline.defs.checks import told_as_failure
+from lvm_pipeline.defs.checks import lvm_errors_as_failures
 from lvm_pipeline.defs.jobs import train_architecture
 from lvm_pipeline.settings import Settings, load_settings
 
@@ -23,7 +23,7 @@ def retraining(settings: Settings) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
     def retrain(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        with told_as_failure():
+        with lvm_errors_as_failures():
             architectures = lineage.retrained_architectures(load_settings())
         if not architectures:
             yield dg.SkipReason("There is no champion yet, whose architecture could be trained again.")

@@ -7,34 +7,24 @@ import dagster as dg
 
 from lvm_pipeline import lineage
 from lvm_pipeline.defs import metadata
-from lvm_pipeline.defs.checks import check_results, check_specs, told_as_failure
+from lvm_pipeline.defs.checks import check_results, check_specs, lvm_errors_as_failures
 from lvm_pipeline.defs.concepts import concepts
 from lvm_pipeline.defs.progress import stage_shown
-from lvm_pipeline.findings import Severity
 from lvm_pipeline.sequences.schema import COLUMN_MEANINGS
 from lvm_pipeline.settings import Settings
-
-INVARIANTS = {
-    "windows_stay_inside_articles": Severity.BLOCKING,
-    "window_count_is_exact": Severity.BLOCKING,
-    "articles_are_in_one_split": Severity.BLOCKING,
-    "no_near_duplicate_across_splits": Severity.BLOCKING,
-    "every_split_has_sequences": Severity.BLOCKING,
-    "sequences_do_not_leak": Severity.WARNING,
-}
 
 
 @dg.asset(
     deps=[concepts],
-    check_specs=check_specs("sequences", INVARIANTS),
+    check_specs=check_specs("sequences", lineage.INVARIANTS["sequences"]),
     group_name="data",
     kinds={"parquet"},
 )
 def sequences(settings: dg.ResourceParam[Settings]) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """Context and target rows of every sequence, each article in one split (Parquet)."""
-    with told_as_failure(), stage_shown(settings, "sequences"):
+    with lvm_errors_as_failures(), stage_shown(settings, "sequences"):
         staged = lineage.stage_sequences(settings)
-        yield from check_results(staged.findings, INVARIANTS)
+        yield from check_results(staged.findings, lineage.INVARIANTS["sequences"])
         promoted = lineage.promote_sequences(settings, staged)
         counts = [{"split": split, **asdict(of_split)} for split, of_split in promoted.split_counts.items()]
         yield dg.MaterializeResult(

@@ -8,26 +8,21 @@ from typing import Any
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
 
+from lvm_pipeline import lineage
 from lvm_pipeline.adapters import mlflow_store
 from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.defs import metadata
-from lvm_pipeline.defs.checks import check_results, check_specs, told_as_failure
+from lvm_pipeline.defs.checks import check_results, check_specs, lvm_errors_as_failures
 from lvm_pipeline.defs.partitions import GPU_POOL, architecture_partitions
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.defs.resources import settings_environment
 from lvm_pipeline.defs.sequences import sequences
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.findings import Finding, Severity
+from lvm_pipeline.findings import Finding
 from lvm_pipeline.settings import Settings, load_settings
 
+INVARIANTS = lineage.INVARIANTS["trained_model"]
 CHILD = "lvm_pipeline.defs.training_child"
-INVARIANTS = {
-    "checkpoint_reproduces_its_score": Severity.BLOCKING,
-    "prediction_is_not_the_mean_vector": Severity.BLOCKING,
-    "preset_has_its_declared_size": Severity.BLOCKING,
-    "no_objective_term_dominates": Severity.WARNING,
-    "training_takes_under_an_hour": Severity.WARNING,
-}
 
 
 class TrainingOptions(dg.Config):
@@ -61,10 +56,10 @@ def trained_model(
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """Weights (safetensors) with everything that made them (JSON), tracked as one MLflow run."""
     architecture = context.partition_key
-    with told_as_failure(), stage_shown(settings, "trained_model", architecture):
+    with lvm_errors_as_failures(), stage_shown(settings, "trained_model", architecture):
         product = train_in_child(context, config.applied_to(settings))
         findings = [Finding.from_json(values) for values in product["findings"]]
-        yield from check_results(findings, INVARIANTS if product["error"] is None else {})
+        yield from check_results(findings, INVARIANTS if product["error"] is None else ())
         if product["error"] is not None:
             raise LvmError(product["error"])
         info = product["info"]

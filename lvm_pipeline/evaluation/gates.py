@@ -1,4 +1,4 @@
-"""Invariants of an evaluation report: the mission's thresholds and the gain over the best baseline."""
+"""Invariants of an evaluation report: the project's thresholds and the gain over the best baseline."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ THRESHOLDS = {
         invariant=Invariant(
             name="cosine_is_above_minimum_viable",
             severity=Severity.WARNING,
-            meaning="The mean cosine is above 0.70, the mission's minimum. It was set for GTR-T5 vectors; on clean "
+            meaning="The mean cosine is above 0.70, the project's minimum. It was set for GTR-T5 vectors; on clean "
             "data no model has reached it there.",
             remedy="Judge the model by its gain over the best baseline.",
         ),
@@ -42,7 +42,7 @@ THRESHOLDS = {
         invariant=Invariant(
             name="cosine_is_above_production",
             severity=Severity.WARNING,
-            meaning="The mean cosine is above 0.85, the mission's target for production. It was set for GTR-T5 "
+            meaning="The mean cosine is above 0.85, the project's target for production. It was set for GTR-T5 "
             "vectors; on clean data no model has reached it there.",
             remedy="Judge the model by its gain over the best baseline.",
         ),
@@ -82,7 +82,7 @@ def invariants() -> tuple[Invariant, ...]:
 
 
 def thresholds(*, cosine: float, latency_p95_ms: float, training_seconds: float) -> dict[str, dict[str, Any]]:
-    """Compare the measured values with the mission's thresholds."""
+    """Compare the measured values with the project's thresholds."""
     measured = {
         "minimum_viable_cosine": cosine,
         "production_cosine": cosine,

@@ -20,7 +20,7 @@ from lvm_pipeline.evaluation.report_tables import (
 from lvm_pipeline.files import write_json, write_text
 from lvm_pipeline.measures.retrieval import EXCLUSIONS
 from lvm_pipeline.measures.uncertainty import Interval
-from lvm_pipeline.training.balance import GRADIENT_SHARE
+from lvm_pipeline.training.invariants import GRADIENT_SHARE
 
 CLOSENESS = ("predictor", "cosine", "centred cosine", MSE_TITLE, "L2", "norm ratio", "gain of the model")
 RETRIEVAL = ("name", "R@1", "R@5", "R@10", "MRR", "median rank")

@@ -27,6 +27,7 @@ from lvm_pipeline.lineage.data import (
     verify_source,
 )
 from lvm_pipeline.lineage.drift import check_drift
+from lvm_pipeline.lineage.invariants import INVARIANTS
 from lvm_pipeline.lineage.models import (
     StagedModel,
     note_tracking,
@@ -46,6 +47,7 @@ from lvm_pipeline.lineage.results import (
 from lvm_pipeline.lineage.whole import run
 
 __all__ = [
+    "INVARIANTS",
     "StagedConcepts",
     "StagedModel",
     "StagedSequences",

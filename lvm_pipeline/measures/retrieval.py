@@ -141,7 +141,7 @@ def chance_scores(candidates: NDArray[np.int64]) -> Chance:
     )
 
 
-@invariant(remedy="Do not compare these ranks. Materialize sequences and the evaluation report again.")
+@invariant(remedy="Do not compare these ranks. Materialise sequences and the evaluation report again.")
 def pool_is_declared_and_clean(targets: Targets, *, exclusion: Exclusion) -> Finding:
     """Retrieval ranks every target among all concepts of the split, each once, without its context."""
     pool_rows = targets.pool_rows

@@ -17,7 +17,7 @@ from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
 from lvm_pipeline.sequences.schema import SPLITS, Sequences, read_sequences
 from lvm_pipeline.sequences.splits import shortlist
 
-AGAIN = "Materialize sequences again; do not train on this file."
+AGAIN = "Materialise sequences again; do not train on this file."
 
 
 def invariants() -> tuple[InvariantCheck[...], ...]:
@@ -110,7 +110,7 @@ def expected_windows(article_ids: list[str], article_indices: NDArray[np.int64],
     return {article_id: max(0, lengths[index] - context_length) for index, article_id in enumerate(article_ids)}
 
 
-@invariant(remedy="Materialize sequences again, or correct the list of validation articles (LVM_VALIDATION_ARTICLES).")
+@invariant(remedy="Materialise sequences again, or correct the list of validation articles (LVM_VALIDATION_ARTICLES).")
 def articles_are_in_one_split(rows: ConceptRows, sequences: Sequences) -> Finding:
     """Every article is in exactly one split with all its sequences.
 

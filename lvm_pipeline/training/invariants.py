@@ -146,7 +146,7 @@ def no_objective_term_dominates(history: Sequence[Mapping[str, float]]) -> Findi
 
 @invariant(severity=Severity.WARNING, remedy="Use a smaller preset, fewer epochs or a GPU.")
 def training_takes_under_an_hour(seconds: float) -> Finding:
-    """Training took less than an hour, the limit that the mission sets."""
+    """Training took less than an hour, the project's limit."""
     return training_takes_under_an_hour.finding(
         passed=seconds < LONGEST_TRAINING_SECONDS,
         message=f"training took {seconds:.0f} seconds, required below {LONGEST_TRAINING_SECONDS:.0f}",

@@ -80,6 +80,7 @@ def test_written_report_is_json_and_readable_markdown(concepts_path, tmp_path):
 def failure():
     return Finding(
         name="windows_stay_inside_articles",
+        remedy="Materialise sequences again.",
         passed=False,
         severity=Severity.BLOCKING,
         message="rows 1 | 2",

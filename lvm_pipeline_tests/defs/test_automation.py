@@ -7,16 +7,14 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-from lvm_pipeline import files
+from lvm_pipeline import files, lineage
 from lvm_pipeline.architectures._registry import architecture_names
-from lvm_pipeline.defs import concepts as concepts_module
-from lvm_pipeline.defs import drift as drift_module
 from lvm_pipeline.defs.automation import automated, automation_sensor
 from lvm_pipeline.defs.checks import SEVERITIES, check_specs
 from lvm_pipeline.defs.drift import drift
 from lvm_pipeline.defs.partitions import architecture_partitions
 from lvm_pipeline.defs.resources import settings_resource
-from lvm_pipeline.findings import Severity
+from lvm_pipeline.findings import Invariant, Severity
 from lvm_pipeline.settings import load_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # of the stand-in for the table
@@ -25,12 +23,12 @@ DRIFT = "article_lengths_are_as_before"
 
 
 INVARIANTS = {
-    "concepts": concepts_module.INVARIANTS,
-    "sequences": {"windows_stay_inside_articles": Severity.BLOCKING},
-    "trained_model": {"reproduces": Severity.BLOCKING},
-    "evaluation_report": {"pool": Severity.BLOCKING},
-    "leaderboard": {},
-    "champion": {},
+    "concepts": lineage.INVARIANTS["concepts"],
+    "sequences": [Invariant(name="windows_stay_inside_articles", meaning="", remedy="")],
+    "trained_model": [Invariant(name="reproduces", meaning="", remedy="")],
+    "evaluation_report": [Invariant(name="pool", meaning="", remedy="")],
+    "leaderboard": [],
+    "champion": [],
 }
 UPSTREAM = dict(zip(INVARIANTS, ["cpe_entry", *INVARIANTS], strict=False))
 PARTITIONED = {"trained_model", "evaluation_report"}
@@ -80,7 +78,8 @@ class World:
 
     def make(self, name, partition=None):
         """An asset was made: its checks were looked at, and it was promoted unless a blocking one failed."""
-        checks = INVARIANTS[name] | ({DRIFT: Severity.WARNING} if name == "concepts" else {})
+        checks = {each.name: each.severity for each in INVARIANTS[name]}
+        checks |= {DRIFT: Severity.WARNING} if name == "concepts" else {}
         for check, severity in checks.items():
             self._report(
                 dg.AssetCheckEvaluation(
@@ -106,7 +105,7 @@ class World:
             if crashes:
                 raise dg.Failure("the database is away")
             yield dg.MaterializeResult(data_version=dg.DataVersion(self.versions[name]))
-            yield from (dg.AssetCheckResult(check_name=check, passed=True) for check in INVARIANTS[name])
+            yield from (dg.AssetCheckResult(check_name=each.name, passed=True) for each in INVARIANTS[name])
 
         run = dg.materialize([made], instance=self.instance, partition_key=partition, raise_on_error=False)
         assert run.success is not crashes
@@ -338,7 +337,8 @@ def test_new_concepts_are_held_against_the_champions_once(world):
     world.make("concepts")
 
     world.look()
-    assert world.checks_asked == set(drift_module.INVARIANTS) - {DRIFT}  # that one came with the concepts here
+    # The one left out came with the concepts here.
+    assert world.checks_asked == {each.name for each in lineage.INVARIANTS["drift"]} - {DRIFT}
     world.look()
     assert world.checks_asked == set()
 

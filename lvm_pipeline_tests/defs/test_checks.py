@@ -3,11 +3,14 @@
 import dagster as dg
 import pytest
 
-from lvm_pipeline.defs.checks import check_result, check_results, check_specs, told_as_failure
+from lvm_pipeline.defs.checks import check_result, check_results, check_specs, lvm_errors_as_failures
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.findings import Finding, Severity
+from lvm_pipeline.findings import Finding, Invariant, Severity
 
-INVARIANTS = {"cpe_ids_are_unique": Severity.BLOCKING, "tmd_codes_are_assigned": Severity.WARNING}
+INVARIANTS = [
+    Invariant(name="cpe_ids_are_unique", meaning="No two rows have the same id.", remedy="Delete the copies."),
+    Invariant(name="tmd_codes_are_assigned", severity=Severity.WARNING, meaning="There are codes.", remedy="Add them."),
+]
 
 
 def finding(name, *, passed=True, severity=Severity.BLOCKING, **others):
@@ -28,6 +31,13 @@ def test_numbers_and_evidence_are_in_the_metadata():
     assert result.metadata["was_checked"] == dg.MetadataValue.bool(True)
 
 
+def test_a_failed_check_says_what_to_do():
+    metadata = [check_result(finding("x", passed=passed, remedy="Fix x.")).metadata for passed in (False, True)]
+
+    assert metadata[0]["remedy"] == dg.MetadataValue.text("Fix x.")
+    assert "remedy" not in metadata[1]
+
+
 def test_warnings_are_warnings():
     result = check_result(finding("x", passed=False, severity=Severity.WARNING, was_checked=False))
 
@@ -40,7 +50,7 @@ def test_only_blocking_invariants_block():
     specs = check_specs("concepts", INVARIANTS)
 
     assert {spec.name: spec.blocking for spec in specs} == {"cpe_ids_are_unique": True, "tmd_codes_are_assigned": False}
-    assert (specs[0].description or "").startswith("No two rows share a cpe_id. If not: A join doubled rows")
+    assert specs[0].description == "No two rows have the same id. If it fails: Delete the copies."
 
 
 def test_an_invariant_that_nobody_looked_at_stops_the_asset():
@@ -57,7 +67,7 @@ def test_a_broken_product_may_leave_later_invariants_open():
 
 
 def test_sentences_for_people_become_the_failure():
-    with pytest.raises(dg.Failure) as raised, told_as_failure():
+    with pytest.raises(dg.Failure) as raised, lvm_errors_as_failures():
         raise LvmError("The table is empty; fill it.")
 
     assert raised.value.description == "The table is empty; fill it."

@@ -11,12 +11,15 @@ from lvm_pipeline.alerts.window import Window
 from lvm_pipeline.defs.checks import check_result, check_specs
 from lvm_pipeline.defs.resources import settings_environment
 from lvm_pipeline.defs.sensors import NOBODY, alerts_sensor
-from lvm_pipeline.findings import Finding, Severity
+from lvm_pipeline.findings import Invariant, Severity
 from lvm_pipeline.settings import Settings, load_settings
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 PARTITIONS = dg.StaticPartitionsDefinition(["gru", "lstm"])
-INVARIANTS = {"vectors_are_there": Severity.BLOCKING, "codes_are_assigned": Severity.WARNING}
+INVARIANTS = [
+    Invariant(name="vectors_are_there", meaning="There are vectors.", remedy="Encode the concepts."),
+    Invariant(name="codes_are_assigned", severity=Severity.WARNING, meaning="There are codes.", remedy="Add them."),
+]
 
 
 class World:
@@ -40,11 +43,9 @@ class World:
         def made():
             if name in self.crashing:
                 raise OSError("disk full at postgresql://me:hush-hush@host/db")
-            for check, severity in INVARIANTS.items():
-                passed, message = check not in self.failing, "2 of 8 vectors are missing."
-                yield check_result(
-                    Finding(name=check, passed=passed, severity=severity, message=message, observed=0.75, allowed=1.0)
-                )
+            for invariant in INVARIANTS:
+                passed, message = invariant.name not in self.failing, "2 of 8 vectors are missing."
+                yield check_result(invariant.finding(passed=passed, message=message, observed=0.75, allowed=1.0))
             if "vectors_are_there" in self.failing:
                 raise dg.Failure("vectors_are_there: 2 of 8 vectors are missing.")
             yield dg.MaterializeResult()

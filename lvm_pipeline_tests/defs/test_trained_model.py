@@ -89,7 +89,7 @@ def test_training_is_tracked_checked_and_promoted(settings, instance):
     assert metadata["num_params"] == info.num_params
     assert metadata["score"] == info.score
     checks = {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
-    assert set(checks) == set(trained_model_module.INVARIANTS)
+    assert set(checks) == {invariant.name for invariant in trained_model_module.INVARIANTS}
     assert all(evaluation.passed for evaluation in checks.values())
 
     run = mlflow_run(settings, metadata["mlflow_run"].rsplit("/", 1)[-1])
