@@ -17,7 +17,12 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline, baseline_scores
 from lvm_pipeline.evaluation.checked import not_checked, score_is_reproduced
 from lvm_pipeline.evaluation.controls import control_scores, usual_context_length
-from lvm_pipeline.evaluation.gates import beats_best_baseline, threshold_findings, thresholds
+from lvm_pipeline.evaluation.gates import (
+    beats_best_baseline,
+    cosine_is_above_minimum_viable,
+    cosine_is_above_production,
+    inference_takes_under_50_ms,
+)
 from lvm_pipeline.evaluation.latency import Latency, latency_ms
 from lvm_pipeline.evaluation.report import (
     ArticleScores,
@@ -42,7 +47,11 @@ from lvm_pipeline.measures.targets import ContextMode, Targets
 from lvm_pipeline.measures.uncertainty import paired_gain
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.training.data import load_training_data
-from lvm_pipeline.training.invariants import prediction_is_not_the_mean_vector, read_findings
+from lvm_pipeline.training.invariants import (
+    prediction_is_not_the_mean_vector,
+    read_findings,
+    training_takes_under_an_hour,
+)
 from lvm_pipeline.training.predictions import Collapse
 from lvm_pipeline.training.trained_model import TrainedModelInfo
 
@@ -197,17 +206,15 @@ def _findings(scored: ScoredModel, report: EvaluationReport) -> list[Finding]:
         target_variance=report.spread.target_variance,
         cosine_to_mean=report.spread.cosine_to_mean_vector,
     )
-    gates = thresholds(
-        cosine=report.cosine,
-        latency_p95_ms=report.latency_ms.p95,
-        training_seconds=report.training.training_seconds,
-    )
     return [
         pool_is_declared_and_clean(scored.targets, exclusion=report.pool.exclusion),
         score_is_reproduced(scored, scored.scores.closeness.means(), collapse),
         prediction_is_not_the_mean_vector(collapse),
         beats_best_baseline(report.best_baseline, report.gain, num_articles=report.counts.articles),
-        *threshold_findings(gates),
+        cosine_is_above_minimum_viable(report.cosine),
+        cosine_is_above_production(report.cosine),
+        inference_takes_under_50_ms(report.latency_ms.p95),
+        training_takes_under_an_hour(report.training.training_seconds),
     ]
 
 

@@ -1,8 +1,14 @@
 import pytest
 
-from lvm_pipeline.evaluation.gates import beats_best_baseline, threshold_findings, thresholds
+from lvm_pipeline.evaluation.gates import (
+    beats_best_baseline,
+    cosine_is_above_minimum_viable,
+    cosine_is_above_production,
+    inference_takes_under_50_ms,
+)
 from lvm_pipeline.findings import Severity
 from lvm_pipeline.measures.uncertainty import Interval
+from lvm_pipeline.training.invariants import training_takes_under_an_hour
 
 
 @pytest.mark.parametrize(
@@ -10,25 +16,23 @@ from lvm_pipeline.measures.uncertainty import Interval
     [(0.58, False, False), (0.71, True, False), (0.86, True, True), (0.7, False, False)],
 )
 def test_cosine_thresholds_of_the_request(cosine, viable, production):
-    gates = thresholds(cosine=cosine, latency_p95_ms=1, training_seconds=1)
+    findings = cosine_is_above_minimum_viable(cosine), cosine_is_above_production(cosine)
 
-    assert (gates["minimum_viable_cosine"]["passed"], gates["production_cosine"]["passed"]) == (viable, production)
-    assert gates["minimum_viable_cosine"]["value"] == cosine
+    assert [finding.passed for finding in findings] == [viable, production]
+    assert [finding.observed for finding in findings] == [cosine, cosine]
+    assert [finding.allowed for finding in findings] == [0.7, 0.85]
 
 
 def test_time_thresholds_of_the_request():
-    gates = thresholds(cosine=0.5, latency_p95_ms=49.9, training_seconds=3600)
-
-    assert gates["latency_ms"]["passed"]
-    assert not gates["training_seconds"]["passed"]
+    assert [inference_takes_under_50_ms(ms).passed for ms in (49.9, 50.0)] == [True, False]
+    assert [training_takes_under_an_hour(seconds).passed for seconds in (3599, 3600)] == [True, False]
 
 
 def test_thresholds_warn_and_never_block():
-    findings = threshold_findings(thresholds(cosine=0.1, latency_p95_ms=500, training_seconds=9999))
+    findings = [cosine_is_above_minimum_viable(0.1), cosine_is_above_production(0.1), inference_takes_under_50_ms(500)]
 
-    assert [finding.passed for finding in findings] == [False] * 4
+    assert [finding.passed for finding in findings] == [False] * 3
     assert {finding.severity for finding in findings} == {Severity.WARNING}
-    assert findings[0].allowed == 0.7
 
 
 @pytest.mark.parametrize(
