@@ -100,8 +100,9 @@ def test_failures_are_told_once_with_all_that_is_known(world, receiver):
     (message,) = receiver.messages
     assert message["title"] == "models [gru]: vectors_are_there failed"
     assert message["type"] == "failure"
-    assert message["message"].splitlines()[:7] == [
+    assert message["message"].splitlines()[:8] == [
         "2 of 8 vectors are missing.",
+        "What to do: Encode the concepts.",
         "",
         "asset: models",
         "partition: gru",
