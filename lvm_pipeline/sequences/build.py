@@ -144,7 +144,7 @@ def sequences_summary(concepts_path: Path, sequences_path: Path) -> dict[str, An
 
 
 def _cut_and_split(rows: ConceptRows, options: SequenceOptions) -> dict[str, Any]:
-    """Return starts and splits of the sequences, splits and near-duplicate groups of the articles."""
+    """Return starts and splits of the sequences, and splits of the articles."""
     starts = _window_starts(rows, options)
     target_articles = rows.article_indices[starts + options.context_length]
     if options.split == "last_20_percent":

@@ -59,14 +59,15 @@ def save_links(path: Path, links: NearDuplicateLinks, *, key: str) -> None:
 
 
 def load_links(path: Path, *, key: str) -> NearDuplicateLinks | None:
-    """Load saved links; None if there is no such file or it was saved under another key."""
-    if not path.is_file():
+    """Load saved links; None if the file is missing, damaged or was saved under another key."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved["key"] != key:
+            return None
+        pairs = {name: np.array(saved[name], dtype=np.int64).reshape(-1, 2) for name in ("articles", "rows")}
+        return NearDuplicateLinks(**pairs, groups=np.array(saved["groups"], dtype=np.int64))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    if saved["key"] != key:
-        return None
-    pairs = {name: np.array(saved[name], dtype=np.int64).reshape(-1, 2) for name in ("articles", "rows")}
-    return NearDuplicateLinks(**pairs, groups=np.array(saved["groups"], dtype=np.int64))
 
 
 def normalised_text(text: str) -> str:

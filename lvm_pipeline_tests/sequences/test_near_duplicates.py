@@ -110,6 +110,21 @@ def test_the_threshold_is_met_to_four_digits(cosine, is_found):
         assert sorted(map(tuple, links.rows.tolist())) == [(row, row + 300) for row in range(300)]
 
 
+def test_saved_links_are_loaded_under_their_key_alone(tmp_path):
+    path = tmp_path / "links.json"
+    links = find_near_duplicates(np.eye(4, dtype=np.float32), ["a", "b", "a", "c"], np.arange(4))
+    near_duplicates.save_links(path, links, key="concepts")
+
+    loaded = near_duplicates.load_links(path, key="concepts")
+    for name in ("articles", "rows", "groups"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(links, name), strict=True)
+    assert near_duplicates.load_links(path, key="others") is None
+    assert near_duplicates.load_links(tmp_path / "none.json", key="concepts") is None
+    for damaged in ("", "[]", "{}", path.read_text()[:-20]):
+        path.write_text(damaged)
+        assert near_duplicates.load_links(path, key="concepts") is None
+
+
 def test_texts_are_compared_by_their_words():
     assert normalised_text("  The “ﬁrst” CAFÉ,\nagain… ") == "the first café again"
     assert normalised_text("Ｗｉｄｅ x²") == "wide x2"  # noqa: RUF001 - compatibility forms are the point
