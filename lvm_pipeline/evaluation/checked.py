@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from lvm_pipeline.evaluation.controls import Controls
 from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.findings import Finding
+from lvm_pipeline.measures.metrics import Spread
 from lvm_pipeline.training.invariants import checkpoint_reproduces_its_score
-from lvm_pipeline.training.predictions import Collapse
 from lvm_pipeline.training.rescore import Rescore
 
 COMPARABLE_METRICS = ("cosine", "mse")  # the others depend on a mean vector that training estimates from a sample
@@ -14,7 +14,7 @@ NO_DATA_CHECKS = "The data: no verification report on these concepts and sequenc
 NO_TRAINING_CHECKS = "The training: nothing was kept of what was checked after it."
 
 
-def score_is_reproduced(scored: ScoredModel, means: Mapping[str, float], collapse: Collapse) -> Finding:
+def score_is_reproduced(scored: ScoredModel, means: Mapping[str, float], spread: Spread) -> Finding:
     """Hold the model's score on its own validation targets to what its training recorded (F8)."""
     info = scored.info
     is_same = (
@@ -28,7 +28,7 @@ def score_is_reproduced(scored: ScoredModel, means: Mapping[str, float], collaps
             "the model is scored on other targets than in training, so its score cannot be compared"
         )
     is_same_device = info.training["device"].partition(":")[0] == scored.device.partition(":")[0]
-    found = Rescore(score=means[info.selection_metric], collapse=collapse, is_same_device=is_same_device)
+    found = Rescore(score=means[info.selection_metric], spread=spread, is_same_device=is_same_device)
     return checkpoint_reproduces_its_score(info.score, found)
 
 

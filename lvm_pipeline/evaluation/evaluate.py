@@ -52,7 +52,6 @@ from lvm_pipeline.training.invariants import (
     read_findings,
     training_takes_under_an_hour,
 )
-from lvm_pipeline.training.predictions import Collapse
 from lvm_pipeline.training.trained_model import TrainedModelInfo
 
 HISTOGRAM_EDGES = tuple(round(-0.5 + 0.025 * i, 3) for i in range(61))  # cosine, -0.5 to 1
@@ -201,15 +200,10 @@ def _pool(targets: Targets) -> Pool:
 
 
 def _findings(scored: ScoredModel, report: EvaluationReport) -> list[Finding]:
-    collapse = Collapse(
-        prediction_variance=report.spread.prediction_variance,
-        target_variance=report.spread.target_variance,
-        cosine_to_mean=report.spread.cosine_to_mean_vector,
-    )
     return [
         pool_is_declared_and_clean(scored.targets, exclusion=report.pool.exclusion),
-        score_is_reproduced(scored, scored.scores.closeness.means(), collapse),
-        prediction_is_not_the_mean_vector(collapse),
+        score_is_reproduced(scored, scored.scores.closeness.means(), report.spread),
+        prediction_is_not_the_mean_vector(report.spread),
         beats_best_baseline(report.best_baseline, report.gain, num_articles=report.counts.articles),
         cosine_is_above_minimum_viable(report.cosine),
         cosine_is_above_production(report.cosine),

@@ -38,7 +38,7 @@ def from_version_1(report: Mapping[str, Any]) -> dict[str, Any]:
             for name, found in report["baselines"].items()
         },
         "best_baseline": report["gain_over_best_baseline"]["baseline"],
-        "spread": report["collapse"],
+        "spread": {**report["collapse"], "cosine_to_mean": report["collapse"]["cosine_to_mean_vector"]},
         "training": {RENAMED_IN_TRAINING.get(name, name): value for name, value in report["training"].items()},
         "data_findings": data_findings or None,
         "training_findings": [finding for finding in checked if finding["stage"] == "training"],

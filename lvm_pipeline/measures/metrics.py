@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_pipeline.source.encoders.encoder import unit_length
+
 Values = NDArray[np.float32]
 
 
@@ -50,28 +52,22 @@ def closeness(predictions: Values, targets: Values, train_mean: Values) -> Close
 
 def cosines(left: Values, right: Values) -> Values:
     """Return the cosine of each pair of rows, shape (S,); 0 where either is zero."""
-    return np.einsum("sd,sd->s", unit(left), unit(right))
-
-
-def unit(vectors: Values) -> Values:
-    """Scale rows to length one; zero rows stay zero."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return np.einsum("sd,sd->s", unit_length(left), unit_length(right))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Whether predictions still depend on their context, or have collapsed onto one vector.
+    """Whether predictions still depend on their context, or have collapsed to one vector (FIELD_NOTES' fault F9).
 
-    All vectors are scaled to length one first. Variance is the mean squared distance from the own mean.
+    All vectors are scaled to length one first. Variance is the mean squared distance from the mean.
 
     Attributes:
-        cosine_to_mean_vector: Mean cosine of the predictions to the mean train vector.
+        cosine_to_mean: Mean cosine of the predictions to the mean train vector.
         prediction_variance: Variance of the predictions.
         target_variance: Variance of the targets.
     """
 
-    cosine_to_mean_vector: float
+    cosine_to_mean: float
     prediction_variance: float
     target_variance: float
 
@@ -86,7 +82,7 @@ class SpreadMeter:
 
     def __init__(self, train_mean: Values):
         """Start with no predictions."""
-        self._mean_direction = unit(train_mean)
+        self._mean_direction = unit_length(train_mean)
         self._num = 0
         self._cosine = 0.0
         self._sums = np.zeros((2, len(train_mean)))
@@ -95,16 +91,23 @@ class SpreadMeter:
     def add(self, predictions: Values, targets: Values) -> None:
         """Add predictions (B, D) and their targets (B, D)."""
         self._num += len(predictions)
-        for index, directions in enumerate((unit(predictions), unit(targets))):
+        for index, directions in enumerate((unit_length(predictions), unit_length(targets))):
             self._sums[index] += directions.sum(axis=0, dtype=np.float64)
             self._squares[index] += np.square(directions).sum(dtype=np.float64)
-        self._cosine += float((unit(predictions) @ self._mean_direction).sum(dtype=np.float64))
+        self._cosine += float((unit_length(predictions) @ self._mean_direction).sum(dtype=np.float64))
 
     def spread(self) -> Spread:
         """Return the spread of all that was added."""
         variances = self._squares / self._num - np.square(self._sums / self._num).sum(axis=1)
         return Spread(
-            cosine_to_mean_vector=self._cosine / self._num,
+            cosine_to_mean=self._cosine / self._num,
             prediction_variance=max(0.0, float(variances[0])),
             target_variance=max(0.0, float(variances[1])),
         )
+
+
+def spread_of(predictions: Values, targets: Values, train_mean: Values) -> Spread:
+    """Measure the spread of predictions (S, D) and targets (S, D), with the mean train vector (D,)."""
+    meter = SpreadMeter(train_mean)
+    meter.add(predictions, targets)
+    return meter.spread()

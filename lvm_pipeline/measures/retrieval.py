@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.findings import MAX_LISTED, Finding, invariant
-from lvm_pipeline.measures.metrics import Values, unit
+from lvm_pipeline.measures.metrics import Values
 from lvm_pipeline.measures.targets import Contexts, Targets
+from lvm_pipeline.source.encoders.encoder import unit_length
 
 Exclusion = Literal["context_rows", "earlier_rows_of_article"]
 CONTEXT_ROWS: Exclusion = "context_rows"
@@ -60,8 +61,8 @@ def target_ranks(predictions: Values, contexts: Contexts, targets: Targets) -> d
         raise ValueError("a prediction is not finite and cannot be ranked")
     if not np.isin(contexts.target_rows, targets.pool_rows).all():
         raise ValueError("a target is not among the candidates")
-    directions = unit(predictions)
-    threshold = np.einsum("bd,bd->b", directions, unit(targets.vectors[contexts.target_rows])) - TIE_TOLERANCE
+    directions = unit_length(predictions)
+    threshold = np.einsum("bd,bd->b", directions, unit_length(targets.vectors[contexts.target_rows])) - TIE_TOLERANCE
     ranks: dict[Exclusion, NDArray[np.int64]] = {rule: np.zeros(len(contexts), np.int64) for rule in EXCLUSIONS}
     for start in range(0, len(targets.pool_rows), CANDIDATES_IN_A_BLOCK):
         rows = targets.pool_rows[start : start + CANDIDATES_IN_A_BLOCK]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.measures.metrics import unit
+from lvm_pipeline.source.encoders.encoder import unit_length
 
 ContextMode = Literal["windows", "articles"]
 Rows = NDArray[np.int64]
@@ -84,7 +84,7 @@ class Targets:
     @functools.cached_property
     def pool_directions(self) -> NDArray[np.float32]:
         """The candidates' vectors at length one, shape (P, D); found once, as every predictor is held against them."""
-        return unit(self.vectors[self.pool_rows])
+        return unit_length(self.vectors[self.pool_rows])
 
     def train_mean(self) -> NDArray[np.float32]:
         """Return the mean vector of the train articles, shape (D,)."""

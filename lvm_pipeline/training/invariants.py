@@ -15,7 +15,7 @@ from lvm_pipeline.findings import Finding, InvariantCheck, Severity, declared_in
 
 if TYPE_CHECKING:
     from lvm_pipeline.architectures._contract import Architecture
-    from lvm_pipeline.training.predictions import Collapse
+    from lvm_pipeline.measures.metrics import Spread
     from lvm_pipeline.training.rescore import Rescore
 
 SAME_DEVICE_TOLERANCE = 1e-5
@@ -49,7 +49,7 @@ def check_trained_model(model_dir: Path, concepts_path: Path, sequences_path: Pa
         return [checkpoint_reproduces_its_score.finding(passed=False, message=str(error)), *others]
     return [
         checkpoint_reproduces_its_score(info.score, found),
-        prediction_is_not_the_mean_vector(found.collapse),
+        prediction_is_not_the_mean_vector(found.spread),
         *others,
     ]
 
@@ -85,24 +85,24 @@ def checkpoint_reproduces_its_score(recorded: float, found: "Rescore") -> Findin
 
 
 @invariant(remedy="Look at the learning curve, then train with a smaller learning rate or another objective.")
-def prediction_is_not_the_mean_vector(collapse: "Collapse") -> Finding:
+def prediction_is_not_the_mean_vector(spread: "Spread") -> Finding:
     """Predictions depend on their context: they vary at least a tenth as much as their targets.
 
     A model that always predicts the mean vector has a fair cosine and is of no use.
     """
-    share = collapse.prediction_variance / max(collapse.target_variance, 1e-12)
+    share = spread.prediction_variance / max(spread.target_variance, 1e-12)
     return prediction_is_not_the_mean_vector.finding(
         passed=share >= LEAST_VARIANCE_SHARE,
         message=(
             f"the variance of predictions is {share:.3f} times that of their targets; "
-            f"their cosine to the mean train vector is {collapse.cosine_to_mean:.3f}"
+            f"their cosine to the mean train vector is {spread.cosine_to_mean:.3f}"
         ),
         observed=share,
         allowed=LEAST_VARIANCE_SHARE,
         details={
-            "prediction_variance": collapse.prediction_variance,
-            "target_variance": collapse.target_variance,
-            "cosine_to_mean": collapse.cosine_to_mean,
+            "prediction_variance": spread.prediction_variance,
+            "target_variance": spread.target_variance,
+            "cosine_to_mean": spread.cosine_to_mean,
         },
     )
 

@@ -25,6 +25,7 @@ from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.measures.baselines import fit_context_mix
+from lvm_pipeline.measures.metrics import spread_of
 from lvm_pipeline.training.balance import objective_at_start, share_metrics
 from lvm_pipeline.training.batches import gather, group_runs, place_vectors
 from lvm_pipeline.training.checkpoint import Progress, TrainingState, copied_weights, load_state, save_state
@@ -33,7 +34,7 @@ from lvm_pipeline.training.config import TrainingConfig, settled
 from lvm_pipeline.training.data import Runs, TrainingData
 from lvm_pipeline.training.invariants import preset_has_its_declared_size
 from lvm_pipeline.training.optimiser import make_optimiser, set_learning_rate
-from lvm_pipeline.training.predictions import collapse_of, predict_runs, selection_metric
+from lvm_pipeline.training.predictions import predict_runs, selection_metric
 from lvm_pipeline.training.provenance import code_version, package_versions
 from lvm_pipeline.training.tracking import NullTracker, Tracker
 from lvm_pipeline.training.trained_model import TrainedModelInfo, class_name, identity_of, save_trained_model
@@ -330,7 +331,7 @@ class _Training:
         scores = {f"validation_{name}": selection_metric(name).measure(predictions, targets, mean) for name in names}
         batch_size, is_unit = self.config.batch_size, self.model_config.unit_length
         shares = share_metrics(self.objective, predictions, targets, batch_size=batch_size, is_unit=is_unit)
-        return {**dict(sorted(scores.items())), **asdict(collapse_of(predictions, targets, mean)), **shares}
+        return {**dict(sorted(scores.items())), **asdict(spread_of(predictions, targets, mean)), **shares}
 
     def _seconds_so_far(self) -> float:
         """Count the time since the last call and return all time spent, earlier processes included."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.training.batches import batches
 from lvm_pipeline.training.data import Runs
 
@@ -59,39 +60,6 @@ def _padded_together(model: LatentVectorModel, runs: Runs) -> list[NDArray[np.in
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collapse:
-    """Whether predictions still depend on the context (FIELD_NOTES' fault F9).
-
-    `prediction_variance` and `target_variance` are mean squared distances from their own means, of
-    vectors scaled to unit length; `cosine_to_mean` is the mean cosine of the predictions to the mean
-    train vector.
-    """
-
-    prediction_variance: float
-    target_variance: float
-    cosine_to_mean: float
-
-
-def collapse_of(predictions: NDArray[np.float32], targets: NDArray[np.float32], mean: NDArray[np.float32]) -> Collapse:
-    """Measure collapse from predictions (S, D), targets (S, D) and the mean train vector (D,)."""
-    directions = unit(predictions)
-    return Collapse(
-        prediction_variance=_variance(directions),
-        target_variance=_variance(unit(targets)),
-        cosine_to_mean=float((directions @ unit(mean[None])[0]).mean()),
-    )
-
-
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale vectors (S, D) to unit length; zero vectors stay zero."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _variance(directions: NDArray[np.float32]) -> float:
-    return float((directions - directions.mean(axis=0)).var(axis=0).sum())
-
-
-@dataclass(frozen=True, kw_only=True)
 class SelectionMetric:
     """A validation metric of predictions (S, D), targets (S, D) and the mean train vector (D,)."""
 
@@ -104,7 +72,7 @@ class SelectionMetric:
 
 
 def _cosine(predictions: NDArray[np.float32], targets: NDArray[np.float32], _: NDArray[np.float32]) -> float:
-    return float(np.einsum("sd,sd->s", unit(predictions), unit(targets)).mean())
+    return float(cosines(predictions, targets).mean())
 
 
 def _centred_cosine(predictions: NDArray[np.float32], targets: NDArray[np.float32], mean: NDArray[np.float32]) -> float:

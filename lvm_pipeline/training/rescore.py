@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.measures.metrics import Spread, spread_of
 from lvm_pipeline.training.batches import place_vectors
 from lvm_pipeline.training.data import load_training_data
-from lvm_pipeline.training.predictions import Collapse, collapse_of, predict_runs, selection_metric
+from lvm_pipeline.training.predictions import predict_runs, selection_metric
 from lvm_pipeline.training.trained_model import load_trained_model
 
 MODULE = "lvm_pipeline.training.rescore"
@@ -25,10 +26,10 @@ MODULE = "lvm_pipeline.training.rescore"
 
 @dataclass(frozen=True, kw_only=True)
 class Rescore:
-    """A model's validation metric and collapse, measured anew; `is_same_device` as in its training."""
+    """A model's validation metric and spread, measured anew; `is_same_device` as in its training."""
 
     score: float
-    collapse: Collapse
+    spread: Spread
     is_same_device: bool
 
 
@@ -54,7 +55,7 @@ def rescore(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_
     targets, mean = np.asarray(data.vectors[runs.target_rows()]), data.train_sample().mean(axis=0)
     return Rescore(
         score=selection_metric(info.selection_metric).measure(predictions, targets, mean),
-        collapse=collapse_of(predictions, targets, mean),
+        spread=spread_of(predictions, targets, mean),
         is_same_device=is_same_device,
     )
 
@@ -74,7 +75,7 @@ def rescore_in_fresh_process(model_dir: Path, concepts_path: Path, sequences_pat
         lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
         raise LvmError(f"The model in {model_dir} could not be scored in a fresh process: {lines[-1]}")
     values = json.loads(done.stdout.splitlines()[-1])
-    return Rescore(**{**values, "collapse": Collapse(**values["collapse"])})
+    return Rescore(**{**values, "spread": Spread(**values["spread"])})
 
 
 def main(arguments: list[str]) -> int:

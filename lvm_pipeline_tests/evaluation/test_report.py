@@ -96,7 +96,7 @@ def test_a_report_of_version_1_is_read_without_loss():
     assert report.main_chance.r_at_10 == old["retrieval"]["chance_r_at_10"]
     assert report.main_chance.mean_candidates == old["retrieval"]["mean_candidates"]
     assert (report.pool.size, report.pool.fingerprint) == (old["counts"]["pool"], old["pool_fingerprint"])
-    assert report.spread.cosine_to_mean_vector == old["collapse"]["cosine_to_mean_vector"]
+    assert report.spread.cosine_to_mean == old["collapse"]["cosine_to_mean_vector"]
     assert report.training.score == old["training"]["score"]
     assert report.training.training_config["epochs"] == old["training"]["training"]["epochs"]
     assert report.latency_ms.p95 == old["thresholds"]["latency_ms"]["value"]

@@ -185,4 +185,4 @@ def _of_collapse() -> Iterator[Answer]:
         yield Answer(f"variance fraction {what}", scores.spread.variance_fraction, expected, 1e-5)
         recall = scores.means().retrieval[CONTEXT_ROWS].r_at_1
         yield Answer(f"R@1 {what}", recall, expected, 0.1)  # one vector is the closest to one target at times
-    yield Answer("cosine to the mean of the mean", scores.spread.cosine_to_mean_vector, 1.0, 1e-6)
+    yield Answer("cosine to the mean of the mean", scores.spread.cosine_to_mean, 1.0, 1e-6)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from lvm_pipeline.measures import arithmetic
+from lvm_pipeline.measures.metrics import spread_of
 from lvm_pipeline.measures.retrieval import target_ranks
 from lvm_pipeline.measures.uncertainty import paired_gain
+from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.training.invariants import LEAST_VARIANCE_SHARE, prediction_is_not_the_mean_vector
-from lvm_pipeline.training.predictions import collapse_of, unit
 from lvm_pipeline_tests.measures.known_answers import context_mean_on_walk, known_answers, walk_vectors
 
 
@@ -82,9 +83,9 @@ def test_the_collapse_check_knows_how_much_is_left(shrink, passed):
     mean[0] = 10.0
     around = rng.standard_normal((400, 64)).astype(np.float32)
     around[:, 0] = 0
-    targets, predictions = unit(mean + around), unit(mean + np.float32(shrink) * around)
+    targets, predictions = unit_length(mean + around), unit_length(mean + np.float32(shrink) * around)
 
-    finding = prediction_is_not_the_mean_vector(collapse_of(predictions, targets, mean))
+    finding = prediction_is_not_the_mean_vector(spread_of(predictions, targets, mean))
 
     around_one = 63 / (100 + 63)  # share of a target's length that lies beside the common direction
     expected = shrink**2 * 63 / (100 + shrink**2 * 63) / around_one

@@ -75,7 +75,7 @@ def test_spread_is_that_of_the_written_out_formula():
     wanted = targets / np.linalg.norm(targets, axis=1, keepdims=True)
     assert spread.prediction_variance == pytest.approx(directions.var(axis=0).sum(), rel=1e-4)
     assert spread.target_variance == pytest.approx(wanted.var(axis=0).sum(), rel=1e-4)
-    assert spread.cosine_to_mean_vector == pytest.approx((directions @ mean).mean() / np.linalg.norm(mean), rel=1e-4)
+    assert spread.cosine_to_mean == pytest.approx((directions @ mean).mean() / np.linalg.norm(mean), rel=1e-4)
 
 
 def test_a_constant_prediction_has_no_spread():

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from lvm_pipeline.findings import Severity
+from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.training import balance
 from lvm_pipeline.training.balance import share_metrics
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.invariants import no_objective_term_dominates
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.objectives import SumOfTerms, objective_named
-from lvm_pipeline.training.predictions import unit
 from lvm_pipeline_tests.training.test_loop import Recorder
 
 QUICK = {"preset": "smoke", "model": {"hidden_dim": 16, "num_layers": 1}, "batch_size": 64, "epochs": 2}
@@ -72,7 +72,7 @@ def test_a_term_that_takes_over_is_a_warning_that_names_it():
 
 def test_shares_are_means_over_a_few_batches(monkeypatch):
     rng = np.random.default_rng(0)
-    predictions, targets = (unit(rng.standard_normal((500, 16)).astype(np.float32)) for _ in range(2))
+    predictions, targets = (unit_length(rng.standard_normal((500, 16)).astype(np.float32)) for _ in range(2))
     seen = []
     shares = SumOfTerms.shares
     monkeypatch.setattr(SumOfTerms, "shares", lambda *args, **how: seen.append(len(args[1])) or shares(*args, **how))

@@ -5,6 +5,7 @@ import pytest
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Severity
+from lvm_pipeline.measures.metrics import Spread
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.invariants import (
     check_trained_model,
@@ -13,11 +14,10 @@ from lvm_pipeline.training.invariants import (
     training_takes_under_an_hour,
 )
 from lvm_pipeline.training.loop import train
-from lvm_pipeline.training.predictions import Collapse
 from lvm_pipeline.training.rescore import Rescore, main, rescore
 
 QUICK = {"preset": "smoke", "model": {"hidden_dim": 16, "num_layers": 1}, "epochs": 1, "num_threads": 1}
-HONEST = Collapse(prediction_variance=0.6, target_variance=0.9, cosine_to_mean=0.3)
+HONEST = Spread(prediction_variance=0.6, target_variance=0.9, cosine_to_mean=0.3)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_score_that_the_weights_do_not_give_fails(paths):
 
 
 def test_another_device_is_allowed_its_rounding():
-    elsewhere = Rescore(score=0.6, collapse=HONEST, is_same_device=False)
+    elsewhere = Rescore(score=0.6, spread=HONEST, is_same_device=False)
     assert checkpoint_reproduces_its_score(0.601, elsewhere).passed
     assert not checkpoint_reproduces_its_score(0.62, elsewhere).passed
 
@@ -78,7 +78,7 @@ def test_other_data_is_refused(paths):
 
 def test_a_collapse_to_the_mean_vector_fails():
     assert prediction_is_not_the_mean_vector(HONEST).passed
-    collapsed = Collapse(prediction_variance=0.01, target_variance=0.9, cosine_to_mean=0.99)
+    collapsed = Spread(prediction_variance=0.01, target_variance=0.9, cosine_to_mean=0.99)
     finding = prediction_is_not_the_mean_vector(collapsed)
     assert not finding.passed
     assert finding.severity is Severity.BLOCKING

@@ -3,13 +3,15 @@ import pytest
 import torch
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.measures.metrics import spread_of
+from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.training.batches import place_vectors
 from lvm_pipeline.training.data import Runs
-from lvm_pipeline.training.predictions import SELECTION_METRICS, collapse_of, predict_runs, selection_metric, unit
+from lvm_pipeline.training.predictions import SELECTION_METRICS, predict_runs, selection_metric
 from lvm_pipeline_tests.architectures.models import build, redraw
 
 RNG = np.random.default_rng(0)
-TARGETS = unit(RNG.standard_normal((50, 16)).astype(np.float32) + 1)
+TARGETS = unit_length(RNG.standard_normal((50, 16)).astype(np.float32) + 1)
 MEAN = TARGETS.mean(axis=0)
 
 
@@ -65,8 +67,8 @@ def test_an_unknown_metric_lists_what_exists():
 
 
 def test_collapse_to_the_mean_shows():
-    honest = collapse_of(TARGETS, TARGETS, MEAN)
-    collapsed = collapse_of(np.tile(MEAN, (50, 1)), TARGETS, MEAN)
+    honest = spread_of(TARGETS, TARGETS, MEAN)
+    collapsed = spread_of(np.tile(MEAN, (50, 1)), TARGETS, MEAN)
     assert honest.prediction_variance == pytest.approx(honest.target_variance)
     assert collapsed.prediction_variance == pytest.approx(0, abs=1e-6)
     assert collapsed.cosine_to_mean == pytest.approx(1, abs=1e-5)

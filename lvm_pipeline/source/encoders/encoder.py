@@ -34,9 +34,9 @@ class Encoder(Protocol):
 
 
 def unit_length(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Scale each row of (N, D) to length one; zero rows stay zero."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    """Scale the vectors along the last axis to length one; zero vectors stay zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32, copy=False)
 
 
 def encoder_folder(encoders_dir: Path, space_id: str) -> Path:
