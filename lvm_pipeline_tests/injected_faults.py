@@ -18,7 +18,7 @@ from pgvector.psycopg import register_vector
 
 from lvm_pipeline.architectures import _registry, lstm
 from lvm_pipeline.concepts import ordering
-from lvm_pipeline.measures import arithmetic
+from lvm_pipeline.measures import weighted_means
 from lvm_pipeline.sequences import build
 from lvm_pipeline.training import objectives
 from lvm_pipeline.training.config import TrainingConfig
@@ -85,10 +85,10 @@ def with_model(monkeypatch, **overrides):
 
 
 def off_by_one(vectors, first_context_rows, target_rows, *, decay):
-    return arithmetic_as_it_is(vectors, first_context_rows + 1, target_rows + 1, decay=decay)  # reads the target
+    return weighted_means_as_they_are(vectors, first_context_rows + 1, target_rows + 1, decay=decay)  # reads the target
 
 
-arithmetic_as_it_is = arithmetic.decayed_means
+weighted_means_as_they_are = weighted_means.decayed_means
 
 
 def telescoped(left, right):

@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars, findings, tables. Plain words, no logic."""
+"""Output of the command line: progress bars, findings, tables."""
 
 import json
 import os
@@ -36,7 +36,7 @@ MAX_SHOWN = 10  # duplicates or bad rows of a file
 
 
 class Bar(Protocol):
-    """Moves one bar to `done` of `total`; `note` is a few words beside it."""
+    """Moves one bar to `done` of `total`; `note` is shown beside it."""
 
     def __call__(self, done: float, total: float, note: str = "") -> None:
         """Show it."""
@@ -47,7 +47,7 @@ TaskMaker = Callable[[str], Bar]  # description -> its bar
 
 
 def plain(*, quiet: bool = False) -> Console:
-    """Return the console of a command; a quiet one shows nothing."""
+    """Return the console of a command; a quiet one prints nothing."""
     return Console(quiet=quiet, highlight=False)
 
 
@@ -57,7 +57,7 @@ def print_json(value: Any) -> None:
 
 
 class Bars:
-    """One bar for each task; where output is no terminal, one line when a task ends."""
+    """One bar per task; if the output is not a terminal, one line when a task ends."""
 
     def __init__(self, progress: Progress, console: Console):
         """Draw on a rich progress display."""
@@ -67,14 +67,14 @@ class Bars:
     def task(self, description: str) -> Bar:
         """Start a bar."""
         task_id = self._progress.add_task(escape(description), total=UNITS, note="")
-        is_told = False
+        is_done = False
 
         def show(done: float, total: float, note: str = "") -> None:
-            nonlocal is_told
+            nonlocal is_done
             fraction = done / total if total else 1.0
             self._progress.update(task_id, completed=fraction * UNITS, note=escape(note))
-            if fraction >= 1.0 and not is_told and not self._console.is_terminal:
-                is_told = True
+            if fraction >= 1.0 and not is_done and not self._console.is_terminal:
+                is_done = True
                 self._console.print(f"{description}: done{f' ({note})' if note else ''}", markup=False)
 
         return show
@@ -101,7 +101,8 @@ def show_table(console: Console, table: "tables.Table[Any]", *, title: str = "",
         return
     grid = Table(title=title or None, title_justify="left", box=None, padding=(0, 2, 0, 0), show_header=has_head)
     for column in table.columns:
-        grid.add_column(column.title, justify="left" if column.is_text else "right", no_wrap=not column.is_text)
+        is_last = column is table.columns[-1]
+        grid.add_column(column.title, justify="left" if column.is_text else "right", no_wrap=not is_last)
     for row in table.rows:
         cells = []
         for column in table.columns:
@@ -117,20 +118,20 @@ def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_lines(records: Iterable[Mapping[str, Any]]) -> None:
-    """Write records as lines of JSON, each as soon as it is there; ends quietly when nobody reads them any more."""
+    """Write records as JSON lines, flushing each; stops quietly when the pipe is closed."""
     try:
         for record in records:
             sys.stdout.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
             sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
 
 
 def show_findings(console: Console, findings: Sequence[Finding]) -> None:
     """Print one line per finding; messages of findings that passed are cut, since the report has them in full."""
     columns: list[tables.Column[Finding]] = [
         tables.Column(title="result", text=lambda row: row.outcome, mark=_outcome_mark, is_text=True),
-        tables.Column(title="invariant", text=lambda row: row.name),
+        tables.Column(title="invariant", text=lambda row: row.name, is_text=True),
         tables.Column(title="observed", text=_short_message, is_text=True),
     ]
     show_table(console, tables.Table(columns=columns, rows=findings))
@@ -149,12 +150,12 @@ def outcomes_in_words(outcomes: Sequence[str]) -> str:
     """Count outcomes: `16 of 18 invariants hold, 1 warning, 1 not checked`."""
     counts = Counter(outcomes)
     rest = [(counts["failed"], "failed"), (counts["warning"], "warning"), (counts["not checked"], "not checked")]
-    told = [f"{count} {word}{'s' if word == 'warning' and count > 1 else ''}" for count, word in rest if count]
-    return ", ".join([f"{counts['passed']} of {len(outcomes)} invariants hold", *told])
+    parts = [f"{count} {word}{'s' if word == 'warning' and count > 1 else ''}" for count, word in rest if count]
+    return ", ".join([f"{counts['passed']} of {len(outcomes)} invariants hold", *parts])
 
 
 def show_diagnoses(console: Console, diagnoses: Sequence[Mapping[str, Any]]) -> None:
-    """Show how everything around the pipeline is, a line each, with the fix below what is wrong."""
+    """Print one line per diagnosis, with the fix below each problem."""
     marks: Mapping[str, tables.Mark] = {"ok": "good", "warning": "warn", "problem": "bad"}
     columns: list[tables.Column[Mapping[str, Any]]] = [
         tables.Column(title="state", text=lambda row: row["state"], mark=lambda row: marks[row["state"]], is_text=True),
@@ -163,9 +164,7 @@ def show_diagnoses(console: Console, diagnoses: Sequence[Mapping[str, Any]]) -> 
     ]
     show_table(console, tables.Table(columns=columns, rows=diagnoses), has_head=False)
     counts = Counter(diagnosis["state"] for diagnosis in diagnoses)
-    console.print(
-        f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} checks without a finding."
-    )
+    console.print(f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} checks passed.")
 
 
 def _found_and_fix(diagnosis: Mapping[str, Any]) -> str:
@@ -173,7 +172,7 @@ def _found_and_fix(diagnosis: Mapping[str, Any]) -> str:
 
 
 def show_ingest(console: Console, report: Any) -> None:
-    """Show what became of a file, duplicates and bad rows by name."""
+    """Print how many concepts were loaded, and name the duplicates and bad rows."""
     console.print(escape(report.sentence()), soft_wrap=True)
     for words, ones in (("[dim]left out:[/]", report.duplicates), ("[yellow]skipped:[/]", report.bad_rows)):
         for one in ones[:MAX_SHOWN]:
@@ -183,7 +182,7 @@ def show_ingest(console: Console, report: Any) -> None:
 
 
 def show_verification(console: Console, verification: Any) -> None:
-    """Show counts, findings and verdict, and where the verification report is."""
+    """Print counts, findings, the verdict and the path of the verification report."""
     concepts, sequences = verification.report.get("concepts"), verification.report.get("sequences")
     if concepts:
         console.print(
@@ -208,7 +207,7 @@ def show_verification(console: Console, verification: Any) -> None:
 
 
 def show_drift(console: Console, drift: Any, report_path: Path) -> None:
-    """Show how far the concepts are from the champion's, a line each check, and where the drift report is."""
+    """Print one line per drift check, the verdict and the path of the drift report."""
     columns: list[tables.Column[Finding]] = [
         tables.Column(title="result", text=lambda row: row.outcome, mark=_outcome_mark, is_text=True),
         tables.Column(title="check", text=lambda row: row.name, is_text=True),
@@ -235,7 +234,7 @@ def training_bar(bar: Bar) -> Callable[[Any], None]:
 
 
 def show_trained(console: Console, trained: Any) -> None:
-    """Show what a training reached and where the model is."""
+    """Print the scores of a training and the path of the model."""
     info = trained.info
     console.print(
         f"{info.architecture} {info.preset}, {info.num_params:,} parameters, {info.mode} mode: validation "
@@ -247,7 +246,7 @@ def show_trained(console: Console, trained: Any) -> None:
 
 
 def stage_bars(bars: Bars) -> Callable[[Any], None]:
-    """Return a callback for stages that run in other processes: one bar for each stage and partition."""
+    """Return a callback for stages in other processes: one bar per stage and partition."""
     shown: dict[tuple[str, str | None], Bar] = {}
 
     def show(progress: Any) -> None:
@@ -294,7 +293,7 @@ def _show_limits(console: Console, not_checked: Sequence[str], leak_reason: str 
 
 
 def show_results(console: Console, settings: Settings) -> None:
-    """Show what a whole lineage led to: leaderboard, verification in short, champion, and where everything is."""
+    """Print the results of all stages: leaderboard, champion, verification and the paths of the reports."""
     from lvm_pipeline.evaluation.leaderboard import read_leaderboard
 
     reports = settings.reports_dir

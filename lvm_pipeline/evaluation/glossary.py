@@ -1,32 +1,34 @@
-"""What each column of a report means, in plain words: the reports and the README show these."""
+"""What each column of a report means; shown in reports and in the README."""
 
 COLUMNS: dict[str, str] = {
     "cosine": (
-        "How well prediction and true next vector point the same way, mean over targets; 1 is perfect. The primary "
-        "metric: it chooses checkpoints, the best baseline and the champion."
+        "Cosine of prediction and true next vector, mean over targets; 1 is perfect. The primary metric: it "
+        "selects checkpoints, the best baseline and the champion."
     ),
     "gain": (
-        "Mean difference in cosine, model minus baseline, on the same targets, with its 95 % interval. Whole articles "
-        "are resampled for it, since neighbouring concepts are alike. An interval above zero means a real gain."
+        "Mean difference in cosine, model minus baseline, on the same targets, with its 95 % interval. The "
+        "interval is a bootstrap over whole articles, since neighbouring concepts are alike. An interval above "
+        "zero means a real gain."
     ),
     "centred cosine": (
-        "Cosine after the mean train vector is taken off both sides: what all vectors share earns nothing."
+        "Cosine after the mean train vector is subtracted from both sides, which removes the direction that all "
+        "vectors share."
     ),
-    "MSE": "Squared error, mean over the numbers of a vector.",
-    "L2": "Length of the error.",
+    "MSE": "Squared error, mean over the dimensions of a vector.",
+    "L2": "Euclidean distance of prediction and true vector.",
     "norm ratio": "Length of the prediction over length of the true vector.",
     "R@k": "Share of targets whose true concept is among the k candidates closest to the prediction.",
     "MRR": "Mean of 1 / rank of the true concept; ties count against the prediction.",
     "median rank": "Half of the true concepts rank here or better.",
     "pool": (
-        "The candidates: all concepts of the scored split, less those that the named rule leaves out. Figures of other "
-        "pools cannot be compared."
+        "The candidates for retrieval: all concepts of the scored split, without those that the named rule "
+        "excludes. Figures with different pools cannot be compared."
     ),
-    "context": "What a model reads: the few concepts before the target, or everything before it in its article.",
-    "latency": "Time of one prediction alone, after a warm-up: half are faster than p50, 95 % faster than p95.",
+    "context": "What a model reads: a few concepts before the target, or everything before it in its article.",
+    "latency": "Time of one prediction with batch size 1, after a warm-up: p50 is the median, p95 the 95th percentile.",
     "order shuffled, wrong context": (
-        "Controls: the same concepts in another order, or those of another article. Where the cosine stays, the model "
-        "does not use its context."
+        "Controls: the same concepts in another order, or the context of another article. If the cosine stays the "
+        "same, the model does not use its context."
     ),
     "leaking": "Train and validation share articles or windows, so the scores say nothing about unseen articles.",
 }

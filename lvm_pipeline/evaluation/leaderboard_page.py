@@ -6,7 +6,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from lvm_pipeline.evaluation.glossary import COLUMNS
-from lvm_pipeline.evaluation.leaderboard import BaselineRow, Leaderboard, ModelRow, headline
+from lvm_pipeline.evaluation.leaderboard import THRESHOLDS, BaselineRow, Leaderboard, ModelRow, headline
 from lvm_pipeline.evaluation.pages import context_in_words, exclusion_in_words, render, size
 from lvm_pipeline.evaluation.report_tables import (
     baseline_in_words,
@@ -83,7 +83,7 @@ def leaderboard_table(
 
     columns: list[Column[BoardRow]] = [
         Column(title="rank", text=lambda row: str(ranks[id(row)])),
-        Column(title="champion", text=lambda row: "*" if isinstance(row, ModelRow) and row.is_champion else ""),
+        Column(title="champion", text=lambda row: "yes" if isinstance(row, ModelRow) and row.is_champion else ""),
         Column(
             title="predictor",
             text=lambda row: row.name,
@@ -102,12 +102,12 @@ def leaderboard_table(
 
 def thresholds_table(board: Leaderboard) -> Table[ModelRow]:
     """Return what each model measured against the thresholds of the request."""
-    names = list(dict.fromkeys(name for row in board.models for name in row.thresholds))
+    allowed = {name: found.allowed for row in board.models for name, found in row.thresholds.items()}
     predictor: Column[ModelRow] = Column(title="model", text=lambda row: row.name, is_text=True)
-    return Table(columns=[predictor, *map(_threshold_column, names)], rows=board.models)
+    return Table(columns=[predictor, *(_threshold_column(*item) for item in allowed.items())], rows=board.models)
 
 
-def _threshold_column(name: str) -> Column[ModelRow]:
+def _threshold_column(name: str, allowed: float | None) -> Column[ModelRow]:
     def text(row: ModelRow) -> str:
         found = row.thresholds.get(name)
         return "" if found is None or found.observed is None else f"{found.observed:.3g}"
@@ -115,7 +115,7 @@ def _threshold_column(name: str) -> Column[ModelRow]:
     def mark(row: ModelRow) -> Mark:
         return "good" if name in row.thresholds and row.thresholds[name].passed else "bad"
 
-    return Column(title=name.replace("_", " "), text=text, mark=mark)
+    return Column(title=THRESHOLDS[name].format(allowed), text=text, mark=mark)
 
 
 def _predictor_html(row: BoardRow, links: Mapping[str, str]) -> Markup:

@@ -70,7 +70,7 @@ def noted(name: str | Markup, note: str) -> Markup:
 
 def signed(value: float | None, digits: int = 4) -> str:
     """Write a difference with its sign; a dash if there is none."""
-    return "\u2013" if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
+    return "-" if value is None else f"{value:+.{digits}f}"
 
 
 def interval_in_words(gain: Interval | None) -> str:
@@ -85,7 +85,9 @@ def interval_in_words(gain: Interval | None) -> str:
 def interval_mark(gain: Interval, gains: Sequence[Interval]) -> Markup:
     """Draw an interval on a scale shared by `gains`, with its numbers."""
     drawing = Markup(plots.gain_mark(gain, gains))
-    return Markup('<span class="gain">{}<span>{}</span></span>').format(drawing, interval_in_words(gain))
+    return Markup('<span class="gain">{}<span>{}</span></span>').format(
+        drawing, interval_in_words(gain).replace("-", MINUS)
+    )
 
 
 def findings_table(findings: Iterable[Finding]) -> Table[Finding]:

@@ -1,1 +1,1 @@
-"""How good is a prediction: targets, metrics, retrieval, arithmetic, ridge, baselines, scores, uncertainty."""
+"""How good is a prediction: targets, metrics, retrieval, weighted means, ridge, baselines, scores, uncertainty."""

@@ -1,8 +1,8 @@
-"""The predictors any model must beat: arithmetic on the context, and ridge regressions.
+"""The baselines that any model must beat: weighted means of the context, and ridge regressions.
 
 All are fitted on train targets and scored on the same rows as the model. `article_mean_mix` reads as much as the model
-does and exists only where that may be more than five concepts; the others read the T concepts right before the target
-(the ridges at most five of them).
+and is left out if that is at most five concepts; the others read the T concepts right before the target (the ridges at
+most five of them).
 
 Shapes: N = concepts in the table, S = targets, B = targets in a block, D = vector width.
 """
@@ -13,28 +13,9 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.measures.arithmetic import (
-    ArticleMix,
-    article_mixes,
-    decayed_means,
-    fit_article_mix,
-    fit_context_mix,
-    fit_decay,
-)
 from lvm_pipeline.measures.ridge import RIDGE, RIDGE_RESIDUAL, fit_ridges
 from lvm_pipeline.measures.targets import LONGEST_WINDOW_OF_A_RIDGE, Contexts, Targets
-
-__all__ = [
-    "BASELINES",
-    "ArticleMix",
-    "Baseline",
-    "article_mixes",
-    "decayed_means",
-    "fit_article_mix",
-    "fit_baselines",
-    "fit_context_mix",
-    "fit_decay",
-]
+from lvm_pipeline.measures.weighted_means import article_mixes, decayed_means, fit_context_mix, fit_decay
 
 COPY_LAST = "copy_last"
 CONTEXT_MEAN = "context_mean"
@@ -43,19 +24,19 @@ GLOBAL_MEAN = "global_mean"
 ARTICLE_MEAN_MIX = "article_mean_mix"
 
 BASELINES: Mapping[str, str] = {
-    GLOBAL_MEAN: "the mean vector of all train concepts, whatever the context",
-    COPY_LAST: "the last concept of the context again",
-    CONTEXT_MEAN: "the mean of the context",
-    RECENCY_WEIGHTED_MEAN: "the mean of the context, each earlier concept weighing less by one factor fitted on train",
-    RIDGE: "a linear regression on the context, shrunk towards zero",
-    RIDGE_RESIDUAL: "a linear regression on the context, shrunk towards its weighted sum",
-    ARTICLE_MEAN_MIX: "decayed mean plus mean of everything so far in the article, both factors fitted on train",
+    GLOBAL_MEAN: "mean vector of all train concepts",
+    COPY_LAST: "repeats the last concept",
+    CONTEXT_MEAN: "mean of the context",
+    RECENCY_WEIGHTED_MEAN: "mean of the context with weights decay^k (k = 0: last concept), decay fitted on train",
+    RIDGE: "ridge regression on the context",
+    RIDGE_RESIDUAL: "ridge regression on the context, shrunk towards its weighted sum",
+    ARTICLE_MEAN_MIX: "decayed mean + article weight * mean of the article so far, both fitted on train",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A fitted predictor: `predict` maps some contexts to predictions (B, D); `fitted` is what was fitted."""
+    """A fitted predictor: `predict` maps contexts to predictions (B, D); `fitted` holds the fitted values."""
 
     name: str
     predict: Callable[[Contexts], NDArray[np.float32]]
@@ -63,7 +44,7 @@ class Baseline:
 
 
 def fit_baselines(targets: Targets) -> Iterator[Baseline]:
-    """Fit every baseline on the train targets and yield one after the other, so that memory holds one."""
+    """Fit the baselines on the train targets, one at a time to save memory."""
     vectors, train = targets.vectors, targets.train
     mean = targets.train_mean()
     yield Baseline(name=GLOBAL_MEAN, predict=lambda contexts: np.repeat(mean[None], len(contexts), axis=0))

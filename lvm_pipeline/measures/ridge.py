@@ -1,17 +1,13 @@
-"""Ridge regressions from the last concepts to the next one, solved once from their normal equations.
-
-Two maps share one Gram matrix:
+"""Ridge regressions from the last concepts to the next one, solved from one Gram matrix.
 
 - `ridge`: target = context . coefficients, shrunk towards zero;
-- `ridge_residual`: the same regression on what the weighted sum of the context leaves over, so that it is shrunk
-  towards that sum. Its weights, one a lag, are the least-squares ones.
+- `ridge_residual`: shrunk towards the weighted sum of the context with least-squares weights, one per lag.
 
-How much to shrink is chosen by mean cosine on every fifth train article, never on what is scored.
+The penalty is selected by mean cosine on every fifth train article, never on the scored split.
 
 Shapes: S = targets, L = lags, D = vector width, K = L * D.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.weighted_means import best_step
 
 RIDGE = "ridge"
 RIDGE_RESIDUAL = "ridge_residual"
@@ -26,21 +23,24 @@ RIDGE_RESIDUAL = "ridge_residual"
 TARGETS_IN_A_BLOCK = 2048
 MAX_FITTED_TARGETS = 60_000
 MAX_HELD_OUT_TARGETS = 4096
-NUMBERS_CHOSEN_BY = 192  # of a vector, evenly spread: enough for a mean cosine that only has to rank penalties
+NUMBERS_CHOSEN_BY = 192  # dimensions of a vector, evenly spaced: enough to rank penalties by mean cosine
 HELD_OUT_ONE_IN = 5
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)  # times the mean square of a vector
-FIRST_TRIED = {RIDGE: 4, RIDGE_RESIDUAL: 6}  # where the climb over the penalties begins
+FIRST_TRIED = {RIDGE: 4, RIDGE_RESIDUAL: 6}  # index where the search over the penalties begins
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AffineMap:
-    """prediction = context (K,) . coefficients (K, D) + intercept (D,); `penalty` is what was chosen."""
+    """prediction = context (K,) . coefficients (K, D) + intercept (D,); `penalty` is the selected one."""
 
-    coefficients: NDArray[np.float32]
-    intercept: NDArray[np.float32]
+    coefficients: Vectors
+    intercept: Vectors
     penalty: float
 
-    def predict(self, vectors: NDArray[np.float32], target_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def predict(self, vectors: Vectors, target_rows: Rows) -> Vectors:
         """Predict targets from the rows before them, shape (S, D)."""
         num_lags = len(self.coefficients) // vectors.shape[1]
         predictions = np.empty((len(target_rows), len(self.intercept)), np.float32)
@@ -50,20 +50,18 @@ class AffineMap:
         return predictions
 
 
-def flat_contexts(vectors: NDArray[np.float32], target_rows: NDArray[np.int64], num_lags: int) -> NDArray[np.float32]:
+def flat_contexts(vectors: Vectors, target_rows: Rows, num_lags: int) -> Vectors:
     """Return the last concepts before each target side by side, the latest last, shape (S, K)."""
     rows = target_rows[:, None] + np.arange(-num_lags, 0)
     return np.asarray(vectors[rows], np.float32).reshape(len(target_rows), -1)
 
 
-def fit_ridges(
-    vectors: NDArray[np.float32], target_rows: NDArray[np.int64], articles: NDArray[np.int64], *, num_lags: int
-) -> dict[str, AffineMap]:
+def fit_ridges(vectors: Vectors, target_rows: Rows, articles: Rows, *, num_lags: int) -> dict[str, AffineMap]:
     """Fit both regressions.
 
     Args:
         vectors: All vectors, shape (N, D).
-        target_rows: Train targets, ascending; at most 60,000 are used, evenly chosen.
+        target_rows: Train targets, ascending; at most 60,000 are used, evenly spaced.
         articles: Article of each train target, shape (S,).
         num_lags: L; every target has at least as many rows before it.
 
@@ -72,19 +70,15 @@ def fit_ridges(
     """
     every = -(-len(target_rows) // MAX_FITTED_TARGETS)
     target_rows, articles = target_rows[::every], articles[::every]
-    _, codes = np.unique(articles, return_inverse=True)
-    is_held_out = codes % HELD_OUT_ONE_IN == 0
-    kept = _NormalEquations(vectors.shape[1], num_lags)
-    kept.add(vectors, target_rows[~is_held_out])
-    penalties = dict.fromkeys((RIDGE, RIDGE_RESIDUAL), PENALTIES[FIRST_TRIED[RIDGE]])
-    if kept.num:  # with one article only there is nothing to choose by
-        penalties = _choose_penalties(kept, vectors, _evenly(target_rows[is_held_out], MAX_HELD_OUT_TARGETS))
-    kept.add(vectors, target_rows[is_held_out])
-    return {name: kept.solve({name: penalty}, np.float64)[name] for name, penalty in penalties.items()}
-
-
-def _evenly(rows: NDArray[np.int64], at_most: int) -> NDArray[np.int64]:
-    return rows[:: -(-len(rows) // at_most)]
+    is_held_out = np.unique(articles, return_inverse=True)[1] % HELD_OUT_ONE_IN == 0
+    equations = _NormalEquations(vectors.shape[1], num_lags)
+    equations.add(vectors, target_rows[~is_held_out])
+    penalties = dict.fromkeys(FIRST_TRIED, PENALTIES[FIRST_TRIED[RIDGE]])
+    if equations.num:  # a single article leaves nothing to select on
+        held_out = target_rows[is_held_out]
+        penalties = _select_penalties(equations, vectors, held_out[:: -(-len(held_out) // MAX_HELD_OUT_TARGETS)])
+    equations.add(vectors, target_rows[is_held_out])
+    return {name: equations.solve((name,), penalty, np.float64)[name] for name, penalty in penalties.items()}
 
 
 @dataclass
@@ -94,8 +88,8 @@ class _NormalEquations:
     vector_dim: int
     num_lags: int
     num: int = 0
-    gram: NDArray[np.float32] = field(init=False)
-    cross: NDArray[np.float32] = field(init=False)
+    gram: Vectors = field(init=False)
+    cross: Vectors = field(init=False)
     sum_x: NDArray[np.float64] = field(init=False)
     sum_y: NDArray[np.float64] = field(init=False)
 
@@ -104,8 +98,7 @@ class _NormalEquations:
         self.gram, self.cross = np.zeros((width, width), np.float32), np.zeros((width, self.vector_dim), np.float32)
         self.sum_x, self.sum_y = np.zeros(width), np.zeros(self.vector_dim)
 
-    def add(self, vectors: NDArray[np.float32], target_rows: NDArray[np.int64]) -> None:
-        """Add targets block by block; products are float32, which is where the time goes."""
+    def add(self, vectors: Vectors, target_rows: Rows) -> None:
         for start in range(0, len(target_rows), TARGETS_IN_A_BLOCK):
             rows = target_rows[start : start + TARGETS_IN_A_BLOCK]
             contexts, targets = flat_contexts(vectors, rows, self.num_lags), np.asarray(vectors[rows], np.float32)
@@ -116,72 +109,53 @@ class _NormalEquations:
             self.num += len(rows)
 
     def solve(
-        self, penalties: Mapping[str, float], dtype: type[np.floating], *, numbers: slice = slice(None)
+        self, names: tuple[str, ...], penalty: float, dtype: type[np.floating], *, numbers: slice = slice(None)
     ) -> dict[str, AffineMap]:
-        """Return the maps of the names given, to some numbers of the vector; all must have one penalty."""
-        (penalty,) = set(penalties.values())
+        """Return the named maps to some dimensions of the vector; they share one factorisation."""
         mean_x, mean_y = self.sum_x / self.num, self.sum_y[numbers] / self.num
+        mean_square = max(float(np.trace(self.gram, dtype=np.float64)) / (self.num * self.num_lags), 1e-12)
         system = self.gram.astype(dtype)
         system -= np.outer(mean_x.astype(dtype), (self.num * mean_x).astype(dtype))
-        system.flat[:: len(system) + 1] += penalty * self._mean_square()
+        system.flat[:: len(system) + 1] += penalty * mean_square
         factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
-        rights = {name: self._right_side(name, penalty, dtype)[:, numbers] for name in penalties}
-        found = cho_solve(factor, np.concatenate(list(rights.values()), axis=1), overwrite_b=True, check_finite=False)
+        right = self.cross.astype(dtype)
+        right -= np.outer(self.sum_x.astype(dtype), (self.sum_y / self.num).astype(dtype))
         maps = {}
-        for name, coefficients in zip(rights, np.split(found, len(rights), axis=1), strict=True):
-            coefficients = np.ascontiguousarray(coefficients, np.float32)
+        for name in names:
+            if name == RIDGE_RESIDUAL:  # shrinking C towards P instead of 0 solves (G + p I) C = x y' + p P
+                prior = penalty * mean_square * np.repeat(self._lag_weights(), self.vector_dim)
+                right[np.arange(len(right)), np.arange(len(right)) % self.vector_dim] += prior.astype(dtype)
+            found = cho_solve(factor, right[:, numbers], check_finite=False)
+            coefficients = np.ascontiguousarray(found, np.float32)
             intercept = (mean_y - mean_x @ coefficients).astype(np.float32)
             maps[name] = AffineMap(coefficients=coefficients, intercept=intercept, penalty=penalty)
         return maps
 
-    def _right_side(self, name: str, penalty: float, dtype: type[np.floating]) -> NDArray[np.floating]:
-        """Shrinking the coefficients C towards P instead of 0 solves (G + p I) C = x y' + p P."""
-        right = self.cross.astype(dtype)
-        right -= np.outer(self.sum_x.astype(dtype), (self.sum_y / self.num).astype(dtype))
-        if name == RIDGE_RESIDUAL:
-            prior = penalty * self._mean_square() * np.repeat(self.lag_weights(), self.vector_dim)
-            right[np.arange(len(right)), np.arange(len(right)) % self.vector_dim] += prior.astype(dtype)
-        return right
-
-    def lag_weights(self) -> NDArray[np.float64]:
+    def _lag_weights(self) -> NDArray[np.float64]:
         """Return the least-squares weights of the sum over the context, oldest concept first, shape (L,)."""
         lags, width = self.num_lags, self.vector_dim
         products = np.einsum("idjd->ij", self.gram.reshape(lags, width, lags, width), dtype=np.float64)
         with_target = np.einsum("idd->i", self.cross.reshape(lags, width, width), dtype=np.float64)
         return np.linalg.lstsq(products, with_target, rcond=None)[0]
 
-    def _mean_square(self) -> float:
-        """Return the mean squared length of a context concept, the unit of the penalties."""
-        return max(float(np.trace(self.gram, dtype=np.float64)) / (self.num * self.num_lags), 1e-12)
 
-
-def _choose_penalties(
-    equations: _NormalEquations, vectors: NDArray[np.float32], held_out_rows: NDArray[np.int64]
-) -> dict[str, float]:
-    """Climb the penalties from a usual one to the best neighbour until none is better, for each map."""
+def _select_penalties(equations: _NormalEquations, vectors: Vectors, held_out_rows: Rows) -> dict[str, float]:
+    """Return the penalty of each map with the highest mean cosine on the rows held out."""
     numbers = slice(None, None, max(1, vectors.shape[1] // NUMBERS_CHOSEN_BY))
     targets = np.asarray(vectors[held_out_rows, numbers], np.float32)
     scores: dict[int, dict[str, float]] = {}
 
     def score(index: int, name: str) -> float:
-        if not 0 <= index < len(PENALTIES):
-            return -np.inf
         if index not in scores:
-            penalties = dict.fromkeys(FIRST_TRIED, PENALTIES[index])
-            maps = equations.solve(penalties, np.float32, numbers=numbers)
+            maps = equations.solve(tuple(FIRST_TRIED), PENALTIES[index], np.float32, numbers=numbers)
             scores[index] = {
                 each: float(cosines(found.predict(vectors, held_out_rows), targets).mean())
                 for each, found in maps.items()
             }
         return scores[index][name]
 
-    return {name: PENALTIES[_climb(lambda i, name=name: score(i, name), start)] for name, start in FIRST_TRIED.items()}
-
-
-def _climb(score: Callable[[int], float], start: int) -> int:
-    best = start
-    while True:
-        better = max((best - 1, best, best + 1), key=score)
-        if score(better) <= score(best):
-            return best
-        best = better
+    last = len(PENALTIES) - 1
+    return {
+        name: PENALTIES[best_step(lambda index, name=name: score(index, name), start=start, last=last)]
+        for name, start in FIRST_TRIED.items()
+    }

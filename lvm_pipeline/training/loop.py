@@ -24,8 +24,8 @@ from lvm_pipeline.architectures._contract import Architecture, ModelConfig, conf
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import raise_on_blocking
-from lvm_pipeline.measures.baselines import fit_context_mix
 from lvm_pipeline.measures.metrics import spread_of
+from lvm_pipeline.measures.weighted_means import fit_context_mix
 from lvm_pipeline.training.balance import objective_at_start, share_metrics
 from lvm_pipeline.training.batches import gather, group_runs, place_vectors
 from lvm_pipeline.training.checkpoint import Progress, TrainingState, copied_weights, load_state, save_state

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lvm_pipeline.measures import arithmetic
+from lvm_pipeline.measures import weighted_means
 from lvm_pipeline.measures.metrics import spread_of
 from lvm_pipeline.measures.retrieval import target_ranks
 from lvm_pipeline.measures.uncertainty import paired_gain
@@ -53,7 +53,7 @@ def test_a_broken_diagnostic_gives_itself_away(diagnostic, wrong, monkeypatch):
     assert [answer for answer in known_answers() if not answer.is_right()]
 
 
-as_it_is = arithmetic.decayed_means
+as_it_is = weighted_means.decayed_means
 
 
 def _one_rank_too_many(predictions, contexts, targets):

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.measures.arithmetic import article_mixes
-from lvm_pipeline.measures.baselines import ArticleMix
+from lvm_pipeline.measures.weighted_means import ArticleMix, article_mixes
+from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.training import loop
 from lvm_pipeline.training.batches import place_vectors
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
-from lvm_pipeline.training.predictions import predict_runs, unit
+from lvm_pipeline.training.predictions import predict_runs
 from lvm_pipeline.training.trained_model import load_trained_model, read_trained_model_info
 
 QUICK = {
@@ -60,7 +60,7 @@ def score_of(path, data, mode):
     model, _ = load_trained_model(path)
     runs = data.scored_runs("validation", mode=mode)
     predictions = predict_runs(model, place_vectors(data.vectors, "cpu"), runs)
-    return (unit(predictions) * data.vectors[runs.target_rows()]).sum(axis=1).mean()
+    return (unit_length(predictions) * data.vectors[runs.target_rows()]).sum(axis=1).mean()
 
 
 @pytest.mark.parametrize("mode", ["windows", "articles"])
@@ -78,7 +78,7 @@ def test_starts_at_the_arithmetic_fitted_on_train(data, tmp_path, mode):
     info = train(TrainingConfig(**{**QUICK, "mode": mode, "epochs": 1}), data, output_dir=tmp_path / "model").info
     runs = data.scored_runs("validation", mode=mode)
     first_rows = np.repeat(runs.first_rows, runs.num_targets)
-    mixes = unit(article_mixes(data.vectors, first_rows, runs.target_rows(), mix=ArticleMix(**info.arithmetic)))
+    mixes = unit_length(article_mixes(data.vectors, first_rows, runs.target_rows(), mix=ArticleMix(**info.arithmetic)))
     expected = (mixes * data.vectors[runs.target_rows()]).sum(axis=1).mean()
     assert info.history[0]["validation_cosine"] == pytest.approx(expected, abs=1e-5)
     assert info.start_score == info.history[0]["validation_cosine"]

@@ -3,16 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvm_pipeline.measures import arithmetic
-from lvm_pipeline.measures.arithmetic import (
+from lvm_pipeline.measures import weighted_means
+from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.weighted_means import (
     ArticleMix,
     article_mixes,
+    best_step,
     decayed_means,
-    fit_article_mix,
     fit_context_mix,
     fit_decay,
 )
-from lvm_pipeline.measures.metrics import cosines
 
 
 def contexts_of(lengths):
@@ -65,26 +65,27 @@ def test_fit_decay_finds_the_decay_that_made_the_targets(decay):
     assert fit_decay(vectors, targets - 5, targets) == pytest.approx(decay)
 
 
-def test_fit_article_mix_finds_what_made_the_articles():
+def test_fit_context_mix_finds_what_made_the_articles():
     rng = np.random.default_rng(2)
-    lengths = np.full(60, 12)
     vectors = rng.standard_normal((720, 8)).astype(np.float32)
-    for first in range(0, 720, 12):  # only the last concept of an article follows from those before it
+    firsts = np.arange(0, 720, 12)
+    for first in firsts:  # only the last concept of an article follows from those before it
         mean = vectors[first : first + 11].mean(axis=0)
         vectors[first + 11] = plain_mean(vectors, first, first + 11, 0.5) + 1.2 * mean
 
-    mix = fit_article_mix(vectors, np.arange(0, 720, 12), lengths, min_context_length=11)
+    mix = fit_context_mix(vectors, firsts, firsts + 11)
 
     assert (mix.decay, mix.article_weight) == (pytest.approx(0.5), pytest.approx(1.2))
 
 
-def test_fit_article_mix_covers_every_position_of_the_articles_given():
-    vectors = np.random.default_rng(3).standard_normal((50, 4)).astype(np.float32)
-    firsts, targets = contexts_of(np.array([20, 1, 29]))
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.data())
+def test_a_search_ends_where_no_neighbour_is_higher(heights, data):
+    start = data.draw(st.integers(0, len(heights) - 1))
 
-    by_articles = fit_article_mix(vectors, np.array([0, 20, 21]), np.array([20, 1, 29]))
+    found = best_step(heights.__getitem__, start=start, last=len(heights) - 1)
 
-    assert by_articles == fit_context_mix(vectors, firsts, targets)
+    neighbours = heights[max(0, found - 1) : found + 2]
+    assert heights[found] == max(neighbours) >= heights[start]
 
 
 def test_the_fit_scores_higher_than_its_neighbours():
@@ -103,7 +104,7 @@ def test_many_targets_are_thinned_and_give_nearly_the_same_fit(monkeypatch):
     vectors = np.cumsum(np.random.default_rng(5).standard_normal((2000, 6)), axis=0).astype(np.float32)
     targets = np.arange(5, 2000)
     full = fit_decay(vectors, targets - 5, targets)
-    monkeypatch.setattr(arithmetic, "MAX_FITTED_TARGETS", 500)
+    monkeypatch.setattr(weighted_means, "MAX_FITTED_TARGETS", 500)
 
     assert fit_decay(vectors, targets - 5, targets) == pytest.approx(full, abs=0.11)
 
