@@ -36,9 +36,10 @@ class TheirMixers(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
         """Mix along the context."""
-        return self.model(inputs_embeds=states, use_cache=False).last_hidden_state
+        mixed = self.model(inputs_embeds=states, use_cache=False).last_hidden_state
+        return mixed if at is None else mixed[at]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.training.batches import Batch
 from lvm_pipeline.training.config import TrainingConfig
-from lvm_pipeline.training.objectives import objective_named
+from lvm_pipeline.training.objectives import objective_named, training_loss
 from lvm_pipeline.training.optimiser import make_optimiser
 
 CONTEXT_LENGTH = 5
@@ -28,24 +29,29 @@ class Step(nn.Module):
         with torch.inference_mode():
             self.state = model.prefill(given.to(device))[1]
 
-    def forward(self, contexts: Tensor) -> Tensor:
-        """Read the last concept of (1, T, D) and predict, (1, 1, D)."""
-        return self.model.step(contexts[:, -1], self.state)[0][:, None]
+    def forward(self, contexts: Tensor, condition: None = None, at: Tensor | None = None) -> Tensor:
+        """Read the last concept of (1, T, D) and predict, (1, D)."""
+        return self.model.step(contexts[:, -1], self.state)[0]
 
 
-def optimiser_step(model: LatentVectorModel, config: TrainingConfig, batch: int, length: int) -> Callable[[], None]:
-    """Return what makes one optimiser step on the same random batch."""
+def optimiser_step(
+    model: LatentVectorModel, config: TrainingConfig, batch: int, length: int, *, compiled: nn.Module | None = None
+) -> Callable[[], None]:
+    """Return a function that makes one optimiser step on the same random batch, through the compiled model if given."""
+    trained = compiled or model
     device = torch.device(config.device)
     vectors = random_vectors(batch, length + 1, model.config.vector_dim).to(device)
     is_target = torch.zeros(batch, length, dtype=torch.bool, device=device)
     is_target[:, -1 if length == CONTEXT_LENGTH else 0 :] = True
+    rows = torch.arange(1, batch * (length + 1) + 1, device=device).view(batch, -1)[:, :-1]
+    made = Batch(contexts=vectors[:, :-1], targets=vectors[:, 1:], is_target=is_target, rows=rows)
     optimiser, objective = make_optimiser(model, config), objective_named(config.objective)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
         with autocast:
-            loss = model.loss(vectors[:, :-1], vectors[:, 1:], is_target, objective=objective)
+            loss = training_loss(trained, made, objective)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimiser.step()

@@ -157,7 +157,7 @@ class QuickStartLstm(nn.Module):
 def peer_rate(data: TrainingData) -> float:
     """Run the plain loop for some steps and return targets per second."""
     torch.manual_seed(0)
-    runs = data.window_runs("train")
+    runs = data.window_spans("train")
     rows = torch.from_numpy(runs.first_rows[:, None] + np.arange(CONTEXT_LENGTH + 1))
     vectors = torch.from_numpy(data.vectors)
     windows = TensorDataset(vectors[rows[:, :-1]], vectors[rows[:, -1]])

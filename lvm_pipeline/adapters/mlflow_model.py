@@ -6,6 +6,7 @@ this package is installed.
 
 import json
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_pipeline.errors import LvmError
+
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
-    from torch import nn
+
+    from lvm_pipeline.architectures._contract import LatentVectorModel
 
 DATA = "trained_model"  # folder inside the MLflow model that holds ours
 
@@ -23,17 +27,38 @@ DATA = "trained_model"  # folder inside the MLflow model that holds ours
 class Predictor:
     """Predicts the next concept's vector from context vectors."""
 
-    def __init__(self, model: "nn.Module"):
+    def __init__(self, model: "LatentVectorModel"):
         """Wrap a model; its weights stay where they are."""
         self.model = model.eval()
 
-    def predict(self, contexts: NDArray[np.float32], params: dict[str, Any] | None = None) -> NDArray[np.float32]:
-        """Return the prediction after each context: (B, T, D) to (B, D); `params` is MLflow's and unused."""
+    def predict(
+        self, inputs: "NDArray[np.float32] | Mapping[str, NDArray[np.float32]]", params: dict[str, Any] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the prediction after each context.
+
+        Args:
+            inputs: Contexts (B, T, D); for a model with a condition, `contexts` and their `condition` (B, T, C).
+            params: MLflow's; unused.
+
+        Returns:
+            Predictions (B, D).
+
+        Raises:
+            LvmError: If the model needs a condition and there is none of its width.
+        """
         import torch
 
+        from lvm_pipeline.architectures._contract import at_last_position
+
+        named = inputs if isinstance(inputs, Mapping) else {"contexts": inputs}
+        contexts, condition = (
+            torch.as_tensor(np.asarray(named[name], dtype=np.float32)) if name in named else None
+            for name in ("contexts", "condition")
+        )
+        if contexts is None:
+            raise LvmError(f"The input has no field contexts; it has {', '.join(named)}.")
         with torch.inference_mode():
-            predictions = self.model(torch.as_tensor(np.asarray(contexts, dtype=np.float32)))
-        return predictions[:, -1].float().numpy()
+            return self.model(contexts, condition, at_last_position(contexts)).float().numpy()
 
 
 def _load_pyfunc(path: str) -> Predictor:
@@ -43,14 +68,19 @@ def _load_pyfunc(path: str) -> Predictor:
     return Predictor(model)
 
 
-def model_signature(vector_dim: int) -> "ModelSignature":
-    """Return the shapes of a model: contexts (B, T, D) to predictions (B, D), float32."""
+def model_signature(vector_dim: int, condition_dim: int = 0) -> "ModelSignature":
+    """Return the shapes of a model: contexts (B, T, D), and condition (B, T, C), to predictions (B, D), float32."""
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, Schema, TensorSpec
 
     number = np.dtype("float32")
+    inputs: list[ColSpec | TensorSpec] = [
+        TensorSpec(number, (-1, -1, vector_dim), name="contexts" if condition_dim else None)
+    ]
+    if condition_dim:
+        inputs.append(TensorSpec(number, (-1, -1, condition_dim), name="condition"))
     return ModelSignature(
-        inputs=Schema([TensorSpec(number, (-1, -1, vector_dim), name=None)]),
+        inputs=Schema(inputs),
         outputs=Schema([TensorSpec(number, (-1, vector_dim), name=None)]),
     )
 
@@ -66,7 +96,7 @@ def write_description(folder: Path, *, model_dir: Path, model_id: str, run_id: s
         artifact_path=None,
         run_id=run_id,
         model_id=model_id,
-        signature=model_signature(vector_dim_of(model_dir)),
+        signature=model_signature(*widths_of(model_dir)),
         model_size_bytes=sum(file.stat().st_size for file in model_dir.rglob("*") if file.is_file()),
     )
     python_version = platform.python_version()
@@ -84,6 +114,7 @@ def write_description(folder: Path, *, model_dir: Path, model_id: str, run_id: s
     (folder / "python_env.yaml").write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")  # JSON is YAML
 
 
-def vector_dim_of(model_dir: Path) -> int:
-    """Return the vector width that a trained model was built for."""
-    return int(json.loads((model_dir / "trained_model.json").read_text(encoding="utf-8"))["config"]["vector_dim"])
+def widths_of(model_dir: Path) -> tuple[int, int]:
+    """Return the widths of vectors and condition that a trained model was built for."""
+    config = json.loads((model_dir / "trained_model.json").read_text(encoding="utf-8"))["config"]
+    return int(config["vector_dim"]), int(config.get("condition_dim", 0))

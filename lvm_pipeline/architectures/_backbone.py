@@ -16,19 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig, Objective
+from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig
 from lvm_pipeline.architectures._dropout import Dropout
 from lvm_pipeline.architectures._normaliser import RobustNormaliser
 from lvm_pipeline.architectures._residual_head import ResidualHead
 from lvm_pipeline.errors import LvmError
-
-
-class Mixers(Protocol):
-    """Blocks with their norms: states (B, T, H) -> states (B, T, H)."""
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
-        ...
 
 
 @runtime_checkable
@@ -36,29 +28,7 @@ class RecurrentMixers(Protocol):
     """Mixers that can also continue from a state."""
 
     def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Mix states (B, T, H) that follow on `state` (nothing at the start); return the state after them."""
-        ...
-
-
-@runtime_checkable
-class SkippingMixers(Protocol):
-    """Mixers that can leave out what lies behind a context's last target."""
-
-    def up_to(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """Mix states (B, T, H), each context up to its length (B,); behind it the result is finite, no more."""
-        ...
-
-
-@runtime_checkable
-class MixersInTwoParts(Protocol):
-    """Mixers whose last part works on each position alone; they are `finish(mix(states))`."""
-
-    def mix(self, states: Tensor) -> Tensor:
-        """Run the first part on states (B, T, H)."""
-        ...
-
-    def finish(self, states: Tensor) -> Tensor:
-        """Run the last part on states of any positions, (..., H)."""
+        """Mix states (B, T, H) that follow on `state` (None at the start); return the state after them."""
         ...
 
 
@@ -74,7 +44,15 @@ class Backbone(LatentVectorModel):
         is_causal: bool = True,
         normaliser: RobustNormaliser | None = None,
     ):
-        """Wrap an architecture's mixers, which work at width `config.hidden_dim`."""
+        """Wrap an architecture's mixers.
+
+        Args:
+            config: Of the model.
+            mixers: Called with states (B, T, H) and `at`; returns states (B, T, H), or (n, H) where `at` is True.
+            max_context: Longest context, None for any.
+            is_causal: Whether a prediction depends only on earlier positions.
+            normaliser: Applied to what the mixers read and undone on their correction.
+        """
         super().__init__(config)
         self.normaliser = normaliser
         self.max_context = max_context
@@ -99,35 +77,9 @@ class Backbone(LatentVectorModel):
             self.modulation.weight.zero_()
             self.modulation.bias.zero_()
 
-    def forward(self, contexts: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Predict the next vector after every position, (B, T, D) -> (B, T, D)."""
-        return self.predict_from(contexts, self.mixers(self.states_of(contexts, condition)))
-
-    def loss(
-        self,
-        contexts: Tensor,
-        targets: Tensor,
-        is_target: Tensor,
-        *,
-        objective: Objective,
-        condition: Tensor | None = None,
-    ) -> Tensor:
-        """Return the objective of the predictions that have a target; nothing is predicted at other positions."""
-        states = self.states_of(contexts, condition)
-        if isinstance(self.mixers, SkippingMixers):
-            last_targets = is_target * torch.arange(1, is_target.shape[1] + 1, device=is_target.device)
-            chosen = self.mixers.up_to(states, last_targets.amax(1))[is_target]
-        elif isinstance(self.mixers, MixersInTwoParts):
-            chosen = self.mixers.finish(self.mixers.mix(states)[is_target])
-        else:
-            chosen = self.mixers(states)[is_target]
-        chosen = self.dropout(chosen)
-        predictions = self._correction_from(chosen)
-        if self.residual_head is not None:
-            predictions = self.residual_head.at(contexts, chosen, is_target) + predictions
-        wanted = targets[is_target]
-        everywhere = is_target.new_ones(1, len(wanted))
-        return objective(self._finish(predictions)[None], wanted[None], everywhere)
+    def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """Predict the next vector after each position; see the contract."""
+        return self.predict_from(contexts, self.mixers(self.states_of(contexts, condition), at), at)
 
     def prefill(self, contexts: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
         """Predict for contexts that continue from `state`; see the contract."""
@@ -157,17 +109,22 @@ class Backbone(LatentVectorModel):
         states = self.dropout(self.enter(contexts if self.normaliser is None else self.normaliser(contexts)))
         if self.modulation is None:
             return states
-        if condition is None:
-            raise LvmError(f"This model needs a condition of width {self.config.condition_dim} beside every concept.")
+        wanted = (*contexts.shape[:2], self.config.condition_dim)
+        if condition is None or condition.shape != wanted:
+            found = "none" if condition is None else tuple(condition.shape)
+            raise LvmError(
+                f"This model reads a condition of width {self.config.condition_dim} for every concept: expected shape "
+                f"{wanted}, got {found}; pass the concepts' TMD vectors."
+            )
         scale, shift = self.modulation(condition).chunk(2, dim=-1)
         return states * (1 + scale) + shift
 
-    def predict_from(self, contexts: Tensor, states: Tensor) -> Tensor:
-        """Turn the mixers' states (B, T, H) into predictions (B, T, D)."""
+    def predict_from(self, contexts: Tensor, states: Tensor, at: Tensor | None = None) -> Tensor:
+        """Turn the mixers' states at all positions, (B, T, H), or at some, (n, H), into predictions."""
         states = self.dropout(states)
         prediction = self._correction_from(states)
         if self.residual_head is not None:
-            prediction = self.residual_head(contexts, states) + prediction
+            prediction = self.residual_head(contexts, states, at) + prediction
         return self._finish(prediction)
 
     def _correction_from(self, states: Tensor) -> Tensor:

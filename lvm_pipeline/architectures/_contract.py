@@ -10,7 +10,7 @@ scanning the folder (`_registry`).
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,13 @@ REQUIRED_PRESETS = ("smoke", "small", "full")
 
 __all__ = [
     "Architecture",
+    "DenoisingOutput",
     "LatentVectorModel",
     "ModelConfig",
-    "Objective",
     "OptimiserSetting",
     "Preset",
     "TrainingDefaults",
+    "at_last_position",
     "config_with",
     "count_parameters",
     "declared_settings",
@@ -65,12 +66,15 @@ class LatentVectorModel(nn.Module, ABC):
     Subclasses implement `forward`. A module anywhere inside may declare `optimiser_settings` for its
     own direct parameters, by name. `is_recurrent` says that `prefill` and `step` carry a state.
     `max_context` is the longest context that `forward` reads, None for any; it refuses longer ones.
+    A model that `learns_by_denoising` has a fourth argument of `forward`, the `targets` (B, T, D), and returns a
+    `DenoisingOutput` when they are given.
     `is_causal` is as the architecture declares; where it is False, what follows a context in a batch of
     longer ones changes its predictions, so such contexts are not padded.
     """
 
     is_recurrent: bool = False
     is_causal: bool = True
+    learns_by_denoising: bool = False
     max_context: int | None = None
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {}
 
@@ -80,37 +84,18 @@ class LatentVectorModel(nn.Module, ABC):
         self.config = config
 
     @abstractmethod
-    def forward(self, contexts: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Predict the next vector after every position.
+    def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """Predict the next vector after some or all positions; training, scoring and serving all call this.
 
         Args:
             contexts: Concept vectors in reading order, (B, T, D).
-            condition: A vector beside each concept, (B, T, C), where the config has a condition.
+            condition: A vector for each concept, (B, T, C), if the config has a condition.
+            at: Positions to predict at, bool (B, T); None: all. Work that only other positions need is skipped.
 
         Returns:
-            Predictions (B, T, D); the one at position t is for the concept after it and, in a causal
-            architecture, depends on inputs up to t alone.
+            Predictions (B, T, D), or (n, D) in row-major order of `at`. The prediction at position t is for the
+            concept after it and, in a causal architecture, depends only on inputs up to t.
         """
-
-    def loss(
-        self,
-        contexts: Tensor,
-        targets: Tensor,
-        is_target: Tensor,
-        *,
-        objective: "Objective",
-        condition: Tensor | None = None,
-    ) -> Tensor:
-        """Return what training minimises, a scalar; an architecture with a loss of its own overrides this.
-
-        Args:
-            contexts: (B, T, D).
-            targets: The vector after each position, (B, T, D).
-            is_target: Which positions count, bool (B, T).
-            objective: The loss of predictions (B, T, D) against targets where `is_target`.
-            condition: (B, T, C) or nothing.
-        """
-        return objective(self(contexts, condition), targets, is_target)
 
     def fit(self, train_vectors: Tensor) -> None:
         """Set what is estimated and not learned (a normaliser) from vectors of train articles, (N, D)."""
@@ -142,7 +127,14 @@ class LatentVectorModel(nn.Module, ABC):
         return predictions[:, 0], state
 
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+class DenoisingOutput(NamedTuple):
+    """What the forward pass returns in training for a model that learns by denoising its targets.
+
+    A named tuple, because the hooks of DDP and FSDP look for tensors in tuples.
+    """
+
+    draws: Tensor  # denoised targets, (draws, n, D)
+    loss: Tensor  # the model's own loss, a scalar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +197,13 @@ class Architecture:
         if name not in self.presets:
             raise LvmError(f"{self.name} has no preset {name!r}; it has {', '.join(self.presets)}.")
         return self.presets[name]
+
+
+def at_last_position(contexts: Tensor) -> Tensor:
+    """Return the mask for `forward` that asks for one prediction per context (B, T, ...): the one after its end."""
+    at = torch.zeros(contexts.shape[:2], dtype=torch.bool, device=contexts.device)
+    at[:, -1] = True
+    return at
 
 
 def count_parameters(model: nn.Module) -> int:

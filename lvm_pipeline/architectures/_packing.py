@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 
 
+def needed_lengths(at: Tensor) -> Tensor:
+    """Return how many positions of each context are needed, (B,), at least one, to know those where `at` (B, T)."""
+    return (at * torch.arange(1, at.shape[1] + 1, device=at.device)).amax(1).clamp(min=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Packing:
     """Where the packed positions lie in a batch.

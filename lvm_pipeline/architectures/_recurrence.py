@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._dropout import dropout
-from lvm_pipeline.architectures._packing import Packing
+from lvm_pipeline.architectures._packing import Packing, needed_lengths
 from lvm_pipeline.architectures._products import repeated_product
 
 Layer = Callable[..., Tensor]
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-def pays(states: Tensor) -> bool:
-    """Whether to use these layers: in training on a CPU."""
+def trains_on_cpu(states: Tensor) -> bool:
+    """Whether to use these layers rather than torch's: in training on a CPU."""
     return states.device.type == "cpu" and torch.is_grad_enabled()
 
 
@@ -34,7 +34,7 @@ def run_layers(
     states: Tensor,
     layer: Layer,
     *,
-    lengths: Tensor | None = None,
+    at: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Run all layers of a torch module by one of the functions below.
@@ -43,21 +43,22 @@ def run_layers(
         layers: Holds the weights, and says how much is dropped out between layers.
         states: (B, T, I).
         layer: `lstm_layer` or `gru_layer`.
-        lengths: Positions of each context that are needed, (B,); nothing for all.
+        at: Positions whose outputs are needed, bool (B, T); None: all. Later positions of a context are skipped.
         dtype: Type of the products; nothing for autocast's where that is on, else that of the states.
 
     Returns:
-        The last layer's outputs, (B, T, H); zeros beyond a context's length.
+        The last layer's outputs, (B, T, H), or (n, H) where `at` is True.
     """
     if dtype is None:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
-    packing = Packing.of(states.shape[0], states.shape[1], lengths)
+    packing = Packing.of(states.shape[0], states.shape[1], None if at is None else needed_lengths(at))
     packed = packing.pack(states.to(dtype))
     for number in range(layers.num_layers):
         if number:
             packed = dropout(packed, layers.dropout, training=layers.training)
         packed = layer(packed, packing.sizes, *(getattr(layers, f"{name}_l{number}").to(dtype) for name in NAMES))
-    return packing.unpack(packed)
+    outputs = packing.unpack(packed)
+    return outputs if at is None else outputs[at]
 
 
 def lstm_layer(

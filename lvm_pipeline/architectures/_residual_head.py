@@ -67,18 +67,24 @@ class ResidualHead(nn.Module):
         self.decay.fill_(decay)
         self.article_weight.fill_(article_weight)
 
-    def forward(self, contexts: Tensor, states: Tensor) -> Tensor:
-        """Return the arithmetic of contexts (B, T, D) where the mixers' states are (B, T, H), float32 or wider."""
-        with torch.autocast(contexts.device.type, enabled=False):
-            return self._weighted(_at_least_float32(contexts), self._weights(_at_least_float32(states)))
+    def forward(self, contexts: Tensor, states: Tensor, at: Tensor | None = None) -> Tensor:
+        """Return the weighted mean of the context at each position, float32 or wider.
 
-    def at(self, contexts: Tensor, states: Tensor, is_chosen: Tensor) -> Tensor:
-        """Return the arithmetic at the chosen positions (B, T) alone, (n, D), of their states (n, H)."""
+        Args:
+            contexts: (B, T, D).
+            states: Of the mixers: (B, T, H), or (n, H) where `at` is True.
+            at: Positions to predict at, bool (B, T); None: all.
+
+        Returns:
+            (B, T, D) or (n, D).
+        """
         with torch.autocast(contexts.device.type, enabled=False):
-            weights_nK = self._weights(_at_least_float32(states))
-            weights_BTK = weights_nK.new_zeros(*is_chosen.shape, weights_nK.shape[-1])
-            weights_BTK[is_chosen] = weights_nK
-            return self._weighted(_at_least_float32(contexts), weights_BTK)[is_chosen]
+            weights = self._weights(_at_least_float32(states))
+            if at is None:
+                return self._weighted(_at_least_float32(contexts), weights)
+            weights_BTK = weights.new_zeros(*at.shape, weights.shape[-1])
+            weights_BTK[at] = weights
+            return self._weighted(_at_least_float32(contexts), weights_BTK)[at]
 
     def _weighted(self, contexts: Tensor, weights_BTK: Tensor) -> Tensor:
         """Add up the contexts (B, T, D) as the scales' weights at each position say, (B, T, D)."""

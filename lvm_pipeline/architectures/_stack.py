@@ -41,8 +41,8 @@ class Residual(nn.Module):
 class ResidualStack(nn.Module):
     """Layers, then a last norm.
 
-    In two parts, so that the second can be spared where nothing is predicted: in training on windows that is at all
-    positions of a context but the last.
+    The layers after the last one that mixes along the context run only at the requested positions: in training on
+    windows that is one position of each context.
     """
 
     def __init__(self, layers: Iterable[Residual], norm: nn.Module):
@@ -51,20 +51,14 @@ class ResidualStack(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
-        return self.finish(self.mix(states))
-
-    def mix(self, states: Tensor) -> Tensor:
-        """Run the layers up to the last that mixes along the context."""
+    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
+        """Mix states (B, T, H); return them, or (n, H) at the positions where `at` (B, T) is True."""
         states = at_least_float32(states)
-        for layer in self._parts()[0]:
+        mixing, on_each_position = self._parts()
+        for layer in mixing:
             states = layer(states)
-        return states
-
-    def finish(self, states: Tensor) -> Tensor:
-        """Run what is left, which works on each position alone, so that any positions will do: (..., H)."""
-        for layer in self._parts()[1]:
+        states = states if at is None else states[at]
+        for layer in on_each_position:
             states = layer(states)
         return self.norm(states)
 

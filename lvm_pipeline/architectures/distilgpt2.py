@@ -73,9 +73,9 @@ class Gpt2Mixers(RecurrentStack):
                 )
                 nn.init.zeros_(module.bias)
 
-    def mix(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
-        return super().mix(self.placed(states, 0))
+    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
+        """Add the positions, then mix."""
+        return super().forward(self.placed(states, 0), at)
 
     def prefill(self, states: Tensor, state: Gpt2State | None) -> tuple[Tensor, Gpt2State]:
         """Mix what follows on `state`."""

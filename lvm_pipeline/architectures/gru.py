@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
-from lvm_pipeline.architectures._recurrence import gru_layer, pays, run_layers
+from lvm_pipeline.architectures._recurrence import gru_layer, run_layers, trains_on_cpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +38,12 @@ class GruLayers(nn.Module):
         between = config.dropout if config.num_layers > 1 else 0.0
         self.layers = nn.GRU(config.hidden_dim, config.hidden_dim, config.num_layers, batch_first=True, dropout=between)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
-        return self.up_to(states, None)
-
-    def up_to(self, states: Tensor, lengths: Tensor | None) -> Tensor:
-        """Mix along the context, each up to its length (B,) where that saves time."""
-        if pays(states):
-            return run_layers(self.layers, states, gru_layer, lengths=lengths)
-        return self.layers(states)[0]
+    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
+        """Mix states (B, T, H); return them, or (n, H) at the positions where `at` (B, T) is True."""
+        if trains_on_cpu(states):
+            return run_layers(self.layers, states, gru_layer, at=at)
+        mixed = self.layers(states)[0]
+        return mixed if at is None else mixed[at]
 
     def prefill(self, states: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mix what follows on `state`."""

@@ -48,7 +48,7 @@ from torch import Tensor
 
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._config import option
-from lvm_pipeline.architectures._contract import Architecture, Objective, Preset
+from lvm_pipeline.architectures._contract import Architecture, DenoisingOutput, Preset
 from lvm_pipeline.architectures._denoiser import Denoiser, Memory, context_free, reference_denoiser, repeated
 from lvm_pipeline.architectures._diffusion import SCHEDULES, NoiseSchedule, guided, sampling_steps
 from lvm_pipeline.architectures._lcm_decoder import DecoderConfig, decoder, reference_decoder
@@ -93,6 +93,7 @@ class TwoTowerConfig(DecoderConfig):
 class TwoTowerLcm(Backbone):
     """Encoder, denoiser, sampler."""
 
+    learns_by_denoising = True
     noise: Tensor
 
     def __init__(self, config: TwoTowerConfig):
@@ -112,9 +113,18 @@ class TwoTowerLcm(Backbone):
         assert self.normaliser is not None
         return self.normaliser
 
-    def forward(self, contexts: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Sample the next vector after every position from the noise of the model, (B, T, D) -> (B, T, D)."""
-        return self.sample(contexts, self.noise.expand(contexts.shape), condition)
+    def forward(
+        self,
+        contexts: Tensor,
+        condition: Tensor | None = None,
+        at: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> Any:
+        """Sample predictions from the model's noise, or denoise `targets` (B, T, D) if given; see the contract."""
+        if targets is not None:
+            return self._denoise_targets(contexts, condition, at, targets)
+        predictions = self.sample(contexts, self.noise.expand(contexts.shape), condition)
+        return predictions if at is None else predictions[at]
 
     def sample(self, contexts: Tensor, noise: Tensor, condition: Tensor | None = None) -> Tensor:
         """Sample the next vector after every position of contexts (B, T, D) from noise (B, T, D)."""
@@ -141,28 +151,22 @@ class TwoTowerLcm(Backbone):
             return torch.zeros_like(at_least_float32(contexts))
         return self.space(self.residual_head(contexts, encoded))
 
-    def loss(
-        self,
-        contexts: Tensor,
-        targets: Tensor,
-        is_target: Tensor,
-        *,
-        objective: Objective,
-        condition: Tensor | None = None,
-    ) -> Tensor:
-        """Denoise the targets from steps drawn at random; see the contract."""
+    def _denoise_targets(
+        self, contexts: Tensor, condition: Tensor | None, at: Tensor | None, targets: Tensor
+    ) -> DenoisingOutput:
+        """Denoise the targets from steps drawn at random."""
         encoded = self.mixers(self.states_of(contexts, condition))
         num_draws = self.sampling.draws_per_target
         start = self.start_from(contexts, encoded).repeat(num_draws, 1, 1)
         memory = repeated(self.denoiser.read(encoded), num_draws)
+        is_target = torch.ones(contexts.shape[:2], dtype=torch.bool, device=contexts.device) if at is None else at
         wanted, counts = self.space(targets).repeat(num_draws, 1, 1), is_target.repeat(num_draws, 1)
         steps = torch.randint(self.sampling.num_train_steps, counts.shape, device=targets.device)
         noisy = self.schedule.add_noise(wanted, torch.randn_like(wanted), steps)
         is_without = torch.rand(counts.shape, device=targets.device) < self.sampling.guidance_dropout
         clean = self._denoised(noisy, steps, start, memory, is_without)
         error = (clean - wanted)[counts].square().sum() / wanted[counts].square().sum()
-        draws = self.vectors_from(clean).chunk(num_draws)
-        return error + torch.stack([objective(draw, targets, is_target) for draw in draws]).mean()
+        return DenoisingOutput(self.vectors_from(clean)[counts].unflatten(0, (num_draws, -1)), error)
 
     def _denoised(
         self, noisy: Tensor, steps: Tensor, start: Tensor, memory: Memory, is_without: Tensor | None = None

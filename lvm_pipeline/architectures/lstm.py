@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset, TrainingDefaults
-from lvm_pipeline.architectures._recurrence import lstm_layer, pays, run_layers
+from lvm_pipeline.architectures._recurrence import lstm_layer, run_layers, trains_on_cpu
 
 LstmState = tuple[Tensor, Tensor]
 
@@ -41,15 +41,12 @@ class LstmLayers(nn.Module):
             config.hidden_dim, config.hidden_dim, config.num_layers, batch_first=True, dropout=between
         )
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
-        return self.up_to(states, None)
-
-    def up_to(self, states: Tensor, lengths: Tensor | None) -> Tensor:
-        """Mix along the context, each up to its length (B,) where that saves time."""
-        if pays(states):
-            return run_layers(self.layers, states, lstm_layer, lengths=lengths)
-        return self.layers(states)[0]
+    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
+        """Mix states (B, T, H); return them, or (n, H) at the positions where `at` (B, T) is True."""
+        if trains_on_cpu(states):
+            return run_layers(self.layers, states, lstm_layer, at=at)
+        mixed = self.layers(states)[0]
+        return mixed if at is None else mixed[at]
 
     def prefill(self, states: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState]:
         """Mix what follows on `state`."""

@@ -127,11 +127,11 @@ class PerformerMixers(RecurrentStack):
         self.redraw_steps = config.redraw_steps
         self.num_steps = 0
 
-    def mix(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
         """Mix along the context; in training, a step."""
         if self.training:
             self._count_step()
-        return super().mix(states)
+        return super().forward(states, at)
 
     def _count_step(self) -> None:
         self.num_steps += 1

@@ -247,20 +247,23 @@ class RwkvMixers(nn.Module):
         self.blocks = nn.ModuleList(RwkvBlock(config, layer) for layer in range(config.num_layers))
         self.norm = LayerNorm(config.hidden_dim)
 
-    def forward(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
-        return self._mix(states, [None] * len(self.blocks), returns_state=False)[0]
+    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
+        """Mix states (B, T, H); return them, or (n, H) at the positions where `at` (B, T) is True."""
+        mixed, _ = self._mix(states, [None] * len(self.blocks), returns_state=False)
+        return self.norm(mixed if at is None else mixed[at])
 
     def prefill(self, states: Tensor, state: list[Any] | None) -> tuple[Tensor, list[Any]]:
         """Mix what follows on `state`, one entry a block."""
-        return self._mix(states, [None] * len(self.blocks) if state is None else state, returns_state=True)
+        block_states = [None] * len(self.blocks) if state is None else state
+        mixed, after = self._mix(states, block_states, returns_state=True)
+        return self.norm(mixed), after
 
     def _mix(self, states: Tensor, block_states: list[Any], *, returns_state: bool) -> tuple[Tensor, list[Any]]:
         states, first_values, after = self.first_norm(states), None, []
         for block, state in zip(self.blocks, block_states, strict=True):
             states, first_values, state = block(states, first_values, state, returns_state=returns_state)
             after.append(state)
-        return self.norm(states), after
+        return states, after
 
 
 def build(config: RwkvConfig) -> Backbone:

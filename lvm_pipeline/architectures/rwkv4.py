@@ -147,9 +147,9 @@ class Rwkv4Mixers(RecurrentStack):
         super().__init__(layers, LayerNorm(config.hidden_dim))
         self.first_norm = LayerNorm(config.hidden_dim)
 
-    def mix(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
-        return super().mix(self.first_norm(states))
+    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
+        """Normalise, then mix."""
+        return super().forward(self.first_norm(states), at)
 
     def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Mix what follows on `state`."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.architectures._contract import LatentVectorModel, at_last_position
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.targets import Targets
 from lvm_pipeline.measures.uncertainty import Interval, paired_gain
@@ -41,7 +41,14 @@ class Controls:
     wrong_context: Control | None
 
 
-def control_scores(model: LatentVectorModel, targets: Targets, *, device: str, seed: int = 0) -> Controls:
+def control_scores(
+    model: LatentVectorModel,
+    targets: Targets,
+    *,
+    device: str,
+    condition: NDArray[np.float32] | None = None,
+    seed: int = 0,
+) -> Controls:
     """Score the model with its own context, the same concepts shuffled, and the context of another article."""
     rng = np.random.default_rng(seed)
     context_length = usual_context_length(model, targets)
@@ -54,7 +61,7 @@ def control_scores(model: LatentVectorModel, targets: Targets, *, device: str, s
     wanted = np.asarray(targets.vectors[rows], np.float32)
 
     def cosine_with(context_rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return cosines(_predictions(model, targets.vectors, context_rows, device), wanted)
+        return cosines(_predictions(model, targets.vectors, context_rows, device, condition), wanted)
 
     own_cosines = cosine_with(own_rows)
 
@@ -102,11 +109,17 @@ def _of_other_articles(
 
 @torch.inference_mode()
 def _predictions(
-    model: LatentVectorModel, vectors: NDArray[np.float32], context_rows: NDArray[np.int64], device: str
+    model: LatentVectorModel,
+    vectors: NDArray[np.float32],
+    context_rows: NDArray[np.int64],
+    device: str,
+    condition: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
     model.eval()
     found = []
     for start in range(0, len(context_rows), CONTEXTS_IN_A_BATCH):
-        contexts = np.asarray(vectors[context_rows[start : start + CONTEXTS_IN_A_BATCH]], np.float32)
-        found.append(model(torch.from_numpy(contexts).to(device))[:, -1].float().cpu().numpy())
+        rows = context_rows[start : start + CONTEXTS_IN_A_BATCH]
+        contexts = torch.from_numpy(np.asarray(vectors[rows], np.float32)).to(device)
+        beside = None if condition is None else torch.from_numpy(condition[rows]).to(device)
+        found.append(model(contexts, beside, at_last_position(contexts)).float().cpu().numpy())
     return np.concatenate(found)

@@ -151,7 +151,9 @@ def _scores_report(
         },
         best_baseline=best,
         latency_ms=_latency(scored, num_threads),
-        controls=control_scores(scored.model, scored.targets, seed=seed, device=scored.device),
+        controls=control_scores(
+            scored.model, scored.targets, condition=scored.condition, seed=seed, device=scored.device
+        ),
         spread=scored.scores.spread,
         training=_training(scored.info),
         articles=_articles(scored, baselines[best], concepts_path),
@@ -225,6 +227,7 @@ def _latency(scored: ScoredModel, num_threads: int | None) -> Latency:
         return latency_ms(
             scored.model,
             scored.data.vectors[target_row - length : target_row],
+            condition=None if scored.condition is None else scored.condition[target_row - length : target_row],
             device=scored.device,
             num_threads=num_threads or scored.info.training["num_threads"],
         )

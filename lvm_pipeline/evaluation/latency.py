@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.architectures._contract import LatentVectorModel, at_last_position
 
 NUM_WARM_UP = 10
 NUM_TIMED = 200
@@ -36,6 +37,7 @@ def latency_ms(
     model: LatentVectorModel,
     context: NDArray[np.float32],
     *,
+    condition: NDArray[np.float32] | None = None,
     device: str,
     num_threads: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -45,6 +47,7 @@ def latency_ms(
     Args:
         model: The model, on `device`.
         context: Shape (T, D).
+        condition: The condition of each concept, (T, C), for models that have one.
         device: Where the model is; copies of context and prediction to and from it are timed too.
         num_threads: PyTorch threads on a CPU; None leaves them as they are.
         clock: Returns seconds; `time.process_time`, with one thread, ignores other load on the machine.
@@ -54,14 +57,16 @@ def latency_ms(
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads or threads)
-    batch = torch.from_numpy(np.asarray(context, np.float32)[None])
+    inputs = [
+        None if each is None else torch.from_numpy(np.asarray(each, np.float32)[None]) for each in (context, condition)
+    ]
     seconds: list[float] = []
     try:
-        _predict(model, batch, device)  # the first call may compile and allocate
+        _predict(model, inputs, device)  # the first call may compile and allocate
         started = time.perf_counter()
         while len(seconds) < NUM_WARM_UP + NUM_TIMED:
             before = clock()
-            _predict(model, batch, device)
+            _predict(model, inputs, device)
             seconds.append(clock() - before)
             if time.perf_counter() - started > LONGEST_SECONDS and len(seconds) >= 2 * FEWEST_TIMED:
                 break
@@ -80,5 +85,7 @@ def latency_ms(
 
 
 @torch.inference_mode()
-def _predict(model: LatentVectorModel, batch: torch.Tensor, device: str) -> torch.Tensor:
-    return model(batch.to(device))[0, -1].float().cpu()
+def _predict(model: nn.Module, inputs: list[Tensor | None], device: str) -> Tensor:
+    contexts, condition = (None if each is None else each.to(device) for each in inputs)
+    assert contexts is not None
+    return model(contexts, condition, at_last_position(contexts))[0].float().cpu()

@@ -19,10 +19,10 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.scores import Scores, given_predictions, score_predictor
 from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
 from lvm_pipeline.sequences.schema import Split
-from lvm_pipeline.training.batches import place_vectors
+from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.config import find_device
 from lvm_pipeline.training.data import TrainingData
-from lvm_pipeline.training.predictions import predict_runs
+from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.trained_model import WEIGHTS_FILE, TrainedModelInfo, load_trained_model
 
 
@@ -69,6 +69,7 @@ class ScoredModel:
     scores: Scores = field(repr=False)
     split: Split
     device: str
+    condition: NDArray[np.float32] | None = field(default=None, repr=False)  # of every concept, (N, C)
 
     def row_scores(self) -> RowScores:
         """Return what the champion rule compares."""
@@ -133,11 +134,17 @@ def score_model(
     mode: Any = context_mode or info.mode
     _refuse_leaking_mode(info, mode)
     targets = targets_of(data, split=split, context_mode=mode)
+    condition = data.condition(model.config.condition_dim)
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads or info.training["num_threads"])
     try:
-        runs = data.scored_runs(split, mode=mode)
-        predictions = predict_runs(model, place_vectors(data.vectors, device), runs)
+        spans = data.scored_spans(split, mode=mode)
+        predictions = predict_spans(
+            model,
+            vectors_on_device(data.vectors, device),
+            spans,
+            condition=condition_on_device(condition, device),
+        )
     finally:
         torch.set_num_threads(threads)
     if not np.isfinite(predictions).all():
@@ -153,6 +160,7 @@ def score_model(
         scores=score_predictor(given_predictions(predictions, targets), targets, train_mean=train_mean),
         split=split,
         device=device,
+        condition=condition,
     )
 
 

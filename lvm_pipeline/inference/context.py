@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lvm_pipeline.architectures._contract import LatentVectorModel
-from lvm_pipeline.training.data import Runs
+from lvm_pipeline.architectures._contract import LatentVectorModel, at_last_position
+from lvm_pipeline.training.data import Spans
+
+Concept = tuple[Tensor, Tensor | None]  # a vector (D,) and a condition (C,)
 
 
 class ReadingModel:
-    """A model that is given one concept after the other; `num_read` counts those of the present article."""
+    """A model that reads one concept at a time; `num_read` counts those of the current article."""
 
     def __init__(self, model: LatentVectorModel, *, window: int | None):
         """Start an article.
@@ -42,11 +44,11 @@ class ReadingModel:
         """Forget what was read."""
         self.num_read = 0
         self._state: Any = None
-        self._context: list[Tensor] = []
+        self._context: list[Concept] = []
 
     @property
     def num_remembered(self) -> int:
-        """Concepts that the last prediction was made from."""
+        """Number of concepts that the last prediction was made from."""
         return len(self._context) if self._keeps_context else self.num_read
 
     @property
@@ -54,9 +56,20 @@ class ReadingModel:
         return not self.carries_state or self.longest is not None
 
     @torch.inference_mode()
-    def read(self, vector: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Read one more concept of the article (D,) and predict the next one, (D,)."""
-        concept = torch.from_numpy(vector).to(self.device)
+    def read(self, vector: NDArray[np.float32], condition: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Read the next concept of the article and predict the one after it.
+
+        Args:
+            vector: Of the concept, (D,).
+            condition: Of the concept, (C,), for models that have one.
+
+        Returns:
+            The predicted vector, (D,).
+        """
+        concept = (
+            torch.from_numpy(vector).to(self.device),
+            None if condition is None else torch.from_numpy(condition).to(self.device),
+        )
         self.num_read += 1
         if self._keeps_context:
             self._context.append(concept)
@@ -65,18 +78,28 @@ class ReadingModel:
             self._state = None
         return self._predict(concept).float().cpu().numpy()
 
-    def _predict(self, concept: Tensor) -> Tensor:
+    def _predict(self, concept: Concept) -> Tensor:
         if not self.carries_state:
-            return self.model(torch.stack(self._context)[None])[0, -1]
+            contexts, condition = _stacked(self._context)
+            return self.model(contexts, condition, at_last_position(contexts))[0]
         if self._state is None and self._context:
-            predictions, self._state = self.model.prefill(torch.stack(self._context)[None])
+            contexts, condition = _stacked(self._context)
+            predictions, self._state = self.model.prefill(contexts, condition=condition)
             return predictions[0, -1]
-        prediction, self._state = self.model.step(concept[None], self._state)
+        vector, beside = concept
+        prediction, self._state = self.model.step(vector[None], self._state, None if beside is None else beside[None])
         return prediction[0]
+
+
+def _stacked(concepts: list[Concept]) -> tuple[Tensor, Tensor | None]:
+    """Return the concepts as one context (1, T, D), and their conditions (1, T, C) if there are any."""
+    contexts = torch.stack([vector for vector, _ in concepts])[None]
+    conditions = [condition for _, condition in concepts if condition is not None]
+    return contexts, torch.stack(conditions)[None] if conditions else None
 
 
 def _window_read(window: int, max_context: int | None) -> int:
     """Return how many of a window's concepts a model with this longest context reads."""
     lengths = np.array([window])
-    runs = Runs(first_rows=np.zeros_like(lengths), lengths=lengths, first_targets=lengths - 1)
-    return int(runs.no_longer_than(max_context).lengths[0])
+    spans = Spans(first_rows=np.zeros_like(lengths), lengths=lengths, first_targets=lengths - 1)
+    return int(spans.no_longer_than(max_context).lengths[0])

@@ -94,7 +94,7 @@ class StreamPredictor:
                 yield self._prediction_after(concept)
 
     def _prediction_after(self, concept: GivenConcept) -> Prediction:
-        vector = self.reading.read(self._vector_of(concept))
+        vector = self.reading.read(self._vector_of(concept), self._condition_of(concept))
         return Prediction(
             article_id=concept.article_id,
             position=self.reading.num_read - 1,
@@ -102,6 +102,19 @@ class StreamPredictor:
             vector=vector,
             nearest=None if self._index is None else self._index.nearest(vector, self._num_nearest),
         )
+
+    def _condition_of(self, concept: GivenConcept) -> NDArray[np.float32] | None:
+        """Return the condition of a concept, (C,); None for a model without one, which ignores TMD vectors."""
+        width = self.config.condition_dim
+        if not width:
+            return None
+        if concept.tmd_dense is None:
+            raise LvmError(
+                f"{concept.place} has no tmd_dense; this model reads {width} TMD numbers with every concept, so add it."
+            )
+        if concept.tmd_dense.shape != (width,) or not np.isfinite(concept.tmd_dense).all():
+            raise LvmError(f"{concept.place}: tmd_dense must be {width} finite numbers, got {len(concept.tmd_dense)}.")
+        return concept.tmd_dense
 
     def _vector_of(self, concept: GivenConcept) -> NDArray[np.float32]:
         if concept.space_id is not None and concept.space_id != self.info.space_id:

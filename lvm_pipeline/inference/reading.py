@@ -1,14 +1,15 @@
 """Concepts as a person gives them to a trained model: lines of JSON or plain text, or Parquet, one after the other.
 
-A line that begins with `{` or `[` is JSON: an object with `vector` or else `text`, and `article_id` and `space_id`
-where it has them; or a bare list of numbers. Any other line is the text of one concept.
+A line that begins with `{` or `[` is JSON. It is an object with `vector` or else `text`, optionally `article_id` and
+`space_id`, and `tmd_dense` for a model with a condition; or a bare list of numbers. Any other line is the text of one
+concept.
 
 Shapes: D = vector width.
 """
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.parquet import declared_space, is_parquet, vectors_of_width
+from lvm_pipeline.training.data import CONDITION_DIM
 
 BATCH_ROWS = 1024
-COLUMNS = ("article_id", "position", "concept_text", "vector")
+COLUMNS = ("article_id", "position", "concept_text", "vector", "tmd_dense")
 
 ArticleId = str | int | None
 
@@ -35,6 +37,7 @@ class GivenConcept:
     space_id: str | None = None
     text: str | None = None
     vector: NDArray[np.float32] | None = None
+    tmd_dense: NDArray[np.float32] | None = None
 
 
 def read_file(path: Path) -> Iterator[GivenConcept]:
@@ -84,7 +87,8 @@ def _concept_of_line(line: str, *, place: str) -> GivenConcept:
         article_id=record.get("article_id"),
         space_id=record.get("space_id"),
         text=text if vector is None else None,
-        vector=None if vector is None else _vector(vector, place=place),
+        vector=None if vector is None else _numbers(vector, "vector", place=place),
+        tmd_dense=_tmd_of(record, place=place),
     )
 
 
@@ -98,10 +102,18 @@ def _record(line: str, *, place: str) -> dict[str, Any]:
     return {"vector": record} if isinstance(record, list) else record
 
 
-def _vector(values: Any, *, place: str) -> NDArray[np.float32]:
+def _tmd_of(record: dict[str, Any], *, place: str) -> NDArray[np.float32] | None:
+    """Return the TMD vector of a record: None if it has no such field, zeros for null, as in training."""
+    if "tmd_dense" not in record:
+        return None
+    values = record["tmd_dense"]
+    return np.zeros(CONDITION_DIM, np.float32) if values is None else _numbers(values, "tmd_dense", place=place)
+
+
+def _numbers(values: Any, name: str, *, place: str) -> NDArray[np.float32]:
     is_numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
     if not is_numbers:
-        raise LvmError(f"{place}: vector must be a list of numbers.")
+        raise LvmError(f"{place}: {name} must be a list of numbers.")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
         return np.array(values, dtype=np.float64).astype(np.float32)
 
@@ -123,10 +135,14 @@ def read_parquet(path: Path) -> Iterator[GivenConcept]:
             number, before = 0, None
             for batch in file.iter_batches(BATCH_ROWS, columns=names):
                 values = {name: _column(batch, name) for name in COLUMNS}
-                for article_id, position, text, vector in zip(*values.values(), strict=True):
+                for article_id, position, text, vector, tmd in zip(*values.values(), strict=True):
                     number += 1
                     before = _in_order((article_id, position), before, path=path)
-                    yield _concept_of_row(number, article_id=article_id, space_id=space_id, text=text, vector=vector)
+                    given = {"article_id": article_id, "space_id": space_id, "text": text, "vector": vector}
+                    concept = _concept_of_row(number, **given)
+                    if "tmd_dense" in names:
+                        concept = replace(concept, tmd_dense=_tmd_of({"tmd_dense": tmd}, place=concept.place))
+                    yield concept
     except (pa.ArrowException, OSError) as error:
         raise LvmError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); restore the file.") from None
 

@@ -11,18 +11,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
-from lvm_pipeline.training.batches import group_runs
+from lvm_pipeline.training.batches import group_spans
 from lvm_pipeline.training.config import TrainingConfig
-from lvm_pipeline.training.data import Runs
+from lvm_pipeline.training.data import Spans
 from lvm_pipeline.training.invariants import GRADIENT_SHARE, VALUE_SHARE
 from lvm_pipeline.training.objectives import OBJECTIVES, SumOfTerms, objective_named
-from lvm_pipeline.training.predictions import predict_runs
+from lvm_pipeline.training.predictions import predict_spans
 
 BATCHES_LOOKED_AT = 4
 
 
 def objective_at_start(
-    config: TrainingConfig, model: LatentVectorModel, vectors: Tensor, train_runs: Runs
+    config: TrainingConfig,
+    model: LatentVectorModel,
+    vectors: Tensor,
+    train_spans: Spans,
+    *,
+    condition: Tensor | None = None,
 ) -> SumOfTerms:
     """Return the config's objective; each term of a sum is divided by its value for the untrained model on train.
 
@@ -32,12 +37,12 @@ def objective_at_start(
     if not objective.is_mixed:
         return objective
     assert config.batch_size is not None
-    groups = group_runs(train_runs, config.batch_size)
+    groups = group_spans(train_spans, config.batch_size)
     found = []
     for indices in groups[:: -(-len(groups) // BATCHES_LOOKED_AT)]:
-        runs = train_runs.take(indices)
-        predictions = torch.from_numpy(predict_runs(model, vectors, runs))
-        targets = vectors[torch.from_numpy(runs.target_rows()).to(vectors.device)].cpu()
+        spans = train_spans.take(indices)
+        predictions = torch.from_numpy(predict_spans(model, vectors, spans, condition=condition))
+        targets = vectors[torch.from_numpy(spans.target_rows()).to(vectors.device)].cpu()
         found.append([float(OBJECTIVES[term.name](predictions, targets)) for term in objective.terms])
     means = np.mean(found, axis=0).tolist()
     return objective.scaled_by({term.name: mean for term, mean in zip(objective.terms, means, strict=True)})

@@ -1,8 +1,8 @@
 """Batches as index gathers from the resident vectors: no worker processes, no copies of windows.
 
-Runs of about equal length go together, so that almost nothing is padded.
+Spans of about equal length go together, so that almost nothing is padded.
 
-Shapes: N = concepts, R = runs, B = runs in a batch, T = longest context in it, D = vector width.
+Shapes: N = concepts, R = spans, B = spans in a batch, T = longest context in it, D = vector width.
 """
 
 import warnings
@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lvm_pipeline.training.data import Runs
+from lvm_pipeline.training.data import Spans
 
-LENGTH_JITTER = 0.05  # runs whose lengths differ by less than this share swap places from epoch to epoch
+LENGTH_JITTER = 0.05  # spans whose lengths differ by less than this share swap places from epoch to epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +24,25 @@ class Batch:
     """What one optimiser step sees.
 
     Attributes:
-        contexts: (B, T, D); beyond a run's end anything finite.
+        contexts: (B, T, D); arbitrary finite values after the end of a span.
         targets: The vector after each position, (B, T, D).
-        is_target: Which positions count, bool (B, T).
+        is_target: Positions whose target counts, bool (B, T).
+        rows: Row of each target in the concept table, int64 (B, T); a context is one row before its target.
+        condition: The condition of each context concept, (B, T, C), for models that have one.
     """
 
     contexts: Tensor
     targets: Tensor
     is_target: Tensor
+    rows: Tensor
+    condition: Tensor | None = None
+
+    def chosen_targets(self) -> Tensor:
+        """Return the targets that count, (n, D), in row-major order."""
+        return self.targets.flatten(0, 1) if self.is_target.all() else self.targets[self.is_target]
 
 
-def place_vectors(vectors: NDArray[np.float32], device: str) -> Tensor:
+def vectors_on_device(vectors: NDArray[np.float32], device: str) -> Tensor:
     """Put all vectors (N, D) on the device; on a CPU this is the memory map itself, not a copy."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to it
@@ -42,25 +50,30 @@ def place_vectors(vectors: NDArray[np.float32], device: str) -> Tensor:
     return resident.to(device)
 
 
-def group_runs(runs: Runs, batch_size: int, *, rng: np.random.Generator | None = None) -> list[NDArray[np.int64]]:
-    """Group runs of similar length into batches of about `batch_size` targets.
+def condition_on_device(condition: NDArray[np.float32] | None, device: str) -> Tensor | None:
+    """Put the condition of all concepts (N, C) on the device, for models that have one."""
+    return None if condition is None else torch.from_numpy(condition).to(device)
+
+
+def group_spans(spans: Spans, batch_size: int, *, rng: np.random.Generator | None = None) -> list[NDArray[np.int64]]:
+    """Group spans of similar length into batches of about `batch_size` targets.
 
     Args:
-        runs: What to group.
-        batch_size: Targets in a batch, about; a run with more is a batch of its own.
-        rng: Shuffles which runs of similar length meet, and the order of the batches; without it both
+        spans: What to group.
+        batch_size: Targets in a batch, about; a span with more is a batch of its own.
+        rng: Shuffles which spans of similar length meet, and the order of the batches; without it both
             follow the lengths.
 
     Returns:
-        Indices of the runs in each batch.
+        Indices of the spans in each batch.
     """
-    if not len(runs):
+    if not len(spans):
         return []
-    keys = runs.lengths.astype(np.float64)
+    keys = spans.lengths.astype(np.float64)
     if rng is not None:
-        keys = keys * rng.uniform(1, 1 + LENGTH_JITTER, len(runs))
+        keys = keys * rng.uniform(1, 1 + LENGTH_JITTER, len(spans))
     order = np.argsort(keys, kind="stable")
-    counts = runs.num_targets[order]
+    counts = spans.num_targets[order]
     ends = np.cumsum(counts)
     even_size = ends[-1] / max(1, round(ends[-1] / batch_size))  # so that no small batch is left over
     numbers = ((ends - counts / 2) // even_size).astype(np.int64)
@@ -70,25 +83,46 @@ def group_runs(runs: Runs, batch_size: int, *, rng: np.random.Generator | None =
     return groups
 
 
-def gather(vectors: Tensor, runs: Runs) -> Batch:
-    """Read the runs of one batch from the resident vectors (N, D)."""
-    longest = int(runs.lengths.max())
+def gather(vectors: Tensor, spans: Spans, condition: Tensor | None = None) -> Batch:
+    """Gather the batch of some spans.
+
+    Args:
+        vectors: All vectors, (N, D).
+        spans: The spans of the batch.
+        condition: The condition of all concepts, (N, C), for models that have one.
+
+    Returns:
+        The batch, on the device of the vectors.
+    """
+    longest = int(spans.lengths.max())
     positions = np.arange(longest + 1)
-    rows = runs.first_rows[:, None] + np.minimum(positions, runs.lengths[:, None])
-    is_target = (positions[:-1] >= runs.first_targets[:, None]) & (positions[:-1] < runs.lengths[:, None])
-    both = vectors[torch.from_numpy(rows).to(vectors.device)]
-    return Batch(contexts=both[:, :-1], targets=both[:, 1:], is_target=torch.from_numpy(is_target).to(vectors.device))
+    rows = spans.first_rows[:, None] + np.minimum(positions, spans.lengths[:, None])
+    is_target = (positions[:-1] >= spans.first_targets[:, None]) & (positions[:-1] < spans.lengths[:, None])
+    found_rows = torch.from_numpy(rows).to(vectors.device)
+    both = vectors[found_rows]
+    return Batch(
+        contexts=both[:, :-1],
+        targets=both[:, 1:],
+        is_target=torch.from_numpy(is_target).to(vectors.device),
+        rows=found_rows[:, 1:],
+        condition=None if condition is None else condition[found_rows[:, :-1]],
+    )
 
 
 def batches(
-    vectors: Tensor, runs: Runs, batch_size: int, *, rng: np.random.Generator | None = None
+    vectors: Tensor,
+    spans: Spans,
+    batch_size: int,
+    *,
+    condition: Tensor | None = None,
+    rng: np.random.Generator | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-    """Yield every batch once, with the indices of its runs."""
-    for indices in group_runs(runs, batch_size, rng=rng):
-        yield indices, gather(vectors, runs.take(indices))
+    """Yield every batch once, with the indices of its spans."""
+    for indices in group_spans(spans, batch_size, rng=rng):
+        yield indices, gather(vectors, spans.take(indices), condition)
 
 
-def padded_fraction(runs: Runs, groups: list[NDArray[np.int64]]) -> float:
+def padded_fraction(spans: Spans, groups: list[NDArray[np.int64]]) -> float:
     """Return the share of positions that are padding."""
-    padded = sum(int(runs.lengths[group].max()) * len(group) for group in groups)
-    return 1 - int(runs.lengths.sum()) / padded
+    padded = sum(int(spans.lengths[group].max()) * len(group) for group in groups)
+    return 1 - int(spans.lengths.sum()) / padded

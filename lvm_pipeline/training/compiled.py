@@ -1,56 +1,59 @@
-"""torch.compile for an architecture's mixers while they train; off unless it is asked for.
+"""Training with torch.compile; off by default.
 
-Compiling takes half a minute to two minutes for each shape of a batch, which a short training never earns back, and
-batches of whole articles have many shapes. So it pays for long trainings on windows, and for the architectures that
-declare `gains_from_compile`: on a CPU their steps became 1.1 to 1.5 times as fast, and 450 to 1,050 steps earned the
-price back. Others became slower, the Performer thirty times (`benchmarks/architectures.py --compile`; the figures are
-in EXPERIMENTS.md). Weights, names and classes stay as they are.
+Compiling takes half a minute to two minutes for each shape of a batch. A short training never earns that back, and
+batches of whole articles have many shapes. So only trainings on windows are compiled, and only architectures that
+declare `gains_from_compile`: on a CPU their steps became 1.1 to 1.5 times as fast, and 450 to 1,050 steps earned back
+the time to compile. Others became slower, the Performer thirty times (`benchmarks/architectures.py --compile`; the
+figures are in EXPERIMENTS.md). The model itself, with its weights and names, is not changed.
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
-from lvm_pipeline.architectures._backbone import MixersInTwoParts
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # torch's own; by default it writes below /tmp
+COMPILE_CACHE = ".compile_cache"
 
 
-def compile_mixers(model: LatentVectorModel, *, cache_dir: Path) -> None:
-    """Let the mixers of a model be compiled at their first training step; predictions stay as they are.
+class CompiledModel(nn.Module):
+    """A model that torch.compile compiles at its first call for each shape; for training steps only."""
 
-    Args:
-        model: On its device.
-        cache_dir: Where the compiler keeps what it makes.
+    def __init__(self, model: LatentVectorModel):
+        """Share the weights of the model."""
+        super().__init__()
+        self.compiled = torch.compile(model)
 
-    Raises:
-        LvmError: At the first step, if there is no compiler.
-    """
-    mixers = model.get_submodule("mixers")
-    name = "mix" if isinstance(mixers, MixersInTwoParts) else "forward"
-    plain = getattr(mixers, name)
-    os.environ[CACHE_VARIABLE] = str(cache_dir)
-    setattr(mixers, name, _in_training(mixers, torch.compile(plain), plain))
+    def forward(self, *inputs: Any) -> Any:
+        """Call the compiled model.
 
-
-def _in_training(
-    mixers: nn.Module, compiled: Callable[[Tensor], Tensor], plain: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor], Tensor]:
-    def forward(states: Tensor) -> Tensor:
-        if not mixers.training:
-            return plain(states)
+        Raises:
+            LvmError: If there is no compiler.
+        """
         try:
-            return compiled(states)
+            return self.compiled(*inputs)
         except TorchDynamoException as error:
             reason = str(error).splitlines()[0]
             raise LvmError(
                 f"torch.compile failed ({reason}); install a C++ compiler such as g++, or unset LVM_COMPILE."
             ) from None
 
-    return forward
+
+def compiled_model(model: LatentVectorModel, *, cache_dir: Path) -> CompiledModel:
+    """Wrap a model so that its training steps are compiled.
+
+    Args:
+        model: On its device. It can still be called as it is, for instance for validation.
+        cache_dir: Where the compiler keeps its results, also for later trainings.
+
+    Returns:
+        The wrapper; it shares the weights of the model.
+    """
+    os.environ[CACHE_VARIABLE] = str(cache_dir)
+    return CompiledModel(model)

@@ -1,6 +1,6 @@
 """The data of a training: resident vectors, articles and sequences that belong together.
 
-Shapes: N = concepts, A = articles, S = sequences, R = runs, D = vector width.
+Shapes: N = concepts, A = articles, S = sequences, R = spans, D = vector width.
 """
 
 from dataclasses import dataclass
@@ -10,24 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
-from lvm_pipeline.concepts.store import Articles, article_ranges, memory_mapped_vectors
+from lvm_pipeline.concepts.store import Articles, article_ranges, memory_mapped_vectors, read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.sequences.schema import Sequences, Split, read_sequences
 
 UNIT_LENGTH_TOLERANCE = 1e-3
+CONDITION_DIM = 16  # width of a TMD vector
 MAX_SAMPLE_ROWS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runs:
+class Spans:
     """Unbroken stretches of context concepts that a model reads in one go.
 
-    Position t of a run is row `first_row + t`; its target is the row after it. Positions before
+    Position t of a span is row `first_row + t`; its target is the row after it. Positions before
     `first_target` are context only.
 
     Attributes:
         first_rows: Shape (R,).
-        lengths: Context concepts of each run, shape (R,).
+        lengths: Context concepts of each span, shape (R,).
         first_targets: First position whose target counts, shape (R,).
     """
 
@@ -41,29 +42,29 @@ class Runs:
 
     @property
     def num_targets(self) -> NDArray[np.int64]:
-        """Targets of each run, shape (R,)."""
+        """Targets of each span, shape (R,)."""
         return self.lengths - self.first_targets
 
     def target_rows(self) -> NDArray[np.int64]:
-        """Return the rows of all targets, run after run."""
+        """Return the rows of all targets, span after span."""
         counts = self.num_targets
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.repeat(self.first_rows + self.first_targets + 1, counts) + offsets
 
-    def take(self, indices: NDArray[np.int64]) -> "Runs":
-        """Return some of the runs."""
-        return Runs(
+    def take(self, indices: NDArray[np.int64]) -> "Spans":
+        """Return some of the spans."""
+        return Spans(
             first_rows=self.first_rows[indices],
             lengths=self.lengths[indices],
             first_targets=self.first_targets[indices],
         )
 
-    def no_longer_than(self, max_context: int | None) -> "Runs":
-        """Cut runs for a model that reads at most so many concepts.
+    def no_longer_than(self, max_context: int | None) -> "Spans":
+        """Cut spans for a model that reads at most so many concepts.
 
         Returns:
-            Runs with the same targets in the same order. The pieces of a cut run overlap by half, so
-            that a target keeps at least half the longest context; a run's only target keeps all of it.
+            Spans with the same targets in the same order. The pieces of a cut span overlap by half, so
+            that a target keeps at least half the longest context; a span's only target keeps all of it.
         """
         if max_context is None or not len(self) or self.lengths.max() <= max_context:
             return self
@@ -79,7 +80,7 @@ class Runs:
                     begin = end
                 start += stride
         table = np.array(pieces, dtype=np.int64).reshape(-1, 3)
-        return Runs(first_rows=table[:, 0], lengths=table[:, 1], first_targets=table[:, 2])
+        return Spans(first_rows=table[:, 0], lengths=table[:, 1], first_targets=table[:, 2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,7 @@ class TrainingData:
         article_splits: Split of each article, shape (A,).
         sequences: Contexts and targets by row.
         concepts: What the concept table says of itself.
+        concepts_path: The concept table, from which the condition is read when a model needs it.
     """
 
     vectors: NDArray[np.float32]
@@ -99,6 +101,31 @@ class TrainingData:
     article_splits: NDArray[np.str_]
     sequences: Sequences
     concepts: ConceptsMetadata
+    concepts_path: Path | None = None
+
+    def condition(self, condition_dim: int) -> NDArray[np.float32] | None:
+        """Return the condition of every concept for a model of this `condition_dim`: its TMD vector, (N, C).
+
+        Returns:
+            The column `tmd_dense`, zeros where it is null; None for a model without a condition.
+
+        Raises:
+            LvmError: If the table has no TMD vectors, or `condition_dim` is not their width.
+        """
+        if condition_dim == 0:
+            return None
+        if condition_dim != CONDITION_DIM:
+            raise LvmError(
+                f"condition_dim is {condition_dim}, but the TMD vectors of the concepts have {CONDITION_DIM} numbers; "
+                f"set condition_dim to {CONDITION_DIM}, or to 0 for no condition."
+            )
+        found = None if self.concepts_path is None else read_tmd_vectors(self.concepts_path)
+        if found is None:
+            raise LvmError(
+                "The concepts have no TMD vectors (column tmd_dense), so a model with a condition cannot read them; "
+                "load concepts with TMD vectors, or set condition_dim to 0."
+            )
+        return found
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -114,44 +141,44 @@ class TrainingData:
         """Return the rows of all concepts of train articles, ascending."""
         return _rows(self.articles, np.flatnonzero(self.article_splits == "train"))
 
-    def window_runs(self, split: Split) -> Runs:
-        """Return one run for each sequence of a split: T context concepts, the target after the last."""
+    def window_spans(self, split: Split) -> Spans:
+        """Return one span for each sequence of a split: T context concepts, the target after the last."""
         indices = self.sequences.of_split(split)
         lengths = np.full(len(indices), self.context_length)
-        return Runs(first_rows=self.sequences.first_rows[indices], lengths=lengths, first_targets=lengths - 1)
+        return Spans(first_rows=self.sequences.first_rows[indices], lengths=lengths, first_targets=lengths - 1)
 
-    def article_runs(self, split: Split) -> Runs:
-        """Return one run for each article of a split, with a target at every position."""
+    def article_spans(self, split: Split) -> Spans:
+        """Return one span for each article of a split, with a target at every position."""
         chosen = np.flatnonzero((self.article_splits == split) & (self.articles.lengths >= 2))
         lengths = self.articles.lengths[chosen] - 1
-        return Runs(first_rows=self.articles.first_rows[chosen], lengths=lengths, first_targets=np.zeros_like(lengths))
+        return Spans(first_rows=self.articles.first_rows[chosen], lengths=lengths, first_targets=np.zeros_like(lengths))
 
-    def scored_runs(self, split: Split, *, mode: str) -> Runs:
-        """Return runs whose targets are exactly those of a split's sequences, in their order.
+    def scored_spans(self, split: Split, *, mode: str) -> Spans:
+        """Return spans whose targets are exactly those of a split's sequences, in their order.
 
         Args:
             split: Which split.
             mode: `windows` gives every target its T concepts of context, `articles` all before it.
 
         Returns:
-            The runs.
+            The spans.
 
         Raises:
             LvmError: If the sequences do not keep to whole articles and the mode is articles.
         """
         if mode == "windows":
-            return self.window_runs(split)
+            return self.window_spans(split)
         target_rows = self.sequences.target_rows[self.sequences.of_split(split)]
         articles = np.searchsorted(self.articles.first_rows, target_rows, side="right") - 1
         chosen, first = np.unique(articles, return_index=True)
-        runs = Runs(
+        spans = Spans(
             first_rows=self.articles.first_rows[chosen],
             lengths=self.articles.lengths[chosen] - 1,
             first_targets=target_rows[first] - self.articles.first_rows[chosen] - 1,
         )
-        if (runs.first_targets < 0).any() or not np.array_equal(runs.target_rows(), target_rows):
+        if (spans.first_targets < 0).any() or not np.array_equal(spans.target_rows(), target_rows):
             raise LvmError("These sequences do not keep to whole articles (compatibility mode); use mode windows.")
-        return runs
+        return spans
 
     def train_sample(self) -> NDArray[np.float32]:
         """Return vectors of train concepts, evenly thinned to so many that estimates need no more, shape (n, D)."""
@@ -194,7 +221,25 @@ def load_training_data(concepts_path: Path, sequences_path: Path, vectors_dir: P
         article_splits=np.array([splits[article_id] for article_id in articles.ids]),
         sequences=sequences,
         concepts=concepts,
+        concepts_path=concepts_path,
     )
+
+
+def read_tmd_vectors(concepts_path: Path) -> NDArray[np.float32] | None:
+    """Read the TMD vector of every concept, (N, 16), zeros where it is null; None if every one is null.
+
+    Raises:
+        LvmError: If the table cannot be read or a TMD vector has another width.
+    """
+    column = read_columns(concepts_path, ["tmd_dense"])["tmd_dense"].combine_chunks()
+    has_vector, given = np.asarray(column.is_valid()), column.drop_null()
+    if not len(given):
+        return None
+    if (np.asarray(given.value_lengths()) != CONDITION_DIM).any():
+        raise LvmError(f"{concepts_path} has TMD vectors that are not {CONDITION_DIM} numbers; load them again.")
+    found = np.zeros((len(column), CONDITION_DIM), np.float32)
+    found[has_vector] = given.flatten().to_numpy(zero_copy_only=False).reshape(-1, CONDITION_DIM)
+    return found
 
 
 def _rows(articles: Articles, chosen: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -27,14 +27,15 @@ from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.measures.metrics import spread_of
 from lvm_pipeline.measures.weighted_means import fit_context_mix
 from lvm_pipeline.training.balance import objective_at_start, share_metrics
-from lvm_pipeline.training.batches import gather, group_runs, place_vectors
+from lvm_pipeline.training.batches import condition_on_device, gather, group_spans, vectors_on_device
 from lvm_pipeline.training.checkpoint import Progress, TrainingState, copied_weights, load_state, save_state
-from lvm_pipeline.training.compiled import compile_mixers
+from lvm_pipeline.training.compiled import COMPILE_CACHE, compiled_model
 from lvm_pipeline.training.config import TrainingConfig, settled
-from lvm_pipeline.training.data import Runs, TrainingData
+from lvm_pipeline.training.data import Spans, TrainingData
 from lvm_pipeline.training.invariants import preset_has_its_declared_size
+from lvm_pipeline.training.objectives import training_loss
 from lvm_pipeline.training.optimiser import make_optimiser, set_learning_rate
-from lvm_pipeline.training.predictions import predict_runs, selection_metric
+from lvm_pipeline.training.predictions import predict_spans, selection_metric
 from lvm_pipeline.training.provenance import code_version, package_versions
 from lvm_pipeline.training.tracking import NullTracker, Tracker
 from lvm_pipeline.training.trained_model import TrainedModelInfo, class_name, identity_of, save_trained_model
@@ -82,6 +83,7 @@ def train(
     tracker: Tracker | None = None,
     progress: OnProgress | None = None,
     resume: bool = True,
+    cache_dir: Path | None = None,
 ) -> TrainedModel:
     """Train a model and write it to `output_dir`, whole or not at all.
 
@@ -93,6 +95,8 @@ def train(
         tracker: What to report to.
         progress: Called every few steps.
         resume: Go on from a checkpoint of the very same training, if one is there.
+        cache_dir: Where torch.compile keeps what it has compiled, for this and later trainings; default: beside
+            `output_dir`.
 
     Returns:
         The trained model.
@@ -108,7 +112,9 @@ def train(
     model_config = model_config_for(architecture, config, data)
     tracker = tracker or NullTracker()
     with _repeatable(config):
-        training = _Training(architecture, config, model_config, data, output_dir=output_dir, tracker=tracker)
+        training = _Training(
+            architecture, config, model_config, data, output_dir=output_dir, tracker=tracker, cache_dir=cache_dir
+        )
         training.start(resume=resume)
         status = "FAILED"
         try:
@@ -152,18 +158,22 @@ class _Training:
         *,
         output_dir: Path,
         tracker: Tracker,
+        cache_dir: Path | None,
     ):
         self.config, self.model_config, self.data = config, model_config, data
-        self.output_dir, self.tracker = output_dir, tracker
+        self.output_dir, self.tracker, self.cache_dir = output_dir, tracker, cache_dir
         self.checkpoint_dir = output_dir.with_name(f".{output_dir.name}.checkpoint")
         self.metric = selection_metric(config.selection_metric)
-        self.vectors = place_vectors(data.vectors, config.device)
-        self.train_runs, self.arithmetic = _runs_and_arithmetic(config, data)
-        self.validation_runs = data.scored_runs("validation", mode=config.mode)
-        self.validation_targets = np.asarray(data.vectors[self.validation_runs.target_rows()])
+        self.vectors = vectors_on_device(data.vectors, config.device)
+        self.condition = condition_on_device(data.condition(model_config.condition_dim), config.device)
+        self.train_spans, self.arithmetic = _spans_and_arithmetic(config, data)
+        self.validation_spans = data.scored_spans("validation", mode=config.mode)
+        self.validation_targets = np.asarray(data.vectors[self.validation_spans.target_rows()])
         self.train_mean = data.train_sample().mean(axis=0)
         self.state = self._fresh_state(architecture)
-        self.objective = objective_at_start(config, self.state.model, self.vectors, self.train_runs)
+        self.objective = objective_at_start(
+            config, self.state.model, self.vectors, self.train_spans, condition=self.condition
+        )
         self.run_identity = self._run_identity()
         self.checkpoint_path = self.checkpoint_dir / "checkpoint.safetensors"
         self.last_checkpoint = self.clock = time.monotonic()
@@ -177,9 +187,9 @@ class _Training:
         model.set_arithmetic(**self.arithmetic)
         model = model.to(self.config.device)
         model.fit(torch.from_numpy(self.data.train_sample()).to(self.vectors.device))
-        self.train_runs = self.train_runs.no_longer_than(model.max_context)
-        if self.config.compile:
-            compile_mixers(model, cache_dir=self.checkpoint_dir / "compiled")
+        self.train_spans = self.train_spans.no_longer_than(model.max_context)
+        cache_dir = self.cache_dir or self.output_dir.with_name(COMPILE_CACHE)
+        self.trained = compiled_model(model, cache_dir=cache_dir) if self.config.compile else model
         optimiser = make_optimiser(model, self.config)
         return TrainingState(model=model, optimiser=optimiser, progress=Progress(), best_weights={})
 
@@ -243,11 +253,11 @@ class _Training:
         progress.epoch = len(progress.history)
         rng = np.random.default_rng([self.config.seed, progress.epoch])
         assert self.config.batch_size is not None
-        groups = group_runs(self.train_runs, self.config.batch_size, rng=rng)
+        groups = group_spans(self.train_spans, self.config.batch_size, rng=rng)
         pending: list[tuple[int, Tensor, Tensor, float]] = []
         for number in range(progress.step_in_epoch, len(groups)):
             done_fraction = (progress.epoch - 1 + (number + 1) / len(groups)) / self.config.epochs
-            pending.append(self._step(self.train_runs.take(groups[number]), done_fraction))
+            pending.append(self._step(self.train_spans.take(groups[number]), done_fraction))
             progress.step_in_epoch = number + 1
             is_checkpoint_due = time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds
             if len(pending) >= STEPS_BETWEEN_LOOKS or is_checkpoint_due or number + 1 == len(groups):
@@ -259,18 +269,18 @@ class _Training:
         losses = [loss for _, loss in progress.unreported["train_loss"]]
         self._end_epoch(train_loss=sum(losses) / len(losses))
 
-    def _step(self, runs: Runs, done_fraction: float) -> tuple[int, Tensor, Tensor, float]:
+    def _step(self, spans: Spans, done_fraction: float) -> tuple[int, Tensor, Tensor, float]:
         model, optimiser = self.state.model.train(), self.state.optimiser
         learning_rate = set_learning_rate(optimiser, self.config, done_fraction=done_fraction)
-        batch = gather(self.vectors, runs)
+        batch = gather(self.vectors, spans, self.condition)
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self.vectors.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = model.loss(batch.contexts, batch.targets, batch.is_target, objective=self.objective)
+            loss = training_loss(self.trained, batch, self.objective)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_norm)
         optimiser.step()
         self.state.progress.step += 1
-        self.state.progress.targets_in_epoch += int(runs.num_targets.sum())
+        self.state.progress.targets_in_epoch += int(spans.num_targets.sum())
         return self.state.progress.step, loss.detach(), norm.detach(), learning_rate
 
     def _look_at(self, pending: list[tuple[int, Tensor, Tensor, float]]) -> float:
@@ -320,7 +330,7 @@ class _Training:
             self._save_checkpoint()
 
     def _validate(self) -> dict[str, float]:
-        predictions = predict_runs(self.state.model, self.vectors, self.validation_runs)
+        predictions = predict_spans(self.state.model, self.vectors, self.validation_spans, condition=self.condition)
         if not np.isfinite(predictions).all():
             raise LvmError(
                 f"{self._name} failed: predictions are not finite after step {self.state.progress.step}; "
@@ -385,13 +395,13 @@ class _Training:
         )
 
 
-def _runs_and_arithmetic(config: TrainingConfig, data: TrainingData) -> tuple[Runs, dict[str, float]]:
-    """Return the train runs and the arithmetic of the highest mean cosine on them."""
-    runs = data.article_runs("train") if config.mode == "articles" else data.window_runs("train")
-    if not len(runs):
+def _spans_and_arithmetic(config: TrainingConfig, data: TrainingData) -> tuple[Spans, dict[str, float]]:
+    """Return the train spans and the arithmetic of the highest mean cosine on them."""
+    spans = data.article_spans("train") if config.mode == "articles" else data.window_spans("train")
+    if not len(spans):
         raise LvmError("The train split holds no article of two concepts or more; load more articles.")
-    mix = fit_context_mix(data.vectors, np.repeat(runs.first_rows, runs.num_targets), runs.target_rows())
-    return runs, {"decay": mix.decay, "article_weight": mix.article_weight}
+    mix = fit_context_mix(data.vectors, np.repeat(spans.first_rows, spans.num_targets), spans.target_rows())
+    return spans, {"decay": mix.decay, "article_weight": mix.article_weight}
 
 
 def _device_in_words(config: TrainingConfig) -> str:

@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.batches import Batch
 
 Term = Callable[[Tensor, Tensor], Tensor]
+Objective = Callable[[Tensor, Batch], Tensor]  # of predictions (n, D) and their batch
 
 TEMPERATURE = 0.1  # of the contrastive term: cosines are divided by it
 SMALLEST_SCALE = 0.01  # of a term that costs next to nothing from the start
@@ -68,16 +71,14 @@ class WeightedTerm:
 
 @dataclass(frozen=True)
 class SumOfTerms:
-    """An objective: called with predictions (B, T, D), targets (B, T, D) and which positions count (B, T)."""
+    """An objective that is a weighted sum of terms."""
 
     terms: tuple[WeightedTerm, ...]
 
-    def __call__(self, predictions: Tensor, targets: Tensor, is_target: Tensor) -> Tensor:
-        """Return what training minimises, a scalar."""
-        if not is_target.all():
-            predictions, targets = predictions[is_target], targets[is_target]
-        chosen, wanted = predictions.flatten(0, -2), targets.flatten(0, -2).to(predictions.dtype)
-        return torch.stack([term(chosen, wanted) for term in self.terms]).sum()
+    def __call__(self, predictions: Tensor, batch: Batch) -> Tensor:
+        """Return what training minimises, a scalar, from the predictions (n, D) where the batch has targets."""
+        targets = batch.chosen_targets().to(predictions.dtype)
+        return torch.stack([term(predictions, targets) for term in self.terms]).sum()
 
     @property
     def is_mixed(self) -> bool:
@@ -109,6 +110,25 @@ class SumOfTerms:
                 (gradient,) = torch.autograd.grad(value, leaf)
             values[term.name], pulls[term.name] = float(value.detach()), float(gradient.norm())
         return {name: TermShare(of_value=_share(values, name), of_gradient=_share(pulls, name)) for name in values}
+
+
+def training_loss(model: nn.Module, batch: Batch, objective: Objective) -> Tensor:
+    """Run the model once on a batch and return what training minimises, a scalar.
+
+    Args:
+        model: A model, or a wrapper around one that is called as it is (torch.compile, DDP, FSDP).
+        batch: Contexts and targets.
+        objective: Of the predictions that have a target; of a model that learns by denoising, of each of its draws.
+    """
+    if not learns_by_denoising(model):
+        return objective(model(batch.contexts, batch.condition, batch.is_target), batch)
+    draws, loss = model(batch.contexts, batch.condition, batch.is_target, batch.targets)
+    return loss + torch.stack([objective(draw, batch) for draw in draws]).mean()
+
+
+def learns_by_denoising(model: nn.Module) -> bool:
+    """Return whether the model, or the one inside a wrapper, reads its targets in training."""
+    return next(each for each in model.modules() if isinstance(each, LatentVectorModel)).learns_by_denoising
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A model's predictions for given runs, and the validation metrics made from them.
+"""A model's predictions for given spans, and the validation metrics made from them.
 
 Shapes: S = targets, D = vector width.
 """
@@ -15,48 +15,51 @@ from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.training.batches import batches
-from lvm_pipeline.training.data import Runs
+from lvm_pipeline.training.data import Spans
 
 TARGETS_IN_A_BATCH = 2048
 
 
-def predict_runs(model: LatentVectorModel, vectors: Tensor, runs: Runs) -> NDArray[np.float32]:
-    """Predict the targets of the runs, in float32.
+def predict_spans(
+    model: LatentVectorModel, vectors: Tensor, spans: Spans, *, condition: Tensor | None = None
+) -> NDArray[np.float32]:
+    """Predict the targets of the spans, in float32.
 
     Args:
         model: Left in evaluation mode.
         vectors: All vectors on the model's device, (N, D).
-        runs: Their targets; runs longer than the model reads are cut.
+        spans: Their targets; spans longer than the model reads are cut.
+        condition: The condition of all concepts, (N, C), for models that have one.
 
     Returns:
-        Predictions in the order of `runs.target_rows()`, shape (S, D).
+        Predictions in the order of `spans.target_rows()`, shape (S, D).
     """
-    runs = runs.no_longer_than(model.max_context)
-    predictions = np.empty((int(runs.num_targets.sum()), vectors.shape[1]), np.float32)
-    starts = np.cumsum(runs.num_targets) - runs.num_targets
-    for indices, found in _predicted_batches(model, vectors, runs):
-        counts = runs.num_targets[indices]
+    spans = spans.no_longer_than(model.max_context)
+    predictions = np.empty((int(spans.num_targets.sum()), vectors.shape[1]), np.float32)
+    starts = np.cumsum(spans.num_targets) - spans.num_targets
+    for indices, found in _predicted_batches(model, vectors, spans, condition):
+        counts = spans.num_targets[indices]
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         predictions[np.repeat(starts[indices], counts) + offsets] = found
     return predictions
 
 
 def _predicted_batches(
-    model: LatentVectorModel, vectors: Tensor, runs: Runs
+    model: LatentVectorModel, vectors: Tensor, spans: Spans, condition: Tensor | None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     model.eval()
-    for part in _padded_together(model, runs):
-        for indices, batch in batches(vectors, runs.take(part), TARGETS_IN_A_BATCH):
+    for part in _padded_together(model, spans):
+        for indices, batch in batches(vectors, spans.take(part), TARGETS_IN_A_BATCH, condition=condition):
             with torch.inference_mode():
-                found = model(batch.contexts)[batch.is_target]
+                found = model(batch.contexts, batch.condition, batch.is_target)
             yield part[indices], found.float().cpu().numpy()
 
 
-def _padded_together(model: LatentVectorModel, runs: Runs) -> list[NDArray[np.int64]]:
-    """Return which runs may share a batch: any, or those of one length where the model would see the padding."""
+def _padded_together(model: LatentVectorModel, spans: Spans) -> list[NDArray[np.int64]]:
+    """Return which spans may share a batch: any, or those of one length where the model would see the padding."""
     if model.is_causal:
-        return [np.arange(len(runs))]
-    return [np.flatnonzero(runs.lengths == length) for length in np.unique(runs.lengths)]
+        return [np.arange(len(spans))]
+    return [np.flatnonzero(spans.lengths == length) for length in np.unique(spans.lengths)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ import torch
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.metrics import Spread, spread_of
-from lvm_pipeline.training.batches import place_vectors
+from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.data import load_training_data
-from lvm_pipeline.training.predictions import predict_runs, selection_metric
+from lvm_pipeline.training.predictions import predict_spans, selection_metric
 from lvm_pipeline.training.trained_model import load_trained_model
 
 MODULE = "lvm_pipeline.training.rescore"
@@ -50,9 +50,10 @@ def rescore(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_
     is_same_device = not wanted.startswith("cuda") or torch.cuda.is_available()
     device = wanted if is_same_device else "cpu"
     torch.set_num_threads(info.training["num_threads"])
-    runs = data.scored_runs("validation", mode=info.mode)
-    predictions = predict_runs(model.to(device), place_vectors(data.vectors, device), runs)
-    targets, mean = np.asarray(data.vectors[runs.target_rows()]), data.train_sample().mean(axis=0)
+    spans = data.scored_spans("validation", mode=info.mode)
+    condition = condition_on_device(data.condition(model.config.condition_dim), device)
+    predictions = predict_spans(model.to(device), vectors_on_device(data.vectors, device), spans, condition=condition)
+    targets, mean = np.asarray(data.vectors[spans.target_rows()]), data.train_sample().mean(axis=0)
     return Rescore(
         score=selection_metric(info.selection_metric).measure(predictions, targets, mean),
         spread=spread_of(predictions, targets, mean),

@@ -7,6 +7,8 @@ import torch
 
 from lvm_pipeline.architectures._contract import config_with
 from lvm_pipeline.architectures._registry import ARCHITECTURES, architecture_names
+from lvm_pipeline.training.batches import Batch
+from lvm_pipeline.training.objectives import objective_named, training_loss
 
 VECTOR_DIM = 32
 NAMES = architecture_names()
@@ -42,6 +44,15 @@ def is_recurrent(name):
 
 def noise(*shape, seed=1, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def batch_of(contexts, targets, is_target, condition=None):
+    rows = torch.arange(1, is_target.numel() + 1).view(is_target.shape)
+    return Batch(contexts=contexts, targets=targets, is_target=is_target, rows=rows, condition=condition)
+
+
+def loss_on(model, contexts, targets, is_target, *, objective="cosine", condition=None):
+    return training_loss(model, batch_of(contexts, targets, is_target, condition), objective_named(objective))
 
 
 def usable_length(model, length):

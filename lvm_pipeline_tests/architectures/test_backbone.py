@@ -3,16 +3,20 @@ import torch
 from torch import nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig
+from lvm_pipeline.architectures._contract import ModelConfig
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.training.objectives import objective_named
-from lvm_pipeline_tests.architectures.models import NAMES, noise, noisy_model, redraw
+from lvm_pipeline_tests.architectures.models import NAMES, build, loss_on, noise, noisy_model, redraw
 
 CONFIG = {"vector_dim": 8, "hidden_dim": 6}
 
 
+class NoMixers(nn.Module):
+    def forward(self, states, at=None):
+        return states if at is None else states[at]
+
+
 def backbone(*, max_context=None, **fields):
-    return Backbone(ModelConfig(**CONFIG, **fields), nn.Identity(), max_context=max_context)
+    return Backbone(ModelConfig(**CONFIG, **fields), NoMixers(), max_context=max_context)
 
 
 def test_vectors_of_any_length_are_predicted_where_the_space_is_not_of_unit_length():
@@ -73,17 +77,67 @@ def test_states_are_dropped_out_in_training_only():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_is_that_of_all_predictions_though_only_those_with_a_target_are_made(name):
-    model = noisy_model(name, residual_head=True)
-    if type(model).loss is not Backbone.loss:
-        pytest.skip("has a loss of its own")
-    contexts, targets = noise(3, 5, 32), noise(3, 5, 32, seed=2)
-    is_target = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]], dtype=torch.bool)
-    objective = objective_named("cosine")
-    expected = LatentVectorModel.loss(model, contexts, targets, is_target, objective=objective)
-    found = model.loss(contexts, targets, is_target, objective=objective)
+def test_predictions_at_some_positions_are_those_among_all(name):
+    model = noisy_model(name, residual_head=True).requires_grad_()
+    contexts, weights = noise(3, 5, 32), noise(5, 32, seed=2)
+    at = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]], dtype=torch.bool)
+    found, expected = model(contexts, None, at), model(contexts)[at]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     parameters = list(model.parameters())
-    pairs = zip(torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters), strict=True)
-    for one, other in pairs:
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    pairs = [
+        torch.autograd.grad((each * weights).sum(), parameters, allow_unused=True, retain_graph=True)
+        for each in (found, expected)
+    ]
+    for one, other in zip(*pairs, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_step_calls_the_model_once_so_that_hooks_of_a_wrapper_fire(name):
+    model, calls = build(name).train(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    contexts = noise(2, 5, 32, dtype=torch.float32)
+    loss_on(model, contexts, contexts, torch.ones(2, 5, dtype=torch.bool)).backward()
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("name", ["lstm", "lcm_two_tower"])
+def test_a_wrapped_model_has_the_same_loss(name):
+    class Wrapper(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, *inputs):
+            return self.module(*inputs)
+
+    model, contexts = build(name), noise(2, 5, 32, dtype=torch.float32)
+    at, losses = torch.ones(2, 5, dtype=torch.bool), []
+    for each in (model, Wrapper(model)):
+        torch.manual_seed(0)
+        losses.append(loss_on(each.train(), contexts, contexts.flip(1), at))
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+@pytest.mark.parametrize("name", ["rwkv4", "lcm_two_tower"])
+def test_torch_compile_sees_a_module_and_trains_it(name):
+    model = redraw(build(name, dropout=0.0)).train()
+    contexts, at = noise(4, 5, 32, dtype=torch.float32), torch.zeros(4, 5, dtype=torch.bool)
+    at[:, -1] = True
+    losses, gradients = [], []
+    for each in (model, torch.compile(model)):
+        torch.manual_seed(0)
+        model.zero_grad()
+        losses.append(loss_on(each, contexts, contexts.flip(1), at))
+        losses[-1].backward()
+        gradients.append({key: None if p.grad is None else p.grad.clone() for key, p in model.named_parameters()})
+    if name != "lcm_two_tower":  # compiled code draws other random numbers
+        torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+    assert gradients[0].keys() == {key for key, value in gradients[1].items() if value is not None} | {
+        key for key, value in gradients[0].items() if value is None
+    }

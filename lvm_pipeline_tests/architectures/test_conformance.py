@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from lvm_pipeline.architectures._contract import count_parameters, declared_settings, num_params_of
 from lvm_pipeline.architectures._registry import ARCHITECTURES
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.training.objectives import objective_named
 from lvm_pipeline_tests.architectures.models import (
     CONFIG_FIELDS,
     NAMES,
@@ -21,6 +20,7 @@ from lvm_pipeline_tests.architectures.models import (
     altered,
     build,
     is_recurrent,
+    loss_on,
     noise,
     noisy_model,
     redraw,
@@ -58,7 +58,7 @@ def loss_of(model, sequences, *, seed=0):
     torch.manual_seed(seed)
     contexts, targets = sequences[:, :-1], sequences[:, 1:]
     is_target = torch.ones(contexts.shape[:2], dtype=torch.bool)
-    return model.loss(contexts, targets, is_target, objective=objective_named("cosine"))
+    return loss_on(model, contexts, targets, is_target)
 
 
 # --- what is declared ----------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def behaviour(name, **overrides):
     targets, is_target = contexts.roll(1, dims=1), torch.ones(contexts.shape[:2], dtype=torch.bool)
     torch.manual_seed(3)
     prediction = model(contexts, condition).detach()
-    loss = model.loss(contexts, targets, is_target, objective=objective_named("mse"), condition=condition)
+    loss = loss_on(model, contexts, targets, is_target, objective="mse", condition=condition)
     return str(shapes), prediction.double().square().sum().item(), prediction[0, -1, 0].item(), loss.item()
 
 

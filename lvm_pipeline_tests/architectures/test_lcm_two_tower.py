@@ -2,15 +2,14 @@ import pytest
 import torch
 
 from lvm_pipeline.architectures._contract import count_parameters
-from lvm_pipeline.training.objectives import objective_named
-from lvm_pipeline_tests.architectures.models import VECTOR_DIM, build, noise, noisy_model
+from lvm_pipeline_tests.architectures.models import VECTOR_DIM, build, loss_on, noise, noisy_model
 
 NAME = "lcm_two_tower"
 
 
 def loss_of(model, contexts, targets, is_target):
     torch.manual_seed(0)
-    return model.loss(contexts, targets, is_target, objective=objective_named("cosine"))
+    return loss_on(model, contexts, targets, is_target)
 
 
 def test_a_prediction_does_not_depend_on_the_random_state_around_it():

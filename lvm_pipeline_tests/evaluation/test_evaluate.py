@@ -10,8 +10,8 @@ from lvm_pipeline.experiments.selection import select_champion
 from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.measures.baselines import BASELINES
 from lvm_pipeline.measures.metrics import cosines
-from lvm_pipeline.training.batches import place_vectors
-from lvm_pipeline.training.predictions import predict_runs
+from lvm_pipeline.training.batches import vectors_on_device
+from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.trained_model import load_trained_model
 from lvm_pipeline_tests.evaluation.products import make_products
 
@@ -23,8 +23,8 @@ def finding(report, name):
 def test_scores_are_those_of_the_models_own_predictions(products, model_dir, report):
     data = products.data()
     model, info = load_trained_model(model_dir)
-    runs = data.scored_runs("validation", mode="windows")
-    predictions = predict_runs(model, place_vectors(data.vectors, "cpu"), runs)
+    runs = data.scored_spans("validation", mode="windows")
+    predictions = predict_spans(model, vectors_on_device(data.vectors, "cpu"), runs)
 
     expected = cosines(predictions, np.asarray(data.vectors[runs.target_rows()])).mean()
 
@@ -59,14 +59,14 @@ def test_a_model_is_scored_on_the_device_that_was_asked_for(products, model_dir,
         monkeypatch.setattr(module, name, on_the_cpu)
 
     monkeypatch.setattr(scoring, "find_device", lambda name: name)
-    for name in ("load_trained_model", "place_vectors"):
+    for name in ("load_trained_model", "vectors_on_device"):
         recorded(scoring, name)
     for name in ("control_scores", "latency_ms"):
         recorded(evaluate, name)
 
     products.evaluate(model_dir, device="cuda:1")
 
-    assert used == dict.fromkeys(("load_trained_model", "place_vectors", "control_scores", "latency_ms"), "cuda:1")
+    assert used == dict.fromkeys(("load_trained_model", "vectors_on_device", "control_scores", "latency_ms"), "cuda:1")
 
 
 @pytest.mark.parametrize("function", [evaluate.evaluate_model, scoring.score_model, select_champion])

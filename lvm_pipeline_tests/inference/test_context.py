@@ -6,8 +6,8 @@ import torch
 
 from lvm_pipeline.architectures._registry import ARCHITECTURES
 from lvm_pipeline.inference.context import ReadingModel
-from lvm_pipeline.training.data import Runs
-from lvm_pipeline.training.predictions import predict_runs
+from lvm_pipeline.training.data import Spans
+from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline_tests.architectures.models import NAMES, VECTOR_DIM, is_recurrent, noisy_model
 
 LENGTH = 23
@@ -38,13 +38,13 @@ def scored(model, vectors, *, window=None):
     """Predictions after each of the vectors as training and evaluation make them."""
     ends = np.arange(1, len(vectors) + 1)
     if window is None:
-        runs = Runs(first_rows=np.array([0]), lengths=ends[-1:], first_targets=np.array([0]))
+        spans = Spans(first_rows=np.array([0]), lengths=ends[-1:], first_targets=np.array([0]))
     else:
         lengths = np.minimum(ends, window)
-        runs = Runs(first_rows=ends - lengths, lengths=lengths, first_targets=lengths - 1)
+        spans = Spans(first_rows=ends - lengths, lengths=lengths, first_targets=lengths - 1)
     torch.manual_seed(0)
     target_after_the_last = np.zeros_like(vectors[:1])
-    return predict_runs(model, torch.from_numpy(np.concatenate([vectors, target_after_the_last])), runs)
+    return predict_spans(model, torch.from_numpy(np.concatenate([vectors, target_after_the_last])), spans)
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -155,8 +155,11 @@ class Stub(torch.nn.Module):
         super().__init__()
         self.rule = rule
 
-    def forward(self, contexts: torch.Tensor) -> torch.Tensor:
-        return self.rule(contexts)
+    def forward(
+        self, contexts: torch.Tensor, condition: torch.Tensor | None = None, at: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        predictions = self.rule(contexts)
+        return predictions if at is None else predictions[at]
 
 
 def _of_controls() -> Iterator[Answer]:

@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.training.data import Runs, load_training_data
+from lvm_pipeline.training.data import Spans, load_training_data
 from lvm_pipeline_tests.training.conftest import make_data, open_data
 
 
-def runs_of(lengths, first_targets):
+def spans_of(lengths, first_targets):
     lengths = np.array(lengths)
-    return Runs(
+    return Spans(
         first_rows=np.cumsum(lengths + 1) - lengths - 1,
         lengths=lengths,
         first_targets=np.minimum(first_targets, lengths - 1),
@@ -22,9 +22,9 @@ def runs_of(lengths, first_targets):
 def test_scored_targets_are_exactly_those_of_the_sequences(data, split, mode):
     sequences = data.sequences
     expected = sequences.target_rows[sequences.of_split(split)]
-    runs = data.scored_runs(split, mode=mode)
-    np.testing.assert_array_equal(runs.target_rows(), expected)
-    first_rows = np.repeat(runs.first_rows, runs.num_targets)
+    spans = data.scored_spans(split, mode=mode)
+    np.testing.assert_array_equal(spans.target_rows(), expected)
+    first_rows = np.repeat(spans.first_rows, spans.num_targets)
     if mode == "windows":
         np.testing.assert_array_equal(first_rows, sequences.first_rows[sequences.of_split(split)])
     else:
@@ -32,14 +32,14 @@ def test_scored_targets_are_exactly_those_of_the_sequences(data, split, mode):
 
 
 def test_articles_give_a_target_at_every_position_but_the_first(data):
-    runs = data.article_runs("train")
+    spans = data.article_spans("train")
     is_train = data.article_splits == "train"
     expected = [
         row
         for first, length in zip(data.articles.first_rows[is_train], data.articles.lengths[is_train], strict=True)
         for row in range(first + 1, first + length)
     ]
-    np.testing.assert_array_equal(runs.target_rows(), expected)
+    np.testing.assert_array_equal(spans.target_rows(), expected)
 
 
 def test_train_rows_hold_no_other_split(data):
@@ -53,19 +53,19 @@ def test_train_rows_hold_no_other_split(data):
     st.integers(1, 20),
 )
 def test_cut_runs_keep_every_target_and_at_least_half_a_context(lengths, first_target, max_context):
-    runs = runs_of(lengths, first_target)
-    cut = runs.no_longer_than(max_context)
-    np.testing.assert_array_equal(cut.target_rows(), runs.target_rows())
+    spans = spans_of(lengths, first_target)
+    cut = spans.no_longer_than(max_context)
+    np.testing.assert_array_equal(cut.target_rows(), spans.target_rows())
     assert cut.lengths.max() <= max_context
-    targets_before = np.repeat(runs.first_rows, runs.num_targets)
-    contexts = runs.target_rows() - targets_before
+    targets_before = np.repeat(spans.first_rows, spans.num_targets)
+    contexts = spans.target_rows() - targets_before
     kept = cut.target_rows() - np.repeat(cut.first_rows, cut.num_targets)
     assert np.all(kept >= np.minimum(contexts, max(1, max_context - max_context // 2)))
 
 
 @given(st.integers(1, 12), st.integers(1, 14))
 def test_the_only_target_of_a_cut_run_keeps_the_longest_context(length, max_context):
-    cut = runs_of([length], length - 1).no_longer_than(max_context)
+    cut = spans_of([length], length - 1).no_longer_than(max_context)
     assert (cut.lengths.tolist(), cut.first_targets.tolist()) == (
         [min(length, max_context)],
         [min(length, max_context) - 1],
@@ -73,9 +73,9 @@ def test_the_only_target_of_a_cut_run_keeps_the_longest_context(length, max_cont
 
 
 def test_short_runs_are_not_cut(data):
-    runs = data.article_runs("train")
-    assert runs.no_longer_than(None) is runs
-    assert runs.no_longer_than(int(runs.lengths.max())) is runs
+    spans = data.article_spans("train")
+    assert spans.no_longer_than(None) is spans
+    assert spans.no_longer_than(int(spans.lengths.max())) is spans
 
 
 def test_sequences_of_other_concepts_are_refused(data_dir, tmp_path):
@@ -87,8 +87,8 @@ def test_sequences_of_other_concepts_are_refused(data_dir, tmp_path):
 def test_sequences_across_articles_have_no_article_contexts(tmp_path):
     data = open_data(make_data(tmp_path, boundaries="ignore", split="last_20_percent"))
     with pytest.raises(LvmError, match="use mode windows"):
-        data.scored_runs("validation", mode="articles")
-    assert len(data.scored_runs("validation", mode="windows"))
+        data.scored_spans("validation", mode="articles")
+    assert len(data.scored_spans("validation", mode="windows"))
 
 
 def test_unit_length_is_seen_in_the_vectors(data):

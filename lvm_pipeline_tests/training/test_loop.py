@@ -9,10 +9,10 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.weighted_means import ArticleMix, article_mixes
 from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.training import loop
-from lvm_pipeline.training.batches import place_vectors
+from lvm_pipeline.training.batches import vectors_on_device
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
-from lvm_pipeline.training.predictions import predict_runs
+from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.trained_model import load_trained_model, read_trained_model_info
 
 QUICK = {
@@ -58,8 +58,8 @@ def files_in(folder):
 def score_of(path, data, mode):
     """Mean cosine of what the saved model predicts for the validation sequences."""
     model, _ = load_trained_model(path)
-    runs = data.scored_runs("validation", mode=mode)
-    predictions = predict_runs(model, place_vectors(data.vectors, "cpu"), runs)
+    runs = data.scored_spans("validation", mode=mode)
+    predictions = predict_spans(model, vectors_on_device(data.vectors, "cpu"), runs)
     return (unit_length(predictions) * data.vectors[runs.target_rows()]).sum(axis=1).mean()
 
 
@@ -76,7 +76,7 @@ def test_learns_what_arithmetic_cannot(data, tmp_path, mode):
 @pytest.mark.parametrize("mode", ["windows", "articles"])
 def test_starts_at_the_arithmetic_fitted_on_train(data, tmp_path, mode):
     info = train(TrainingConfig(**{**QUICK, "mode": mode, "epochs": 1}), data, output_dir=tmp_path / "model").info
-    runs = data.scored_runs("validation", mode=mode)
+    runs = data.scored_spans("validation", mode=mode)
     first_rows = np.repeat(runs.first_rows, runs.num_targets)
     mixes = unit_length(article_mixes(data.vectors, first_rows, runs.target_rows(), mix=ArticleMix(**info.arithmetic)))
     expected = (mixes * data.vectors[runs.target_rows()]).sum(axis=1).mean()
@@ -100,8 +100,8 @@ def test_the_kept_weights_are_those_of_the_best_epoch_by_the_chosen_metric(noise
         values = [epoch[f"validation_{metric}"] for epoch in info.history]
         assert info.score == best(values) == values[info.best_epoch]
         model, _ = load_trained_model(tmp_path / metric)
-        runs = noise_data.scored_runs("validation", mode="articles")
-        predictions = predict_runs(model, place_vectors(noise_data.vectors, "cpu"), runs)
+        runs = noise_data.scored_spans("validation", mode="articles")
+        predictions = predict_spans(model, vectors_on_device(noise_data.vectors, "cpu"), runs)
         targets = noise_data.vectors[runs.target_rows()]
         found = (
             (predictions * targets).sum(axis=1).mean()

@@ -5,9 +5,9 @@ import torch
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.metrics import spread_of
 from lvm_pipeline.source.encoders.encoder import unit_length
-from lvm_pipeline.training.batches import place_vectors
-from lvm_pipeline.training.data import Runs
-from lvm_pipeline.training.predictions import SELECTION_METRICS, predict_runs, selection_metric
+from lvm_pipeline.training.batches import vectors_on_device
+from lvm_pipeline.training.data import Spans
+from lvm_pipeline.training.predictions import SELECTION_METRICS, predict_spans, selection_metric
 from lvm_pipeline_tests.architectures.models import build, redraw
 
 RNG = np.random.default_rng(0)
@@ -22,22 +22,22 @@ def model():
 
 @pytest.mark.parametrize("mode", ["windows", "articles"])
 def test_a_target_is_predicted_from_its_own_context_alone(data, model, mode):
-    runs = data.scored_runs("train", mode=mode)
-    found = predict_runs(model, place_vectors(data.vectors, "cpu"), runs)
-    first_rows = np.repeat(runs.first_rows, runs.num_targets)
+    spans = data.scored_spans("train", mode=mode)
+    found = predict_spans(model, vectors_on_device(data.vectors, "cpu"), spans)
+    first_rows = np.repeat(spans.first_rows, spans.num_targets)
     for index in range(0, len(found), 17):
-        context = data.vectors[first_rows[index] : runs.target_rows()[index]]
+        context = data.vectors[first_rows[index] : spans.target_rows()[index]]
         with torch.no_grad():
             alone = model(torch.from_numpy(np.array(context))[None])[0, -1]
         np.testing.assert_allclose(found[index], alone, atol=1e-5)
 
 
 def test_long_articles_are_cut_for_a_model_that_reads_little(data, model, monkeypatch):
-    runs = data.article_runs("train")
+    spans = data.article_spans("train")
     monkeypatch.setattr(model, "max_context", 6)
-    found = predict_runs(model, place_vectors(data.vectors, "cpu"), runs)
-    cut = runs.no_longer_than(6)
-    assert len(found) == runs.num_targets.sum()
+    found = predict_spans(model, vectors_on_device(data.vectors, "cpu"), spans)
+    cut = spans.no_longer_than(6)
+    assert len(found) == spans.num_targets.sum()
     starts = np.repeat(cut.first_rows, cut.num_targets)
     index = len(found) - 1
     context = torch.from_numpy(np.array(data.vectors[starts[index] : cut.target_rows()[index]]))
@@ -76,5 +76,5 @@ def test_collapse_to_the_mean_shows():
 
 def test_no_targets_are_no_error(model):
     nothing = np.array([], dtype=np.int64)
-    runs = Runs(first_rows=nothing, lengths=nothing, first_targets=nothing)
-    assert predict_runs(model, torch.zeros(1, 16), runs).shape == (0, 16)
+    spans = Spans(first_rows=nothing, lengths=nothing, first_targets=nothing)
+    assert predict_spans(model, torch.zeros(1, 16), spans).shape == (0, 16)
