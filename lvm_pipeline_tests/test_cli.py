@@ -68,7 +68,7 @@ def test_verify_fails_on_a_broken_source_and_leaves_no_product(lvm, given_parque
     code, out, _ = lvm("verify")
 
     assert code == 1
-    assert "positions_have_no_gap, what to do: Load the articles that are named again" in out
+    assert "positions_have_no_gap, what to do: Load the listed articles again" in out
     assert not list((tmp_path / "lvm_home" / "data").glob("**/*.parquet"))
 
 

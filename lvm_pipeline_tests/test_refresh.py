@@ -1,9 +1,14 @@
 """A refresh of concepts and sequences searches for near-duplicates once; whoever checks foreign files searches anew."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from lvm_pipeline import lineage
+from lvm_pipeline.concepts.order_invariants import order_is_unambiguous
 from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.lineage import data
 from lvm_pipeline.sequences import near_duplicates
 from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.settings import Settings
@@ -50,6 +55,16 @@ def test_the_two_assets_search_once(settings, searches):
 def test_the_command_line_searches_once(settings, searches):
     lineage.promote_with_sequences(settings, staged_concepts(settings))
     assert len(searches) == 1
+
+
+def test_the_command_line_hands_findings_over_as_objects(settings, monkeypatch):
+    monkeypatch.setattr(data, "_read_report", lambda _: pytest.fail("the report was read back"))
+    found = order_is_unambiguous.not_checked("handed over")
+
+    lineage.promote_with_sequences(settings, replace(staged_concepts(settings), findings=[found]))
+
+    report = json.loads((settings.reports_dir / "verification.json").read_text(encoding="utf-8"))
+    assert report["findings"][0]["message"] == "handed over"
 
 
 def test_verification_and_foreign_tables_search_for_themselves(settings, searches):

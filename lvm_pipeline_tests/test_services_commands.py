@@ -15,7 +15,7 @@ def test_a_test_alert_arrives(monkeypatch, receiver):
     assert result.exit_code == 0
     assert "s3cret" not in result.output
     (message,) = receiver.messages
-    assert message["title"] == "A test"
+    assert message["title"] == "Test alert"
 
 
 def test_a_missing_address_is_told():

@@ -1,4 +1,4 @@
-"""The commands around the pipeline: services, settings, what is wrong, and alerts."""
+"""Commands for services, settings, diagnosis and alerts."""
 
 import time
 from typing import Annotated
@@ -10,8 +10,8 @@ from lvm_pipeline.settings import Settings, load_settings
 
 app = typer.Typer()
 alerts_app = typer.Typer(
-    help="Tell people of failures: set LVM_ALERT_URL to an apprise URL.",
-    short_help="Try the alerts, and watch the daemon.",
+    help="Alerts about failures. Set LVM_ALERT_URL to an Apprise URL.",
+    short_help="Test alerts, and watch the Dagster daemon.",
     no_args_is_help=True,
 )
 app.add_typer(alerts_app, name="alerts")
@@ -19,9 +19,9 @@ app.add_typer(alerts_app, name="alerts")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
-@app.command(short_help="Show every setting, its value and what it means.")
+@app.command(short_help="List all settings.")
 def settings(as_json: JsonOption = False) -> None:
-    """Show every setting: its variable, its value and what it means. Secrets are not shown."""
+    """List all settings with their environment variable, value and meaning. Secrets are hidden."""
     values = load_settings()
     rows = [
         {
@@ -37,13 +37,13 @@ def settings(as_json: JsonOption = False) -> None:
         render.show_rows(render.plain(), rows)
 
 
-@app.command(short_help="Look for what is wrong, and name the fix.")
+@app.command(short_help="Diagnose problems.")
 def doctor(as_json: JsonOption = False) -> None:
-    """Look for what is wrong around the pipeline, and name the fix for it; exit code 1 where there is a problem."""
+    """Check services, storage, source and settings, and print a fix for each problem. Exit code 1 if there is one."""
     from lvm_pipeline import doctor
 
     out = render.plain(quiet=as_json)
-    with out.status("Looking"):
+    with out.status("Checking"):
         diagnoses = list(doctor.examine())
     if as_json:
         render.print_json([diagnosis.as_json() for diagnosis in diagnoses])
@@ -55,7 +55,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 @app.command(short_help="Start the Dagster and MLflow web UIs.")
 def ui() -> None:
-    """Start the Dagster web UI, its daemon and the MLflow UI; Ctrl-C stops them all."""
+    """Start the Dagster web UI, its daemon and the MLflow UI. Ctrl-C stops all three."""
     from lvm_pipeline.adapters import services
 
     services.run_services(load_settings())
@@ -72,23 +72,23 @@ def down() -> None:
 
 @alerts_app.command()
 def test() -> None:
-    """Send one alert to LVM_ALERT_URL, to see that it arrives."""
+    """Send a test alert to LVM_ALERT_URL."""
     from lvm_pipeline.adapters import alerts
     from lvm_pipeline.alerts.alert import Alert
 
     settings = load_settings()
     now = time.time()
-    message = "`lvm alerts test` sent this: failed checks, failed runs and a silent daemon will be told here."
+    message = "Sent by `lvm alerts test`. Failed checks, failed runs and a stopped daemon are reported here."
     alerts.send(
         settings,
-        Alert(alert_id=f"test {now:.0f}", happened_at=now, title="A test", message=message, is_warning=True),
+        Alert(alert_id=f"test {now:.0f}", happened_at=now, title="Test alert", message=message, is_warning=True),
     )
     render.plain().print("Sent a test alert to LVM_ALERT_URL.")
 
 
 @alerts_app.command()
 def watch() -> None:
-    """Tell when Dagster's daemon is silent, until Ctrl-C; `lvm ui` does this by itself."""
+    """Send an alert when the Dagster daemon stops responding. Runs until Ctrl-C; `lvm ui` does this already."""
     from lvm_pipeline.defs.daemon_watch import told_to_end
     from lvm_pipeline.defs.daemon_watch import watch as watch_daemon
     from lvm_pipeline.defs.launch import open_instance
@@ -99,7 +99,7 @@ def watch() -> None:
 
 
 def _printable(value: object) -> str:
-    """Return a setting as text, an address without the password in it."""
+    """Return a setting as text, URLs without their password."""
     from lvm_pipeline.adapters import databases
 
     return databases.shown(str(value)) if "://" in str(value) else str(value)

@@ -1,4 +1,4 @@
-"""What was checked before a report and by it, and what nobody checked: a report says both."""
+"""Checks that ran and checks that did not: a report lists both."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,12 +10,12 @@ from lvm_pipeline.training.invariants import checkpoint_reproduces_its_score
 from lvm_pipeline.training.rescore import Rescore
 
 COMPARABLE_METRICS = ("cosine", "mse")  # the others depend on a mean vector that training estimates from a sample
-NO_DATA_CHECKS = "The data: no verification report on these concepts and sequences is at hand; run `lvm verify`."
-NO_TRAINING_CHECKS = "The training: nothing was kept of what was checked after it."
+NO_DATA_CHECKS = "Data: there is no verification report of these concepts and sequences; run `lvm verify`."
+NO_TRAINING_CHECKS = "Training: its checks were not stored."
 
 
 def score_is_reproduced(scored: ScoredModel, means: Mapping[str, float], spread: Spread) -> Finding:
-    """Hold the model's score on its own validation targets to what its training recorded (F8)."""
+    """Compare the model's score on its own validation targets with the one that training recorded."""
     info = scored.info
     is_same = (
         scored.split == "validation"
@@ -40,23 +40,23 @@ def not_checked(
     data_findings: Sequence[Finding] | None,
     training_findings: Sequence[Finding],
 ) -> list[str]:
-    """Say in sentences what a report does not tell, and what was left open before it."""
-    told = [
-        "Text accuracy: no prediction was decoded to text.",
-        "Human preference: nobody was asked.",
+    """Return a sentence for everything that a report does not cover and every check that did not run."""
+    sentences = [
+        "Text accuracy: predictions were not decoded to text.",
+        "Human preference: not measured.",
     ]
     if scored.split != "test":
-        told.append("The test split: it is looked at once, for a promoted model.")
+        sentences.append("Test split: it is scored once, when a model becomes champion.")
     if controls.wrong_context is None:
-        told.append("The wrong-context control: the targets come from one article only.")
+        sentences.append("Wrong-context control: all targets come from one article.")
     if scored.info.fingerprints != scored.data.fingerprints:
-        told.append("Whether the model saw these articles in its training: it was trained on other data.")
+        sentences.append("Whether the model has seen these articles in training: it was trained on other data.")
     if not scored.device.startswith("cuda"):
-        told.append("GPU memory: no GPU was used.")
-    told += [NO_DATA_CHECKS] if data_findings is None else []
-    told += [] if training_findings else [NO_TRAINING_CHECKS]
+        sentences.append("GPU memory: no GPU was used.")
+    sentences += [NO_DATA_CHECKS] if data_findings is None else []
+    sentences += [] if training_findings else [NO_TRAINING_CHECKS]
     everything = (*(data_findings or ()), *training_findings, *findings)
-    return told + [_sentence(finding) for finding in everything if finding.outcome == "not checked"]
+    return sentences + [_sentence(finding) for finding in everything if finding.outcome == "not checked"]
 
 
 def _sentence(finding: Finding) -> str:

@@ -158,8 +158,15 @@ def stage_sequences(settings: Settings, *, concepts_path: Path | None = None) ->
     return StagedSequences(path=staged_path, metadata=read_sequences_metadata(staged_path), findings=findings)
 
 
-def promote_sequences(settings: Settings, staged: StagedSequences) -> SequencesMetadata:
+def promote_sequences(
+    settings: Settings, staged: StagedSequences, *, concept_findings: Sequence[Finding] | None = None
+) -> SequencesMetadata:
     """Put a staged sequence table in its place, and complete the verification report.
+
+    Args:
+        settings: The settings.
+        staged: The table.
+        concept_findings: Findings of the concepts; None: those of the verification report, written by another process.
 
     Raises:
         InvariantError: If a blocking finding failed; the staged file is deleted and the earlier product stays.
@@ -168,7 +175,9 @@ def promote_sequences(settings: Settings, staged: StagedSequences) -> SequencesM
         _discard(staged.path)
         raise_on_blocking(staged.findings)
     files.promote(staged.path, settings.sequences_path)
-    findings = [*_reported_concept_findings(settings), *staged.findings]
+    if concept_findings is None:
+        concept_findings = _reported_concept_findings(settings)
+    findings = [*concept_findings, *staged.findings]
     _report(settings, settings.concepts_path, findings, settings.sequences_path)
     return staged.metadata
 
@@ -192,7 +201,7 @@ def promote_with_sequences(
             raise_on_blocking(sequences.findings)
         _report(settings, concepts.path, concepts.findings)
         _in_its_place(settings, concepts)
-        promote_sequences(settings, sequences)
+        promote_sequences(settings, sequences, concept_findings=concepts.findings)
     finally:
         _discard(concepts.path)
         _discard(sequences.path if sequences else None)

@@ -172,8 +172,8 @@ def test_test_split_is_scored_only_when_asked(products, model_dir, report):
 
     assert on_test.split == "test"
     assert on_test.pool.fingerprint != report.pool.fingerprint
-    assert any("test split" in sentence for sentence in report.not_checked)
-    assert not any("test split" in sentence for sentence in on_test.not_checked)
+    assert any("Test split" in sentence for sentence in report.not_checked)
+    assert not any("Test split" in sentence for sentence in on_test.not_checked)
 
 
 def test_a_model_may_read_articles_that_was_trained_on_windows(products, model_dir, report):
@@ -272,5 +272,5 @@ def test_the_score_of_training_is_reproduced_or_said_not_to_be_comparable(produc
 
 def test_a_report_says_when_nothing_is_on_record_of_what_was_checked_before(report):
     assert (report.data_findings, report.training_findings) == (None, ())
-    assert any(sentence.startswith("The data: no verification report") for sentence in report.not_checked)
-    assert any(sentence.startswith("The training: nothing was kept") for sentence in report.not_checked)
+    assert any(sentence.startswith("Data: there is no verification report") for sentence in report.not_checked)
+    assert any(sentence.startswith("Training: its checks were not stored") for sentence in report.not_checked)
