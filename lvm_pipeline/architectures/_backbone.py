@@ -32,6 +32,15 @@ class RecurrentMixers(Protocol):
         ...
 
 
+@runtime_checkable
+class StepAwareMixers(Protocol):
+    """Mixers that change something between optimiser steps."""
+
+    def start_step(self, step: int) -> None:
+        """Prepare for an optimiser step, counted from 1."""
+        ...
+
+
 class Backbone(LatentVectorModel):
     """Input projection, mixers, output projection, residual head."""
 
@@ -137,6 +146,11 @@ class Backbone(LatentVectorModel):
     def _finish(self, prediction: Tensor) -> Tensor:
         prediction = prediction if prediction.dtype == torch.float64 else prediction.float()
         return F.normalize(prediction, dim=-1) if self.config.unit_length else prediction
+
+    def start_step(self, step: int) -> None:
+        """Prepare the mixers for an optimiser step, where they need it; see the contract."""
+        if isinstance(self.mixers, StepAwareMixers):
+            self.mixers.start_step(step)
 
     def fit(self, train_vectors: Tensor) -> None:
         """Fit the normaliser, where there is one."""

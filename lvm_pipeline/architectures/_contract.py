@@ -97,6 +97,9 @@ class LatentVectorModel(nn.Module, ABC):
             concept after it and, in a causal architecture, depends only on inputs up to t.
         """
 
+    def start_step(self, step: int) -> None:
+        """Prepare for an optimiser step, counted from 1; the training loop calls this before each."""
+
     def fit(self, train_vectors: Tensor) -> None:
         """Set what is estimated and not learned (a normaliser) from vectors of train articles, (N, D)."""
 

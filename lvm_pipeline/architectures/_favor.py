@@ -55,10 +55,11 @@ class FavorState(NamedTuple):
     total: Tensor  # (B, K, P + 1)
 
 
-def orthogonal_projection(num_features: int, width: int) -> Tensor:
-    """Draw W, (M, N): rows orthogonal in blocks of N, as long as rows of noise."""
-    blocks = [torch.linalg.qr(torch.randn(width, width))[0].T for _ in range(math.ceil(num_features / width))]
-    lengths = torch.randn(num_features, width).norm(dim=1)
+def orthogonal_projection(num_features: int, width: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """Draw W, (M, N): rows orthogonal in blocks of N, with the lengths of Gaussian rows."""
+    num_blocks = math.ceil(num_features / width)
+    blocks = [torch.linalg.qr(torch.randn(width, width, generator=generator))[0].T for _ in range(num_blocks)]
+    lengths = torch.randn(num_features, width, generator=generator).norm(dim=1)
     return lengths[:, None] * torch.cat(blocks)[:num_features]
 
 

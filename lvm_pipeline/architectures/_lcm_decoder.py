@@ -20,9 +20,8 @@ from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import ModelConfig
 from lvm_pipeline.architectures._mlp import SwiGlu
 from lvm_pipeline.architectures._norms import RMSNorm
-from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._rotary import angles, frequencies, rotate_neighbours
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_stack
 
 INNER_MULTIPLE = 256
 PROJECTION_GAIN = 2**-0.5  # of the fresh queries, keys and values
@@ -87,13 +86,5 @@ def decoder(config: DecoderConfig, num_layers: int) -> RecurrentStack:
 
 
 def reference_decoder(stack: nn.Module, states: Tensor) -> Tensor:
-    """Run the layers with plain attention, (B, T, H) -> (B, T, H); the slow twin."""
-    assert isinstance(stack, RecurrentStack)
-    states = at_least_float32(states)
-    for layer in stack.layers:
-        assert isinstance(layer, Residual)
-        if isinstance(layer.inner, CausalSelfAttention):
-            states = states + reference_attention(layer.inner, layer.norm(states))
-        else:
-            states = layer(states)
-    return stack.norm(states)
+    """Run the layers with plain attention, (B, T, H) -> (B, T, H)."""
+    return reference_stack(stack, states, {CausalSelfAttention: reference_attention})

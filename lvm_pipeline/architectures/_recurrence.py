@@ -11,22 +11,59 @@ n = contexts that go on at one position.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from lvm_pipeline.architectures._config import ModelConfig
 from lvm_pipeline.architectures._dropout import dropout
 from lvm_pipeline.architectures._packing import Packing, needed_lengths
 from lvm_pipeline.architectures._products import repeated_product
 
 Layer = Callable[..., Tensor]
+Cell = Callable[..., tuple[Tensor, Tensor]]  # concept, (h, c) and the weights named below -> (h, c)
+TorchLayers = TypeVar("TorchLayers", nn.LSTM, nn.GRU)
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-def trains_on_cpu(states: Tensor) -> bool:
-    """Whether to use these layers rather than torch's: in training on a CPU."""
-    return states.device.type == "cpu" and torch.is_grad_enabled()
+class RecurrentLayers(nn.Module):
+    """Stacked layers of torch on (B, T, H); in training on a CPU the faster functions of this module run them."""
+
+    def __init__(self, layers: nn.RNNBase, layer: Layer):
+        """Wrap torch's layers, which hold the weights, and the function that runs one of them."""
+        super().__init__()
+        self.layers, self.layer = layers, layer
+
+    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
+        """Mix states (B, T, H); return them, or (n, H) at the positions where `at` (B, T) is True."""
+        if states.device.type == "cpu" and torch.is_grad_enabled():
+            return run_layers(self.layers, states, self.layer, at=at)
+        mixed = self.layers(states)[0]
+        return mixed if at is None else mixed[at]
+
+    def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Mix what follows on `state`, torch's own, (L, B, H) each."""
+        return self.layers(states, state)
+
+
+def stacked(kind: type[TorchLayers], config: ModelConfig) -> TorchLayers:
+    """Build torch's layers of a config; with dropout between them, if there are several."""
+    between = config.dropout if config.num_layers > 1 else 0.0
+    return kind(config.hidden_dim, config.hidden_dim, config.num_layers, batch_first=True, dropout=between)
+
+
+def reference_layers(layers: nn.RNNBase, states: Tensor, cell: Cell) -> Tensor:
+    """Run the layers one concept at a time, (B, T, H) -> (B, T, H), each by its cell from states of zeros."""
+    for number in range(layers.num_layers):
+        weights = [getattr(layers, f"{name}_l{number}") for name in NAMES]
+        zeros = states.new_zeros(states.shape[0], layers.hidden_size)
+        state, outputs = (zeros, zeros), []
+        for x in states.unbind(1):
+            state = cell(x, state, *weights)
+            outputs.append(state[0])
+        states = torch.stack(outputs, dim=1)
+    return states
 
 
 def run_layers(

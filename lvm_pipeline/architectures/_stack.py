@@ -3,12 +3,12 @@
 Shapes: (B, T, H) -> (B, T, H). The residual stream stays in float32 under autocast.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from lvm_pipeline.architectures._backbone import RecurrentMixers
+from lvm_pipeline.architectures._backbone import Backbone, RecurrentMixers
 from lvm_pipeline.architectures._dropout import Dropout
 from lvm_pipeline.architectures._mlp import Mlp, SwiGlu
 from lvm_pipeline.architectures._precision import at_least_float32
@@ -53,7 +53,7 @@ class ResidualStack(nn.Module):
 
     def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
         """Mix states (B, T, H); return them, or (n, H) at the positions where `at` (B, T) is True."""
-        states = at_least_float32(states)
+        states = self.prepare(states)
         mixing, on_each_position = self._parts()
         for layer in mixing:
             states = layer(states)
@@ -61,6 +61,10 @@ class ResidualStack(nn.Module):
         for layer in on_each_position:
             states = layer(states)
         return self.norm(states)
+
+    def prepare(self, states: Tensor) -> Tensor:
+        """Return what the first layer reads: the states in float32 or wider."""
+        return at_least_float32(states)
 
     def _parts(self) -> tuple[list[nn.Module], list[nn.Module]]:
         layers = list(self.layers)
@@ -74,8 +78,11 @@ class RecurrentStack(ResidualStack):
     """A stack whose mixers can all continue from a state."""
 
     def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Mix what follows on `state`, a list with one entry a layer, or nothing at the start."""
-        states = at_least_float32(states)
+        """Mix what follows on `state`, a list with one entry per layer, or None at the start."""
+        return self.prefill_layers(self.prepare(states), state)
+
+    def prefill_layers(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Do so with prepared states."""
         layer_states = [None] * len(self.layers) if state is None else state
         after = []
         for layer, layer_state in zip(self.layers, layer_states, strict=True):
@@ -83,3 +90,26 @@ class RecurrentStack(ResidualStack):
             states, layer_state = layer.prefill(states, layer_state)
             after.append(layer_state)
         return self.norm(states), after
+
+
+Reference = Callable[[Any, Tensor], Tensor]  # of a module and its input; the slow version of its forward
+
+
+def reference_of(references: Mapping[type[nn.Module], Reference]) -> Reference:
+    """Make the reference of an architecture from those of its layers' inner modules; others run as they are."""
+
+    def reference(model: Backbone, contexts: Tensor) -> Tensor:
+        return model.predict_from(contexts, reference_stack(model.mixers, model.states_of(contexts), references))
+
+    return reference
+
+
+def reference_stack(stack: nn.Module, states: Tensor, references: Mapping[type[nn.Module], Reference]) -> Tensor:
+    """Run a stack on states (B, T, H) with the references of its inner modules."""
+    assert isinstance(stack, ResidualStack)
+    states = stack.prepare(states)
+    for layer in stack.layers:
+        assert isinstance(layer, Residual)
+        forward = references.get(type(layer.inner), nn.Module.__call__)
+        states = states + forward(layer.inner, layer.norm(states))
+    return stack.norm(states)

@@ -32,7 +32,7 @@ from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Pres
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
 from lvm_pipeline.errors import LvmError
 
 START_DEVIATION = 0.02  # of every weight in the fresh model
@@ -73,17 +73,13 @@ class Gpt2Mixers(RecurrentStack):
                 )
                 nn.init.zeros_(module.bias)
 
-    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
-        """Add the positions, then mix."""
-        return super().forward(self.placed(states, 0), at)
-
     def prefill(self, states: Tensor, state: Gpt2State | None) -> tuple[Tensor, Gpt2State]:
         """Mix what follows on `state`."""
         num_seen, layer_states = (0, None) if state is None else state
-        mixed, layer_states = super().prefill(self.placed(states, num_seen), layer_states)
+        mixed, layer_states = self.prefill_layers(self.prepare(states, num_seen), layer_states)
         return mixed, (num_seen + states.shape[1], layer_states)
 
-    def placed(self, states: Tensor, start: int) -> Tensor:
+    def prepare(self, states: Tensor, start: int = 0) -> Tensor:
         """Add the positions from `start` on.
 
         Returns:
@@ -118,19 +114,6 @@ def build(config: DistilGpt2Config) -> Backbone:
     return Backbone(config, Gpt2Mixers(config), max_context=config.num_positions)
 
 
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with plain attention."""
-    assert isinstance(model.mixers, Gpt2Mixers)
-    states = model.mixers.placed(model.states_of(contexts), 0)
-    for layer in model.mixers.layers:
-        assert isinstance(layer, Residual)
-        if isinstance(layer.inner, CausalSelfAttention):
-            states = states + reference_attention(layer.inner, layer.norm(states))
-        else:
-            states = layer(states)
-    return model.predict_from(contexts, model.mixers.norm(states))
-
-
 ARCHITECTURE = Architecture(
     name="distilgpt2",
     summary="DistilGPT-2, the transformer baseline",
@@ -143,6 +126,6 @@ ARCHITECTURE = Architecture(
         "published": Preset(config=DistilGpt2Config(hidden_dim=768, num_positions=1024), num_params=44_501_000),
     },
     build_model=build,
-    reference=reference,
+    reference=reference_of({CausalSelfAttention: reference_attention}),
     sweep={"num_heads": (4, 8, 12)},
 )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
-from lvm_pipeline.architectures._recurrence import gru_layer, run_layers, trains_on_cpu
+from lvm_pipeline.architectures._recurrence import RecurrentLayers, gru_layer, reference_layers, stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,50 +29,33 @@ class GruConfig(ModelConfig):
     dropout: float = 0.5
 
 
-class GruLayers(nn.Module):
-    """L layers on (B, T, H); the state is h, (L, B, H)."""
+class GruLayers(RecurrentLayers):
+    """L layers on (B, T, H)."""
 
     def __init__(self, config: GruConfig):
-        """Drop out between layers, as torch does, where there is more than one."""
-        super().__init__()
-        between = config.dropout if config.num_layers > 1 else 0.0
-        self.layers = nn.GRU(config.hidden_dim, config.hidden_dim, config.num_layers, batch_first=True, dropout=between)
-
-    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
-        """Mix states (B, T, H); return them, or (n, H) at the positions where `at` (B, T) is True."""
-        if trains_on_cpu(states):
-            return run_layers(self.layers, states, gru_layer, at=at)
-        mixed = self.layers(states)[0]
-        return mixed if at is None else mixed[at]
-
-    def prefill(self, states: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mix what follows on `state`."""
-        return self.layers(states, state)
+        """Use torch's layers."""
+        super().__init__(stacked(nn.GRU, config), gru_layer)
 
 
-def reference_layers(layers: nn.GRU, states: Tensor) -> Tensor:
-    """Run the layers one concept at a time by the formulas above, (B, T, H) -> (B, T, H)."""
-    for layer in range(layers.num_layers):
-        weight_ih, weight_hh, bias_ih, bias_hh = (
-            getattr(layers, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
-        h = states.new_zeros(states.shape[0], layers.hidden_size)
-        outputs = []
-        for x in states.unbind(1):
-            input_r, input_z, input_n = (x @ weight_ih.T + bias_ih).chunk(3, dim=-1)
-            hidden_r, hidden_z, hidden_n = (h @ weight_hh.T + bias_hh).chunk(3, dim=-1)
-            z = torch.sigmoid(input_z + hidden_z)
-            n = torch.tanh(input_n + torch.sigmoid(input_r + hidden_r) * hidden_n)
-            h = (1 - z) * n + z * h
-            outputs.append(h)
-        states = torch.stack(outputs, dim=1)
-    return states
+def reference_cell(
+    x: Tensor, state: tuple[Tensor, Tensor], weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Read one concept (B, H) by the formulas above; the state is h alone, given twice."""
+    h, _ = state
+    input_r, input_z, input_n = (x @ weight_ih.T + bias_ih).chunk(3, dim=-1)
+    hidden_r, hidden_z, hidden_n = (h @ weight_hh.T + bias_hh).chunk(3, dim=-1)
+    z = torch.sigmoid(input_z + hidden_z)
+    n = torch.tanh(input_n + torch.sigmoid(input_r + hidden_r) * hidden_n)
+    h = (1 - z) * n + z * h
+    return h, h
 
 
 def reference(model: Backbone, contexts: Tensor) -> Tensor:
     """Predict with the plain layers."""
     assert isinstance(model.mixers, GruLayers)
-    return model.predict_from(contexts, reference_layers(model.mixers.layers, model.states_of(contexts)))
+    return model.predict_from(
+        contexts, reference_layers(model.mixers.layers, model.states_of(contexts), reference_cell)
+    )
 
 
 def build(config: GruConfig) -> Backbone:

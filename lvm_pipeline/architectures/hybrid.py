@@ -17,7 +17,7 @@ each head's channels is rotated by position where it is above zero (`_rotary`).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,9 +30,8 @@ from lvm_pipeline.architectures._contract import Architecture, Preset
 from lvm_pipeline.architectures._mamba2_mixer import Mamba2Mixer, MixerConfig, reference_mixer
 from lvm_pipeline.architectures._mlp import SwiGlu
 from lvm_pipeline.architectures._norms import RMSNorm
-from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._rotary import angles, frequencies, rotate_halves
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,23 +116,6 @@ def build(config: HybridConfig) -> Backbone:
     return Backbone(config, mixers(config))
 
 
-REFERENCES: Mapping[type[nn.Module], Callable[..., Tensor]] = {
-    Mamba2Mixer: reference_mixer,
-    CausalSelfAttention: reference_attention,
-    SwiGlu: SwiGlu.forward,
-}
-
-
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with the plain mixers."""
-    states = at_least_float32(model.states_of(contexts))
-    assert isinstance(model.mixers, RecurrentStack)
-    for layer in model.mixers.layers:
-        assert isinstance(layer, Residual)
-        states = states + REFERENCES[type(layer.inner)](layer.inner, layer.norm(states))
-    return model.predict_from(contexts, model.mixers.norm(states))
-
-
 ARCHITECTURE = Architecture(
     name="hybrid",
     summary="Hybrid of Mamba-2 and attention, five to one",
@@ -170,6 +152,6 @@ ARCHITECTURE = Architecture(
         "full": Preset(config=HybridConfig(), num_params=149_695_040),
     },
     build_model=build,
-    reference=reference,
+    reference=reference_of({Mamba2Mixer: reference_mixer, CausalSelfAttention: reference_attention}),
     sweep={"mamba_per_attention": (1, 2, 3, 4, 5), "rotary_fraction": (0.0, 0.5)},
 )

@@ -36,9 +36,8 @@ from lvm_pipeline.architectures._implicit_filter import ImplicitFilter
 from lvm_pipeline.architectures._long_convolution import causal_convolution
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import NO_DECAY, LayerNorm
-from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._short_convolution import CausalConv
-from lvm_pipeline.architectures._stack import Residual, ResidualStack
+from lvm_pipeline.architectures._stack import Residual, ResidualStack, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,19 +131,6 @@ def reference_operator(operator: HyenaOperator, states: Tensor) -> Tensor:
     return operator.out(gates[0] * values)
 
 
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with the plain sums."""
-    states = at_least_float32(model.states_of(contexts))
-    assert isinstance(model.mixers, ResidualStack)
-    for layer in model.mixers.layers:
-        assert isinstance(layer, Residual)
-        if isinstance(layer.inner, HyenaOperator):
-            states = states + reference_operator(layer.inner, layer.norm(states))
-        else:
-            states = layer(states)
-    return model.predict_from(contexts, model.mixers.norm(states))
-
-
 ARCHITECTURE = Architecture(
     name="hyena",
     summary="Hyena, gated long convolutions with implicit kernels",
@@ -159,7 +145,7 @@ ARCHITECTURE = Architecture(
         "published": Preset(config=HyenaConfig(num_layers=12), num_params=87_280_904),
     },
     build_model=build,
-    reference=reference,
+    reference=reference_of({HyenaOperator: reference_operator}),
     sweep={"order": (2, 3), "filter_dim": (32, 64, 128)},
     gains_from_compile=True,
 )

@@ -22,12 +22,12 @@ No weights were ever released: every model is trained from nothing.
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from lvm_pipeline.architectures._attention import CausalSelfAttention, reference_attention
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._contract import Architecture, Preset
-from lvm_pipeline.architectures._lcm_decoder import DecoderConfig, decoder, reference_decoder
+from lvm_pipeline.architectures._lcm_decoder import DecoderConfig, decoder
 from lvm_pipeline.architectures._normaliser import RobustNormaliser
+from lvm_pipeline.architectures._stack import reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,6 @@ class LcmConfig(DecoderConfig):
 def build(config: LcmConfig) -> Backbone:
     """Build the model."""
     return Backbone(config, decoder(config, config.num_layers), normaliser=RobustNormaliser(config.vector_dim))
-
-
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with plain attention."""
-    return model.predict_from(contexts, reference_decoder(model.mixers, model.states_of(contexts)))
 
 
 ARCHITECTURE = Architecture(
@@ -62,6 +57,6 @@ ARCHITECTURE = Architecture(
         "published": Preset(config=LcmConfig(vector_dim=1024, residual_head=False), num_params=1_649_185_792),
     },
     build_model=build,
-    reference=reference,
+    reference=reference_of({CausalSelfAttention: reference_attention}),
     sweep={"num_layers": (8, 16, 24, 32)},
 )

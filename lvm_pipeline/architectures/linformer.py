@@ -30,8 +30,7 @@ from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import LayerNorm
-from lvm_pipeline.architectures._precision import at_least_float32
-from lvm_pipeline.architectures._stack import Residual, ResidualStack
+from lvm_pipeline.architectures._stack import Residual, ResidualStack, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,19 +132,6 @@ def reference_attention(attention: LinformerAttention, states: Tensor) -> Tensor
     return attention.out(torch.cat(attended, dim=-1))
 
 
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with plain attention."""
-    states = at_least_float32(model.states_of(contexts))
-    assert isinstance(model.mixers, ResidualStack)
-    for layer in model.mixers.layers:
-        assert isinstance(layer, Residual)
-        if isinstance(layer.inner, LinformerAttention):
-            states = states + reference_attention(layer.inner, layer.norm(states))
-        else:
-            states = layer(states)
-    return model.predict_from(contexts, model.mixers.norm(states))
-
-
 ARCHITECTURE = Architecture(
     name="linformer",
     summary="Linformer, attention to a few sums of a fixed window",
@@ -161,7 +147,7 @@ ARCHITECTURE = Architecture(
         "full": Preset(config=LinformerConfig(), num_params=100_385_848),
     },
     build_model=build,
-    reference=reference,
+    reference=reference_of({LinformerAttention: reference_attention}),
     sweep={"num_sums": (1, 2, 3, 4, 5)},
     causal=False,
 )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset, TrainingDefaults
-from lvm_pipeline.architectures._recurrence import lstm_layer, run_layers, trains_on_cpu
+from lvm_pipeline.architectures._recurrence import RecurrentLayers, lstm_layer, reference_layers, stacked
 
 LstmState = tuple[Tensor, Tensor]
 
@@ -30,50 +30,30 @@ class LstmConfig(ModelConfig):
     dropout: float = 0.5
 
 
-class LstmLayers(nn.Module):
-    """L layers on (B, T, H); the state is (h, c), each (L, B, H)."""
+class LstmLayers(RecurrentLayers):
+    """L layers on (B, T, H)."""
 
     def __init__(self, config: LstmConfig):
-        """Drop out between layers, as torch does, where there is more than one."""
-        super().__init__()
-        between = config.dropout if config.num_layers > 1 else 0.0
-        self.layers = nn.LSTM(
-            config.hidden_dim, config.hidden_dim, config.num_layers, batch_first=True, dropout=between
-        )
-
-    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
-        """Mix states (B, T, H); return them, or (n, H) at the positions where `at` (B, T) is True."""
-        if trains_on_cpu(states):
-            return run_layers(self.layers, states, lstm_layer, at=at)
-        mixed = self.layers(states)[0]
-        return mixed if at is None else mixed[at]
-
-    def prefill(self, states: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState]:
-        """Mix what follows on `state`."""
-        return self.layers(states, state)
+        """Use torch's layers."""
+        super().__init__(stacked(nn.LSTM, config), lstm_layer)
 
 
-def reference_layers(layers: nn.LSTM, states: Tensor) -> Tensor:
-    """Run the layers one concept at a time by the formulas above, (B, T, H) -> (B, T, H)."""
-    for layer in range(layers.num_layers):
-        weight_ih, weight_hh, bias_ih, bias_hh = (
-            getattr(layers, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
-        h = c = states.new_zeros(states.shape[0], layers.hidden_size)
-        outputs = []
-        for x in states.unbind(1):
-            i, f, g, o = (x @ weight_ih.T + bias_ih + h @ weight_hh.T + bias_hh).chunk(4, dim=-1)
-            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-            h = torch.sigmoid(o) * torch.tanh(c)
-            outputs.append(h)
-        states = torch.stack(outputs, dim=1)
-    return states
+def reference_cell(
+    x: Tensor, state: LstmState, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
+) -> LstmState:
+    """Read one concept (B, H) by the formulas above."""
+    h, c = state
+    i, f, g, o = (x @ weight_ih.T + bias_ih + h @ weight_hh.T + bias_hh).chunk(4, dim=-1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
 
 
 def reference(model: Backbone, contexts: Tensor) -> Tensor:
     """Predict with the plain layers."""
     assert isinstance(model.mixers, LstmLayers)
-    return model.predict_from(contexts, reference_layers(model.mixers.layers, model.states_of(contexts)))
+    return model.predict_from(
+        contexts, reference_layers(model.mixers.layers, model.states_of(contexts), reference_cell)
+    )
 
 
 def build(config: LstmConfig) -> Backbone:

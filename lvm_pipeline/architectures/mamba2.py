@@ -16,14 +16,11 @@ models have with their token embeddings; `published` and `published_370m` are th
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._contract import Architecture, Preset
 from lvm_pipeline.architectures._mamba2_mixer import Mamba2Mixer, MixerConfig, reference_mixer
 from lvm_pipeline.architectures._norms import RMSNorm
-from lvm_pipeline.architectures._precision import at_least_float32
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +49,6 @@ def build(config: Mamba2Config) -> Backbone:
     return Backbone(config, mixers(config))
 
 
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with the plain mixers."""
-    states = at_least_float32(model.states_of(contexts))
-    assert isinstance(model.mixers, RecurrentStack)
-    for layer in model.mixers.layers:
-        assert isinstance(layer, Residual)
-        assert isinstance(layer.inner, Mamba2Mixer)
-        states = states + reference_mixer(layer.inner, layer.norm(states))
-    return model.predict_from(contexts, model.mixers.norm(states))
-
-
 ARCHITECTURE = Architecture(
     name="mamba2",
     summary="Mamba-2, a selective state space model",
@@ -81,7 +67,7 @@ ARCHITECTURE = Architecture(
         "published_370m": Preset(config=Mamba2Config(hidden_dim=1024, num_layers=48), num_params=318_432_520),
     },
     build_model=build,
-    reference=reference,
+    reference=reference_of({Mamba2Mixer: reference_mixer}),
     sweep={"hidden_dim": (768, 1024), "num_layers": (24, 34, 48, 56)},
     gains_from_compile=True,
 )

@@ -13,8 +13,8 @@ Shapes: B = batch, T = context in concepts, H = hidden width, K = heads, N = H /
     u = u + out(LayerNorm(u)),  u = u + W_2 gelu(W_1 LayerNorm(u) + b_1) + b_2,  a last LayerNorm after L such pairs
 
 Features are random, not learned: the projections are drawn with the weights and saved with them. In training they are
-drawn again every `redraw_steps` steps, lest the model learns one draw by heart; in evaluation never. A state of
-fixed size carries what came before, so a step costs the same at any length.
+redrawn every `redraw_steps` optimiser steps, so that the model does not overfit to one draw; in evaluation never. A
+state of fixed size carries what came before, so a step costs the same at any length.
 """
 
 import math
@@ -37,9 +37,8 @@ from lvm_pipeline.architectures._favor import (
 )
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import LayerNorm
-from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._rotary import angles, frequencies, rotate_neighbours
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
 
 PerformerState = tuple[int, FavorState]  # positions seen, and their sums
 
@@ -84,9 +83,9 @@ class PerformerAttention(nn.Module):
         self.out = nn.Linear(config.hidden_dim, config.hidden_dim)
         self.register_buffer("projection", orthogonal_projection(config.num_features, self.head_dim))
 
-    def draw_again(self) -> None:
-        """Replace the projection by a new draw, of the CPU's random state wherever the model is."""
-        self.projection = orthogonal_projection(*self.projection.shape).to(self.projection)
+    def redraw(self, generator: torch.Generator) -> None:
+        """Replace the projection by a new draw of a generator on the CPU, wherever the model is."""
+        self.projection.copy_(orthogonal_projection(*self.projection.shape, generator=generator))
 
     def forward(self, states: Tensor) -> Tensor:
         """Attend within the context."""
@@ -125,29 +124,24 @@ class PerformerMixers(RecurrentStack):
             layers += [Residual(LayerNorm(config.hidden_dim), each, dropout=config.dropout) for each in inner]
         super().__init__(layers, LayerNorm(config.hidden_dim))
         self.redraw_steps = config.redraw_steps
-        self.num_steps = 0
+        self.redraw_seed = torch.initial_seed()
 
-    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
-        """Mix along the context; in training, a step."""
-        if self.training:
-            self._count_step()
-        return super().forward(states, at)
-
-    def _count_step(self) -> None:
-        self.num_steps += 1
-        if self.redraw_steps and self.num_steps % self.redraw_steps == 0:
-            for layer in self.layers:
-                assert isinstance(layer, Residual)
-                if isinstance(layer.inner, PerformerAttention):
-                    layer.inner.draw_again()
+    def start_step(self, step: int) -> None:
+        """Redraw the features if it is time to, from seed and step alone, so that every process draws the same."""
+        if not self.redraw_steps or step % self.redraw_steps:
+            return
+        generator = torch.Generator().manual_seed(hash((self.redraw_seed, step)) % 2**63)
+        for layer in self.layers:
+            if isinstance(layer.inner, PerformerAttention):
+                layer.inner.redraw(generator)
 
     def get_extra_state(self) -> Tensor:
-        """Return the number of steps, which is saved with the weights."""
-        return torch.tensor(self.num_steps, device="cpu")
+        """Return the seed of the redraws, which is saved with the weights."""
+        return torch.tensor(self.redraw_seed % 2**63, device="cpu")
 
     def set_extra_state(self, state: Any) -> None:
-        """Take up the number of steps again."""
-        self.num_steps = int(state)
+        """Restore it."""
+        self.redraw_seed = int(state)
 
 
 def build(config: PerformerConfig) -> Backbone:
@@ -155,25 +149,16 @@ def build(config: PerformerConfig) -> Backbone:
     return Backbone(config, PerformerMixers(config))
 
 
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with the plain formula."""
-    states = at_least_float32(model.states_of(contexts))
-    assert isinstance(model.mixers, PerformerMixers)
-    for layer in model.mixers.layers:
-        assert isinstance(layer, Residual)
-        attention = layer.inner
-        if isinstance(attention, PerformerAttention):
-            given = attention.project(layer.norm(states), 0)
-            attended = reference_favor_attention(*given, attention.projection, kernel=attention.kernel)
-            states = states + attention.out(attended.flatten(2))
-        else:
-            states = layer(states)
-    return model.predict_from(contexts, model.mixers.norm(states))
-
-
 def _usual_features(head_dim: int) -> int:
     """Return N log N, so many features as the authors' code takes for heads of that width."""
     return int(head_dim * math.log(head_dim))
+
+
+def reference_performer_attention(attention: PerformerAttention, states: Tensor) -> Tensor:
+    """Attend by the plain formula."""
+    queries, keys, values = attention.project(states, 0)
+    attended = reference_favor_attention(queries, keys, values, attention.projection, kernel=attention.kernel)
+    return attention.out(attended.flatten(2))
 
 
 ARCHITECTURE = Architecture(
@@ -194,6 +179,6 @@ ARCHITECTURE = Architecture(
         "full": Preset(config=PerformerConfig(), num_params=100_417_544),
     },
     build_model=build,
-    reference=reference,
+    reference=reference_of({PerformerAttention: reference_performer_attention}),
     sweep={"num_features": (64, 128, 266), "kernel": KERNELS, "redraw_steps": (1, 1000)},
 )

@@ -33,9 +33,8 @@ from lvm_pipeline.architectures._decayed_attention import decayed_attention, ref
 from lvm_pipeline.architectures._kernels import OptionalKernel, retention_form
 from lvm_pipeline.architectures._mlp import SwiGlu
 from lvm_pipeline.architectures._norms import RMSNorm, rms_norm
-from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._rotary import angles, rotate_neighbours
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
 
 EPS = 1e-6
 LOWEST_FREQUENCY = 1e-4  # of the rotation; the highest is 1, those between are in geometric progression
@@ -185,19 +184,6 @@ def reference_retention(retention: Retention, states: Tensor) -> Tensor:
     return retention.leave(reference_decayed_attention(queries, keys, values, log_decay=log_decay), gate)
 
 
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with plain retention."""
-    states = at_least_float32(model.states_of(contexts))
-    assert isinstance(model.mixers, RecurrentStack)
-    for layer in model.mixers.layers:
-        assert isinstance(layer, Residual)
-        if isinstance(layer.inner, Retention):
-            states = states + reference_retention(layer.inner, layer.norm(states))
-        else:
-            states = layer(states)
-    return model.predict_from(contexts, model.mixers.norm(states))
-
-
 ARCHITECTURE = Architecture(
     name="retnet",
     summary="RetNet, retention with a state of fixed size",
@@ -216,7 +202,7 @@ ARCHITECTURE = Architecture(
         ),
     },
     build_model=build,
-    reference=reference,
+    reference=reference_of({Retention: reference_retention}),
     sweep={"num_heads": (2, 3, 4, 6), "num_layers": (12, 15)},
     gains_from_compile=True,
 )

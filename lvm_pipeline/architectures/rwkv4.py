@@ -23,7 +23,7 @@ token embeddings; `published` is the authors' own.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, OptimiserSetting, Preset
 from lvm_pipeline.architectures._norms import NO_DECAY, LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
 from lvm_pipeline.architectures._token_shift import previous
 from lvm_pipeline.architectures._wkv import Sums, reference_weighted_key_values, weighted_key_values
 
@@ -147,13 +147,9 @@ class Rwkv4Mixers(RecurrentStack):
         super().__init__(layers, LayerNorm(config.hidden_dim))
         self.first_norm = LayerNorm(config.hidden_dim)
 
-    def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
-        """Normalise, then mix."""
-        return super().forward(self.first_norm(states), at)
-
-    def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Mix what follows on `state`."""
-        return super().prefill(self.first_norm(states), state)
+    def prepare(self, states: Tensor) -> Tensor:
+        """Return the normalised states."""
+        return at_least_float32(self.first_norm(states))
 
 
 def build(config: Rwkv4Config) -> Backbone:
@@ -168,19 +164,6 @@ def reference_time_mix(mix: TimeMix, states: Tensor) -> Tensor:
     return mix.out(receptance * reference_weighted_key_values(-mix.decay.exp(), mix.bonus, keys, values))
 
 
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with the plain sums."""
-    assert isinstance(model.mixers, Rwkv4Mixers)
-    states = model.mixers.first_norm(at_least_float32(model.states_of(contexts)))
-    for layer in model.mixers.layers:
-        assert isinstance(layer, Residual)
-        if isinstance(layer.inner, TimeMix):
-            states = states + reference_time_mix(layer.inner, layer.norm(states))
-        else:
-            states = layer(states)
-    return model.predict_from(contexts, model.mixers.norm(states))
-
-
 ARCHITECTURE = Architecture(
     name="rwkv4",
     summary="RWKV-4, the version of RWKV's 169M model",
@@ -193,7 +176,7 @@ ARCHITECTURE = Architecture(
         "published": Preset(config=Rwkv4Config(num_layers=12), num_params=93_302_792),
     },
     build_model=build,
-    reference=reference,
+    reference=reference_of({TimeMix: reference_time_mix}),
     sweep={"num_layers": (4, 8, 12, 16, 22)},
     variant_of="rwkv",
     gains_from_compile=True,

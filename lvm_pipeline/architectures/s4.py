@@ -35,7 +35,7 @@ from lvm_pipeline.architectures._long_convolution import LONGEST_PRODUCT, causal
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import NO_DECAY, LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual
+from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
 
 TIME_STEP_RANGE = (0.001, 0.1)  # of the fresh model, log-uniform
 START_DECAY = 0.5  # -Re A of the fresh model
@@ -133,14 +133,14 @@ class S4Mixer(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Mix along the context."""
-        return self.leave(self.state_space(states))
+        return self.project_out(self.state_space(states))
 
     def prefill(self, states: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mix what follows on `state`."""
         mixed, state = self.state_space.prefill(states, state)
-        return self.leave(mixed), state
+        return self.project_out(mixed), state
 
-    def leave(self, mixed: Tensor) -> Tensor:
+    def project_out(self, mixed: Tensor) -> Tensor:
         """Activate, project, gate."""
         return F.glu(self.out(F.gelu(mixed)), dim=-1)
 
@@ -172,18 +172,9 @@ def reference_state_space(space: DiagonalStateSpace, inputs: Tensor) -> Tensor:
     return torch.stack(outputs, dim=1)
 
 
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with the plain state spaces."""
-    states = at_least_float32(model.states_of(contexts))
-    assert isinstance(model.mixers, RecurrentStack)
-    for layer in model.mixers.layers:
-        assert isinstance(layer, Residual)
-        if isinstance(layer.inner, S4Mixer):
-            mixed = reference_state_space(layer.inner.state_space, layer.norm(states))
-            states = states + layer.inner.leave(mixed)
-        else:
-            states = layer(states)
-    return model.predict_from(contexts, model.mixers.norm(states))
+def reference_s4_mixer(mixer: S4Mixer, states: Tensor) -> Tensor:
+    """Mix with the plain state space."""
+    return mixer.project_out(reference_state_space(mixer.state_space, states))
 
 
 ARCHITECTURE = Architecture(
@@ -197,6 +188,6 @@ ARCHITECTURE = Architecture(
         "full": Preset(config=S4Config(), num_params=97_291_784),
     },
     build_model=build,
-    reference=reference,
+    reference=reference_of({S4Mixer: reference_s4_mixer}),
     sweep={"state_dim": (16, 32, 64, 128, 256)},
 )

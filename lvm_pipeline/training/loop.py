@@ -272,6 +272,7 @@ class _Training:
     def _step(self, spans: Spans, done_fraction: float) -> tuple[int, Tensor, Tensor, float]:
         model, optimiser = self.state.model.train(), self.state.optimiser
         learning_rate = set_learning_rate(optimiser, self.config, done_fraction=done_fraction)
+        model.start_step(self.state.progress.step + 1)
         batch = gather(self.vectors, spans, self.condition)
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self.vectors.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):

@@ -110,6 +110,7 @@ def behaviour(name, **overrides):
     condition = noise(2, contexts.shape[1], condition_dim, dtype=torch.float32) if condition_dim else None
     targets, is_target = contexts.roll(1, dims=1), torch.ones(contexts.shape[:2], dtype=torch.bool)
     torch.manual_seed(3)
+    model.start_step(1)
     prediction = model(contexts, condition).detach()
     loss = loss_on(model, contexts, targets, is_target, objective="mse", condition=condition)
     return str(shapes), prediction.double().square().sum().item(), prediction[0, -1, 0].item(), loss.item()

@@ -1,9 +1,12 @@
 """LSTM and GRU against recorded outputs of the reference implementation."""
 
+from functools import partial
+
 import pytest
 from torch import nn
 
 from lvm_pipeline.architectures import gru, lstm
+from lvm_pipeline.architectures._recurrence import reference_layers
 from lvm_pipeline_tests.architectures.oracles import OPERATOR_TOLERANCE, PRECISIONS, assert_equals, below, oracle
 
 LAYERS = {"lstm": (nn.LSTM, lstm.LstmLayers, lstm.LstmConfig, lstm), "gru": (nn.GRU, gru.GruLayers, gru.GruConfig, gru)}
@@ -22,7 +25,7 @@ def with_oracle_weights(name, recorded, dtype):
     mixers = mixers_class(config_class(hidden_dim=hidden, num_layers=2))
     mixers.layers = kind(width, hidden, 2, batch_first=True).to(dtype)
     mixers.layers.load_state_dict(weights, strict=True)
-    return mixers, module.reference_layers
+    return mixers, partial(reference_layers, cell=module.reference_cell)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])

@@ -155,27 +155,33 @@ def test_attention_estimates_the_softmax():
     assert errors[1] < 0.05 < errors[0]
 
 
-def test_features_are_drawn_again_in_training_only_and_counted_in_what_is_saved():
+def projections_after(model, *steps):
+    for step in steps:
+        model.start_step(step)
+    return [tensor.clone() for key, tensor in model.state_dict().items() if key.endswith("projection")]
+
+
+def test_features_are_redrawn_by_the_step_and_not_by_calls_of_the_model():
     model, contexts = build("performer", redraw_steps=3), noise(1, 5, VECTOR_DIM, dtype=torch.float32)
-
-    def projection():
-        return model.state_dict()["mixers.layers.0.inner.projection"]
-
-    first = projection()
-    for _ in range(2):
-        model.train()(contexts)
-        model.eval()(contexts)
-    assert torch.equal(projection(), first)
-
-    again = build("performer", redraw_steps=3)
-    again.load_state_dict(model.state_dict(), strict=True)
-    model = again.train()
-    model(contexts)
-    assert not torch.equal(projection(), first)
-    second = projection()
+    first = projections_after(model)
     for _ in range(10):
-        model.eval()(contexts)
-    assert torch.equal(projection(), second)
+        model.train()(contexts)
+    assert all(map(torch.equal, projections_after(model, 1, 2), first))
+    assert not any(map(torch.equal, projections_after(model, 3), first))
+
+
+def test_redrawn_features_depend_on_seed_and_step_alone():
+    model, other = (build("performer", redraw_steps=3) for _ in range(2))
+    state = torch.get_rng_state()
+    expected = projections_after(model, 3, 6)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(7)  # the random state of another process
+    assert all(map(torch.equal, projections_after(other, 6), expected))
+    resumed = build("performer", redraw_steps=3, seed=1)
+    resumed.load_state_dict(model.state_dict(), strict=True)
+    assert all(map(torch.equal, projections_after(resumed, 9), projections_after(model, 9)))
+    unlike = build("performer", redraw_steps=3, seed=1)
+    assert not any(map(torch.equal, projections_after(unlike, 9), projections_after(model, 9)))
 
 
 def test_a_model_without_rotation_does_not_know_the_distance():

@@ -1,5 +1,6 @@
 """torch.compile changes how fast a training is, and nothing else that can be seen."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.compiled import CACHE_VARIABLE, COMPILE_CACHE
 from lvm_pipeline.training.config import TrainingConfig, settled
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.trained_model import load_trained_model
@@ -29,14 +31,24 @@ SMALL = {
 
 
 @pytest.mark.slow
-def test_a_compiled_training_ends_as_a_plain_one_does_and_leaves_nothing(data, tmp_path):
+def test_a_compiled_training_ends_as_a_plain_one_does_and_leaves_the_compiled_code_for_the_next(data, tmp_path):
+    torch._dynamo.reset()
+    cache = tmp_path / "cache"
     plain = train(TrainingConfig(**SMALL), data, output_dir=tmp_path / "plain")
-    compiled = train(TrainingConfig(**SMALL, compile=True), data, output_dir=tmp_path / "compiled")
+    compiled = train(TrainingConfig(**SMALL, compile=True), data, output_dir=tmp_path / "compiled", cache_dir=cache)
 
     assert compiled.info.history[-1]["train_loss"] == pytest.approx(plain.info.history[-1]["train_loss"], rel=1e-4)
     weights = [load_trained_model(trained.path)[0].state_dict() for trained in (plain, compiled)]
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-4)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["compiled", "plain"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "compiled", "plain"]
+    assert any(path.is_file() for path in cache.rglob("*"))
+
+
+def test_compiled_code_is_kept_beside_the_output_folder_and_outside_the_checkpoint(data, tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, "")
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    train(TrainingConfig(**SMALL, compile=True), data, output_dir=tmp_path / "model")
+    assert os.environ[CACHE_VARIABLE] == str(tmp_path / COMPILE_CACHE)
 
 
 @pytest.mark.parametrize(
