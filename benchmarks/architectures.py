@@ -50,7 +50,8 @@ from lvm_pipeline.architectures._products import laid_out
 from lvm_pipeline.architectures._registry import architecture_names, load_architecture
 from lvm_pipeline.evaluation.latency import latency_ms
 from lvm_pipeline.training.compiled import compiled_model
-from lvm_pipeline.training.config import TrainingConfig, settled
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.settle import settled
 
 ARTICLE_LENGTH = 37
 NUM_WINDOWS, NUM_ARTICLES = 256, 11  # about what `lvm train` takes in one step

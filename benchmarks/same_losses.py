@@ -170,7 +170,7 @@ def serve(arguments: argparse.Namespace) -> int:
             )
             data = synthetic_data(Path(folder), arguments.vector_dim)
             kept = KeptLosses()
-            info = train(config, data, output_dir=Path(folder) / "model", tracker=kept, resume=False).info
+            info = train(config, data, output_dir=Path(folder) / "model", tracker=kept).info
             rates = [epoch["targets_per_second"] for epoch in info.history[1:]]
             found = {"losses": kept.losses, "score": info.history[-1]["validation_cosine"], "rate": max(rates)}
             print(json.dumps(found), flush=True)

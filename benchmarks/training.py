@@ -32,9 +32,10 @@ from lvm_pipeline.concepts.schema import ConceptsMetadata
 from lvm_pipeline.concepts.store import Articles
 from lvm_pipeline.sequences.schema import Sequences, SequencesMetadata
 from lvm_pipeline.sequences.windows import window_starts
-from lvm_pipeline.training.config import Mode, TrainingConfig
+from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.loop import train
+from lvm_pipeline.training.trial import Mode
 
 ARTICLES_GOAL = 8.0
 WINDOWS_GOAL = 1.0

@@ -1,5 +1,6 @@
-"""Written files appear whole or not at all: write beside, fsync, rename."""
+"""Written files and folders appear whole or not at all, and what they replace is there until they are."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -13,11 +14,14 @@ from typing import Any
 IN_USE_SECONDS = 3600.0  # a cached file that was used within this time is not deleted
 
 
+_AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2  # of Linux's renameat2 and macOS's renamex_np
+
+
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; it takes `path`'s place when the block ends well.
+    """Yield a temporary path next to `path`; it replaces `path` when the block succeeds.
 
-    When the block raises, `path` is as it was and nothing is left beside it.
+    If the block raises, `path` is unchanged and the temporary file is gone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -32,10 +36,7 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def staged_dir(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside `path`; it takes `path`'s place when the block ends well.
-
-    A folder already at `path` is moved aside for the swap and deleted after it.
-    """
+    """Yield an empty folder next to `path`; it replaces `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     staged.mkdir()
@@ -49,17 +50,59 @@ def staged_dir(path: Path) -> Iterator[Path]:
 
 
 def replace_dir(staged: Path, path: Path) -> None:
-    """Move the folder `staged` to `path`, taking the place of what is there."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    if path.exists():
+    """Move the folder `staged` to `path`. A folder already there is readable until the moment of the swap.
+
+    Where the file system cannot swap two names in one step, the earlier folder is set aside first; `restore_dir` puts
+    it back after a crash in between.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        staged.replace(path)
+    elif _swapped(staged, path):
+        shutil.rmtree(staged, ignore_errors=True)
+    else:
+        aside = _aside(path)
+        shutil.rmtree(aside, ignore_errors=True)
         path.replace(aside)
-    staged.replace(path)
+        staged.replace(path)
+        shutil.rmtree(aside, ignore_errors=True)
     _sync(path.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_dir(path: Path) -> None:
+    """Put back the folder that an interrupted `replace_dir` had set aside, if `path` is missing."""
+    if not path.exists() and _aside(path).is_dir():
+        _aside(path).replace(path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.replaced")
+
+
+def _swapped(left: Path, right: Path) -> bool:
+    """Swap two names in one step; return False where the system cannot."""
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(left), os.fsencode(right)
+    if hasattr(library, "renameat2"):
+        return library.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
+    if hasattr(library, "renamex_np"):
+        return library.renamex_np(*names, _RENAME_SWAP) == 0
+    return False
+
+
+def link_dir(path: Path, target: Path) -> None:
+    """Make `path` a relative symbolic link to the folder `target`, in place of an earlier link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    staged.symlink_to(os.path.relpath(target, path.parent), target_is_directory=True)
+    try:
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def promote(staged: Path, path: Path) -> None:
-    """Move a finished staged file to its final place on the same disk, durably."""
+    """Move a finished file to its final path on the same disk, durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _sync(staged)
     staged.replace(path)
@@ -67,7 +110,7 @@ def promote(staged: Path, path: Path) -> None:
 
 
 def link_or_copy(source: Path, path: Path) -> None:
-    """Give a file that is only ever replaced whole a second name; a copy where the disk knows no links."""
+    """Give a file a second name (a copy where the disk has no hard links); only for files that are replaced whole."""
     with staged_file(path) as staged:
         try:
             os.link(source, staged)

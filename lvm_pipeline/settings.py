@@ -1,134 +1,128 @@
-"""Environment to one typed, frozen settings object; the environment is read nowhere else.
+"""The environment as one typed, frozen settings object; it is read nowhere else.
 
-Every field is an environment variable with the prefix `LVM_`: `home` is `LVM_HOME`.
+Every field is an environment variable with the prefix `LVM_`: `home` is `LVM_HOME`. The options of a training are among
+them, as `TrainingConfig` declares them: `epochs` is `LVM_EPOCHS`, `model.hidden_dim` is `LVM_MODEL__HIDDEN_DIM`.
 """
 
 import difflib
+import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.config import NESTED, TrainingConfig, nested_options, problems_in_words, unknown_option
 
 CHECKOUT_DIR = Path(__file__).resolve().parent.parent
 CRON = r"^\s*(\S+\s+){4}\S+\s*$"  # minute, hour, day, month, weekday; Dagster reads the fields
 COMPOSE_VARIABLES = ("LVM_POSTGRES_PASSWORD", "LVM_POSTGRES_PORT")  # read by docker-compose.yml alone
+EARLIER_NAMES = {"LVM_TRAINING_MODE": "mode"}  # variables of earlier versions that are still read
 
 
-class Settings(BaseSettings):
-    """Everything a person can set from outside, with its default."""
+class Settings(TrainingConfig, BaseSettings):
+    """Everything that can be set from outside, with its default; the training options are inherited."""
 
-    model_config = SettingsConfigDict(env_prefix="LVM_", frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LVM_", env_nested_delimiter="__", frozen=True, extra="forbid", env_ignore_empty=True
+    )
 
-    home: Path = Field(default_factory=lambda: default_home(), description="Folder that holds all state.")
+    home: Path = Field(default_factory=lambda: default_home(), description="Folder for all state.")
     database_url: SecretStr | None = Field(
-        default=None, description="URL of an own Postgres that holds the source tables; default: the embedded server."
+        default=None,
+        description="URL of an external Postgres with the source tables. Default: the built-in server.",
     )
 
     # The source table.
-    entry_table: str = Field(default="cpe_entry", description="Table of concepts.")
-    vector_table: str = Field(default="cpe_vectors", description="Table of vectors, joined on cpe_id.")
+    entry_table: str = Field(default="cpe_entry", description="Table of the concepts.")
+    vector_table: str = Field(default="cpe_vectors", description="Table of the vectors, joined on cpe_id.")
     vector_column: str = Field(
-        default="concept_vec", description="Vector column, looked for in vector_table first, then in entry_table."
+        default="concept_vec", description="Vector column, in vector_table or else in entry_table."
     )
     dataset_source: str | None = Field(
         default=None,
-        description="Value of dataset_source to extract; default: user_input where it has rows, else the only one.",
+        description="Value of dataset_source to extract. Default: user_input if it has rows, else the only one.",
     )
-    space_id: str | None = Field(default=None, description="Space id of vectors whose table does not name one.")
+    space_id: str | None = Field(
+        default=None, description="Space id of the vectors (what encoder made them), for tables that do not say."
+    )
     article_column: str | None = Field(
-        default=None, description="Column that names the article, overriding the order rule."
+        default=None, description="Column that holds the article id. Overrides the order rule."
     )
     position_column: str | None = Field(
-        default=None, description="Column that orders an article, overriding the order rule."
+        default=None, description="Column that orders the concepts of an article. Overrides the order rule."
     )
     accept_table_order: bool = Field(
-        default=False, description="Accept the order in which the table returns rows; shown as a warning everywhere."
+        default=False, description="Trust the order in which the table returns its rows. Every report shows a warning."
     )
     duplicates: Literal["fail", "drop"] = Field(
-        default="fail", description="Concepts that repeat a text or vector: fail, or drop all but the first."
+        default="fail", description="What to do with concepts that repeat a text or vector: fail, or keep the first."
     )
 
     # Sequences.
-    context_length: int = Field(default=5, ge=1, description="Context concepts of a sequence.")
+    context_length: int = Field(default=5, ge=1, description="Number of context concepts per sequence.")
     split_seed: int = Field(default=0, description="Seed of the hash that assigns articles to splits.")
-    train_fraction: float = Field(default=0.8, gt=0, lt=1, description="Share of articles in the train split.")
+    train_fraction: float = Field(default=0.8, gt=0, lt=1, description="Fraction of the articles in the train split.")
     validation_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="Share of articles in the validation split."
+        default=0.1, gt=0, lt=1, description="Fraction of the articles in the validation split."
     )
     validation_articles: Path | None = Field(
-        default=None, description="File of article ids, one a line, that are validation; all others are train."
+        default=None, description="File of article ids, one per line, for the validation split; all others are train."
     )
     boundaries: Literal["respect", "ignore"] = Field(
-        default="respect", description="`ignore` lets windows cross articles (compatibility mode, leaking)."
+        default="respect", description="`ignore` lets windows cross article boundaries (compatibility mode; leaks)."
     )
     split: Literal["articles", "last_20_percent"] = Field(
-        default="articles", description="`last_20_percent` splits by position (compatibility mode, leaking)."
+        default="articles", description="`last_20_percent` splits by position (compatibility mode; leaks)."
     )
 
-    # Training. Where nothing is set, `training.config.TrainingConfig` owns the default.
-    preset: str = Field(default="small", description="Preset that assets and `lvm run` train.")
-    training_mode: Literal["auto", "articles", "windows"] = Field(
-        default="auto", description="How training sees the data: whole articles where it can, or windows."
-    )
-    epochs: int | None = Field(default=None, ge=1, description="Passes over the train split, at most.")
-    batch_size: int | None = Field(default=None, ge=1, description="Targets in one optimiser step, about.")
-    learning_rate: float | None = Field(default=None, gt=0, description="Peak learning rate.")
-    objective: str | None = Field(
-        default=None, description="What training minimises: a sum of cosine, mse, infonce, such as `cosine + 0.1 mse`."
-    )
-    seed: int = Field(default=0, description="Seed of weights, order and dropout.")
-    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
-    num_threads: int = Field(default=2, ge=1, description="PyTorch threads on a CPU.")
-    compile: bool = Field(
-        default=False,
-        description="Train with torch.compile where it pays, on windows: a slow first minute, for long trainings.",
-    )
-
-    # Automation; read when Dagster loads the definitions, but for the architectures.
+    # Automation. Read when Dagster loads its code location; retrained_architectures is read at each tick.
     observation_cron: str = Field(
         default="*/30 * * * *",
         pattern=CRON,
-        description="When the source table is looked at; what changed is refreshed.",
+        description="Cron schedule for checking the source table. Changed data is refreshed.",
     )
-    retraining_cron: str = Field(default="0 3 * * 0", pattern=CRON, description="When models are trained again.")
+    retraining_cron: str = Field(
+        default="0 3 * * 0", pattern=CRON, description="Cron schedule of the retraining (UTC)."
+    )
     retrained_architectures: str = Field(
         default="champion",
-        description="What is trained again: `champion` for its architecture only, `all`, or names with commas.",
+        description="What to retrain: `champion` (its architecture), `all`, or architecture names separated by commas.",
     )
     retrain_on: Literal["schedule", "new_data", "drift"] = Field(
         default="schedule",
-        description="Train between the scheduled times too: when new data passed its checks, or when they drifted.",
+        description="Also retrain between scheduled runs: when new data has passed its checks, or has drifted.",
     )
     automation_interval_seconds: int = Field(
-        default=30, ge=1, description="How often Dagster looks for something to refresh, to train or to alert about."
+        default=30, ge=1, description="Seconds between evaluations of Dagster's automation and alert sensors."
     )
 
     # Alerts.
     alert_url: SecretStr | None = Field(
-        default=None, description="Where alerts go, as an apprise URL: slack://, mailtos://, jsons://, file://, ..."
+        default=None,
+        description="Where alerts are sent: any Apprise URL (slack://, mailtos://, jsons://, file://, ...).",
     )
     daemon_silence_seconds: int = Field(
-        default=300, ge=1, description="After how long without a heartbeat of Dagster's daemon an alert is sent."
+        default=300, ge=1, description="Seconds without a heartbeat after which the Dagster daemon counts as down."
     )
     dagster_url: str | None = Field(
-        default=None, description="Address of the Dagster web UI in alerts; default: `dagster_port` on this machine."
+        default=None, description="Address of the Dagster web UI in alerts. Default: dagster_port on this machine."
     )
 
     # Services.
     dagster_database_url: SecretStr | None = Field(
-        default=None, description="URL of an own Postgres for Dagster's storage; default: the embedded server."
+        default=None, description="URL of an external Postgres for Dagster's storage. Default: the built-in server."
     )
-    dagster_port: int = Field(default=3000, description="Port of the Dagster web UI on loopback.")
-    mlflow_port: int = Field(default=5000, description="Port of the MLflow UI on loopback.")
+    dagster_port: int = Field(default=3000, description="Port of the Dagster web UI on localhost.")
+    mlflow_port: int = Field(default=5000, description="Port of the MLflow UI on localhost.")
     mlflow_tracking_uri: str | None = Field(
-        default=None, description="Tracking server to use instead of the own store."
+        default=None, description="URI of an external MLflow tracking server. Default: the built-in store."
     )
     mlflow_ui_url: str | None = Field(
-        default=None, description="Address of the MLflow UI in links, where a browser reaches it under another."
+        default=None, description="Address of the MLflow UI in links, if it differs from the tracking URI."
     )
 
     @field_validator("home")
@@ -136,10 +130,9 @@ class Settings(BaseSettings):
     def _home_is_absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
 
-    # Where products lie.
     @property
     def ui_address(self) -> str:
-        """Address of the Dagster web UI, for people."""
+        """Address of the Dagster web UI for links."""
         return (self.dagster_url or f"http://127.0.0.1:{self.dagster_port}").rstrip("/")
 
     @property
@@ -149,47 +142,57 @@ class Settings(BaseSettings):
 
     @property
     def staging_dir(self) -> Path:
-        """Products whose checks have not passed yet; on the same disk as `data_dir`."""
+        """Products that have not passed their checks yet; on the same disk as `data_dir`."""
         return self.home / "data" / "staging"
 
     @property
     def concepts_path(self) -> Path:
-        """Promoted concept table."""
+        """The promoted concept table."""
         return self.data_dir / "concepts.parquet"
 
     @property
     def champion_concepts_path(self) -> Path:
-        """Concept table that the champion was trained on, kept when `concepts_path` is replaced."""
+        """The concept table that the champion was trained on, the reference for drift."""
         return self.data_dir / "champion_concepts.parquet"
 
     @property
     def sequences_path(self) -> Path:
-        """Promoted sequence table."""
+        """The promoted sequence table."""
         return self.data_dir / "sequences.parquet"
 
     @property
     def vectors_dir(self) -> Path:
-        """Memory-mapped (N, D) arrays, one for each fingerprint."""
+        """Memory-mapped (N, D) arrays, one per fingerprint."""
         return self.data_dir / "vectors"
 
     @property
+    def trials_dir(self) -> Path:
+        """Trials, one folder per trial id: options, model, checkpoint, report."""
+        return self.home / "trials"
+
+    @property
+    def compile_cache_dir(self) -> Path:
+        """What torch.compile keeps from one training to the next."""
+        return self.home / "cache" / "torch_compile"
+
+    @property
     def models_dir(self) -> Path:
-        """Trained models, one folder for each architecture."""
+        """Links to the latest trained model of each architecture."""
         return self.home / "models"
 
     @property
     def reports_dir(self) -> Path:
-        """Verification report, reports for each architecture, leaderboard."""
+        """Verification report, leaderboard, and links to the latest report of each architecture."""
         return self.home / "reports"
 
     @property
     def encoders_dir(self) -> Path:
-        """Fitted encoders, one folder for each space id."""
+        """Fitted encoders, one folder per space id."""
         return self.home / "encoders"
 
     @property
     def postgres_dir(self) -> Path:
-        """Files of the embedded Postgres."""
+        """Files of the built-in Postgres."""
         return self.home / "postgres"
 
     @property
@@ -213,21 +216,75 @@ def load_settings(**overrides: object) -> Settings:
     """Read the settings from the environment; `overrides` win over it.
 
     Raises:
-        LvmError: If a variable cannot be understood; names it and what was wrong.
+        LvmError: If a variable cannot be used; names it and says why.
     """
+    for variable, name in EARLIER_NAMES.items():
+        if os.environ.get(variable) and f"LVM_{name.upper()}" not in os.environ:
+            overrides.setdefault(name, os.environ[variable])
     try:
         return Settings(**overrides)  # pyright: ignore[reportArgumentType]
     except ValidationError as error:
-        problems = "; ".join(
-            f"LVM_{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        raise LvmError(f"The settings cannot be used ({problems}). Correct the variable and try again.") from None
+        problems = "; ".join(f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors())
+    except SettingsError as error:
+        problems = f"{error} of LVM_{'/'.join(NESTED).upper()}, which take JSON"
+    raise LvmError(f"The settings cannot be used ({problems}). Correct the variable and try again.")
+
+
+def with_options(settings: Settings, options: Mapping[str, Any]) -> Settings:
+    """Return the settings with some training options (or other fields) replaced and checked.
+
+    Args:
+        settings: Settings to start from.
+        options: Values by name; dotted names reach into `model` and `strategy_options`, None changes nothing.
+
+    Raises:
+        LvmError: If a name does not exist, or a value cannot be used; named as given, not as a variable.
+    """
+    given = nested_options({name: value for name, value in options.items() if value is not None})
+    for name in given:
+        if name not in Settings.model_fields:
+            raise LvmError(unknown_option(name, TrainingConfig.model_fields))
+    values = {name: getattr(settings, name) for name in {"home", *settings.model_fields_set}}
+    for name in NESTED:
+        if name in given:
+            given[name] = {**values.get(name, {}), **given[name]}
+    try:
+        return Settings(**{**values, **given})
+    except ValidationError as error:
+        raise LvmError(f"The options cannot be used: {problems_in_words(error)}.") from None
+
+
+def settings_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables from which another process reads these settings. They contain secrets."""
+    values = {}
+    for name in sorted({"home", *settings.model_fields_set}):
+        value = getattr(settings, name)
+        if value is None or value == {}:
+            continue
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        values[_variable((name,))] = json.dumps(text) if isinstance(text, dict) else str(text)
+    return values
 
 
 def unknown_variables() -> dict[str, str | None]:
-    """Return the variables `LVM_...` of the environment that mean nothing, each with the nearest one that does."""
-    known = [f"LVM_{name.upper()}" for name in Settings.model_fields]
-    given = [name for name in os.environ if name.upper().startswith("LVM_")]
-    unknown = [name for name in given if name.upper() not in {*known, *COMPOSE_VARIABLES}]
+    """Return the `LVM_...` variables that are not settings, each with the nearest setting if there is one."""
+    known = [_variable((name,)) for name in Settings.model_fields]
+    nested = tuple(f"{_variable((name,))}__" for name in NESTED)
+    given = [name for name in os.environ if name.upper().startswith("LVM_") and not name.upper().startswith(nested)]
+    unknown = [name for name in given if name.upper() not in {*known, *COMPOSE_VARIABLES, *EARLIER_NAMES}]
     return {name: next(iter(difflib.get_close_matches(name.upper(), known, n=1)), None) for name in sorted(unknown)}
+
+
+def refuse_unknown_variables() -> None:
+    """Refuse to train while some `LVM_...` variable is not a setting: most often a typing error.
+
+    Raises:
+        LvmError: With the variable, and the nearest setting or how to list them.
+    """
+    for name, nearest in unknown_variables().items():
+        fix = f"did you mean {nearest}?" if nearest else "`lvm settings` lists them all."
+        raise LvmError(f"The environment variable {name} is not a setting; {fix} Rename or unset it.")
+
+
+def _variable(location: Sequence[int | str]) -> str:
+    return f"LVM_{'__'.join(str(part) for part in location).upper()}"

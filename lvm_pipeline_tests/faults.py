@@ -19,8 +19,7 @@ from lvm_pipeline.definitions import defs
 from lvm_pipeline.defs import trained_model as trained_model_asset
 from lvm_pipeline.defs import training_child
 from lvm_pipeline.defs.launch import QUIET
-from lvm_pipeline.defs.resources import settings_environment
-from lvm_pipeline.settings import Settings
+from lvm_pipeline.settings import Settings, settings_environment
 from lvm_pipeline.training import rescore
 from lvm_pipeline.training.tracking import NullTracker
 from lvm_pipeline_tests.synthetic import synthetic_table, write_synthetic_sequences, write_table
@@ -116,9 +115,10 @@ def training_in_this_process() -> Iterator[None]:
 
     no_drift = [invariant.not_checked("there is no champion") for invariant in lineage.INVARIANTS["drift"]]
 
-    def train_here(context, settings):
+    def train_here(context, settings, *, again):
+        pipes = SimpleNamespace(partition_key=context.partition_key, get_extra=lambda name: again, log=context.log)
         with environment(settings):
-            return training_child.report_of(context)
+            return training_child.report_of(pipes)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trained_model_asset, "train_in_child", train_here)
@@ -161,7 +161,7 @@ def make_settings(home: Path, postgres_dir: Path, url: str, **values) -> Setting
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "postgres").exists():
         (home / "postgres").symlink_to(postgres_dir, target_is_directory=True)
-    options = {"preset": "smoke", "epochs": 2, "num_threads": 1, "training_mode": "windows", "split_seed": 1}
+    options = {"preset": "smoke", "epochs": 2, "num_threads": 1, "mode": "windows", "split_seed": 1}
     return Settings(home=home, database_url=url, **{**options, **values})
 
 

@@ -46,7 +46,6 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.leaderboard import LeftOut, leaderboard
 from lvm_pipeline.evaluation.report import read_report
 from lvm_pipeline.experiments.selection import select_champion
-from lvm_pipeline.lineage import report_dir
 from lvm_pipeline.sequences import build
 from lvm_pipeline.sequences.windows import window_starts_across_articles
 from lvm_pipeline.source.encoders.lsa import fit_lsa
@@ -328,7 +327,7 @@ def test_f10_a_model_below_the_best_baseline_is_told_and_crowned_by_nobody(unhar
     assert gain.description.startswith("Gain in cosine over ridge")  # on the values or on the residual: both are exact
     assert "the best baseline: -0." in gain.description
     assert "articles" in gain.description
-    report = read_report(report_dir(home, faults.ARCHITECTURE) / "report.json")
+    report = read_report(home.reports_dir / faults.ARCHITECTURE / "report.json")
     assert report.gain.high < 0
     assert set(report.baselines) >= {"global_mean", "copy_last", "context_mean", "ridge", "ridge_residual"}
     decision = select_champion(
@@ -373,7 +372,7 @@ def test_f11_context_rows_among_the_candidates_are_named(unharmed, home, monkeyp
 
 
 def test_f11_pools_of_two_sizes_never_stand_in_one_leaderboard(unharmed, home):
-    report = read_report(report_dir(home, faults.ARCHITECTURE) / "report.json")
+    report = read_report(home.reports_dir / faults.ARCHITECTURE / "report.json")
     shrunk = dataclasses.replace(
         report, name="shrunk", pool=dataclasses.replace(report.pool, size=9, fingerprint="0" * 64)
     )

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -67,6 +68,68 @@ def test_a_folder_replaces_the_whole_earlier_one(tmp_path):
 
     assert names(path / "deep") == ["b"]
     assert names(tmp_path) == ["folder"]
+
+
+def test_a_folder_is_never_absent_while_it_is_replaced(tmp_path):
+    path = tmp_path / "folder"
+    is_over, absences = threading.Event(), []
+
+    def watch():
+        while not is_over.is_set():
+            if not (path / "a").exists():
+                absences.append(time.monotonic())
+
+    with files.staged_dir(path) as staged:
+        (staged / "a").write_text("first")
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for number in range(300):
+        with files.staged_dir(path) as staged:
+            (staged / "a").write_text(str(number))
+    is_over.set()
+    watcher.join()
+
+    assert not absences
+    assert (path / "a").read_text() == "299"
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_folder_set_aside_by_an_interrupted_replacement_is_put_back(tmp_path, monkeypatch):
+    path, staged = tmp_path / "folder", tmp_path / "staged"
+    for folder, text in ((path, "earlier"), (staged, "new")):
+        folder.mkdir()
+        (folder / "a").write_text(text)
+    monkeypatch.setattr(files, "_swapped", lambda left, right: False)
+    monkeypatch.setattr(type(staged), "replace", fails_for(staged))
+    with pytest.raises(OSError, match="power"):
+        files.replace_dir(staged, path)
+    monkeypatch.undo()
+    assert not path.exists()
+
+    files.restore_dir(path)
+
+    assert (path / "a").read_text() == "earlier"
+
+
+def fails_for(staged):
+    plain = type(staged).replace
+
+    def replace(path, target):
+        if path == staged:
+            raise OSError("the power went off")
+        return plain(path, target)
+
+    return replace
+
+
+def test_a_link_is_replaced_in_one_step_and_survives_a_move_of_both(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / "home" / "trials" / name).mkdir(parents=True)
+        files.link_dir(tmp_path / "home" / "models" / "gru", tmp_path / "home" / "trials" / name)
+    (tmp_path / "home").rename(tmp_path / "moved")
+
+    assert (tmp_path / "moved" / "models" / "gru").resolve() == tmp_path / "moved" / "trials" / "two"
+    assert names(tmp_path / "moved" / "models") == ["gru"]
 
 
 def test_promotion_moves_a_file(tmp_path):

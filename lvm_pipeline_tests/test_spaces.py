@@ -125,7 +125,7 @@ def test_a_model_is_not_evaluated_nor_scored_again_in_another_space(moved, model
             score()
 
 
-def test_a_checkpoint_of_another_space_is_not_gone_on_from(products, moved, tmp_path):
+def test_a_checkpoint_of_another_space_is_set_aside(products, moved, tmp_path):
     """A training that was stopped part-way leaves a checkpoint; the same on another space begins anew."""
     checkpoint_of_stopped_training(products, tmp_path)
 

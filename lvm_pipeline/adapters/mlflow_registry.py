@@ -57,7 +57,7 @@ def champion(settings: Settings) -> RegisteredModel | None:
     )
 
 
-def crown(settings: Settings, *, mlflow_run_id: str, tags: Mapping[str, str], description: str) -> RegisteredModel:
+def promote(settings: Settings, *, mlflow_run_id: str, tags: Mapping[str, str], description: str) -> RegisteredModel:
     """Register the model of an MLflow run, or find it registered, and point the alias `champion` at it.
 
     Args:
@@ -73,9 +73,9 @@ def crown(settings: Settings, *, mlflow_run_id: str, tags: Mapping[str, str], de
     with mlflow_store.store_errors():
         version = _version_of(settings, mlflow_run_id) or _register(settings, mlflow_run_id, tags, description)
         client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
-    crowned = champion(settings)
-    assert crowned is not None
-    return crowned
+    promoted = champion(settings)
+    assert promoted is not None
+    return promoted
 
 
 def version_url(settings: Settings, version: str) -> str:

@@ -17,7 +17,7 @@ from lvm_pipeline.settings import Settings
 from lvm_pipeline.training.tracking import MetricSeries, TrainingStatus
 
 if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel, Metric
+    from mlflow.entities import Metric
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 logger = logging.getLogger(__name__)
@@ -102,22 +102,12 @@ class MlflowTracker:
             self._client.log_artifacts(self._open_run_id, str(folder))
 
     def log_model(self, model_dir: Path) -> None:
-        """Keep a finished trained model as an MLflow model that `mlflow.pyfunc` loads.
+        """Log a trained model as an MLflow model that `mlflow.pyfunc` loads.
 
         Raises:
             LvmError: If the store cannot be used; the MLflow model is then marked as failed.
         """
-        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-
-        with mlflow_store.store_errors():
-            model = self._client.create_logged_model(self._experiment_id, name="model", source_run_id=self._open_run_id)
-            status = LoggedModelStatus.FAILED
-            try:
-                self._upload_model(model, model_dir)
-                status = LoggedModelStatus.READY
-            finally:
-                self._client.finalize_logged_model(model.model_id, status)
-            self._client.log_outputs(self._open_run_id, models=[LoggedModelOutput(model.model_id, step=0)])
+        log_model_to_run(self._settings, self._open_run_id, model_dir)
 
     def finish(self, status: TrainingStatus) -> None:
         """Close the run; a second call changes nothing."""
@@ -176,13 +166,34 @@ class MlflowTracker:
         )
         self._monitor.start()
 
-    def _upload_model(self, model: "LoggedModel", model_dir: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=self._settings.mlflow_dir) as folder:
-            mlflow_model.write_description(
-                Path(folder), model_dir=model_dir, model_id=model.model_id, run_id=self._open_run_id
-            )
-            self._client.log_model_artifacts(model.model_id, folder)
-        self._client.log_model_artifacts(model.model_id, str(model_dir), mlflow_model.DATA)
+
+def log_model_to_run(settings: Settings, run_id: str, model_dir: Path) -> None:
+    """Log a trained model to an MLflow run, which may be over.
+
+    Raises:
+        LvmError: If the store cannot be used or has no such run; the MLflow model is then marked as failed.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    client = mlflow_store.open_client(settings)
+    with mlflow_store.store_errors():
+        experiment_id = client.get_run(run_id).info.experiment_id
+        model = client.create_logged_model(experiment_id, name="model", source_run_id=run_id)
+        status = LoggedModelStatus.FAILED
+        try:
+            _upload_model(settings, model.model_id, run_id, model_dir)
+            status = LoggedModelStatus.READY
+        finally:
+            client.finalize_logged_model(model.model_id, status)
+        client.log_outputs(run_id, models=[LoggedModelOutput(model.model_id, step=0)])
+
+
+def _upload_model(settings: Settings, model_id: str, run_id: str, model_dir: Path) -> None:
+    client = mlflow_store.open_client(settings)
+    with tempfile.TemporaryDirectory(dir=settings.mlflow_dir) as folder:
+        mlflow_model.write_description(Path(folder), model_dir=model_dir, model_id=model_id, run_id=run_id)
+        client.log_model_artifacts(model_id, folder)
+    client.log_model_artifacts(model_id, str(model_dir), mlflow_model.DATA)
 
 
 def flattened(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -6,6 +6,7 @@ from typing import Any, get_type_hints
 
 from lvm_pipeline.errors import LvmError
 
+FROM_DATA = ("vector_dim", "unit_length")  # fields that the data decide, not a training option
 _TYPE_NAMES = {tuple: "a tuple", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 

@@ -1,11 +1,11 @@
-"""`lvm`: the same pipeline without Dagster, and the commands that start and stop the services.
+"""The commands of `lvm`: each reads the settings, makes one library call and prints what came back.
 
-Every command is thin: it reads the settings, makes one library call and shows what came back. Heavy
-imports (torch, MLflow, Dagster) happen inside the commands, so that `lvm --help` is quick.
+Heavy imports (torch, MLflow, Dagster) happen inside the commands, so that `lvm --help` is quick.
 """
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,47 +13,67 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lvm_pipeline.cli import render, services
+from lvm_pipeline.cli import lists, render, services
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.settings import Settings, load_settings
+from lvm_pipeline.settings import Settings, load_settings, with_options
 from lvm_pipeline.source.split_hash import Split
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.trial import Mode
 
 app = typer.Typer(
-    help="Train latent vector models: from a table of concepts to a champion.",
+    help="Train latent vector models on a table of concepts, evaluate them and choose a champion.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-list_app = typer.Typer(help="List what exists.", no_args_is_help=True)
-app.add_typer(list_app, name="list")
+app.add_typer(lists.app, name="list")
 app.add_typer(services.app)
 
-ArchitectureOption = Annotated[
+
+def training_option(name: str, *flags: str) -> Any:
+    """Return the command-line option of a training option, with its declared meaning."""
+    return typer.Option(*flags, help=TrainingConfig.model_fields[name].description)
+
+
+ArchitecturesOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--architecture", "-a", help="Architecture; repeat for more, `all` for every one. Default: lstm, gru."
+        "--architecture", "-a", help="Architecture; repeat for several, `all` for every one. Default: lstm and gru."
     ),
 ]
-PresetOption = Annotated[str | None, typer.Option("--preset", "-p", help="Size; see `lvm list architectures`.")]
-EpochsOption = Annotated[int | None, typer.Option(help="Passes over the train split, at most.")]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")]
-BatchOption = Annotated[int | None, typer.Option(help="Targets in one optimiser step, about.")]
-ModeOption = Annotated[Literal["auto", "articles", "windows"] | None, typer.Option(help="How training sees the data.")]
+PresetOption = Annotated[str | None, training_option("preset", "--preset", "-p")]
+EpochsOption = Annotated[int | None, training_option("epochs")]
+SeedOption = Annotated[int | None, training_option("seed")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Set any other training option, such as --set patience=2 or --set model.dropout=0.1; repeat for several. "
+        "`lvm list options` lists them.",
+    ),
+]
+AgainOption = Annotated[
+    bool,
+    typer.Option("--again", help="Train even if nothing has changed, or if a checkpoint cannot be resumed."),
+]
 ValidationArticlesOption = Annotated[
-    Path | None, typer.Option(help="File of article ids, one a line, that are validation; all others are train.")
+    Path | None,
+    typer.Option(help="File of article ids, one per line, for the validation split; all others are train."),
 ]
 EncoderOption = Annotated[
-    str, typer.Option("--encoder", help="lsa-768, gtr-t5-base, a sentence-transformers name or a local folder.")
+    str,
+    typer.Option("--encoder", help="lsa-768, gtr-t5-base, any sentence-transformers model or the path of one."),
 ]
 
 DEFAULT_ARCHITECTURES = ["lstm", "gru"]
 
 
 def main() -> None:
-    """Run the command line; what a person can put right ends in one sentence and exit code 1."""
-    _listen_to_ctrl_c()
+    """Run the command line. Errors that a user can fix end in one sentence and exit code 1."""
+    _restore_ctrl_c()
     try:
         app()
     except LvmError as error:
@@ -61,46 +81,51 @@ def main() -> None:
         sys.exit(1)
 
 
-def _listen_to_ctrl_c() -> None:
-    """Undo what a shell does to background jobs: with SIGINT ignored, Dagster would ignore SIGTERM too."""
+def _restore_ctrl_c() -> None:
+    """Handle SIGINT even in a background job, where shells ignore it: Dagster would then ignore SIGTERM too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@app.command(short_help="Fill the source table with real text and run everything.")
+@app.command(short_help="Load the demo corpus and run the whole pipeline.")
 def demo(
-    architecture: ArchitectureOption = None,
+    architecture: ArchitecturesOption = None,
     preset: PresetOption = None,
     encoder: EncoderOption = "lsa-768",
+    set_: SetOption = None,
 ) -> None:
-    """Fill the source table with real text and take the whole lineage through Dagster."""
+    """Load the demo corpus into the source table and materialize every asset with Dagster."""
     from lvm_pipeline import lineage
     from lvm_pipeline.defs.launch import materialise_lineage
 
     out = render.plain()
-    architectures = _chosen(architecture, _settings(preset=preset))
+    settings = _settings(preset=preset, set_options=set_)
+    architectures = _chosen(architecture, settings)
     with render.progress_bars(out) as bars:
         report = lineage.ingest_demo_corpus(
-            _settings(), encoder=encoder, progress=bars.task("Filling cpe_entry with the demo corpus")
+            settings, encoder=encoder, progress=bars.task("Loading the demo corpus into cpe_entry")
         )
-        settings = _settings(preset=preset, dataset_source=report.dataset_source)
+        settings = with_options(settings, {"dataset_source": report.dataset_source})
         materialise_lineage(settings, architectures, on_progress=render.stage_bars(bars))
     render.show_results(out, settings)
 
 
 @app.command(short_help="Load articles into the source table.")
 def ingest(
-    file: Annotated[Path, typer.Argument(help="JSONL of articles, or Parquet with vectors.")],
-    dataset_source: Annotated[str, typer.Option(help="Value of dataset_source that the rows get.")] = "user_input",
-    space: Annotated[str | None, typer.Option(help="Space id of the vectors in a Parquet file.")] = None,
+    file: Annotated[Path, typer.Argument(help="JSONL file of articles, or Parquet file of concepts with vectors.")],
+    dataset_source: Annotated[str, typer.Option(help="Value of dataset_source for the new rows.")] = "user_input",
+    space: Annotated[
+        str | None, typer.Option(help="Space id of the vectors in a Parquet file: what encoder made them.")
+    ] = None,
     encoder: EncoderOption = "lsa-768",
     duplicates: Annotated[
-        Literal["drop", "fail"], typer.Option(help="Drop all but the first of equal concepts, or fail.")
+        Literal["drop", "fail"],
+        typer.Option(help="What to do with concepts that repeat a text or vector: keep the first, or fail."),
     ] = "drop",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Load the good lines of a file with bad ones.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip lines that cannot be read.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Load articles into the source table; a second run of the same file changes nothing."""
+    """Load articles into the source table. Loading the same file again changes nothing."""
     from lvm_pipeline import lineage
 
     out = render.plain(quiet=as_json)
@@ -121,13 +146,15 @@ def ingest(
         render.show_ingest(out, report)
 
 
-@app.command(short_help="Run every invariant and write the verification report.")
+@app.command(short_help="Check the data and write the verification report.")
 def verify(
-    products: Annotated[bool, typer.Option("--products", help="Check the promoted files, not the source.")] = False,
+    products: Annotated[
+        bool, typer.Option("--products", help="Check the promoted files instead of the source table.")
+    ] = False,
     validation_articles: ValidationArticlesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run every invariant on source, concepts and sequences, and write the verification report."""
+    """Check source table, concepts and sequences, and write the verification report. Exit code 1 if a check fails."""
     from lvm_pipeline import lineage
 
     settings = _settings(validation_articles=validation_articles)
@@ -145,12 +172,12 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command(short_help="Compare the concepts with those of the champion.")
+@app.command(short_help="Compare the concepts with the champion's training data.")
 def drift(
-    fail: Annotated[bool, typer.Option("--fail", help="Exit with code 1 when there is drift.")] = False,
+    fail: Annotated[bool, typer.Option("--fail", help="Exit with code 1 if there is drift.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the promoted concepts with those that the champion was trained on, and write the drift report."""
+    """Compare the concepts with those that the champion was trained on, and write the drift report."""
     from lvm_pipeline import lineage
 
     out = render.plain(quiet=as_json)
@@ -164,128 +191,149 @@ def drift(
         raise typer.Exit(1)
 
 
-@app.command(short_help="Take the whole lineage without Dagster.")
+@app.command(short_help="Run all stages in this process, without Dagster.")
 def run(
-    architecture: ArchitectureOption = None,
+    architecture: ArchitecturesOption = None,
     preset: PresetOption = None,
     validation_articles: ValidationArticlesOption = None,
     epochs: EpochsOption = None,
     seed: SeedOption = None,
+    set_: SetOption = None,
+    again: AgainOption = False,
 ) -> None:
-    """Take the whole lineage without Dagster: the same library calls, the same numbers."""
+    """Run all stages in this process, without Dagster: from the source table to the champion."""
     from lvm_pipeline import lineage
 
-    settings = _settings(preset=preset, validation_articles=validation_articles, epochs=epochs, seed=seed)
+    settings = _settings(
+        preset=preset, validation_articles=validation_articles, epochs=epochs, seed=seed, set_options=set_
+    )
     out = render.plain()
     with render.progress_bars(out) as bars:
-        lineage.run(settings, _chosen(architecture, settings), task=bars.task)
+        lineage.run(settings, _chosen(architecture, settings), task=bars.task, again=again)
     render.show_results(out, settings)
 
 
-@app.command(short_help="Train one model and keep it in a folder.")
+@app.command(short_help="Train one trial.")
 def train(
-    architecture: Annotated[str, typer.Option("--architecture", "-a", help="What to train.")] = "lstm",
+    architecture: Annotated[str | None, training_option("architecture", "--architecture", "-a")] = None,
     preset: PresetOption = None,
     data: Annotated[
-        Path | None, typer.Option(help="Concept table (Parquet), or sequences (NPZ). Default: the promoted products.")
+        Path | None, typer.Option(help="Parquet file of concepts, or NPZ file. Default: the promoted data.")
     ] = None,
     hidden_dim: Annotated[int | None, typer.Option(help="Hidden width, instead of the preset's.")] = None,
-    num_layers: Annotated[int | None, typer.Option(help="Layers, instead of the preset's.")] = None,
-    batch_size: BatchOption = None,
+    num_layers: Annotated[int | None, typer.Option(help="Number of layers, instead of the preset's.")] = None,
+    batch_size: Annotated[int | None, training_option("batch_size")] = None,
     epochs: EpochsOption = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    objective: Annotated[str | None, typer.Option(help="A sum such as `cosine + 0.1 mse`; also infonce.")] = None,
-    mode: ModeOption = None,
+    learning_rate: Annotated[float | None, training_option("learning_rate")] = None,
+    objective: Annotated[str | None, training_option("objective")] = None,
+    mode: Annotated[Mode | None, training_option("mode")] = None,
     seed: SeedOption = None,
+    set_: SetOption = None,
+    again: AgainOption = False,
     validation_articles: ValidationArticlesOption = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the trained model. Default: in LVM_HOME.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for a copy of the model. With --data: the model's folder.")
+    ] = None,
 ) -> None:
-    """Train one model and keep it in a folder: safetensors weights and their provenance."""
-    from lvm_pipeline.lineage import from_files
+    """Train one trial, check the result and keep it under its trial id.
 
+    A trial that was trained before with the same data, code and options is not trained again.
+    """
     settings = _settings(
+        architecture=architecture,
         preset=preset,
         batch_size=batch_size,
         epochs=epochs,
         learning_rate=learning_rate,
         objective=objective,
-        training_mode=mode,
+        mode=mode,
         seed=seed,
         validation_articles=validation_articles,
+        set_options=[*_model_options(hidden_dim=hidden_dim, num_layers=num_layers), *(set_ or ())],
     )
-    model = {"hidden_dim": hidden_dim, "num_layers": num_layers}
+    _train(settings, data=data, output=output, again=again)
+
+
+def _model_options(**sizes: int | None) -> list[str]:
+    return [f"model.{name}={value}" for name, value in sizes.items() if value is not None]
+
+
+def _train(settings: Settings, *, data: Path | None, output: Path | None, again: bool) -> None:
+    from lvm_pipeline import lineage
+    from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
+    from lvm_pipeline.lineage import from_files
+
     out = render.plain()
     with render.progress_bars(out) as bars:
-        trained = from_files.train_on(
-            settings,
-            architecture,
-            data=data,
-            output=output,
-            model_overrides={name: value for name, value in model.items() if value is not None},
-            progress=render.training_bar(bars.task(f"Training {architecture}")),
-        )
-    render.show_trained(out, trained)
+        progress = render.training_bar(bars.task(f"Training {settings.trial_id}"))
+        if data is not None:
+            trained = from_files.train_on(settings, data, output=output, progress=progress, again=again)
+            render.show_trained(out, trained.info, path=trained.path, problem=trained.tracking_problem)
+            return
+        config = lineage.training_config_of(settings)
+        trial = lineage.train_trial(settings, config, tracker=MlflowTracker(settings), progress=progress, again=again)
+    path = trial.folder.model_dir
+    if output is not None:
+        path = from_files.copy_model(path, output)
+    render.show_trained(out, trial.info, path=path, problem=trial.tracking_problem, was_trained=trial.was_trained)
 
 
 @app.command(short_help="Score a trained model beside the baselines.")
 def evaluate(
     model: Annotated[
-        Path | None, typer.Option(help="Folder of a trained model. Default: the one of --architecture.")
+        Path | None, typer.Option(help="Folder of a trained model. Default: the latest of --architecture.")
     ] = None,
-    architecture: Annotated[str, typer.Option("--architecture", "-a", help="Which of the pipeline's models.")] = "lstm",
+    trial: Annotated[str | None, typer.Option(help="Trial id, or the beginning of one.")] = None,
+    architecture: Annotated[str, typer.Option("--architecture", "-a", help="Evaluate its latest trial.")] = "lstm",
     test_data: Annotated[
-        Path | None, typer.Option(help="Concept table (Parquet), or sequences (NPZ). Default: the promoted products.")
+        Path | None, typer.Option(help="Parquet file of concepts, or NPZ file. Default: the promoted data.")
     ] = None,
-    split: Annotated[Split, typer.Option(help="Which articles to score.")] = "validation",
+    split: Annotated[Split, typer.Option(help="Split to score.")] = "validation",
     validation_articles: ValidationArticlesOption = None,
-    output: Annotated[Path | None, typer.Option(help="Where the report goes, as JSON; HTML beside it.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the report, with an HTML page beside it.")] = None,
 ) -> None:
-    """Score a trained model beside the baselines on the same rows."""
+    """Score a trained model and the baselines on the same targets, and write the report."""
     from lvm_pipeline.lineage import from_files
 
     settings = _settings(validation_articles=validation_articles)
     out = render.plain()
     with out.status("Scoring"):
-        report = from_files.evaluate_on(
-            settings, model or settings.models_dir / architecture, data=test_data, split=split, output=output
-        )
+        folder = from_files.model_folder(settings, model=model, trial=trial, architecture=architecture)
+        report = from_files.evaluate_on(settings, folder, data=test_data, split=split, output=output)
     render.show_report(out, report)
 
 
-@app.command(short_help="Predict the next concept after each that is read.")
+@app.command(short_help="Stream predictions: one per input concept.")
 def predict(
-    file: Annotated[
-        Path | None, typer.Argument(help="JSONL, text or Parquet. Default, and `-`: what is piped in.")
-    ] = None,
+    file: Annotated[Path | None, typer.Argument(help="JSONL, text or Parquet file. Default, and `-`: stdin.")] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a trained model. Default: the champion.")] = None,
+    trial: Annotated[str | None, typer.Option(help="Trial id, or the beginning of one.")] = None,
     architecture: Annotated[
-        str | None, typer.Option("--architecture", "-a", help="One of the pipeline's models instead.")
+        str | None, typer.Option("--architecture", "-a", help="Use the latest trial of an architecture.")
     ] = None,
-    nearest: Annotated[int, typer.Option(min=0, help="Name so many of the promoted concepts that lie nearest.")] = 0,
-    space: Annotated[
-        str | None, typer.Option(help="Space id of the vectors; refused where the model has another.")
-    ] = None,
-    vectors: Annotated[bool, typer.Option(help="Write the predicted vectors.")] = True,
+    nearest: Annotated[int, typer.Option(min=0, help="Also print the N nearest concepts.", metavar="N")] = 0,
+    space: Annotated[str | None, typer.Option(help="Space id of the input vectors; must be the model's.")] = None,
+    vectors: Annotated[bool, typer.Option(help="Print the predicted vectors.")] = True,
 ) -> None:
-    """Predict the next concept after each that is read: a JSON line for each, written at once.
+    """Stream predictions: for every input concept, one JSON line with the vector predicted to follow it.
 
-    A line is {"article_id": ..., "vector": [...]}, {"article_id": ..., "text": ...} or plain text; a new article_id
-    begins an article. Texts are encoded by the encoder of the model's space.
+    A line is {"article_id": ..., "vector": [...]}, {"article_id": ..., "text": ...} or plain text. A new article_id
+    starts a new context. Texts are encoded with the encoder of the model's space.
     """
     from lvm_pipeline.lineage import from_files
 
-    settings, told = _settings(), Console(stderr=True, highlight=False)
+    settings, errors = _settings(), Console(stderr=True, highlight=False)
     source = sys.stdin.buffer if file is None or str(file) == "-" else file
-    folder = from_files.model_folder(settings, model=model, architecture=architecture)
+    folder = from_files.model_folder(settings, model=model, trial=trial, architecture=architecture)
     predictions = from_files.predict_on(
-        settings, folder, source, space_id=space, num_nearest=nearest, warn=lambda text: told.print(escape(text))
+        settings, folder, source, space_id=space, num_nearest=nearest, warn=lambda text: errors.print(escape(text))
     )
     render.write_lines(prediction.as_json(has_vector=vectors) for prediction in predictions)
 
 
-@app.command(short_help="Show models and baselines in one table.")
+@app.command(short_help="Rank trials and baselines.")
 def leaderboard(as_json: JsonOption = False) -> None:
-    """Show the models and the baselines of the present data in one table."""
+    """Rank the evaluated trials of the present data, and the baselines, by validation cosine."""
     from lvm_pipeline import lineage
 
     settings = _settings()
@@ -296,21 +344,21 @@ def leaderboard(as_json: JsonOption = False) -> None:
         render.show_leaderboard(render.plain(), board)
 
 
-@app.command(name="export", short_help="Write concepts and sequences as NPZ exchange files.")
-def export_(folder: Annotated[Path, typer.Argument(help="Folder that gets the NPZ exchange files.")]) -> None:
-    """Write the promoted concepts and sequences as NPZ files that load without pickle."""
+@app.command(name="export", short_help="Export concepts and sequences as NPZ files.")
+def export_(folder: Annotated[Path, typer.Argument(help="Folder for the NPZ files.")]) -> None:
+    """Export the promoted concepts and sequences as NPZ files that load without pickle."""
     from lvm_pipeline.lineage import from_files
 
     for path in from_files.export_npz(_settings(), folder):
         render.plain().print(f"Wrote {path}", soft_wrap=True)
 
 
-@app.command(name="import", short_help="Take an NPZ exchange file.")
+@app.command(name="import", short_help="Import an NPZ file.")
 def import_(
-    file: Annotated[Path, typer.Argument(help="NPZ exchange file: ordered concepts, or sequences.")],
+    file: Annotated[Path, typer.Argument(help="NPZ file of ordered concepts, or of sequences.")],
     validation_articles: ValidationArticlesOption = None,
 ) -> None:
-    """Take an NPZ exchange file for concepts and sequences, checked like any other source."""
+    """Import an NPZ file as the promoted concepts and sequences, if it passes all checks."""
     from lvm_pipeline.lineage import from_files
 
     verification = from_files.import_npz(_settings(validation_articles=validation_articles), file)
@@ -319,36 +367,28 @@ def import_(
         raise typer.Exit(1)
 
 
-@list_app.command(name="architectures")
-def list_architectures(as_json: JsonOption = False) -> None:
-    """List every architecture with its presets and their exact sizes."""
-    from lvm_pipeline.architectures._registry import ARCHITECTURES
-
-    rows = [
-        {"name": name, "preset": preset_name, "num_params": preset.num_params, "causal": architecture.causal}
-        for name, architecture in ARCHITECTURES.items()
-        for preset_name, preset in architecture.presets.items()
-    ]
-    if as_json:
-        render.print_json(rows)
-    else:
-        render.show_rows(render.plain(), rows)
+def _settings(*, set_options: Sequence[str] | None = None, **options: Any) -> Settings:
+    """Return the settings of the environment with the options of a command in them."""
+    return with_options(load_settings(), {**options, **dict(map(_named_value, set_options or ()))})
 
 
-def _settings(**options: Any) -> Settings:
-    return load_settings(**{name: value for name, value in options.items() if value is not None})
+def _named_value(text: str) -> tuple[str, str]:
+    name, is_given, value = text.partition("=")
+    if not is_given:
+        raise LvmError(f"--set takes NAME=VALUE, such as --set patience=2; got {text!r}.")
+    return name.strip(), value.strip()
 
 
 def _chosen(names: list[str] | None, settings: Settings) -> list[str]:
-    """Return the architectures that the options name; `all` is every one, and a word may hold several.
+    """Return the architectures that the options name; `all` is every one, and one option may hold several.
 
     Raises:
-        LvmError: If one is not there, or has no such preset: now, and not when the data is made.
+        LvmError: If one does not exist, or has no such preset: now, and not after the data stages.
     """
     from lvm_pipeline.architectures._registry import architectures_named, load_architecture
 
     chosen = architectures_named(" ".join(names or DEFAULT_ARCHITECTURES))
-    if "preset" in settings.model_fields_set:  # every architecture has the default one; to look takes seconds
+    if "preset" in settings.model_fields_set:  # every architecture has the default one; importing torch takes seconds
         for name in chosen:
             load_architecture(name).preset(settings.preset)
     return chosen

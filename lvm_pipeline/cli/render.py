@@ -233,16 +233,23 @@ def training_bar(bar: Bar) -> Callable[[Any], None]:
     return show
 
 
-def show_trained(console: Console, trained: Any) -> None:
-    """Print the scores of a training and the path of the model."""
-    info = trained.info
+def show_trained(
+    console: Console, info: Any, *, path: Path, problem: str | None = None, was_trained: bool = True
+) -> None:
+    """Show what a training reached and where the model is."""
+    if not was_trained:
+        console.print(
+            f"{info.trial_id} was trained before with the same data, code and options; --again trains it once more."
+        )
     console.print(
-        f"{info.architecture} {info.preset}, {info.num_params:,} parameters, {info.mode} mode: validation "
-        f"{info.selection_metric} {info.score:.4f} (before training {info.start_score:.4f}), epoch {info.best_epoch}, "
+        f"{info.trial_id}: {info.num_params:,} parameters, {info.mode} mode, validation {info.selection_metric} "
+        f"{info.score:.4f} (before training {info.start_score:.4f}) at epoch {info.best_epoch}; "
         f"{info.training_seconds:.0f} s on {info.trained_on}.",
         soft_wrap=True,
     )
-    console.print(f"Trained model: {trained.path}", soft_wrap=True)
+    console.print(f"Trained model: {path}", soft_wrap=True)
+    if problem is not None:
+        console.print(f"[yellow]Not in MLflow yet:[/] {escape(problem)} The next training tries again.", soft_wrap=True)
 
 
 def stage_bars(bars: Bars) -> Callable[[Any], None]:

@@ -35,7 +35,8 @@ def evaluation_report(
     architecture = context.partition_key
     with lvm_errors_as_failures(), stage_shown(settings, "evaluation_report", architecture):
         try:
-            report = lineage.evaluate_architecture(settings, architecture)
+            folder = lineage.latest_trial(settings, architecture)
+            report = lineage.evaluate_trial(settings, folder)
         except InvariantError as error:
             yield from check_results(error.findings, INVARIANTS)
             raise
@@ -43,7 +44,8 @@ def evaluation_report(
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(f"{report.model_fingerprint[:32]} {report.fingerprint[:32]}"),
             metadata={
-                **metadata.link(lineage.tracking_of(settings.models_dir / architecture)["mlflow_url"]),
+                **metadata.link(lineage.read_tracking(folder.model_dir)["mlflow_url"]),
+                "trial_id": folder.trial_id,
                 **scores(report),
                 "predictors": predictors(report),
                 **pictures(report),
@@ -52,7 +54,7 @@ def evaluation_report(
                 "space_id": report.space_id,
                 "fingerprint": report.fingerprint,
                 "model_fingerprint": report.model_fingerprint,
-                "report": dg.MetadataValue.path(lineage.report_dir(settings, architecture) / "report.html"),
+                "report": dg.MetadataValue.path(folder.path / "report.html"),
             },
         )
 

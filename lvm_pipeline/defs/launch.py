@@ -18,9 +18,8 @@ from dagster._core.instance.ref import InstanceRef
 
 from lvm_pipeline.adapters.dagster_home import dagster_environment
 from lvm_pipeline.defs.progress import OnProgress, watched
-from lvm_pipeline.defs.resources import settings_environment
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.settings import Settings
+from lvm_pipeline.settings import Settings, settings_environment
 
 DATA = ("cpe_entry", "concepts", "sequences")
 MODEL = ("trained_model", "evaluation_report")

@@ -1,4 +1,4 @@
-"""sequences -> trained_model: one training for each architecture, in a child process that dies with its parent."""
+"""sequences -> trained_model: one trial per architecture, trained in a child process that dies with its parent."""
 
 import sys
 import warnings
@@ -13,34 +13,16 @@ from lvm_pipeline.adapters import mlflow_store
 from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.defs import metadata
 from lvm_pipeline.defs.checks import check_results, check_specs, lvm_errors_as_failures
+from lvm_pipeline.defs.launchpad import TrainingOptions, settings_with
 from lvm_pipeline.defs.partitions import GPU_POOL, architecture_partitions
 from lvm_pipeline.defs.progress import stage_shown
-from lvm_pipeline.defs.resources import settings_environment
 from lvm_pipeline.defs.sequences import sequences
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding
-from lvm_pipeline.settings import Settings, load_settings
+from lvm_pipeline.settings import Settings, settings_environment
 
 INVARIANTS = lineage.INVARIANTS["trained_model"]
 CHILD = "lvm_pipeline.defs.training_child"
-
-
-class TrainingOptions(dg.Config):
-    """What this run does otherwise than the settings say; what is left out stays as it is there."""
-
-    preset: str | None = None
-    training_mode: str | None = None  # articles or windows
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    objective: str | None = None  # a sum such as `cosine + 0.1 mse`
-    seed: int | None = None
-    device: str | None = None
-
-    def applied_to(self, settings: Settings) -> Settings:
-        """Return the settings with these options in them, checked as if they came from the environment."""
-        own = {name: value for name, value in self.model_dump().items() if value is not None}
-        return load_settings(**{**dict(settings), **own}) if own else settings
 
 
 @dg.asset(
@@ -54,10 +36,13 @@ class TrainingOptions(dg.Config):
 def trained_model(
     context: dg.AssetExecutionContext, config: TrainingOptions, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    """Weights (safetensors) with everything that made them (JSON), tracked as one MLflow run."""
+    """One trained trial: weights (safetensors) with everything that made them (JSON), tracked as an MLflow run.
+
+    A trial that was trained before with the same data, code and options is not trained again, unless `again` is set.
+    """  # noqa: DOC501 - the docstring is the description in the UI
     architecture = context.partition_key
     with lvm_errors_as_failures(), stage_shown(settings, "trained_model", architecture):
-        product = train_in_child(context, config.applied_to(settings))
+        product = train_in_child(context, settings_with(settings, config), again=config.again)
         findings = [Finding.from_json(values) for values in product["findings"]]
         yield from check_results(findings, INVARIANTS if product["error"] is None else ())
         if product["error"] is not None:
@@ -67,30 +52,32 @@ def trained_model(
             data_version=dg.DataVersion(product["data_version"]),
             metadata={
                 **metadata.link(product["mlflow_url"]),
+                "trial_id": product["trial_id"],
+                "was_trained_now": product["was_trained"],
                 **metadata.numbers(info),
                 "metrics": metadata.markdown_table(info["history"]),
                 "preset": info["preset"],
                 "space_id": info["space_id"],
                 "fingerprints": dg.MetadataValue.json(info["fingerprints"]),
-                "path": dg.MetadataValue.path(settings.models_dir / architecture),
+                "path": dg.MetadataValue.path(product["path"]),
             },
         )
 
 
-def train_in_child(context: dg.AssetExecutionContext, settings: Settings) -> Mapping[str, Any]:
-    """Train in a process of its own and return what it reports: findings, and an error or what it made.
+def train_in_child(context: dg.AssetExecutionContext, settings: Settings, *, again: bool) -> Mapping[str, Any]:
+    """Train in a child process and return its report: findings, and an error or the trained trial.
 
-    A cancelled run interrupts the child, which closes its MLflow run; a killed parent takes the child with it; a
-    killed child's MLflow run is closed here.
+    A cancelled run interrupts the child, which closes its MLflow run. A killed parent takes the child with it. The
+    MLflow run of a killed child is closed here.
 
     Raises:
-        LvmError: If the child was killed, or broke with an error that is not meant for people.
+        LvmError: If the child was killed or crashed.
     """
     client = dg.PipesSubprocessClient(env=settings_environment(settings))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Dagster warns of its own inner calls
-            done = client.run(context=context, command=launched([sys.executable, "-m", CHILD]))
+            done = client.run(context=context, command=launched([sys.executable, "-m", CHILD]), extras={"again": again})
     except DagsterPipesExecutionError as error:
         mlflow_store.close_abandoned_runs(settings)
         raise LvmError(why_child_ended(context.partition_key, str(error))) from None
@@ -99,7 +86,7 @@ def train_in_child(context: dg.AssetExecutionContext, settings: Settings) -> Map
 
 
 def why_child_ended(architecture: str, message: str) -> str:
-    """Return what to tell of a child that ended without a report, from Dagster's message with its exit code."""
+    """Return why a child exited without a report, from Dagster's message with its exit code."""
     was_killed = "with code -" in message
-    reason = "was killed or ran out of memory" if was_killed else "broke; its traceback is in the output of the run"
-    return f"The training of {architecture} {reason}; train it again, it goes on from its last checkpoint."
+    reason = "was killed or ran out of memory" if was_killed else "crashed; its traceback is in the logs of the run"
+    return f"The training of {architecture} {reason}. Train it again: it resumes from its last checkpoint."

@@ -1,9 +1,9 @@
-"""The process that trains one architecture for the asset `trained_model`.
+"""The process that trains one trial for the asset `trained_model`.
 
     python -m lvm_pipeline.defs.training_child
 
-It knows its parent's run by Dagster Pipes and its settings by the environment; torch and MLflow are imported here and
-never in the code server. It reports once, at the end, and shows its progress on the way.
+Dagster Pipes connects it to its parent's run, and it reads its settings from the environment. torch and MLflow are
+imported here and never in the code server. It reports once, at the end, and its progress on the way.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
-    from lvm_pipeline.training.loop import ProgressReport
+    from lvm_pipeline.training.progress import ProgressReport
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def report_of(pipes: PipesContext) -> dict[str, Any]:
-    """Train and return what to report; of a training that could not be done, why and what was found."""
+    """Train and return the report; after an error, its sentence and the findings so far."""
     try:
         return train_partition(pipes)
     except LvmError as error:
@@ -41,39 +41,43 @@ def report_of(pipes: PipesContext) -> dict[str, Any]:
 
 
 def train_partition(pipes: PipesContext) -> dict[str, Any]:
-    """Train the architecture of the run's partition and put the model in its place if its checks passed."""
+    """Train the architecture of the run's partition, unless that trial is trained already."""
     settings = load_settings()
-    architecture = pipes.partition_key
-    shown = _Shown(pipes, ProgressFile(settings, "trained_model", architecture))
-    staged = lineage.stage_model(settings, architecture, tracker=MlflowTracker(settings), progress=shown)
-    report = {
+    config = lineage.training_config_of(settings, pipes.partition_key)
+    progress = _Progress(pipes, ProgressFile(settings, "trained_model", config.architecture))
+    again = bool(pipes.get_extra("again"))
+    trained = lineage.train_trial(settings, config, tracker=MlflowTracker(settings), progress=progress, again=again)
+    if not trained.was_trained:
+        pipes.log.info(f"{trained.folder.trial_id} was trained before with the same data, code and options.")
+    if trained.tracking_problem is not None:
+        pipes.log.warning(f"MLflow does not hold the model yet: {trained.tracking_problem}")
+    with (trained.folder.model_dir / "model.safetensors").open("rb") as weights:
+        data_version = hashlib.file_digest(weights, "sha256").hexdigest()
+    return {
         "error": None,
-        "findings": [finding.as_json() for finding in staged.findings],
-        "info": staged.info.as_json(),
-        "mlflow_url": staged.mlflow_url,
+        "findings": [finding.as_json() for finding in trained.findings],
+        "trial_id": trained.folder.trial_id,
+        "was_trained": trained.was_trained,
+        "info": trained.info.as_json(),
+        "mlflow_url": trained.mlflow_url,
+        "path": str(trained.folder.model_dir),
+        "data_version": data_version,
     }
-    try:
-        model_dir = lineage.promote_model(settings, staged)
-    except LvmError as error:
-        return {**report, "error": str(error)}
-    with (model_dir / "model.safetensors").open("rb") as weights:
-        return {**report, "data_version": hashlib.file_digest(weights, "sha256").hexdigest()}
 
 
-class _Shown:
-    """Shows a training's progress in the progress file, and each epoch in Dagster's log (a row in its database)."""
+class _Progress:
+    """Writes progress to the progress file, and one line per epoch to Dagster's log."""
 
     def __init__(self, pipes: PipesContext, progress: ProgressFile):
         self._pipes = pipes
         self._progress = progress
-        self._epoch = -1
+        self._epoch = (0, 0)
 
     def __call__(self, report: "ProgressReport", /) -> None:
-        note = f"epoch {report.epoch}/{report.epochs}, {report.metric_name} {report.best_score:.4f}"
-        self._progress.report(report.done_fraction, note)
-        if report.epoch != self._epoch:
-            self._epoch = report.epoch
-            self._pipes.log.info(note)
+        self._progress.report(report.done_fraction, report.in_words())
+        if (report.phase, report.epoch) != self._epoch:
+            self._epoch = (report.phase, report.epoch)
+            self._pipes.log.info(report.in_words())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

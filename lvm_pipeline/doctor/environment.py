@@ -60,7 +60,7 @@ def examine_devices(device: str) -> Iterator[Diagnosis]:
     except (ImportError, OSError) as error:  # a shared library that does not fit raises the latter
         yield TORCH.problem(f"cannot be imported: {str(error).splitlines()[0]}", REINSTALL)
         return
-    from lvm_pipeline.training.config import find_device
+    from lvm_pipeline.training.settle import find_device
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
     yield TORCH.ok(f"{torch.__version__} ({build}, {torch.get_num_threads()} threads)")

@@ -136,7 +136,8 @@ def _scores_report(
     cosines = scored.scores.closeness.cosine
     best = best_baseline(baselines)
     return EvaluationReport(
-        name=f"{scored.info.architecture} {scored.info.preset}",
+        name=scored.info.trial_id,
+        trial_id=scored.info.trial_id,
         **vars(scored.scores.means()),
         **_identity(scored),
         counts=_counts(scored.targets),

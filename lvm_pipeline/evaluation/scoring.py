@@ -20,9 +20,9 @@ from lvm_pipeline.measures.scores import Scores, given_predictions, score_predic
 from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
-from lvm_pipeline.training.config import find_device
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.predictions import predict_spans
+from lvm_pipeline.training.settle import find_device
 from lvm_pipeline.training.trained_model import WEIGHTS_FILE, TrainedModelInfo, load_trained_model
 
 
@@ -74,7 +74,7 @@ class ScoredModel:
     def row_scores(self) -> RowScores:
         """Return what the champion rule compares."""
         return RowScores(
-            name=f"{self.info.architecture} {self.info.preset}",
+            name=self.info.trial_id,
             fingerprint=self.data.sequences.metadata.fingerprint,
             split=self.split,
             target_rows=self.targets.scored.target_rows,

@@ -28,56 +28,62 @@ from lvm_pipeline.lineage.data import (
 )
 from lvm_pipeline.lineage.drift import check_drift
 from lvm_pipeline.lineage.invariants import INVARIANTS
-from lvm_pipeline.lineage.models import (
-    StagedModel,
-    note_tracking,
-    promote_model,
-    stage_model,
-    tracking_of,
-    training_config_of,
-)
+from lvm_pipeline.lineage.models import TrainedTrial, train_trial, training_config_of
 from lvm_pipeline.lineage.results import (
     build_leaderboard,
     choose_champion,
     evaluate_architecture,
+    evaluate_trial,
     read_champion,
-    report_dir,
     retrained_architectures,
+    trial_rows,
+)
+from lvm_pipeline.lineage.trials import (
+    TrialFolder,
+    latest_trial,
+    move_earlier_layout,
+    named_trial,
+    read_tracking,
+    trained_trials,
 )
 from lvm_pipeline.lineage.whole import run
 
 __all__ = [
     "INVARIANTS",
     "StagedConcepts",
-    "StagedModel",
     "StagedSequences",
+    "TrainedTrial",
+    "TrialFolder",
     "Verification",
     "build_leaderboard",
     "check_drift",
     "check_staged_concepts",
     "choose_champion",
     "evaluate_architecture",
+    "evaluate_trial",
     "extract_options",
     "ingest_demo_corpus",
     "ingest_file",
-    "note_tracking",
+    "latest_trial",
+    "move_earlier_layout",
+    "named_trial",
     "observe_source",
     "promote_concepts",
-    "promote_model",
     "promote_sequences",
     "promote_with_sequences",
     "read_champion",
-    "report_dir",
+    "read_tracking",
     "reported_findings",
     "retrained_architectures",
     "run",
     "sequence_options",
     "source_reader",
     "stage_concepts",
-    "stage_model",
     "stage_sequences",
-    "tracking_of",
+    "train_trial",
+    "trained_trials",
     "training_config_of",
+    "trial_rows",
     "verify_products",
     "verify_source",
 ]

@@ -1,13 +1,15 @@
-"""Training, scoring, prediction and exchange on files that a person names, beside the products of `LVM_HOME`."""
+"""Training, scoring, prediction and exchange on given files, beside the products of `LVM_HOME`."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lvm_pipeline import files, lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.trials import latest_trial, named_trial
 from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
@@ -16,60 +18,60 @@ if TYPE_CHECKING:
     from lvm_pipeline.evaluation.report import EvaluationReport
     from lvm_pipeline.inference.predict import Prediction
     from lvm_pipeline.sequences.schema import Split
-    from lvm_pipeline.training.loop import OnProgress, TrainedModel
+    from lvm_pipeline.training.loop import TrainedModel
+    from lvm_pipeline.training.progress import OnProgress
 
 
 def train_on(
     settings: Settings,
-    architecture: str,
+    data: Path,
     *,
-    data: Path | None,
-    output: Path | None,
-    model_overrides: Mapping[str, Any],
+    output: Path | None = None,
     progress: "OnProgress | None" = None,
+    again: bool = False,
 ) -> "TrainedModel":
-    """Train one model on a file, or on the promoted products, tracked in MLflow.
+    """Train one model on a file, tracked in MLflow, and keep it in a folder.
 
-    Without `output` the model takes the place of the pipeline's own model of that architecture, if
-    it was trained on the promoted products, and else goes to a folder named after the file.
+    Args:
+        settings: What to train, and how.
+        data: See `exchange.tables_from_file`.
+        output: Folder of the model. Default: in `LVM_HOME/models`, named after the architecture and the file.
+        progress: Called every few steps.
+        again: Start from the beginning even if a checkpoint cannot be resumed.
 
     Raises:
         LvmError: If data or options cannot be used, with what to do.
         InvariantError: If the trained model breaks a blocking invariant; an earlier one stays.
     """
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
-    from lvm_pipeline.findings import raise_on_blocking
+    from lvm_pipeline.lineage.models import accepted_at, training_config_of
+    from lvm_pipeline.lineage.trials import write_tracking
     from lvm_pipeline.training.data import load_training_data
-    from lvm_pipeline.training.invariants import check_trained_model, write_findings
-    from lvm_pipeline.training.loop import TrainedModel, train
+    from lvm_pipeline.training.loop import train
 
-    concepts_path, sequences_path, vectors_dir = tables_of(settings, data)
-    if output is None:
-        name = architecture if data is None else f"{architecture}-{data.stem}"
-        output = settings.models_dir / name
-    output = output.absolute()
-    staged = output.with_name(f".{output.name}.staging")
-    tracker = MlflowTracker(settings)
-    config = lineage.training_config_of(settings, architecture, model=model_overrides or None)
+    config, tracker = training_config_of(settings), MlflowTracker(settings)
+    tables = tables_of(settings, data)
+    output = (output or settings.models_dir / f"{config.architecture}-{data.stem}").absolute()
     trained = train(
         config,
-        load_training_data(concepts_path, sequences_path, vectors_dir),
-        output_dir=staged,
+        load_training_data(*tables),
+        output_dir=output.with_name(f".{output.name}.staged"),
+        checkpoint_dir=output.with_name(f".{output.name}.checkpoint"),
+        compile_cache_dir=settings.compile_cache_dir,
         tracker=tracker,
         progress=progress,
+        again=again,
+        accept=accepted_at(output, tables, tracker),
     )
-    lineage.note_tracking(staged, tracker)
-    findings = check_trained_model(staged, concepts_path, sequences_path, vectors_dir)
-    write_findings(staged, findings)
-    raise_on_blocking(findings)
-    files.replace_dir(staged, output)
-    return TrainedModel(path=output, info=trained.info)
+    is_complete = trained.tracking_problem is None
+    write_tracking(output, run_id=tracker.run_id, url=tracker.run_url, is_complete=is_complete)
+    return trained
 
 
 def evaluate_on(
     settings: Settings, model_dir: Path, *, data: Path | None, split: "Split", output: Path | None
 ) -> "EvaluationReport":
-    """Score a trained model on a file, or on the promoted products; `output` gets the JSON, with the HTML beside it.
+    """Score a trained model on a file or the promoted products; write the report as JSON, with the HTML beside it.
 
     Raises:
         LvmError: If model or data cannot be used, or do not belong together.
@@ -78,7 +80,7 @@ def evaluate_on(
     from lvm_pipeline.evaluation.report_page import report_html
     from lvm_pipeline.training.trained_model import read_trained_model_info
 
-    read_trained_model_info(model_dir)  # tells a wrong folder before any data are read
+    read_trained_model_info(model_dir)  # refuses a wrong folder before any data are read
     concepts_path, sequences_path, vectors_dir = tables_of(settings, data)
     report = evaluate_model(
         model_dir,
@@ -122,7 +124,7 @@ def predict_on(
     from lvm_pipeline.inference.nearest import open_index
     from lvm_pipeline.inference.predict import StreamPredictor
     from lvm_pipeline.inference.reading import read_file, read_lines
-    from lvm_pipeline.training.config import find_device
+    from lvm_pipeline.training.settle import find_device
     from lvm_pipeline.training.trained_model import load_trained_model
 
     torch.set_num_threads(settings.num_threads)
@@ -136,24 +138,36 @@ def predict_on(
     return predictor.predictions(read_file(source) if isinstance(source, Path) else read_lines(source))
 
 
-def model_folder(settings: Settings, *, model: Path | None, architecture: str | None) -> Path:
-    """Return the folder of a given model, else of the pipeline's own of an architecture, else of the champion.
+def model_folder(
+    settings: Settings, *, model: Path | None = None, trial: str | None = None, architecture: str | None = None
+) -> Path:
+    """Return the folder of a model: the given one, a trial's, an architecture's latest, or else the champion's.
 
     Raises:
-        LvmError: If the champion is asked for and there is none.
+        LvmError: If there is no such trial, or no champion yet.
     """
     if model is not None:
         return model
+    if trial is not None:
+        return named_trial(settings, trial).model_dir
     if architecture is not None:
-        return settings.models_dir / architecture
+        return latest_trial(settings, architecture).model_dir
     from lvm_pipeline.adapters import mlflow_registry
 
     champion = mlflow_registry.champion(settings)
     if champion is None:
         raise LvmError(
-            "There is no champion yet; make one with `lvm run`, or name a model by --model or --architecture."
+            "There is no champion yet; run `lvm run`, or choose a model with --model, --trial or --architecture."
         )
     return champion.model_dir
+
+
+def copy_model(model_dir: Path, output: Path) -> Path:
+    """Copy a trained model to a folder, in place of what is there; return the folder."""
+    output = output.absolute()
+    with files.staged_dir(output) as staged:
+        shutil.copytree(model_dir, staged, dirs_exist_ok=True)
+    return output
 
 
 def tables_of(settings: Settings, data: Path | None) -> tuple[Path, Path, Path]:

@@ -1,110 +1,206 @@
-"""Trained models: staged, checked, promoted, each with the MLflow run that made it."""
+"""Trials: trained, checked, promoted, each with the MLflow run that made it."""
 
-import json
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lvm_pipeline import files
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, raise_on_blocking
-from lvm_pipeline.settings import Settings
+from lvm_pipeline.lineage.trials import (
+    TrialFolder,
+    link_model,
+    move_earlier_layout,
+    read_tracking,
+    trained_trials,
+    trial_folder,
+    write_tracking,
+    write_trial,
+)
+from lvm_pipeline.settings import Settings, refuse_unknown_variables
 
 if TYPE_CHECKING:
     from lvm_pipeline.training.config import TrainingConfig
-    from lvm_pipeline.training.loop import OnProgress
+    from lvm_pipeline.training.data import TrainingData
+    from lvm_pipeline.training.loop import TrainedModel
+    from lvm_pipeline.training.progress import OnProgress
     from lvm_pipeline.training.tracking import Tracker
     from lvm_pipeline.training.trained_model import TrainedModelInfo
 
-TRACKING_FILE = "tracking.json"  # beside the weights: which MLflow run made them
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StagedModel:
-    """A trained model that waits for its checks, and where its MLflow run is."""
+class TrainedTrial:
+    """A trial with its trained model.
 
-    architecture: str
-    path: Path
+    Attributes:
+        folder: Where it lies.
+        info: What the trained model says of itself.
+        findings: What was checked before it was promoted.
+        was_trained: False if it had been trained before with the same data, code and options.
+        mlflow_run_id: The MLflow run that made it, None where nothing tracked it.
+        mlflow_url: Its page.
+        tracking_problem: Why MLflow does not hold the model yet; it is tried again at the next training.
+    """
+
+    folder: TrialFolder
     info: "TrainedModelInfo"
-    findings: list[Finding]
+    findings: tuple[Finding, ...]
+    was_trained: bool
     mlflow_run_id: str | None
     mlflow_url: str | None
+    tracking_problem: str | None = None
 
 
-def stage_model(
-    settings: Settings, architecture: str, *, tracker: "Tracker | None" = None, progress: "OnProgress | None" = None
-) -> StagedModel:
-    """Train one architecture on the promoted data into a staged folder and check the result.
-
-    The folder is the same from try to try, so a killed training goes on from its last checkpoint.
-    """
-    from lvm_pipeline.training.data import load_training_data
-    from lvm_pipeline.training.invariants import check_trained_model, write_findings
-    from lvm_pipeline.training.loop import train
-    from lvm_pipeline.training.tracking import NullTracker
-
-    data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
-    tracker = tracker or NullTracker()
-    path = settings.models_dir / ".staging" / architecture
-    trained = train(
-        training_config_of(settings, architecture), data, output_dir=path, tracker=tracker, progress=progress
-    )
-    note_tracking(path, tracker)
-    findings = check_trained_model(path, settings.concepts_path, settings.sequences_path, settings.vectors_dir)
-    write_findings(path, findings)
-    return StagedModel(
-        architecture=architecture,
-        path=path,
-        info=trained.info,
-        findings=findings,
-        mlflow_run_id=tracker.run_id,
-        mlflow_url=tracker.run_url,
-    )
-
-
-def promote_model(settings: Settings, staged: StagedModel) -> Path:
-    """Put a staged trained model in its place.
+def training_config_of(settings: Settings, architecture: str | None = None) -> "TrainingConfig":
+    """Return the training that the settings ask for.
 
     Raises:
-        InvariantError: If a blocking finding failed; the earlier trained model stays.
+        LvmError: If an environment variable `LVM_...` is not a setting, since it may be a misspelt option.
     """
-    raise_on_blocking(staged.findings)
-    files.replace_dir(staged.path, settings.models_dir / staged.architecture)
-    return settings.models_dir / staged.architecture
+    from lvm_pipeline.training.config import TrainingConfig
+
+    refuse_unknown_variables()
+    options = {name: getattr(settings, name) for name in TrainingConfig.model_fields}
+    return TrainingConfig(**{**options, "architecture": architecture or settings.architecture})
 
 
-def note_tracking(model_dir: Path, tracker: "Tracker") -> None:
-    """Keep beside the weights which MLflow run made them."""
-    files.write_json(model_dir / TRACKING_FILE, {"mlflow_run_id": tracker.run_id, "mlflow_url": tracker.run_url})
+def train_trial(
+    settings: Settings,
+    config: "TrainingConfig",
+    *,
+    tracker: "Tracker | None" = None,
+    progress: "OnProgress | None" = None,
+    again: bool = False,
+) -> TrainedTrial:
+    """Train a trial on the promoted data, check the result and promote it; `models/<architecture>` then leads to it.
+
+    A trial that was trained before with the same data, code and options is left as it is.
+
+    Args:
+        settings: Where the data and the trials are.
+        config: What to train and how.
+        tracker: What to report to; None tracks nothing.
+        progress: Called every few steps.
+        again: Train even if there is nothing new, and from the start even if a checkpoint cannot be resumed.
+
+    Raises:
+        LvmError: If the data or options cannot be used, or another process trains the same trial.
+        InvariantError: If a blocking finding failed; an earlier model of the trial stays.
+    """
+    from lvm_pipeline.training.data import load_training_data
+
+    move_earlier_layout(settings)
+    folder = trial_folder(settings, config.trial.trial_id)
+    with folder.locked():
+        data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+        if not again and (finished := finished_trial(folder, config, data)):
+            link_model(settings, config.architecture, folder)
+            return finished
+        write_trial(folder, config.trial)
+        trained = _trained(settings, folder, config, data, tracker=tracker, progress=progress, again=again)
+        link_model(settings, config.architecture, folder)
+        return trained
 
 
-def training_config_of(settings: Settings, architecture: str, **overrides: Any) -> "TrainingConfig":
-    """Return the training that the settings ask for; what they leave open keeps the training's own default."""
-    from lvm_pipeline.training.config import training_config
+def finished_trial(folder: TrialFolder, config: "TrainingConfig", data: "TrainingData") -> TrainedTrial | None:
+    """Return a trial that was trained with this data and the present code; None if it has to be trained."""
+    from lvm_pipeline.training.invariants import read_findings
+    from lvm_pipeline.training.provenance import training_code_version
 
-    asked = {
-        "epochs": settings.epochs,
-        "batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "objective": settings.objective,
-        **overrides,
-    }
-    return training_config(
-        {
-            "architecture": architecture,
-            "preset": settings.preset,
-            "mode": settings.training_mode,
-            "seed": settings.seed,
-            "device": settings.device,
-            "num_threads": settings.num_threads,
-            "compile": settings.compile,
-            **{name: value for name, value in asked.items() if value is not None},
-        }
+    info = folder.info()
+    code_version = training_code_version(config.architecture, config.strategy)
+    if info is None or info.fingerprints != data.fingerprints or info.code_version != code_version:
+        return None
+    tracking = read_tracking(folder.model_dir)
+    return TrainedTrial(
+        folder=folder,
+        info=info,
+        findings=tuple(read_findings(folder.model_dir)),
+        was_trained=False,
+        mlflow_run_id=tracking["mlflow_run_id"],
+        mlflow_url=tracking["mlflow_url"],
     )
 
 
-def tracking_of(model_dir: Path) -> dict[str, str | None]:
-    """Return id and page of the MLflow run that made a trained model, None where nothing tracked it."""
-    path = model_dir / TRACKING_FILE
-    if not path.is_file():
-        return {"mlflow_run_id": None, "mlflow_url": None}
-    return json.loads(path.read_text(encoding="utf-8"))
+def _trained(
+    settings: Settings,
+    folder: TrialFolder,
+    config: "TrainingConfig",
+    data: "TrainingData",
+    *,
+    tracker: "Tracker | None",
+    progress: "OnProgress | None",
+    again: bool,
+) -> TrainedTrial:
+    from lvm_pipeline.training.loop import train
+
+    tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    if tracker is not None:
+        complete_tracking(settings)
+    trained = train(
+        config,
+        data,
+        output_dir=folder.staged_dir,
+        checkpoint_dir=folder.checkpoint_dir,
+        compile_cache_dir=settings.compile_cache_dir,
+        tracker=tracker,
+        progress=progress,
+        again=again,
+        accept=accepted_at(folder.model_dir, tables, tracker),
+    )
+    run_id, url = (tracker.run_id, tracker.run_url) if tracker else (None, None)
+    write_tracking(folder.model_dir, run_id=run_id, url=url, is_complete=trained.tracking_problem is None)
+    return TrainedTrial(
+        folder=folder,
+        info=trained.info,
+        findings=trained.findings,
+        was_trained=True,
+        mlflow_run_id=run_id,
+        mlflow_url=url,
+        tracking_problem=trained.tracking_problem,
+    )
+
+
+def accepted_at(
+    model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker | None"
+) -> "Callable[[TrainedModel], TrainedModel]":
+    """Return what a training does with its model: check it, and move it to `model_dir` if no blocking finding failed.
+
+    Args:
+        model_dir: Where the model goes; an earlier one is replaced in one step.
+        tables: Concept table, sequence table and folder of the memory-mapped vectors.
+        tracker: What the training reports to.
+    """
+    from lvm_pipeline.training.invariants import check_trained_model, write_findings
+
+    def accept(trained: "TrainedModel") -> "TrainedModel":
+        findings = check_trained_model(trained.path, *tables)
+        write_findings(trained.path, findings)
+        run_id, url = (tracker.run_id, tracker.run_url) if tracker else (None, None)
+        write_tracking(trained.path, run_id=run_id, url=url, is_complete=run_id is None)
+        raise_on_blocking(findings)
+        files.replace_dir(trained.path, model_dir)
+        return replace(trained, path=model_dir, findings=tuple(findings))
+
+    return accept
+
+
+def complete_tracking(settings: Settings) -> None:
+    """Log to MLflow the models that could not be logged when they were trained, if MLflow answers now."""
+    from lvm_pipeline.adapters.mlflow_tracker import log_model_to_run
+
+    for folder in trained_trials(settings):
+        tracking = read_tracking(folder.model_dir)
+        if tracking["is_complete"]:
+            continue
+        run_id, url = tracking["mlflow_run_id"], tracking["mlflow_url"]
+        try:
+            log_model_to_run(settings, run_id, folder.model_dir)
+        except LvmError as error:
+            logger.warning("MLflow still lacks the model of %s: %s", folder.trial_id, error)
+        else:
+            write_tracking(folder.model_dir, run_id=run_id, url=url, is_complete=True)

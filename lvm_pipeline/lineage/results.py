@@ -12,7 +12,8 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.lineage.data import reported_findings
 from lvm_pipeline.lineage.drift import keep_champion_concepts
-from lvm_pipeline.lineage.models import tracking_of
+from lvm_pipeline.lineage.models import complete_tracking
+from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, link_report, read_tracking, trained_trials
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
 
@@ -20,13 +21,24 @@ if TYPE_CHECKING:
     from lvm_pipeline.adapters.mlflow_registry import RegisteredModel
     from lvm_pipeline.evaluation.leaderboard import Leaderboard
     from lvm_pipeline.evaluation.report import EvaluationReport
+    from lvm_pipeline.training.trained_model import TrainedModelInfo
 
-CHAMPION_FILE = "champion.json"
-CHAMPION_FIELDS = ("name", "version", "mlflow_run_id", "url", "model_fingerprint", "test")
+CHAMPION_FILE, TEST_SCORES_FILE = "champion.json", "test_scores.json"
+CHAMPION_FIELDS = ("name", "architecture", "version", "mlflow_run_id", "url", "model_fingerprint", "test")
 
 
 def evaluate_architecture(settings: Settings, architecture: str) -> "EvaluationReport":
-    """Score the trained model of an architecture on the validation split and write its report (JSON, HTML).
+    """Evaluate the latest trial of an architecture; `reports/<architecture>` then leads to its report.
+
+    Raises:
+        LvmError: If no trial of the architecture is trained.
+        InvariantError: If a blocking finding failed; the earlier report stays.
+    """
+    return evaluate_trial(settings, latest_trial(settings, architecture))
+
+
+def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport":
+    """Score a trial's model on the validation split and write its report (JSON, HTML) into the trial's folder.
 
     Raises:
         InvariantError: If a blocking finding failed; the earlier report stays.
@@ -35,7 +47,7 @@ def evaluate_architecture(settings: Settings, architecture: str) -> "EvaluationR
     from lvm_pipeline.evaluation.report_page import write_report
 
     report = evaluate_model(
-        settings.models_dir / architecture,
+        folder.model_dir,
         settings.concepts_path,
         settings.sequences_path,
         vectors_dir=settings.vectors_dir,
@@ -45,12 +57,13 @@ def evaluate_architecture(settings: Settings, architecture: str) -> "EvaluationR
         data_findings=reported_findings(settings),
     )
     raise_on_blocking(report.findings)
-    write_report(report, report_dir(settings, architecture))
+    write_report(report, folder.path)
+    link_report(settings, report.architecture, folder)
     return report
 
 
 def build_leaderboard(settings: Settings) -> "Leaderboard":
-    """Put all reports on the present sequences into one table and write it (JSON, HTML).
+    """Put the reports of all trials on the present sequences into one table and write it (JSON, HTML).
 
     Raises:
         LvmError: If there is no such report.
@@ -59,7 +72,8 @@ def build_leaderboard(settings: Settings) -> "Leaderboard":
     from lvm_pipeline.evaluation.leaderboard_page import write_leaderboard
     from lvm_pipeline.evaluation.report import read_report
 
-    reports = {path.parent.name: read_report(path) for path in sorted(settings.reports_dir.glob("*/report.json"))}
+    folders = [folder for folder in trained_trials(settings) if folder.report_path.is_file()]
+    reports = {folder.trial_id: read_report(folder.report_path) for folder in folders}
     champion = read_champion(settings)
     fingerprint = read_sequences_metadata(settings.sequences_path).fingerprint
     decision = champion.get("decision")
@@ -69,15 +83,16 @@ def build_leaderboard(settings: Settings) -> "Leaderboard":
         champion_fingerprint=champion.get("model_fingerprint"),
         decision_reason=decision["reason"] if decision and decision["fingerprint"] == fingerprint else None,
     )
-    links = {report.model_fingerprint: f"{name}/report.html" for name, report in reports.items()}
+    links = {report.model_fingerprint: f"../trials/{name}/report.html" for name, report in reports.items()}
     write_leaderboard(board, settings.reports_dir, links=links)
     return board
 
 
 def choose_champion(settings: Settings) -> dict[str, Any]:
-    """Hold the best trained model against the present champion by the fixed rule, and move the alias if it wins.
+    """Compare the best trial with the present champion by the fixed rule, and promote it if it wins.
 
-    The test split is looked at once, for a model that is promoted, and changes nothing.
+    A promoted model is scored once on the test split, which changes nothing. The decision and that score are written
+    before the alias in the registry moves.
 
     Returns:
         What is written to `champion.json`: the rule's decision, and the champion as it is now.
@@ -102,40 +117,56 @@ def choose_champion(settings: Settings) -> dict[str, Any]:
     decision = selection.decision
     chosen = {"decision": decision.as_json(), **dict.fromkeys(CHAMPION_FIELDS)}
     if decision.promote:
-        crowned = _crown(settings, selection.challenger_dir, decision.as_json())
-        chosen |= _described(crowned) | {"model_fingerprint": decision.challenger_fingerprint}
-        chosen["test"] = _look_at_test(settings, selection.challenger_dir)
-        keep_champion_concepts(settings, _concepts_of(selection.challenger_dir))
+        fingerprint = decision.challenger_fingerprint or ""
+        _score_on_test(settings, selection.challenger_dir, fingerprint)
+        promoted = _promoted(settings, selection.challenger_dir, decision.as_json())
+        chosen |= _description_of(settings, promoted, fingerprint)
+        keep_champion_concepts(settings, _info_of(selection.challenger_dir).fingerprints["concepts"])
     elif incumbent is not None:
-        keep_champion_concepts(settings, _concepts_of(incumbent.model_dir))
-        chosen |= _described(incumbent) | {"model_fingerprint": incumbent.tags.get("model_fingerprint")}
-        chosen["test"] = read_champion(settings).get("test")
+        keep_champion_concepts(settings, _info_of(incumbent.model_dir).fingerprints["concepts"])
+        chosen |= _description_of(settings, incumbent, incumbent.tags.get("model_fingerprint"))
     files.write_json(settings.reports_dir / CHAMPION_FILE, chosen)
     build_leaderboard(settings)
     return chosen
 
 
 def read_champion(settings: Settings) -> dict[str, Any]:
-    """Return what the champion stage wrote last; nothing where it never ran."""
+    """Return what the champion stage wrote last; empty if it never ran."""
     path = settings.reports_dir / CHAMPION_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def trial_rows(settings: Settings) -> list[dict[str, Any]]:
+    """Return the trained trials, best validation score first, and whether they belong to the present data."""
+    path = settings.sequences_path
+    fingerprint = read_sequences_metadata(path).fingerprint if path.is_file() else None
+    champion = read_champion(settings).get("name")
+    rows = [
+        {
+            "trial_id": folder.trial_id,
+            "score": round(info.score, 6),
+            "metric": info.selection_metric,
+            "is_of_present_data": info.fingerprints["sequences"] == fingerprint,
+            "is_evaluated": folder.report_path.is_file(),
+            "is_champion": folder.trial_id == champion,
+        }
+        for folder in trained_trials(settings)
+        if (info := folder.info()) is not None
+    ]
+    return sorted(rows, key=lambda row: -row["score"])
+
+
 def retrained_architectures(settings: Settings) -> list[str]:
-    """Return what is trained again by itself; nothing where only the champion's kind is and there is no champion yet.
+    """Return the architectures to retrain; empty if that is the champion's and there is no champion yet.
 
     Raises:
         LvmError: If the setting names an architecture that does not exist.
     """
-    if settings.retrained_architectures.strip() == "champion":
-        champion = read_champion(settings).get("name")
-        return [] if champion is None else [champion.split()[0]]  # its name is architecture and preset
-    return architectures_named(settings.retrained_architectures)
-
-
-def report_dir(settings: Settings, architecture: str) -> Path:
-    """Return the folder of an architecture's report."""
-    return settings.reports_dir / architecture
+    if settings.retrained_architectures.strip() != "champion":
+        return architectures_named(settings.retrained_architectures)
+    champion = read_champion(settings)
+    name = champion.get("architecture") or (champion.get("name") or "").split(" ")[0]  # earlier versions: "gru small"
+    return [name] if name else []
 
 
 def _cache_dir(settings: Settings) -> Path:
@@ -143,59 +174,79 @@ def _cache_dir(settings: Settings) -> Path:
 
 
 def _challengers(settings: Settings) -> dict[str, Path]:
-    """Return the trained models of the present data, by architecture."""
-    from lvm_pipeline.training.trained_model import read_trained_model_info
-
+    """Return the model folders of all trials that were trained on the present data, by trial id."""
     fingerprint = read_sequences_metadata(settings.sequences_path).fingerprint
-    folders = {path.parent.name: path.parent for path in sorted(settings.models_dir.glob("*/trained_model.json"))}
+    infos = {folder: folder.info() for folder in trained_trials(settings)}
     present = {
-        name: folder
-        for name, folder in folders.items()
-        if read_trained_model_info(folder).fingerprints["sequences"] == fingerprint
+        folder.trial_id: folder.model_dir
+        for folder, info in infos.items()
+        if info is not None and info.fingerprints["sequences"] == fingerprint
     }
     if not present:
         raise LvmError("No trained model belongs to the present sequences; train one with `lvm run`.")
     return present
 
 
-def _concepts_of(model_dir: Path) -> str:
-    """Return the fingerprint of the concepts that a model was trained on."""
+def _info_of(model_dir: Path) -> "TrainedModelInfo":
     from lvm_pipeline.training.trained_model import read_trained_model_info
 
-    return read_trained_model_info(model_dir).fingerprints["concepts"]
+    return read_trained_model_info(model_dir)
 
 
-def _crown(settings: Settings, model_dir: Path, decision: Mapping[str, Any]) -> "RegisteredModel":
+def _promoted(settings: Settings, model_dir: Path, decision: Mapping[str, Any]) -> "RegisteredModel":
+    """Point the registry's alias at a model."""
     from lvm_pipeline.adapters import mlflow_registry
 
-    run_id = tracking_of(model_dir)["mlflow_run_id"]
-    if run_id is None:
-        raise LvmError(f"{model_dir} has no MLflow run, so it cannot be registered; train it again with `lvm run`.")
+    complete_tracking(settings)
+    tracking = read_tracking(model_dir)
+    if tracking["mlflow_run_id"] is None or not tracking["is_complete"]:
+        raise LvmError(
+            f"MLflow does not hold the model in {model_dir}, so it cannot be registered; see whether the MLflow store "
+            "answers (`lvm doctor`) and run this again."
+        )
+    info = _info_of(model_dir)
     tags = {
-        "architecture": decision["challenger"],
+        "trial_id": info.trial_id,
+        "architecture": info.architecture,
+        "preset": info.preset,
         "model_fingerprint": decision["challenger_fingerprint"] or "",
         "sequences_fingerprint": decision["fingerprint"],
         "validation_cosine": f"{decision['cosine']:.6f}",
     }
-    return mlflow_registry.crown(settings, mlflow_run_id=run_id, tags=tags, description=decision["reason"])
+    return mlflow_registry.promote(
+        settings, mlflow_run_id=tracking["mlflow_run_id"], tags=tags, description=decision["reason"]
+    )
 
 
-def _described(model: "RegisteredModel") -> dict[str, Any]:
+def _description_of(settings: Settings, model: "RegisteredModel", fingerprint: str | None) -> dict[str, Any]:
+    architecture = model.tags.get("architecture", "")
     return {
-        "name": model.tags.get("architecture"),
+        "name": model.tags.get("trial_id", architecture),
+        "architecture": architecture.split(" ")[0] or None,
         "version": model.version,
         "mlflow_run_id": model.mlflow_run_id,
         "url": model.url,
+        "model_fingerprint": fingerprint,
+        "test": _test_scores(settings).get(fingerprint or ""),
     }
 
 
-def _look_at_test(settings: Settings, model_dir: Path) -> dict[str, Any] | None:
-    """Score a promoted model on the test split, None where the split holds no sequence."""
+def _test_scores(settings: Settings) -> dict[str, Any]:
+    """Return the scores of promoted models on the test split, by the fingerprint of their weights."""
+    path = settings.reports_dir / TEST_SCORES_FILE
+    scores = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    champion = read_champion(settings)  # where earlier versions kept the only one
+    if champion.get("test") and champion.get("model_fingerprint"):
+        scores.setdefault(champion["model_fingerprint"], champion["test"])
+    return scores
+
+
+def _score_on_test(settings: Settings, model_dir: Path, fingerprint: str) -> None:
+    """Score a model on the test split and keep the result; do nothing if the split is empty."""
     from lvm_pipeline.evaluation.evaluate import evaluate_model
 
-    counts = read_sequences_metadata(settings.sequences_path).split_counts["test"]
-    if not counts.num_sequences:
-        return None
+    if not read_sequences_metadata(settings.sequences_path).split_counts["test"].num_sequences:
+        return
     report = evaluate_model(
         model_dir,
         settings.concepts_path,
@@ -206,8 +257,9 @@ def _look_at_test(settings: Settings, model_dir: Path) -> dict[str, Any] | None:
         cache_dir=_cache_dir(settings),
         num_threads=settings.num_threads,
     )
-    return {
+    scores = {
         "cosine": report.cosine,
         "gain_over_best_baseline": {"baseline": report.best_baseline, **report.gain.as_json()},
         "counts": asdict(report.counts),
     }
+    files.write_json(settings.reports_dir / TEST_SCORES_FILE, {**_test_scores(settings), fingerprint: scores})

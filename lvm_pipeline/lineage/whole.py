@@ -9,13 +9,14 @@ from lvm_pipeline.settings import Settings
 Task = Callable[[str], Callable[..., Any]]  # description -> (done, total, note), which moves a bar
 
 
-def run(settings: Settings, architectures: Sequence[str], *, task: Task) -> dict[str, Any]:
-    """Take the source table to a champion; what Dagster materialises, by the same calls.
+def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: bool = False) -> dict[str, Any]:
+    """Run every stage from the source table to the champion, by the calls that Dagster makes.
 
     Args:
         settings: What to use.
         architectures: What to train and score.
         task: Makes a progress bar.
+        again: Train even where a trial was trained before with the same data, code and options.
 
     Returns:
         What the champion stage decided.
@@ -32,7 +33,7 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task) -> dict
     drift.check_drift(settings)
     shown(1, 1)
     for architecture in architectures:
-        _train(settings, architecture, shown=task(f"trained_model {architecture}"))
+        _train(settings, architecture, again=again, shown=task(f"trained_model {architecture}"))
         shown = task(f"evaluation_report {architecture}")
         results.evaluate_architecture(settings, architecture)
         shown(1, 1)
@@ -43,13 +44,13 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task) -> dict
     return chosen
 
 
-def _train(settings: Settings, architecture: str, *, shown: Callable[..., Any]) -> None:
+def _train(settings: Settings, architecture: str, *, again: bool, shown: Callable[..., Any]) -> None:
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
-    from lvm_pipeline.training.loop import ProgressReport
+    from lvm_pipeline.training.progress import ProgressReport
 
     def show(report: ProgressReport) -> None:
         shown(report.done_fraction, 1.0, report.in_words())
 
-    staged = models.stage_model(settings, architecture, tracker=MlflowTracker(settings), progress=show)
-    models.promote_model(settings, staged)
-    shown(1, 1)
+    config = models.training_config_of(settings, architecture)
+    trained = models.train_trial(settings, config, tracker=MlflowTracker(settings), progress=show, again=again)
+    shown(1, 1, "" if trained.was_trained else "trained before, nothing changed")

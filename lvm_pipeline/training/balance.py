@@ -3,7 +3,7 @@
 Shapes: S = targets, D = vector width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -12,35 +12,42 @@ from torch import Tensor
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.training.batches import group_spans
-from lvm_pipeline.training.config import TrainingConfig
-from lvm_pipeline.training.data import Spans
 from lvm_pipeline.training.invariants import GRADIENT_SHARE, VALUE_SHARE
 from lvm_pipeline.training.objectives import OBJECTIVES, SumOfTerms, objective_named
+from lvm_pipeline.training.phases import Phase
 from lvm_pipeline.training.predictions import predict_spans
 
 BATCHES_LOOKED_AT = 4
 
 
 def objective_at_start(
-    config: TrainingConfig,
+    phase: Phase,
     model: LatentVectorModel,
     vectors: Tensor,
-    train_spans: Spans,
     *,
     condition: Tensor | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> SumOfTerms:
-    """Return the config's objective; each term of a sum is divided by its value for the untrained model on train.
+    """Return the phase's objective, each term of a sum divided by its value at the start of the phase.
 
-    One term alone stays as it is: there is nothing that it could be out of proportion with.
+    A single term stays as it is: there is nothing that it could be out of proportion with.
+
+    Args:
+        phase: Objective, and the spans on which the terms are compared.
+        model: As it is when the phase starts.
+        vectors: All vectors, (N, D).
+        condition: The condition of all concepts, (N, C), for models that have one.
+        scales: The values, if they are known from a checkpoint.
     """
-    objective = objective_named(config.objective)
+    objective = objective_named(phase.objective)
     if not objective.is_mixed:
         return objective
-    assert config.batch_size is not None
-    groups = group_spans(train_spans, config.batch_size)
+    if scales is not None:
+        return objective.scaled_by(scales)
+    groups = group_spans(phase.spans, phase.batch_size)
     found = []
     for indices in groups[:: -(-len(groups) // BATCHES_LOOKED_AT)]:
-        spans = train_spans.take(indices)
+        spans = phase.spans.take(indices)
         predictions = torch.from_numpy(predict_spans(model, vectors, spans, condition=condition))
         targets = vectors[torch.from_numpy(spans.target_rows()).to(vectors.device)].cpu()
         found.append([float(OBJECTIVES[term.name](predictions, targets)) for term in objective.terms])

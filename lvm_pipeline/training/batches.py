@@ -83,6 +83,16 @@ def group_spans(spans: Spans, batch_size: int, *, rng: np.random.Generator | Non
     return groups
 
 
+def groups_in_order(spans: Spans, batch_size: int) -> list[NDArray[np.int64]]:
+    """Group neighbouring spans into batches of about `batch_size` targets, in the order given."""
+    if not len(spans):
+        return []
+    ends = np.cumsum(spans.num_targets)
+    even_size = ends[-1] / max(1, round(ends[-1] / batch_size))
+    numbers = ((ends - spans.num_targets / 2) // even_size).astype(np.int64)
+    return np.split(np.arange(len(spans)), np.flatnonzero(np.diff(numbers)) + 1)
+
+
 def gather(vectors: Tensor, spans: Spans, condition: Tensor | None = None) -> Batch:
     """Gather the batch of some spans.
 

@@ -1,11 +1,11 @@
-"""A training part-way through, and the checkpoint from which it goes on as if nothing had happened.
+"""A training part-way through, and the checkpoint from which it resumes as if nothing had happened.
 
-One file of tensors (weights, optimiser moments, best weights, random state) whose header holds the
-counters and metrics, written whole or not at all.
+One file of tensors (weights, optimiser moments, best weights, random states) whose header holds counters and metrics.
 """
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.trained_model import load_tensors, read_header, save_tensors
 
-RUN_KEY, PROGRESS_KEY = "lvm_training", "lvm_progress"
+IDENTITY_KEY, PROGRESS_KEY = "lvm_training", "lvm_progress"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+MAX_NAMED = 3  # differences between a checkpoint and a training that a message lists
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -26,18 +28,24 @@ class Progress:
     """Counters and metrics of a training.
 
     Attributes:
-        epoch: The epoch under way, from 1; 0 before the start.
+        phase: Index of the phase under way.
+        first_epoch_of_phase: Last epoch before the phase.
+        objective_scales: For each phase so far, what each term of its objective is divided by.
+        epoch: The epoch under way, from 1 over all phases; 0 before the first.
         step_in_epoch: Steps done in it.
-        step: Steps done in all.
+        step: Steps done in total.
         seconds: Time spent in steps and validation.
         epoch_started_seconds: `seconds` when the epoch began.
         best_epoch: Epoch of the best weights.
         best_score: Their validation metric.
-        history: Metrics of each finished epoch, the start first.
+        history: Metrics of each finished epoch, before training first.
         unreported: Metrics by step since the last report.
         targets_in_epoch: Targets seen in this epoch.
     """
 
+    phase: int = 0
+    first_epoch_of_phase: int = 0
+    objective_scales: list[dict[str, float]] = field(default_factory=list)
     epoch: int = 0
     step_in_epoch: int = 0
     step: int = 0
@@ -48,6 +56,16 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     unreported: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     targets_in_epoch: int = 0
+
+    @property
+    def last_epoch(self) -> int:
+        """The last finished epoch."""
+        return len(self.history) - 1
+
+    @property
+    def epochs_in_phase(self) -> int:
+        """Finished epochs of the phase under way."""
+        return self.last_epoch - self.first_epoch_of_phase
 
     def note(self, name: str, value: float) -> None:
         """Keep a metric of the present step until it is reported."""
@@ -65,12 +83,12 @@ class TrainingState:
 
 
 def copied_weights(model: LatentVectorModel) -> dict[str, Tensor]:
-    """Copy the weights as they are now to the CPU."""
+    """Copy the weights to the CPU."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
-def save_state(path: Path, state: TrainingState, run: Mapping[str, Any]) -> None:
-    """Write a checkpoint of the training that `run` identifies."""
+def save_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any]) -> None:
+    """Write a checkpoint of the training with this identity."""
     tensors = {f"model.{name}": tensor for name, tensor in copied_weights(state.model).items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
     for name, parameter in state.model.named_parameters():
@@ -79,29 +97,49 @@ def save_state(path: Path, state: TrainingState, run: Mapping[str, Any]) -> None
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    header = {RUN_KEY: json.dumps(run, sort_keys=True), PROGRESS_KEY: json.dumps(asdict(state.progress))}
+    header = {IDENTITY_KEY: json.dumps(identity, sort_keys=True), PROGRESS_KEY: json.dumps(asdict(state.progress))}
     save_tensors(path, tensors, header)
 
 
-def load_state(path: Path, state: TrainingState, run: Mapping[str, Any]) -> bool:
-    """Go on from a checkpoint if there is a readable one of the very same training.
+def load_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any], *, again: bool = False) -> bool:
+    """Resume from a checkpoint.
+
+    A checkpoint of other data is set aside, with a warning: the data have changed since, and training starts afresh.
 
     Args:
         path: The checkpoint.
         state: Overwritten in place.
-        run: What identifies the training.
+        identity: What identifies the training.
+        again: Set a checkpoint aside that cannot be resumed, instead of refusing to go on.
 
     Returns:
-        Whether the state was restored; a checkpoint of another training, or a damaged one, is not used.
+        Whether there was a checkpoint to resume from.
+
+    Raises:
+        LvmError: If the checkpoint is damaged, or of other options or code; it stays where it is.
     """
     if not path.is_file():
         return False
     try:
         header, tensors = read_header(path), load_tensors(path)
-    except LvmError:
+        found = json.loads(header[IDENTITY_KEY])
+        problem = _difference_in_words(found, json.loads(json.dumps(identity)))
+    except (LvmError, KeyError, ValueError) as error:
+        found, header, tensors, problem = {}, {}, {}, f"it is damaged ({str(error).split(';')[0]})"
+    if problem is not None:
+        is_of_other_data = bool(found) and found.get("data") != identity["data"]
+        if not (again or is_of_other_data):
+            raise LvmError(
+                f"The checkpoint {path} cannot be resumed: {problem}. Train with --again (launchpad: again) to start "
+                "from the beginning; the checkpoint is set aside then."
+            )
+        logger.warning("Training starts from the beginning; %s is set aside: %s.", _set_aside(path).name, problem)
         return False
-    if header.get(RUN_KEY) != json.dumps(run, sort_keys=True):
-        return False
+    _restore(state, header, tensors)
+    return True
+
+
+def _restore(state: TrainingState, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
     state.model.load_state_dict(_with_prefix(tensors, "model."))
     state.best_weights = {name: tensor.clone() for name, tensor in _with_prefix(tensors, "best.").items()}
     for name, parameter in state.model.named_parameters():
@@ -112,9 +150,35 @@ def load_state(path: Path, state: TrainingState, run: Mapping[str, Any]) -> bool
             }
     torch.set_rng_state(tensors["random.cpu"].clone())
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        torch.cuda.set_rng_state(tensors[f"random.cuda.{index}"].clone(), index)
+        if f"random.cuda.{index}" in tensors:  # written by a machine with fewer GPUs, or none
+            torch.cuda.set_rng_state(tensors[f"random.cuda.{index}"].clone(), index)
     state.progress = Progress(**json.loads(header[PROGRESS_KEY]))
-    return True
+
+
+def _difference_in_words(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Return what a checkpoint and a training do not agree on; None if they agree."""
+    pairs, own = dict(_leaves(found)), dict(_leaves(wanted))
+    names = [name for name in sorted({*pairs, *own}) if pairs.get(name) != own.get(name)]
+    if not names:
+        return None
+    told = [f"{name} was {pairs.get(name)!r} and is {own.get(name)!r}" for name in names[:MAX_NAMED]]
+    return "; ".join(told) + (f"; and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _set_aside(path: Path) -> Path:
+    """Move a checkpoint out of its folder, which is deleted after the training; return where it is now."""
+    folder, number = path.parent.parent, 1
+    while (aside := folder / f"unusable-{path.stem}-{number}{path.suffix}").exists():
+        number += 1
+    return path.replace(aside)
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -81,6 +81,11 @@ class SumOfTerms:
         return torch.stack([term(predictions, targets) for term in self.terms]).sum()
 
     @property
+    def scales(self) -> dict[str, float]:
+        """What each term is divided by."""
+        return {term.name: term.scale for term in self.terms}
+
+    @property
     def is_mixed(self) -> bool:
         """Whether there is more than one term, so that one can dominate."""
         return len(self.terms) > 1

@@ -41,18 +41,20 @@ def make_optimiser(model: LatentVectorModel, config: TrainingConfig) -> torch.op
     )
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, config: TrainingConfig, *, done_fraction: float) -> float:
-    """Set the learning rate for a moment of the training.
+def set_learning_rate(
+    optimiser: torch.optim.Optimizer, config: TrainingConfig, *, peak: float, done_fraction: float
+) -> float:
+    """Set the learning rate of one step: linear warm-up to the peak, then a cosine schedule.
 
     Args:
-        optimiser: Its groups keep their shares.
-        config: Peak, warm-up and end.
-        done_fraction: Share of the training behind the end of this step, above 0 to 1.
+        optimiser: Its groups keep their factors.
+        config: Fractions of the warm-up and of the end.
+        peak: Peak learning rate of the phase.
+        done_fraction: Fraction of the phase that is done after this step, above 0 to 1.
 
     Returns:
         The learning rate of a group with factor one.
     """
-    assert config.learning_rate is not None
     warmup, final = config.warmup_fraction, config.final_learning_rate_fraction
     if done_fraction < warmup:
         share = done_fraction / warmup
@@ -60,5 +62,5 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, config: TrainingConfig, 
         through = (done_fraction - warmup) / (1 - warmup)
         share = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * through))
     for group in optimiser.param_groups:
-        group["lr"] = config.learning_rate * share * group["learning_rate_factor"]
-    return config.learning_rate * share
+        group["lr"] = peak * share * group["learning_rate_factor"]
+    return peak * share

@@ -1,25 +1,88 @@
-"""Which code and which packages made a model."""
+"""Which code and which packages made a result."""
 
+import ast
 import hashlib
 import platform
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("lvm-pipeline", "torch", "numpy", "safetensors", "pyarrow")
-FOLDERS_THAT_DECIDE = ("architectures", "measures", "training")
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT.name
+TRAINING = f"{PACKAGE}.training.loop"
+
+
+def training_code_version(architecture: str, strategy: str) -> str:
+    """Return the version of the code that trains one architecture by one strategy, and nothing else."""
+    return code_version(
+        TRAINING, f"{PACKAGE}.architectures.{architecture}", f"{PACKAGE}.training.strategies.{strategy}"
+    )
 
 
 @cache
-def code_version() -> str:
-    """Return the package's version with a hash of the sources that decide what a training computes."""
-    package = Path(__file__).parent.parent
+def code_version(*modules: str) -> str:
+    """Return the package's version and a hash of some modules with everything of this package that they import.
+
+    Comments, docstrings and formatting do not count.
+
+    Args:
+        *modules: Full names of the modules.
+    """
     digest = hashlib.sha256()
-    for folder in FOLDERS_THAT_DECIDE:
-        for path in sorted((package / folder).rglob("*.py")):
-            digest.update(f"{path.relative_to(package).as_posix()}\n".encode())
-            digest.update(path.read_bytes())
+    for name in sorted(import_closure(modules)):
+        digest.update(f"{name}\n{ast.dump(_code_of(name))}".encode())
     return f"{_version('lvm-pipeline')}+{digest.hexdigest()[:12]}"
+
+
+def import_closure(modules: tuple[str, ...]) -> set[str]:
+    """Return the modules of this package that some modules import, directly or through others, and themselves."""
+    found: set[str] = set()
+    waiting = [*modules]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and _path_of(name) is not None:
+            found.add(name)
+            waiting += _imports_of(name)
+    return found
+
+
+@cache
+def _code_of(module: str) -> ast.Module:
+    path = _path_of(module)
+    assert path is not None
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        can_have_docstring = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if can_have_docstring and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return tree
+
+
+def _imports_of(module: str) -> Iterator[str]:
+    """Yield the modules of this package that one imports anywhere, except for type checkers."""
+    waiting: list[ast.AST] = [_code_of(module)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        waiting += ast.iter_child_nodes(node)
+
+
+def _path_of(module: str) -> Path | None:
+    """Return the file of a module of this package; None for names that are none."""
+    first, *rest = module.split(".")
+    if first != PACKAGE:
+        return None
+    candidates = (ROOT.joinpath(*rest).with_suffix(".py"), ROOT.joinpath(*rest) / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def package_versions() -> dict[str, str]:

@@ -5,9 +5,14 @@ step), then `log_model` with the finished folder, then `finish`. Whoever calls `
 when an error passes by.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
+
+from lvm_pipeline.errors import LvmError
+
+logger = logging.getLogger(__name__)
 
 TrainingStatus = Literal["FINISHED", "FAILED", "KILLED"]
 MetricSeries = Mapping[str, Sequence[tuple[int, float]]]  # metric name to (step, value) pairs
@@ -59,6 +64,31 @@ class Tracker(Protocol):
     def finish(self, status: TrainingStatus) -> None:
         """Close the run; a second call changes nothing."""
         ...
+
+
+def log_and_close(tracker: Tracker, model_dir: Path) -> str | None:
+    """Log a good model and close its run; a tracker that fails cannot undo a training.
+
+    Returns:
+        Why the tracker does not hold the model; None if it does.
+    """
+    problem = None
+    try:
+        tracker.log_model(model_dir)
+    except LvmError as error:
+        problem = str(error)
+        logger.warning("The model in %s is saved but not tracked: %s", model_dir, error)
+    return problem or close(tracker, "FINISHED")
+
+
+def close(tracker: Tracker, status: TrainingStatus) -> str | None:
+    """Close the tracked run; return why it could not be closed."""
+    try:
+        tracker.finish(status)
+    except LvmError as error:
+        logger.warning("The tracked run could not be closed as %s: %s", status, error)
+        return str(error)
+    return None
 
 
 class NullTracker:

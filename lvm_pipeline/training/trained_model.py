@@ -19,7 +19,8 @@ from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig,
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.concepts.store import full_disk_told
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.files import staged_dir, staged_file, write_json
+from lvm_pipeline.files import restore_dir, staged_dir, staged_file, write_json
+from lvm_pipeline.training.trial import Trial
 
 SCHEMA_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -39,7 +40,8 @@ class TrainedModelInfo:
         config: The model's config.
         num_params: Learned values.
         space_id: Space of the vectors it reads and predicts.
-        training: The training config, with nothing left open.
+        trial: The options that tell its trial from others.
+        training: Every training option, with nothing left open.
         mode: `windows` or `articles`: the contexts that the scores were measured with.
         seed: Of weights, order and dropout.
         code_version: Of the sources that decide what a training computes.
@@ -64,6 +66,7 @@ class TrainedModelInfo:
     config: dict[str, Any]
     num_params: int
     space_id: str
+    trial: dict[str, Any]
     training: dict[str, Any]
     mode: str
     seed: int
@@ -86,6 +89,11 @@ class TrainedModelInfo:
     def as_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values."""
         return asdict(self)
+
+    @property
+    def trial_id(self) -> str:
+        """Id of the trial that made it."""
+        return Trial(**self.trial).trial_id
 
     @property
     def identity(self) -> str:
@@ -126,6 +134,7 @@ def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
         LvmError: If there is no trained model, or it is not readable.
     """
     path = model_dir / INFO_FILE
+    restore_dir(model_dir)
     if not path.is_file():
         raise LvmError(f"There is no trained model in {model_dir}; train one with `lvm train` or `lvm run`.")
     try:
@@ -134,10 +143,17 @@ def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
         raise LvmError(f"{path} cannot be read ({error}); train the model again.") from None
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise LvmError(f"{path} is not a record of schema version {SCHEMA_VERSION}; train the model again.")
-    missing = sorted({f.name for f in fields(TrainedModelInfo)} - set(values))
+    missing = sorted({f.name for f in fields(TrainedModelInfo)} - {"trial"} - set(values))
     if missing:
         raise LvmError(f"{path} lacks {', '.join(missing)}; train the model again.")
+    values["trial"] = trial_in(values).identity()
     return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo)})
+
+
+def trial_in(values: Mapping[str, Any]) -> Trial:
+    """Return the trial of a record; records of earlier versions hold every option of their training instead."""
+    options = values.get("trial", values["training"])
+    return Trial(**{name: value for name, value in options.items() if name in Trial.model_fields})
 
 
 def load_trained_model(

@@ -174,11 +174,13 @@ def test_champion_is_an_alias_that_mlflow_loads(settings, client, tmp_path, monk
     assert mlflow_registry.champion(settings) is None
     run_ids = [run_with_model(settings, tmp_path / name) for name in ("first", "second")]
 
-    first = mlflow_registry.crown(
+    first = mlflow_registry.promote(
         settings, mlflow_run_id=run_ids[0], tags={"architecture": "lstm"}, description="first"
     )
-    second = mlflow_registry.crown(settings, mlflow_run_id=run_ids[1], tags={"architecture": "gru"}, description="gain")
-    again = mlflow_registry.crown(settings, mlflow_run_id=run_ids[0], tags={}, description="")
+    second = mlflow_registry.promote(
+        settings, mlflow_run_id=run_ids[1], tags={"architecture": "gru"}, description="gain"
+    )
+    again = mlflow_registry.promote(settings, mlflow_run_id=run_ids[0], tags={}, description="")
 
     assert (first.version, second.version, again.version) == ("1", "2", "1")
     champion = mlflow_registry.champion(settings)
@@ -204,9 +206,9 @@ def run_with_model(settings, folder):
     return tracker.run_id
 
 
-def test_run_without_a_model_cannot_be_crowned(tracker, settings):
+def test_run_without_a_model_cannot_be_promoted(tracker, settings):
     with pytest.raises(LvmError, match="holds no model"):
-        mlflow_registry.crown(settings, mlflow_run_id=tracker.run_id, tags={}, description="")
+        mlflow_registry.promote(settings, mlflow_run_id=tracker.run_id, tags={}, description="")
 
 
 def test_absent_server_is_told_at_once(tmp_path):
@@ -266,10 +268,10 @@ def test_a_tracking_server_keeps_runs_and_hands_the_champion_out(served, tmp_pat
     tracker.log_model(folder)
     tracker.finish("FINISHED")
 
-    crowned = mlflow_registry.crown(served, mlflow_run_id=tracker.run_id, tags={}, description="by a server")
+    promoted = mlflow_registry.promote(served, mlflow_run_id=tracker.run_id, tags={}, description="by a server")
 
     assert tracker.run_url.startswith(served.mlflow_tracking_uri)
     assert mlflow_store.open_client(served).get_run(tracker.run_id).info.status == "FINISHED"
-    assert (crowned.model_dir / "model.safetensors").read_bytes() == b"weights"
-    assert crowned.model_dir.is_relative_to(served.mlflow_dir)
+    assert (promoted.model_dir / "model.safetensors").read_bytes() == b"weights"
+    assert promoted.model_dir.is_relative_to(served.mlflow_dir)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

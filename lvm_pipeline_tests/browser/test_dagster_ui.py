@@ -15,8 +15,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from lvm_pipeline.adapters import databases, embedded_postgres, services
 from lvm_pipeline.adapters.loopback import free_port
-from lvm_pipeline.defs.resources import settings_environment
-from lvm_pipeline.settings import Settings
+from lvm_pipeline.settings import Settings, settings_environment
 from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 from lvm_pipeline_tests.conftest import chromium_path
 from lvm_pipeline_tests.defs.source_table import fill_source

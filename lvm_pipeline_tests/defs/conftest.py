@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import dagster as dg
 import pytest
 
-from lvm_pipeline.defs.resources import settings_environment
-from lvm_pipeline.settings import Settings
+from lvm_pipeline.settings import Settings, settings_environment
 from lvm_pipeline_tests.defs.source_table import fill_source
 
 

@@ -11,11 +11,10 @@ import pytest
 from lvm_pipeline import files
 from lvm_pipeline.architectures._registry import architecture_names
 from lvm_pipeline.definitions import defs
-from lvm_pipeline.defs.resources import settings_environment
+from lvm_pipeline.defs.launchpad import TrainingOptions, settings_with
 from lvm_pipeline.defs.schedules import retraining
-from lvm_pipeline.defs.trained_model import TrainingOptions
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.settings import Settings, load_settings
+from lvm_pipeline.settings import Settings, load_settings, settings_environment
 
 LINEAGE = ["cpe_entry", "concepts", "sequences", "trained_model", "evaluation_report", "leaderboard", "champion"]
 PARTITIONED = {"trained_model", "evaluation_report"}
@@ -149,12 +148,12 @@ def test_an_architecture_that_does_not_exist_is_refused_by_name(monkeypatch):
 def test_training_options_replace_settings():
     settings = Settings(home=Path("/nowhere"), epochs=3, preset="small")
 
-    changed = TrainingOptions(preset="smoke", seed=7).applied_to(settings)
+    changed = settings_with(settings, TrainingOptions(preset="smoke", seed=7))
 
     assert (changed.preset, changed.seed, changed.epochs, changed.home) == ("smoke", 7, 3, Path("/nowhere"))
-    assert TrainingOptions().applied_to(settings) is settings
-    with pytest.raises(LvmError, match="LVM_EPOCHS"):
-        TrainingOptions(epochs=0).applied_to(settings)
+    assert settings_with(settings, TrainingOptions()) == settings
+    with pytest.raises(LvmError, match="epochs: input should be greater than or equal to 1, got 0"):
+        settings_with(settings, TrainingOptions(epochs=0))
 
 
 def test_a_child_reads_the_same_settings(monkeypatch, tmp_path):

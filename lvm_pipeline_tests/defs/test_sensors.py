@@ -9,10 +9,9 @@ from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG
 
 from lvm_pipeline.alerts.window import Window
 from lvm_pipeline.defs.checks import check_result, check_specs
-from lvm_pipeline.defs.resources import settings_environment
 from lvm_pipeline.defs.sensors import NOBODY, alerts_sensor
 from lvm_pipeline.findings import Invariant, Severity
-from lvm_pipeline.settings import Settings, load_settings
+from lvm_pipeline.settings import Settings, load_settings, settings_environment
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 PARTITIONS = dg.StaticPartitionsDefinition(["gru", "lstm"])

@@ -19,7 +19,7 @@ from lvm_pipeline.defs import trained_model as trained_model_module
 from lvm_pipeline.defs import training_child
 from lvm_pipeline.defs.launch import QUIET, end_abandoned_runs, open_instance
 from lvm_pipeline.defs.progress import watched
-from lvm_pipeline.findings import Finding, Severity
+from lvm_pipeline.findings import Finding, InvariantError, Severity
 from lvm_pipeline.training.trained_model import load_trained_model, read_trained_model_info
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
 
@@ -103,13 +103,13 @@ def test_training_is_tracked_checked_and_promoted(settings, instance):
     assert any(stage.note.startswith("epoch ") for stage in own)  # which one was seen last is a matter of speed
 
 
-def test_equal_trainings_have_equal_data_versions(settings, instance):
-    versions = []
-    for _ in range(2):
-        (event,) = train(instance).get_asset_materialization_events()
-        versions.append(event.materialization.tags["dagster/data_version"])
+def test_equal_trainings_have_equal_data_versions_and_the_second_only_happens_if_asked(settings, instance):
+    events = [train(instance, **options).get_asset_materialization_events()[0] for options in ({}, {}, {"again": True})]
 
-    assert versions[0] == versions[1]
+    metadata = [event.materialization.metadata for event in events]
+    assert [each["was_trained_now"].value for each in metadata] == [True, False, True]
+    assert len({event.materialization.tags["dagster/data_version"] for event in events}) == 1
+    assert len({each["trial_id"].value for each in metadata}) == 1
     load_trained_model(settings.models_dir / "gru")
 
 
@@ -128,28 +128,21 @@ FAILED = Finding(
 )
 
 
-def test_a_model_that_fails_a_blocking_check_is_not_promoted(settings, monkeypatch):
-    def staged_with_failure(settings, architecture, **_):
-        return SimpleNamespace(
-            architecture=architecture,
-            path=settings.models_dir / ".staging" / architecture,
-            findings=[FAILED],
-            info=SimpleNamespace(as_json=dict),
-            mlflow_url=None,
-        )
+def test_a_blocking_failure_is_reported_with_its_findings(settings, monkeypatch):
+    def fails(*args, **options):
+        raise InvariantError([FAILED])
 
-    monkeypatch.setattr(lineage, "stage_model", staged_with_failure)
+    monkeypatch.setattr(lineage, "train_trial", fails)
 
-    report = training_child.train_partition(SimpleNamespace(partition_key="gru"))
+    report = training_child.report_of(SimpleNamespace(partition_key="gru", get_extra=lambda name: False))
 
     assert "collapsed" in report["error"]
     assert [Finding.from_json(values) for values in report["findings"]] == [FAILED]
-    assert not (settings.models_dir / "gru").exists()
 
 
 def test_a_failed_blocking_check_is_recorded_and_nothing_materialised(settings, instance, monkeypatch):
     report = {"error": "collapsed", "findings": [FAILED.as_json()]}
-    monkeypatch.setattr(trained_model_module, "train_in_child", lambda *_: report)
+    monkeypatch.setattr(trained_model_module, "train_in_child", lambda *_, again: report)
 
     result = train(instance)
 
@@ -249,4 +242,4 @@ def training_process_of(pid):
 
 def test_a_killed_training_is_told_apart_from_a_broken_one():
     assert "was killed" in trained_model_module.why_child_ended("gru", "failed with code -9")
-    assert "broke" in trained_model_module.why_child_ended("gru", "failed with code 1")
+    assert "crashed" in trained_model_module.why_child_ended("gru", "failed with code 1")

@@ -13,14 +13,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from lvm_pipeline import lineage
 from lvm_pipeline.adapters import databases, embedded_postgres
 from lvm_pipeline.adapters.dagster_home import dagster_environment
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.defs.launch import materialise_lineage, open_instance
-from lvm_pipeline.defs.resources import settings_environment
 from lvm_pipeline.sequences.schema import read_sequences_metadata
-from lvm_pipeline.settings import CHECKOUT_DIR, Settings
+from lvm_pipeline.settings import CHECKOUT_DIR, Settings, settings_environment
 from lvm_pipeline.training.trained_model import read_trained_model_info
 from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 from lvm_pipeline_tests.defs.source_table import add_articles, execute, fill_source
@@ -121,7 +119,7 @@ def test_a_changed_table_leads_to_a_new_decision_or_to_one_alert(settings, recei
         assert after.concepts_fingerprint != before.fingerprint
         model = read_trained_model_info(settings.models_dir / "gru")
         assert model.fingerprints["sequences"] == after.fingerprint
-        report = json.loads((lineage.report_dir(settings, "gru") / "report.json").read_text())
+        report = json.loads((settings.reports_dir / "gru" / "report.json").read_text())
         assert report["fingerprint"] == decision(settings)["fingerprint"] == after.fingerprint
         follower.wait_for_looks(1)
 

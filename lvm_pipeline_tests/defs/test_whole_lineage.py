@@ -41,7 +41,7 @@ def products(settings, architecture):
         "concepts": read_concepts_metadata(settings.concepts_path).fingerprint,
         "sequences": read_sequences_metadata(settings.sequences_path).fingerprint,
         "weights": (settings.models_dir / architecture / "model.safetensors").read_bytes(),
-        "report": comparable(json.loads((lineage.report_dir(settings, architecture) / "report.json").read_text())),
+        "report": comparable(json.loads((settings.reports_dir / architecture / "report.json").read_text())),
         "champion": comparable(lineage.read_champion(settings)["decision"]),
     }
 
@@ -84,7 +84,7 @@ def check_record(settings, runs):
         assert {events[name].run_id for name in ASSETS} == {run.dagster_run_id for run in runs}
         assert instance.get_materialized_partitions(dg.AssetKey("evaluation_report")) >= {"gru"}
         metadata = {name: event.asset_materialization.metadata for name, event in events.items()}
-    report = json.loads((lineage.report_dir(settings, "gru") / "report.json").read_text())
+    report = json.loads((settings.reports_dir / "gru" / "report.json").read_text())
     assert metadata["evaluation_report"]["cosine"].value == report["cosine"]
     assert metadata["evaluation_report"]["mlflow_run"].value == metadata["trained_model"]["mlflow_run"].value
     assert "data:image/svg+xml;base64," in metadata["evaluation_report"]["learning curves"].value

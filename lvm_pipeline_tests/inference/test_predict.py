@@ -183,7 +183,8 @@ def trained_in(folder, encoder, texts, products):
 
 def test_which_model_is_used(settings, tmp_path):
     assert model_folder(settings, model=tmp_path, architecture="gru") == tmp_path
-    assert model_folder(settings, model=None, architecture="gru") == settings.models_dir / "gru"
+    with pytest.raises(LvmError, match="No trial of gru is trained yet"):
+        model_folder(settings, architecture="gru")
 
 
 @pytest.mark.slow
@@ -192,14 +193,14 @@ def test_the_champion_is_the_default_and_its_absence_is_told(fresh_settings, pos
     uri = postgres_url.replace("postgresql://", "postgresql+psycopg2://")
     settings = Settings(home=fresh_settings.home, mlflow_tracking_uri=uri, num_threads=1)
     with pytest.raises(LvmError, match="There is no champion yet"):
-        model_folder(settings, model=None, architecture=None)
+        model_folder(settings)
     tracker = MlflowTracker(settings, system_metrics=False)
     tracker.start("gru", params={}, tags={}, fingerprints={})
     tracker.log_model(model_dir)
     tracker.finish("FINISHED")
-    mlflow_registry.crown(settings, mlflow_run_id=tracker.run_id, tags={}, description="The only one.")
+    mlflow_registry.promote(settings, mlflow_run_id=tracker.run_id, tags={}, description="The only one.")
 
-    folder = model_folder(settings, model=None, architecture=None)
+    folder = model_folder(settings)
 
     assert folder != model_dir
     found, expected = (predicted(settings, each, lines_of({"a": vectors[0]})) for each in (folder, model_dir))

@@ -1,7 +1,6 @@
 """torch.compile changes how fast a training is, and nothing else that can be seen."""
 
 import os
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +8,9 @@ import torch
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.compiled import CACHE_VARIABLE, COMPILE_CACHE
-from lvm_pipeline.training.config import TrainingConfig, settled
+from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
+from lvm_pipeline.training.settle import settled
 from lvm_pipeline.training.trained_model import load_trained_model
 
 # torch's compiler imports code that torch calls deprecated, and looks at gradients that it warns of.
@@ -35,7 +35,9 @@ def test_a_compiled_training_ends_as_a_plain_one_does_and_leaves_the_compiled_co
     torch._dynamo.reset()
     cache = tmp_path / "cache"
     plain = train(TrainingConfig(**SMALL), data, output_dir=tmp_path / "plain")
-    compiled = train(TrainingConfig(**SMALL, compile=True), data, output_dir=tmp_path / "compiled", cache_dir=cache)
+    compiled = train(
+        TrainingConfig(**SMALL, compile=True), data, output_dir=tmp_path / "compiled", compile_cache_dir=cache
+    )
 
     assert compiled.info.history[-1]["train_loss"] == pytest.approx(plain.info.history[-1]["train_loss"], rel=1e-4)
     weights = [load_trained_model(trained.path)[0].state_dict() for trained in (plain, compiled)]
@@ -59,7 +61,7 @@ def test_only_what_pays_is_compiled(architecture, mode, is_compiled):
     config = TrainingConfig(architecture=architecture, mode=mode, compile=True)
 
     assert settled(config, architecture=load_architecture(architecture), is_leaking=False).compile is is_compiled
-    unasked = replace(config, compile=False)
+    unasked = config.with_options(compile=False)
     assert not settled(unasked, architecture=load_architecture(architecture), is_leaking=False).compile
 
 

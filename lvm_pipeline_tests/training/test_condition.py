@@ -76,7 +76,7 @@ def test_the_condition_is_the_tmd_vector_and_zeros_where_it_is_null(folder, cond
 
 def test_a_width_that_does_not_match_and_a_table_without_tmd_vectors_are_refused(conditioned, data, tmp_path):
     with pytest.raises(LvmError, match=r"condition_dim is 8, but the TMD vectors .* have 16"):
-        train(replace(CONFIG, model={"condition_dim": 8}), conditioned, output_dir=tmp_path / "model")
+        train(CONFIG.with_options(model={"condition_dim": 8}), conditioned, output_dir=tmp_path / "model")
     with pytest.raises(LvmError, match="no TMD vectors"):
         train(CONFIG, data, output_dir=tmp_path / "model")
     assert read_tmd_vectors(data.concepts_path) is None

@@ -6,7 +6,8 @@ import torch
 from lvm_pipeline.architectures._contract import TrainingDefaults
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.training.config import DEFAULTS, TrainingConfig, settled, training_config
+from lvm_pipeline.training.config import TrainingConfig, training_config
+from lvm_pipeline.training.settle import DEFAULTS, settled
 
 LSTM = load_architecture("lstm")
 SEES_THE_FUTURE = dataclasses.replace(LSTM, causal=False)
@@ -33,14 +34,21 @@ SEES_THE_FUTURE = dataclasses.replace(LSTM, causal=False)
     ],
 )
 def test_a_value_that_cannot_work_is_refused(name, value):
-    with pytest.raises(LvmError, match=f"{name} must be .* got {value!r}"):
-        TrainingConfig(**{name: value})
+    with pytest.raises(LvmError, match=f"{name}: .* got {value!r}"):
+        training_config({name: value})
 
 
-def test_an_unknown_setting_lists_what_exists():
-    with pytest.raises(LvmError, match=r"no setting learning_speed; it has .*learning_rate"):
-        training_config({"learning_speed": 1})
-    assert training_config({"epochs": 3}).epochs == 3
+def test_an_unknown_option_lists_what_exists():
+    with pytest.raises(LvmError, match=r"'epoch'. Did you mean epochs\? The options are .*learning_rate"):
+        training_config({"epoch": 1})
+    assert training_config({"epochs": "3"}).epochs == 3
+
+
+def test_dotted_names_reach_into_the_model():
+    config = training_config({"model.hidden_dim": "24", "model": {"num_layers": 1}, "model.scales": "[0.0, 0.5]"})
+    assert config.model == {"hidden_dim": 24, "num_layers": 1, "scales": [0, 0.5]}
+    with pytest.raises(LvmError, match=r"model must be a mapping.* set model\.NAME=VALUE"):
+        training_config({"model": "wide"})
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,6 @@ def test_the_learning_rate_rises_and_falls_as_a_cosine():
         [{"params": [torch.nn.Parameter(torch.ones(1))], "learning_rate_factor": 0.5}], lr=1.0
     )
     config = TrainingConfig(learning_rate=0.01, warmup_fraction=0.2, final_learning_rate_fraction=0.1)
-    rates = {at: set_learning_rate(optimiser, config, done_fraction=at) for at in (0.1, 0.2, 0.6, 1.0)}
+    rates = {at: set_learning_rate(optimiser, config, peak=0.01, done_fraction=at) for at in (0.1, 0.2, 0.6, 1.0)}
     assert rates == pytest.approx({0.1: 0.005, 0.2: 0.01, 0.6: 0.0055, 1.0: 0.001})
     assert optimiser.param_groups[0]["lr"] == pytest.approx(0.0005)

@@ -6,10 +6,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from lvm_pipeline.architectures._registry import load_architecture
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training import record
+from lvm_pipeline.training.checkpoint import Progress, TrainingState, load_checkpoint
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
+from lvm_pipeline.training.settle import model_config_for
 from lvm_pipeline.training.trained_model import read_header
 from lvm_pipeline_tests.training.test_loop import Recorder
 
@@ -21,6 +27,7 @@ CONFIG = {
     "num_threads": 1,
     "checkpoint_seconds": 0.0,
 }
+CHECKPOINT = "checkpoint.safetensors"
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
@@ -80,31 +87,72 @@ def interrupted(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"seed": 1}, {"epochs": 5}, {"learning_rate": 0.5}, {"model": {"hidden_dim": 24}}, {"mode": "windows"}],
+    ("change", "words"),
+    [
+        ({"seed": 1}, "options.seed was None and is 1"),
+        ({"epochs": 5}, "options.epochs was 4 and is 5"),
+        ({"model": {"hidden_dim": 24, "dropout": 0.3}}, "model.config.hidden_dim was 32 and is 24"),
+        ({"mode": "windows"}, "options.mode was None and is 'windows'"),
+    ],
     ids=str,
 )
-def test_a_checkpoint_of_another_training_is_not_used(data, interrupted, change):
-    tracker = Recorder()
-    train(TrainingConfig(**{**CONFIG, **change}), data, output_dir=interrupted, tracker=tracker)
+def test_a_checkpoint_of_another_training_stops_with_a_sentence_until_asked(data, interrupted, change, words, caplog):
+    config, tracker = TrainingConfig(**{**CONFIG, **change}), Recorder()
+    (checkpoint,) = interrupted.parent.glob(f".model.checkpoint/{CHECKPOINT}")
+    before = checkpoint.read_bytes()
+    with pytest.raises(LvmError, match=f"cannot be resumed.*{words}.*--again"):
+        train(config, data, output_dir=interrupted, tracker=tracker)
+    assert tracker.events == []  # no tracked run was opened for it
+    assert checkpoint.read_bytes() == before
+
+    train(config, data, output_dir=interrupted, tracker=tracker, again=True)
+
     assert tracker.tags["is_resumed"] == "false"
+    (kept,) = interrupted.parent.glob("unusable-*")
+    assert kept.read_bytes() == before
+    assert "set aside" in caplog.text
 
 
-def test_a_checkpoint_of_other_data_is_not_used(noise_data, interrupted):
+def test_a_checkpoint_of_edited_code_stops_with_a_sentence(data, interrupted, monkeypatch):
+    monkeypatch.setattr(record, "training_code_version", lambda architecture, strategy: "0.1.0+edited")
+    with pytest.raises(LvmError, match=r"code was '0\.1\.0\+\w+' and is '0\.1\.0\+edited'"):
+        train(TrainingConfig(**CONFIG), data, output_dir=interrupted)
+
+
+def test_a_damaged_checkpoint_stops_with_a_sentence(data, interrupted):
+    (checkpoint,) = interrupted.parent.glob(f".model.checkpoint/{CHECKPOINT}")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(LvmError, match=r"cannot be resumed: it is damaged"):
+        train(TrainingConfig(**CONFIG), data, output_dir=interrupted)
+    train(TrainingConfig(**CONFIG), data, output_dir=interrupted, again=True)
+    assert [path.name for path in interrupted.parent.glob("unusable-*")] == ["unusable-checkpoint-1.safetensors"]
+
+
+def test_a_checkpoint_of_other_data_is_set_aside_since_data_change_by_themselves(noise_data, interrupted, caplog):
     tracker = Recorder()
     train(TrainingConfig(**CONFIG), noise_data, output_dir=interrupted, tracker=tracker)
     assert tracker.tags["is_resumed"] == "false"
+    assert len(list(interrupted.parent.glob("unusable-*"))) == 1
+    assert "data.concepts was" in caplog.text
 
 
-def test_a_damaged_checkpoint_is_not_used(data, interrupted):
-    (checkpoint,) = interrupted.parent.glob(".model.checkpoint/*")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    tracker = Recorder()
-    train(TrainingConfig(**CONFIG), data, output_dir=interrupted, tracker=tracker)
-    assert tracker.tags["is_resumed"] == "false"
+def test_a_checkpoint_is_resumed_on_a_machine_with_other_gpus_and_threads(data, interrupted, monkeypatch):
+    """A checkpoint written without a GPU holds no random state of one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resumed_state(data, interrupted).progress.step > 0
 
 
-def test_without_resume_it_starts_anew(data, interrupted):
-    tracker = Recorder()
-    train(TrainingConfig(**CONFIG), data, output_dir=interrupted, tracker=tracker, resume=False)
-    assert tracker.tags["is_resumed"] == "false"
+def resumed_state(data, interrupted):
+    config, architecture = TrainingConfig(**{**CONFIG, "num_threads": 2}), load_architecture("lstm")
+    model_config = model_config_for(architecture, config, data)
+    model = architecture.build(model_config)
+    state = TrainingState(
+        model=model,
+        optimiser=torch.optim.AdamW(model.parameters()),
+        progress=Progress(),
+        best_weights={},
+    )
+    identity = record.checkpoint_identity(config.trial, model, model_config, data)
+    assert load_checkpoint(interrupted.parent / ".model.checkpoint" / CHECKPOINT, state, identity)
+    return state

@@ -1,0 +1,61 @@
+"""The commands `lvm list ...`: what exists."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from lvm_pipeline.cli import render
+from lvm_pipeline.cli.services import JsonOption
+from lvm_pipeline.settings import load_settings
+
+app = typer.Typer(help="List architectures, strategies, training options or trials.", no_args_is_help=True)
+
+
+@app.command(name="architectures")
+def list_architectures(as_json: JsonOption = False) -> None:
+    """List every architecture with its presets and their exact sizes."""
+    from lvm_pipeline.architectures._registry import ARCHITECTURES
+
+    _show(
+        [
+            {"name": name, "preset": preset_name, "num_params": preset.num_params, "causal": architecture.causal}
+            for name, architecture in ARCHITECTURES.items()
+            for preset_name, preset in architecture.presets.items()
+        ],
+        as_json=as_json,
+    )
+
+
+@app.command(name="strategies")
+def list_strategies(as_json: JsonOption = False) -> None:
+    """List every training strategy with what it does."""
+    from lvm_pipeline.training.strategies import STRATEGIES
+
+    _show([{"name": name, "summary": found.summary} for name, found in STRATEGIES.items()], as_json=as_json)
+
+
+@app.command(name="options")
+def list_options(
+    architecture: Annotated[str, typer.Option("--architecture", "-a", help="Whose model options to list.")] = "lstm",
+    as_json: JsonOption = False,
+) -> None:
+    """List every training option with its default and meaning, those of an architecture's model included."""
+    from lvm_pipeline.training.option_table import training_options
+
+    _show([option.as_row() for option in training_options(architecture)], as_json=as_json)
+
+
+@app.command(name="trials")
+def list_trials(as_json: JsonOption = False) -> None:
+    """List the trained trials with their validation score and whether they were trained on the present data."""
+    from lvm_pipeline import lineage
+
+    _show(lineage.trial_rows(load_settings()), as_json=as_json)
+
+
+def _show(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        render.print_json(rows)
+    else:
+        render.show_rows(render.plain(), rows)

@@ -1,0 +1,206 @@
+"""Trials on disk, and what earlier versions left there.
+
+    LVM_HOME/trials/<trial_id>/
+        trial.json              the options that tell this trial from others
+        model/                  weights, provenance, findings, MLflow run; replaced in one step
+        checkpoint/             only while the training runs, or after it was interrupted
+        report.json, .html      the latest evaluation on the validation split
+
+`models/<architecture>` and `reports/<architecture>` are links to the latest trial of an architecture.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from lvm_pipeline import files
+from lvm_pipeline.architectures._registry import architecture_names
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+from lvm_pipeline.training.trial import Trial
+
+if TYPE_CHECKING:
+    from lvm_pipeline.training.trained_model import TrainedModelInfo
+
+TRIAL_FILE, REPORT_FILE, TRACKING_FILE = "trial.json", "report.json", "tracking.json"
+MODEL, CHECKPOINT, STAGED = "model", "checkpoint", "staged"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """Where everything of one trial lies."""
+
+    path: Path
+
+    @property
+    def trial_id(self) -> str:
+        """The trial's id, which is the folder's name."""
+        return self.path.name
+
+    @property
+    def model_dir(self) -> Path:
+        """The trained model that has passed its checks."""
+        return self.path / MODEL
+
+    @property
+    def staged_dir(self) -> Path:
+        """A trained model that has not passed its checks yet."""
+        return self.path / STAGED
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """What an interrupted training goes on from."""
+        return self.path / CHECKPOINT
+
+    @property
+    def report_path(self) -> Path:
+        """The latest report, as JSON."""
+        return self.path / REPORT_FILE
+
+    def info(self) -> "TrainedModelInfo | None":
+        """Return the record of the trained model; None if there is none, or none that can be read."""
+        from lvm_pipeline.training.trained_model import read_trained_model_info
+
+        try:
+            return read_trained_model_info(self.model_dir)
+        except LvmError:
+            return None
+
+    def architecture(self) -> str:
+        """Return the trial's architecture."""
+        return json.loads((self.path / TRIAL_FILE).read_text(encoding="utf-8"))["options"].get(
+            "architecture", Trial.model_fields["architecture"].default
+        )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training the same trial while the block runs.
+
+        Raises:
+            LvmError: If another process trains it now.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise LvmError(
+                f"Another process is training {self.trial_id} now; wait for it, or train with another seed."
+            ) from None
+
+
+def trial_folder(settings: Settings, trial_id: str) -> TrialFolder:
+    """Return the folder of a trial, whether it exists or not."""
+    return TrialFolder(settings.trials_dir / trial_id)
+
+
+def write_trial(folder: TrialFolder, trial: Trial) -> None:
+    """Keep the options of a trial in its folder."""
+    files.write_json(folder.path / TRIAL_FILE, {"trial_id": trial.trial_id, "options": trial.identity()})
+
+
+def trained_trials(settings: Settings) -> list[TrialFolder]:
+    """Return the trials that have a trained model, by id."""
+    move_earlier_layout(settings)
+    found = sorted(settings.trials_dir.glob(f"*/{MODEL}/trained_model.json"))
+    return [TrialFolder(path.parent.parent) for path in found]
+
+
+def named_trial(settings: Settings, trial_id: str) -> TrialFolder:
+    """Return a trained trial by its id, or by the beginning of it if that is unique.
+
+    Raises:
+        LvmError: If there is no such trial, or more than one; the message lists what exists.
+    """
+    known = trained_trials(settings)
+    found = [each for each in known if each.trial_id == trial_id]
+    found = found or [each for each in known if each.trial_id.startswith(trial_id)]
+    if len(found) != 1:
+        what = "no trained trial" if not found else "more than one trained trial"
+        listed = ", ".join(each.trial_id for each in found or known) or "none"
+        raise LvmError(f"There is {what} {trial_id!r}; the trained trials are: {listed}.")
+    return found[0]
+
+
+def latest_trial(settings: Settings, architecture: str) -> TrialFolder:
+    """Return the trial of an architecture that was trained last.
+
+    Raises:
+        LvmError: If none was trained.
+    """
+    move_earlier_layout(settings)
+    link = settings.models_dir / architecture
+    if not link.exists():
+        raise LvmError(f"No trial of {architecture} is trained yet; train one with `lvm train -a {architecture}`.")
+    return TrialFolder(link.resolve().parent)
+
+
+def link_model(settings: Settings, architecture: str, folder: TrialFolder) -> None:
+    """Let `models/<architecture>` lead to this trial's model."""
+    files.link_dir(settings.models_dir / architecture, folder.model_dir)
+
+
+def link_report(settings: Settings, architecture: str, folder: TrialFolder) -> None:
+    """Let `reports/<architecture>` lead to this trial's report."""
+    files.link_dir(settings.reports_dir / architecture, folder.path)
+
+
+def read_tracking(model_dir: Path) -> dict[str, Any]:
+    """Return id and page of the MLflow run that made a model, and whether it holds the model; None where untracked."""
+    path = model_dir / TRACKING_FILE
+    untracked = {"mlflow_run_id": None, "mlflow_url": None}
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else untracked
+    return {"is_complete": True, **values}
+
+
+def write_tracking(model_dir: Path, *, run_id: str | None, url: str | None, is_complete: bool) -> None:
+    """Keep beside the weights which MLflow run made them, and whether it holds the model already."""
+    values = {"mlflow_run_id": run_id, "mlflow_url": url, "is_complete": is_complete}
+    files.write_json(model_dir / TRACKING_FILE, values)
+
+
+def move_earlier_layout(settings: Settings) -> None:
+    """Move models and reports of earlier versions, one folder per architecture, into trial folders; log what moved.
+
+    Does nothing on a home of this version.
+    """
+    earlier = [name for name in architecture_names() if _is_earlier_model(settings.models_dir / name)]
+    if not earlier:
+        return
+    with FileLock(settings.models_dir / ".layout.lock"):
+        moved = [_moved(settings, name) for name in earlier if _is_earlier_model(settings.models_dir / name)]
+        shutil.rmtree(settings.models_dir / ".staging", ignore_errors=True)
+    logger.warning(
+        "This home was written by an earlier version. Moved %s to %s; models/ and reports/ now hold links.",
+        ", ".join(f"models/{name} to trials/{trial_id}" for name, trial_id in moved),
+        settings.trials_dir,
+    )
+
+
+def _is_earlier_model(path: Path) -> bool:
+    return not path.is_symlink() and (path / "trained_model.json").is_file()
+
+
+def _moved(settings: Settings, architecture: str) -> tuple[str, str]:
+    from lvm_pipeline.training.trained_model import trial_in
+
+    model_dir, report_dir = settings.models_dir / architecture, settings.reports_dir / architecture
+    trial = trial_in(json.loads((model_dir / "trained_model.json").read_text(encoding="utf-8")))
+    folder = trial_folder(settings, trial.trial_id)
+    write_trial(folder, trial)
+    if report_dir.is_dir() and not report_dir.is_symlink():
+        for path in sorted(report_dir.iterdir()):
+            path.replace(folder.path / path.name)
+        report_dir.rmdir()
+        link_report(settings, architecture, folder)
+    files.replace_dir(model_dir, folder.model_dir)
+    link_model(settings, architecture, folder)
+    return architecture, trial.trial_id

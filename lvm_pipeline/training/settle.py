@@ -1,0 +1,79 @@
+"""What a training leaves open (`auto`, None), decided for its architecture, its data and this machine."""
+
+import torch
+
+from lvm_pipeline.architectures._contract import Architecture, ModelConfig, TrainingDefaults, config_with
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.data import TrainingData
+
+DEFAULTS = {
+    "articles": TrainingDefaults(batch_size=400, learning_rate=2e-3),
+    "windows": TrainingDefaults(batch_size=256, learning_rate=2e-3),
+}
+
+
+def settled(config: TrainingConfig, *, architecture: Architecture, is_leaking: bool) -> TrainingConfig:
+    """Settle every `auto` and None for an architecture, data and this machine.
+
+    Returns:
+        The same training with nothing left open.
+
+    Raises:
+        LvmError: If the mode cannot be used with this architecture or data, or the device is not here.
+    """
+    why_not_articles = _why_not_articles(architecture, is_leaking=is_leaking)
+    mode = config.mode if config.mode != "auto" else ("windows" if why_not_articles else "articles")
+    if mode == "articles" and why_not_articles:
+        raise LvmError(f"{why_not_articles}; train with mode windows.")
+    device = find_device(config.device)
+    precision = config.precision
+    if precision == "auto":
+        precision = "bfloat16" if device.startswith("cuda") or _cpu_multiplies_bfloat16() else "float32"
+    defaults = {**DEFAULTS, **architecture.training_defaults}[mode]
+    return config.with_options(
+        mode=mode,
+        device=device,
+        precision=precision,
+        compile=config.compile and architecture.gains_from_compile and mode == "windows",
+        batch_size=config.batch_size or defaults.batch_size,
+        learning_rate=config.learning_rate or defaults.learning_rate,
+    )
+
+
+def model_config_for(architecture: Architecture, config: TrainingConfig, data: TrainingData) -> ModelConfig:
+    """Return the preset's config with the vector width and length of the data and the config's overrides."""
+    from_data = {"vector_dim": data.concepts.vector_dim, "unit_length": data.is_of_unit_length()}
+    overrides = {name: tuple(value) if isinstance(value, list) else value for name, value in config.model.items()}
+    return config_with(architecture.preset(config.preset).config, {**from_data, **overrides})
+
+
+def _why_not_articles(architecture: Architecture, *, is_leaking: bool) -> str | None:
+    if not architecture.causal:
+        return f"{architecture.name} sees later inputs of its own context and cannot train on whole articles"
+    if is_leaking:
+        return "These sequences do not keep to whole articles (compatibility mode)"
+    return None
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported())  # slower than float32 where it is emulated
+
+
+def find_device(name: str) -> str:
+    """Settle `auto` and check that the device is here.
+
+    Raises:
+        LvmError: If there is no such device, or it cannot be used.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise LvmError(f"There is no device {name!r}; choose auto, cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise LvmError(f"Models run on cpu or cuda, not on {name!r}.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise LvmError(f"The device {name} is not here ({torch.cuda.device_count()} GPUs found); choose auto or cpu.")
+    return name
