@@ -73,7 +73,8 @@ imports: setup-dev  ## import every module by itself
 types: setup-dev  ## check the types
 	$(BIN)/pyright
 
-docs: setup  ## regenerate docs/checks.md, the table of all checks
+docs: setup  ## regenerate docs/checks.md and docs/training-options.md
+	@$(BIN)/python -c 'from lvm_pipeline.training.option_table import as_markdown; print(as_markdown(), end="")' > docs/training-options.md
 	@$(BIN)/python -c 'from lvm_pipeline.lineage.invariants import as_markdown; print(as_markdown(), end="")' > docs/checks.md
 
 ci: lint imports types demo test-most  ## what .ci/run calls before `make test`; `make test-slow` runs the rest

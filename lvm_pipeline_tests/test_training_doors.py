@@ -1,0 +1,120 @@
+"""Every training option can be set through every door, and means the same trial behind each."""
+
+import enum
+from pathlib import Path
+
+import pytest
+
+from lvm_pipeline import lineage
+from lvm_pipeline.architectures._config import FROM_DATA, ModelConfig, meanings
+from lvm_pipeline.cli import commands
+from lvm_pipeline.defs.launchpad import TrainingOptions, settings_with
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import load_settings
+from lvm_pipeline.training.config import NESTED, TrainingConfig
+from lvm_pipeline.training.option_table import as_markdown, training_options
+
+ROOT = Path(__file__).parent.parent
+VALUES = {
+    "architecture": "gru",
+    "preset": "smoke",
+    "strategy": "plain",
+    "mode": "windows",
+    "objective": "cosine + 0.1 mse",
+    "epochs": 3,
+    "patience": 2,
+    "selection_metric": "mse",
+    "batch_size": 64,
+    "learning_rate": 0.005,
+    "correction_learning_rate_factor": 0.5,
+    "weight_decay": 0.1,
+    "warmup_fraction": 0.1,
+    "final_learning_rate_fraction": 0.2,
+    "clip_norm": 2.0,
+    "precision": "float32",
+    "seed": 7,
+    "device": "cpu",
+    "num_threads": 1,
+    "compile": True,
+    "checkpoint_seconds": 5.0,
+    "model": {"hidden_dim": 24},
+    "strategy_options": {"stages": 3},
+}
+
+
+def text_of(value):
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def by_command_line(name, value, monkeypatch):
+    if name in NESTED:
+        ((inner, value),) = value.items()
+        name = f"{name}.{inner}"
+    return commands._settings(set_options=[f"{name}={text_of(value)}"])
+
+
+def by_environment(name, value, monkeypatch):
+    variable = f"LVM_{name.upper()}"
+    if name in NESTED:
+        ((inner, value),) = value.items()
+        variable = f"{variable}__{inner.upper()}"
+    monkeypatch.setenv(variable, text_of(value))
+    return load_settings()
+
+
+def by_launchpad(name, value, monkeypatch):
+    kind = TrainingOptions.model_fields[name].annotation
+    choices = (
+        next((each for each in kind.__args__ if isinstance(each, enum.EnumMeta)), None) if name not in NESTED else None
+    )
+    if choices is not None:
+        value = choices(value)
+    if name == "model":
+        value = kind(**value)
+    return settings_with(load_settings(), TrainingOptions(**{name: value}))
+
+
+DOORS = [
+    (name, door)
+    for name in TrainingConfig.model_fields
+    for door in (by_command_line, by_environment, by_launchpad)
+    if (name, door) != ("architecture", by_launchpad)  # the partition chooses it
+]
+
+
+@pytest.mark.parametrize(("name", "door"), DOORS)
+def test_every_option_is_set_through_every_door(name, door, monkeypatch):
+    config = lineage.training_config_of(door(name, VALUES[name], monkeypatch))
+
+    assert getattr(config, name) == VALUES[name]
+    assert config.trial_id == TrainingConfig(**{name: VALUES[name]}).trial_id
+
+
+@pytest.mark.parametrize("name", [name for name in meanings(ModelConfig) if name not in FROM_DATA])
+def test_the_launchpad_shows_the_options_that_all_models_share(name):
+    assert TrainingOptions.model_fields["model"].annotation.model_fields[name].description
+
+
+def test_the_launchpad_describes_every_option():
+    assert all(field.description for field in TrainingOptions.model_fields.values())
+    assert set(TrainingOptions.model_fields) == {*TrainingConfig.model_fields, "again"} - {"architecture"}
+
+
+@pytest.mark.parametrize("name", ["epoch", "modle.hidden_dim"])
+def test_a_wrong_name_lists_what_exists(name, monkeypatch):
+    with pytest.raises(LvmError, match=r"There is no training option .* The options are architecture, preset, model"):
+        commands._settings(set_options=[f"{name}=1"])
+    monkeypatch.setenv("LVM_EPOCH", "1")
+    with pytest.raises(LvmError, match="LVM_EPOCH is not a setting; did you mean LVM_EPOCHS"):
+        lineage.training_config_of(load_settings())
+
+
+def test_the_earlier_name_of_the_mode_is_still_read(monkeypatch):
+    monkeypatch.setenv("LVM_TRAINING_MODE", "windows")
+    assert load_settings().mode == "windows"
+
+
+def test_the_docs_list_every_option_as_it_is_declared():
+    assert (ROOT / "docs" / "training-options.md").read_text(encoding="utf-8") == as_markdown(), "run `make docs`"
+    assert {option.name for option in training_options("gru")} >= {"epochs", "model.hidden_dim", "seed"}
+    assert all(option.meaning for option in training_options("lcm_two_tower"))
