@@ -1,20 +1,20 @@
 """Training pipeline for latent vector models (LVM): read a run of concept vectors, predict the next one.
 
-Read the folders in this order; each imports only what stands above it.
+Read the folders in this order; each imports only those above it.
 
-    errors, files, findings, settings, alerts            words that everything below shares
-    source/          text becomes rows of `cpe_entry` and `cpe_vectors`
-    concepts/        those rows become the ordered concept table (Parquet)
-    sequences/       the concept table becomes contexts with their targets, split by article
-    exchange/        NPZ files in and out; any data file becomes concepts and sequences
-    architectures/   what predicts, one module each
-    measures/        how good a prediction is, beside what arithmetic alone reaches
-    training/        sequences become a trained model
-    evaluation/      a trained model becomes a report, all reports a leaderboard
-    inference/       a trained model reads concepts as they come and predicts the next
-    experiments/     which trained model is the champion
+    errors, files, findings/, settings   shared by everything below
+    source/          text -> rows of `cpe_entry` and `cpe_vectors`
+    concepts/        those rows -> the ordered concept table (Parquet); drift
+    sequences/       the concept table -> contexts with their targets, split by article
+    exchange/        NPZ and Parquet files in and out
+    architectures/   the models, one module each
+    measures/        metrics, retrieval, baselines, confidence intervals
+    training/        sequences -> a trained model: trial, options, phases, strategies, loop
+    evaluation/      a trained model -> a report; all reports -> a leaderboard
+    inference/       streaming prediction
+    experiments/     the champion rule
     adapters/        everything outside the process: Postgres, MLflow, child processes, messages
-    lineage          one function a stage, from the table to the champion
-    doctor/          what could be wrong around all this, with its fix
-    defs/, definitions, cli   the two thin shells over it: Dagster and the command `lvm`
+    lineage/         one function per stage, from the source table to the champion; trials on disk
+    doctor/          checks of the environment, each with its fix
+    defs/, definitions, cli/   the two thin shells: Dagster and the command `lvm`
 """
