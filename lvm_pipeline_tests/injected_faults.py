@@ -69,8 +69,8 @@ def with_splits(monkeypatch, harmed_splits):
 class Backwards(lstm.LstmLayers):
     """Other layers with the same keys and shapes."""
 
-    def forward(self, states):
-        return super().forward(states.flip(1))
+    def forward(self, states, at=None):
+        return super().forward(states.flip(1), at)
 
 
 Backwards.__module__ = lstm.__name__
@@ -81,7 +81,7 @@ def with_model(monkeypatch, **overrides):
         options = {"preset": settings.preset, "epochs": 6, "mode": "windows", "num_threads": 1}
         return TrainingConfig(architecture=architecture, model=overrides, patience=6, **options)
 
-    monkeypatch.setattr("lvm_pipeline.lineage.models.training_config_of", config_with_overrides)
+    monkeypatch.setattr("lvm_pipeline.lineage.training_config_of", config_with_overrides)
 
 
 def off_by_one(vectors, first_context_rows, target_rows, *, decay):
@@ -234,7 +234,7 @@ MUTATIONS = [
         "test_f15_a_false_size_is_refused_before_it_costs_a_training",
     ),
     Mutation(
-        " ".join(f"lvm_pipeline.training.{each}.load_architecture" for each in ("loop", "invariants", "checkpoint")),
+        " ".join(f"lvm_pipeline.training.{each}.load_architecture" for each in ("loop", "invariants", "trained_model")),
         "test_f15_a_false_name_is_refused",
         load_whatever,
     ),

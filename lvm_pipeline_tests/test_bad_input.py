@@ -94,7 +94,10 @@ SOURCES = {
     "no_rows": (then("DELETE FROM cpe_entry"), ("The table cpe_entry holds no rows", "lvm ingest FILE")),
     "missing_vectors": (
         broken(rows={4: {"vector": None}, 11: {"vector": None}}),
-        (f"2 of 25 concepts have no vector: {id_of('0#4')}, {id_of('1#5')}", "encode them or leave them out"),
+        (
+            f"2 of 25 concepts have no vector: {id_of('0#4')}, {id_of('1#5')}",
+            "or delete their articles",
+        ),
     ),
     "not_a_number": (
         broken(rows={7: {"vector": NOT_A_NUMBER}}, vector_type="real[]"),
@@ -102,7 +105,11 @@ SOURCES = {
     ),
     "mixed_widths": (
         broken(rows={4: {"vector": [0.6, 0.8]}}),
-        (f"{id_of('0#4')} (width 2)", "1 of width 2, 24 of width 8", "encode all concepts with one encoder"),
+        (
+            f"{id_of('0#4')} (width 2)",
+            "1 of width 2, 24 of width 8",
+            "with the encoder of the other vectors",
+        ),
     ),
     "ambiguous_order": (
         then("UPDATE cpe_entry SET sequence_index = 0, chunk_position = NULL, created_at = now()"),

@@ -47,11 +47,11 @@ from lvm_pipeline.evaluation.leaderboard import LeftOut, leaderboard
 from lvm_pipeline.evaluation.report import read_report
 from lvm_pipeline.experiments.selection import select_champion
 from lvm_pipeline.sequences import build
-from lvm_pipeline.sequences.windows import window_starts_across_articles
+from lvm_pipeline.sequences.windows import window_starts
 from lvm_pipeline.source.encoders.lsa import fit_lsa
 from lvm_pipeline.source.encoders.registry import remember_encoder
 from lvm_pipeline.training import loop, objectives
-from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.config import TrainingConfig, training_config
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline_tests import faults
 from lvm_pipeline_tests import injected_faults as injected
@@ -122,9 +122,7 @@ def test_f01_a_missing_concept_leaves_a_gap_that_is_named(unharmed, source):
 
 
 def test_f02_windows_across_articles(unharmed, home, monkeypatch):
-    monkeypatch.setattr(
-        build, "window_starts", lambda articles, length: window_starts_across_articles(len(articles), length)
-    )
+    monkeypatch.setattr(build, "window_starts", lambda articles, length: window_starts(np.zeros_like(articles), length))
 
     run = faults.run_job(home, "refresh_data", assets=("sequences",))
 
@@ -267,7 +265,7 @@ def test_f08_weights_that_do_not_give_their_score_are_not_promoted(unharmed, hom
 
     run = faults.train(home)
 
-    naming = ("Recorded 0.", "scored again")
+    naming = ("training recorded 0.", "the saved weights give")
     assert_stopped(run, unharmed, at="trained_model", by="checkpoint_reproduces_its_score", naming=naming)
     assert (home.models_dir / faults.ARCHITECTURE / "model.safetensors").read_bytes() == before
 
@@ -284,7 +282,11 @@ def test_f08_another_class_is_not_loaded(unharmed, home, monkeypatch):
 
 
 def test_f08_changed_code_under_the_same_name_is_found_by_its_score(unharmed, home, monkeypatch):
-    monkeypatch.setattr(lstm.LstmLayers, "forward", lambda self, states: self.layers(states)[0].flip(-1))
+    def forward(self, states, at=None):
+        mixed = self.layers(states)[0].flip(-1)
+        return mixed if at is None else mixed[at]
+
+    monkeypatch.setattr(lstm.LstmLayers, "forward", forward)
 
     run = faults.evaluate(home)
 
@@ -324,7 +326,9 @@ def test_f10_a_model_below_the_best_baseline_is_told_and_crowned_by_nobody(unhar
     gain = run.checks["beats_best_baseline"]
     assert not gain.passed
     assert gain.severity.value == "WARN"
-    assert gain.description.startswith("Gain in cosine over ridge")  # on the values or on the residual: both are exact
+    assert gain.description.startswith(
+        "gain in cosine over the best baseline, ridge"
+    )  # on the values or on the residual: both are exact
     assert "the best baseline: -0." in gain.description
     assert "articles" in gain.description
     report = read_report(home.reports_dir / faults.ARCHITECTURE / "report.json")
@@ -363,7 +367,7 @@ def test_f11_duplicates_in_the_pool_are_named(unharmed, home):
 def test_f11_context_rows_among_the_candidates_are_named(unharmed, home, monkeypatch):
     target = "lvm_pipeline.evaluation.evaluate.primary_exclusion"
     monkeypatch.setattr(target, lambda targets: "context_rows")
-    articles = home.model_copy(update={"training_mode": "articles"})
+    articles = home.model_copy(update={"mode": "articles"})
 
     run = faults.train(articles)
 
@@ -414,8 +418,8 @@ def test_f13_the_checkpoint_is_chosen_by_the_metric_and_not_by_the_loss(home, tm
     assert cosines[-1] < max(cosines)  # and the metric that matters has fallen meanwhile
     assert info.best_epoch == int(np.argmax(cosines))
     assert info.score == max(cosines)
-    with pytest.raises(LvmError, match="no selection metric 'loss'; choose one of cosine"):
-        loop.train(TrainingConfig(**options, selection_metric="loss"), data, output_dir=tmp_path / "other")
+    with pytest.raises(LvmError, match=r"selection_metric: input should be 'cosine', .* got 'loss'"):
+        training_config({**options, "selection_metric": "loss"})
 
 
 # F14: a contrastive loss is added unscaled.
@@ -428,7 +432,7 @@ def test_f14_an_unscaled_contrastive_term_is_a_warning(unharmed, home, monkeypat
     monkeypatch.setattr(objectives, "OBJECTIVES", {"mse": injected.raw_mse, "infonce": injected.raw_infonce})
     monkeypatch.setattr(objectives.SumOfTerms, "scaled_by", lambda self, values: self)
 
-    run = faults.run_job(mixed, "train_architecture", assets=("trained_model",), partition=faults.ARCHITECTURE)
+    run = faults.train(mixed)
 
     assert_warned(run, honest, by="no_objective_term_dominates", naming=("infonce: 9", "after epoch"))
     assert "trained_model" in run.materialised

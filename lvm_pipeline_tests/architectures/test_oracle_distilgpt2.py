@@ -21,7 +21,7 @@ def test_layers_equal_the_oracle_and_so_do_the_gradients(recorded, dtype, tolera
     mixers.load_state_dict(weight_maps.gpt2_stack(below(recorded, "w")), strict=True)
     inputs = leaf(recorded["in.u"], dtype)
 
-    after_block = mixers.layers[1](mixers.layers[0](mixers.placed(inputs, 0)))
+    after_block = mixers.layers[1](mixers.layers[0](mixers.prepare(inputs)))
     assert_equals(after_block, recorded["out.layer0"], tolerance)
     mixed = mixers(inputs)
     assert_equals(mixed, recorded["out.stack"], tolerance)

@@ -50,8 +50,8 @@ def test_leaves_out_what_lies_behind_a_length(kind, lengths):
     layers = redraw(torch_class(12, 16, 2, batch_first=True)).double()
     states = noise(3, 9, 12).requires_grad_()
     is_needed = torch.arange(9) < torch.tensor(lengths)[:, None]
-    expected = layers(states)[0] * is_needed[..., None]
-    found = run_layers(layers, states, layer, lengths=torch.tensor(lengths))
+    expected = layers(states)[0][is_needed]
+    found = run_layers(layers, states, layer, at=is_needed)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
     for one, other in zip(gradients(found, states, layers), gradients(expected, states, layers), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
@@ -62,8 +62,8 @@ def test_agrees_with_torch_where_matrices_are_laid_out(kind):
     layers = torch_class(32, 48, 2, batch_first=True)
     states = noise(4, 40, 32, dtype=torch.float32).requires_grad_()
     expected = layers(states)[0]
-    found = run_layers(layers, states, layer, lengths=torch.tensor([40, 40, 39, 40]))
-    expected = torch.cat([expected[:2], expected[2:3] * (torch.arange(40) < 39)[:, None], expected[3:]])
+    is_needed = torch.arange(40) < torch.tensor([40, 40, 39, 40])[:, None]
+    found, expected = run_layers(layers, states, layer, at=is_needed), expected[is_needed]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     for one, other in zip(gradients(found, states, layers), gradients(expected, states, layers), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
@@ -76,7 +76,7 @@ def test_is_used_in_training_on_a_cpu_only(kind, monkeypatch):
         used.append(True)
         return run_layers(*arguments, **named)
 
-    monkeypatch.setattr(f"lvm_pipeline.architectures.{kind}.run_layers", noted)
+    monkeypatch.setattr("lvm_pipeline.architectures._recurrence.run_layers", noted)
     model, contexts = build(kind), noise(2, 5, 32, dtype=torch.float32)
     with torch.no_grad():
         model(contexts)
