@@ -1,6 +1,7 @@
-"""What the services need to know from a running Dagster web server, asked through its GraphQL interface."""
+"""Queries of a running Dagster web server, through its GraphQL API."""
 
 import json
+import urllib.error
 import urllib.request
 from typing import Any
 
@@ -9,13 +10,20 @@ import psycopg
 from lvm_pipeline.errors import LvmError
 
 ANSWER_SECONDS = 10
+NOT_READY = (502, 503, 504)  # what a server or a proxy before it answers while it starts
 STATE_QUERY = """query {
   workspaceOrError { ... on Workspace { locationEntries {
     locationOrLoadError { __typename ... on PythonError { message } } } } }
   instance { daemonHealth { allDaemonStatuses { required healthy } } }
 }"""
 CANCEL_MUTATION = """mutation($ids: [String!]!) {
-  terminateRuns(runIds: $ids, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename }
+  terminateRuns(runIds: $ids, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) {
+    __typename
+    ... on TerminateRunsResult { terminateRunResults {
+      __typename ... on TerminateRunFailure { message } ... on RunNotFoundError { message }
+      ... on PythonError { message } } }
+    ... on PythonError { message }
+  }
 }"""
 # Dagster 1.13 marks a run that a code server executes with this tag, which GraphQL does not show.
 RUNS_OF_CODE_SERVERS = """
@@ -37,7 +45,7 @@ def has_loaded_definitions(address: str) -> bool:
     results = [entry["locationOrLoadError"] or {} for entry in entries]
     for result in results:
         if result.get("__typename") == "PythonError":
-            raise LvmError(f"Dagster cannot load the definitions: {result['message'].strip().splitlines()[0]}")
+            raise LvmError(f"Dagster cannot load the definitions: {_first_line(result['message'])}")
     return bool(results) and all(result.get("__typename") == "RepositoryLocation" for result in results)
 
 
@@ -51,31 +59,65 @@ def has_healthy_daemons(address: str) -> bool:
 
 
 def cancel_code_server_runs(address: str, *, storage_url: str) -> int:
-    """Cancel the unfinished runs that a code server executes or executed; return how many.
+    """Cancel the unfinished runs of code servers and return how many there were.
 
-    Called before the code server stops and again when a new one has started: a run whose process was killed would
-    else count as started, and hold its place in the pool, for ever. Runs of other processes are left alone.
+    Called before the code server stops and after a new one has started: a run whose process was killed would otherwise
+    stay STARTED and keep its slot in the pool. Runs of other processes are not touched.
+
+    Raises:
+        LvmError: If the web server does not answer or a run could not be cancelled.
     """
     with psycopg.connect(storage_url.replace("+psycopg2", "", 1)) as connection:
         run_ids = [row[0] for row in connection.execute(RUNS_OF_CODE_SERVERS)]
-    if run_ids:
-        ask(address, CANCEL_MUTATION, {"ids": run_ids})
+    if not run_ids:
+        return 0
+    answer = ask(address, CANCEL_MUTATION, {"ids": run_ids})
+    if answer is None:
+        raise LvmError(f"{len(run_ids)} unfinished runs were not cancelled: the Dagster web server does not answer.")
+    result = answer["terminateRuns"]
+    results = result.get("terminateRunResults", [result])
+    failed = [one for one in results if one["__typename"] != "TerminateRunSuccess"]
+    if failed:
+        reason = failed[0].get("message") or failed[0]["__typename"]
+        raise LvmError(f"{len(failed)} of {len(run_ids)} unfinished runs were not cancelled: {_first_line(reason)}")
     return len(run_ids)
 
 
 def get(request: str | urllib.request.Request) -> bytes | None:
-    """Return the answer of a server on loopback, None while there is none."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy does not know our loopback
+    """Return the response of a server on loopback, None while it is not ready.
+
+    Raises:
+        LvmError: If it answers with an HTTP error.
+    """
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this loopback
     try:
         with opener.open(request, timeout=ANSWER_SECONDS) as response:
             return response.read()
+    except urllib.error.HTTPError as error:
+        if error.code in NOT_READY:
+            return None
+        reason = _first_line(error.read().decode(errors="replace"))
+        raise LvmError(f"{error.url} answered with HTTP status {error.code}: {reason or error.reason}") from None
     except OSError:
         return None
 
 
 def ask(address: str, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """Ask the web server; None while it does not answer."""
+    """Run a GraphQL query; None while the web server is not ready.
+
+    Raises:
+        LvmError: If the query fails.
+    """
     body = json.dumps({"query": query, "variables": variables or {}}).encode()
     headers = {"Content-Type": "application/json"}
-    answer = get(urllib.request.Request(f"{address}/graphql", data=body, headers=headers))
-    return None if answer is None else json.loads(answer).get("data")
+    response = get(urllib.request.Request(f"{address}/graphql", data=body, headers=headers))
+    if response is None:
+        return None
+    answer = json.loads(response)
+    if answer.get("errors"):
+        raise LvmError(f"A query of the Dagster web server failed: {_first_line(answer['errors'][0]['message'])}")
+    return answer["data"]
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0]

@@ -86,14 +86,16 @@ def _make_tables(uri: str, mlflow_dir: Path) -> None:
     from mlflow.store.model_registry import sqlalchemy_store as _registry  # noqa: F401 - declares the registry's tables
     from mlflow.store.tracking import sqlalchemy_store as _tracking  # noqa: F401 - declares the tracking tables
 
+    from lvm_pipeline.adapters import mlflow_internals
+
     mlflow_dir.mkdir(parents=True, exist_ok=True)
     if uri.startswith("sqlite:"):
-        database_utils._make_parent_dirs_if_sqlite(uri)
+        mlflow_internals.make_parent_dirs_if_sqlite(uri)
     engine = database_utils.create_sqlalchemy_engine_with_retry(uri)
     try:
         with FileLock(mlflow_dir / "tables.lock"):
-            if not database_utils._all_tables_exist(engine):
-                database_utils._initialize_tables(engine)
+            if not mlflow_internals.all_tables_exist(engine):
+                mlflow_internals.initialize_tables(engine)
     finally:
         engine.dispose()
 
@@ -162,10 +164,12 @@ def count_experiments(settings: Settings) -> int:
     from mlflow.store.db import utils as database_utils
     from sqlalchemy import text
 
+    from lvm_pipeline.adapters import mlflow_internals
+
     with store_errors():
         engine = database_utils.create_sqlalchemy_engine(uri)
         try:
-            database_utils._verify_schema(engine)
+            mlflow_internals.verify_schema(engine)
             with engine.connect() as connection:
                 return connection.execute(text("SELECT count(*) FROM experiments")).scalar_one()
         finally:

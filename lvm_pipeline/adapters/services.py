@@ -138,12 +138,12 @@ def _stay(services: _Services) -> None:
         try:
             services.refuse_an_end()
         except LvmError as error:
-            _tell_end(services.settings, str(error))
+            _alert_exit(services.settings, str(error))
             raise
         time.sleep(POLL_SECONDS)
 
 
-def _tell_end(settings: Settings, message: str) -> None:
+def _alert_exit(settings: Settings, message: str) -> None:
     if settings.alert_url is None:
         return
     now = time.time()
@@ -246,8 +246,8 @@ def _start_guard(settings: Settings) -> subprocess.Popen[bytes]:
 def _cancel_runs(settings: Settings) -> None:
     try:
         dagster_api.cancel_code_server_runs(dagster_address(settings), storage_url=databases.dagster_url(settings))
-    except psycopg.Error as error:  # stopping goes on; the next start cancels what is left
-        logger.warning("Unfinished runs could not be cancelled: %s", str(error).strip())
+    except (psycopg.Error, LvmError) as error:  # continue stopping; the next start cancels what is left
+        logger.warning("Cannot cancel unfinished runs: %s", str(error).strip())
 
 
 def are_running(settings: Settings) -> bool:

@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from urllib.parse import quote, urlencode
 
 import dagster as dg
-from dagster._core.storage.asset_check_execution_record import (
+
+from lvm_pipeline.alerts.alert import Alert
+from lvm_pipeline.defs.dagster_internals import (
+    AUTOMATION_CONDITION_TAG,
+    PARTITION_NAME_TAG,
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
-from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG, PARTITION_NAME_TAG
-
-from lvm_pipeline.alerts.alert import Alert
 
 MAX_EXECUTIONS = 100  # of one check, looked at in one round
 EVENTS = {

@@ -1,21 +1,19 @@
-"""How Dagster itself is: its storage's schema, its daemon's heartbeat, and what waits for that daemon."""
+"""State of the Dagster instance: schema of its storage, heartbeats of its daemons, enabled schedules and sensors."""
 
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
-from dagster._core.scheduler.instigation import InstigatorStatus
 
+from lvm_pipeline.defs.dagster_internals import InstigatorStatus
 from lvm_pipeline.defs.launch import open_instance
 from lvm_pipeline.settings import Settings
-
-SILENT_SECONDS = 180  # a daemon beats every 30 s; Dagster itself calls it healthy for half an hour
 
 
 @dataclass(frozen=True, kw_only=True)
 class DagsterHealth:
-    """The schema found and the one this Dagster wants; silent daemons; schedules and sensors that are switched on."""
+    """Schema found and schema required, daemons without a recent heartbeat, enabled schedules and sensors."""
 
     version: str
     schema: str | None
@@ -27,7 +25,7 @@ class DagsterHealth:
 
 
 def dagster_health(settings: Settings) -> DagsterHealth:
-    """Ask the instance of the settings' home."""
+    """Read the state of the instance in `LVM_HOME`."""
     with open_instance(settings) as instance:
         schema, wanted = instance.event_log_storage.alembic_version() or (None, None)
         assert not isinstance(wanted, tuple), "Dagster's migrations have one head"
@@ -36,7 +34,7 @@ def dagster_health(settings: Settings) -> DagsterHealth:
             for name, status in instance.get_daemon_statuses().items()
         }
         last_beat = max(last_beats.values(), default=0.0)
-        earliest = time.time() - SILENT_SECONDS
+        earliest = time.time() - settings.daemon_silence_seconds
         states = instance.all_instigator_state(
             instigator_statuses={InstigatorStatus.RUNNING}
         )  # by a person, not by code

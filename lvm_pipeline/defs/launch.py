@@ -14,9 +14,9 @@ from functools import partial
 
 import dagster as dg
 import psutil
-from dagster._core.instance.ref import InstanceRef
 
 from lvm_pipeline.adapters.dagster_home import dagster_environment
+from lvm_pipeline.defs.dagster_internals import InstanceRef, NoOpComputeLogManager
 from lvm_pipeline.defs.progress import OnProgress, watched
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, settings_environment
@@ -29,8 +29,8 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 # Dagster would send what steps print through files and a second process for each step; here it stays on the terminal.
 NO_COMPUTE_LOGS = {
     "compute_logs": {
-        "module": "dagster._core.storage.noop_compute_log_manager",
-        "class": "NoOpComputeLogManager",
+        "module": NoOpComputeLogManager.__module__,
+        "class": NoOpComputeLogManager.__name__,
     }
 }
 

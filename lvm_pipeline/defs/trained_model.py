@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster._core.errors import DagsterPipesExecutionError
 
 from lvm_pipeline import lineage
 from lvm_pipeline.adapters import mlflow_store
 from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.defs import metadata
 from lvm_pipeline.defs.checks import check_results, check_specs, lvm_errors_as_failures
+from lvm_pipeline.defs.dagster_internals import DagsterPipesExecutionError
 from lvm_pipeline.defs.launchpad import TrainingOptions, settings_with
 from lvm_pipeline.defs.partitions import GPU_POOL, architecture_partitions
 from lvm_pipeline.defs.progress import stage_shown
