@@ -10,7 +10,7 @@ import psycopg
 from lvm_pipeline.errors import LvmError
 
 ANSWER_SECONDS = 10
-NOT_READY = (502, 503, 504)  # what a server or a proxy before it answers while it starts
+NOT_READY = (502, 503)  # what a server or a proxy before it answers while it starts
 STATE_QUERY = """query {
   workspaceOrError { ... on Workspace { locationEntries {
     locationOrLoadError { __typename ... on PythonError { message } } } } }
