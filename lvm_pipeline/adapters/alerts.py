@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import SecretStr
 
-from lvm_pipeline.alerts.alert import Alert, without_secrets
+from lvm_pipeline.adapters.messages.alert import Alert, without_secrets
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 

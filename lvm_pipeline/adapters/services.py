@@ -26,7 +26,7 @@ from lvm_pipeline.adapters import alerts, dagster_api, databases, embedded_postg
 from lvm_pipeline.adapters.dagster_home import code_server_workspace, dagster_environment
 from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
-from lvm_pipeline.alerts.alert import Alert
+from lvm_pipeline.adapters.messages.alert import Alert
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 

@@ -74,7 +74,7 @@ def down() -> None:
 def test() -> None:
     """Send a test alert to LVM_ALERT_URL."""
     from lvm_pipeline.adapters import alerts
-    from lvm_pipeline.alerts.alert import Alert
+    from lvm_pipeline.adapters.messages.alert import Alert
 
     settings = load_settings()
     now = time.time()

@@ -16,7 +16,7 @@ from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import OperationalError
 
 from lvm_pipeline.adapters import alerts
-from lvm_pipeline.alerts.silence import SilenceWatch
+from lvm_pipeline.adapters.messages.silence import SilenceWatch
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings
 

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 import dagster as dg
 
-from lvm_pipeline.alerts.alert import Alert
+from lvm_pipeline.adapters.messages.alert import Alert
 from lvm_pipeline.defs.dagster_internals import (
     AUTOMATION_CONDITION_TAG,
     PARTITION_NAME_TAG,

@@ -6,8 +6,8 @@ from functools import partial
 import dagster as dg
 
 from lvm_pipeline.adapters import alerts
-from lvm_pipeline.alerts.delivery import deliver
-from lvm_pipeline.alerts.window import Window
+from lvm_pipeline.adapters.messages.delivery import deliver
+from lvm_pipeline.adapters.messages.window import Window
 from lvm_pipeline.defs.failures import find_failures
 from lvm_pipeline.settings import Settings, load_settings
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lvm_pipeline.adapters import alerts
-from lvm_pipeline.alerts.alert import Alert
+from lvm_pipeline.adapters.messages.alert import Alert
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 

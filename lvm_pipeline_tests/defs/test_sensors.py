@@ -7,7 +7,7 @@ import pytest
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG
 
-from lvm_pipeline.alerts.window import Window
+from lvm_pipeline.adapters.messages.window import Window
 from lvm_pipeline.defs.checks import check_result, check_specs
 from lvm_pipeline.defs.sensors import NOBODY, alerts_sensor
 from lvm_pipeline.findings import Invariant, Severity

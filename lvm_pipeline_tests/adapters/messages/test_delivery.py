@@ -2,9 +2,9 @@
 
 import pytest
 
-from lvm_pipeline.alerts.alert import Alert
-from lvm_pipeline.alerts.delivery import MAX_ATTEMPTS, MAX_PROBLEMS, deliver
-from lvm_pipeline.alerts.window import (
+from lvm_pipeline.adapters.messages.alert import Alert
+from lvm_pipeline.adapters.messages.delivery import MAX_ATTEMPTS, MAX_PROBLEMS, deliver
+from lvm_pipeline.adapters.messages.window import (
     MAX_HANDLED,
     OVERLAP_SECONDS,
     PATIENCE_SECONDS,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
-from lvm_pipeline.alerts.alert import Alert
+from lvm_pipeline.adapters.messages.alert import Alert
 
 OVERLAP_SECONDS = 600.0  # how late a failure may become visible
 PATIENCE_SECONDS = 86_400.0  # how long an alert is tried again

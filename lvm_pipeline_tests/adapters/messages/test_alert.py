@@ -1,6 +1,6 @@
 """Promises of a message: it says what is known and hides what is secret."""
 
-from lvm_pipeline.alerts.alert import Alert, without_secrets
+from lvm_pipeline.adapters.messages.alert import Alert, without_secrets
 
 
 def test_a_message_says_everything_that_is_known():

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from lvm_pipeline.alerts.alert import Alert
+from lvm_pipeline.adapters.messages.alert import Alert
 
 
 @dataclass(kw_only=True)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from lvm_pipeline.alerts.alert import Alert
-from lvm_pipeline.alerts.window import Window
+from lvm_pipeline.adapters.messages.alert import Alert
+from lvm_pipeline.adapters.messages.window import Window
 from lvm_pipeline.errors import LvmError
 
 MAX_ATTEMPTS = 20  # at a time: one look must end before Dagster cuts it off, or all of them would be sent again

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lvm_pipeline.alerts.silence import SilenceWatch
+from lvm_pipeline.adapters.messages.silence import SilenceWatch
 
 
 @pytest.fixture
