@@ -1,7 +1,8 @@
-"""Private names of Dagster and MLflow are imported in one module each; an upgrade that moves one fails here."""
+"""Private names of Dagster, MLflow and torch are imported in one module each; an upgrade that moves one fails here."""
 
 import ast
 import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import lvm_pipeline
 PACKAGE = Path(lvm_pipeline.__file__).parent
 DAGSTER = PACKAGE / "defs" / "dagster_internals.py"
 MLFLOW = PACKAGE / "adapters" / "mlflow_internals.py"
+TORCH = PACKAGE / "architectures" / "_torch_internals.py"
+TORCH_NAME = re.compile(r"\btorch(?:\.\w+)*\._(?!_)\w+(?:\.\w+)*")
 PRIVATE = re.compile(r"\._")
 
 
@@ -51,3 +54,28 @@ def test_private_names_are_imported_in_one_module(library, path):
     }
 
     assert not others, f"Import these in {path.name}: {sorted(others)}"
+
+
+def test_every_private_name_of_torch_is_where_it_is_used():
+    found = set(TORCH_NAME.findall(TORCH.read_text()))
+    found |= {f"{module}.{name}" for module, name in imports(TORCH, "torch") if PRIVATE.search(module)}
+    moved = []
+    for dotted in sorted(found):
+        try:
+            pkgutil.resolve_name(dotted)
+        except (ImportError, AttributeError):
+            moved.append(dotted)
+
+    assert len(found) >= 5
+    assert not moved, f"This version of torch has moved {', '.join(moved)}; change {TORCH.name}."
+
+
+def test_private_names_of_torch_are_used_in_one_module():
+    others = {
+        f"{other.relative_to(PACKAGE)}: {name}"
+        for other in PACKAGE.rglob("*.py")
+        if other != TORCH
+        for name in TORCH_NAME.findall(other.read_text())
+    }
+
+    assert not others, f"Use these through {TORCH.name}: {sorted(others)}"

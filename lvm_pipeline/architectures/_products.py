@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lvm_pipeline.architectures import _torch_internals
+
 MAX_ROWS = 64  # measured: from here on a product costs as much as with the matrix as it is
 USUAL_ROWS = 5  # of a prediction: a context
 MIN_TIMES = 8  # laying out costs about as much as it saves in so many products
@@ -32,8 +34,8 @@ def repeated_product(
     """
     if rows > MAX_ROWS or times < MIN_TIMES or not _can_lay_out(weight.dtype):
         return lambda inputs: F.linear(inputs, weight, bias)
-    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-    return lambda inputs: torch.ops.mkldnn._linear_pointwise(inputs, laid_out, bias, "none", [], "")
+    laid_out = _torch_internals.reorder_linear_weight(weight.contiguous(), rows)
+    return lambda inputs: _torch_internals.linear_pointwise(inputs, laid_out, bias)
 
 
 @contextmanager
@@ -72,4 +74,4 @@ def _laid_out_forward(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
 def _can_lay_out(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and _torch_internals.has_mkldnn_bfloat16())

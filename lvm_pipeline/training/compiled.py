@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.exc import TorchDynamoException
 
+from lvm_pipeline.architectures import _torch_internals
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
 
@@ -38,7 +38,7 @@ class CompiledModel(nn.Module):
         """
         try:
             return self.compiled(*inputs)
-        except TorchDynamoException as error:
+        except _torch_internals.compiler_error() as error:
             reason = str(error).splitlines()[0]
             raise LvmError(
                 f"torch.compile failed ({reason}); install a C++ compiler such as g++, or unset LVM_COMPILE."

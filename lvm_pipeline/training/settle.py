@@ -2,6 +2,7 @@
 
 import torch
 
+from lvm_pipeline.architectures import _torch_internals
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, TrainingDefaults, config_with
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.config import TrainingConfig
@@ -57,7 +58,7 @@ def _why_not_articles(architecture: Architecture, *, is_leaking: bool) -> str | 
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported())  # slower than float32 where it is emulated
+    return _torch_internals.has_avx512_bfloat16()  # slower than float32 where it is emulated
 
 
 def find_device(name: str) -> str:
