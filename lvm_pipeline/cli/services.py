@@ -89,13 +89,13 @@ def test() -> None:
 @alerts_app.command()
 def watch() -> None:
     """Send an alert when the Dagster daemon stops responding. Runs until Ctrl-C; `lvm ui` does this already."""
-    from lvm_pipeline.defs.daemon_watch import told_to_end
+    from lvm_pipeline.defs.daemon_watch import stop_on_signal
     from lvm_pipeline.defs.daemon_watch import watch as watch_daemon
     from lvm_pipeline.defs.launch import open_instance
 
     settings = load_settings()
     with open_instance(settings) as instance:
-        watch_daemon(instance, settings, is_over=told_to_end())
+        watch_daemon(instance, settings, is_over=stop_on_signal())
 
 
 def _printable(value: object) -> str:

@@ -1,10 +1,10 @@
-"""What is made by itself, and when: conditions of assets, evaluated by the sensor `automation`.
+"""Automation conditions of the assets, evaluated by the sensor `automation`.
 
-The source table is looked at by the clock. Everything else follows data versions, which are hashes of content: equal
-data triggers nothing, however often it is made again. A blocking check that failed holds what comes after it, and a
-change that came meanwhile is not lost: it is acted on when the checks pass. Data that could not be made for another
-reason, such as a database that was away, are tried again with the next look at the table. Training is asked for by a
-person or the schedule, unless `LVM_RETRAIN_ON` says otherwise, and is never tried again by itself.
+The source table is observed on a cron schedule. All other assets follow data versions, which are content hashes: equal
+data triggers nothing. A failed blocking check stops everything downstream; a change that arrives meanwhile is handled
+once the checks pass. After any other failure, such as an unreachable database, `concepts` and `sequences` are retried
+at the next observation. Training is started by a person or the schedule, unless `LVM_RETRAIN_ON` says otherwise, and
+is never retried automatically.
 """
 
 import warnings
@@ -19,7 +19,7 @@ Condition = dg.AutomationCondition
 
 
 def automated(assets: Iterable[dg.AssetsDefinition], settings: Settings) -> list[dg.AssetsDefinition]:
-    """Return the assets with the conditions under which they are made by themselves."""
+    """Return the assets with their automation conditions."""
     conditions = automation_conditions(settings)
 
     def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -29,11 +29,11 @@ def automated(assets: Iterable[dg.AssetsDefinition], settings: Settings) -> list
 
 
 def automation_conditions(settings: Settings) -> Mapping[str, Condition]:
-    """Return the condition of each asset that is made by itself."""
+    """Return the condition of each automated asset."""
     conditions = {
         "cpe_entry": dg.AutomationCondition.on_cron(settings.observation_cron),
-        "concepts": when_its_checked_input_changed() | when_it_could_not_be_made(settings.observation_cron),
-        "sequences": when_its_checked_input_changed() | when_it_could_not_be_made(settings.observation_cron),
+        "concepts": when_its_checked_input_changed() | retry_on_cron(settings.observation_cron),
+        "sequences": when_its_checked_input_changed() | retry_on_cron(settings.observation_cron),
     }
     if settings.retrain_on == "schedule":
         return conditions
@@ -47,7 +47,7 @@ def automation_conditions(settings: Settings) -> Mapping[str, Condition]:
 
 
 def when_its_input_changed() -> Condition:
-    """New data upstream since it was last made, and nobody making that or this now."""
+    """Upstream data changed since the last run, and neither the asset nor its inputs are in progress."""
     return (
         dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed()).since_last_handled()
         & ~dg.AutomationCondition.any_deps_in_progress()
@@ -56,7 +56,7 @@ def when_its_input_changed() -> Condition:
 
 
 def when_its_checked_input_changed() -> Condition:
-    """The same, and every blocking check upstream passed when it was last looked at.
+    """The same, and the latest result of every upstream blocking check is a pass.
 
     Not for what follows a partitioned asset: Dagster 1.13 takes a partition's checks for outdated when they were made
     before the materialization, as ours are. There a new data version alone says that they passed.
@@ -64,8 +64,8 @@ def when_its_checked_input_changed() -> Condition:
     return when_its_input_changed() & dg.AutomationCondition.all_deps_blocking_checks_passed()
 
 
-def when_it_could_not_be_made(cron: str) -> Condition:
-    """At each tick of the clock while its latest run failed, though no blocking check of its own or upstream did."""
+def retry_on_cron(cron: str) -> Condition:
+    """At each cron tick while the latest run has failed for a reason other than a blocking check."""
     own_check_failed = dg.AutomationCondition.any_checks_match(
         dg.AutomationCondition.check_failed(), blocking_only=True
     )
@@ -88,7 +88,7 @@ def drift_was_found() -> Condition:
 
 
 class IsRetrained(dg.AutomationCondition):
-    """Holds for the architectures that `LVM_RETRAINED_ARCHITECTURES` names, read at each look."""
+    """Holds for the architectures that `LVM_RETRAINED_ARCHITECTURES` names, read at each evaluation."""
 
     @property
     def description(self) -> str:
@@ -96,7 +96,7 @@ class IsRetrained(dg.AutomationCondition):
         return "Is among LVM_RETRAINED_ARCHITECTURES"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        """Keep the candidates that are trained again by themselves."""
+        """Keep the candidates that are retrained automatically."""
         candidates = context.candidate_subset
         if candidates.is_empty:
             return dg.AutomationResult(context, true_subset=context.get_empty_subset())
@@ -105,13 +105,13 @@ class IsRetrained(dg.AutomationCondition):
 
 
 def automation_sensor(settings: Settings) -> dg.AutomationConditionSensorDefinition:
-    """Return the sensor that looks at the conditions; it runs until somebody stops it."""
+    """Return the sensor that evaluates the conditions; it is on by default."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.AutomationConditionSensorDefinition(
             "automation",
             target=dg.AssetSelection.all(include_sources=True),
-            description="Looks at the source table by the clock and makes again what changed data asks for.",
+            description="Observes the source table on a schedule and updates the assets whose inputs changed.",
             default_status=dg.DefaultSensorStatus.RUNNING,
             minimum_interval_seconds=settings.automation_interval_seconds,
             emit_backfills=False,  # one run for each architecture, as the schedule starts them

@@ -1,4 +1,4 @@
-"""Watch Dagster's daemon from outside, by the heartbeats in its storage, and tell when it is silent.
+"""Watch the heartbeats of the Dagster daemon from a separate process and send an alert when they stop.
 
     python -m lvm_pipeline.defs.daemon_watch
 
@@ -26,13 +26,13 @@ MAX_POLL_SECONDS = 30.0
 
 
 def main() -> None:
-    """Watch the daemon of DAGSTER_HOME until told to end."""
+    """Watch the daemon of DAGSTER_HOME until Ctrl-C or SIGTERM."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     with dg.DagsterInstance.get() as instance:
-        watch(instance, load_settings(), is_over=told_to_end())
+        watch(instance, load_settings(), is_over=stop_on_signal())
 
 
-def told_to_end() -> threading.Event:
+def stop_on_signal() -> threading.Event:
     """Return an event that is set by Ctrl-C or SIGTERM."""
     is_over = threading.Event()
 
@@ -45,12 +45,12 @@ def told_to_end() -> threading.Event:
 
 
 def watch(instance: dg.DagsterInstance, settings: Settings, *, is_over: threading.Event) -> None:
-    """Look at the heartbeats until `is_over`; every silence is told once, and again until it is delivered."""
+    """Poll the heartbeats until `is_over`; each outage is reported once, with retries until it is delivered."""
     silence_seconds = settings.daemon_silence_seconds
     silence = SilenceWatch(required=instance.get_required_daemon_types(), silence_seconds=silence_seconds)
     logger.info("Watching the daemon; silent after %s s without a heartbeat.", silence_seconds)
     while not is_over.is_set():
-        _leave_sign(settings)
+        _touch_liveness_file(settings)
         silent = silence.look(_heartbeats(instance), clock=time.monotonic())
         alert = silence.alert(silent, now=time.time(), link=f"{settings.ui_address}/deployment/daemons")
         if alert is not None:
@@ -66,15 +66,15 @@ def watch(instance: dg.DagsterInstance, settings: Settings, *, is_over: threadin
         is_over.wait(min(MAX_POLL_SECONDS, silence_seconds / 4))
 
 
-def _leave_sign(settings: Settings) -> None:
-    """Touch a file, by which the watch itself can be watched."""
+def _touch_liveness_file(settings: Settings) -> None:
+    """Touch a file that shows that this watch is running."""
     path = settings.dagster_dir / "daemon-watch"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
 
 
 def _heartbeats(instance: dg.DagsterInstance) -> dict[str, float]:
-    """Return the time of each part's last heartbeat; none where the storage does not answer, which is silence too."""
+    """Return the time of each daemon's last heartbeat; empty if the storage does not answer."""
     try:
         return {name: beat.timestamp for name, beat in instance.get_daemon_heartbeats().items()}
     except (OperationalError, DagsterPostgresException):

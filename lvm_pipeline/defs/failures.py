@@ -1,8 +1,7 @@
-"""What failed, read from Dagster's storage (SQLite or Postgres) as alerts.
+"""Failed checks and failed runs, read from Dagster's storage (SQLite or Postgres) as alerts.
 
-A failed check is told as itself, whether it blocks or only warns, whoever started its run, while that run still goes
-on. A failed Dagster run is told where no failed check explains it; it names the checks that were never looked at,
-because their step crashed before.
+Every failed check, blocking or not, becomes an alert while its run is still in progress. A failed run becomes an alert
+only if no failed check explains it; the alert names the checks that did not run because their step failed first.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ from lvm_pipeline.defs.dagster_internals import (
     AssetCheckExecutionRecordStatus,
 )
 
-MAX_EXECUTIONS = 100  # of one check, looked at in one round
+MAX_EXECUTIONS = 100  # of one check, read per call
 EVENTS = {
     dg.DagsterEventType.STEP_FAILURE,
     dg.DagsterEventType.RUN_FAILURE,
@@ -32,7 +31,7 @@ EVENTS = {
 def find_failures(
     instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], *, since: float, ui_address: str
 ) -> Iterator[Alert]:
-    """Return what failed lately, each failure once, with the same id whenever it is found.
+    """Return the failures since a time, each once, under an id that does not change between calls.
 
     Args:
         instance: Where runs and checks are on record.
@@ -53,7 +52,7 @@ def find_failures(
 
 
 def _failed_executions(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Iterable[AssetCheckExecutionRecord]:
-    """Return the newest failed executions; one that is only planned has no result yet, or is a failed run's matter."""
+    """Return the newest failed executions. Planned ones are left out: they have no result."""
     return instance.event_log_storage.get_asset_check_execution_history(
         check, limit=MAX_EXECUTIONS, status={AssetCheckExecutionRecordStatus.FAILED}
     )
@@ -94,7 +93,7 @@ def _text(value: dg.MetadataValue | None) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Story:
-    """Why a run failed: the sentences of its failed steps, whether failed checks say it all, what was not checked."""
+    """Why a run failed: errors of its failed steps, whether failed checks explain it, checks that did not run."""
 
     reasons: list[str]
     is_explained: bool
@@ -130,7 +129,7 @@ def _read_story(instance: dg.DagsterInstance, run_id: str) -> _Story:
 
 
 def _reason_of_step(event: dg.DagsterEvent) -> str:
-    """Return the sentence of a failed step, without a traceback."""
+    """Return the error message of a failed step, without a traceback."""
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return data.user_failure_data.description

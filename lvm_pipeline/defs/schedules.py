@@ -1,4 +1,4 @@
-"""What runs by the clock."""
+"""Schedules."""
 
 from collections.abc import Iterator
 
@@ -11,22 +11,22 @@ from lvm_pipeline.settings import Settings, load_settings
 
 
 def retraining(settings: Settings) -> dg.ScheduleDefinition:
-    """Return the schedule that trains again what `LVM_RETRAINED_ARCHITECTURES` names; runs until somebody stops it."""
+    """Return the schedule that retrains `LVM_RETRAINED_ARCHITECTURES`; it is on by default."""
 
     @dg.schedule(
         name="retraining",
         job=train_architecture,
         cron_schedule=settings.retraining_cron,
         execution_timezone="UTC",
-        description="Trains again, on the present data, what LVM_RETRAINED_ARCHITECTURES names: the champion's "
-        "architecture, all, or some. Every run ends with a leaderboard and a champion.",
+        description="Retrains the architectures in LVM_RETRAINED_ARCHITECTURES on the current data: the champion's, "
+        "all, or a list. Every run updates the leaderboard and the champion.",
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
     def retrain(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         with lvm_errors_as_failures():
             architectures = lineage.retrained_architectures(load_settings())
         if not architectures:
-            yield dg.SkipReason("There is no champion yet, whose architecture could be trained again.")
+            yield dg.SkipReason("There is no champion yet, so there is no architecture to retrain.")
         moment = context.scheduled_execution_time.isoformat(timespec="minutes")
         for architecture in architectures:  # the pool `gpu` lets them queue
             yield dg.RunRequest(run_key=f"{moment} {architecture}", partition_key=architecture)

@@ -1,4 +1,4 @@
-"""Failures become messages: the sensor `alerts`."""
+"""The sensor `alerts`, which sends alerts for failures."""
 
 import time
 from functools import partial
@@ -11,16 +11,16 @@ from lvm_pipeline.adapters.messages.window import Window
 from lvm_pipeline.defs.failures import find_failures
 from lvm_pipeline.settings import Settings, load_settings
 
-NOBODY = "LVM_ALERT_URL is not set: nobody is told of failures."
+NOBODY = "LVM_ALERT_URL is not set: no alerts are sent."
 
 
 def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
-    """Return the sensor that tells of failures; it runs until somebody stops it, and skips where no URL is set."""
+    """Return the sensor that reports failures; it is on by default and skips while no URL is set."""
 
     @dg.sensor(
         name="alerts",
         description="Sends failed asset checks (warnings too) and failed runs to LVM_ALERT_URL, each once. "
-        "What cannot be delivered is tried again at the next look.",
+        "Failed deliveries are retried at the next tick.",
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=settings.automation_interval_seconds,
     )
@@ -31,7 +31,7 @@ def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
 
 
 def tell_failures(context: dg.SensorEvaluationContext, settings: Settings, *, now: float) -> dg.SensorResult:
-    """Send what failed since the last look; the first look, and every one without a URL, only remembers the time."""
+    """Send failures since the last tick; the first tick, and any tick without a URL, only stores the time."""
     if settings.alert_url is None:
         return dg.SensorResult(skip_reason=NOBODY, cursor=Window(since=now).as_text())
     assert context.repository_def is not None

@@ -57,7 +57,7 @@ def examine_mlflow(settings: Settings) -> Diagnosis:
         num_experiments = mlflow_store.count_experiments(settings)
         server = mlflow_store.server_version(settings)
     except LvmError as error:
-        return MLFLOW.refused(error, fix="Correct LVM_MLFLOW_TRACKING_URI, or unset it to use the own store.")
+        return MLFLOW.refused(error, fix="Correct LVM_MLFLOW_TRACKING_URI, or unset it to use the built-in store.")
     where = databases.shown(settings.mlflow_tracking_uri) if settings.mlflow_tracking_uri else "the embedded Postgres"
     found = f"{where} answers, {num_experiments} experiments, MLflow {version}"
     if server is not None and server.split(".")[0] != version.split(".")[0]:

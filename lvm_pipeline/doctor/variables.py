@@ -85,6 +85,6 @@ def _services_at_odds(settings: Settings) -> Iterator[Diagnosis]:
         )
     if settings.mlflow_ui_url and is_own_store:
         yield AGREEMENT.warning(
-            "LVM_MLFLOW_UI_URL is set although MLflow's store is the own one",
+            "LVM_MLFLOW_UI_URL is set although MLflow uses the built-in store",
             "Unset it, unless a proxy of yours serves the UI there.",
         )
