@@ -101,8 +101,8 @@ def show_table(console: Console, table: "tables.Table[Any]", *, title: str = "",
         return
     grid = Table(title=title or None, title_justify="left", box=None, padding=(0, 2, 0, 0), show_header=has_head)
     for column in table.columns:
-        is_last = column is table.columns[-1]
-        grid.add_column(column.title, justify="left" if column.is_text else "right", no_wrap=not is_last)
+        justify = "left" if column.is_text else "right"
+        grid.add_column(column.title, justify=justify, no_wrap=not column.is_text, overflow="fold")
     for row in table.rows:
         cells = []
         for column in table.columns:
