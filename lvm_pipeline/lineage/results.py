@@ -144,11 +144,11 @@ def trial_rows(settings: Settings) -> list[dict[str, Any]]:
     rows = [
         {
             "trial_id": folder.trial_id,
-            "score": round(info.score, 6),
+            "score": round(info.score, 4),
             "metric": info.selection_metric,
-            "is_of_present_data": info.fingerprints["sequences"] == fingerprint,
-            "is_evaluated": folder.report_path.is_file(),
-            "is_champion": folder.trial_id == champion,
+            "present_data": info.fingerprints["sequences"] == fingerprint,
+            "evaluated": folder.report_path.is_file(),
+            "champion": folder.trial_id == champion,
         }
         for folder in trained_trials(settings)
         if (info := folder.info()) is not None
