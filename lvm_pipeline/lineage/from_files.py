@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lvm_pipeline import files, lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.lineage.trials import latest_trial, named_trial
+from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, named_trial
 from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
@@ -73,6 +73,8 @@ def evaluate_on(
 ) -> "EvaluationReport":
     """Score a trained model on a file or the promoted products; write the report as JSON, with the HTML beside it.
 
+    The validation report of a trial is written into its folder, where the leaderboard finds it.
+
     Raises:
         LvmError: If model or data cannot be used, or do not belong together.
     """
@@ -81,6 +83,9 @@ def evaluate_on(
     from lvm_pipeline.training.trained_model import read_trained_model_info
 
     read_trained_model_info(model_dir)  # refuses a wrong folder before any data are read
+    is_trial = model_dir.resolve().parent.parent == settings.trials_dir.resolve()
+    if is_trial and data is None and output is None and split == "validation":
+        return lineage.evaluate_trial(settings, TrialFolder(model_dir.resolve().parent))
     concepts_path, sequences_path, vectors_dir = tables_of(settings, data)
     report = evaluate_model(
         model_dir,
@@ -91,7 +96,8 @@ def evaluate_on(
         split=split,
         data_findings=lineage.reported_findings(settings) if data is None else None,
     )
-    json_path = (output or model_dir / f"report-{split}.json").absolute()
+    report_dir = model_dir.resolve().parent if is_trial else model_dir
+    json_path = (output or report_dir / f"report-{split}.json").absolute()
     files.write_json(json_path, report.as_json())
     files.write_text(json_path.with_suffix(".html"), report_html(report))
     return report

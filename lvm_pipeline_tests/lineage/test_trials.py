@@ -15,7 +15,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation import evaluate
 from lvm_pipeline.experiments import selection
 from lvm_pipeline.findings import InvariantError
-from lvm_pipeline.lineage import models, trials
+from lvm_pipeline.lineage import from_files, models, trials
 from lvm_pipeline.settings import Settings, settings_environment, with_options
 from lvm_pipeline.training import invariants, provenance, rescore
 from lvm_pipeline.training.provenance import training_code_version
@@ -102,6 +102,17 @@ def test_a_finished_trial_is_not_trained_again_unless_asked(settings):
     assert [each.was_trained for each in (first, second, third)] == [True, False, True]
     assert second.info.score == first.info.score
     assert {finding.name for finding in second.findings} == {finding.name for finding in first.findings} != set()
+
+
+def test_evaluating_a_trial_writes_its_report_and_leaves_its_model_as_it_was(settings):
+    folder = train(settings).folder
+    before = sorted(path.name for path in folder.model_dir.iterdir())
+
+    for split, name in (("validation", "report.json"), ("train", "report-train.json")):
+        from_files.evaluate_on(settings, settings.models_dir / "gru", data=None, split=split, output=None)
+        assert json.loads((folder.path / name).read_text())["trial_id"] == folder.trial_id
+
+    assert sorted(path.name for path in folder.model_dir.iterdir()) == before
 
 
 def test_new_data_make_a_trial_stale(settings):
@@ -314,3 +325,17 @@ def test_a_score_that_fails_moves_no_alias(settings, registry, monkeypatch):
 
     assert registry.alias is None
     assert lineage.read_champion(settings) == {}
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "report", "champion"])
+def test_models_are_scored_on_the_device_that_is_set(settings, registry, stage):
+    """No GPU is needed to see it: a device that models cannot run on is refused by name."""
+    folder = train(settings).folder
+    elsewhere = settings.model_copy(update={"device": "meta"})
+    stages = {
+        "evaluate": lambda: from_files.evaluate_on(elsewhere, folder.model_dir, data=None, split="train", output=None),
+        "report": lambda: lineage.evaluate_trial(elsewhere, folder),
+        "champion": lambda: lineage.choose_champion(elsewhere),
+    }
+    with pytest.raises(LvmError, match="not on 'meta'"):
+        stages[stage]()
