@@ -49,7 +49,7 @@ from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel
 from lvm_pipeline.architectures._products import laid_out
 from lvm_pipeline.architectures._registry import architecture_names, load_architecture
 from lvm_pipeline.evaluation.latency import latency_ms
-from lvm_pipeline.training.compiled import compiled_model
+from lvm_pipeline.training.compiled import compile_mixers
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.settle import settled
 
@@ -235,8 +235,8 @@ class Measurement:
         """Train on windows with torch.compile; the first step is the price, a number of steps earns it back."""
         model = self.architecture.build(self.config).to(self.work.device).train()
         with tempfile.TemporaryDirectory(prefix="lvm-benchmark-") as folder:
-            compiled = compiled_model(model, cache_dir=Path(folder))
-            step = optimiser_step(model, self.training, NUM_WINDOWS, CONTEXT_LENGTH, compiled=compiled)
+            compile_mixers(model, cache_dir=Path(folder))
+            step = optimiser_step(model, self.training, NUM_WINDOWS, CONTEXT_LENGTH)
             started = time.perf_counter()
             step()
             seconds_to_compile = time.perf_counter() - started

@@ -34,11 +34,8 @@ class Step(nn.Module):
         return self.model.step(contexts[:, -1], self.state)[0]
 
 
-def optimiser_step(
-    model: LatentVectorModel, config: TrainingConfig, batch: int, length: int, *, compiled: nn.Module | None = None
-) -> Callable[[], None]:
-    """Return a function that makes one optimiser step on the same random batch, through the compiled model if given."""
-    trained = compiled or model
+def optimiser_step(model: LatentVectorModel, config: TrainingConfig, batch: int, length: int) -> Callable[[], None]:
+    """Return a function that makes one optimiser step on the same random batch."""
     device = torch.device(config.device)
     vectors = random_vectors(batch, length + 1, model.config.vector_dim).to(device)
     is_target = torch.zeros(batch, length, dtype=torch.bool, device=device)
@@ -51,7 +48,7 @@ def optimiser_step(
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
         with autocast:
-            loss = training_loss(trained, made, objective)
+            loss = training_loss(model, made, objective)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         optimiser.step()

@@ -53,14 +53,18 @@ class ResidualStack(nn.Module):
 
     def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
         """Mix states (B, T, H); return them, or (n, H) at the positions where `at` (B, T) is True."""
-        states = self.prepare(states)
-        mixing, on_each_position = self._parts()
-        for layer in mixing:
-            states = layer(states)
+        states = self.mix(states)
         states = states if at is None else states[at]
-        for layer in on_each_position:
+        for layer in self._parts()[1]:
             states = layer(states)
         return self.norm(states)
+
+    def mix(self, states: Tensor) -> Tensor:
+        """Run the layers up to the last that mixes along the context, (B, T, H) -> (B, T, H)."""
+        states = self.prepare(states)
+        for layer in self._parts()[0]:
+            states = layer(states)
+        return states
 
     def prepare(self, states: Tensor) -> Tensor:
         """Return what the first layer reads: the states in float32 or wider."""

@@ -8,6 +8,7 @@ figures are in EXPERIMENTS.md). The model itself, with its weights and names, is
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +17,43 @@ from torch import nn
 
 from lvm_pipeline.architectures import _torch_internals
 from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.architectures._stack import ResidualStack
 from lvm_pipeline.errors import LvmError
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  # torch's own; by default it writes below /tmp
 COMPILE_CACHE = ".compile_cache"
 
 
-class CompiledModel(nn.Module):
-    """A model that torch.compile compiles at its first call for each shape; for training steps only."""
+def compile_mixers(model: LatentVectorModel, *, cache_dir: Path) -> None:
+    """Compile the mixers of a model at their first training step for each shape; predictions stay as they are.
 
-    def __init__(self, model: LatentVectorModel):
-        """Share the weights of the model."""
-        super().__init__()
-        self.compiled = torch.compile(model)
+    The choice of positions and the residual head are not compiled: how many positions there are depends on the data,
+    which the compiler cannot follow, and rounding in the head would differ from that of a plain training.
 
-    def forward(self, *inputs: Any) -> Any:
-        """Call the compiled model.
+    Args:
+        model: On its device. Its weights and their names do not change.
+        cache_dir: Where the compiler keeps its results, also for later trainings.
 
-        Raises:
-            LvmError: If there is no compiler.
-        """
+    Raises:
+        LvmError: At the first training step, if there is no compiler.
+    """
+    mixers = model.get_submodule("mixers")
+    name = "mix" if isinstance(mixers, ResidualStack) else "forward"
+    plain = getattr(mixers, name)
+    os.environ[CACHE_VARIABLE] = str(cache_dir)
+    setattr(mixers, name, _in_training(mixers, torch.compile(plain), plain))
+
+
+def _in_training(mixers: nn.Module, compiled: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*inputs: Any) -> Any:
+        if not mixers.training:
+            return plain(*inputs)
         try:
-            return self.compiled(*inputs)
+            return compiled(*inputs)
         except _torch_internals.compiler_error() as error:
             reason = str(error).splitlines()[0]
             raise LvmError(
                 f"torch.compile failed ({reason}); install a C++ compiler such as g++, or unset LVM_COMPILE."
             ) from None
 
-
-def compiled_model(model: LatentVectorModel, *, cache_dir: Path) -> CompiledModel:
-    """Wrap a model so that its training steps are compiled.
-
-    Args:
-        model: On its device. It can still be called as it is, for instance for validation.
-        cache_dir: Where the compiler keeps its results, also for later trainings.
-
-    Returns:
-        The wrapper; it shares the weights of the model.
-    """
-    os.environ[CACHE_VARIABLE] = str(cache_dir)
-    return CompiledModel(model)
+    return call

@@ -39,7 +39,7 @@ from lvm_pipeline.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from lvm_pipeline.training.compiled import COMPILE_CACHE, compiled_model
+from lvm_pipeline.training.compiled import COMPILE_CACHE, compile_mixers
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import Spans, TrainingData
 from lvm_pipeline.training.invariants import preset_has_its_declared_size
@@ -178,7 +178,8 @@ class _Training:
         self.condition = condition_on_device(data.condition(self.model_config.condition_dim), config.device)
         self.weighted_mean = _fitted_weighted_mean(data, train_spans(config, data))
         model = self._built(architecture)
-        self.trained = compiled_model(model, cache_dir=compile_cache_dir) if config.compile else model
+        if config.compile:
+            compile_mixers(model, cache_dir=compile_cache_dir)
         self.phases = [
             replace(phase, spans=phase.spans.no_longer_than(model.max_context))
             for phase in planned_phases(load_strategy(config.strategy), config, data)
@@ -284,7 +285,7 @@ class _Training:
         batch = gather(self.vectors, spans, self.condition)
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(self.vectors.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = training_loss(self.trained, batch, self.objective)
+            loss = training_loss(model, batch, self.objective)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_norm)
         optimiser.step()

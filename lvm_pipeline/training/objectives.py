@@ -121,7 +121,7 @@ def training_loss(model: nn.Module, batch: Batch, objective: Objective) -> Tenso
     """Run the model once on a batch and return what training minimises, a scalar.
 
     Args:
-        model: A model, or a wrapper around one that is called as it is (torch.compile, DDP, FSDP).
+        model: A model, or a wrapper around one that is called as it is (DDP, FSDP).
         batch: Contexts and targets.
         objective: Of the predictions that have a target; of a model that learns by denoising, of each of its draws.
     """
