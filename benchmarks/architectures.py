@@ -92,7 +92,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=2.0, help="For each figure, about.")
     parser.add_argument(
-        "--processor-time", action="store_true", help="Of one thread, not by the clock: where other work is running."
+        "--processor-time",
+        action="store_true",
+        help="CPU time of one thread and not wall time; for busy machines.",
     )
     parser.add_argument("--compile", action="store_true", help="Train with torch.compile too: minutes more.")
     parser.add_argument("--json", action="store_true", help="Print a list of rows as JSON.")

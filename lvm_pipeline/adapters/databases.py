@@ -58,7 +58,7 @@ def mlflow_url(settings: Settings) -> str:
 
 
 def check_connection(url: str, *, variable: str = SOURCE_VARIABLE) -> None:
-    """Connect once to the database that a variable names, so that a wrong URL is told at once and in one sentence.
+    """Connect once to the database that a variable names, so that a wrong URL fails at once, with one sentence.
 
     Raises:
         LvmError: If there is no server, no such database, or the user or password is refused.

@@ -76,7 +76,7 @@ def _client(uri: str, mlflow_dir: Path) -> "MlflowClient":
 
 
 def prepare_store(settings: Settings) -> None:
-    """Make the tables of an own store; what a server or several trainings started at once would otherwise race for."""
+    """Create the tables of a local store before a server or several trainings start, which would otherwise race."""
     open_client(settings)
 
 

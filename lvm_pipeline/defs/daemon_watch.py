@@ -60,9 +60,9 @@ def watch(instance: dg.DagsterInstance, settings: Settings, *, is_over: threadin
             except LvmError as error:
                 logger.warning("%s", error)
                 if settings.alert_url is None:
-                    silence.told()
+                    silence.mark_reported()
             else:
-                silence.told()
+                silence.mark_reported()
         is_over.wait(min(MAX_POLL_SECONDS, silence_seconds / 4))
 
 

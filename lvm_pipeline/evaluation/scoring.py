@@ -202,7 +202,7 @@ def _refuse_other_data(model_dir: Path, info: TrainedModelInfo, data: TrainingDa
     is_named = is_declared(data.concepts.space_id)
     if not is_named and info.fingerprints.get("concepts") != data.concepts.fingerprint:
         raise LvmError(
-            f"Nobody named the space of the vectors ({data.concepts.space_id}), and the model in {model_dir} was "
+            f"The space of the vectors is not named ({data.concepts.space_id}), and the model in {model_dir} was "
             "trained on others, perhaps of another; name it (LVM_SPACE_ID, `lvm ingest --space`) and train it again."
         )
     others = [name for name, found in data.fingerprints.items() if info.fingerprints.get(name) != found]

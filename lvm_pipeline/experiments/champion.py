@@ -5,7 +5,7 @@
    very same targets, 95 % interval with whole articles resampled. The present champion is scored anew on the
    challenger's own validation targets; scores of other sequences or splits are refused, never compared.
 3. Where there is no champion that can be scored, it has to beat the best baseline in the same way.
-4. Scores from leaking sequences crown nobody.
+4. A model with scores from leaking sequences is never promoted.
 
 Validation decides. The test split is looked at once, for the model that was promoted, and changes nothing.
 """
@@ -75,7 +75,7 @@ def decide(
     if challenger.split != DECIDING_SPLIT:
         raise ValueError(f"the split {challenger.split} decides nothing; score the challenger on {DECIDING_SPLIT}")
     if challenger.is_leaking:
-        reason = f"{challenger.name} was scored on leaking sequences, which crown nobody."
+        reason = f"{challenger.name} was scored on leaking sequences, so it is not promoted."
         return _decision(challenger, promote=False, reason=reason, against=None, gain=None)
     if incumbent is not None and incumbent.model_fingerprint == challenger.model_fingerprint:
         reason = f"{challenger.name} is the champion already."

@@ -23,7 +23,6 @@ from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, raise_on_blocking
 from lvm_pipeline.measures.metrics import spread_of
-from lvm_pipeline.measures.weighted_means import fit_context_mix
 from lvm_pipeline.training.balance import objective_at_start, share_metrics
 from lvm_pipeline.training.batches import (
     condition_on_device,
@@ -49,7 +48,7 @@ from lvm_pipeline.training.phases import Phase, train_spans
 from lvm_pipeline.training.predictions import predict_spans, selection_metric
 from lvm_pipeline.training.progress import OnProgress, ProgressReport
 from lvm_pipeline.training.record import checkpoint_identity, run_params, run_tags, trained_model_info
-from lvm_pipeline.training.settle import model_config_for, settled
+from lvm_pipeline.training.settle import fitted_weighted_mean, model_config_for, settled
 from lvm_pipeline.training.strategies import load_strategy
 from lvm_pipeline.training.strategies._contract import planned_phases
 from lvm_pipeline.training.tracking import NullTracker, Tracker, TrainingStatus, close, log_and_close
@@ -176,7 +175,7 @@ class _Training:
         self.model_config = model_config_for(architecture, config, data)
         self.vectors = vectors_on_device(data.vectors, config.device)
         self.condition = condition_on_device(data.condition(self.model_config.condition_dim), config.device)
-        self.weighted_mean = _fitted_weighted_mean(data, train_spans(config, data))
+        self.weighted_mean = fitted_weighted_mean(data, train_spans(config, data))
         model = self._built(architecture)
         if config.compile:
             compile_mixers(model, cache_dir=compile_cache_dir)
@@ -394,9 +393,3 @@ class _Training:
         )
         save_trained_model(output_dir, self.state.best_weights, info)
         return TrainedModel(path=output_dir, info=info)
-
-
-def _fitted_weighted_mean(data: TrainingData, spans: Spans) -> dict[str, float]:
-    """Return decay and article weight of the weighted mean of the context with the highest mean cosine on train."""
-    mix = fit_context_mix(data.vectors, np.repeat(spans.first_rows, spans.num_targets), spans.target_rows())
-    return {"decay": mix.decay, "article_weight": mix.article_weight}

@@ -1,12 +1,14 @@
 """What a training leaves open (`auto`, None), decided for its architecture, its data and this machine."""
 
+import numpy as np
 import torch
 
 from lvm_pipeline.architectures import _torch_internals
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, TrainingDefaults, config_with
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.measures.weighted_means import fit_context_mix
 from lvm_pipeline.training.config import TrainingConfig
-from lvm_pipeline.training.data import TrainingData
+from lvm_pipeline.training.data import Spans, TrainingData
 
 DEFAULTS = {
     "articles": TrainingDefaults(batch_size=400, learning_rate=2e-3),
@@ -47,6 +49,12 @@ def model_config_for(architecture: Architecture, config: TrainingConfig, data: T
     from_data = {"vector_dim": data.concepts.vector_dim, "unit_length": data.is_of_unit_length()}
     overrides = {name: tuple(value) if isinstance(value, list) else value for name, value in config.model.items()}
     return config_with(architecture.preset(config.preset).config, {**from_data, **overrides})
+
+
+def fitted_weighted_mean(data: TrainingData, spans: Spans) -> dict[str, float]:
+    """Return decay and article weight of the weighted mean of the context with the highest mean cosine on train."""
+    mix = fit_context_mix(data.vectors, np.repeat(spans.first_rows, spans.num_targets), spans.target_rows())
+    return {"decay": mix.decay, "article_weight": mix.article_weight}
 
 
 def _why_not_articles(architecture: Architecture, *, is_leaking: bool) -> str | None:

@@ -28,7 +28,7 @@ class Alert:
         allowed: What it would have accepted.
         dagster_run_id: The Dagster run in which it happened.
         link: Page of the Dagster web UI.
-        repeats_by_itself: Something tries again by the clock, so that the same may soon fail for the same reason.
+        repeats_by_itself: A schedule or sensor tries again, so that the same failure may soon come back.
     """
 
     alert_id: str

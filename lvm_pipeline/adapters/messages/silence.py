@@ -1,4 +1,4 @@
-"""Notice from outside that a daemon is silent: nothing inside it could tell."""
+"""Detect from outside that a daemon has stopped sending heartbeats."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class SilenceWatch:
     required: Iterable[str]
     silence_seconds: float
     _heard: dict[str, tuple[float | None, float]] = field(default_factory=dict)  # heartbeat, when it came here
-    _is_told: bool = False
+    _is_reported: bool = False
 
     def look(self, heartbeats: Mapping[str, float], *, clock: float) -> list[str]:
         """Take the present heartbeats and return the silent parts, sorted.
@@ -36,13 +36,13 @@ class SilenceWatch:
                 self._heard[name] = (beat, clock)
         silent = sorted(name for name in self.required if clock - self._heard[name][1] >= self.silence_seconds)
         if not silent:
-            self._is_told = False
+            self._is_reported = False
         return silent
 
     def alert(self, silent: Iterable[str], *, now: float, link: str | None = None) -> Alert | None:
-        """Return what to tell of silent parts, None when there are none or it was told; `told` ends it."""
+        """Return the alert for silent parts; None when there are none, or after `mark_reported`."""
         silent = list(silent)
-        if not silent or self._is_told:
+        if not silent or self._is_reported:
             return None
         last = max((beat for name in silent if (beat := self._heard[name][0]) is not None), default=None)
         heard = "never" if last is None else f"{now - last:.0f} seconds ago"
@@ -55,6 +55,6 @@ class SilenceWatch:
             link=link,
         )
 
-    def told(self) -> None:
-        """Note that this silence was told; the next one is told anew."""
-        self._is_told = True
+    def mark_reported(self) -> None:
+        """Note that an alert was sent for this silence; the next silence is reported again."""
+        self._is_reported = True

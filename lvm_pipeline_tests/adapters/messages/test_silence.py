@@ -24,7 +24,7 @@ def test_a_part_that_falls_silent_is_named_once(watch):
     assert "from SENSOR; last heard 75 seconds ago" in alert.message
     assert alert.link == "http://ui/deployment/daemons"
     assert watch.alert(silent, now=176.0) is not None, "it was not delivered, so it is told again"
-    watch.told()
+    watch.mark_reported()
 
     assert watch.alert(watch.look({"SCHEDULER": 190.0, "SENSOR": 100.0}, clock=90), now=205.0) is None
 
@@ -32,7 +32,7 @@ def test_a_part_that_falls_silent_is_named_once(watch):
 def test_the_next_silence_is_told_anew(watch):
     watch.look({"SCHEDULER": 1.0, "SENSOR": 1.0}, clock=0)
     watch.alert(watch.look({"SCHEDULER": 1.0, "SENSOR": 1.0}, clock=60), now=61.0)
-    watch.told()
+    watch.mark_reported()
     assert watch.look({"SCHEDULER": 70.0, "SENSOR": 70.0}, clock=70) == []
 
     assert watch.alert(watch.look({"SCHEDULER": 70.0, "SENSOR": 70.0}, clock=130), now=131.0) is not None
