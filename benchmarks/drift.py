@@ -30,7 +30,7 @@ from scipy import stats
 from lvm_pipeline.concepts.drift.articles import ArticleSample, changes_between
 from lvm_pipeline.concepts.drift.compare import MAX_SAMPLED_OF_ARTICLE, compare_articles, compare_concepts
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
-from lvm_pipeline.concepts.store import write_concepts
+from lvm_pipeline_tests.synthetic import write_concepts
 
 FALSE_ALARM_GOAL = 0.05
 MISS_GOAL = 0.05

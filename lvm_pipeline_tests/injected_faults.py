@@ -138,9 +138,9 @@ def passing(guard):
 
 
 def forgetful(**forgotten):
-    """`ordering._attempt` with some facts left out."""
-    attempt = ordering._attempt
-    return lambda rule, facts: attempt(rule, dataclasses.replace(facts, **(forgotten or {"num_keyed": facts.num_rows})))
+    """`ordering._failure` with some facts left out."""
+    failure = ordering._failure
+    return lambda rule, facts: failure(rule, dataclasses.replace(facts, **(forgotten or {"num_keyed": facts.num_rows})))
 
 
 def any_space(counts, *, wanted):
@@ -160,7 +160,7 @@ IN_CONCEPTS, IN_SEQUENCES = "lvm_pipeline.concepts", "lvm_pipeline.sequences.inv
 IN_TRAINING, IN_EVALUATION = "lvm_pipeline.training.invariants", "lvm_pipeline.evaluation.evaluate"
 MUTATIONS = [
     Mutation(
-        "lvm_pipeline.concepts.ordering._attempt",
+        "lvm_pipeline.concepts.ordering._failure",
         "test_f01_equal_times_inside_an_article_are_no_order",
         forgetful(num_tied=0),
     ),
@@ -181,10 +181,10 @@ MUTATIONS = [
         lambda *_: {},
     ),
     Mutation(
-        "lvm_pipeline.concepts.ordering._attempt", "test_f07_rows_without_a_batch_are_not_one_article", forgetful()
+        "lvm_pipeline.concepts.ordering._failure", "test_f07_rows_without_a_batch_are_not_one_article", forgetful()
     ),
     Mutation(
-        "lvm_pipeline.concepts.ordering._attempt",
+        "lvm_pipeline.concepts.ordering._failure",
         "test_f07_a_page_of_many_articles_is_not_one_article",
         forgetful(num_mixed=0),
     ),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
-from lvm_pipeline.concepts.store import article_ranges
+from lvm_pipeline.concepts.store import ConceptsWriter, article_ranges, explain_full_disk
+from lvm_pipeline.files import staged_file
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
 from lvm_pipeline.sequences.splits import suggest_seed
 
@@ -99,6 +100,18 @@ def write_table(table: pa.Table, path: Path, *, space_id: str = "synthetic") -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.replace_schema_metadata(metadata.as_parquet_metadata()), path)
     return path
+
+
+def write_concepts(path: Path, tables: Iterable[pa.Table], metadata: ConceptsMetadata) -> None:
+    """Write a concept table piece by piece, as the extraction does."""
+    with (
+        explain_full_disk(path.parent),
+        staged_file(path) as staged,
+        ConceptsWriter(staged, vector_dim=metadata.vector_dim) as writer,
+    ):
+        for table in tables:
+            writer.write(table)
+        writer.finish(metadata)
 
 
 def write_synthetic_concepts(

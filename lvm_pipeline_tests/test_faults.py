@@ -9,7 +9,7 @@ Each test can fail. `injected_faults.MUTATIONS` neuters one guard for each and t
 
 | fault | guard that is neutered | what goes red |
 |---|---|---|
-| F1 | `ordering._attempt` forgets ties | test_f01_equal_times |
+| F1 | `ordering._failure` forgets ties | test_f01_equal_times |
 | F1 | `positions_have_no_gap` passes | test_f01_a_missing_concept |
 | F2 | `windows_stay_inside_articles` passes | test_f02 |
 | F3 | `articles_are_in_one_split` passes | test_f03 |
@@ -18,8 +18,8 @@ Each test can fail. `injected_faults.MUTATIONS` neuters one guard for each and t
 | F5 | `no_near_duplicate_across_splits` passes | test_f05_nearly_the_same |
 | F6 | `source_findings.choose_space` takes any space | test_f06_two_spaces |
 | F6 | `vector_invariants._canary_cosines` encodes nothing | test_f06_another_space_under_the_same_name |
-| F7 | `ordering._attempt` forgets rows without a key | test_f07_rows_without_a_batch |
-| F7 | `ordering._attempt` forgets mixed articles | test_f07_a_page_of_many_articles |
+| F7 | `ordering._failure` forgets rows without a key | test_f07_rows_without_a_batch |
+| F7 | `ordering._failure` forgets mixed articles | test_f07_a_page_of_many_articles |
 | F8 | `invariants.checkpoint_reproduces_its_score` passes | test_f08_weights_that_do_not_give_their_score |
 | F8 | `checkpoint._built_as_recorded` compares no classes | test_f08_another_class |
 | F8 | `checked.checkpoint_reproduces_its_score` passes | test_f08_changed_code |

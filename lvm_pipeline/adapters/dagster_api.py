@@ -10,7 +10,7 @@ import psycopg
 from lvm_pipeline.errors import LvmError
 
 ANSWER_SECONDS = 10
-NOT_READY = (502, 503)  # what a server or a proxy before it answers while it starts
+NOT_READY = (502, 503)  # HTTP status while a server starts
 STATE_QUERY = """query {
   workspaceOrError { ... on Workspace { locationEntries {
     locationOrLoadError { __typename ... on PythonError { message } } } } }
@@ -83,11 +83,16 @@ def cancel_code_server_runs(address: str, *, storage_url: str) -> int:
     return len(run_ids)
 
 
+class NoAnswerError(LvmError):
+    """A server accepted a request and did not answer in time."""
+
+
 def get(request: str | urllib.request.Request) -> bytes | None:
     """Return the response of a server on loopback, None while it is not ready.
 
     Raises:
         LvmError: If it answers with an HTTP error.
+        NoAnswerError: If it does not answer in time.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this loopback
     try:
@@ -98,7 +103,10 @@ def get(request: str | urllib.request.Request) -> bytes | None:
             return None
         reason = _first_line(error.read().decode(errors="replace"))
         raise LvmError(f"{error.url} answered with HTTP status {error.code}: {reason or error.reason}") from None
-    except OSError:
+    except OSError as error:  # a timeout while connecting is wrapped in a URLError
+        if isinstance(getattr(error, "reason", error), TimeoutError):
+            url = request if isinstance(request, str) else request.full_url
+            raise NoAnswerError(f"{url} does not answer within {ANSWER_SECONDS} s.") from None
         return None
 
 
@@ -106,7 +114,7 @@ def ask(address: str, query: str, variables: dict[str, Any] | None = None) -> di
     """Run a GraphQL query; None while the web server is not ready.
 
     Raises:
-        LvmError: If the query fails.
+        LvmError: If the query fails, or is not answered in time (`NoAnswerError`).
     """
     body = json.dumps({"query": query, "variables": variables or {}}).encode()
     headers = {"Content-Type": "application/json"}

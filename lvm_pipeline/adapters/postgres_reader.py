@@ -130,12 +130,10 @@ class PostgresTable:
         tied = self.query(postgres_queries.tied_query(rule, entry, rows)) if is_keyed and counts["num_tied"] else []
         mixed_query = postgres_queries.mixed_query(rule, entry, rows) if is_keyed else None
         mixed = self.query(mixed_query) if mixed_query else []
+        counted = {name: counts[name] for name in ("num_keyed", "num_articles", "num_from_zero", "num_from_one")}
         return KeyFacts(
             num_rows=self.selection.num_rows,
-            num_keyed=counts["num_keyed"],
-            num_articles=counts["num_articles"],
-            num_from_zero=counts["num_from_zero"],
-            num_from_one=counts["num_from_one"],
+            **counted,
             num_tied=tied[0]["num_articles"] if tied else 0,
             tied=_ambiguous(tied),
             num_mixed=mixed[0]["num_articles"] if mixed else 0,
@@ -207,10 +205,8 @@ def _select(query: _Query, tables: Tables, wanted: str | None) -> Selection:
 
 
 def _ambiguous(rows: list[dict]) -> tuple[AmbiguousArticle, ...]:
-    return tuple(
-        AmbiguousArticle(article_id=row["article_id"], num_rows=row["num_rows"], num_distinct=row["num_distinct"])
-        for row in rows
-    )
+    fields = ("article_id", "num_rows", "num_distinct")
+    return tuple(AmbiguousArticle(**{name: row[name] for name in fields}) for row in rows)
 
 
 def _string_lists(column: pa.Array) -> pa.Array:

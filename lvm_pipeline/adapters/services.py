@@ -32,7 +32,8 @@ from lvm_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-READY_SECONDS = 600  # a busy machine needs minutes; a service that ended is told at once
+READY_SECONDS = 600  # a busy machine needs minutes
+MAX_TIMEOUTS = 12  # requests in a row that a service accepts but does not answer, of 10 s each
 STOP_SECONDS = 15
 POLL_SECONDS = 0.25
 DEFINITIONS = "lvm_pipeline.definitions"
@@ -81,11 +82,19 @@ class _Services:
     def wait_until_ready(self, *, name: str | None = None) -> None:
         deadline = time.monotonic() + READY_SECONDS
         for one in [one for one in self.running if name in (None, one.service.name)]:
-            while not one.service.is_ready():
+            num_timeouts = 0
+            while num_timeouts < MAX_TIMEOUTS and time.monotonic() < deadline:
+                try:
+                    if one.service.is_ready():
+                        break
+                    num_timeouts = 0
+                except dagster_api.NoAnswerError:
+                    num_timeouts += 1
                 self.refuse_an_end()
-                if time.monotonic() > deadline:
-                    raise LvmError(f"{one.service.name} did not come up in {READY_SECONDS} s; see {one.log_path}.")
                 time.sleep(POLL_SECONDS)
+            else:
+                problem = "hangs" if num_timeouts else f"did not start in {READY_SECONDS} s"
+                raise LvmError(f"{one.service.name} {problem}; see {one.log_path}.")
 
     def refuse_an_end(self) -> None:
         for one in self.running:

@@ -31,13 +31,10 @@ def no_duplicate_concepts(facts: ConceptFacts) -> Finding:
         f"row {found['earlier_row']} ({found['earlier_cpe_id']})"
         for found in offenders
     ]
-    return no_duplicate_concepts.finding(
-        passed=not len(repeats),
-        message=f"{len(repeats)} concepts repeat an earlier one: {listed(names, len(repeats))}"
-        if len(repeats)
-        else "no two concepts have the same text or the same vector",
-        observed=len(repeats),
-        allowed=0,
+    return no_duplicate_concepts.from_count(
+        len(repeats),
+        f"{len(repeats)} concepts repeat an earlier one: {listed(names, len(repeats))}",
+        otherwise="no two concepts have the same text or the same vector",
         details={
             "num_same_text": int((of_text >= 0).sum()),
             "num_same_vector": int((of_vector >= 0).sum()),
@@ -60,17 +57,11 @@ def _earlier_rows(hashes: NDArray[np.int64], is_there: NDArray[np.bool_]) -> NDA
 def texts_are_not_empty(facts: ConceptFacts) -> Finding:
     """Every concept has a text that is not only white space."""
     empty = np.flatnonzero(facts.is_text_empty)
-    return texts_are_not_empty.finding(
-        passed=not len(empty),
-        message=f"{len(empty)} concepts have no text: {listed(facts.named(empty[:MAX_LISTED]), len(empty))}"
-        if len(empty)
-        else "every concept has a text",
-        observed=len(empty),
-        allowed=0,
-        details={
-            "rows": empty[:MAX_LISTED].tolist(),
-            "cpe_ids": [str(facts.cpe_ids[row]) for row in empty[:MAX_LISTED].tolist()],
-        },
+    return texts_are_not_empty.from_count(
+        len(empty),
+        f"{len(empty)} concepts have no text: {facts.listed(empty)}",
+        otherwise="every concept has a text",
+        details=facts.some(empty),
     )
 
 
@@ -86,13 +77,11 @@ def tmd_codes_are_assigned(facts: ConceptFacts) -> Finding:
     is_missing = (facts.codes == NO_CODE).any(axis=1)
     is_failed = (facts.codes == 0).all(axis=1)
     num_without = int((is_missing | is_failed).sum())
-    return tmd_codes_are_assigned.finding(
-        passed=not num_without,
-        message=f"{num_without} of {facts.num_concepts} concepts have no TMD codes ({is_failed.sum()} of them 0, 0, 0)"
-        if num_without
-        else "every concept has TMD codes",
-        observed=num_without / facts.num_concepts if facts.num_concepts else 0.0,
-        allowed=0,
+    return tmd_codes_are_assigned.from_count(
+        num_without,
+        f"{num_without} of {facts.num_concepts} concepts have no TMD codes ({is_failed.sum()} of them 0, 0, 0)",
+        otherwise="every concept has TMD codes",
+        observed=num_without / max(1, facts.num_concepts),
         details={
             "num_missing": int(is_missing.sum()),
             "num_failed": int(is_failed.sum()),
@@ -109,21 +98,16 @@ def tmd_codes_are_assigned(facts: ConceptFacts) -> Finding:
 def tmd_packing_is_known(facts: ConceptFacts) -> Finding:
     """TMD codes are within range (at most 15, 31, 63), and packed codes agree with the three columns."""
     outside = np.flatnonzero((facts.codes > LARGEST_CODES).any(axis=1) | (facts.codes < NO_CODE).any(axis=1))
-    if len(outside):
-        names = [
-            f"{text} has {tuple(facts.codes[row].tolist())}"
-            for text, row in zip(facts.named(outside[:MAX_LISTED]), outside, strict=False)
-        ]
-        return tmd_packing_is_known.finding(
-            passed=False,
-            message=f"{len(outside)} concepts have TMD codes above 15, 31, 63: {listed(names, len(outside))}",
-            observed=len(outside),
-            allowed=0,
-            details={"rows": outside[:MAX_LISTED].tolist()},
-        )
-    of_source = next((each for each in facts.source_findings if each.name == tmd_packing_is_known.name), None)
-    if of_source is not None and of_source.was_checked:
-        return of_source
-    if not (facts.codes != NO_CODE).any():
-        return tmd_packing_is_known.not_checked("there are no TMD codes")
-    return tmd_packing_is_known.finding(passed=True, message="all TMD codes are in range", observed=0, allowed=0)
+    if not len(outside):
+        of_source = next((each for each in facts.source_findings if each.name == tmd_packing_is_known.name), None)
+        if of_source is not None and of_source.was_checked:
+            return of_source
+        if not (facts.codes != NO_CODE).any():
+            return tmd_packing_is_known.not_checked("there are no TMD codes")
+    listed_codes = facts.listed(outside, lambda row: f"has {tuple(facts.codes[row].tolist())}")
+    return tmd_packing_is_known.from_count(
+        len(outside),
+        f"{len(outside)} concepts have TMD codes above 15, 31, 63: {listed_codes}",
+        otherwise="all TMD codes are in range",
+        details={"rows": outside[:MAX_LISTED].tolist()},
+    )

@@ -1,12 +1,13 @@
-"""Stream the source table into a staged concept table, whole articles at a time, never the table in memory.
+"""Stream the source table into a staged concept table, whole articles at a time.
 
-What only the source can show (order, missing vectors, mixed widths, spaces, packings) comes back as findings, which the
-file keeps beside its metadata; what can be seen in the file is left to `invariants.check_concepts`.
+Findings that need the source (order, missing vectors, mixed widths, spaces, packings) are returned and stored in the
+file's metadata. `invariants.check_concepts` checks the rest in the file.
 
 Shapes: n = rows of a batch, D = vector width.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from lvm_pipeline.concepts.numbering import article_starts, number_by_rank, numb
 from lvm_pipeline.concepts.ordering import OrderDecision, OrderRequest, OrderRule, choose_order
 from lvm_pipeline.concepts.reader import ConceptReader, SourceDescription, SourceTable
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema, undeclared_space
-from lvm_pipeline.concepts.store import ConceptsFingerprint, ConceptsWriter, full_disk_told
+from lvm_pipeline.concepts.store import ConceptsFingerprint, ConceptsWriter, explain_full_disk
 from lvm_pipeline.concepts.vector_invariants import coverage_finding
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import MAX_LISTED, Finding, blocking_failures
@@ -30,27 +31,20 @@ COPIED_COLUMNS = ("domain", "task", "modifier", "tmd_dense", "soft_negatives", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractOptions:
+class ExtractOptions(OrderRequest):
     """How the source is read.
 
-    The first three override the order rules (see `ordering`). `duplicates` keeps repeated concepts, for
-    `no_duplicate_concepts` to fail on, or drops all but the first. `space_id` names the space of vectors
-    whose table does not; where nothing names it, it becomes `undeclared-<D>`.
+    `duplicates` keeps repeated concepts, for `no_duplicate_concepts` to fail on, or drops all but the first. `space_id`
+    is the space of the vectors if the table declares none; without either it is `undeclared-<D>`.
     """
 
-    article_column: str | None = None
-    position_column: str | None = None
-    accept_table_order: bool = False
     duplicates: Literal["fail", "drop"] = "fail"
     space_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction:
-    """A staged concept table with what was found in the source.
-
-    `path` and `metadata` are None, and no file is left, where a blocking finding failed.
-    """
+    """A staged concept table with the findings of the source; without path and metadata if a blocking one failed."""
 
     path: Path | None
     metadata: ConceptsMetadata | None
@@ -59,7 +53,7 @@ class Extraction:
 
 @dataclass
 class _VectorCensus:
-    """Which rows lack a vector, and how wide the others are, with some ids of each width."""
+    """Counts of missing vectors and of vectors by width, with some ids of each."""
 
     num_rows: int = 0
     num_missing: int = 0
@@ -82,6 +76,13 @@ class _VectorCensus:
             known += ids.take(pa.array(rows[: MAX_LISTED - len(known)])).to_pylist()
         return not self.num_missing and len(self.widths) == 1 and 0 not in self.widths
 
+    def findings(self) -> list[Finding]:
+        """Return the findings about missing vectors and widths."""
+        return [
+            coverage_finding(self.num_rows, self.num_missing, self.missing_ids),
+            source_findings.width_finding(self.widths, self.ids_by_width),
+        ]
+
     @property
     def vector_dim(self) -> int:
         """The one width."""
@@ -91,7 +92,7 @@ class _VectorCensus:
 
 @dataclass
 class _Assembly:
-    """What the stream has come to so far."""
+    """State of an extraction."""
 
     rule: OrderRule
     options: ExtractOptions
@@ -104,7 +105,7 @@ class _Assembly:
     num_articles: int = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Number the concepts of some whole articles and write those that stay; after a fault, only count."""
+        """Number the concepts of whole articles and write those that are kept; after a bad vector, only count."""
         if batch.column("cpe_id").null_count:
             raise LvmError(f"{batch.column('cpe_id').null_count} rows have no cpe_id; give them one or delete them.")
         if not self.census.count(batch):
@@ -116,6 +117,12 @@ class _Assembly:
         self.fingerprint.update(table["cpe_id"].to_pylist(), article_ids.to_pylist(), vectors)
         self.num_concepts += table.num_rows
         self.writer.write(table)
+
+    def abandon(self) -> None:
+        """Delete the unfinished file."""
+        if self.writer is not None:
+            self.writer.abandon()
+        self.path.unlink(missing_ok=True)
 
     def _numbered(self, batch: pa.RecordBatch, vector_dim: int) -> tuple[pa.Table, pa.Array, np.ndarray]:
         ids, texts, article_ids = (batch.column(name) for name in ("cpe_id", "concept_text", "article_id"))
@@ -131,7 +138,7 @@ class _Assembly:
             mask = pa.array(kept)
             columns = {name: column.filter(mask) for name, column in columns.items()}
             vectors, positions, article_of_row = vectors[kept], positions[kept], article_of_row[kept]
-        # An article whose concepts were all dropped is no article of the table: the others close up.
+        # An article whose concepts were all dropped gets no index.
         is_first = np.diff(article_of_row, prepend=-1) != 0
         columns["article_index"] = pa.array(self.num_articles + np.cumsum(is_first) - 1, pa.int32())
         self.num_articles += int(is_first.sum())
@@ -159,49 +166,34 @@ def extract_concepts(
         reader: The source.
         options: Order, duplicates, space.
         staged_path: The file to write; its folder exists. Nothing is left there unless the result names it.
-        progress: Told the rows done and the rows in all, batch by batch.
+        progress: Called with the rows done and the rows in all after each batch.
 
     Returns:
-        The staged table, or none with the findings that forbid it.
+        The staged table with all findings; no table if a blocking one failed.
 
     Raises:
         LvmError: If the source cannot be read, or the disk is full.
     """
     with reader.open() as table:
         description = table.describe()
-        decision = choose_order(description.column_kinds, table.examine, request=order_request(options))
+        decision = choose_order(description.column_kinds, table.examine, request=options)
         space_id, space_finding = source_findings.choose_space(description.space_counts, wanted=options.space_id)
         findings = [decision.finding, source_findings.packing_finding(description.packed_codes)]
         findings += [space_finding] if space_finding else []
         if decision.rule is None or blocking_failures(findings):
             return Extraction(path=None, metadata=None, findings=findings)
         assembly = _Assembly(rule=decision.rule, options=options, path=staged_path)
-        is_complete = False
-        try:
-            with full_disk_told(staged_path.parent):
-                _stream(table, assembly, num_rows=description.num_rows, progress=progress)
-                findings += _vector_findings(assembly.census)
-                if blocking_failures(findings):
-                    return Extraction(path=None, metadata=None, findings=findings)
-                metadata = _metadata(assembly, description, decision, space_id)
-                assert assembly.writer is not None
-                assembly.writer.finish(metadata, source_findings=findings)
-                is_complete = True
-        finally:
-            if not is_complete:
-                if assembly.writer is not None:
-                    assembly.writer.abandon()
-                staged_path.unlink(missing_ok=True)
+        with explain_full_disk(staged_path.parent), ExitStack() as on_failure:
+            on_failure.callback(assembly.abandon)
+            _stream(table, assembly, num_rows=description.num_rows, progress=progress)
+            findings += assembly.census.findings()
+            if blocking_failures(findings):
+                return Extraction(path=None, metadata=None, findings=findings)
+            metadata = _metadata(assembly, description, decision, space_id)
+            assert assembly.writer is not None
+            assembly.writer.finish(metadata, source_findings=findings)
+            on_failure.pop_all()
         return Extraction(path=staged_path, metadata=metadata, findings=findings)
-
-
-def order_request(options: ExtractOptions) -> OrderRequest:
-    """Return what the options ask of the order."""
-    return OrderRequest(
-        article_column=options.article_column,
-        position_column=options.position_column,
-        accept_table_order=options.accept_table_order,
-    )
 
 
 def _stream(table: SourceTable, assembly: _Assembly, *, num_rows: int, progress: Progress | None) -> None:
@@ -211,13 +203,6 @@ def _stream(table: SourceTable, assembly: _Assembly, *, num_rows: int, progress:
             progress(assembly.census.num_rows, max(num_rows, assembly.census.num_rows))
     if not assembly.census.num_rows:
         raise LvmError("The source gave no rows; another program may have deleted them: extract again.")
-
-
-def _vector_findings(census: _VectorCensus) -> list[Finding]:
-    return [
-        coverage_finding(census.num_rows, census.num_missing, census.missing_ids),
-        source_findings.width_finding(census.widths, census.ids_by_width),
-    ]
 
 
 def _metadata(

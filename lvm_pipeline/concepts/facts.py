@@ -6,9 +6,10 @@ width of the vectors.
 Shapes: N = concepts in the table, A = articles, D = vector width, n = rows of a row group.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.duplicates import text_hashes, vector_hashes
-from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema, read_concepts_metadata
-from lvm_pipeline.concepts.store import read_source_findings, readable, stream_row_groups
+from lvm_pipeline.concepts.schema import (
+    ConceptsMetadata,
+    concepts_schema,
+    explain_bad_parquet,
+    read_concepts_metadata,
+)
+from lvm_pipeline.concepts.store import read_source_findings, stream_row_groups
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.findings import Finding
+from lvm_pipeline.findings import MAX_LISTED, Finding, listed
 
 NO_CODE = -1
 NUM_CANARIES = 16
@@ -84,9 +90,21 @@ class ConceptFacts:
         """Write rows as `row 12 (its cpe_id)`."""
         return [f"row {row} ({self.cpe_ids[row]})" for row in rows.tolist()]
 
+    def listed(self, rows: NDArray[np.int64], says: Callable[[int], str] | None = None) -> str:
+        """Join the first rows, each followed by what `says` returns for it, and the number of the others."""
+        first = rows[:MAX_LISTED]
+        names = self.named(first)
+        if says is not None:
+            names = [f"{name} {says(row)}" for name, row in zip(names, first.tolist(), strict=True)]
+        return listed(names, len(rows))
 
-@dataclass
-class _VectorFacts:
+    def some(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """Return the first rows and their ids, for the details of a finding."""
+        first = rows[:MAX_LISTED].tolist()
+        return {"rows": first, "cpe_ids": [str(self.cpe_ids[row]) for row in first]}
+
+
+class _VectorFacts(NamedTuple):
     widths: NDArray[np.int32]
     is_finite: NDArray[np.bool_]
     norms: NDArray[np.float64]
@@ -100,21 +118,24 @@ def read_facts(path: Path) -> ConceptFacts:
         LvmError: If the file is missing, damaged, lacks a column, or was not written by this project.
     """
     metadata = read_concepts_metadata(path)
-    with readable(path):
+    with explain_bad_parquet(path):
         num_concepts = pq.read_metadata(path).num_rows
         schema = pq.read_schema(path)
     _require_columns(path, schema, metadata.vector_dim)
     canary_rows = np.unique(np.linspace(0, max(num_concepts - 1, 0), NUM_CANARIES).astype(np.int64))[:num_concepts]
     small: list[pa.Table] = []
-    pieces: list[tuple[NDArray[np.bool_], NDArray[np.int64], _VectorFacts]] = []
+    is_text_empty: list[bool] = []
+    hashes = [text_hashes([])]
+    of_vectors = [_vector_facts(pa.array([], schema.field("vector").type))]
     texts: list[str] = []
     vectors: list[NDArray[np.float32] | None] = []
     first_row = 0
     for group in stream_row_groups(path, COLUMNS):
         small.append(group.drop_columns(["concept_text", "vector"]))
         group_texts, vector_column = group["concept_text"].to_pylist(), group["vector"].combine_chunks()
-        is_empty = np.array([not (text and text.strip()) for text in group_texts], np.bool_)
-        pieces.append((is_empty, text_hashes(group_texts), _vector_facts(vector_column)))
+        is_text_empty += [not (text and text.strip()) for text in group_texts]
+        hashes.append(text_hashes(group_texts))
+        of_vectors.append(_vector_facts(vector_column))
         for row in canary_rows[(canary_rows >= first_row) & (canary_rows < first_row + group.num_rows)] - first_row:
             texts.append(group_texts[row] or "")
             values = vector_column[int(row)]
@@ -122,6 +143,7 @@ def read_facts(path: Path) -> ConceptFacts:
         first_row += group.num_rows
     columns = pa.concat_tables(small) if small else schema.empty_table()
     articles = columns["article_id"].combine_chunks().dictionary_encode()
+    widths, is_finite, norms, vector_hashes_ = (np.concatenate(pieces) for pieces in zip(*of_vectors, strict=True))
     return ConceptFacts(
         metadata=metadata,
         source_findings=read_source_findings(path),
@@ -132,12 +154,12 @@ def read_facts(path: Path) -> ConceptFacts:
         article_indices=columns["article_index"].to_numpy(),
         positions=columns["position"].to_numpy(),
         codes=np.stack([columns[name].fill_null(NO_CODE).to_numpy() for name in CODES], axis=1),
-        is_text_empty=_joined((piece[0] for piece in pieces), np.bool_),
-        text_hashes=_joined((piece[1] for piece in pieces), np.int64),
-        widths=_joined((piece[2].widths for piece in pieces), np.int32),
-        is_finite=_joined((piece[2].is_finite for piece in pieces), np.bool_),
-        norms=_joined((piece[2].norms for piece in pieces), np.float64),
-        vector_hashes=_joined((piece[2].hashes for piece in pieces), np.int64),
+        is_text_empty=np.array(is_text_empty, np.bool_),
+        text_hashes=np.concatenate(hashes),
+        widths=widths,
+        is_finite=is_finite,
+        norms=norms,
+        vector_hashes=vector_hashes_,
         canary_rows=canary_rows,
         canary_texts=texts,
         canary_vectors=vectors,
@@ -157,11 +179,6 @@ def _require_columns(path: Path, schema: pa.Schema, vector_dim: int) -> None:
             raise LvmError(
                 f"The column {name} of {path} is {kind}, expected {expected.field(name).type}; extract again."
             )
-
-
-def _joined(pieces: Iterator[NDArray], dtype: type) -> NDArray:
-    arrays = list(pieces)
-    return np.concatenate(arrays) if arrays else np.empty(0, dtype)
 
 
 def _vector_facts(column: pa.Array) -> _VectorFacts:

@@ -87,14 +87,11 @@ def positions_have_no_gap(facts: ConceptFacts) -> Finding:
         f"{found['article_id']} (row {found['row']} has position {found['position']}, expected {found['expected']})"
         for found in offenders
     ]
-    return positions_have_no_gap.finding(
-        passed=not offenders,
-        message=f"{len(wrong_codes)} articles have missing, repeated or misordered positions: "
-        f"{listed(names, len(wrong_codes))}"
-        if offenders
-        else "the positions of every article count from 0 without a gap",
-        observed=len(wrong_codes),
-        allowed=0,
+    return positions_have_no_gap.from_count(
+        len(wrong_codes),
+        f"{len(wrong_codes)} articles have missing, repeated or misordered positions: "
+        f"{listed(names, len(wrong_codes))}",
+        otherwise="the positions of every article count from 0 without a gap",
         details={"num_rows": len(wrong), "articles": offenders},
     )
 
@@ -109,13 +106,10 @@ def cpe_ids_are_unique(facts: ConceptFacts) -> Finding:
         str(encoded.dictionary[code]): np.flatnonzero(codes == code).tolist() for code in repeated[:MAX_LISTED].tolist()
     }
     names = [f"{cpe_id} in rows {listed(found)}" for cpe_id, found in rows.items()]
-    return cpe_ids_are_unique.finding(
-        passed=not rows,
-        message=f"{len(repeated)} cpe_ids occur more than once: {listed(names, len(repeated))}"
-        if rows
-        else f"all {facts.num_concepts} cpe_ids differ",
-        observed=len(repeated),
-        allowed=0,
+    return cpe_ids_are_unique.from_count(
+        len(repeated),
+        f"{len(repeated)} cpe_ids occur more than once: {listed(names, len(repeated))}",
+        otherwise=f"all {facts.num_concepts} cpe_ids differ",
         details={"rows": rows},
     )
 
@@ -129,14 +123,11 @@ def articles_are_long_enough(facts: ConceptFacts, *, context_length: int = 5) ->
     lengths = facts.article_lengths()
     short = np.flatnonzero(lengths <= context_length)
     names = [f"{facts.article_ids[code]} ({lengths[code]})" for code in short[:MAX_LISTED].tolist()]
-    return articles_are_long_enough.finding(
-        passed=not len(short),
-        message=f"{len(short)} of {len(lengths)} articles have fewer than {context_length + 1} concepts and give no "
-        f"sequence: {listed(names, len(short))}"
-        if len(short)
-        else f"every article has at least {context_length + 1} concepts",
-        observed=len(short),
-        allowed=0,
+    return articles_are_long_enough.from_count(
+        len(short),
+        f"{len(short)} of {len(lengths)} articles have fewer than {context_length + 1} concepts and give no "
+        f"sequence: {listed(names, len(short))}",
+        otherwise=f"every article has at least {context_length + 1} concepts",
         details={
             "context_length": context_length,
             "num_concepts": int(lengths[short].sum()),

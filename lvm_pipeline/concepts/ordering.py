@@ -1,14 +1,14 @@
-"""Decide what orders the concepts of a source table: an explicit rule, or a refusal that names the articles.
+"""Choose the rule that orders the concepts of a source table, or fail and name the ambiguous articles.
 
-A rule is tried on facts that the database counts, not on the rows themselves. The rules, in this order:
-`document_id, sequence_index`; article and chunk index in `chunk_position`; `batch_id, created_at`, which is only an
-order where no article holds two equal times (a time is that of the transaction, so one insert gives all its rows the
-same) and where no row lacks its batch. Columns that a person names replace all three.
+Rules are judged by counts that the database computes. They are tried in this order: `document_id, sequence_index`;
+article and chunk index in `chunk_position`; `batch_id, created_at`, if no article has two equal times (all rows of one
+INSERT have the same) and every row has a batch. Columns named by the user replace all three.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from itertools import chain
 from typing import Any
 
 from lvm_pipeline.concepts.order_invariants import order_is_unambiguous
@@ -17,7 +17,7 @@ from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
 
 
 class ColumnKind(StrEnum):
-    """What a column of the source table can be used for."""
+    """Kind of a column of the source table."""
 
     INTEGER = "integer"
     NUMBER = "number"
@@ -28,7 +28,7 @@ class ColumnKind(StrEnum):
 
 
 class KeyForm(StrEnum):
-    """How a part of the key is read: as text, as a whole number (also out of text), or as the column has it."""
+    """How a part of the key is read: as text, as a whole number (also from text), or unchanged."""
 
     TEXT = "text"
     NUMBER = "number"
@@ -44,7 +44,7 @@ class KeyPart:
     form: KeyForm = KeyForm.TEXT
 
     def __str__(self) -> str:
-        """Name the part as a person would."""
+        """Return the column, with the JSON key after a dot."""
         return f"{self.column}.{self.json_key}" if self.json_key else self.column
 
 
@@ -52,11 +52,10 @@ class KeyPart:
 class OrderRule:
     """One way to order the concepts.
 
-    `position` is None where only the order of the table is left. `is_counted` says that positions
-    count the concepts of an article from `first_position`, so that a gap in them is a missing
-    concept; otherwise they only rank. `witnesses` are columns that must not differ inside an
-    article: where they do, the article key is not one. `is_named` marks columns that a person
-    named. `accepts_table_order` lets the order of the table decide between equal positions.
+    Without `position`, concepts keep the order of the table. With `is_counted`, positions count the concepts of an
+    article from `first_position`, so that a gap is a missing concept; otherwise they only rank. `witnesses` are columns
+    that have one value per article if the article key is right. `is_named` marks columns that the user named.
+    With `accepts_table_order`, the order of the table decides between equal positions.
     """
 
     name: str
@@ -76,6 +75,10 @@ class AmbiguousArticle:
     article_id: str
     num_rows: int
     num_distinct: int
+
+    def described(self, what: str) -> str:
+        """Return `ID (N rows, M what)`."""
+        return f"{self.article_id} ({self.num_rows} rows, {self.num_distinct} {what})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,7 @@ class KeyFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderRequest:
-    """What a person asks of the order: columns by name, or the order of the table."""
+    """What the user asks for: columns by name, or the order of the table."""
 
     article_column: str | None = None
     position_column: str | None = None
@@ -109,53 +112,39 @@ class OrderRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderDecision:
-    """The rule that orders the concepts, or None; the finding says why. `warning` is for an accepted order."""
+    """The rule that orders the concepts, or None; the finding says why. `warning` is set if the order is unknown."""
 
     rule: OrderRule | None
     finding: Finding
     warning: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Attempt:
-    name: str
-    problem: str
-    num_ambiguous: int = 0
-    ambiguous: list[dict[str, Any]] = field(default_factory=list)
-
-
 def choose_order(
     kinds: Mapping[str, ColumnKind], examine: Callable[[OrderRule], KeyFacts], *, request: OrderRequest
 ) -> OrderDecision:
-    """Take the first rule that orders every row; the later ones are not even counted.
+    """Choose the first rule that orders every row.
 
     Args:
         kinds: Columns of the entry table.
         examine: Counts the facts of a rule in the database.
-        request: What the person asked for.
+        request: What the user asked for.
 
     Returns:
-        The decision; without a rule its finding failed and names the ambiguous articles.
+        The decision. If no rule fits, its finding failed and names the ambiguous articles.
     """
-    attempts: list[_Attempt] = []
-    for rule in _known_rules(kinds, request, attempts):
+    failed: list[dict[str, Any]] = []
+    table_rules = _table_order_rules(kinds, request) if request.accept_table_order else ()
+    for rule in chain(_known_rules(kinds, request, failed), table_rules):
         facts = examine(rule)
-        attempt = _attempt(rule, facts)
-        if attempt is None:
-            return _decided(rule, facts, attempts)
-        attempts.append(attempt)
-    if request.accept_table_order:
-        for rule in _table_order_rules(kinds, request):
-            facts = examine(rule)
-            attempt = _attempt(rule, facts)
-            if attempt is None:
-                return _decided(rule, facts, attempts)
-            attempts.append(attempt)
-    return OrderDecision(rule=None, finding=_refusal(attempts))
+        failure = _failure(rule, facts)
+        if failure is None:
+            return _decided(rule, facts, failed)
+        failed.append(failure)
+    return OrderDecision(rule=None, finding=_refusal(failed))
 
 
 def _known_rules(
-    kinds: Mapping[str, ColumnKind], request: OrderRequest, attempts: list[_Attempt]
+    kinds: Mapping[str, ColumnKind], request: OrderRequest, failed: list[dict[str, Any]]
 ) -> Iterator[OrderRule]:
     if request.article_column or request.position_column:
         rule = _named_rule(kinds, request)
@@ -165,9 +154,7 @@ def _known_rules(
     for rule in _standard_rules(kinds):
         missing = [part.column for part in (rule.article, rule.position) if part and not _is_usable(part, kinds)]
         if missing:
-            attempts.append(
-                _Attempt(name=rule.name, problem=f"the table has no {' and no '.join(dict.fromkeys(missing))}")
-            )
+            failed.append(_failed(rule, f"the table has no {' and no '.join(dict.fromkeys(missing))}"))
         else:
             yield rule
 
@@ -213,17 +200,15 @@ def _named_rule(kinds: Mapping[str, ColumnKind], request: OrderRequest) -> Order
     ):
         if column and (column not in kinds or kinds[column] is ColumnKind.JSON):
             raise LvmError(
-                f"{variable} names {column!r}, which is no plain column of the entry table; "
+                f"{variable} is {column!r}, which is not a plain column of the entry table; "
                 f"it has {', '.join(sorted(kinds))}."
             )
     if request.position_column and not request.article_column:
-        raise LvmError("LVM_POSITION_COLUMN needs LVM_ARTICLE_COLUMN beside it; name both.")
+        raise LvmError("LVM_POSITION_COLUMN needs LVM_ARTICLE_COLUMN too; set both.")
     if not request.article_column or not request.position_column:
         if request.accept_table_order:
             return None
-        raise LvmError(
-            "LVM_ARTICLE_COLUMN needs LVM_POSITION_COLUMN beside it (or LVM_ACCEPT_TABLE_ORDER=true); name both."
-        )
+        raise LvmError("LVM_ARTICLE_COLUMN needs LVM_POSITION_COLUMN too (or LVM_ACCEPT_TABLE_ORDER=true); set both.")
     kind = kinds[request.position_column]
     is_whole = kind in {ColumnKind.INTEGER, ColumnKind.TEXT}
     return OrderRule(
@@ -240,7 +225,7 @@ def _article_part(column: str, kinds: Mapping[str, ColumnKind]) -> KeyPart:
 
 
 def _table_order_rules(kinds: Mapping[str, ColumnKind], request: OrderRequest) -> Iterator[OrderRule]:
-    """Keep what is known, the article and where there is one the position; the table's order decides the rest."""
+    """Order by article and, if known, position; the table's order decides the rest."""
     if request.article_column:
         known = [(_article_part(request.article_column, kinds), None, ())]
     else:
@@ -259,75 +244,61 @@ def _table_order_rules(kinds: Mapping[str, ColumnKind], request: OrderRequest) -
             )
 
 
-def _attempt(rule: OrderRule, facts: KeyFacts) -> _Attempt | None:
-    """Say why a rule cannot be used; None when it can."""
+def _failure(rule: OrderRule, facts: KeyFacts) -> dict[str, Any] | None:
+    """Return why a rule cannot be used, None if it can."""
     parts = " or ".join(str(part) for part in (rule.article, rule.position) if part)
     if facts.num_keyed < facts.num_rows:
-        return _Attempt(
-            name=rule.name, problem=f"{facts.num_rows - facts.num_keyed} of {facts.num_rows} rows have no {parts}"
-        )
+        return _failed(rule, f"{facts.num_rows - facts.num_keyed} of {facts.num_rows} rows have no {parts}")
     if facts.num_mixed:
         names = ", ".join(str(part) for part in rule.witnesses)
-        listed = ", ".join(
-            f"{a.article_id} ({a.num_rows} rows, {a.num_distinct} values)" for a in facts.mixed[:MAX_LISTED]
-        )
-        problem = f"{facts.num_mixed} values of {rule.article} hold several articles, by {names}: {listed}"
-        return _Attempt(name=rule.name, problem=problem, num_ambiguous=facts.num_mixed, ambiguous=_as_json(facts.mixed))
+        articles = ", ".join(article.described("values") for article in facts.mixed[:MAX_LISTED])
+        problem = f"{facts.num_mixed} values of {rule.article} hold several articles, by {names}: {articles}"
+        return _failed(rule, problem, facts.num_mixed, facts.mixed)
     if facts.num_tied and not rule.accepts_table_order:
-        listed = ", ".join(
-            f"{a.article_id} ({a.num_rows} rows, {a.num_distinct} distinct)" for a in facts.tied[:MAX_LISTED]
-        )
-        problem = f"{facts.num_tied} articles have different concepts at an equal {rule.position}: {listed}"
-        return _Attempt(name=rule.name, problem=problem, num_ambiguous=facts.num_tied, ambiguous=_as_json(facts.tied))
+        articles = ", ".join(article.described("distinct") for article in facts.tied[:MAX_LISTED])
+        problem = f"{facts.num_tied} articles have different concepts at an equal {rule.position}: {articles}"
+        return _failed(rule, problem, facts.num_tied, facts.tied)
     return None
 
 
-def _as_json(articles: tuple[AmbiguousArticle, ...]) -> list[dict[str, Any]]:
-    return [
-        {"article_id": a.article_id, "num_rows": a.num_rows, "num_distinct": a.num_distinct}
-        for a in articles[:MAX_LISTED]
-    ]
+def _failed(
+    rule: OrderRule, problem: str, num_ambiguous: int = 0, ambiguous: Sequence[AmbiguousArticle] = ()
+) -> dict[str, Any]:
+    return {
+        "rule": rule.name,
+        "problem": problem,
+        "num_ambiguous_articles": num_ambiguous,
+        "ambiguous_articles": [asdict(article) for article in ambiguous[:MAX_LISTED]],
+    }
 
 
-def _decided(rule: OrderRule, facts: KeyFacts, attempts: list[_Attempt]) -> OrderDecision:
-    # A named column may count inside each article or run through the whole table: only the former shows gaps.
+def _decided(rule: OrderRule, facts: KeyFacts, failed: list[dict[str, Any]]) -> OrderDecision:
+    # A named column may count inside each article or through the whole table; only in the former are gaps visible.
     starts = facts.num_from_zero + facts.num_from_one
     is_counted = rule.is_counted and (not rule.is_named or 2 * starts > facts.num_articles)
     rule = replace(rule, is_counted=is_counted, first_position=int(facts.num_from_one > 0 and facts.num_from_zero == 0))
     warning = None
     message = f"{facts.num_rows} concepts of {facts.num_articles} articles are ordered by {rule.name}"
     if rule.accepts_table_order:
-        warning = f"The order inside articles is that of the table's rows ({rule.name}): accepted, not known."
-        message = f"{message}, which was accepted and is not known"
+        warning = f"The order inside articles is that of the table's rows ({rule.name}): it was accepted, not verified."
+        message = f"{message}, which was accepted but not verified"
     finding = order_is_unambiguous.finding(
         passed=not rule.accepts_table_order,
         severity=Severity.WARNING if rule.accepts_table_order else None,
         message=message,
         observed=facts.num_tied if rule.accepts_table_order else 0,
         allowed=0,
-        details={"order_key": rule.name, "tried": _tried(attempts)},
+        details={"order_key": rule.name, "tried": failed},
     )
     return OrderDecision(rule=rule, finding=finding, warning=warning)
 
 
-def _refusal(attempts: list[_Attempt]) -> Finding:
-    tried = "; ".join(f"{attempt.name}: {attempt.problem}" for attempt in attempts)
+def _refusal(failed: list[dict[str, Any]]) -> Finding:
+    tried = "; ".join(f"{each['rule']}: {each['problem']}" for each in failed)
     return order_is_unambiguous.finding(
         passed=False,
         message=f"no rule orders the concepts ({tried})",
-        observed=max((attempt.num_ambiguous for attempt in attempts), default=0),
+        observed=max((each["num_ambiguous_articles"] for each in failed), default=0),
         allowed=0,
-        details={"order_key": None, "tried": _tried(attempts)},
+        details={"order_key": None, "tried": failed},
     )
-
-
-def _tried(attempts: list[_Attempt]) -> list[dict[str, Any]]:
-    return [
-        {
-            "rule": attempt.name,
-            "problem": attempt.problem,
-            "num_ambiguous_articles": attempt.num_ambiguous,
-            "ambiguous_articles": attempt.ambiguous,
-        }
-        for attempt in attempts
-    ]

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from lvm_pipeline import files
 from lvm_pipeline.concepts.facts import CODES
-from lvm_pipeline.concepts.schema import read_concepts_metadata
-from lvm_pipeline.concepts.store import Articles, article_ranges, read_columns, readable
+from lvm_pipeline.concepts.schema import explain_bad_parquet, read_concepts_metadata
+from lvm_pipeline.concepts.store import Articles, article_ranges, read_columns
 from lvm_pipeline.findings import Finding, blocking_failures
 
 NUM_SAMPLE_ARTICLES = 5
@@ -61,7 +61,7 @@ def _concepts(path: Path, coverage: float | None) -> dict[str, Any]:
     columns = read_columns(path, CODES)
     codes = np.stack([columns[name].fill_null(-1).to_numpy() for name in CODES], axis=1)
     assigned = codes[(codes >= 0).all(axis=1) & (codes > 0).any(axis=1)]  # (0, 0, 0) says that assigning failed
-    with readable(path):
+    with explain_bad_parquet(path):
         num_row_groups = pq.read_metadata(path).num_row_groups
     return {
         "source": metadata.source,

@@ -1,9 +1,11 @@
-"""The concept table: one row a concept, sorted by article then position (DESIGN section 2).
+"""The concept table: one row per concept, sorted by article, then position.
 
 Shapes: N = concepts in the table, D = vector width.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,20 +21,20 @@ UNDECLARED = "undeclared-"
 
 
 COLUMN_MEANINGS = {
-    "row": "Number of the row, from 0; what sequences point to.",
-    "cpe_id": "The concept's id in the source table.",
-    "article_id": "The article it belongs to.",
+    "row": "Row number, from 0. The sequence table refers to it.",
+    "cpe_id": "Id of the concept in the source table.",
+    "article_id": "Id of its article.",
     "article_index": "Number of the article, from 0, in the order of this table.",
-    "position": "Place in the article, from 0.",
-    "concept_text": "Its text.",
+    "position": "Position in the article, from 0.",
+    "concept_text": "Text of the concept.",
     "domain": "TMD code, 0 to 15.",
     "task": "TMD code, 0 to 31.",
     "modifier": "TMD code, 0 to 63.",
-    "tmd_dense": "The TMD codes as 16 numbers, where the source has them.",
-    "soft_negatives": "Soft negatives of the source, where it has any.",
-    "hard_negatives": "Hard negatives of the source, where it has any.",
-    "created_at": "When its row in the source table was made.",
-    "vector": "Its vector, float32, in the space of the table.",
+    "tmd_dense": "TMD codes as a 16-D vector, if the source has them.",
+    "soft_negatives": "Soft negatives, if the source has any.",
+    "hard_negatives": "Hard negatives, if the source has any.",
+    "created_at": "When the row in the source table was created.",
+    "vector": "Vector of the concept, float32.",
 }
 
 
@@ -42,7 +44,7 @@ def undeclared_space(vector_dim: int) -> str:
 
 
 def is_declared(space_id: str) -> bool:
-    """Whether somebody declared which encoder made the vectors."""
+    """Whether a space id names the encoder of the vectors."""
     return not space_id.startswith(UNDECLARED)
 
 
@@ -71,11 +73,11 @@ def concepts_schema(vector_dim: int) -> pa.Schema:
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptsMetadata:
-    """What `concepts.parquet` says of itself, stored as JSON in the file metadata.
+    """Metadata of `concepts.parquet`, stored in it as JSON.
 
-    `fingerprint` is an order-sensitive hash of ids and vectors. `order_key` is the rule that
-    decided the order, `order_warning` a sentence where order was accepted and not known.
-    `dropped` lists the duplicates that the policy removed: `{cpe_id, kept_cpe_id, reason}`.
+    `fingerprint` is an order-sensitive hash of ids, articles and vectors. `order_key` is the rule that decided the
+    order; `order_warning` is set if the order is unknown and was accepted. `dropped` lists the removed duplicates:
+    `{cpe_id, kept_cpe_id, reason}`.
     """
 
     fingerprint: str
@@ -102,7 +104,7 @@ class ConceptsMetadata:
 
 
 def read_concepts_metadata(path: Path) -> ConceptsMetadata:
-    """Read what a concept table says of itself.
+    """Read the metadata of a concept table.
 
     Raises:
         LvmError: If the file is missing, not Parquet, or was not written by this project.
@@ -118,19 +120,25 @@ def read_concepts_metadata(path: Path) -> ConceptsMetadata:
         if version == SCHEMA_VERSION:
             return ConceptsMetadata(**values)
     except (ValueError, TypeError, AttributeError):
-        raise LvmError(f"{path} has metadata that cannot be understood; extract the concepts again.") from None
+        raise LvmError(f"{path} has invalid metadata; extract the concepts again.") from None
     raise LvmError(f"{path} has schema version {version}, expected {SCHEMA_VERSION}; extract the concepts again.")
 
 
 def read_file_metadata(path: Path) -> dict[bytes, bytes]:
-    """Return the key-value pairs of a Parquet file, whether written with its schema or when it was closed.
+    """Return the key-value metadata of a Parquet file."""
+    with explain_bad_parquet(path):
+        return pq.read_metadata(path).metadata or {}
+
+
+@contextmanager
+def explain_bad_parquet(path: Path, *, remedy: str = "restore it or extract the concepts again") -> Iterator[None]:
+    """Convert the errors of reading a missing or damaged Parquet file to `LvmError`.
 
     Raises:
-        LvmError: If it is damaged or no Parquet file.
+        LvmError: If reading failed.
     """
     try:
-        return pq.read_metadata(path).metadata or {}
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise LvmError(
-            f"{path} cannot be read as Parquet ({error}); restore it or extract the concepts again."
-        ) from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LvmError(f"{path} cannot be read as Parquet ({reason}); {remedy}.") from None

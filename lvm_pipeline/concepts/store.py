@@ -1,7 +1,7 @@
 """The concept table on disk: written in row groups of whole articles, read back in pieces.
 
-Vectors are stored byte-split and then compressed with zstd at its fastest level, the rest with a dictionary where it
-pays: measured against the alternatives by `benchmarks/parquet_encodings.py`.
+Vectors are stored byte-split and compressed with zstd at its fastest level, other columns with a dictionary where that
+is smaller; `benchmarks/parquet_encodings.py` compares the alternatives.
 
 Shapes: N = concepts in the table, A = articles, D = vector width.
 """
@@ -10,10 +10,10 @@ import errno
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lvm_pipeline import files
-from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema, read_concepts_metadata, read_file_metadata
+from lvm_pipeline.concepts.schema import (
+    ConceptsMetadata,
+    concepts_schema,
+    explain_bad_parquet,
+    read_concepts_metadata,
+    read_file_metadata,
+)
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding
 
@@ -63,11 +69,18 @@ class ConceptsWriter:
     """Writes rows of the concept table as they come, in row groups that end where an article ends."""
 
     def __init__(self, path: Path, *, vector_dim: int):
-        """Open the file at `path`, whose folder must exist."""
+        """Open the file at `path`, whose folder must exist; use as a context manager, or call `abandon` on errors."""
         self._schema = concepts_schema(vector_dim)
         self._writer = pq.ParquetWriter(path, self._schema, **WRITER_OPTIONS)
         self._waiting: list[pa.Table] = []
         self._num_waiting = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.abandon()
 
     def write(self, table: pa.Table) -> None:
         """Add rows that follow those written before; the last article may go on in the next call."""
@@ -92,7 +105,7 @@ class ConceptsWriter:
             self._writer.write_table(rows, row_group_size=rows.num_rows)
 
     def finish(self, metadata: ConceptsMetadata, *, source_findings: Iterable[Finding] = ()) -> None:
-        """Write what is left and what the file says of itself, and close it."""
+        """Write the remaining rows and the metadata, and close the file."""
         if self._waiting:
             self._write_group(pa.concat_tables(self._waiting))
         findings = json.dumps([finding.as_json() for finding in source_findings]).encode()
@@ -100,38 +113,14 @@ class ConceptsWriter:
         self._writer.close()
 
     def abandon(self) -> None:
-        """Close the file without what makes it valid; the caller deletes it."""
-        try:
+        """Close the file without its metadata; the caller deletes it."""
+        with suppress(OSError, pa.ArrowException):  # on a full disk even closing fails
             self._writer.close()
-        except (OSError, pa.ArrowException):
-            return  # it could not even be closed, as on a full disk
-
-
-def write_concepts(
-    path: Path, tables: Iterable[pa.Table], metadata: ConceptsMetadata, *, source_findings: Iterable[Finding] = ()
-) -> None:
-    """Write a whole concept table at `path`, in one go or not at all.
-
-    Args:
-        path: Where it goes; a file already there is replaced once the new one is complete.
-        tables: Rows in order, with the columns of `concepts_schema`.
-        metadata: What the file says of itself.
-        source_findings: What was found in the source and cannot be seen in the file.
-    """
-    with files.staged_file(path) as staged, full_disk_told(path.parent):
-        writer = ConceptsWriter(staged, vector_dim=metadata.vector_dim)
-        try:
-            for table in tables:
-                writer.write(table)
-            writer.finish(metadata, source_findings=source_findings)
-        except BaseException:
-            writer.abandon()
-            raise
 
 
 @contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
-    """Turn the errors of a full disk into one sentence.
+def explain_full_disk(folder: Path) -> Iterator[None]:
+    """Convert the errors of a full disk to `LvmError`.
 
     Raises:
         LvmError: If the disk, the quota or the size limit of a file was full.
@@ -147,24 +136,8 @@ def full_disk_told(folder: Path) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn the errors of a damaged Parquet file into one sentence.
-
-    Raises:
-        LvmError: If reading failed.
-    """
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LvmError(
-            f"{path} cannot be read as Parquet ({reason}); restore it or extract the concepts again."
-        ) from None
-
-
 def read_source_findings(path: Path) -> list[Finding]:
-    """Read what the extraction found in the source; nothing for files that were made otherwise."""
+    """Read the findings of the extraction; empty for files from another source."""
     raw = read_file_metadata(path).get(SOURCE_FINDINGS_KEY)
     return [Finding.from_json(values) for values in json.loads(raw)] if raw else []
 
@@ -176,7 +149,7 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
         LvmError: If the file is missing, damaged or lacks a column.
     """
     read_concepts_metadata(path)
-    with readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with explain_bad_parquet(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         missing = set(names) - set(file.schema_arrow.names)
         if not missing:
             return file.read(columns=list(names))
@@ -189,7 +162,7 @@ def stream_row_groups(path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
     Raises:
         LvmError: If the file is damaged.
     """
-    with readable(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with explain_bad_parquet(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns=list(names))
 
@@ -208,9 +181,9 @@ def vectors_of(table: pa.Table, vector_dim: int) -> NDArray[np.float32]:
 
 
 def read_vectors(path: Path) -> NDArray[np.float32]:
-    """Read all vectors into memory, shape (N, D); for the use of several consumers see `memory_mapped_vectors`."""
+    """Read all vectors into memory, shape (N, D). `memory_mapped_vectors` shares one copy between processes."""
     metadata = read_concepts_metadata(path)
-    with readable(path):
+    with explain_bad_parquet(path):
         num_concepts = pq.read_metadata(path).num_rows
     vectors = np.empty((num_concepts, metadata.vector_dim), np.float32)
     row = 0
@@ -233,7 +206,7 @@ def memory_mapped_vectors(concepts_path: Path, vectors_dir: Path) -> np.memmap:
     shape = (metadata.num_concepts, metadata.vector_dim)
     vectors = _mapped(path, shape)
     if vectors is None:
-        with files.staged_file(path) as staged, full_disk_told(vectors_dir):
+        with files.staged_file(path) as staged, explain_full_disk(vectors_dir):
             # Written, not mapped: a full disk is an error of a write, but kills a process that fills a mapped file.
             with staged.open("wb") as file:
                 np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})

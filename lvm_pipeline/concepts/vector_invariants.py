@@ -40,11 +40,10 @@ def every_concept_has_a_vector(facts: ConceptFacts) -> Finding:
 
 def coverage_finding(num_concepts: int, num_missing: int, missing_ids: Sequence[str]) -> Finding:
     """Return the finding of `every_concept_has_a_vector` from counts and some ids of concepts without a vector."""
-    return every_concept_has_a_vector.finding(
-        passed=not num_missing,
-        message=f"{num_missing} of {num_concepts} concepts have no vector: {listed(missing_ids, num_missing)}"
-        if num_missing
-        else f"all {num_concepts} concepts have a vector",
+    return every_concept_has_a_vector.from_count(
+        num_missing,
+        f"{num_missing} of {num_concepts} concepts have no vector: {listed(missing_ids, num_missing)}",
+        otherwise=f"all {num_concepts} concepts have a vector",
         observed=1 - num_missing / num_concepts if num_concepts else 0,
         allowed=1,
         details={"num_missing": num_missing, "cpe_ids": list(missing_ids[:MAX_LISTED])},
@@ -59,13 +58,10 @@ def vectors_are_finite_and_of_one_width(facts: ConceptFacts) -> Finding:
     broken = np.flatnonzero(~facts.is_finite)
     problems = []
     if len(other):
-        names = [
-            f"{name} is {facts.widths[row]} wide" for name, row in zip(facts.named(other[:20]), other, strict=False)
-        ]
-        problems.append(f"{len(other)} vectors are not {allowed} wide: {listed(names, len(other))}")
+        names = facts.listed(other, lambda row: f"is {facts.widths[row]} wide")
+        problems.append(f"{len(other)} vectors are not {allowed} wide: {names}")
     if len(broken):
-        names = listed(facts.named(broken[:MAX_LISTED]), len(broken))
-        problems.append(f"{len(broken)} vectors hold NaN or infinity: {names}")
+        problems.append(f"{len(broken)} vectors hold NaN or infinity: {facts.listed(broken)}")
     return vectors_are_finite_and_of_one_width.from_problems(
         problems,
         otherwise=f"all vectors are finite and {allowed} wide",
@@ -73,8 +69,7 @@ def vectors_are_finite_and_of_one_width(facts: ConceptFacts) -> Finding:
         details={
             "num_of_other_width": len(other),
             "num_not_finite": len(broken),
-            "rows": np.concatenate([other, broken])[:MAX_LISTED].tolist(),
-            "cpe_ids": [str(facts.cpe_ids[row]) for row in np.concatenate([other, broken])[:MAX_LISTED].tolist()],
+            **facts.some(np.concatenate([other, broken])),
         },
     )
 
@@ -102,20 +97,20 @@ def vectors_match_their_space(facts: ConceptFacts, *, encoder: CanaryEncoder | N
         if len(wrong):
             problems.append(
                 f"{len(wrong)} of {len(cosines)} texts encoded again by {space_id} give other vectors "
-                f"(lowest cosine {min(cosines.values()):.3f}, allowed {CANARY_COSINE}): {listed(facts.named(wrong))}"
+                f"(lowest cosine {min(cosines.values()):.3f}, allowed {CANARY_COSINE}): {facts.listed(wrong)}"
             )
     if not problems and is_declared(space_id) and not cosines:
         return vectors_match_their_space.not_checked(
             f"vector lengths fit the space {space_id}, but its encoder is not available to encode some texts again",
             details=details,
         )
-    undeclared = (
-        [] if is_declared(space_id) else [f"the vectors' encoder is not declared ({space_id}); set LVM_SPACE_ID"]
-    )
+    severity = None
+    if not problems and not is_declared(space_id):
+        problems, severity = [f"the vectors' encoder is not declared ({space_id}); set LVM_SPACE_ID"], Severity.WARNING
     return vectors_match_their_space.from_problems(
-        problems or undeclared,
+        problems,
         otherwise=f"all vectors fit the space {space_id}",
-        severity=None if problems else Severity.WARNING if undeclared else None,
+        severity=severity,
         observed=min(cosines.values(), default=None),
         allowed=CANARY_COSINE,
         details=details,
@@ -130,14 +125,10 @@ def _norm_problems(facts: ConceptFacts, *, is_unit: bool) -> tuple[list[str], di
     wrong = np.flatnonzero(known & ~is_one & (facts.norms > 0)) if is_unit else np.empty(0, np.int64)
     problems = []
     if len(zero):
-        problems.append(f"{len(zero)} vectors have length 0: {listed(facts.named(zero[:MAX_LISTED]), len(zero))}")
+        problems.append(f"{len(zero)} vectors have length 0: {facts.listed(zero)}")
     if len(wrong):
-        names = [
-            f"{name} has {facts.norms[row]:.3f}" for name, row in zip(facts.named(wrong[:20]), wrong, strict=False)
-        ]
-        problems.append(
-            f"{len(wrong)} vectors of a space of unit vectors have another length: {listed(names, len(wrong))}"
-        )
+        names = facts.listed(wrong, lambda row: f"has {facts.norms[row]:.3f}")
+        problems.append(f"{len(wrong)} vectors of a space of unit vectors have another length: {names}")
     norms = facts.norms[known]
     details: dict[str, Any] = {
         "is_unit": bool(is_unit),

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from lvm_pipeline import lineage
 from lvm_pipeline.adapters import databases, embedded_postgres, postgres_facts
 from lvm_pipeline.adapters.postgres_reader import PostgresTable
-from lvm_pipeline.concepts.extract import order_request
 from lvm_pipeline.concepts.ordering import choose_order
 from lvm_pipeline.concepts.reader import SourceDescription
 from lvm_pipeline.concepts.source_findings import choose_space
@@ -78,9 +77,7 @@ def _examine_table(table: PostgresTable, settings: Settings) -> Iterator[Diagnos
         f"{described.num_rows:,} rows of {described.dataset_source} in {table.tables.entry.name}, "
         f"vectors in {table.tables.vector_name}"
     )
-    decision = choose_order(
-        described.column_kinds, table.examine, request=order_request(lineage.extract_options(settings))
-    )
+    decision = choose_order(described.column_kinds, table.examine, request=lineage.extract_options(settings))
     if decision.rule is None:
         yield ORDER.refused(decision.finding.message, fix="Name the columns that hold the order.")
     elif decision.warning:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
-from lvm_pipeline.concepts.store import ConceptsFingerprint, ConceptsWriter, full_disk_told
+from lvm_pipeline.concepts.store import ConceptsFingerprint, ConceptsWriter, explain_full_disk
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import staged_file
 from lvm_pipeline.source.schema import Tmd
@@ -37,28 +37,29 @@ def write_concept_table(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fingerprint, indices, num_rows = ConceptsFingerprint(), {}, 0
-    with closing(pieces), full_disk_told(path.parent), staged_file(path) as staged:
-        writer = ConceptsWriter(staged, vector_dim=vector_dim)
-        try:
-            for piece in pieces:
+    with (
+        closing(pieces),
+        explain_full_disk(path.parent),
+        staged_file(path) as staged,
+        ConceptsWriter(staged, vector_dim=vector_dim) as writer,
+    ):
+        for piece in pieces:
+            try:
                 writer.write(_table(piece, first_row=num_rows, indices=indices, schema=concepts_schema(vector_dim)))
-                fingerprint.update(piece["cpe_id"], piece["article_id"], piece["vector"])
-                num_rows += len(piece["vector"])
-            metadata = ConceptsMetadata(
-                fingerprint=fingerprint.hexdigest(),
-                vector_dim=vector_dim,
-                num_concepts=num_rows,
-                num_articles=len(indices),
-                num_source_rows=num_rows,
-                duplicates_policy="fail",
-                **described,
-            )
-            writer.finish(metadata)
-        except BaseException as error:
-            writer.abandon()
-            if isinstance(error, UnicodeEncodeError):
+            except UnicodeEncodeError as error:
                 raise LvmError(f"A text cannot be stored ({error}); correct the texts of the file.") from None
-            raise
+            fingerprint.update(piece["cpe_id"], piece["article_id"], piece["vector"])
+            num_rows += len(piece["vector"])
+        metadata = ConceptsMetadata(
+            fingerprint=fingerprint.hexdigest(),
+            vector_dim=vector_dim,
+            num_concepts=num_rows,
+            num_articles=len(indices),
+            num_source_rows=num_rows,
+            duplicates_policy="fail",
+            **described,
+        )
+        writer.finish(metadata)
     return metadata
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
-from lvm_pipeline.concepts.store import full_disk_told, read_columns, read_vectors, stream_row_groups, vectors_of
+from lvm_pipeline.concepts.store import explain_full_disk, read_columns, read_vectors, stream_row_groups, vectors_of
 from lvm_pipeline.exchange.npz_file import PIECE_BYTES, NpzWriter
 from lvm_pipeline.files import staged_file, write_json
 from lvm_pipeline.sequences.schema import Sequences, read_sequences
@@ -43,7 +43,7 @@ def export_npz(concepts_path: Path, sequences_path: Path, output_dir: Path) -> l
     concepts = read_concepts_metadata(concepts_path)
     sequences = read_sequences(sequences_path, concepts_fingerprint=concepts.fingerprint)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with full_disk_told(output_dir):
+    with explain_full_disk(output_dir):
         return [
             *_export_concepts(concepts_path, concepts, output_dir),
             _export_sequences(concepts_path, concepts, sequences, output_dir),

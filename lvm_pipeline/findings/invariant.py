@@ -12,12 +12,19 @@ The name of the function is the name of the invariant, its docstring the meaning
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec
+from dataclasses import dataclass, replace
+from typing import Any, Generic, ParamSpec, TypedDict, Unpack
 
 from lvm_pipeline.findings.finding import Finding, Severity
 
 P = ParamSpec("P")
+
+
+class _Fields(TypedDict, total=False):
+    observed: float | None
+    allowed: float | None
+    severity: Severity | None
+    details: dict[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,38 +65,18 @@ class Invariant:
             details=details or {},
         )
 
-    def from_problems(
-        self,
-        problems: Iterable[str],
-        *,
-        otherwise: str,
-        observed: float | None = None,
-        allowed: float | None = 0.0,
-        severity: Severity | None = None,
-        details: dict[str, Any] | None = None,
-    ) -> Finding:
+    def from_problems(self, problems: Iterable[str], *, otherwise: str, **fields: Unpack[_Fields]) -> Finding:
         """Return a failure whose message lists the problems, or, without any, a pass with the message `otherwise`."""
         message = "; ".join(problems)
-        return self.finding(
-            passed=not message,
-            message=message or otherwise,
-            observed=observed,
-            allowed=allowed,
-            severity=severity,
-            details=details,
-        )
+        return self.finding(passed=not message, message=message or otherwise, **{"allowed": 0, **fields})
+
+    def from_count(self, num_bad: int, problem: str, *, otherwise: str, **fields: Unpack[_Fields]) -> Finding:
+        """Return a failure with the message `problem` if `num_bad` is not 0, else a pass with `otherwise`."""
+        return self.from_problems([problem] * bool(num_bad), otherwise=otherwise, **{"observed": num_bad, **fields})
 
     def not_checked(self, reason: str, *, details: dict[str, Any] | None = None) -> Finding:
         """Return a finding that passes but is reported as not checked."""
-        return Finding(
-            name=self.name,
-            passed=True,
-            severity=self.severity,
-            message=reason,
-            was_checked=False,
-            remedy=self.remedy,
-            details=details or {},
-        )
+        return replace(self.finding(passed=True, message=reason, details=details), was_checked=False)
 
 
 @dataclass(frozen=True, kw_only=True)

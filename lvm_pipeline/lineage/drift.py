@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lvm_pipeline import files
 from lvm_pipeline.concepts.schema import read_concepts_metadata
-from lvm_pipeline.concepts.store import full_disk_told
+from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def keep_champion_concepts(settings: Settings, fingerprint: str) -> None:
     if _is_table(kept, fingerprint):
         return
     if _is_table(settings.concepts_path, fingerprint):
-        with full_disk_told(settings.data_dir):
+        with explain_full_disk(settings.data_dir):
             files.link_or_copy(settings.concepts_path, kept)
     else:
         kept.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
-from lvm_pipeline.concepts.store import full_disk_told, read_columns
+from lvm_pipeline.concepts.store import explain_full_disk, read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import staged_file
 from lvm_pipeline.findings import Finding
@@ -115,7 +115,7 @@ def write_sequences(
         **provenance,
     )
     table = pa.table([article_ids, starts, targets, splits.astype(object)], schema=SEQUENCES_SCHEMA)
-    with staged_file(staged_path) as staged, full_disk_told(staged_path.parent):
+    with staged_file(staged_path) as staged, explain_full_disk(staged_path.parent):
         pq.write_table(table.replace_schema_metadata(metadata.as_parquet_metadata()), staged, compression="zstd")
 
 

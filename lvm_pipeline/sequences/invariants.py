@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.findings import MAX_LISTED, Finding, InvariantCheck, Severity, declared_in, invariant
+from lvm_pipeline.findings import MAX_LISTED, Finding, InvariantCheck, Severity, declared_in, invariant, listed
 from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
 from lvm_pipeline.sequences.schema import SPLITS, Sequences, read_sequences
-from lvm_pipeline.sequences.splits import shortlist
 
 AGAIN = "Materialise sequences again; do not train on this file."
 
@@ -53,7 +52,7 @@ def windows_stay_inside_articles(rows: ConceptRows, sequences: Sequences) -> Fin
         window_rows = np.where(is_good, sequences.first_rows + offset, 0)
         is_good &= rows.article_indices[window_rows] == named
     bad = np.flatnonzero(~is_good)
-    listed = [
+    windows = [
         {
             "sequence": int(index),
             "first_row": int(sequences.first_rows[index]),
@@ -62,16 +61,13 @@ def windows_stay_inside_articles(rows: ConceptRows, sequences: Sequences) -> Fin
         }
         for index in bad[:MAX_LISTED]
     ]
-    where = ", ".join(f"rows {window['first_row']} to {window['target_row']}" for window in listed)
-    return windows_stay_inside_articles.finding(
-        passed=not len(bad),
+    where = ", ".join(f"rows {window['first_row']} to {window['target_row']}" for window in windows)
+    return windows_stay_inside_articles.from_count(
+        len(bad),
+        f"{len(bad)} of {len(is_good)} windows are not {context_length + 1} rows of their article ({where})",
+        otherwise=f"all {len(is_good)} windows are inside their article",
         severity=_severity(sequences),
-        message=f"{len(bad)} of {len(is_good)} windows are not {context_length + 1} rows of their article ({where})"
-        if len(bad)
-        else f"all {len(is_good)} windows are inside their article",
-        observed=len(bad),
-        allowed=0,
-        details={"windows": listed},
+        details={"windows": windows},
     )
 
 
@@ -79,7 +75,8 @@ def windows_stay_inside_articles(rows: ConceptRows, sequences: Sequences) -> Fin
 def window_count_is_exact(rows: ConceptRows, sequences: Sequences) -> Finding:
     """An article of n concepts gives max(0, n - context length) sequences: one for each target with a full context."""
     context_length = sequences.metadata.context_length
-    expected = expected_windows(rows.article_ids, rows.article_indices, context_length)
+    lengths = zip(rows.article_ids, rows.article_lengths.tolist(), strict=True)
+    expected = {article_id: max(0, length - context_length) for article_id, length in lengths}
     target_articles = Counter(sequences.article_ids.tolist())
     wrong = {
         article_id: {"windows": target_articles[article_id], "expected": expected.get(article_id, 0)}
@@ -88,26 +85,21 @@ def window_count_is_exact(rows: ConceptRows, sequences: Sequences) -> Finding:
     }
     num_repeated = len(sequences.first_rows) - len(np.unique(sequences.first_rows))
     num_expected = sum(expected.values())
-    problems = [f"{len(sequences.first_rows)} windows, expected {num_expected} from the article lengths"]
+    problems = []
     if wrong:
-        problems.append(f"articles with a wrong number of windows: {shortlist(list(wrong))}")
+        problems.append(f"articles with a wrong number of windows: {listed(list(wrong))}")
     if num_repeated:
         problems.append(f"{num_repeated} windows are repeated")
-    passed = not wrong and not num_repeated
-    return window_count_is_exact.finding(
-        passed=passed,
+    if problems:
+        problems.insert(0, f"{len(sequences.first_rows)} windows, expected {num_expected} from the article lengths")
+    return window_count_is_exact.from_problems(
+        problems,
+        otherwise=f"{num_expected} windows, as expected from the article lengths",
         severity=_severity(sequences),
-        message=f"{num_expected} windows, as expected from the article lengths" if passed else "; ".join(problems),
         observed=len(sequences.first_rows),
         allowed=num_expected,
         details={"articles": dict(list(wrong.items())[:MAX_LISTED]), "repeated_windows": num_repeated},
     )
-
-
-def expected_windows(article_ids: list[str], article_indices: NDArray[np.int64], context_length: int) -> dict[str, int]:
-    """Return max(0, n - T) for each article of n concepts."""
-    lengths = Counter(article_indices.tolist())
-    return {article_id: max(0, lengths[index] - context_length) for index, article_id in enumerate(article_ids)}
 
 
 @invariant(remedy="Materialise sequences again, or correct the list of validation articles (LVM_VALIDATION_ARTICLES).")
@@ -130,14 +122,11 @@ def articles_are_in_one_split(rows: ConceptRows, sequences: Sequences) -> Findin
         if article_id not in declared or article_id not in known or found[article_id] not in one_split
     }
     described = [f"{article_id}: {' and '.join(splits) or 'no split'}" for article_id, splits in bad.items()]
-    return articles_are_in_one_split.finding(
-        passed=not bad,
+    return articles_are_in_one_split.from_count(
+        len(bad),
+        f"{len(bad)} articles are not in exactly one split ({listed(described)})",
+        otherwise=f"each of the {len(rows.article_ids)} articles is in one split",
         severity=_severity(sequences),
-        message=f"{len(bad)} articles are not in exactly one split ({shortlist(described)})"
-        if bad
-        else f"each of the {len(rows.article_ids)} articles is in one split",
-        observed=len(bad),
-        allowed=0,
         details={"articles": dict(list(bad.items())[:MAX_LISTED])},
     )
 
@@ -163,14 +152,11 @@ def no_near_duplicate_across_splits(rows: ConceptRows, sequences: Sequences) -> 
         f"row {pair['rows'][1]} of {pair['articles'][1]} ({pair['splits'][1]})"
         for pair in crossing
     ]
-    return no_near_duplicate_across_splits.finding(
-        passed=not crossing,
+    return no_near_duplicate_across_splits.from_count(
+        len(crossing),
+        f"{len(crossing)} pairs of near-duplicates are in different splits: {listed(described)}",
+        otherwise=f"no concept has a near-duplicate in another split ({len(links.rows)} pairs inside one split)",
         severity=_severity(sequences),
-        message=f"{len(crossing)} pairs of near-duplicates are in different splits: {shortlist(described)}"
-        if crossing
-        else f"no concept has a near-duplicate in another split ({len(links.rows)} pairs inside one split)",
-        observed=len(crossing),
-        allowed=0,
         details={"pairs": crossing[:MAX_LISTED]},
     )
 
@@ -180,14 +166,11 @@ def every_split_has_sequences(rows: ConceptRows, sequences: Sequences) -> Findin
     """Train, validation and test split contain sequences. An empty test split is only a warning."""
     filled = SPLITS if sequences.metadata.split_rule == "seeded_hash" else ("train", "validation")
     empty = [split for split in filled if not np.any(sequences.splits == split)]
-    return every_split_has_sequences.finding(
-        passed=not empty,
+    return every_split_has_sequences.from_count(
+        len(empty),
+        f"there are no sequences in the split {' or '.join(empty)}",
+        otherwise=f"there are sequences in the splits {listed(filled)}",
         severity=Severity.WARNING if empty == ["test"] else None,
-        message=f"there are no sequences in the split {' or '.join(empty)}"
-        if empty
-        else f"there are sequences in the splits {shortlist(filled)}",
-        observed=len(empty),
-        allowed=0,
         details={"empty_splits": empty},
     )
 
@@ -201,11 +184,10 @@ def sequences_do_not_leak(rows: ConceptRows, sequences: Sequences) -> Finding:
 
     In the compatibility mode they do not, and scores say nothing about unseen articles.
     """
-    return sequences_do_not_leak.finding(
-        passed=not sequences.metadata.is_leaking,
-        message=f"scores from these sequences leak: {sequences.metadata.leak_reason}"
-        if sequences.metadata.is_leaking
-        else "the sequences keep articles whole",
+    return sequences_do_not_leak.from_problems(
+        [f"scores from these sequences leak: {sequences.metadata.leak_reason}"] * sequences.metadata.is_leaking,
+        otherwise="the sequences keep articles whole",
+        allowed=None,
         details={"split_rule": sequences.metadata.split_rule, "boundaries": sequences.metadata.boundaries},
     )
 

@@ -4,8 +4,6 @@ Shapes: S = sequences, T = context length in concepts.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -15,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lvm_pipeline.concepts.schema import METADATA_KEY
+from lvm_pipeline.concepts.schema import METADATA_KEY, explain_bad_parquet
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.split_hash import Split
 
 SCHEMA_VERSION = 1
+REBUILD = "build the sequences again"
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 SEQUENCES_SCHEMA = pa.schema(
@@ -124,7 +123,7 @@ def read_sequences_metadata(path: Path) -> SequencesMetadata:
     """
     if not path.is_file():
         raise LvmError(f"There is no sequence table at {path}; make it with `lvm run` or the asset `sequences`.")
-    with _readable(path):
+    with explain_bad_parquet(path, remedy=REBUILD):
         schema = pq.read_schema(path)
     raw = (schema.metadata or {}).get(METADATA_KEY)
     if raw is None or not schema.equals(SEQUENCES_SCHEMA, check_metadata=False):
@@ -155,25 +154,12 @@ def read_sequences(path: Path, *, concepts_fingerprint: str | None = None) -> Se
             f"{path} was built from concepts with fingerprint {metadata.concepts_fingerprint[:12]}, not from these "
             f"({concepts_fingerprint[:12]}); build the sequences again from these concepts."
         )
-    with _readable(path):
+    with explain_bad_parquet(path, remedy=REBUILD):
         table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]
     return Sequences(
-        article_ids=_strings(table["article_id"]),
+        article_ids=np.array(table["article_id"].to_pylist(), dtype=np.str_),
         first_rows=table["first_row"].to_numpy(),
         target_rows=table["target_row"].to_numpy(),
-        splits=_strings(table["split"]),
+        splits=np.array(table["split"].to_pylist(), dtype=np.str_),
         metadata=metadata,
     )
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LvmError(f"{path} cannot be read as Parquet ({reason}); build the sequences again.") from None
-
-
-def _strings(column: pa.ChunkedArray) -> NDArray[np.str_]:
-    return np.array(column.to_pylist(), dtype=np.str_)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.findings import MAX_LISTED
+from lvm_pipeline.findings import listed
 from lvm_pipeline.source.split_hash import split_of
 
 MAX_SEEDS = 1000  # tried when a split of a small corpus is empty
@@ -57,14 +57,14 @@ def split_by_list(article_ids: Sequence[str], validation_ids: Sequence[str]) -> 
         LvmError: If a listed article is not in the table.
     """
     known = set(article_ids)
-    unknown = [listed for listed in dict.fromkeys(validation_ids) if listed not in known]
+    unknown = [article_id for article_id in dict.fromkeys(validation_ids) if article_id not in known]
     if unknown:
         raise LvmError(
             f"{len(unknown)} of the listed validation articles are not in the concept table "
-            f"({shortlist(unknown)}); remove them from the list, or extract the concepts that hold them."
+            f"({listed(unknown)}); remove them from the list, or extract the concepts that hold them."
         )
-    listed = set(validation_ids)
-    return ["validation" if article_id in listed else "train" for article_id in article_ids]
+    chosen = set(validation_ids)
+    return ["validation" if article_id in chosen else "train" for article_id in article_ids]
 
 
 def split_last_fifth(num_sequences: int) -> NDArray[np.str_]:
@@ -94,9 +94,3 @@ def suggest_seed(
         if wanted <= set(np.array(splits)[has_sequences].tolist()):
             return seed
     return None
-
-
-def shortlist(names: Sequence[str]) -> str:
-    """Join names for a message, at most `MAX_LISTED` of them."""
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more

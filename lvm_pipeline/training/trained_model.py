@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig, config_with, count_parameters
 from lvm_pipeline.architectures._registry import load_architecture
-from lvm_pipeline.concepts.store import full_disk_told
+from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import restore_dir, staged_dir, staged_file, write_json
 from lvm_pipeline.training.trial import Trial
@@ -119,7 +119,7 @@ def class_name(model: LatentVectorModel) -> str:
 
 def save_trained_model(model_dir: Path, weights: Mapping[str, Tensor], info: TrainedModelInfo) -> None:
     """Write a trained model whole, in place of an earlier one at the same path, or not at all."""
-    with full_disk_told(model_dir.parent), staged_dir(model_dir) as staged:
+    with explain_full_disk(model_dir.parent), staged_dir(model_dir) as staged:
         save_tensors(staged / WEIGHTS_FILE, weights, {IDENTITY_KEY: info.identity})
         write_json(staged / INFO_FILE, info.as_json())
 
@@ -225,7 +225,7 @@ def config_from_json(config_class: type[ModelConfig], values: Mapping[str, Any])
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
     """Write tensors and texts to one file, whole or not at all."""
-    with full_disk_told(path.parent), staged_file(path) as staged:
+    with explain_full_disk(path.parent), staged_file(path) as staged:
         try:
             save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, staged, metadata=header)
         except SafetensorError as error:

@@ -1,15 +1,18 @@
 """Promises of what is asked of a Dagster web server: an error is an error, not a server that is still starting."""
 
 import json
+import socket
+import subprocess
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from lvm_pipeline.adapters import dagster_api
+from lvm_pipeline.adapters import dagster_api, services
 from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import load_settings
 
 
 @contextmanager
@@ -75,6 +78,61 @@ def test_a_web_server_that_is_starting_is_not_ready():
     assert not dagster_api.has_loaded_definitions(f"http://127.0.0.1:{free_port()}")
     with web_server(status=503, answer="starting") as address:
         assert not dagster_api.has_loaded_definitions(address)
+
+
+@contextmanager
+def silent_server():
+    """A server on loopback that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def services_that_wait_for(tmp_path, is_ready):
+    process = subprocess.Popen(["sleep", "60"])
+    service = services.Service(name="dagster-webserver", command=(), is_ready=is_ready)
+    running = services._Running(service=service, process=process, log_path=tmp_path / "web.log")
+    return services._Services(settings=load_settings(), guard=process, running=[running]), process
+
+
+def test_a_web_server_that_hangs_is_an_error_after_some_tries(tmp_path, monkeypatch):
+    monkeypatch.setattr(dagster_api, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(services, "MAX_TIMEOUTS", 3)
+    monkeypatch.setattr(services, "READY_SECONDS", 20)
+    tries = []
+    with silent_server() as address:
+
+        def is_ready():
+            tries.append(address)
+            return dagster_api.has_loaded_definitions(address)
+
+        waiting, process = services_that_wait_for(tmp_path, is_ready)
+        try:
+            with pytest.raises(LvmError, match=r"dagster-webserver hangs; see .*web\.log"):
+                waiting.wait_until_ready()
+        finally:
+            process.kill()
+            process.wait()
+    assert len(tries) == 3
+
+
+def test_a_web_server_that_is_slow_now_and_then_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(services, "MAX_TIMEOUTS", 3)
+    monkeypatch.setattr(services, "POLL_SECONDS", 0)
+    answers = [None, None, False, None, None, True]  # None: no answer in time
+
+    def is_ready():
+        answer = answers.pop(0)
+        if answer is None:
+            raise dagster_api.NoAnswerError("too slow")
+        return answer
+
+    waiting, process = services_that_wait_for(tmp_path, is_ready)
+    try:
+        waiting.wait_until_ready()
+    finally:
+        process.kill()
+        process.wait()
+    assert answers == []
 
 
 def test_cancelled_runs_are_counted(unfinished_runs):

@@ -190,6 +190,6 @@ def test_the_order_of_the_table_is_taken_only_when_accepted_and_says_so(database
 
     by_batch = sorted(rows, key=lambda row: row["batch_id"])
     assert table_of(extraction)["concept_text"].to_pylist() == texts_of(by_batch)
-    assert "accepted, not known" in extraction.metadata.order_warning
+    assert "accepted, not verified" in extraction.metadata.order_warning
     finding = check_concepts(extraction.path)[0]
     assert (finding.name, finding.passed, finding.severity) == ("order_is_unambiguous", False, Severity.WARNING)

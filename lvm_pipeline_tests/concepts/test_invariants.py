@@ -244,5 +244,5 @@ def test_metadata_that_makes_no_sense_is_refused(tmp_path, raw):
     path = tmp_path / "concepts.parquet"
     pq.write_table(concepts_schema(4).empty_table().replace_schema_metadata({METADATA_KEY: raw}), path)
 
-    with pytest.raises(LvmError, match="cannot be understood"):
+    with pytest.raises(LvmError, match="invalid metadata"):
         check_concepts(path)

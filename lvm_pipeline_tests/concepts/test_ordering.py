@@ -158,7 +158,7 @@ def test_accepted_order_warns_everywhere_and_keeps_what_is_known():
     assert decision.rule.name == "batch_id, created_at, order of the table"
     assert decision.rule.accepts_table_order
     assert not decision.rule.is_counted
-    assert "accepted, not known" in decision.warning
+    assert "accepted, not verified" in decision.warning
     assert not decision.finding.passed
     assert decision.finding.severity is Severity.WARNING
 

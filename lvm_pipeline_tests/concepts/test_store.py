@@ -20,15 +20,14 @@ from lvm_pipeline.concepts.store import (
     ROW_GROUP_CONCEPTS,
     ConceptsFingerprint,
     article_ranges,
-    full_disk_told,
+    explain_full_disk,
     memory_mapped_vectors,
     read_columns,
     read_vectors,
     stream_row_groups,
-    write_concepts,
 )
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline_tests.synthetic import synthetic_table, write_synthetic_concepts
+from lvm_pipeline_tests.synthetic import synthetic_table, write_concepts, write_synthetic_concepts
 
 
 def metadata_for(tmp_path, lengths):
@@ -238,12 +237,12 @@ def test_a_file_that_says_another_count_is_refused(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_told_in_one_sentence(tmp_path, number):
-    with pytest.raises(LvmError, match=f"The disk that holds {tmp_path} is full"), full_disk_told(tmp_path):
+    with pytest.raises(LvmError, match=f"The disk that holds {tmp_path} is full"), explain_full_disk(tmp_path):
         raise OSError(number, "written nothing")
 
 
 def test_other_errors_of_a_disk_stay_themselves(tmp_path):
-    with pytest.raises(OSError, match="broken"), full_disk_told(tmp_path):
+    with pytest.raises(OSError, match="broken"), explain_full_disk(tmp_path):
         raise OSError(errno.EIO, "broken")
 
 
@@ -251,11 +250,11 @@ FULL_DISK = """
     import resource, sys
     from pathlib import Path
     from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
-    from lvm_pipeline.concepts.store import memory_mapped_vectors, write_concepts
+    from lvm_pipeline.concepts.store import memory_mapped_vectors
     from lvm_pipeline.concepts.schema import read_concepts_metadata
     from lvm_pipeline.errors import LvmError
     from lvm_pipeline_tests.concepts.memory_source import MemorySource, source_rows
-    from lvm_pipeline_tests.synthetic import synthetic_table
+    from lvm_pipeline_tests.synthetic import synthetic_table, write_concepts
 
     folder = Path(sys.argv[1])
     rows = source_rows([500] * 20, vector_dim=16)
