@@ -1,9 +1,19 @@
-"""The one kind of error that is meant to be read by a person."""
+"""The error for people."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class LvmError(Exception):
-    """Something the user can put right: one sentence, what happened and what to do.
+    """Something the user can fix: one sentence, what happened and what to do.
 
-    The command line prints the sentence alone and exits with code 1; Dagster shows it as the
-    failure of the step. Secrets never go into it.
+    The command line prints only this sentence and exits with code 1; Dagster shows it as the failure of the step. It
+    never contains secrets.
     """
+
+
+def nearest_or_all(name: str, known: Iterable[str]) -> str:
+    """Return a hint for a name that does not exist: the most similar known name, or else all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}."

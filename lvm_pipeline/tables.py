@@ -87,12 +87,12 @@ def number(title: str, value: Callable[[Row], float | None], spec: str = ".4f") 
 
 
 def table_of(rows: Sequence[Mapping[str, object]]) -> Table[Mapping[str, object]]:
-    """Return rows with equal keys as a table; floats get four decimals, counts their thousands separators."""
+    """Return rows with equal keys as a table, their keys as headings; floats get four decimals, counts separators."""
     return Table(columns=[_keyed(key) for key in (rows[0] if rows else ())], rows=rows)
 
 
 def _keyed(key: str) -> Column[Mapping[str, object]]:
-    return Column(title=key, text=lambda row: _in_words(row.get(key)))
+    return Column(title=key.replace("_", " "), text=lambda row: _in_words(row.get(key)))
 
 
 def _in_words(value: object) -> str:

@@ -146,7 +146,7 @@ def test_settings_are_shown_without_secrets(lvm, monkeypatch):
         (("predict", "--architecture", "gru"), "No trial of gru is trained yet"),
         (("predict", "--trial", "gru-small"), "There is no trained trial 'gru-small'; the trained trials are: none"),
         (("train", "--set", "patience"), "--set takes NAME=VALUE"),
-        (("train", "--set", "patients=2"), "no training option 'patients'. Did you mean patience?"),
+        (("train", "--set", "patients=2"), "no training option 'patients'; did you mean patience?"),
         (("train", "--epochs", "0"), "epochs: input should be greater than or equal to 1"),
         (("leaderboard",), "There is no sequence table"),
         (("drift",), "There is no concept table"),

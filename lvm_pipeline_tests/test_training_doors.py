@@ -100,9 +100,16 @@ def test_the_launchpad_describes_every_option():
     assert set(TrainingOptions.model_fields) == {*TrainingConfig.model_fields, "again"} - {"architecture"}
 
 
-@pytest.mark.parametrize("name", ["epoch", "modle.hidden_dim"])
-def test_a_wrong_name_lists_what_exists(name, monkeypatch):
-    with pytest.raises(LvmError, match=r"There is no training option .* The options are architecture, preset, model"):
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("epoch", r"'epoch'; did you mean epochs\?$"),
+        ("modle.hidden_dim", r"; did you mean model\.hidden_dim\?$"),
+        ("colour", "'colour'; there are architecture, preset, model, .*checkpoint_seconds"),
+    ],
+)
+def test_a_wrong_name_gives_the_nearest_option_or_lists_all(name, hint, monkeypatch):
+    with pytest.raises(LvmError, match=f"There is no training option .*{hint}"):
         commands._settings(set_options=[f"{name}=1"])
     monkeypatch.setenv("LVM_EPOCH", "1")
     with pytest.raises(LvmError, match="LVM_EPOCH is not a setting; did you mean LVM_EPOCHS"):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_type_hints
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, nearest_or_all
 
 FROM_DATA = ("vector_dim", "unit_length")  # fields that the data decide, not a training option
 _TYPE_NAMES = {tuple: "a tuple", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -77,7 +77,7 @@ def config_with(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfi
     declared = {f.name: f for f in fields(config)}
     for name, value in overrides.items():
         if name not in declared:
-            raise LvmError(f"{type(config).__name__} has no field {name!r}; it has {', '.join(sorted(declared))}.")
+            raise LvmError(f"{type(config).__name__} has no field {name!r}; {nearest_or_all(name, sorted(declared))}")
         _check_type(type(config).__name__, name, value, like=getattr(config, name), annotation=str(declared[name].type))
     return replace(config, **overrides)
 

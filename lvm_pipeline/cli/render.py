@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
+from rich.containers import Lines
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -94,6 +96,23 @@ def progress_bars(console: Console) -> Iterator[Bars]:
         yield Bars(progress, console)
 
 
+class _FoldedText(Text):
+    """Text whose long names are folded after `-`, `_`, `/` or `.`, and not in the middle of a word."""
+
+    def wrap(self, console: Console, width: int, **options: Any) -> Lines:
+        folded = re.sub(r"\S+", lambda match: _folded(match[0], width), self.plain)
+        return Text(folded, style=self.style).wrap(console, width, **options)
+
+
+def _folded(name: str, width: int) -> str:
+    lines = [""]
+    for part in re.findall(r"[^-_/.]*[-_/.]+|[^-_/.]+", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
 def show_table(console: Console, table: "tables.Table[Any]", *, title: str = "", has_head: bool = True) -> None:
     """Print a table; rows of models are bold, marked cells coloured."""
     if not table.rows:
@@ -107,7 +126,7 @@ def show_table(console: Console, table: "tables.Table[Any]", *, title: str = "",
         cells = []
         for column in table.columns:
             style = MARK_STYLES[column.mark(row) if column.mark else ""]
-            cells.append(Text(column.text(row), style=style))
+            cells.append(_FoldedText(column.text(row), style=style))
         grid.add_row(*cells, style="bold" if table.kind(row) == "model" else "")
     console.print(grid)
 

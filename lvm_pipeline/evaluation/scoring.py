@@ -4,6 +4,8 @@ Shapes: S = targets, D = vector width.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -135,18 +137,9 @@ def score_model(
     _refuse_leaking_mode(info, mode)
     targets = targets_of(data, split=split, context_mode=mode)
     condition = data.condition(model.config.condition_dim)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(num_threads or info.training["num_threads"])
-    try:
-        spans = data.scored_spans(split, mode=mode)
-        predictions = predict_spans(
-            model,
-            vectors_on_device(data.vectors, device),
-            spans,
-            condition=condition_on_device(condition, device),
-        )
-    finally:
-        torch.set_num_threads(threads)
+    vectors, spans = vectors_on_device(data.vectors, device), data.scored_spans(split, mode=mode)
+    with _torch_threads(num_threads or info.training["num_threads"]):
+        predictions = predict_spans(model, vectors, spans, condition=condition_on_device(condition, device))
     if not np.isfinite(predictions).all():
         raise LvmError(f"The model in {model_dir} predicts numbers that are not finite; train it again.")
     train_mean = targets.train_mean()
@@ -162,6 +155,16 @@ def score_model(
         device=device,
         condition=condition,
     )
+
+
+@contextmanager
+def _torch_threads(num_threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def targets_of(data: TrainingData, *, split: Split, context_mode: ContextMode) -> Targets:

@@ -121,16 +121,12 @@ def ingest(
         LvmError: If the file cannot be read or is empty, if its vectors are of another space than
             those in the table or than `space_id`, or if it has duplicates under the policy `fail`.
     """
-    if problem := text_problem(dataset_source, name="the dataset source"):
-        raise LvmError(f"{problem.capitalize()}; give --dataset-source a name.")
     records = read_records(path, dataset_source=dataset_source)
-    _raise_on_bad(records.path, records.bad_rows, skip_bad=skip_bad)
-    if not records.concepts:
-        raise LvmError(f"{path} has no row that can be loaded ({records.bad_rows[0]}); correct the file.")
+    _raise_on_bad(records, records.bad_rows, skip_bad=skip_bad)
     state = writer.state(dataset_source)
     deduplicator = Deduplicator(state, row_kind=records.row_kind)
     new = deduplicator.new_texts(records.concepts)
-    _raise_on_bad(records.path, deduplicator.bad_rows, skip_bad=skip_bad)
+    _raise_on_bad(records, deduplicator.bad_rows, skip_bad=skip_bad)
     if records.read_vectors is None:
         source: _VectorSource = _encoded(new, encoder, state, settings=settings, space_id=space_id, progress=progress)
     else:
@@ -142,8 +138,8 @@ def ingest(
     loaded = [new[index] for index in kept]
     locations = deduplicator.locations(loaded)
     batches = (
-        EntryBatch(concepts=batch, locations=[locations[concept.cpe_id] for concept in batch], vectors=vectors)
-        for batch, vectors in source.batches(kept)
+        EntryBatch(concepts=concepts, locations=[locations[each.cpe_id] for each in concepts], vectors=vectors)
+        for concepts, vectors in source.batches(kept)
     )
     return IngestReport(
         path=str(path),
@@ -162,8 +158,10 @@ def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
     """Read and check a file of either kind.
 
     Raises:
-        LvmError: If it cannot be read, or has no articles.
+        LvmError: If it cannot be read, or has no articles, or the dataset source is no name.
     """
+    if problem := text_problem(dataset_source, name="the dataset source"):
+        raise LvmError(f"{problem.capitalize()}; give --dataset-source a name.")
     if not path.is_file():
         raise LvmError(f"There is no file {path}; give a JSONL file of articles or a Parquet file with vectors.")
     try:
@@ -275,9 +273,11 @@ def _refuse_another_space(state: TableState, space_id: str, *, dataset_source: s
         )
 
 
-def _raise_on_bad(path: Path, bad_rows: Sequence[BadRow], *, skip_bad: bool) -> None:
+def _raise_on_bad(records: SourceRecords, bad_rows: Sequence[BadRow], *, skip_bad: bool) -> None:
     if bad_rows and not skip_bad:
-        raise BadInputError(path, bad_rows)
+        raise BadInputError(records.path, bad_rows)
+    if not records.concepts:
+        raise LvmError(f"{records.path} has no row that can be loaded ({bad_rows[0]}); correct the file.")
 
 
 def _duplicates_sentence(records: SourceRecords, duplicates: Sequence[Duplicate]) -> str:

@@ -1,12 +1,11 @@
 """The options of one training: those of its trial, and how it runs on this machine."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, nearest_or_all
 from lvm_pipeline.training.trial import Trial, parsed
 
 NESTED = ("model", "strategy_options")  # options that are set by dotted names: model.hidden_dim
@@ -48,7 +47,7 @@ def training_config(values: Mapping[str, Any]) -> TrainingConfig:
         The config; options that are not named keep their defaults.
 
     Raises:
-        LvmError: If a name is no option (the message lists what exists), or a value cannot be used.
+        LvmError: If there is no such option, or a value cannot be used.
     """
     nested = nested_options(values)
     unknown = [name for name in nested if name not in TrainingConfig.model_fields]
@@ -88,10 +87,10 @@ def parsed_mapping(name: str, value: Any) -> dict[str, Any]:
 
 def unknown_option(name: str, known: Iterable[str]) -> str:
     """Return the sentence for an option that does not exist."""
-    known = [*known]
-    near = difflib.get_close_matches(name, known, n=1)
-    guess = f" Did you mean {near[0]}?" if near else ""
-    return f"There is no training option {name!r}.{guess} The options are {', '.join(known)}."
+    head, dot, tail = name.partition(".")
+    if dot and head not in NESTED:
+        known = (f"{each}.{tail}" if each in NESTED else each for each in known)
+    return f"There is no training option {name!r}; {nearest_or_all(name, known)}"
 
 
 def problems_in_words(error: ValidationError) -> str:

@@ -41,7 +41,7 @@ def test_overrides_replace_fields():
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"hidden": 64}, ["hidden", "hidden_dim", "num_layers"]),
+        ({"hidden": 64}, ["no field 'hidden'; did you mean hidden_dim?"]),
         ({"hidden_dim": "64"}, ["hidden_dim", "whole number", "'64'"]),
         ({"hidden_dim": 64.5}, ["hidden_dim", "whole number", "64.5"]),
         ({"hidden_dim": True}, ["hidden_dim", "True"]),

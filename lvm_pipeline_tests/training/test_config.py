@@ -38,8 +38,8 @@ def test_a_value_that_cannot_work_is_refused(name, value):
         training_config({name: value})
 
 
-def test_an_unknown_option_lists_what_exists():
-    with pytest.raises(LvmError, match=r"'epoch'. Did you mean epochs\? The options are .*learning_rate"):
+def test_an_unknown_option_is_an_error_with_a_hint():
+    with pytest.raises(LvmError, match=r"'epoch'; did you mean epochs\?$"):
         training_config({"epoch": 1})
     assert training_config({"epochs": "3"}).epochs == 3
 

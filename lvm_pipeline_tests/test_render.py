@@ -1,0 +1,53 @@
+"""What the command line prints."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from lvm_pipeline import tables
+from lvm_pipeline.cli import render
+
+ROWS = [
+    {
+        "trial_id": "lstm-small-s0-3f9ac21e",
+        "reads": "article",
+        "cosine": "0.6107",
+        "gain": "+0.01 [+0.0, +0.02]",
+    },
+    {"trial_id": "recency_weighted_mean", "reads": "5 concepts", "cosine": "0.6051", "gain": "-"},
+]
+
+
+def printed(rows, *, width, texts=("trial_id", "gain")):
+    console = Console(file=io.StringIO(), width=width)
+    columns = [tables.Column(title=key, text=lambda row, key=key: row[key], is_text=key in texts) for key in rows[0]]
+    render.show_table(console, tables.Table(columns=columns, rows=rows))
+    return console.file.getvalue()
+
+
+def test_names_are_folded_at_hyphens_and_underscores():
+    lines = printed(ROWS, width=50).splitlines()
+
+    names = [line.split()[0] for line in lines[1:]]
+    assert "".join(names).startswith(ROWS[0]["trial_id"])
+    pieces = [piece for row in ROWS for piece in row["trial_id"].replace("_", "-").split("-")]
+    found = [piece for line in lines for piece in line.replace("_", " ").replace("-", " ").split()]
+    assert all(piece in found for piece in pieces)
+    assert max(map(len, lines)) <= 50
+
+
+@pytest.mark.parametrize("width", [20, 50, 80, 200])
+def test_nothing_of_a_name_is_lost(width):
+    text = printed([{"trial_id": row["trial_id"]} for row in ROWS], width=width)
+    assert "".join(text.split()) == "trial_id" + "".join(row["trial_id"] for row in ROWS)
+
+
+def test_a_single_long_word_is_folded_where_it_must():
+    assert printed([{"trial_id": "x" * 30}], width=12).split()[1:] == ["x" * 10, "x" * 10, "x" * 10]
+
+
+def test_headings_are_words():
+    console = Console(file=io.StringIO(), width=80)
+    render.show_rows(console, [{"trial_id": "a", "present_data": True}])
+    assert console.file.getvalue().splitlines()[0].split("  ")[0] == "trial id"
