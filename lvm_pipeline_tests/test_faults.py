@@ -306,7 +306,7 @@ def test_f09_a_model_that_says_the_mean_vector_is_not_promoted(unharmed, home, m
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     faults.promote_synthetic(home, kind="noise", change=alike)
-    injected.with_model(monkeypatch, residual_head=False, dropout=0.0)
+    injected.with_model(monkeypatch, head="none", dropout=0.0)
 
     run = faults.train(home)
 

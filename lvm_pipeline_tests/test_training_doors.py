@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lvm_pipeline import lineage
-from lvm_pipeline.architectures._config import FROM_DATA, ModelConfig, meanings
+from lvm_pipeline.architectures._config import FROM_DATA, BackboneConfig, meanings
 from lvm_pipeline.cli import commands
 from lvm_pipeline.defs.launchpad import TrainingOptions, settings_with
 from lvm_pipeline.errors import LvmError
@@ -90,7 +90,7 @@ def test_every_option_is_set_through_every_door(name, door, monkeypatch):
     assert config.trial_id == TrainingConfig(**{name: VALUES[name]}).trial_id
 
 
-@pytest.mark.parametrize("name", [name for name in meanings(ModelConfig) if name not in FROM_DATA])
+@pytest.mark.parametrize("name", [name for name in meanings(BackboneConfig) if name not in FROM_DATA])
 def test_the_launchpad_shows_the_options_that_all_models_share(name):
     assert TrainingOptions.model_fields["model"].annotation.model_fields[name].description
 

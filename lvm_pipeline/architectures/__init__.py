@@ -1,1 +1,1 @@
-"""What predicts: `_contract`, `_residual_head`, `_backbone`; then one file an architecture, found by `_registry`."""
+"""What predicts: `_contract`, the two heads, `_backbone`; then one file an architecture, found by `_registry`."""

@@ -2,12 +2,11 @@
 
 Shapes: B = batch, T = context in concepts, D = vector width, H = hidden width, C = condition width.
 
-Linear D->H, the architecture's mixers, Linear H->D (through `correction_rank` directions if given),
-then the residual head: prediction = arithmetic of the context + correction, of unit length where the
-space is. The last projection starts at zero when the head is on, so that an untrained model is
-exactly the arithmetic. A normaliser, where an architecture has one, is around the whole: the mixers read
-normalised vectors, and their correction and the head's arithmetic meet in the normalised space, which is
-the arithmetic + scale x correction.
+Linear D->H, the architecture's mixers, Linear H->D (through `correction_rank` directions if given), then the head,
+which reads the context too: prediction = output of the head + correction, of unit length where the space is. The last
+projection starts at zero when there is a head, so that an untrained model is exactly the head's fitted weighted mean.
+A normaliser, where an architecture has one, is around the mixers: they read normalised vectors, and their correction
+is scaled back.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -16,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig
+from lvm_pipeline.architectures._config import BackboneConfig
+from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._dropout import Dropout
+from lvm_pipeline.architectures._mixing_head import MixingHead
 from lvm_pipeline.architectures._normaliser import RobustNormaliser
 from lvm_pipeline.architectures._residual_head import ResidualHead
 from lvm_pipeline.errors import LvmError
@@ -46,7 +47,7 @@ class Backbone(LatentVectorModel):
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: BackboneConfig,
         mixers: nn.Module,
         *,
         max_context: int | None = None,
@@ -72,7 +73,7 @@ class Backbone(LatentVectorModel):
         self.mixers = mixers
         self.dropout = Dropout(config.dropout)
         self.leave = _way_out(config)
-        self.residual_head = ResidualHead(config.hidden_dim, config.scales) if config.residual_head else None
+        self.residual_head = _head(config)
         self._start_without_effect()
 
     @torch.no_grad()
@@ -153,9 +154,11 @@ class Backbone(LatentVectorModel):
             self.mixers.start_step(step)
 
     def fit(self, train_vectors: Tensor) -> None:
-        """Fit the normaliser, where there is one."""
+        """Fit the normaliser and the head's directions, where there are any."""
         if self.normaliser is not None:
             self.normaliser.fit(train_vectors)
+        if isinstance(self.residual_head, MixingHead):
+            self.residual_head.fit(train_vectors)
 
     def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
         """Start the residual head at this arithmetic, where there is a head."""
@@ -163,7 +166,13 @@ class Backbone(LatentVectorModel):
             self.residual_head.set_arithmetic(decay=decay, article_weight=article_weight)
 
 
-def _way_out(config: ModelConfig) -> nn.Sequential:
+def _head(config: BackboneConfig) -> MixingHead | ResidualHead | None:
+    if config.head == "mixing":
+        return MixingHead(config.vector_dim, config.hidden_dim, config.scales)
+    return ResidualHead(config.hidden_dim, config.scales) if config.head == "means" else None
+
+
+def _way_out(config: BackboneConfig) -> nn.Sequential:
     if config.correction_rank is None:
         return nn.Sequential(nn.Linear(config.hidden_dim, config.vector_dim))
     narrow = nn.Linear(config.hidden_dim, config.correction_rank, bias=False)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from lvm_pipeline.errors import LvmError, nearest_or_all
 
 FROM_DATA = ("vector_dim", "unit_length")  # fields that the data decide, not a training option
+HEADS = ("mixing", "means", "none")
 _TYPE_NAMES = {tuple: "a tuple", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -29,33 +30,16 @@ def _meaning(config_class: type["ModelConfig"], name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Fields that every architecture's config shares; a module adds its own."""
+    """Fields that every model's config has; an architecture's module adds its own."""
 
     vector_dim: int = option(768, "Width D of the concept vectors; follows the data.")
-    hidden_dim: int = option(512, "Width H of the hidden states.")
-    num_layers: int = option(2, "Number of layers.")
-    dropout: float = option(0.0, "Dropout probability.")
-    residual_head: bool = option(
-        True, "Add the weighted mean of the context to the output of the mixers, so that training starts at it."
-    )
     unit_length: bool = option(True, "Normalise predictions to unit length; follows the data.")
-    correction_rank: int | None = option(None, "Rank of the output projection; none: full rank.")
-    scales: tuple[float, ...] = option(
-        (0.0, 0.5, 0.8, 0.95), "Decays of the further context means that the residual head can weigh in."
-    )
-    condition_dim: int = option(0, "Width of the condition beside every concept (16: TMD vectors; 0: none).")
+
+    condition_dim: ClassVar[int] = 0  # width of the condition beside every concept
 
     def __post_init__(self) -> None:
         """Refuse a config that cannot work, with the field and the value seen."""
         self.require(self.vector_dim >= 1, "vector_dim", "at least 1")
-        self.require(self.hidden_dim >= 1, "hidden_dim", "at least 1")
-        self.require(self.num_layers >= 1, "num_layers", "at least 1")
-        self.require(0.0 <= self.dropout < 1.0, "dropout", "at least 0 and below 1")
-        self.require(
-            self.correction_rank is None or self.correction_rank >= 1, "correction_rank", "at least 1, or nothing"
-        )
-        self.require(all(0.0 <= decay <= 1.0 for decay in self.scales), "scales", "decays from 0 to 1")
-        self.require(self.condition_dim >= 0, "condition_dim", "0 or more")
 
     def require(self, condition: bool, name: str, allowed: str) -> None:
         """Raise unless the condition holds.
@@ -65,6 +49,40 @@ class ModelConfig:
         """
         if not condition:
             raise LvmError(f"{type(self).__name__}: {name} must be {allowed}, got {getattr(self, name)!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig(ModelConfig):
+    """Fields that every architecture's config shares; a module adds its own."""
+
+    hidden_dim: int = option(512, "Width H of the hidden states.")
+    num_layers: int = option(2, "Number of layers.")
+    dropout: float = option(0.0, "Dropout probability.")
+    head: str = option(
+        "mixing",
+        "What the output of the mixers is added to: mixing (attention over the context, starts at its fitted weighted "
+        "mean), means (a weighted sum of decayed means, its state has a fixed size), none.",
+    )
+    correction_rank: int | None = option(None, "Rank of the output projection; none: full rank.")
+    scales: tuple[float, ...] = option(
+        (0.0, 0.3, 0.5, 0.85, 0.93), "Decays of the further context means that the head can weigh in."
+    )
+    condition_dim: int = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # a field from here on
+        0, "Width of the condition beside every concept (16: TMD vectors; 0: none)."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a config that cannot work, with the field and the value seen."""
+        super().__post_init__()
+        self.require(self.hidden_dim >= 1, "hidden_dim", "at least 1")
+        self.require(self.num_layers >= 1, "num_layers", "at least 1")
+        self.require(self.head in HEADS, "head", f"one of {', '.join(HEADS)}")
+        self.require(0.0 <= self.dropout < 1.0, "dropout", "at least 0 and below 1")
+        self.require(
+            self.correction_rank is None or self.correction_rank >= 1, "correction_rank", "at least 1, or nothing"
+        )
+        self.require(all(0.0 <= decay <= 1.0 for decay in self.scales), "scales", "decays from 0 to 1")
+        self.require(self.condition_dim >= 0, "condition_dim", "0 or more")
 
 
 def config_with(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._attention import CausalSelfAttention, reference_attention
-from lvm_pipeline.architectures._config import option
-from lvm_pipeline.architectures._contract import ModelConfig
+from lvm_pipeline.architectures._config import BackboneConfig, option
 from lvm_pipeline.architectures._mlp import SwiGlu
 from lvm_pipeline.architectures._norms import RMSNorm
 from lvm_pipeline.architectures._rotary import angles, frequencies, rotate_neighbours
@@ -28,7 +27,7 @@ PROJECTION_GAIN = 2**-0.5  # of the fresh queries, keys and values
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig(ModelConfig):
+class DecoderConfig(BackboneConfig):
     """Fields of the LCM decoders."""
 
     hidden_dim: int = 2048

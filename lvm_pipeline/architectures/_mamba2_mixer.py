@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lvm_pipeline.architectures._config import option
-from lvm_pipeline.architectures._contract import ModelConfig, OptimiserSetting
+from lvm_pipeline.architectures._config import BackboneConfig, option
+from lvm_pipeline.architectures._contract import OptimiserSetting
 from lvm_pipeline.architectures._decayed_attention import decayed_attention, reference_decayed_attention
 from lvm_pipeline.architectures._kernels import OptionalKernel, state_space_form
 from lvm_pipeline.architectures._norms import NO_DECAY, GatedRMSNorm
@@ -38,7 +38,7 @@ MixerState = tuple[Tensor, Tensor]  # the latest inputs of the convolution (B, w
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixerConfig(ModelConfig):
+class MixerConfig(BackboneConfig):
     """Fields of every config whose model has Mamba-2 mixers."""
 
     state_dim: int = option(128, "Width of the state per head (B and C).")

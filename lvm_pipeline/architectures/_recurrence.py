@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lvm_pipeline.architectures._config import ModelConfig
+from lvm_pipeline.architectures._config import BackboneConfig
 from lvm_pipeline.architectures._dropout import dropout
 from lvm_pipeline.architectures._packing import Packing, needed_lengths
 from lvm_pipeline.architectures._products import repeated_product
@@ -47,7 +47,7 @@ class RecurrentLayers(nn.Module):
         return self.layers(states, state)
 
 
-def stacked(kind: type[TorchLayers], config: ModelConfig) -> TorchLayers:
+def stacked(kind: type[TorchLayers], config: BackboneConfig) -> TorchLayers:
     """Build torch's layers of a config; with dropout between them, if there are several."""
     between = config.dropout if config.num_layers > 1 else 0.0
     return kind(config.hidden_dim, config.hidden_dim, config.num_layers, batch_first=True, dropout=between)

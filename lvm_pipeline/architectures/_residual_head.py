@@ -55,15 +55,8 @@ class ResidualHead(nn.Module):
 
     @torch.no_grad()
     def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
-        """Start from a fitted decay and article weight.
-
-        Raises:
-            LvmError: If decay is outside 0 to 1 or the article weight is negative.
-        """
-        if not 0.0 <= decay <= 1.0 or not 0.0 <= article_weight < float("inf"):
-            raise LvmError(
-                f"The arithmetic cannot be used: decay {decay}, article weight {article_weight}; fit it again."
-            )
+        """Start from a fitted decay and article weight."""
+        check_weighted_mean(decay=decay, article_weight=article_weight)
         self.decay.fill_(decay)
         self.article_weight.fill_(article_weight)
 
@@ -119,6 +112,18 @@ class ResidualHead(nn.Module):
         """Return decay^lag of each scale, (K, length)."""
         decays = torch.cat([self.decay.clamp(0, 1)[None], self.fixed_decays.to(self.decay.dtype)])
         return decays[:, None] ** torch.arange(length, device=decays.device, dtype=decays.dtype)
+
+
+def check_weighted_mean(*, decay: float, article_weight: float) -> None:
+    """Check the weights of the context that a head starts from.
+
+    Raises:
+        LvmError: If decay is outside 0 to 1 or the article weight is negative.
+    """
+    if not 0.0 <= decay <= 1.0 or not 0.0 <= article_weight < float("inf"):
+        raise LvmError(
+            f"The weighted mean cannot be used: decay {decay}, article weight {article_weight}; fit it again."
+        )
 
 
 def _lags(length: int, device: torch.device) -> Tensor:

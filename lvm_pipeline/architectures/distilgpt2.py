@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._attention import CausalSelfAttention, reference_attention
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._config import option
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._config import BackboneConfig, option
+from lvm_pipeline.architectures._contract import Architecture, Preset
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32
@@ -41,7 +41,7 @@ Gpt2State = tuple[int, list[Any]]  # positions seen, and what each layer carries
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistilGpt2Config(ModelConfig):
+class DistilGpt2Config(BackboneConfig):
     """Sizes of a GPT-2."""
 
     hidden_dim: int = 1056
@@ -120,10 +120,10 @@ ARCHITECTURE = Architecture(
     sources=("https://arxiv.org/abs/1910.01108", "https://github.com/huggingface/transformers (5.23.0, gpt2)"),
     config_class=DistilGpt2Config,
     presets={
-        "smoke": Preset(config=DistilGpt2Config(hidden_dim=96, num_layers=2), num_params=421_928),
-        "small": Preset(config=DistilGpt2Config(hidden_dim=240, num_layers=6), num_params=4_660_376),
-        "full": Preset(config=DistilGpt2Config(), num_params=82_545_128),
-        "published": Preset(config=DistilGpt2Config(hidden_dim=768, num_positions=1024), num_params=44_501_000),
+        "smoke": Preset(config=DistilGpt2Config(hidden_dim=96, num_layers=2), num_params=660_268),
+        "small": Preset(config=DistilGpt2Config(hidden_dim=240, num_layers=6), num_params=4_934_716),
+        "full": Preset(config=DistilGpt2Config(), num_params=83_023_468),
+        "published": Preset(config=DistilGpt2Config(hidden_dim=768, num_positions=1024), num_params=44_907_340),
     },
     build_model=build,
     reference=reference_of({CausalSelfAttention: reference_attention}),

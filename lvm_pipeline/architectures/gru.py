@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._config import BackboneConfig
+from lvm_pipeline.architectures._contract import Architecture, Preset
 from lvm_pipeline.architectures._recurrence import RecurrentLayers, gru_layer, reference_layers, stacked
 
 
 @dataclass(frozen=True, kw_only=True)
-class GruConfig(ModelConfig):
+class GruConfig(BackboneConfig):
     """Stacked GRU layers of equal width."""
 
     num_layers: int = 3
@@ -69,9 +70,9 @@ ARCHITECTURE = Architecture(
     sources=("https://arxiv.org/abs/1406.1078", "torch.nn.GRU"),
     config_class=GruConfig,
     presets={
-        "smoke": Preset(config=GruConfig(hidden_dim=96), num_params=316_520),
-        "small": Preset(config=GruConfig(hidden_dim=512), num_params=5_518_600),
-        "full": Preset(config=GruConfig(hidden_dim=768), num_params=11_816_456),
+        "smoke": Preset(config=GruConfig(hidden_dim=96), num_params=554_860),
+        "small": Preset(config=GruConfig(hidden_dim=512), num_params=5_860_940),
+        "full": Preset(config=GruConfig(hidden_dim=768), num_params=12_222_796),
     },
     build_model=build,
     reference=reference,

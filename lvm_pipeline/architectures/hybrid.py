@@ -135,7 +135,7 @@ ARCHITECTURE = Architecture(
                 num_key_value_heads=2,
                 mlp_dim=128,
             ),
-            num_params=411_584,
+            num_params=641_924,
         ),
         "small": Preset(
             config=HybridConfig(
@@ -147,9 +147,9 @@ ARCHITECTURE = Architecture(
                 num_key_value_heads=6,
                 mlp_dim=512,
             ),
-            num_params=3_471_676,
+            num_params=3_734_016,
         ),
-        "full": Preset(config=HybridConfig(), num_params=149_695_040),
+        "full": Preset(config=HybridConfig(), num_params=150_101_380),
     },
     build_model=build,
     reference=reference_of({Mamba2Mixer: reference_mixer, CausalSelfAttention: reference_attention}),

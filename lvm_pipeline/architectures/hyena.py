@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._config import option
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, OptimiserSetting, Preset
+from lvm_pipeline.architectures._config import BackboneConfig, option
+from lvm_pipeline.architectures._contract import Architecture, OptimiserSetting, Preset
 from lvm_pipeline.architectures._implicit_filter import ImplicitFilter
 from lvm_pipeline.architectures._long_convolution import causal_convolution
 from lvm_pipeline.architectures._mlp import Mlp
@@ -41,7 +41,7 @@ from lvm_pipeline.architectures._stack import Residual, ResidualStack, reference
 
 
 @dataclass(frozen=True, kw_only=True)
-class HyenaConfig(ModelConfig):
+class HyenaConfig(BackboneConfig):
     """Sizes of a Hyena; its context is at most `num_positions` long."""
 
     hidden_dim: int = 768
@@ -138,11 +138,11 @@ ARCHITECTURE = Architecture(
     config_class=HyenaConfig,
     presets={
         "smoke": Preset(
-            config=HyenaConfig(hidden_dim=64, num_layers=2, num_bands=4, filter_dim=16, mlp_dim=256), num_params=213_992
+            config=HyenaConfig(hidden_dim=64, num_layers=2, num_bands=4, filter_dim=16, mlp_dim=256), num_params=444_332
         ),
-        "small": Preset(config=HyenaConfig(hidden_dim=256, num_layers=6, mlp_dim=1024), num_params=5_417_864),
-        "full": Preset(config=HyenaConfig(), num_params=123_153_224),
-        "published": Preset(config=HyenaConfig(num_layers=12), num_params=87_280_904),
+        "small": Preset(config=HyenaConfig(hidden_dim=256, num_layers=6, mlp_dim=1024), num_params=5_696_204),
+        "full": Preset(config=HyenaConfig(), num_params=123_559_564),
+        "published": Preset(config=HyenaConfig(num_layers=12), num_params=87_687_244),
     },
     build_model=build,
     reference=reference_of({HyenaOperator: reference_operator}),

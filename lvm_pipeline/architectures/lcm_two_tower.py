@@ -256,7 +256,7 @@ ARCHITECTURE = Architecture(
                 has_idle_projections=False,
                 draws_per_target=4,
             ),
-            num_params=348_296,
+            num_params=578_636,
         ),
         "small": Preset(
             config=TwoTowerConfig(
@@ -267,10 +267,10 @@ ARCHITECTURE = Architecture(
                 has_idle_projections=False,
                 draws_per_target=4,
             ),
-            num_params=4_831_112,
+            num_params=5_093_452,
         ),
-        "full": Preset(config=TwoTowerConfig(), num_params=1_643_977_480),
-        "published": Preset(config=TwoTowerConfig(vector_dim=1024, residual_head=False), num_params=1_645_538_304),
+        "full": Preset(config=TwoTowerConfig(), num_params=1_644_703_820),
+        "published": Preset(config=TwoTowerConfig(vector_dim=1024, head="none"), num_params=1_645_538_304),
     },
     build_model=build,
     reference=reference,

@@ -26,15 +26,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._config import option
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._config import BackboneConfig, option
+from lvm_pipeline.architectures._contract import Architecture, Preset
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import LayerNorm
 from lvm_pipeline.architectures._stack import Residual, ResidualStack, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinformerConfig(ModelConfig):
+class LinformerConfig(BackboneConfig):
     """Sizes of a Linformer on windows of `num_positions` concepts."""
 
     hidden_dim: int = 768
@@ -139,12 +139,12 @@ ARCHITECTURE = Architecture(
     config_class=LinformerConfig,
     presets={
         "smoke": Preset(
-            config=LinformerConfig(hidden_dim=64, num_layers=2, num_heads=4, mlp_dim=256), num_params=199_320
+            config=LinformerConfig(hidden_dim=64, num_layers=2, num_heads=4, mlp_dim=256), num_params=429_660
         ),
         "small": Preset(
-            config=LinformerConfig(hidden_dim=256, num_layers=6, num_heads=4, mlp_dim=1024), num_params=5_130_488
+            config=LinformerConfig(hidden_dim=256, num_layers=6, num_heads=4, mlp_dim=1024), num_params=5_408_828
         ),
-        "full": Preset(config=LinformerConfig(), num_params=100_385_848),
+        "full": Preset(config=LinformerConfig(), num_params=100_792_188),
     },
     build_model=build,
     reference=reference_of({LinformerAttention: reference_attention}),

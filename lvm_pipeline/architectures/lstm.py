@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset, TrainingDefaults
+from lvm_pipeline.architectures._config import BackboneConfig
+from lvm_pipeline.architectures._contract import Architecture, Preset, TrainingDefaults
 from lvm_pipeline.architectures._recurrence import RecurrentLayers, lstm_layer, reference_layers, stacked
 
 LstmState = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LstmConfig(ModelConfig):
+class LstmConfig(BackboneConfig):
     """Stacked LSTM layers of equal width."""
 
     dropout: float = 0.5
@@ -67,9 +68,9 @@ ARCHITECTURE = Architecture(
     sources=("https://doi.org/10.1162/neco.1997.9.8.1735", "torch.nn.LSTM"),
     config_class=LstmConfig,
     presets={
-        "smoke": Preset(config=LstmConfig(hidden_dim=96), num_params=297_896),
-        "small": Preset(config=LstmConfig(hidden_dim=512), num_params=4_993_288),
-        "full": Preset(config=LstmConfig(hidden_dim=744), num_params=10_017_248),
+        "smoke": Preset(config=LstmConfig(hidden_dim=96), num_params=536_236),
+        "small": Preset(config=LstmConfig(hidden_dim=512), num_params=5_335_628),
+        "full": Preset(config=LstmConfig(hidden_dim=728), num_params=10_011_812),
     },
     build_model=build,
     reference=reference,

@@ -56,15 +56,15 @@ ARCHITECTURE = Architecture(
     config_class=Mamba2Config,
     presets={
         "smoke": Preset(
-            config=Mamba2Config(hidden_dim=64, num_layers=2, state_dim=32, head_dim=16), num_params=160_312
+            config=Mamba2Config(hidden_dim=64, num_layers=2, state_dim=32, head_dim=16), num_params=390_652
         ),
         "small": Preset(
-            config=Mamba2Config(hidden_dim=256, num_layers=8, state_dim=64, head_dim=32), num_params=3_868_808
+            config=Mamba2Config(hidden_dim=256, num_layers=8, state_dim=64, head_dim=32), num_params=4_147_148
         ),
-        "full": Preset(config=Mamba2Config(), num_params=129_207_448),
-        "full_370m": Preset(config=Mamba2Config(hidden_dim=1024, num_layers=56), num_params=371_240_968),
-        "published": Preset(config=Mamba2Config(num_layers=24), num_params=91_554_248),
-        "published_370m": Preset(config=Mamba2Config(hidden_dim=1024, num_layers=48), num_params=318_432_520),
+        "full": Preset(config=Mamba2Config(), num_params=129_613_788),
+        "full_370m": Preset(config=Mamba2Config(hidden_dim=1024, num_layers=56), num_params=371_711_308),
+        "published": Preset(config=Mamba2Config(num_layers=24), num_params=91_960_588),
+        "published_370m": Preset(config=Mamba2Config(hidden_dim=1024, num_layers=48), num_params=318_902_860),
     },
     build_model=build,
     reference=reference_of({Mamba2Mixer: reference_mixer}),

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._config import option
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._config import BackboneConfig, option
+from lvm_pipeline.architectures._contract import Architecture, Preset
 from lvm_pipeline.architectures._favor import (
     KERNELS,
     FavorState,
@@ -44,7 +44,7 @@ PerformerState = tuple[int, FavorState]  # positions seen, and their sums
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerformerConfig(ModelConfig):
+class PerformerConfig(BackboneConfig):
     """Sizes of a Performer and its random features."""
 
     hidden_dim: int = 768
@@ -171,12 +171,12 @@ ARCHITECTURE = Architecture(
             config=PerformerConfig(
                 hidden_dim=64, num_layers=2, num_heads=4, num_features=_usual_features(16), mlp_dim=256
             ),
-            num_params=199_624,
+            num_params=429_964,
         ),
         "small": Preset(
-            config=PerformerConfig(hidden_dim=256, num_layers=6, num_heads=4, mlp_dim=1024), num_params=5_134_856
+            config=PerformerConfig(hidden_dim=256, num_layers=6, num_heads=4, mlp_dim=1024), num_params=5_413_196
         ),
-        "full": Preset(config=PerformerConfig(), num_params=100_417_544),
+        "full": Preset(config=PerformerConfig(), num_params=100_823_884),
     },
     build_model=build,
     reference=reference_of({PerformerAttention: reference_performer_attention}),

@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._config import option
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, Preset
+from lvm_pipeline.architectures._config import BackboneConfig, option
+from lvm_pipeline.architectures._contract import Architecture, Preset
 from lvm_pipeline.architectures._decayed_attention import decayed_attention, reference_decayed_attention
 from lvm_pipeline.architectures._kernels import OptionalKernel, retention_form
 from lvm_pipeline.architectures._mlp import SwiGlu
@@ -44,7 +44,7 @@ RetentionState = tuple[int, Tensor]  # positions seen, and the sum of k v^T, fad
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetNetConfig(ModelConfig):
+class RetNetConfig(BackboneConfig):
     """Sizes of a RetNet."""
 
     hidden_dim: int = 768
@@ -191,14 +191,14 @@ ARCHITECTURE = Architecture(
     config_class=RetNetConfig,
     presets={
         "smoke": Preset(
-            config=RetNetConfig(hidden_dim=96, num_layers=2, value_dim=192, mlp_dim=192), num_params=407_432
+            config=RetNetConfig(hidden_dim=96, num_layers=2, value_dim=192, mlp_dim=192), num_params=645_772
         ),
         "small": Preset(
-            config=RetNetConfig(hidden_dim=240, num_layers=6, value_dim=480, mlp_dim=480), num_params=5_212_616
+            config=RetNetConfig(hidden_dim=240, num_layers=6, value_dim=480, mlp_dim=480), num_params=5_486_956
         ),
-        "full": Preset(config=RetNetConfig(), num_params=125_072_648),
+        "full": Preset(config=RetNetConfig(), num_params=125_478_988),
         "published": Preset(
-            config=RetNetConfig(num_layers=12, num_heads=4, value_dim=1280, mlp_dim=1280), num_params=86_139_656
+            config=RetNetConfig(num_layers=12, num_heads=4, value_dim=1280, mlp_dim=1280), num_params=86_545_996
         ),
     },
     build_model=build,

@@ -34,8 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._config import option
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, OptimiserSetting, Preset
+from lvm_pipeline.architectures._config import BackboneConfig, option
+from lvm_pipeline.architectures._contract import Architecture, OptimiserSetting, Preset
 from lvm_pipeline.architectures._delta_rule import delta_rule, reference_delta_rule
 from lvm_pipeline.architectures._norms import NO_DECAY, HeadNorm, LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32
@@ -50,7 +50,7 @@ BlockState = tuple[Tensor, Tensor, Tensor]  # last input of the time mix (B, H),
 
 
 @dataclass(frozen=True, kw_only=True)
-class RwkvConfig(ModelConfig):
+class RwkvConfig(BackboneConfig):
     """Widths, and the ranks of the low-rank projections."""
 
     hidden_dim: int = 768
@@ -305,11 +305,11 @@ ARCHITECTURE = Architecture(
                 gate_rank=16,
                 mlp_dim=256,
             ),
-            num_params=213_768,
+            num_params=444_108,
         ),
-        "small": Preset(config=RwkvConfig(hidden_dim=256, num_layers=4, mlp_dim=1024), num_params=4_135_176),
-        "full": Preset(config=RwkvConfig(), num_params=166_905_608),
-        "published": Preset(config=RwkvConfig(num_layers=12), num_params=91_557_128),
+        "small": Preset(config=RwkvConfig(hidden_dim=256, num_layers=4, mlp_dim=1024), num_params=4_413_516),
+        "full": Preset(config=RwkvConfig(), num_params=167_311_948),
+        "published": Preset(config=RwkvConfig(num_layers=12), num_params=91_963_468),
     },
     build_model=build,
     reference=reference,

@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._config import option
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, OptimiserSetting, Preset
+from lvm_pipeline.architectures._config import BackboneConfig, option
+from lvm_pipeline.architectures._contract import Architecture, OptimiserSetting, Preset
 from lvm_pipeline.architectures._norms import NO_DECAY, LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
@@ -44,7 +44,7 @@ TimeMixState = tuple[Tensor, Sums]  # the last input (B, H), and the sums over a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rwkv4Config(ModelConfig):
+class Rwkv4Config(BackboneConfig):
     """Sizes of an RWKV-4."""
 
     hidden_dim: int = 768
@@ -170,10 +170,10 @@ ARCHITECTURE = Architecture(
     sources=("https://arxiv.org/abs/2305.13048", "https://github.com/BlinkDL/RWKV-LM (524481d, RWKV-v4neo)"),
     config_class=Rwkv4Config,
     presets={
-        "smoke": Preset(config=Rwkv4Config(hidden_dim=64, num_layers=2, mlp_dim=256), num_params=207_688),
-        "small": Preset(config=Rwkv4Config(hidden_dim=256, num_layers=4, mlp_dim=1024), num_params=3_815_944),
-        "full": Preset(config=Rwkv4Config(), num_params=170_064_392),
-        "published": Preset(config=Rwkv4Config(num_layers=12), num_params=93_302_792),
+        "smoke": Preset(config=Rwkv4Config(hidden_dim=64, num_layers=2, mlp_dim=256), num_params=438_028),
+        "small": Preset(config=Rwkv4Config(hidden_dim=256, num_layers=4, mlp_dim=1024), num_params=4_094_284),
+        "full": Preset(config=Rwkv4Config(), num_params=170_470_732),
+        "published": Preset(config=Rwkv4Config(num_layers=12), num_params=93_709_132),
     },
     build_model=build,
     reference=reference_of({TimeMix: reference_time_mix}),

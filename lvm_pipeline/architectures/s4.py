@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._config import option
-from lvm_pipeline.architectures._contract import Architecture, ModelConfig, OptimiserSetting, Preset
+from lvm_pipeline.architectures._config import BackboneConfig, option
+from lvm_pipeline.architectures._contract import Architecture, OptimiserSetting, Preset
 from lvm_pipeline.architectures._long_convolution import LONGEST_PRODUCT, causal_convolution
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import NO_DECAY, LayerNorm
@@ -44,7 +44,7 @@ OF_THE_KERNEL = OptimiserSetting(weight_decay=False, learning_rate_factor=0.5)  
 
 
 @dataclass(frozen=True, kw_only=True)
-class S4Config(ModelConfig):
+class S4Config(BackboneConfig):
     """Sizes of an S4."""
 
     hidden_dim: int = 768
@@ -183,9 +183,9 @@ ARCHITECTURE = Architecture(
     sources=("https://arxiv.org/abs/2206.11893", "https://github.com/state-spaces/s4 (e757cef)"),
     config_class=S4Config,
     presets={
-        "smoke": Preset(config=S4Config(hidden_dim=64, num_layers=2, state_dim=16, mlp_dim=256), num_params=187_336),
-        "small": Preset(config=S4Config(hidden_dim=192, num_layers=6, mlp_dim=768), num_params=2_671_688),
-        "full": Preset(config=S4Config(), num_params=97_291_784),
+        "smoke": Preset(config=S4Config(hidden_dim=64, num_layers=2, state_dim=16, mlp_dim=256), num_params=417_676),
+        "small": Preset(config=S4Config(hidden_dim=192, num_layers=6, mlp_dim=768), num_params=2_934_028),
+        "full": Preset(config=S4Config(), num_params=97_698_124),
     },
     build_model=build,
     reference=reference_of({S4Mixer: reference_s4_mixer}),

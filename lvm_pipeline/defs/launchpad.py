@@ -11,7 +11,7 @@ import dagster as dg
 from pydantic import Field, create_model
 from pydantic.fields import FieldInfo
 
-from lvm_pipeline.architectures._config import FROM_DATA, ModelConfig, meanings
+from lvm_pipeline.architectures._config import FROM_DATA, BackboneConfig, meanings
 from lvm_pipeline.settings import Settings, with_options
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.strategies import strategy_names
@@ -24,7 +24,7 @@ def _model_options() -> type[dg.PermissiveConfig]:
     """Return the fields that all architectures share; others are allowed, and checked when the training starts."""
     shown: dict[str, Any] = {
         name: ((list[float] if kind == tuple[float, ...] else kind) | None, Field(default=None, description=meaning))
-        for name, (kind, meaning) in meanings(ModelConfig).items()
+        for name, (kind, meaning) in meanings(BackboneConfig).items()
         if name not in FROM_DATA
     }
     return create_model("ModelOptions", __base__=dg.PermissiveConfig, **shown)

@@ -6,6 +6,7 @@ from collections import defaultdict
 import torch
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, declared_settings
+from lvm_pipeline.architectures._mixing_head import MixingHead
 from lvm_pipeline.architectures._residual_head import ResidualHead
 from lvm_pipeline.training.config import TrainingConfig
 
@@ -22,7 +23,8 @@ def make_optimiser(model: LatentVectorModel, config: TrainingConfig) -> torch.op
         The optimiser; each group keeps its share of the learning rate as `learning_rate_factor`.
     """
     assert config.learning_rate is not None
-    in_head = {id(p) for module in model.modules() if isinstance(module, ResidualHead) for p in module.parameters()}
+    heads = [module for module in model.modules() if isinstance(module, ResidualHead | MixingHead)]
+    in_head = {id(p) for head in heads for p in head.parameters()}
     groups = defaultdict(list)
     for _, parameter, setting in declared_settings(model):
         factor = setting.learning_rate_factor

@@ -217,6 +217,10 @@ def config_from_json(config_class: type[ModelConfig], values: Mapping[str, Any])
     Raises:
         LvmError: If a field is missing or unknown.
     """
+    if "residual_head" in values:  # as earlier versions recorded the head
+        has_head = values["residual_head"]
+        values = {name: value for name, value in values.items() if name != "residual_head"}
+        values |= {"head": "means" if has_head else "none"}
     missing = sorted({f.name for f in fields(config_class)} - set(values))
     if missing:
         raise LvmError(f"A recorded {config_class.__name__} lacks {', '.join(missing)}; train the model again.")

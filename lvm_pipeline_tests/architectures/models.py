@@ -32,9 +32,9 @@ def build(name, *, seed=0, **overrides):
     return ARCHITECTURES[name].build(smoke_config(name, **overrides))
 
 
-def noisy_model(name, *, dtype=torch.float64, residual_head=False, **overrides):
-    """A smoke-size model in evaluation mode, residual head off, every weight redrawn."""
-    return redraw(build(name, residual_head=residual_head, **overrides)).to(dtype).eval()
+def noisy_model(name, *, dtype=torch.float64, head="none", **overrides):
+    """A smoke-size model in evaluation mode, head off, every weight redrawn."""
+    return redraw(build(name, head=head, **overrides)).to(dtype).eval()
 
 
 def is_recurrent(name):
@@ -72,7 +72,7 @@ def altered(name, field):
         return value[:-1]
     if isinstance(value, float):
         return value + 0.25
-    return {"correction_rank": 8, "condition_dim": 16}.get(field, 2 * value if value else 1)
+    return {"head": "means", "correction_rank": 8, "condition_dim": 16}.get(field, 2 * value if value else 1)
 
 
 CONFIG_FIELDS = [(name, f.name) for name in NAMES for f in fields(ARCHITECTURES[name].config_class)]

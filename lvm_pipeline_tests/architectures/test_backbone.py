@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lvm_pipeline.architectures._backbone import Backbone
-from lvm_pipeline.architectures._contract import ModelConfig
+from lvm_pipeline.architectures._config import HEADS, BackboneConfig
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline_tests.architectures.models import NAMES, build, loss_on, noise, noisy_model, redraw
 
@@ -16,7 +16,7 @@ class NoMixers(nn.Module):
 
 
 def backbone(*, max_context=None, **fields):
-    return Backbone(ModelConfig(**CONFIG, **fields), NoMixers(), max_context=max_context)
+    return Backbone(BackboneConfig(**CONFIG, **fields), NoMixers(), max_context=max_context)
 
 
 def test_vectors_of_any_length_are_predicted_where_the_space_is_not_of_unit_length():
@@ -28,13 +28,13 @@ def test_vectors_of_any_length_are_predicted_where_the_space_is_not_of_unit_leng
 
 
 def test_the_correction_is_narrowed_to_its_rank():
-    model = redraw(backbone(correction_rank=2, residual_head=False, unit_length=False))
+    model = redraw(backbone(correction_rank=2, head="none", unit_length=False))
     predictions = model(noise(1, 40, 8, dtype=torch.float32))[0]
     assert torch.linalg.matrix_rank(predictions - predictions.mean(dim=0), rtol=1e-4) == 2
 
 
 def test_a_condition_modulates_each_position():
-    model = redraw(backbone(condition_dim=3, residual_head=False))
+    model = redraw(backbone(condition_dim=3, head="none"))
     contexts, condition = noise(2, 4, 8, dtype=torch.float32), noise(2, 4, 3, seed=2, dtype=torch.float32)
     changed = condition.clone()
     changed[:, 2] += 1
@@ -44,7 +44,7 @@ def test_a_condition_modulates_each_position():
 
 
 def test_a_fresh_condition_changes_nothing():
-    model = backbone(condition_dim=3, residual_head=False)
+    model = backbone(condition_dim=3, head="none")
     contexts = noise(2, 4, 8, dtype=torch.float32)
     torch.testing.assert_close(model(contexts, torch.zeros(2, 4, 3)), model(contexts, torch.ones(2, 4, 3)))
 
@@ -62,7 +62,7 @@ def test_a_context_beyond_the_longest_is_refused():
 
 
 def test_without_a_head_there_is_no_arithmetic_to_set():
-    model = backbone(residual_head=False)
+    model = backbone(head="none")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.set_arithmetic(decay=0.1, article_weight=0.2)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -70,15 +70,16 @@ def test_without_a_head_there_is_no_arithmetic_to_set():
 
 def test_states_are_dropped_out_in_training_only():
     contexts = noise(1, 30, 8, dtype=torch.float32)
-    model = redraw(backbone(dropout=0.5, residual_head=False, unit_length=False)).train()
+    model = redraw(backbone(dropout=0.5, head="none", unit_length=False)).train()
     assert not torch.equal(model(contexts), model(contexts))
-    without = redraw(backbone(residual_head=False, unit_length=False)).train()
+    without = redraw(backbone(head="none", unit_length=False)).train()
     torch.testing.assert_close(without(contexts), model.eval()(contexts))
 
 
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", NAMES)
-def test_predictions_at_some_positions_are_those_among_all(name):
-    model = noisy_model(name, residual_head=True).requires_grad_()
+def test_predictions_at_some_positions_are_those_among_all(name, head):
+    model = noisy_model(name, head=head).requires_grad_()
     contexts, weights = noise(3, 5, 32), noise(5, 32, seed=2)
     at = torch.tensor([[1, 1, 1, 0, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]], dtype=torch.bool)
     found, expected = model(contexts, None, at), model(contexts)[at]

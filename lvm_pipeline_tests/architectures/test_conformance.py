@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from lvm_pipeline.architectures._config import HEADS
 from lvm_pipeline.architectures._contract import count_parameters, declared_settings, num_params_of
 from lvm_pipeline.architectures._registry import ARCHITECTURES
 from lvm_pipeline.errors import LvmError
@@ -157,10 +158,11 @@ def test_any_length_gives_finite_unit_predictions_and_gradients(name, length):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", CAUSAL)
 @pytest.mark.parametrize("length", [5, 70])
-def test_the_future_changes_nothing_before_it(name, length):
-    model = noisy_model(name)
+def test_the_future_changes_nothing_before_it(name, length, head):
+    model = noisy_model(name, head=head)
     length = usable_length(model, length)
     contexts = noise(2, length, VECTOR_DIM)
     before = model(contexts)
@@ -178,18 +180,19 @@ def test_it_is_causal_if_and_only_if_it_says_so(name):
     assert is_causal == ARCHITECTURES[name].causal == model.is_causal
 
 
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", CAUSAL)
-def test_a_prefix_is_predicted_as_part_of_the_whole(name):
-    model, contexts = noisy_model(name), noise(2, 37, VECTOR_DIM)
+def test_a_prefix_is_predicted_as_part_of_the_whole(name, head):
+    model, contexts = noisy_model(name, head=head), noise(2, 37, VECTOR_DIM)
     whole = model(contexts)
     for length in (1, 5, 20):
         torch.testing.assert_close(model(contexts[:, :length]), whole[:, :length], rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("residual_head", [True, False])
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", RECURRENT)
-def test_steps_agree_with_the_parallel_form(name, residual_head):
-    model = noisy_model(name, residual_head=residual_head)
+def test_steps_agree_with_the_parallel_form(name, head):
+    model = noisy_model(name, head=head)
     contexts, state, found = noise(3, 21, VECTOR_DIM), None, []
     for vectors in contexts.unbind(1):
         prediction, state = model.step(vectors, state)
@@ -197,10 +200,10 @@ def test_steps_agree_with_the_parallel_form(name, residual_head):
     torch.testing.assert_close(torch.stack(found, dim=1), model(contexts), **EXACT)
 
 
-@pytest.mark.parametrize("residual_head", [True, False])
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", RECURRENT)
-def test_a_prefill_in_two_parts_agrees_with_the_parallel_form(name, residual_head):
-    model, contexts = noisy_model(name, residual_head=residual_head), noise(3, 21, VECTOR_DIM)
+def test_a_prefill_in_two_parts_agrees_with_the_parallel_form(name, head):
+    model, contexts = noisy_model(name, head=head), noise(3, 21, VECTOR_DIM)
     first, state = model.prefill(contexts[:, :9])
     second, state = model.prefill(contexts[:, 9:], state)
     torch.testing.assert_close(torch.cat([first, second], dim=1), model(contexts), **EXACT)
@@ -224,9 +227,10 @@ def test_one_context_never_affects_another(name):
     torch.testing.assert_close(model(contexts), alone, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("name", CAUSAL)
-def test_right_padding_never_leaks(name):
-    model = noisy_model(name)
+def test_right_padding_never_leaks(name, head):
+    model = noisy_model(name, head=head)
     long, short = noise(1, 12, VECTOR_DIM), noise(1, 5, VECTOR_DIM, seed=5)
     padded = torch.cat([short, 100 * noise(1, 7, VECTOR_DIM, seed=6)], dim=1)
     together = model(torch.cat([long, padded]))
@@ -253,9 +257,9 @@ def test_bfloat16_autocast_stays_close(name):
 # --- how it learns -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("residual_head", [True, False])
-def test_gradients_reach_every_parameter_within_three_steps(name, residual_head):
-    model = build(name, residual_head=residual_head).train()
+@pytest.mark.parametrize("head", HEADS)
+def test_gradients_reach_every_parameter_within_three_steps(name, head):
+    model = build(name, head=head).train()
     sequences = F.normalize(noise(8, 6, VECTOR_DIM, dtype=torch.float32), dim=-1)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
     reached = set()
@@ -268,7 +272,7 @@ def test_gradients_reach_every_parameter_within_three_steps(name, residual_head)
 
 
 def test_overfits_eight_sequences(name):
-    model = build(name, dropout=0.0).train()
+    model = build(name, dropout=0.0, head="means").train()
     sequences = F.normalize(noise(8, 6, VECTOR_DIM, dtype=torch.float32), dim=-1)
     model.fit(sequences.flatten(0, 1))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
@@ -288,8 +292,9 @@ def test_same_seed_same_weights(name):
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
-def test_starts_exactly_at_the_arithmetic(name):
-    model = build(name, residual_head=True).eval()
+@pytest.mark.parametrize("head", ["mixing", "means"])
+def test_starts_exactly_at_the_weighted_mean(name, head):
+    model = build(name, head=head).eval()
     model.set_arithmetic(decay=0.6, article_weight=0.8)
     context = noise(1, 5, VECTOR_DIM, dtype=torch.float32)
     rows = context[0].double().numpy()

@@ -38,7 +38,7 @@ def test_models_of_other_seeds_start_from_other_noise():
 
 def test_idle_projections_change_no_prediction():
     model, contexts = noisy_model(NAME, has_idle_projections=True), noise(2, 5, VECTOR_DIM)
-    without = build(NAME, has_idle_projections=False, residual_head=False).double().eval()
+    without = build(NAME, has_idle_projections=False, head="none").double().eval()
     kept = {name: value for name, value in model.state_dict().items() if ".idle." not in name}
     without.load_state_dict(kept, strict=True)
     assert torch.equal(without(contexts), model(contexts))

@@ -67,7 +67,7 @@ def test_it_is_saved_with_the_weights(name):
 def test_predictions_of_lcm_move_and_stretch_with_the_space():
     rows, contexts = noise(300, VECTOR_DIM, dtype=torch.float32), noise(2, 7, VECTOR_DIM, seed=2, dtype=torch.float32)
     stretch, shift = torch.linspace(0.5, 4, VECTOR_DIM), torch.linspace(-3, 3, VECTOR_DIM)
-    model = build("lcm", residual_head=False, unit_length=False).eval()
+    model = build("lcm", head="none", unit_length=False).eval()
     model.fit(rows)
     expected = model(contexts) * stretch + shift
     model.fit(rows * stretch + shift)

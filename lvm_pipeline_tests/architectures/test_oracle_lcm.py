@@ -22,7 +22,7 @@ def test_inner_width_follows_the_authors_rule(recorded):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_model_equals_the_oracle_and_so_does_its_gradient(recorded, dtype):
-    model = build(LcmConfig(**WIDTHS, residual_head=False, unit_length=False)).eval()
+    model = build(LcmConfig(**WIDTHS, head="none", unit_length=False)).eval()
     model.load_state_dict(weight_maps.base_lcm(below(recorded, "w")), strict=True)
     model.to(dtype)
     contexts = leaf(recorded["in.x"], dtype)

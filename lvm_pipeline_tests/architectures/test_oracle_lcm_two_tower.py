@@ -32,7 +32,7 @@ def model(recorded, request):
         num_layers=1,
         num_denoiser_layers=2,
         num_heads=4,
-        residual_head=False,
+        head="none",
         unit_length=False,
     )
     model = build(config).eval()

@@ -159,7 +159,7 @@ def test_losing_to_a_baseline_is_told(report):
 
 def test_a_collapsed_model_is_caught(products, report):
     """The fault F9: weights of the arithmetic at zero leave nothing but a constant."""
-    collapsed = products.train("collapsed", model={"residual_head": False}, learning_rate=1e-9)
+    collapsed = products.train("collapsed", model={"head": "none"}, learning_rate=1e-9)
 
     found = finding(products.evaluate(collapsed), "prediction_is_not_the_mean_vector")
 

@@ -49,7 +49,7 @@ def scored(model, vectors, *, window=None):
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_an_article_read_one_by_one_is_predicted_as_a_whole(name):
-    model, vectors = noisy_model(name, dtype=torch.float32, residual_head=True), articles(LENGTH)
+    model, vectors = noisy_model(name, dtype=torch.float32, head="means"), articles(LENGTH)
 
     found, _ = read_one_by_one(model, vectors)
 
@@ -58,7 +58,7 @@ def test_an_article_read_one_by_one_is_predicted_as_a_whole(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_windows_read_one_by_one_are_predicted_as_they_are_scored(name):
-    model, vectors = noisy_model(name, dtype=torch.float32, residual_head=True), articles(9)
+    model, vectors = noisy_model(name, dtype=torch.float32, head="means"), articles(9)
 
     found, reading = read_one_by_one(model, vectors, window=5)
 

@@ -28,7 +28,7 @@ from lvm_pipeline_tests.training.conftest import make_data, open_data
 CONFIG = TrainingConfig(
     architecture="lstm",
     preset="smoke",
-    model={"hidden_dim": 8, "condition_dim": 16, "dropout": 0.0},
+    model={"hidden_dim": 8, "head": "means", "condition_dim": 16, "dropout": 0.0},
     mode="windows",
     epochs=2,
     patience=2,

@@ -216,7 +216,7 @@ def test_nothing_is_left_beside_a_finished_model(earlier_model):
 
 
 def test_a_head_that_is_off_trains_too(data, tmp_path):
-    config = TrainingConfig(**{**QUICK, "model": {**QUICK["model"], "residual_head": False}})
+    config = TrainingConfig(**{**QUICK, "model": {**QUICK["model"], "head": "none"}})
     info = train(config, data, output_dir=tmp_path / "model").info
     assert info.history[-1]["validation_cosine"] > info.history[0]["validation_cosine"]
 

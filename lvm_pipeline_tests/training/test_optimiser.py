@@ -17,13 +17,25 @@ def settings_by_name(model, config=CONFIG):
 
 
 def test_the_correction_is_slower_than_the_arithmetic():
-    found = settings_by_name(build("lstm"))
+    found = settings_by_name(build("lstm", head="means"))
     assert found["residual_head.decay"] == (1.0, 0.0)
     assert found["mixers.layers.weight_ih_l0"] == (0.5, 0.1)
 
 
+def test_the_head_has_three_learning_rates():
+    found = settings_by_name(build("lstm"))
+    names = ("query.weight", "query.bias", "gains", "score_scale", "lag_bias")
+    assert [found[f"residual_head.{name}"] for name in names] == [
+        (1.0, 0.1),
+        (1.0, 0.0),
+        (0.1, 0.0),
+        (40.0, 0.0),
+        (40.0, 0.0),
+    ]
+
+
 def test_without_a_head_there_is_no_correction_to_slow():
-    assert settings_by_name(build("lstm", residual_head=False))["leave.0.weight"] == (1.0, 0.1)
+    assert settings_by_name(build("lstm", head="none"))["leave.0.weight"] == (1.0, 0.1)
 
 
 def test_vectors_have_no_weight_decay():

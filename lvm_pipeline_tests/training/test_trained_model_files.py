@@ -64,7 +64,7 @@ def test_another_model_than_asked_for_is_refused(model_dir, wanted):
     [
         {"space_id": "gtr-t5-base"},
         {"config": {"dropout": 0.25}},  # same keys, same shapes
-        {"config": {"scales": [0.1, 0.5, 0.8, 0.95]}},
+        {"config": {"scales": [0.1, 0.3, 0.5, 0.85, 0.93]}},
         {"config": {"unit_length": False}},
     ],
     ids=str,
