@@ -31,6 +31,7 @@ VALUES = {
     "warmup_fraction": 0.1,
     "final_learning_rate_fraction": 0.2,
     "clip_norm": 2.0,
+    "ema_decay": 0.99,
     "precision": "float32",
     "seed": 7,
     "device": "cpu",

@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 from lvm_pipeline.architectures._config import FROM_DATA, BackboneConfig, meanings
 from lvm_pipeline.settings import Settings, with_options
 from lvm_pipeline.training.config import TrainingConfig
-from lvm_pipeline.training.strategies import strategy_names
 
 PARTITION = "architecture"  # chosen by the partition
 AGAIN = "Train even if nothing has changed, and from the beginning if a checkpoint cannot be resumed."
@@ -35,8 +34,6 @@ def _kind_of(name: str, field: FieldInfo) -> Any:
         return ModelOptions
     if name == "strategy_options":
         return dict[str, Any]
-    if name == "strategy":
-        return enum.Enum("Strategy", {each: each for each in strategy_names()})
     annotation = field.annotation
     if get_origin(annotation) is Literal:
         return enum.Enum(name.title().replace("_", ""), {str(value): value for value in get_args(annotation)})

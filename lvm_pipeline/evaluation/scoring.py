@@ -25,7 +25,9 @@ from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.settle import find_device
+from lvm_pipeline.training.strategies import condition_of
 from lvm_pipeline.training.trained_model import WEIGHTS_FILE, TrainedModelInfo, load_trained_model
+from lvm_pipeline.training.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ def score_model(
     mode: Any = context_mode or info.mode
     _refuse_leaking_mode(info, mode)
     targets = targets_of(data, split=split, context_mode=mode)
-    condition = data.condition(model.config.condition_dim)
+    condition = condition_of(Trial(**info.trial), data, condition_dim=model.config.condition_dim)
     vectors, spans = vectors_on_device(data.vectors, device), data.scored_spans(split, mode=mode)
     with _torch_threads(num_threads or info.training["num_threads"]):
         predictions = predict_spans(model, vectors, spans, condition=condition_on_device(condition, device))

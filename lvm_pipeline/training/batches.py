@@ -55,7 +55,13 @@ def condition_on_device(condition: NDArray[np.float32] | None, device: str) -> T
     return None if condition is None else torch.from_numpy(condition).to(device)
 
 
-def group_spans(spans: Spans, batch_size: int, *, rng: np.random.Generator | None = None) -> list[NDArray[np.int64]]:
+def group_spans(
+    spans: Spans,
+    batch_size: int,
+    *,
+    rng: np.random.Generator | None = None,
+    num_targets: NDArray[np.int64] | None = None,
+) -> list[NDArray[np.int64]]:
     """Group spans of similar length into batches of about `batch_size` targets.
 
     Args:
@@ -63,6 +69,7 @@ def group_spans(spans: Spans, batch_size: int, *, rng: np.random.Generator | Non
         batch_size: Targets in a batch, about; a span with more is a batch of its own.
         rng: Shuffles which spans of similar length meet, and the order of the batches; without it both
             follow the lengths.
+        num_targets: Targets of each span that count. Default: all.
 
     Returns:
         Indices of the spans in each batch.
@@ -73,7 +80,7 @@ def group_spans(spans: Spans, batch_size: int, *, rng: np.random.Generator | Non
     if rng is not None:
         keys = keys * rng.uniform(1, 1 + LENGTH_JITTER, len(spans))
     order = np.argsort(keys, kind="stable")
-    counts = spans.num_targets[order]
+    counts = (spans.num_targets if num_targets is None else num_targets)[order]
     ends = np.cumsum(counts)
     even_size = ends[-1] / max(1, round(ends[-1] / batch_size))  # so that no small batch is left over
     numbers = ((ends - counts / 2) // even_size).astype(np.int64)
@@ -83,23 +90,29 @@ def group_spans(spans: Spans, batch_size: int, *, rng: np.random.Generator | Non
     return groups
 
 
-def groups_in_order(spans: Spans, batch_size: int) -> list[NDArray[np.int64]]:
-    """Group neighbouring spans into batches of about `batch_size` targets, in the order given."""
+def groups_in_order(
+    spans: Spans, batch_size: int, *, num_targets: NDArray[np.int64] | None = None
+) -> list[NDArray[np.int64]]:
+    """Group neighbouring spans into batches of about `batch_size` targets (that count), in the order given."""
     if not len(spans):
         return []
-    ends = np.cumsum(spans.num_targets)
+    counts = spans.num_targets if num_targets is None else num_targets
+    ends = np.cumsum(counts)
     even_size = ends[-1] / max(1, round(ends[-1] / batch_size))
-    numbers = ((ends - spans.num_targets / 2) // even_size).astype(np.int64)
+    numbers = ((ends - counts / 2) // even_size).astype(np.int64)
     return np.split(np.arange(len(spans)), np.flatnonzero(np.diff(numbers)) + 1)
 
 
-def gather(vectors: Tensor, spans: Spans, condition: Tensor | None = None) -> Batch:
+def gather(
+    vectors: Tensor, spans: Spans, condition: Tensor | None = None, *, counted: NDArray[np.bool_] | None = None
+) -> Batch:
     """Gather the batch of some spans.
 
     Args:
         vectors: All vectors, (N, D).
         spans: The spans of the batch.
         condition: The condition of all concepts, (N, C), for models that have one.
+        counted: Rows whose concept counts as a target, bool (N,). Default: all.
 
     Returns:
         The batch, on the device of the vectors.
@@ -108,6 +121,8 @@ def gather(vectors: Tensor, spans: Spans, condition: Tensor | None = None) -> Ba
     positions = np.arange(longest + 1)
     rows = spans.first_rows[:, None] + np.minimum(positions, spans.lengths[:, None])
     is_target = (positions[:-1] >= spans.first_targets[:, None]) & (positions[:-1] < spans.lengths[:, None])
+    if counted is not None:
+        is_target &= counted[rows[:, 1:]]
     found_rows = torch.from_numpy(rows).to(vectors.device)
     both = vectors[found_rows]
     return Batch(

@@ -1,6 +1,7 @@
 """A training part-way through, and the checkpoint from which it resumes as if nothing had happened.
 
-One file of tensors (weights, optimiser moments, best weights, random states) whose header holds counters and metrics.
+One file of tensors (weights, their average, optimiser moments, best weights, random states) whose header holds counters
+and metrics.
 """
 
 import json
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.averaging import WeightAverage
 from lvm_pipeline.training.trained_model import load_tensors, read_header, save_tensors
 
 IDENTITY_KEY, PROGRESS_KEY = "lvm_training", "lvm_progress"
@@ -80,9 +82,16 @@ class TrainingState:
     optimiser: torch.optim.Optimizer
     progress: Progress
     best_weights: dict[str, Tensor]
+    terms: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    average: WeightAverage | None = None
+
+    def learned(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield every parameter that the optimiser changes, those of the model first."""
+        yield from self.model.named_parameters()
+        yield from self.terms.named_parameters(prefix="terms")
 
 
-def copied_weights(model: LatentVectorModel) -> dict[str, Tensor]:
+def copied_weights(model: nn.Module) -> dict[str, Tensor]:
     """Copy the weights to the CPU."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
@@ -91,7 +100,10 @@ def save_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any
     """Write a checkpoint of the training with this identity."""
     tensors = {f"model.{name}": tensor for name, tensor in copied_weights(state.model).items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
-    for name, parameter in state.model.named_parameters():
+    tensors |= {f"terms.{name}": tensor for name, tensor in copied_weights(state.terms).items()}
+    if state.average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in state.average.weights.items()}
+    for name, parameter in state.learned():
         moments = state.optimiser.state.get(parameter, {})
         tensors |= {f"optimiser.{key}.{name}": moments[key].to("cpu", copy=True) for key in MOMENTS if key in moments}
     tensors["random.cpu"] = torch.get_rng_state()
@@ -142,7 +154,10 @@ def load_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any
 def _restore(state: TrainingState, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
     state.model.load_state_dict(_with_prefix(tensors, "model."))
     state.best_weights = {name: tensor.clone() for name, tensor in _with_prefix(tensors, "best.").items()}
-    for name, parameter in state.model.named_parameters():
+    state.terms.load_state_dict(_with_prefix(tensors, "terms."))
+    if state.average is not None:
+        state.average.restore(_with_prefix(tensors, "average."))
+    for name, parameter in state.learned():
         found = {key: tensors[f"optimiser.{key}.{name}"] for key in MOMENTS if f"optimiser.{key}.{name}" in tensors}
         if found:
             state.optimiser.state[parameter] = {

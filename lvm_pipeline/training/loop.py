@@ -10,27 +10,21 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel
+from lvm_pipeline.architectures._contract import Architecture
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, raise_on_blocking
-from lvm_pipeline.measures.metrics import spread_of
-from lvm_pipeline.training.balance import objective_at_start, share_metrics
-from lvm_pipeline.training.batches import (
-    condition_on_device,
-    gather,
-    group_spans,
-    groups_in_order,
-    vectors_on_device,
-)
+from lvm_pipeline.training.assembly import assemble
+from lvm_pipeline.training.averaging import WeightAverage
+from lvm_pipeline.training.balance import objective_at_start
+from lvm_pipeline.training.batches import gather, group_spans, groups_in_order
 from lvm_pipeline.training.checkpoint import (
     Progress,
     TrainingState,
@@ -38,23 +32,22 @@ from lvm_pipeline.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from lvm_pipeline.training.compiled import COMPILE_CACHE, compile_mixers
+from lvm_pipeline.training.compiled import COMPILE_CACHE
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import Spans, TrainingData
 from lvm_pipeline.training.invariants import preset_has_its_declared_size
 from lvm_pipeline.training.objectives import SumOfTerms, training_loss
-from lvm_pipeline.training.optimiser import make_optimiser, set_learning_rate
-from lvm_pipeline.training.phases import Phase, train_spans
-from lvm_pipeline.training.predictions import predict_spans, selection_metric
+from lvm_pipeline.training.optimiser import set_learning_rate
+from lvm_pipeline.training.phases import Phase
 from lvm_pipeline.training.progress import OnProgress, ProgressReport
 from lvm_pipeline.training.record import checkpoint_identity, run_params, run_tags, trained_model_info
-from lvm_pipeline.training.settle import fitted_weighted_mean, model_config_for, settled
-from lvm_pipeline.training.strategies import load_strategy
-from lvm_pipeline.training.strategies._contract import planned_phases
+from lvm_pipeline.training.settle import settled
 from lvm_pipeline.training.tracking import NullTracker, Tracker, TrainingStatus, close, log_and_close
 from lvm_pipeline.training.trained_model import TrainedModelInfo, save_trained_model
 from lvm_pipeline.training.trial import Trial
+from lvm_pipeline.training.validation import Validation
 
+DRAWS = 1  # third number of the seed of an epoch's draw; the order of its batches is seeded with two
 LOG_EVERY_STEPS = 20  # losses stay on the device in between
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -159,6 +152,7 @@ class _Step:
     loss: Tensor
     gradient_norm: Tensor
     learning_rate: float
+    terms: dict[str, Tensor]
 
 
 class _Training:
@@ -172,46 +166,32 @@ class _Training:
         compile_cache_dir: Path,
     ):
         self.trial, self.config, self.data = trial, config, data
-        self.model_config = model_config_for(architecture, config, data)
-        self.vectors = vectors_on_device(data.vectors, config.device)
-        self.condition = condition_on_device(data.condition(self.model_config.condition_dim), config.device)
-        self.weighted_mean = fitted_weighted_mean(data, train_spans(config, data))
-        model = self._built(architecture)
-        if config.compile:
-            compile_mixers(model, cache_dir=compile_cache_dir)
-        self.phases = [
-            replace(phase, spans=phase.spans.no_longer_than(model.max_context))
-            for phase in planned_phases(load_strategy(config.strategy), config, data)
-        ]
+        made = assemble(architecture, config, data, compile_cache_dir=compile_cache_dir)
+        self.made, self.phases = made, made.phases
         self.state = TrainingState(
-            model=model, optimiser=make_optimiser(model, config), progress=Progress(), best_weights={}
+            model=made.model,
+            optimiser=made.optimiser,
+            progress=Progress(),
+            best_weights={},
+            terms=made.terms.modules,
+            average=WeightAverage(made.model, config.ema_decay) if config.ema_decay else None,
         )
-        self.metric = selection_metric(config.selection_metric)
-        self.validation_spans = data.scored_spans("validation", mode=config.mode)
-        self.validation_targets = np.asarray(data.vectors[self.validation_spans.target_rows()])
-        self.train_mean = data.train_sample().mean(axis=0)
+        self.validation = Validation(config, data, made.vectors, made.condition, made.staging.measures)
         self.objective = self._objective_of(self.phases[0])
         self.last_checkpoint = self.clock = time.monotonic()
-
-    def _built(self, architecture: Architecture) -> LatentVectorModel:
-        model = architecture.build(self.model_config)
-        model.set_arithmetic(**self.weighted_mean)
-        model = model.to(self.config.device)
-        model.fit(torch.from_numpy(self.data.train_sample()).to(self.vectors.device))
-        return model
 
     def start(self, tracker: Tracker, checkpoint_path: Path, *, again: bool) -> None:
         """Resume from a checkpoint if there is one, and open the tracked run."""
         self.tracker, self.checkpoint_path = tracker, checkpoint_path
-        self.identity = checkpoint_identity(self.trial, self.state.model, self.model_config, self.data)
+        self.identity = checkpoint_identity(self.trial, self.state.model, self.made.model_config, self.data)
         is_resumed = load_checkpoint(checkpoint_path, self.state, self.identity, again=again)
         scales = self.state.progress.objective_scales
         if is_resumed and scales:
             self.objective = self._objective_of(self._phase, scales[-1])
         self.tracker.start(
             self.trial.trial_id,
-            params=run_params(self.config, self.model_config, self.weighted_mean, self.objective, self.phases),
-            tags={**run_tags(self.trial, self.config, self.data), "is_resumed": str(is_resumed).lower()},
+            params=run_params(self.config, self.made, self.objective),
+            tags={**run_tags(self.config, self.data, self.made.staging), "is_resumed": str(is_resumed).lower()},
             fingerprints=self.data.fingerprints,
         )
 
@@ -247,7 +227,8 @@ class _Training:
 
     def _objective_of(self, phase: Phase, scales: dict[str, float] | None = None) -> SumOfTerms:
         """Return the phase's objective, its terms scaled by what they cost at the start of the phase."""
-        return objective_at_start(phase, self.state.model, self.vectors, condition=self.condition, scales=scales)
+        made = self.made
+        return objective_at_start(phase, self.state.model, made.vectors, condition=made.condition, scales=scales)
 
     def _run_epoch(self, on_progress: OnProgress | None) -> None:
         phase, progress = self._phase, self.state.progress
@@ -256,7 +237,7 @@ class _Training:
         pending: list[_Step] = []
         for number in range(progress.step_in_epoch, len(batches)):
             done_fraction = (progress.epochs_in_phase + (number + 1) / len(batches)) / phase.epochs
-            pending.append(self._training_step(phase.spans.take(batches[number]), done_fraction))
+            pending.append(self._training_step(batches[number], done_fraction))
             progress.step_in_epoch = number + 1
             is_last = number + 1 == len(batches)
             is_checkpoint_due = time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds
@@ -269,11 +250,15 @@ class _Training:
         losses = [loss for _, loss in progress.unreported["train_loss"]]
         self._end_epoch(train_loss=sum(losses) / len(losses))
 
-    def _batches_of_epoch(self, phase: Phase) -> list[NDArray[np.int64]]:
-        if not phase.is_shuffled:
-            return groups_in_order(phase.spans, phase.batch_size)
-        rng = np.random.default_rng([self.config.seed, self.state.progress.epoch])
-        return group_spans(phase.spans, phase.batch_size, rng=rng)
+    def _batches_of_epoch(self, phase: Phase) -> list[Spans]:
+        seeds = [self.config.seed, self.state.progress.epoch]
+        spans = phase.for_model(self.state.model.max_context, rng=np.random.default_rng([*seeds, DRAWS]))
+        counts = phase.num_counted(spans)
+        if phase.is_shuffled:
+            groups = group_spans(spans, phase.batch_size, rng=np.random.default_rng(seeds), num_targets=counts)
+        else:
+            groups = groups_in_order(spans, phase.batch_size, num_targets=counts)
+        return [spans.take(group) for group in groups]
 
     def _training_step(self, spans: Spans, done_fraction: float) -> _Step:
         model, optimiser, progress = self.state.model.train(), self.state.optimiser, self.state.progress
@@ -281,16 +266,26 @@ class _Training:
             optimiser, self.config, peak=self._phase.learning_rate, done_fraction=done_fraction
         )
         model.start_step(progress.step + 1)
-        batch = gather(self.vectors, spans, self.condition)
+        made = self.made
+        batch = gather(made.vectors, spans, made.condition, counted=self._phase.counted)
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.vectors.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = training_loss(model, batch, self.objective)
+        with torch.autocast(made.vectors.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            loss = training_loss(model, batch, made.terms.around(self.objective, self._phase.terms))
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.clip_norm)
+        weights = [*model.parameters(), *made.terms.parameters()]
+        norm = torch.nn.utils.clip_grad_norm_(weights, self.config.clip_norm)
         optimiser.step()
         progress.step += 1
-        progress.targets_in_epoch += int(spans.num_targets.sum())
-        return _Step(number=progress.step, loss=loss.detach(), gradient_norm=norm.detach(), learning_rate=learning_rate)
+        if self.state.average is not None:
+            self.state.average.update(model, step=progress.step)
+        progress.targets_in_epoch += int(self._phase.num_counted(spans).sum())
+        return _Step(
+            number=progress.step,
+            loss=loss.detach(),
+            gradient_norm=norm.detach(),
+            learning_rate=learning_rate,
+            terms={f"train_loss_{name}": value for name, value in made.terms.values.items()},
+        )
 
     def _flush_losses(self, pending: list[_Step]) -> float:
         """Move the losses of the latest steps from the device to the log; return the last one.
@@ -307,6 +302,7 @@ class _Training:
                     f"{norm}); try a smaller learning rate than {self._phase.learning_rate}."
                 )
             metrics = {"train_loss": loss, "gradient_norm": norm, "learning_rate": step.learning_rate}
+            metrics |= {name: float(value) for name, value in step.terms.items()}
             for name, value in metrics.items():
                 self.state.progress.unreported.setdefault(name, []).append((step.number, value))
         pending.clear()
@@ -330,13 +326,11 @@ class _Training:
         """Validate, keep the weights if they are the best so far, log, and write a checkpoint when one is due."""
         progress = self.state.progress
         train_seconds = self._seconds_so_far() - progress.epoch_started_seconds
-        metrics = self._validate()
+        metrics, weights = self._validate()
         if train_loss is not None:
             metrics |= {"train_loss": train_loss, "targets_per_second": progress.targets_in_epoch / train_seconds}
-        score = metrics[f"validation_{self.config.selection_metric}"]
-        if not progress.history or self.metric.is_better(score, progress.best_score):
-            progress.best_epoch, progress.best_score = progress.epoch, score
-            self.state.best_weights = copied_weights(self.state.model)
+        if weights is not None:
+            self.state.best_weights, progress.best_epoch = weights, progress.epoch
         phase = progress.phase + 1
         progress.history.append({"epoch": progress.epoch, "step": progress.step, "phase": phase, **metrics})
         for name, value in {**metrics, "phase": phase}.items():
@@ -349,24 +343,28 @@ class _Training:
         if time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds and not is_over:
             self._save_checkpoint()
 
-    def _validate(self) -> dict[str, float]:
-        predictions = predict_spans(self.state.model, self.vectors, self.validation_spans, condition=self.condition)
-        if not np.isfinite(predictions).all():
-            raise LvmError(
-                f"Training {self.trial.trial_id} failed: predictions are not finite after step "
-                f"{self.state.progress.step}; try a smaller learning rate than {self._phase.learning_rate}."
-            )
-        targets, mean = self.validation_targets, self.train_mean
-        names = {"cosine", "mse", self.config.selection_metric}
-        scores = {f"validation_{name}": selection_metric(name).measure(predictions, targets, mean) for name in names}
-        shares = share_metrics(
-            self.objective,
-            predictions,
-            targets,
-            batch_size=self._phase.batch_size,
-            is_unit=self.model_config.unit_length,
-        )
-        return {**dict(sorted(scores.items())), **asdict(spread_of(predictions, targets, mean)), **shares}
+    def _validate(self) -> tuple[dict[str, float], dict[str, Tensor] | None]:
+        """Return the validation metrics, and the weights or their average where they are the best so far."""
+        model, average, validation = self.state.model, self.state.average, self.validation
+        try:
+            metrics = validation.metrics(model, self.objective, self._phase)
+        except LvmError as error:
+            step = self.state.progress.step
+            raise LvmError(f"Training {self.trial.trial_id} failed after step {step}: {error}.") from None
+        weights = copied_weights(model) if self._is_best(metrics[validation.metric_name]) else None
+        if average is not None:
+            with average.in_place_of(model):
+                score = metrics[f"averaged_{validation.metric_name}"] = validation.score(model)
+                weights = copied_weights(model) if self._is_best(score) else weights
+        return metrics, weights
+
+    def _is_best(self, score: float) -> bool:
+        """Keep the score if it is the best so far."""
+        progress = self.state.progress
+        is_first = math.isnan(progress.best_score)
+        if is_best := is_first or self.validation.metric.is_better(score, progress.best_score):
+            progress.best_score = score
+        return is_best
 
     def _seconds_so_far(self) -> float:
         """Return the time spent in steps and validation, earlier processes included."""
@@ -383,13 +381,6 @@ class _Training:
     def save(self, output_dir: Path) -> TrainedModel:
         """Write the best weights with everything that is known of them."""
         self._seconds_so_far()
-        info = trained_model_info(
-            self.config,
-            self.state,
-            self.model_config,
-            self.data,
-            trial=self.trial,
-            weighted_mean=self.weighted_mean,
-        )
+        info = trained_model_info(self.config, self.state, self.made, self.data, trial=self.trial)
         save_trained_model(output_dir, self.state.best_weights, info)
         return TrainedModel(path=output_dir, info=info)

@@ -1,13 +1,38 @@
-"""A training is a list of phases, made by its strategy.
+"""A training is a list of phases, made by its strategies.
 
 A phase says which spans are seen in which order, what is minimised, for how many epochs, and at which learning rate.
+
+Shapes: N = concepts, R = spans.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import Spans, TrainingData
+
+if TYPE_CHECKING:
+    from lvm_pipeline.training.terms import TermModule, TermSources
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedTerm:
+    """A term that a phase adds to its objective.
+
+    Attributes:
+        name: Shown in curves and MLflow. Phases that name the same term share its module.
+        weight: Its factor in the sum.
+        make: Makes the module; see `terms`.
+    """
+
+    name: str
+    weight: float
+    make: "Callable[[TermSources], TermModule]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +42,9 @@ class Phase:
     Attributes:
         name: Shown in progress, curves and MLflow.
         spans: What is learned from.
+        draw: Draws the indices of the spans that an epoch sees, with a generator of that epoch. Default: each once.
+        counted: Rows whose concept counts as a target, bool (N,). Default: every target of the spans.
+        terms: Terms added to the objective.
         epochs: Maximum number of passes over the spans.
         batch_size: Targets per optimiser step, about.
         learning_rate: Peak of this phase's warm-up and cosine schedule.
@@ -31,6 +59,22 @@ class Phase:
     learning_rate: float
     objective: str
     is_shuffled: bool = True
+    draw: Callable[[np.random.Generator], NDArray[np.int64]] | None = None
+    counted: NDArray[np.bool_] | None = None
+    terms: tuple[AddedTerm, ...] = ()
+
+    def for_model(self, max_context: int | None, *, rng: np.random.Generator) -> Spans:
+        """Return the spans of one epoch, none longer than the model reads and none without a target that counts."""
+        spans = self.spans if self.draw is None else self.spans.take(self.draw(rng))
+        spans = spans.no_longer_than(max_context)
+        return spans if self.counted is None else spans.take(np.flatnonzero(self.num_counted(spans) > 0))
+
+    def num_counted(self, spans: Spans) -> NDArray[np.int64]:
+        """Return how many targets of each span count, (R,)."""
+        if self.counted is None:
+            return spans.num_targets
+        before = np.concatenate([[0], np.cumsum(self.counted)])
+        return before[spans.first_rows + spans.lengths + 1] - before[spans.first_rows + spans.first_targets + 1]
 
 
 def train_spans(config: TrainingConfig, data: TrainingData) -> Spans:

@@ -8,6 +8,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from lvm_pipeline.training.trial import names_of_strategies
+
 PACKAGES = ("lvm-pipeline", "torch", "numpy", "safetensors", "pyarrow")
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT.name
@@ -15,10 +17,9 @@ TRAINING = f"{PACKAGE}.training.loop"
 
 
 def training_code_version(architecture: str, strategy: str) -> str:
-    """Return the version of the code that trains one architecture by one strategy, and nothing else."""
-    return code_version(
-        TRAINING, f"{PACKAGE}.architectures.{architecture}", f"{PACKAGE}.training.strategies.{strategy}"
-    )
+    """Return the version of the code that trains one architecture by some strategies, and nothing else."""
+    strategies = [f"{PACKAGE}.training.strategies.{name}" for name in names_of_strategies(strategy)]
+    return code_version(TRAINING, f"{PACKAGE}.architectures.{architecture}", *strategies)
 
 
 @cache

@@ -1,18 +1,18 @@
 """What a training says of itself: to its checkpoint, to the tracker, and in the record beside its weights."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig, count_parameters
+from lvm_pipeline.training.assembly import Assembly
 from lvm_pipeline.training.checkpoint import TrainingState
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.objectives import SumOfTerms
-from lvm_pipeline.training.phases import Phase
 from lvm_pipeline.training.provenance import package_versions, training_code_version
+from lvm_pipeline.training.strategies._contract import Staging
 from lvm_pipeline.training.trained_model import TrainedModelInfo, class_name
 from lvm_pipeline.training.trial import Trial
 
@@ -30,45 +30,34 @@ def checkpoint_identity(
     }
 
 
-def run_params(
-    config: TrainingConfig,
-    model_config: ModelConfig,
-    weighted_mean: Mapping[str, float],
-    objective: SumOfTerms,
-    phases: Sequence[Phase],
-) -> dict[str, Any]:
+def run_params(config: TrainingConfig, made: Assembly, objective: SumOfTerms) -> dict[str, Any]:
     """Return the parameters of the tracked run: every training option, and what the data decided."""
     return {
         **config.as_json(),
-        "model": asdict(model_config),
-        **weighted_mean,
+        "model": asdict(made.model_config),
+        **made.weighted_mean,
         "objective_scale": objective.scales,
-        "phases": [f"{phase.name}: {len(phase.spans)} spans, {phase.epochs} epochs" for phase in phases],
+        "phases": [f"{phase.name}: {len(phase.spans)} spans, {phase.epochs} epochs" for phase in made.phases],
     }
 
 
-def run_tags(trial: Trial, config: TrainingConfig, data: TrainingData) -> dict[str, str]:
+def run_tags(config: TrainingConfig, data: TrainingData, staging: Staging) -> dict[str, str]:
     """Return the tags of the tracked run."""
     return {
-        "trial_id": trial.trial_id,
+        "trial_id": config.trial_id,
         "architecture": config.architecture,
         "preset": config.preset,
         "strategy": config.strategy,
+        **{f"strategy.{name}": note for name, note in staging.notes.items()},
         "mode": config.mode,
         "space_id": data.concepts.space_id,
         "code_version": training_code_version(config.architecture, config.strategy),
-        "is_leaking": str(data.sequences.metadata.is_leaking).lower(),
+        "is_leaking": str(data.sequences.metadata.is_leaking or staging.is_oracle).lower(),
     }
 
 
 def trained_model_info(
-    config: TrainingConfig,
-    state: TrainingState,
-    model_config: ModelConfig,
-    data: TrainingData,
-    *,
-    trial: Trial,
-    weighted_mean: Mapping[str, float],
+    config: TrainingConfig, state: TrainingState, made: Assembly, data: TrainingData, *, trial: Trial
 ) -> TrainedModelInfo:
     """Return the record that is kept beside the weights."""
     progress, sequences = state.progress, data.sequences.metadata
@@ -76,7 +65,7 @@ def trained_model_info(
         architecture=config.architecture,
         preset=config.preset,
         model_class=class_name(state.model),
-        config=asdict(model_config),
+        config=asdict(made.model_config),
         num_params=count_parameters(state.model),
         space_id=data.concepts.space_id,
         trial=trial.identity(),
@@ -92,8 +81,8 @@ def trained_model_info(
             "seed": sequences.split_seed,
             "counts": {name: asdict(counts) for name, counts in sequences.split_counts.items()},
         },
-        is_leaking=sequences.is_leaking,
-        arithmetic=dict(weighted_mean),
+        is_leaking=sequences.is_leaking or made.staging.is_oracle,
+        arithmetic=dict(made.weighted_mean),
         selection_metric=config.selection_metric,
         score=progress.best_score,
         start_score=progress.history[0][f"validation_{config.selection_metric}"],
@@ -101,6 +90,7 @@ def trained_model_info(
         history=progress.history,
         training_seconds=progress.seconds,
         trained_on=_device_in_words(config),
+        strategy_notes=dict(made.staging.notes),
     )
 
 

@@ -19,7 +19,9 @@ from lvm_pipeline.measures.metrics import Spread, spread_of
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline.training.predictions import predict_spans, selection_metric
+from lvm_pipeline.training.strategies import condition_of
 from lvm_pipeline.training.trained_model import load_trained_model
+from lvm_pipeline.training.trial import Trial
 
 MODULE = "lvm_pipeline.training.rescore"
 
@@ -51,7 +53,9 @@ def rescore(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_
     device = wanted if is_same_device else "cpu"
     torch.set_num_threads(info.training["num_threads"])
     spans = data.scored_spans("validation", mode=info.mode)
-    condition = condition_on_device(data.condition(model.config.condition_dim), device)
+    condition = condition_on_device(
+        condition_of(Trial(**info.trial), data, condition_dim=model.config.condition_dim), device
+    )
     predictions = predict_spans(model.to(device), vectors_on_device(data.vectors, device), spans, condition=condition)
     targets, mean = np.asarray(data.vectors[spans.target_rows()]), data.train_sample().mean(axis=0)
     return Rescore(

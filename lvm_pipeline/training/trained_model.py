@@ -7,7 +7,7 @@ happens to have the same keys and shapes is refused (FIELD_NOTES' fault F8).
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import restore_dir, staged_dir, staged_file, write_json
+from lvm_pipeline.training.strategies import extended
 from lvm_pipeline.training.trial import Trial
 
 SCHEMA_VERSION = 1
@@ -58,6 +59,7 @@ class TrainedModelInfo:
         history: Metrics of each epoch.
         training_seconds: Time in optimiser steps and validation.
         trained_on: The device, in words.
+        strategy_notes: What each strategy did with the data, one sentence each.
     """
 
     architecture: str
@@ -84,6 +86,7 @@ class TrainedModelInfo:
     history: list[dict[str, float]]
     training_seconds: float
     trained_on: str
+    strategy_notes: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -143,6 +146,7 @@ def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
         raise LvmError(f"{path} cannot be read ({error}); train the model again.") from None
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise LvmError(f"{path} is not a record of schema version {SCHEMA_VERSION}; train the model again.")
+    values.setdefault("strategy_notes", {})  # records of earlier versions have none
     missing = sorted({f.name for f in fields(TrainedModelInfo)} - {"trial"} - set(values))
     if missing:
         raise LvmError(f"{path} lacks {', '.join(missing)}; train the model again.")
@@ -199,7 +203,7 @@ def load_trained_model(
 
 def _built_as_recorded(model_dir: Path, info: TrainedModelInfo) -> LatentVectorModel:
     architecture = load_architecture(info.architecture)
-    model = architecture.build(config_from_json(architecture.config_class, info.config))
+    model = extended(architecture.build(config_from_json(architecture.config_class, info.config)), Trial(**info.trial))
     if class_name(model) != info.model_class or count_parameters(model) != info.num_params:
         raise LvmError(
             f"The model in {model_dir} was a {info.model_class} with {info.num_params:,} parameters and would now be a "

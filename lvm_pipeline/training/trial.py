@@ -2,7 +2,8 @@
 
 This module and `config` declare every training option once: name, default, meaning, limits. The command line, the
 environment, Dagster's launchpad, the parameters in MLflow and `docs/training-options.md` are derived from them. They
-import neither torch nor anything of this project but its errors, so that settings and code server stay light.
+import neither torch nor anything of this project but its errors, so that settings and code server stay light; a trial
+with a strategy is checked against what its strategy declares, which is imported then.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Mode = Literal["auto", "articles", "windows"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -44,6 +45,16 @@ def _plain_numbers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def names_of_strategies(text: str) -> list[str]:
+    """Return the names in `progressive+tmd`, sorted, each once; the plain strategy counts only where it is alone."""
+    names = sorted({name.strip() for name in text.split("+")} - {PLAIN})
+    return names or [PLAIN]
+
+
+def _joined(text: str) -> str:
+    return "+".join(names_of_strategies(text))
+
+
 NamedValues = Annotated[dict[str, Any], BeforeValidator(_parsed_options), AfterValidator(_plain_numbers)]
 
 
@@ -58,8 +69,11 @@ class Trial(BaseModel):
         default_factory=dict,
         description="Fields of the preset's config to replace, such as hidden_dim, num_layers, dropout.",
     )
-    strategy: str = Field(default=PLAIN, description="How the training is staged; see `lvm list strategies`.")
-    strategy_options: NamedValues = Field(default_factory=dict, description="Options of the strategy.")
+    strategy: Annotated[str, AfterValidator(_joined)] = Field(
+        default=PLAIN,
+        description="How the training is staged; see `lvm list strategies`. Join several with +: `progressive+tmd`.",
+    )
+    strategy_options: NamedValues = Field(default_factory=dict, description="Options of the strategies.")
     mode: Mode = Field(
         default="auto",
         description="articles: predict at every position of whole articles. windows: predict one target from a fixed "
@@ -90,12 +104,27 @@ class Trial(BaseModel):
         default=0.05, ge=0, le=1, description="Final learning rate of the cosine schedule, relative to the peak."
     )
     clip_norm: float = Field(default=1.0, gt=0, description="Maximum gradient norm.")
+    ema_decay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Decay of an exponential moving average of the weights, such as 0.999; the averaged weights are "
+        "validated too and saved where they score better. 0: off.",
+    )
     precision: Precision = Field(
         default="auto",
         description="Precision of the matrix products in training. auto: bfloat16 on a GPU or a CPU with bfloat16 "
         "instructions, else float32. Validation always runs in float32.",
     )
     seed: int = Field(default=0, description="Random seed of weights, data order and dropout.")
+
+    @model_validator(mode="after")
+    def _strategies_agree(self) -> "Trial":
+        if self.strategy != PLAIN:
+            from lvm_pipeline.training.strategies import check_strategies
+
+            check_strategies(self)
+        return self
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this trial from others, as JSON values: every option that differs from its default."""
@@ -108,5 +137,6 @@ class Trial(BaseModel):
         """A readable head and eight hex digits of the canonical JSON, such as `lstm-small-s0-3f9ac21e`."""
         canonical = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         digits = hashlib.sha256(canonical.encode()).hexdigest()[:ID_DIGITS]
-        head = [self.architecture, self.preset, *([] if self.strategy == PLAIN else [self.strategy]), f"s{self.seed}"]
+        strategies = [name for name in names_of_strategies(self.strategy) if name != PLAIN]
+        head = [self.architecture, self.preset, *strategies, f"s{self.seed}"]
         return "-".join([*head, digits])

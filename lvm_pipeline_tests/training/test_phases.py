@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.training import loop
+from lvm_pipeline.training import strategies
 from lvm_pipeline.training.batches import groups_in_order
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
@@ -27,24 +27,25 @@ CONFIG = {
 }
 
 
-def staged(config, data, options):
+def staged(staging, config, data, options):
     """The first half of the spans in order by a mixed objective, then all of them."""
     spans = train_spans(config, data)
     some = spans.take(np.arange(len(spans) // 2))
     first = phase_of(config, some, name="half", epochs=2)
     changed = {"objective": "cosine + 0.5 mse", "is_shuffled": False, "learning_rate": 1e-3}
     last = {"objective": "0.5 cosine + infonce", "learning_rate": 2e-3}
-    return [
+    phases = (
         replace(first, **changed),
         phase_of(config, spans, name="all", epochs=3),
         replace(first, **last, name="again"),
-    ]
+    )
+    return replace(staging, phases=phases)
 
 
 @pytest.fixture(autouse=True)
 def strategy(monkeypatch):
-    found = Strategy(name="staged", summary="Three phases", phases=staged)
-    monkeypatch.setattr(loop, "load_strategy", lambda name: found)
+    found = Strategy(name="staged", summary="Three phases", affects="phases", stage=staged)
+    monkeypatch.setattr(strategies, "load_strategy", lambda name: found)
 
 
 def test_progress_curves_and_metrics_name_the_phase(data, tmp_path):

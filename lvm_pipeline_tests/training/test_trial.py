@@ -41,7 +41,7 @@ def test_equal_options_have_equal_ids(values, same):
 def test_every_option_of_a_trial_is_part_of_its_id(name):
     other = {
         "model": {"hidden_dim": 24},
-        "strategy": "another",
+        "strategy": "progressive",
         "strategy_options": {"a": 1},
         "mode": "windows",
         "objective": "mse",

@@ -1,18 +1,71 @@
-"""What a strategy declares: a function from config and data to phases, and its options."""
+"""What a strategy declares, and how one or several of them stage a training.
+
+A strategy is a function that takes the `Staging` of a training and returns it changed. Strategies are joined with a
+plus sign (`strategy: progressive+tmd`) and applied in the order of `AFFECTS`, whatever order they are named in.
+Modules of strategies import torch inside functions only, because a trial is checked where torch is not needed.
+"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.config import TrainingConfig, problems_in_words
 from lvm_pipeline.training.data import TrainingData
-from lvm_pipeline.training.phases import Phase
+from lvm_pipeline.training.phases import AddedTerm, Phase
+from lvm_pipeline.training.trial import Trial
+
+if TYPE_CHECKING:
+    from lvm_pipeline.architectures._contract import LatentVectorModel
+
+Affects = Literal["nothing", "spans", "phases", "first phase", "model", "objective"]
+AFFECTS: tuple[Affects, ...] = get_args(Affects)
+EXCLUSIVE = ("spans", "phases", "first phase")  # two strategies that affect the same of these contradict each other
+
+Measure = Callable[[NDArray[np.float32], NDArray[np.float32]], Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
     """The options of a strategy that has none."""
+
+
+def strategy_option(default: Any, meaning: str) -> Any:
+    """Declare an option of a strategy with its default and its meaning, which the docs show."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staging:
+    """How a training is staged. It starts as one phase over the train split, and each strategy returns it changed.
+
+    Attributes:
+        phases: The phases of the training, in order.
+        model: Fields of the model's config that the strategies set, by name.
+        measures: Further validation metrics, each a function of predictions (S, D) and targets (S, D).
+        notes: One sentence for each strategy about what it did with these data: what it used and what it used instead
+            of something that is missing. Recorded with the model, in MLflow and in the report.
+        is_oracle: Whether the model reads something of its targets, so that it can be studied but never promoted.
+    """
+
+    phases: tuple[Phase, ...]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    measures: tuple[Measure, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+    is_oracle: bool = False
+
+    @property
+    def terms(self) -> dict[str, AddedTerm]:
+        """Terms that phases add to their objective, each once."""
+        return {term.name: term for phase in self.phases for term in phase.terms}
+
+
+def _nothing_refused(trial: Trial, options: Any) -> str | None:
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,33 +75,39 @@ class Strategy:
     Attributes:
         name: Its name, which is its module's.
         summary: What it does, one sentence.
-        phases: Returns the phases for a settled config, the data and the options.
-        options: Frozen dataclass of its options, each with a default.
+        affects: What it changes; see `AFFECTS` and `EXCLUSIVE`.
+        stage: Returns the staging changed, for a settled config, the data and the strategy's options. It raises
+            LvmError with what is missing if the strategy cannot work on the data.
+        options: Frozen dataclass of its options, each with a default, declared with `strategy_option`; limits are
+            written as pydantic's `Annotated[int, Field(ge=1)]`. Names are unique among strategies that can be combined.
+        refused: Returns why a trial contradicts the strategy or its options; None if it does not.
+        extend: Returns a built model with modules of the strategy added, or another model around it. Called when a
+            training builds its model and whenever a trained model is loaded, before the weights are.
+        condition: Returns the condition (N, C) that a model of this strategy reads, where it is not the TMD vectors.
     """
 
     name: str
     summary: str
-    phases: Callable[[TrainingConfig, TrainingData, Any], list[Phase]]
+    affects: Affects
+    stage: Callable[[Staging, TrainingConfig, TrainingData, Any], Staging]
     options: type = NoOptions
+    refused: Callable[[Trial, Any], str | None] = _nothing_refused
+    extend: "Callable[[LatentVectorModel, Any], LatentVectorModel] | None" = None
+    condition: Callable[[TrainingData, Any], NDArray[np.float32]] | None = None
 
     def options_from(self, values: Mapping[str, Any]) -> Any:
         """Return the options with some of them replaced.
 
         Raises:
-            LvmError: If one does not exist; the message lists what exists.
+            LvmError: If one does not exist (the message lists what exists), or has a value of another type.
         """
-        known = [field.name for field in fields(self.options)]
+        known = [each.name for each in fields(self.options)]
         for name in values:
             if name not in known:
                 listed = ", ".join(known) or "none"
                 raise LvmError(f"The strategy {self.name} has no option {name!r}; its options are: {listed}.")
-        return self.options(**values)
-
-
-def planned_phases(strategy: Strategy, config: TrainingConfig, data: TrainingData) -> list[Phase]:
-    """Return the phases of a training.
-
-    Raises:
-        LvmError: If an option of the strategy does not exist, or there is nothing to train on.
-    """
-    return strategy.phases(config, data, strategy.options_from(config.strategy_options))
+        try:
+            return TypeAdapter(self.options).validate_python(dict(values))
+        except ValidationError as error:
+            problems = problems_in_words(error)
+            raise LvmError(f"The options of the strategy {self.name} cannot be used: {problems}.") from None

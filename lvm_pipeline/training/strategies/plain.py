@@ -1,14 +1,13 @@
-"""The plain strategy: one phase over everything."""
+"""The plain strategy: one phase over everything, which is what every training starts from."""
 
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
-from lvm_pipeline.training.phases import Phase, phase_of, train_spans
-from lvm_pipeline.training.strategies._contract import NoOptions, Strategy
+from lvm_pipeline.training.strategies._contract import NoOptions, Staging, Strategy
 
 
-def phases(config: TrainingConfig, data: TrainingData, options: NoOptions) -> list[Phase]:
-    """Return one phase over the whole train split."""
-    return [phase_of(config, train_spans(config, data))]
+def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options: NoOptions) -> Staging:
+    """Return the staging as it is."""
+    return staging
 
 
-STRATEGY = Strategy(name="plain", summary="One phase over the whole train split", phases=phases)
+STRATEGY = Strategy(name="plain", summary="One phase over the whole train split", affects="nothing", stage=stage)

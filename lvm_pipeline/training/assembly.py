@@ -1,0 +1,101 @@
+"""What a training is assembled from: staging, model, added terms, optimiser and tensors on the device."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel, ModelConfig
+from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
+from lvm_pipeline.training.compiled import compile_mixers
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.data import TrainingData
+from lvm_pipeline.training.optimiser import make_optimiser
+from lvm_pipeline.training.phases import Phase, train_spans
+from lvm_pipeline.training.settle import fitted_weighted_mean, model_config_for
+from lvm_pipeline.training.strategies import condition_of, extended, staged
+from lvm_pipeline.training.strategies._contract import Staging
+from lvm_pipeline.training.terms import AddedTerms, TermSources, added_terms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """Everything of a training that does not change while it runs, and the fresh model and optimiser.
+
+    Attributes:
+        staging: What the strategies made of config and data.
+        phases: Their phases, cut to what the model reads.
+        model_config: Config of the model.
+        model: The model on its device, at its start.
+        terms: Terms that phases add to the objective.
+        optimiser: Of the weights of model and terms.
+        vectors: All vectors on the device, (N, D).
+        condition: Condition of all concepts on the device, (N, C), for models that have one.
+        weighted_mean: Decay and article weight that the residual head starts from.
+    """
+
+    staging: Staging
+    phases: tuple[Phase, ...]
+    model_config: ModelConfig
+    model: LatentVectorModel
+    terms: AddedTerms
+    optimiser: torch.optim.Optimizer
+    vectors: Tensor
+    condition: Tensor | None
+    weighted_mean: dict[str, float]
+
+
+def assemble(
+    architecture: Architecture, config: TrainingConfig, data: TrainingData, *, compile_cache_dir: Path
+) -> Assembly:
+    """Stage a training and build its model.
+
+    Args:
+        architecture: What is built.
+        config: The training, settled.
+        data: What it reads.
+        compile_cache_dir: What torch.compile keeps.
+
+    Raises:
+        LvmError: If a strategy cannot work on the data, or the config is not usable with the data.
+    """
+    staging = staged(config, data)
+    model_config = model_config_for(architecture, config.with_options(model={**staging.model, **config.model}), data)
+    vectors = vectors_on_device(data.vectors, config.device)
+    condition = condition_on_device(
+        condition_of(config.trial, data, condition_dim=model_config.condition_dim), config.device
+    )
+    weighted_mean = fitted_weighted_mean(data, train_spans(config, data))
+    model = architecture.build(model_config)
+    model.set_arithmetic(**weighted_mean)
+    model = extended(model, config.trial).to(config.device)
+    model.fit(torch.from_numpy(data.train_sample()).to(vectors.device))
+    if config.compile:
+        compile_mixers(model, cache_dir=compile_cache_dir)
+    terms = added_terms(staging.terms, TermSources(model=model, vectors=vectors, data=data))
+    return Assembly(
+        staging=staging,
+        phases=tuple(_cut(phase, model.max_context) for phase in staging.phases),
+        model_config=model_config,
+        model=model,
+        terms=terms,
+        optimiser=_optimiser(model, terms, config),
+        vectors=vectors,
+        condition=condition,
+        weighted_mean=weighted_mean,
+    )
+
+
+def _cut(phase: Phase, max_context: int | None) -> Phase:
+    """Cut the spans once where every epoch sees the same."""
+    return phase if phase.draw is not None else replace(phase, spans=phase.spans.no_longer_than(max_context))
+
+
+def _optimiser(model: LatentVectorModel, terms: AddedTerms, config: TrainingConfig) -> torch.optim.Optimizer:
+    optimiser = make_optimiser(model, config)
+    if parameters := terms.parameters():
+        optimiser.add_param_group(
+            {"params": parameters, "learning_rate_factor": 1.0, "weight_decay": config.weight_decay}
+        )
+    return optimiser

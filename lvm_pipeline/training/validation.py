@@ -1,0 +1,76 @@
+"""What is measured after every epoch: the model on the validation split, and how the objective's terms share the loss.
+
+Shapes: S = targets, D = vector width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+from torch import Tensor
+
+from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.measures.metrics import spread_of
+from lvm_pipeline.training.balance import share_metrics
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.data import TrainingData
+from lvm_pipeline.training.objectives import SumOfTerms
+from lvm_pipeline.training.phases import Phase
+from lvm_pipeline.training.predictions import predict_spans, selection_metric
+from lvm_pipeline.training.strategies._contract import Measure
+
+
+class Validation:
+    """The validation split of a training, ready to be predicted."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        data: TrainingData,
+        vectors: Tensor,
+        condition: Tensor | None,
+        measures: Sequence[Measure] = (),
+    ):
+        """Find the targets.
+
+        Args:
+            config: Mode and selection metric.
+            data: Where the targets are.
+            vectors: All vectors on the model's device, (N, D).
+            condition: The condition of all concepts, for models that have one.
+            measures: Further metrics.
+        """
+        self.metric = selection_metric(config.selection_metric)
+        self.metric_name = f"validation_{config.selection_metric}"
+        self.vectors, self.condition, self.measures = vectors, condition, measures
+        self.spans = data.scored_spans("validation", mode=config.mode)
+        self.targets = np.asarray(data.vectors[self.spans.target_rows()])
+        self.train_mean = data.train_sample().mean(axis=0)
+        self.scores = {name: selection_metric(name) for name in sorted({"cosine", "mse", config.selection_metric})}
+
+    def metrics(self, model: LatentVectorModel, objective: SumOfTerms, phase: Phase) -> dict[str, float]:
+        """Predict the split and return every metric by name.
+
+        Raises:
+            LvmError: If a prediction is not finite.
+        """
+        predictions = predict_spans(model, self.vectors, self.spans, condition=self.condition)
+        if not np.isfinite(predictions).all():
+            raise LvmError(f"predictions are not finite; try a smaller learning rate than {phase.learning_rate}")
+        targets, mean = self.targets, self.train_mean
+        scores = {f"validation_{name}": each.measure(predictions, targets, mean) for name, each in self.scores.items()}
+        shares = share_metrics(
+            objective,
+            predictions,
+            targets,
+            batch_size=phase.batch_size,
+            is_unit=model.config.unit_length,
+        )
+        further = {name: value for measure in self.measures for name, value in measure(predictions, targets).items()}
+        return {**scores, **asdict(spread_of(predictions, targets, mean)), **shares, **further}
+
+    def score(self, model: LatentVectorModel) -> float:
+        """Return the selection metric alone."""
+        predictions = predict_spans(model, self.vectors, self.spans, condition=self.condition)
+        return self.metric.measure(predictions, self.targets, self.train_mean)

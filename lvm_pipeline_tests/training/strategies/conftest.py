@@ -1,0 +1,37 @@
+"""A data set that every strategy can work on: the small articles of the stage, with TMD codes and negatives."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lvm_pipeline_tests.training.conftest import make_data, open_data
+
+
+@pytest.fixture(scope="session")
+def rich_dir(tmp_path_factory):
+    folder = make_data(tmp_path_factory.mktemp("rich"))
+    add_codes(folder / "concepts.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rich_data(rich_dir):
+    return open_data(rich_dir)
+
+
+def add_codes(path):
+    """Give every concept TMD codes and their vector; every seventh has code zero."""
+    table = pq.read_table(path)
+    rng = np.random.default_rng(0)
+    is_unknown = np.arange(table.num_rows) % 7 == 0
+    columns = {
+        name: np.where(is_unknown, 0, rng.integers(1, top, table.num_rows)).astype(np.int16)
+        for name, top in (("domain", 15), ("task", 31), ("modifier", 63))
+    }
+    vectors = np.where(is_unknown[:, None], 0, rng.standard_normal((table.num_rows, 16))).astype(np.float32)
+    columns["tmd_dense"] = vectors.tolist()
+    for name, values in columns.items():
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
+    pq.write_table(table, path)
