@@ -7,6 +7,7 @@ with a strategy is checked against what its strategy declares, which is imported
 """
 
 import hashlib
+import importlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ SelectionMetric = Literal["cosine", "centred_cosine", "mse"]
 
 ID_DIGITS = 8
 PLAIN = "plain"  # the strategy of a single phase
+STRATEGIES = "lvm_pipeline.training.strategies"  # imported by name, only for a trial that has a strategy
 
 
 def parsed(value: Any) -> Any:
@@ -121,9 +123,7 @@ class Trial(BaseModel):
     @model_validator(mode="after")
     def _strategies_agree(self) -> "Trial":
         if self.strategy != PLAIN:
-            from lvm_pipeline.training.strategies import check_strategies
-
-            check_strategies(self)
+            importlib.import_module(STRATEGIES).check_strategies(self)
         return self
 
     def identity(self) -> dict[str, Any]:

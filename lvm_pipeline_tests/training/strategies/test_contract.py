@@ -1,5 +1,7 @@
 """What holds for every strategy, found by scanning: it trains every kind of model, resumes bit for bit, and says so."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -109,6 +111,13 @@ def test_names_are_sorted_joined_and_checked_when_the_trial_is_made():
         training_config({"strategy": "progressive", "strategy_options.speed": 1})
     with pytest.raises(LvmError, match=r"progressive cannot be used: sizes.*valid integer.*'x'"):
         training_config({"strategy": "progressive", "strategy_options": {"sizes": ["x"]}})
+
+
+def test_checking_a_trial_does_not_import_torch():
+    code = "import sys; from lvm_pipeline.training.trial import Trial; Trial(strategy=sys.argv[1]); "
+    for strategy in STRATEGIES:
+        asked = [sys.executable, "-c", code + "sys.exit('torch' in sys.modules)", strategy]
+        assert subprocess.run(asked, check=False).returncode == 0, strategy
 
 
 @dataclass(frozen=True, kw_only=True)
