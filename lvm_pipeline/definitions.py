@@ -7,8 +7,9 @@ from lvm_pipeline.defs.champion import champion
 from lvm_pipeline.defs.concepts import concepts
 from lvm_pipeline.defs.cpe_entry import cpe_entry
 from lvm_pipeline.defs.drift import drift
+from lvm_pipeline.defs.ensemble import ensemble
 from lvm_pipeline.defs.evaluation_report import evaluation_report
-from lvm_pipeline.defs.jobs import crown_champion, refresh_data, train_architecture
+from lvm_pipeline.defs.jobs import combine_best, crown_champion, refresh_data, train_architecture
 from lvm_pipeline.defs.leaderboard import leaderboard
 from lvm_pipeline.defs.resources import settings_resource
 from lvm_pipeline.defs.schedules import retraining
@@ -22,11 +23,11 @@ from lvm_pipeline.settings import load_settings
 def defs() -> dg.Definitions:
     """Return the definitions; their schedules and conditions follow the settings of the moment."""
     settings = load_settings()
-    lineage = [cpe_entry, concepts, sequences, trained_model, evaluation_report, leaderboard, champion]
+    lineage = [cpe_entry, concepts, sequences, trained_model, evaluation_report, leaderboard, ensemble, champion]
     return dg.Definitions(
         assets=automated(lineage, settings),
         asset_checks=[drift],
-        jobs=[refresh_data, train_architecture, crown_champion],
+        jobs=[refresh_data, train_architecture, combine_best, crown_champion],
         schedules=[retraining(settings)],
         sensors=[automation_sensor(settings), alerts_sensor(settings)],
         resources={"settings": settings_resource},

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lvm_pipeline.cli import lists, render, services
+from lvm_pipeline.cli import ensembles, lists, render, services
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings, with_options
@@ -29,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(lists.app, name="list")
+app.add_typer(ensembles.app)
 app.add_typer(services.app)
 
 

@@ -271,6 +271,26 @@ def show_trained(
         console.print(f"[yellow]Not in MLflow yet:[/] {escape(problem)} The next training tries again.", soft_wrap=True)
 
 
+def show_ensemble(
+    console: Console, info: Any, *, path: Path, problem: str | None = None, was_made: bool = True
+) -> None:
+    """Show the members of an ensemble, what it reached and where it is."""
+    if not was_made:
+        console.print(f"{info.trial_id} was made before of the same members; --again makes it once more.")
+    show_rows(
+        console,
+        [{"member": each.trial_id, "weight": round(each.weight, 3), "cosine": each.score} for each in info.members],
+    )
+    console.print(
+        f"{info.trial_id}: {info.num_params:,} parameters, {info.mode} mode, validation cosine {info.score:.4f} "
+        f"({info.training['weights_chosen']}).",
+        soft_wrap=True,
+    )
+    console.print(f"Trained model: {path}", soft_wrap=True)
+    if problem is not None:
+        console.print(f"[yellow]Not in MLflow yet:[/] {escape(problem)} The next training tries again.", soft_wrap=True)
+
+
 def stage_bars(bars: Bars) -> Callable[[Any], None]:
     """Return a callback for stages in other processes: one bar per stage and partition."""
     shown: dict[tuple[str, str | None], Bar] = {}

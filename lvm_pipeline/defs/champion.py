@@ -8,13 +8,14 @@ import dagster as dg
 from lvm_pipeline import lineage
 from lvm_pipeline.defs import metadata
 from lvm_pipeline.defs.checks import lvm_errors_as_failures
+from lvm_pipeline.defs.ensemble import ensemble
 from lvm_pipeline.defs.leaderboard import leaderboard
 from lvm_pipeline.defs.partitions import RESULTS_POOL
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.settings import Settings
 
 
-@dg.asset(deps=[leaderboard], pool=RESULTS_POOL, group_name="results", kinds={"mlflow"})
+@dg.asset(deps=[leaderboard, ensemble], pool=RESULTS_POOL, group_name="results", kinds={"mlflow"})
 def champion(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """The registered model now best by the fixed rule, or the reason why nothing changed."""
     with lvm_errors_as_failures(), stage_shown(settings, "champion"):

@@ -5,6 +5,7 @@ import dagster as dg
 from lvm_pipeline.defs.champion import champion
 from lvm_pipeline.defs.concepts import concepts
 from lvm_pipeline.defs.cpe_entry import cpe_entry
+from lvm_pipeline.defs.ensemble import ensemble
 from lvm_pipeline.defs.evaluation_report import evaluation_report
 from lvm_pipeline.defs.leaderboard import leaderboard
 from lvm_pipeline.defs.sequences import sequences
@@ -21,6 +22,13 @@ train_architecture = dg.define_asset_job(
     "train_architecture",
     selection=[trained_model.key, evaluation_report.key, leaderboard.key, champion.key],
     description="Train and score one architecture, then compare all: every run ends with a leaderboard and a champion.",
+    executor_def=dg.in_process_executor,
+)
+
+combine_best = dg.define_asset_job(
+    "combine_best",
+    selection=[ensemble.key, champion.key],
+    description="Combine the best trials into an ensemble, score it and compare it with the champion.",
     executor_def=dg.in_process_executor,
 )
 

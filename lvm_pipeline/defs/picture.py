@@ -18,6 +18,7 @@ WHAT_IT_IS = {
     "trained_model": "weights, MLflow run",
     "evaluation_report": "JSON + HTML",
     "leaderboard": "HTML",
+    "ensemble": "weights, MLflow run",
     "champion": "registry alias",
 }
 

@@ -17,6 +17,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline, baseline_scores
 from lvm_pipeline.evaluation.checked import not_checked, score_is_reproduced
 from lvm_pipeline.evaluation.controls import control_scores, usual_context_length
+from lvm_pipeline.evaluation.ensemble_scores import ensemble_scores
 from lvm_pipeline.evaluation.gates import (
     beats_best_baseline,
     cosine_is_above_minimum_viable,
@@ -160,6 +161,7 @@ def _scores_report(
         articles=_articles(scored, baselines[best], concepts_path),
         cosine_histogram=_histogram(scored, baselines[best]),
         retrieval_curve=_retrieval_curve(scored, baselines, best),
+        ensemble=ensemble_scores(scored, seed=seed),
         seed=seed,
     )
 

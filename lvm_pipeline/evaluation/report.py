@@ -15,6 +15,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.controls import Controls
+from lvm_pipeline.evaluation.ensemble_scores import EnsembleScores
 from lvm_pipeline.evaluation.latency import Latency
 from lvm_pipeline.evaluation.report_version_1 import from_version_1
 from lvm_pipeline.findings import Finding
@@ -159,6 +160,7 @@ class EvaluationReport(MeanScores):
         preference: Preference of human or model judges, if any were asked.
         rollout: Scores when the model continues from its own predictions.
         strategies: Comparison of training strategies.
+        ensemble: The members of an ensemble with their weights and scores.
     """
 
     report_version: int = REPORT_VERSION
@@ -201,6 +203,7 @@ class EvaluationReport(MeanScores):
     preference: dict[str, JsonValue] | None = None
     rollout: dict[str, JsonValue] | None = None
     strategies: dict[str, JsonValue] | None = None
+    ensemble: EnsembleScores | None = None
 
     @property
     def best(self) -> BaselineScores:

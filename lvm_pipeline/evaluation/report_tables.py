@@ -7,6 +7,7 @@ from typing import TypeVar
 from markupsafe import Markup
 
 from lvm_pipeline.evaluation import plots
+from lvm_pipeline.evaluation.ensemble_scores import EnsembleScores, MemberScores
 from lvm_pipeline.evaluation.report import EvaluationReport
 from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.measures.baselines import BASELINES
@@ -110,6 +111,18 @@ def controls_table(report: EvaluationReport) -> Table[tuple[str, float | None, I
         Column(title="loss, 95 % interval", text=lambda row: interval_in_words(row[2]), is_text=True),
     ]
     return Table(columns=columns, rows=rows)
+
+
+def member_table(ensemble: EnsembleScores) -> Table[MemberScores]:
+    """Return one row per member of an ensemble, best first."""
+    columns: list[Column[MemberScores]] = [
+        Column(title="member", text=lambda row: row.trial_id, is_text=True),
+        Column(title="reads", text=lambda row: row.mode, is_text=True),
+        number("weight", lambda row: row.weight, ".3f"),
+        number("cosine", lambda row: row.cosine),
+        Column(title="gain of the ensemble", text=lambda row: interval_in_words(row.gain), is_text=True),
+    ]
+    return Table(columns=columns, rows=list(ensemble.members))
 
 
 def retrieval_columns(of: Callable[[Row], RetrievalScores]) -> list[Column[Row]]:

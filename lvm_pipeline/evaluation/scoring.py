@@ -3,7 +3,6 @@
 Shapes: S = targets, D = vector width.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
-from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.concepts.schema import is_declared
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.scores import Scores, given_predictions, score_predictor
@@ -26,7 +24,7 @@ from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.settle import find_device
 from lvm_pipeline.training.strategies import condition_of
-from lvm_pipeline.training.trained_model import WEIGHTS_FILE, TrainedModelInfo, load_trained_model
+from lvm_pipeline.training.trained_model import TrainedModelInfo, load_trained_model, weights_fingerprint
 from lvm_pipeline.training.trial import Trial
 
 
@@ -136,7 +134,7 @@ def score_model(
     model, info = load_trained_model(model_dir, space_id=data.concepts.space_id, device=device)
     _refuse_other_data(model_dir, info, data, require_same_data=require_same_data)
     mode: Any = context_mode or info.mode
-    _refuse_leaking_mode(info, mode)
+    _refuse_leaking_mode(model, info, mode)
     targets = targets_of(data, split=split, context_mode=mode)
     condition = condition_of(Trial(**info.trial), data, condition_dim=model.config.condition_dim)
     vectors, spans = vectors_on_device(data.vectors, device), data.scored_spans(split, mode=mode)
@@ -148,7 +146,7 @@ def score_model(
     return ScoredModel(
         model=model,
         info=info,
-        model_fingerprint=model_fingerprint(model_dir),
+        model_fingerprint=weights_fingerprint(model_dir),
         data=data,
         targets=targets,
         train_mean=train_mean,
@@ -183,14 +181,8 @@ def targets_of(data: TrainingData, *, split: Split, context_mode: ContextMode) -
     )
 
 
-def model_fingerprint(model_dir: Path) -> str:
-    """Hash the weights: equal for the same model wherever it lies."""
-    with (model_dir / WEIGHTS_FILE).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _refuse_leaking_mode(info: TrainedModelInfo, mode: ContextMode) -> None:
-    if mode == "articles" and not load_architecture(info.architecture).causal:
+def _refuse_leaking_mode(model: LatentVectorModel, info: TrainedModelInfo, mode: ContextMode) -> None:
+    if mode == "articles" and not model.is_causal:
         raise LvmError(
             f"{info.architecture} sees later inputs of its own context, so on whole articles it would see its targets; "
             "evaluate it on windows."

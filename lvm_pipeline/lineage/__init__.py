@@ -27,6 +27,7 @@ from lvm_pipeline.lineage.data import (
     verify_source,
 )
 from lvm_pipeline.lineage.drift import check_drift
+from lvm_pipeline.lineage.ensembles import make_ensemble, top_trials
 from lvm_pipeline.lineage.invariants import INVARIANTS
 from lvm_pipeline.lineage.models import TrainedTrial, train_trial, training_config_of
 from lvm_pipeline.lineage.results import (
@@ -65,6 +66,7 @@ __all__ = [
     "ingest_demo_corpus",
     "ingest_file",
     "latest_trial",
+    "make_ensemble",
     "move_earlier_layout",
     "named_trial",
     "observe_source",
@@ -80,6 +82,7 @@ __all__ = [
     "source_reader",
     "stage_concepts",
     "stage_sequences",
+    "top_trials",
     "train_trial",
     "trained_trials",
     "training_config_of",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline import files
-from lvm_pipeline.architectures._registry import architectures_named
+from lvm_pipeline.architectures._registry import architecture_names, architectures_named
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.lineage.data import reported_findings
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from lvm_pipeline.training.trained_model import TrainedModelInfo
 
 CHAMPION_FILE, TEST_SCORES_FILE = "champion.json", "test_scores.json"
-CHAMPION_FIELDS = ("name", "architecture", "version", "mlflow_run_id", "url", "model_fingerprint", "test")
+CHAMPION_FIELDS = (
+    "name",
+    "architecture",
+    "architectures",
+    "version",
+    "mlflow_run_id",
+    "url",
+    "model_fingerprint",
+    "test",
+)
 
 
 def evaluate_architecture(settings: Settings, architecture: str) -> "EvaluationReport":
@@ -166,7 +175,7 @@ def retrained_architectures(settings: Settings) -> list[str]:
         return architectures_named(settings.retrained_architectures)
     champion = read_champion(settings)
     name = champion.get("architecture") or (champion.get("name") or "").split(" ")[0]  # earlier versions: "gru small"
-    return [name] if name else []
+    return champion.get("architectures") or ([name] if name in architecture_names() else [])
 
 
 def _cache_dir(settings: Settings) -> Path:
@@ -208,6 +217,7 @@ def _promoted(settings: Settings, model_dir: Path, decision: Mapping[str, Any]) 
     tags = {
         "trial_id": info.trial_id,
         "architecture": info.architecture,
+        "architectures": " ".join(sorted({architecture for architecture, _ in info.built_from})),
         "preset": info.preset,
         "model_fingerprint": decision["challenger_fingerprint"] or "",
         "sequences_fingerprint": decision["fingerprint"],
@@ -223,6 +233,7 @@ def _description_of(settings: Settings, model: "RegisteredModel", fingerprint: s
     return {
         "name": model.tags.get("trial_id", architecture),
         "architecture": architecture.split(" ")[0] or None,
+        "architectures": [each for each in model.tags.get("architectures", "").split() if each in architecture_names()],
         "version": model.version,
         "mlflow_run_id": model.mlflow_run_id,
         "url": model.url,

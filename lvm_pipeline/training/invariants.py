@@ -39,7 +39,7 @@ def check_trained_model(model_dir: Path, concepts_path: Path, sequences_path: Pa
 
     info = read_trained_model_info(model_dir)
     others = [
-        preset_has_its_declared_size(load_architecture(info.architecture), info.preset),
+        _sizes_as_declared(info.built_from),
         no_objective_term_dominates(info.history),
         training_takes_under_an_hour(info.training_seconds),
     ]
@@ -52,6 +52,12 @@ def check_trained_model(model_dir: Path, concepts_path: Path, sequences_path: Pa
         prediction_is_not_the_mean_vector(found.spread),
         *others,
     ]
+
+
+def _sizes_as_declared(presets: Sequence[tuple[str, str]]) -> Finding:
+    """Check each architecture's preset; return the first failure, or the first finding."""
+    found = [preset_has_its_declared_size(load_architecture(name), preset) for name, preset in presets]
+    return next((each for each in found if not each.passed), found[0])
 
 
 def write_findings(model_dir: Path, findings: Iterable[Finding]) -> None:
@@ -140,7 +146,9 @@ def no_objective_term_dominates(history: Sequence[Mapping[str, float]]) -> Findi
         else f"the largest share is that of {term}: {largest:.1%} of the {what} after epoch {epoch}",
         observed=largest,
         allowed=LARGEST_SHARE,
-        details={"last_epoch": {name: share for name, share in history[-1].items() if "_share_" in name}},
+        details={
+            "last_epoch": {name: share for epoch in history[-1:] for name, share in epoch.items() if "_share_" in name}
+        },
     )
 
 

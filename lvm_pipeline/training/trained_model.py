@@ -2,11 +2,13 @@
 
 A trained model is a folder with `model.safetensors` and `trained_model.json`. The weights carry the
 identity of what they belong to in their own header, so that another class, config or space that
-happens to have the same keys and shapes is refused (FIELD_NOTES' fault F8).
+happens to have the same keys and shapes is refused (FIELD_NOTES' fault F8). An ensemble also has the folder
+`members`, with the trained model of each; its own weights are those of the mean.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig, config_with, count_parameters
+from lvm_pipeline.architectures._ensemble import Ensemble, EnsembleConfig, EnsembleMember
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.errors import LvmError
@@ -26,8 +29,33 @@ from lvm_pipeline.training.trial import Trial
 SCHEMA_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "trained_model.json"
+MEMBERS_DIR = "members"  # in an ensemble's folder: the trained model of each member, under its trial id
 IDENTITY_KEY = "lvm_identity"
+OPTIONAL = ("trial", "members", "strategy_notes")  # records of earlier versions lack them
 PACKAGE = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A trained model in an ensemble.
+
+    Attributes:
+        trial_id: Its trial; its files are in the folder of this name.
+        architecture: Its architecture.
+        preset: Its preset.
+        mode: `windows` or `articles`: what it reads, in the ensemble too.
+        weight: Its part of the mean.
+        score: Its own validation cosine.
+        weights_fingerprint: Hash of its weights.
+    """
+
+    trial_id: str
+    architecture: str
+    preset: str
+    mode: str
+    weight: float
+    score: float
+    weights_fingerprint: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +88,7 @@ class TrainedModelInfo:
         training_seconds: Time in optimiser steps and validation.
         trained_on: The device, in words.
         strategy_notes: What each strategy did with the data, one sentence each.
+        members: The members of an ensemble; empty for any other model.
     """
 
     architecture: str
@@ -87,6 +116,7 @@ class TrainedModelInfo:
     training_seconds: float
     trained_on: str
     strategy_notes: dict[str, str] = field(default_factory=dict)
+    members: list[Member] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -97,6 +127,11 @@ class TrainedModelInfo:
     def trial_id(self) -> str:
         """Id of the trial that made it."""
         return Trial(**self.trial).trial_id
+
+    @property
+    def built_from(self) -> list[tuple[str, str]]:
+        """Architecture and preset of the model, or of each member of an ensemble."""
+        return [(each.architecture, each.preset) for each in self.members] or [(self.architecture, self.preset)]
 
     @property
     def identity(self) -> str:
@@ -146,11 +181,12 @@ def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
         raise LvmError(f"{path} cannot be read ({error}); train the model again.") from None
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise LvmError(f"{path} is not a record of schema version {SCHEMA_VERSION}; train the model again.")
-    values.setdefault("strategy_notes", {})  # records of earlier versions have none
-    missing = sorted({f.name for f in fields(TrainedModelInfo)} - {"trial"} - set(values))
+    missing = sorted({f.name for f in fields(TrainedModelInfo)} - {*OPTIONAL} - set(values))
     if missing:
         raise LvmError(f"{path} lacks {', '.join(missing)}; train the model again.")
     values["trial"] = trial_in(values).identity()
+    values["members"] = [Member(**each) for each in values.get("members", [])]
+    values.setdefault("strategy_notes", {})
     return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo)})
 
 
@@ -184,7 +220,8 @@ def load_trained_model(
             raise LvmError(
                 f"The model in {model_dir} is of {what} {found}, not {wanted}; use the model that belongs here."
             )
-    model = _built_as_recorded(model_dir, info)
+    model = ensemble_from(model_dir, info.members) if info.members else _built(info)
+    _refuse_other_class(model_dir, model, info)
     path = model_dir / WEIGHTS_FILE
     identity = read_header(path).get(IDENTITY_KEY)
     if identity != info.identity:
@@ -193,7 +230,7 @@ def load_trained_model(
             "restore the folder or train the model again."
         )
     try:
-        model.load_state_dict(load_tensors(path), strict=True)
+        model.load_state_dict(load_tensors(path), strict=not info.members)
     except RuntimeError as error:
         raise LvmError(
             f"The weights {path} do not fit the model ({_first_line(error)}); train the model again."
@@ -201,15 +238,50 @@ def load_trained_model(
     return model.to(device).eval(), info
 
 
-def _built_as_recorded(model_dir: Path, info: TrainedModelInfo) -> LatentVectorModel:
+def ensemble_from(model_dir: Path, members: Sequence[Member]) -> Ensemble:
+    """Build the ensemble of the members in a folder.
+
+    Raises:
+        LvmError: If a member is missing, cannot be loaded, or is not the one that was recorded.
+    """
+    parts, config = [], None
+    for member in members:
+        folder = model_dir / MEMBERS_DIR / member.trial_id
+        model, info = load_trained_model(folder)
+        if weights_fingerprint(folder) != member.weights_fingerprint:
+            raise LvmError(
+                f"The weights of {member.trial_id} in {folder} are not those that the ensemble was made from; restore "
+                "them or make the ensemble again with `lvm ensemble`."
+            )
+        window = info.context_length if info.mode == "windows" else None
+        parts.append(EnsembleMember(model=model, weight=member.weight, window=window))
+        config = EnsembleConfig(
+            vector_dim=model.config.vector_dim,
+            unit_length=model.config.unit_length,
+            condition_dim=max(model.config.condition_dim, config.condition_dim if config else 0),
+        )
+    assert config is not None
+    return Ensemble(config, parts)
+
+
+def weights_fingerprint(model_dir: Path) -> str:
+    """Hash the weights: equal for the same model wherever it lies."""
+    with (model_dir / WEIGHTS_FILE).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _built(info: TrainedModelInfo) -> LatentVectorModel:
     architecture = load_architecture(info.architecture)
-    model = extended(architecture.build(config_from_json(architecture.config_class, info.config)), Trial(**info.trial))
+    config = config_from_json(architecture.config_class, info.config)
+    return extended(architecture.build(config), Trial(**info.trial))
+
+
+def _refuse_other_class(model_dir: Path, model: LatentVectorModel, info: TrainedModelInfo) -> None:
     if class_name(model) != info.model_class or count_parameters(model) != info.num_params:
         raise LvmError(
             f"The model in {model_dir} was a {info.model_class} with {info.num_params:,} parameters and would now be a "
             f"{class_name(model)} with {count_parameters(model):,}; train the model again."
         )
-    return model
 
 
 def config_from_json(config_class: type[ModelConfig], values: Mapping[str, Any]) -> ModelConfig:

@@ -1,0 +1,329 @@
+"""Ensembles: two to five trained models as one, which predicts the normalised weighted mean of their predictions.
+
+An ensemble is a trained model like any other, with a trial id, a folder and a report of its own. Its folder holds hard
+links to the members' files (copies where the disk has no links), so it stays whole when a member is trained again or
+deleted. The weights are equal, or fitted on the validation articles; see `choose_weights`.
+
+Shapes: S = targets, M = members, D = vector width.
+"""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lvm_pipeline.architectures._contract import LatentVectorModel, count_parameters
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.files import link_or_copy, staged_dir, write_json
+from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.uncertainty import Interval, paired_gain
+from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.data import Spans, TrainingData
+from lvm_pipeline.training.predictions import predict_spans
+from lvm_pipeline.training.provenance import code_version, package_versions
+from lvm_pipeline.training.settle import find_device
+from lvm_pipeline.training.strategies import strategies_of
+from lvm_pipeline.training.trained_model import (
+    IDENTITY_KEY,
+    INFO_FILE,
+    MEMBERS_DIR,
+    WEIGHTS_FILE,
+    Member,
+    TrainedModelInfo,
+    class_name,
+    ensemble_from,
+    load_trained_model,
+    save_tensors,
+    weights_fingerprint,
+)
+from lvm_pipeline.training.trial import Trial
+
+ENSEMBLE = "ensemble"  # stands where a trial names its architecture
+FEWEST_MEMBERS, MOST_MEMBERS = 2, 5
+NUM_FOLDS = 5  # parts of the validation articles in cross-fitting
+
+Weighting = Literal["equal", "validation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightChoice:
+    """The weights of the members, (M,), and how they were chosen, in words."""
+
+    weights: tuple[float, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What weights are chosen from.
+
+    Attributes:
+        with_targets: Cosine of each member's prediction with its target, (S, M).
+        among_members: Cosine of each two members' predictions, (S, M, M).
+        articles: Article of each target, (S,).
+    """
+
+    with_targets: NDArray[np.float64]
+    among_members: NDArray[np.float64]
+    articles: NDArray[np.int64]
+
+    def cosines(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the cosine of the weighted mean with each target, (S,)."""
+        lengths = np.einsum("smn,m,n->s", self.among_members, weights, weights)
+        return self.with_targets @ weights / np.sqrt(np.maximum(lengths, 1e-12))
+
+    def take(self, chosen: NDArray[Any]) -> "Agreement":
+        """Return some of the targets."""
+        return Agreement(self.with_targets[chosen], self.among_members[chosen], self.articles[chosen])
+
+
+def ensemble_trial(member_ids: Sequence[str], *, name: str | None = None, weighting: Weighting = "equal") -> Trial:
+    """Return the trial of an ensemble: its members' trial ids and how they are weighted.
+
+    Raises:
+        LvmError: If there are too few or too many members, one is named twice, or the name cannot be part of an id.
+    """
+    members = sorted(set(member_ids))
+    if len(members) < len(member_ids):
+        raise LvmError("An ensemble has each trial once; a trial was named twice.")
+    if not FEWEST_MEMBERS <= len(members) <= MOST_MEMBERS:
+        raise LvmError(f"An ensemble has {FEWEST_MEMBERS} to {MOST_MEMBERS} members, got {len(members)}.")
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise LvmError(
+            f"The name {name!r} cannot be part of a trial id; use letters, digits, dots, dashes, underscores."
+        )
+    return Trial(
+        architecture=ENSEMBLE,
+        preset=name or f"of{len(members)}",
+        model={"members": members, "weights": weighting},
+    )
+
+
+def ensemble_code_version(infos: Sequence[TrainedModelInfo]) -> str:
+    """Return the version of the code that combines and runs these members."""
+    architectures = sorted({f"lvm_pipeline.architectures.{info.architecture}" for info in infos})
+    return code_version(__name__, *architectures)
+
+
+def refuse_unlike(members: Mapping[str, TrainedModelInfo], data: TrainingData) -> None:
+    """Refuse members that cannot be averaged, or whose scores on these data could not be believed.
+
+    Raises:
+        LvmError: If members differ in space, width, data or split from the first or from the data, or one is itself
+            an ensemble.
+    """
+    (first_id, first), *_ = members.items()
+    for trial_id, info in members.items():
+        if info.members:
+            raise LvmError(f"{trial_id} is itself an ensemble; name its members instead.")
+        for what, own, others in (
+            ("space", info.space_id, first.space_id),
+            ("vector width", info.config["vector_dim"], first.config["vector_dim"]),
+            ("unit length", info.config["unit_length"], first.config["unit_length"]),
+            ("data", info.fingerprints, first.fingerprints),
+            ("split", info.split, first.split),
+            ("context length", info.context_length, first.context_length),
+        ):
+            if own != others:
+                raise LvmError(
+                    f"{trial_id} and {first_id} cannot be in one ensemble, since they differ in {what} ({_short(own)} "
+                    f"and {_short(others)}); choose trials that agree in it."
+                )
+        if info.fingerprints != data.fingerprints:
+            raise LvmError(
+                f"{trial_id} was trained on other data than the present concepts and sequences; train it again."
+            )
+        if any(strategy.condition is not None for strategy, _ in strategies_of(Trial(**info.trial))):
+            raise LvmError(
+                f"{trial_id} reads a condition that its strategy {info.trial['strategy']} makes, and an ensemble passes "
+                "on the concepts' TMD vectors only; choose trials of other strategies."
+            )
+
+
+def build_ensemble(
+    member_dirs: Mapping[str, Path],
+    data: TrainingData,
+    *,
+    trial: Trial,
+    output_dir: Path,
+    device: str = "cpu",
+    num_threads: int = 2,
+    seed: int = 0,
+) -> TrainedModelInfo:
+    """Combine trained models and write the ensemble as a trained model.
+
+    Args:
+        member_dirs: Model folders of the members, by trial id.
+        data: What all of them were trained on; its validation split gives the score, and the weights if asked for.
+        trial: From `ensemble_trial`.
+        output_dir: Folder of the ensemble. An earlier one is replaced at the end.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        num_threads: PyTorch threads on a CPU.
+        seed: Of the folds and of the resampling.
+
+    Returns:
+        What the ensemble says of itself.
+    """
+    started = time.monotonic()
+    config = TrainingConfig(**dict(trial), device=find_device(device), num_threads=num_threads)
+    torch.set_num_threads(num_threads)
+    loaded = {trial_id: load_trained_model(folder, device=config.device) for trial_id, folder in member_dirs.items()}
+    infos = {trial_id: info for trial_id, (_, info) in loaded.items()}
+    refuse_unlike(infos, data)
+    spans = data.scored_spans("validation", mode="windows")
+    predictions = [predicted(model, data, mode=info.mode, device=config.device) for model, info in loaded.values()]
+    agreement = agreement_of(predictions, spans, data)
+    choice = choose_weights(agreement, weighting=trial.model["weights"], seed=seed)
+    members = [
+        Member(
+            trial_id=trial_id,
+            architecture=info.architecture,
+            preset=info.preset,
+            mode=info.mode,
+            weight=weight,
+            score=float(agreement.with_targets[:, index].mean()),
+            weights_fingerprint=weights_fingerprint(member_dirs[trial_id]),
+        )
+        for index, ((trial_id, info), weight) in enumerate(zip(infos.items(), choice.weights, strict=True))
+    ]
+    with staged_dir(output_dir) as staged:
+        for trial_id, folder in member_dirs.items():
+            for name in (WEIGHTS_FILE, INFO_FILE):
+                link_or_copy(folder / name, staged / MEMBERS_DIR / trial_id / name)
+        ensemble = ensemble_from(staged, members).to(config.device).eval()
+        mode = "articles" if any(member.mode == "articles" for member in members) else "windows"
+        scored = predicted(ensemble, data, mode=mode, device=config.device)
+        info = replace(
+            _record_of(infos, members, config, choice),
+            model_class=class_name(ensemble),
+            num_params=count_parameters(ensemble),
+            config=asdict(ensemble.config),
+            mode=mode,
+            score=float(cosines(scored, np.asarray(data.vectors[spans.target_rows()])).mean()),
+            start_score=float(agreement.cosines(np.full(len(members), 1 / len(members))).mean()),
+            training_seconds=time.monotonic() - started + sum(each.training_seconds for each in infos.values()),
+        )
+        save_tensors(staged / WEIGHTS_FILE, {"weights": ensemble.weights.cpu()}, {IDENTITY_KEY: info.identity})
+        write_json(staged / INFO_FILE, info.as_json())
+    return info
+
+
+def predicted(model: LatentVectorModel, data: TrainingData, *, mode: str, device: str) -> NDArray[np.float32]:
+    """Return a model's predictions for the validation targets, (S, D)."""
+    condition = condition_on_device(data.condition(model.config.condition_dim), device)
+    spans = data.scored_spans("validation", mode=mode)
+    return predict_spans(model, vectors_on_device(data.vectors, device), spans, condition=condition)
+
+
+def agreement_of(predictions: Sequence[NDArray[np.float32]], spans: Spans, data: TrainingData) -> Agreement:
+    """Measure how predictions (S, D) of the same targets agree with these and among each other.
+
+    Predictions are taken as they are: of unit length, or as long as the space's vectors are.
+    """
+    rows = spans.target_rows()
+    targets = np.asarray(data.vectors[rows], np.float64)
+    targets /= np.maximum(np.linalg.norm(targets, axis=1, keepdims=True), 1e-12)
+    stacked = np.stack(predictions).astype(np.float64)
+    return Agreement(
+        with_targets=np.einsum("msd,sd->sm", stacked, targets),
+        among_members=np.einsum("msd,nsd->smn", stacked, stacked),
+        articles=np.searchsorted(data.articles.first_rows, rows, side="right") - 1,
+    )
+
+
+def choose_weights(agreement: Agreement, *, weighting: Weighting, seed: int = 0) -> WeightChoice:
+    """Choose the members' weights.
+
+    `equal` fits nothing. `validation` fits them on the validation articles, which also give the score; to keep that
+    honest they are first cross-fitted: fitted on four fifths of the articles and scored on the last fifth, in turn.
+    Fitted weights are used only if that score is above the one of equal weights, with an interval above zero.
+
+    Raises:
+        LvmError: If the weighting is neither.
+    """
+    num_members = agreement.with_targets.shape[1]
+    equal = np.full(num_members, 1 / num_members)
+    if weighting == "equal":
+        return WeightChoice(weights=tuple(equal.tolist()), reason="equal weights")
+    if weighting != "validation":
+        raise LvmError(f"There is no weighting {weighting!r}; choose equal or validation.")
+    num_articles = len(np.unique(agreement.articles))
+    if num_articles < NUM_FOLDS:
+        reason = f"equal weights: {num_articles} validation articles are too few to fit others"
+        return WeightChoice(weights=tuple(equal.tolist()), reason=reason)
+    gain = paired_gain(cross_fitted(agreement, seed=seed), agreement.cosines(equal), agreement.articles, seed=seed)
+    told = f"weights fitted on validation change the cosine by {_in_words(gain)} in cross-fitting by articles"
+    if not gain.is_above_zero:
+        return WeightChoice(weights=tuple(equal.tolist()), reason=f"equal weights: {told}")
+    return WeightChoice(weights=tuple(fitted_weights(agreement).tolist()), reason=f"fitted weights: {told}")
+
+
+def cross_fitted(agreement: Agreement, *, seed: int = 0) -> NDArray[np.float64]:
+    """Return the cosine of each target under weights that were fitted on other articles, (S,)."""
+    from sklearn.model_selection import GroupKFold
+
+    folds = GroupKFold(NUM_FOLDS, shuffle=True, random_state=seed)
+    cosines = np.empty(len(agreement.articles))
+    for fitted, scored in folds.split(agreement.articles, groups=agreement.articles):
+        cosines[scored] = agreement.take(scored).cosines(fitted_weights(agreement.take(fitted)))
+    return cosines
+
+
+def fitted_weights(agreement: Agreement) -> NDArray[np.float64]:
+    """Return the non-negative weights with sum 1 that give the highest mean cosine, (M,)."""
+    from scipy.optimize import minimize
+
+    num_members = agreement.with_targets.shape[1]
+    found = minimize(
+        lambda weights: -agreement.cosines(weights).mean(),
+        np.full(num_members, 1 / num_members),
+        method="SLSQP",
+        bounds=[(0, 1)] * num_members,
+        constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1},
+        options={"ftol": 1e-10},
+    )
+    weights = np.clip(found.x, 0, None)
+    return weights / weights.sum()
+
+
+def _record_of(
+    infos: Mapping[str, TrainedModelInfo], members: list[Member], config: TrainingConfig, choice: WeightChoice
+) -> TrainedModelInfo:
+    """Return the first member's record with what is the ensemble's own."""
+    first = next(iter(infos.values()))
+    return replace(
+        first,
+        architecture=ENSEMBLE,
+        preset=config.preset,
+        trial=config.trial.identity(),
+        training={**config.as_json(), "mode": first.mode, "weights_chosen": choice.reason},
+        seed=config.seed,
+        code_version=ensemble_code_version(list(infos.values())),
+        packages=package_versions(),
+        is_leaking=any(info.is_leaking for info in infos.values()),
+        strategy_notes={},
+        arithmetic={},
+        selection_metric="cosine",
+        best_epoch=0,
+        history=[],
+        trained_on=f"{len(members)} trained models, averaged",
+        members=members,
+    )
+
+
+def _short(value: Any) -> str:
+    """Write a value that two members differ in, in few words."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {str(each)[:12]}" for name, each in value.items() if name != "counts")
+
+
+def _in_words(gain: Interval) -> str:
+    return f"{gain.mean:+.4f}" + ("" if gain.low is None else f" [{gain.low:+.4f}, {gain.high:+.4f}]")

@@ -1,0 +1,182 @@
+"""Ensembles of trained trials: combined, checked, promoted and tracked like a trial."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.models import TrainedTrial, accepted_at, complete_tracking
+from lvm_pipeline.lineage.results import build_leaderboard
+from lvm_pipeline.lineage.trials import (
+    TrialFolder,
+    link_model,
+    named_trial,
+    read_tracking,
+    trial_folder,
+    write_tracking,
+    write_trial,
+)
+from lvm_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from lvm_pipeline.experiments.ensemble import Weighting
+    from lvm_pipeline.training.data import TrainingData
+    from lvm_pipeline.training.loop import TrainedModel
+    from lvm_pipeline.training.tracking import Tracker, TrainingStatus
+    from lvm_pipeline.training.trial import Trial
+
+
+def make_ensemble(
+    settings: Settings,
+    trial_ids: Sequence[str],
+    *,
+    name: str | None = None,
+    weighting: "Weighting" = "equal",
+    tracker: "Tracker | None" = None,
+    again: bool = False,
+) -> TrainedTrial:
+    """Combine trained trials into an ensemble with a trial folder of its own; `models/ensemble` then leads to it.
+
+    An ensemble that was made before of the same weights, data and code is left as it is.
+
+    Args:
+        settings: Where the data and the trials are.
+        trial_ids: Two to five trained trials, by id or the beginning of one.
+        name: Part of the ensemble's trial id.
+        weighting: `equal`, or `validation` to fit the weights; see `experiments.ensemble.choose_weights`.
+        tracker: What to report to; None tracks nothing.
+        again: Make it even if there is nothing new.
+
+    Raises:
+        LvmError: If a trial does not exist, or the trials cannot be combined.
+        InvariantError: If a blocking finding failed; an earlier ensemble stays.
+    """
+    from lvm_pipeline.experiments.ensemble import ensemble_trial
+    from lvm_pipeline.training.data import load_training_data
+
+    named = [named_trial(settings, each) for each in trial_ids]
+    trial = ensemble_trial([each.trial_id for each in named], name=name, weighting=weighting)
+    members = {each.trial_id: each for each in sorted(named, key=lambda each: each.trial_id)}
+    folder = trial_folder(settings, trial.trial_id)
+    with folder.locked():
+        data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+        made = None if again else _made_before(folder, members.values(), data)
+        if made is None:
+            write_trial(folder, trial)
+            made = _made(settings, folder, trial, members, data, tracker)
+        link_model(settings, trial.architecture, folder)
+        return made
+
+
+def top_trials(settings: Settings, count: int) -> list[str]:
+    """Return the best trials of the leaderboard by validation cosine, ensembles left out.
+
+    Raises:
+        LvmError: If fewer trials were evaluated.
+    """
+    ranked = [row.name for row in build_leaderboard(settings).models]
+    single = [each for each in ranked if (info := trial_folder(settings, each).info()) and not info.members]
+    if len(single) < count:
+        raise LvmError(
+            f"The leaderboard has {len(single)} trials to combine, not {count}; train and evaluate more, or ask for "
+            "fewer members."
+        )
+    return single[:count]
+
+
+def _made_before(folder: TrialFolder, members: Collection[TrialFolder], data: "TrainingData") -> TrainedTrial | None:
+    """Return an ensemble of these very weights, this data and the present code; None if it has to be made."""
+    from lvm_pipeline.experiments.ensemble import ensemble_code_version
+    from lvm_pipeline.training.invariants import read_findings
+    from lvm_pipeline.training.trained_model import weights_fingerprint
+
+    info, infos = folder.info(), [each.info() for each in members]
+    known = [each for each in infos if each is not None]
+    if info is None or len(known) < len(infos) or info.fingerprints != data.fingerprints:
+        return None
+    weights = {each.trial_id: weights_fingerprint(each.model_dir) for each in members}
+    if {each.trial_id: each.weights_fingerprint for each in info.members} != weights:
+        return None
+    if info.code_version != ensemble_code_version(known):
+        return None
+    tracking = read_tracking(folder.model_dir)
+    return TrainedTrial(
+        folder=folder,
+        info=info,
+        findings=tuple(read_findings(folder.model_dir)),
+        was_trained=False,
+        mlflow_run_id=tracking["mlflow_run_id"],
+        mlflow_url=tracking["mlflow_url"],
+    )
+
+
+def _made(
+    settings: Settings,
+    folder: TrialFolder,
+    trial: "Trial",
+    members: Mapping[str, TrialFolder],
+    data: "TrainingData",
+    tracker: "Tracker | None",
+) -> TrainedTrial:
+    from lvm_pipeline.experiments.ensemble import build_ensemble
+    from lvm_pipeline.training.loop import TrainedModel
+    from lvm_pipeline.training.tracking import NullTracker, log_and_close
+
+    tracker = tracker or NullTracker()
+    tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    info = build_ensemble(
+        {trial_id: each.model_dir for trial_id, each in members.items()},
+        data,
+        trial=trial,
+        output_dir=folder.staged_dir,
+        device=settings.device,
+        num_threads=settings.num_threads,
+    )
+    if not isinstance(tracker, NullTracker):
+        complete_tracking(settings)
+    accepted = _accepted(TrainedModel(path=folder.staged_dir, info=info), folder.model_dir, tables, tracker)
+    problem = log_and_close(tracker, accepted.path)
+    run_id, url = tracker.run_id, tracker.run_url
+    write_tracking(folder.model_dir, run_id=run_id, url=url, is_complete=problem is None)
+    return TrainedTrial(
+        folder=folder,
+        info=info,
+        findings=accepted.findings,
+        was_trained=True,
+        mlflow_run_id=run_id,
+        mlflow_url=url,
+        tracking_problem=problem,
+    )
+
+
+def _accepted(
+    built: "TrainedModel", model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker"
+) -> "TrainedModel":
+    """Track an ensemble, check it, and move it to where it belongs if no blocking finding failed."""
+    from lvm_pipeline.training.tracking import close
+
+    info = built.info
+    tracker.start(
+        info.trial_id,
+        params={**info.training, "weights": {each.trial_id: each.weight for each in info.members}},
+        tags={
+            "trial_id": info.trial_id,
+            "architecture": info.architecture,
+            "preset": info.preset,
+            "mode": info.mode,
+            "members": ", ".join(each.trial_id for each in info.members),
+            "space_id": info.space_id,
+            "code_version": info.code_version,
+            "is_leaking": str(info.is_leaking).lower(),
+        },
+        fingerprints=info.fingerprints,
+    )
+    status: TrainingStatus = "FAILED"
+    try:
+        tracker.log_metrics({"validation_cosine": [(0, info.score)]})
+        accepted = accepted_at(model_dir, tables, tracker)(built)
+        status = "FINISHED"
+    finally:
+        if status != "FINISHED":
+            close(tracker, status)
+    return accepted
