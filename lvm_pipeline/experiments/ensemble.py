@@ -142,8 +142,8 @@ def refuse_unlike(members: Mapping[str, TrainedModelInfo], data: TrainingData) -
             )
         if any(strategy.condition is not None for strategy, _ in strategies_of(Trial(**info.trial))):
             raise LvmError(
-                f"{trial_id} reads a condition that its strategy {info.trial['strategy']} makes, and an ensemble passes "
-                "on the concepts' TMD vectors only; choose trials of other strategies."
+                f"{trial_id} reads a condition that its strategy {info.trial['strategy']} makes, and an ensemble gives "
+                "its members the concepts' TMD vectors only; choose trials of other strategies."
             )
 
 
