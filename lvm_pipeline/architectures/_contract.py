@@ -150,6 +150,7 @@ class Architecture:
     architecture is used on fixed windows only. `variant_of` names the architecture that this one is
     a variant of. `training_defaults` replaces, by mode, what trainings take where they are told nothing.
     `gains_from_compile` says that torch.compile made its training on windows faster where that was measured.
+    `is_baseline` marks a simple model that architectures are compared with; see `_registry`.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Architecture:
     variant_of: str | None = None
     training_defaults: Mapping[str, TrainingDefaults] = field(default_factory=dict)
     gains_from_compile: bool = False
+    is_baseline: bool = False
 
     def __post_init__(self) -> None:
         """Hold the declaration to the contract.
@@ -177,6 +179,13 @@ class Architecture:
         strangers = [name for name, preset in self.presets.items() if type(preset.config) is not self.config_class]
         if strangers:
             raise ValueError(f"architecture {self.name}: presets {strangers} are no {self.config_class.__name__}")
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words."""
+        if self.is_baseline:
+            return "baseline model"
+        return f"variant of {self.variant_of}" if self.variant_of else "architecture"
 
     def build(self, config: ModelConfig) -> LatentVectorModel:
         """Build the model.

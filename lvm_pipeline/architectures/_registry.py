@@ -1,4 +1,8 @@
-"""Find the architectures: one a module of this folder, underscore marks machinery."""
+"""Find the architectures: one a module of this folder, underscore marks machinery.
+
+Beside the architectures there are baseline models (`is_baseline` in the declaration): they are trained, promoted and
+served in the same way, but `all` does not include them and they are no partitions in Dagster.
+"""
 
 import importlib
 import pkgutil
@@ -18,35 +22,56 @@ PACKAGE = "lvm_pipeline.architectures"
 
 def architecture_names() -> list[str]:
     """Return the names of all architectures, sorted, variants of others last, without importing any (nor torch)."""
-    folder = Path(__file__).parent
-    names = [module.name for module in pkgutil.iter_modules([str(folder)]) if not module.name.startswith("_")]
-    return sorted(names, key=lambda name: (_is_variant(folder / f"{name}.py"), name))
+    names = [name for name in _module_names() if not _declares(name, "is_baseline=True")]
+    return sorted(names, key=lambda name: (_declares(name, r"variant_of=\"\w+\""), name))
+
+
+def baseline_model_names() -> list[str]:
+    """Return the names of the baseline models, sorted, without importing any."""
+    return [name for name in _module_names() if _declares(name, "is_baseline=True")]
+
+
+def all_model_names() -> list[str]:
+    """Return every name that can be trained: the architectures, then the baseline models."""
+    return [*architecture_names(), *baseline_model_names()]
+
+
+def _module_names() -> list[str]:
+    folder = str(Path(__file__).parent)
+    return sorted(module.name for module in pkgutil.iter_modules([folder]) if not module.name.startswith("_"))
 
 
 @cache
-def _is_variant(path: Path) -> bool:
-    """Whether the module's declaration names an architecture that it is a variant of."""
-    return re.search(r"^    variant_of=\"\w+\",$", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+def _declares(name: str, pattern: str) -> bool:
+    """Whether a module's declaration has a line of this pattern."""
+    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    return re.search(rf"^    {pattern},$", source, re.MULTILINE) is not None
 
 
 def architectures_named(words: str) -> list[str]:
-    """Return the architectures that some words name, between commas or spaces; `all` is every one.
+    """Return the architectures that some words name, between commas or spaces; `all` is every one of the architectures.
 
     Raises:
         LvmError: If there is none of a name; the message lists what exists.
     """
-    known = architecture_names()
     wanted = words.replace(",", " ").split()
     if "all" in wanted:
-        return known
-    unknown = [name for name in wanted if name not in known]
+        return architecture_names()
+    unknown = [name for name in wanted if name not in all_model_names()]
     if unknown:
-        raise LvmError(f"There is no architecture {', '.join(unknown)}; there are {', '.join(known)}.")
+        raise LvmError(_unknown(", ".join(unknown)))
     return list(dict.fromkeys(wanted))
 
 
+def _unknown(name: str) -> str:
+    return (
+        f"There is no architecture {name}; there are {', '.join(architecture_names())}, and the baseline models "
+        f"{', '.join(baseline_model_names())}."
+    )
+
+
 def load_architecture(name: str) -> "Architecture":
-    """Import one architecture.
+    """Import one architecture or baseline model.
 
     Returns:
         What the module declares.
@@ -55,8 +80,8 @@ def load_architecture(name: str) -> "Architecture":
         LvmError: If there is none of that name; the message lists what exists.
         ValueError: If the module declares another name than its own.
     """
-    if name not in architecture_names():
-        raise LvmError(f"There is no architecture {name!r}; there are {', '.join(architecture_names())}.")
+    if name not in all_model_names():
+        raise LvmError(_unknown(repr(name)))
     architecture = importlib.import_module(f"{PACKAGE}.{name}").ARCHITECTURE
     if architecture.name != name:
         raise ValueError(f"module {name} declares the architecture {architecture.name!r}")
@@ -64,10 +89,10 @@ def load_architecture(name: str) -> "Architecture":
 
 
 class _Architectures(Mapping[str, "Architecture"]):
-    """All architectures by name, each imported when it is first asked for."""
+    """All architectures by name, each imported when it is first asked for; baseline models are found but not listed."""
 
     def __getitem__(self, name: str) -> "Architecture":
-        if name not in architecture_names():
+        if name not in all_model_names():
             raise KeyError(name)
         return load_architecture(name)
 

@@ -14,14 +14,20 @@ app = typer.Typer(help="List architectures, strategies, training options or tria
 
 @app.command(name="architectures")
 def list_architectures(as_json: JsonOption = False) -> None:
-    """List every architecture with its presets and their exact sizes."""
-    from lvm_pipeline.architectures._registry import ARCHITECTURES
+    """List every architecture and baseline model with its presets and their exact sizes."""
+    from lvm_pipeline.architectures._registry import ARCHITECTURES, all_model_names
 
     _show(
         [
-            {"name": name, "preset": preset_name, "num_params": preset.num_params, "causal": architecture.causal}
-            for name, architecture in ARCHITECTURES.items()
-            for preset_name, preset in architecture.presets.items()
+            {
+                "name": name,
+                "kind": ARCHITECTURES[name].kind,
+                "preset": preset_name,
+                "num_params": preset.num_params,
+                "causal": ARCHITECTURES[name].causal,
+            }
+            for name in all_model_names()
+            for preset_name, preset in ARCHITECTURES[name].presets.items()
         ],
         as_json=as_json,
     )

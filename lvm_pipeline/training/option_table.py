@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from lvm_pipeline.architectures._config import FROM_DATA, meanings
-from lvm_pipeline.architectures._registry import architecture_names, load_architecture
+from lvm_pipeline.architectures._registry import all_model_names, load_architecture
 from lvm_pipeline.training.config import NESTED, TrainingConfig
 from lvm_pipeline.training.strategies import STRATEGIES
 
@@ -57,7 +57,7 @@ def as_markdown() -> str:
         *_markdown_table([*_general_options(), *_strategy_options()]),
         "\n## Options of the models\n",
     ]
-    for name in architecture_names():
+    for name in all_model_names():
         parts += [f"\n### {name}\n", *_markdown_table(model_options(name))]
     return "\n".join(parts) + "\n"
 

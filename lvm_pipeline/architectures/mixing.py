@@ -1,0 +1,71 @@
+"""The shared head alone, without an architecture behind it: an architecture has to show what it adds to this.
+
+Equations and shapes: `_mixing_head`.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lvm_pipeline.architectures._config import option
+from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel, ModelConfig, Preset
+from lvm_pipeline.architectures._mixing_head import HeadState, MixingHead, reference_mixing
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixingConfig(ModelConfig):
+    """The head's options."""
+
+    scales: tuple[float, ...] = option((0.0, 0.3, 0.5, 0.85, 0.93), "Decays of the context means that are weighed in.")
+
+
+class Mixing(LatentVectorModel):
+    """The head as a model."""
+
+    is_recurrent = True
+
+    def __init__(self, config: MixingConfig):
+        """Build the head."""
+        super().__init__(config)
+        self.head = MixingHead(config.vector_dim, None, config.scales)
+
+    def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """Predict the next vector after each position; see the contract."""
+        return self.finish(self.head(contexts, None, at))
+
+    def prefill(
+        self, contexts: Tensor, state: HeadState | None = None, condition: Tensor | None = None
+    ) -> tuple[Tensor, HeadState]:
+        """Predict for contexts that continue from `state`; see the contract."""
+        predictions, state = self.head.prefill(contexts, None, state)
+        return self.finish(predictions), state
+
+    def finish(self, predictions: Tensor) -> Tensor:
+        """Normalise predictions where the space is of unit length."""
+        return F.normalize(predictions, dim=-1) if self.config.unit_length else predictions
+
+    def fit(self, train_vectors: Tensor) -> None:
+        """Fit the head's directions."""
+        self.head.fit(train_vectors)
+
+    def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
+        """Start at this weighted mean."""
+        self.head.set_arithmetic(decay=decay, article_weight=article_weight)
+
+
+def reference(model: Mixing, contexts: Tensor) -> Tensor:
+    """Predict by the formulas, one position after the other."""
+    return model.finish(reference_mixing(model.head, contexts))
+
+
+ARCHITECTURE = Architecture(
+    name="mixing",
+    summary="The shared head alone: attention over the context with gains for each direction",
+    sources=("lvm_pipeline/architectures/_mixing_head.py",),
+    config_class=MixingConfig,
+    presets={name: Preset(config=MixingConfig(), num_params=214_348) for name in ("smoke", "small", "full")},
+    build_model=Mixing,
+    reference=reference,
+    is_baseline=True,
+)
