@@ -53,12 +53,12 @@ class Shown:
 def shown(result: dg.ExecuteInProcessResult) -> Shown:
     failures = [event for event in result.all_events if event.is_step_failure]
     data = failures[0].step_failure_data if failures else None
-    told = data.user_failure_data.description if data and data.user_failure_data else None
+    description = data.user_failure_data.description if data and data.user_failure_data else None
     return Shown(
         materialised=frozenset(e.asset_key.to_user_string() for e in result.get_asset_materialization_events()),
         checks={evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()},
         failed_step=failures[0].step_key if failures else None,
-        sentence=told or (data.error_display_string if data else ""),
+        sentence=description or (data.error_display_string if data else ""),
     )
 
 

@@ -201,11 +201,11 @@ MUTATIONS = [
     ),
     Mutation(
         f"{IN_TRAINING}.prediction_is_not_the_mean_vector",
-        "test_f09_a_model_that_says_the_mean_vector_is_not_promoted",
+        "test_f09_a_model_that_predicts_the_mean_vector_is_not_promoted",
     ),
     Mutation(
         f"{IN_EVALUATION}.beats_best_baseline",
-        "test_f10_a_model_below_the_best_baseline_is_told_and_crowned_by_nobody",
+        "test_f10_a_model_below_the_best_baseline_is_reported_and_not_promoted",
     ),
     Mutation(
         "lvm_pipeline.measures.retrieval._rows_with_equal_vectors",

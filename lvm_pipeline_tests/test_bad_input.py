@@ -156,9 +156,7 @@ def test_an_empty_filter_result_names_what_there_is(refused, postgres_url, monke
     ],
 )
 @pytest.mark.parametrize("arguments", [RUN, ("verify",), ("ingest", "--space", "test@1")], ids=lambda words: words[0])
-def test_a_database_that_cannot_be_reached_is_told(
-    refused, given, postgres_url, monkeypatch, part, value, words, arguments
-):
+def test_an_unreachable_database_is_reported(refused, given, postgres_url, monkeypatch, part, value, words, arguments):
     parts = psycopg.conninfo.conninfo_to_dict(postgres_url) | {part: value}
     monkeypatch.setenv("LVM_DATABASE_URL", "postgresql://{user}:{password}@{host}:{port}/{dbname}".format(**parts))
 
@@ -216,7 +214,7 @@ def test_a_corrupt_npz_is_refused(refused, tmp_path, command, damage):
     assert "given.npz" in refused(*command, path)
 
 
-def test_a_corrupt_product_is_told_with_its_path(lvm, earlier_home, tmp_path, monkeypatch):
+def test_a_corrupt_product_is_reported_with_its_path(lvm, earlier_home, tmp_path, monkeypatch):
     home = tmp_path / "home"
     shutil.copytree(earlier_home / "data", home / "data")
     monkeypatch.setenv("LVM_HOME", str(home))
@@ -231,7 +229,7 @@ def test_a_corrupt_product_is_told_with_its_path(lvm, earlier_home, tmp_path, mo
 
 
 @pytest.mark.parametrize("num_bytes", [1, 1000, 5000])
-def test_a_disk_that_fills_up_is_told(refused, postgres_url, monkeypatch, num_bytes):
+def test_a_full_disk_is_reported(refused, postgres_url, monkeypatch, num_bytes):
     load(postgres_url, good_rows((40, 40, 40)))
     monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)
 

@@ -91,7 +91,7 @@ def test_drift_is_shown_and_fails_only_where_asked(lvm):
 
 
 @pytest.mark.postgres
-def test_a_bad_line_is_told_by_its_number_and_nothing_of_its_file_is_loaded(lvm, tmp_path, postgres_url, monkeypatch):
+def test_a_bad_line_is_reported_by_number_and_nothing_of_its_file_is_loaded(lvm, tmp_path, postgres_url, monkeypatch):
     monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)
     path = tmp_path / "articles.jsonl"
     path.write_text('{"title": "Good", "concepts": ["One thing.", "Another thing."]}\nno json\n')
@@ -135,7 +135,7 @@ def test_settings_are_shown_without_secrets(lvm, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("run", "--architecture", "mamba9"), "There is no architecture mamba9; there are"),
         (("run", "--preset", "huge"), "lstm has no preset 'huge'; it has smoke, small, full"),
@@ -153,15 +153,15 @@ def test_settings_are_shown_without_secrets(lvm, monkeypatch):
         (("export", "somewhere"), "There is no concept table"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_one(lvm, arguments, told):
+def test_a_mistake_is_one_sentence_and_exit_code_one(lvm, arguments, message):
     code, out, err = lvm(*arguments)
 
     assert code == 1
-    assert told in err
+    assert message in err
     assert "Traceback" not in out + err
 
 
-def test_a_setting_that_cannot_be_is_named(lvm, monkeypatch):
+def test_an_invalid_setting_is_named(lvm, monkeypatch):
     monkeypatch.setenv("LVM_CONTEXT_LENGTH", "five")
 
     code, _, err = lvm("settings")

@@ -1,4 +1,4 @@
-"""Promises of `lvm doctor`: each thing that can be wrong is injected for real, and told with its fix."""
+"""Promises of `lvm doctor`: each thing that can be wrong is injected for real, and reported with its fix."""
 
 import json
 import os
@@ -84,17 +84,17 @@ def test_problems_are_shown_with_their_fix_and_exit_code_one(tables, capsys, mon
 # Settings.
 
 
-def test_a_typing_error_in_a_variable_is_told_with_the_nearest_name(monkeypatch):
+def test_a_misspelt_variable_is_reported_with_the_nearest_name(monkeypatch):
     monkeypatch.setenv("LVM_DATASET_SORCE", "user_input")
     monkeypatch.setenv("LVM_ZZZ", "1")
     monkeypatch.setenv("LVM_POSTGRES_PASSWORD", "for docker-compose.yml")
 
-    told = {diagnosis.found.split()[0]: diagnosis for diagnosis in variables.examine_names()}
+    result = {diagnosis.found.split()[0]: diagnosis for diagnosis in variables.examine_names()}
 
-    assert told.keys() == {"LVM_DATASET_SORCE", "LVM_ZZZ"}
-    assert told["LVM_DATASET_SORCE"].state is State.PROBLEM
-    assert "LVM_DATASET_SOURCE" in told["LVM_DATASET_SORCE"].fix
-    assert "lvm settings" in told["LVM_ZZZ"].fix
+    assert result.keys() == {"LVM_DATASET_SORCE", "LVM_ZZZ"}
+    assert result["LVM_DATASET_SORCE"].state is State.PROBLEM
+    assert "LVM_DATASET_SOURCE" in result["LVM_DATASET_SORCE"].fix
+    assert "lvm settings" in result["LVM_ZZZ"].fix
 
 
 def test_every_variable_of_the_compose_file_is_known(monkeypatch):
@@ -107,14 +107,14 @@ def test_every_variable_of_the_compose_file_is_known(monkeypatch):
     assert diagnosis.state is State.OK
 
 
-def test_a_value_that_cannot_be_understood_does_not_stop_the_rest(monkeypatch):
+def test_an_invalid_value_does_not_stop_the_other_checks(monkeypatch):
     monkeypatch.setenv("LVM_CONTEXT_LENGTH", "five")
     monkeypatch.setattr(doctor, "examine_environment", lambda settings: iter([Subject("environment", "x").ok("y")]))
 
-    told = list(doctor.examine())
+    result = list(doctor.examine())
 
-    assert "LVM_CONTEXT_LENGTH" in the_problem(told).found
-    assert [diagnosis.area for diagnosis in told] == ["environment", "settings", "settings"]
+    assert "LVM_CONTEXT_LENGTH" in the_problem(result).found
+    assert [diagnosis.area for diagnosis in result] == ["environment", "settings", "settings"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_value_that_cannot_be_understood_does_not_stop_the_rest(monkeypatch):
         ({"dagster_port": 4000, "mlflow_port": 4000}, "are both 4000"),
     ],
 )
-def test_values_that_contradict_each_other_are_told(tmp_path, values, words):
+def test_contradicting_values_are_reported(tmp_path, values, words):
     problem = the_problem(variables.examine_agreement(Settings(home=tmp_path, **values)))
 
     assert words in problem.found
@@ -177,12 +177,12 @@ def test_packages_in_their_ranges_are_counted():
     assert (diagnosis.state, diagnosis.found) == (State.OK, "2 packages, each in its range")
 
 
-def test_a_python_out_of_range_is_told():
+def test_a_python_out_of_range_is_reported():
     assert ">=9.9 is needed" in the_problem([environment.examine_python(Metadata({"Requires-Python": ">=9.9"}))]).found
     assert environment.examine_python(None).state is State.WARNING
 
 
-def test_a_gpu_that_pytorch_cannot_use_is_told(tmp_path, monkeypatch):
+def test_a_gpu_that_pytorch_cannot_use_is_reported(tmp_path, monkeypatch):
     import torch
 
     if torch.cuda.is_available():
@@ -194,15 +194,15 @@ def test_a_gpu_that_pytorch_cannot_use_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert nvidia.gpus() == ["NVIDIA Model X (driver 570.1)"]
-    told = by_subject(environment.examine_devices("auto"))["environment GPU"]
-    assert told.state is State.WARNING
-    assert "NVIDIA Model X (driver 570.1) is here, but" in told.found
+    result = by_subject(environment.examine_devices("auto"))["environment GPU"]
+    assert result.state is State.WARNING
+    assert "NVIDIA Model X (driver 570.1) is here, but" in result.found
 
     program.write_text("#!/bin/sh\nexit 9\n")
     assert nvidia.gpus() == []
 
 
-def test_a_device_that_is_not_here_is_told():
+def test_a_missing_device_is_reported():
     problem = the_problem(environment.examine_devices("cuda:7"))
     assert "cuda:7 is not here" in problem.found
     assert problem.fix == "Choose auto or cpu."
@@ -213,10 +213,10 @@ def test_a_device_that_is_not_here_is_told():
 
 @pytest.mark.postgres
 def test_healthy_tables_are_described(tables, tmp_path):
-    told = by_subject(source.examine_source(Settings(home=tmp_path)))
+    result = by_subject(source.examine_source(Settings(home=tmp_path)))
 
-    assert {diagnosis.state for diagnosis in told.values()} == {State.OK}
-    assert told["database vectors"].found == "one for every row, in the space test@1"
+    assert {diagnosis.state for diagnosis in result.values()} == {State.OK}
+    assert result["database vectors"].found == "one for every row, in the space test@1"
 
 
 @pytest.mark.postgres
@@ -241,7 +241,7 @@ def test_tables_that_cannot_be_extracted_are_a_problem(tables, tmp_path, stateme
     ("old", "new", "words"),
     [("password", "s3cret-word", "refuses the user or password"), ("port", "1", "No Postgres answers")],
 )
-def test_a_database_that_cannot_be_reached_is_told_without_its_password(tables, tmp_path, monkeypatch, old, new, words):
+def test_an_unreachable_database_is_reported_without_its_password(tables, tmp_path, monkeypatch, old, new, words):
     parts = psycopg.conninfo.conninfo_to_dict(tables)
     monkeypatch.setenv("LVM_DATABASE_URL", tables.replace(parts[old], new))
 
@@ -255,14 +255,14 @@ def test_a_database_that_cannot_be_reached_is_told_without_its_password(tables, 
 def test_a_database_without_pgvector_is_a_warning(tables, tmp_path):
     execute(tables, "DROP EXTENSION vector CASCADE", "ALTER TABLE cpe_vectors ADD COLUMN concept_vec real[]")
 
-    told = by_subject(source.examine_source(Settings(home=tmp_path)))
+    result = by_subject(source.examine_source(Settings(home=tmp_path)))
 
-    assert told["database pgvector"].state is State.WARNING
-    assert "CREATE EXTENSION vector" in told["database pgvector"].fix
+    assert result["database pgvector"].state is State.WARNING
+    assert "CREATE EXTENSION vector" in result["database pgvector"].fix
 
 
 @pytest.mark.postgres
-def test_vectors_whose_space_nobody_names_are_a_warning(postgres_url, tmp_path):
+def test_vectors_of_an_undeclared_space_are_a_warning(postgres_url, tmp_path):
     load(postgres_url, with_changes(good_rows(), {}), space_id=None)
 
     nameless = by_subject(source.examine_source(Settings(home=tmp_path, database_url=postgres_url)))
@@ -275,10 +275,10 @@ def test_vectors_whose_space_nobody_names_are_a_warning(postgres_url, tmp_path):
 def test_a_fresh_home_is_no_problem_and_stays_untouched(tmp_path):
     settings = Settings(home=tmp_path / "fresh")
 
-    (told,) = source.examine_source(settings)
+    (result,) = source.examine_source(settings)
 
-    assert told.state is State.WARNING
-    assert "lvm ingest FILE" in told.fix
+    assert result.state is State.WARNING
+    assert "lvm ingest FILE" in result.fix
     assert [d.state for d in services.examine_services(settings)] == [State.OK, State.OK]
     assert not settings.home.exists()
 
@@ -298,7 +298,7 @@ def small_disk(folder, size):
         subprocess.run(["umount", folder], check=True)
 
 
-def test_a_disk_too_small_for_the_data_is_told(root, open_tmp_path):
+def test_a_disk_too_small_for_the_data_is_reported(root, open_tmp_path):
     with small_disk(open_tmp_path, "1m"):
         problem = the_problem([storage.examine_disk(open_tmp_path / "home", needed_bytes=2_000_000)])
         assert problem.found.startswith("0.0 GB free")
@@ -311,7 +311,7 @@ def test_a_disk_too_small_for_the_data_is_told(root, open_tmp_path):
         assert "no space left" in the_problem([storage.examine_home(open_tmp_path)]).found
 
 
-def test_a_home_that_its_user_cannot_write_to_is_told(root, open_tmp_path):
+def test_a_home_without_write_permission_is_reported(root, open_tmp_path):
     home = open_tmp_path / "home"
     home.mkdir(mode=0o755)
     child = os.fork()
@@ -319,8 +319,8 @@ def test_a_home_that_its_user_cannot_write_to_is_told(root, open_tmp_path):
         code = 1
         try:
             os.setuid(pwd.getpwnam("nobody").pw_uid)
-            told = storage.examine_home(home)
-            code = 0 if told.state is State.PROBLEM and "permission denied" in told.found else 2
+            result = storage.examine_home(home)
+            code = 0 if result.state is State.PROBLEM and "permission denied" in result.found else 2
         finally:
             os._exit(code)
 
@@ -336,14 +336,14 @@ def test_room_is_asked_for_what_the_source_holds(tables, tmp_path):
     assert 0 < size < storage.source_bytes(Settings(home=tmp_path))
 
 
-def test_a_preset_that_nobody_has_is_told(tmp_path):
+def test_an_unknown_preset_is_reported(tmp_path):
     problem = the_problem(storage.examine_storage(Settings(home=tmp_path, preset="huge")))
     assert "preset huge" in problem.found
 
 
-def test_a_refusal_is_split_into_what_was_found_and_what_to_do():
+def test_an_error_is_split_into_finding_and_fix():
     subject = Subject("a", "b")
 
-    told = subject.refused(LvmError("It broke; it is old; mend it."), fix="Other.")
-    assert (told.found, told.fix) == ("It broke; it is old", "Mend it.")
+    result = subject.refused(LvmError("It broke; it is old; mend it."), fix="Other.")
+    assert (result.found, result.fix) == ("It broke; it is old", "Mend it.")
     assert subject.refused("It broke.", fix="Other.").fix == "Other."

@@ -15,7 +15,7 @@ from lvm_pipeline_tests.diagnoses import by_subject, the_problem
 
 
 @pytest.mark.parametrize("uri", ["http://me:s3cret-word@127.0.0.1:1", "http://nowhere.invalid:5000"])
-def test_a_tracking_server_that_does_not_answer_is_told(tmp_path, uri):
+def test_an_unreachable_tracking_server_is_reported(tmp_path, uri):
     problem = the_problem([services.examine_mlflow(Settings(home=tmp_path, mlflow_tracking_uri=uri))])
 
     assert "No MLflow server answers" in problem.found
@@ -23,7 +23,7 @@ def test_a_tracking_server_that_does_not_answer_is_told(tmp_path, uri):
     assert "LVM_MLFLOW_TRACKING_URI" in problem.fix
 
 
-def test_a_store_of_another_mlflow_is_told(tmp_path):
+def test_a_store_of_another_mlflow_is_reported(tmp_path):
     import sqlite3
 
     from lvm_pipeline.adapters import mlflow_store
@@ -60,14 +60,14 @@ def switch_on_a_schedule(instance):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.postgres
-def test_a_schedule_without_a_daemon_and_a_storage_of_another_dagster_are_told(open_tmp_path):
+def test_a_schedule_without_a_daemon_and_a_storage_of_another_dagster_are_reported(open_tmp_path):
     settings = Settings(home=open_tmp_path / "home")
     server = embedded_postgres.ensure_running(settings.postgres_dir)
     try:
         with open_instance(settings) as instance:
-            told = by_subject(services.examine_dagster(settings))
-            assert {diagnosis.state for diagnosis in told.values()} == {State.OK}
-            assert "does not run (never seen)" in told["dagster daemon"].found
+            result = by_subject(services.examine_dagster(settings))
+            assert {diagnosis.state for diagnosis in result.values()} == {State.OK}
+            assert "does not run (never seen)" in result["dagster daemon"].found
 
             switch_on_a_schedule(instance)
             problem = the_problem(services.examine_dagster(settings))
@@ -92,20 +92,20 @@ def services_running(settings):
 
 
 @pytest.mark.postgres
-def test_an_own_database_of_dagster_is_examined_and_no_embedded_one_is_made(tmp_path, postgres_url):
+def test_an_external_database_of_dagster_is_examined_and_no_embedded_one_is_made(tmp_path, postgres_url):
     settings = Settings(home=tmp_path, dagster_database_url=postgres_url)
-    (told,) = services.examine_dagster(settings)
-    assert told.found.startswith("not made yet")
+    (result,) = services.examine_dagster(settings)
+    assert result.found.startswith("not made yet")
 
     with open_instance(settings):
-        told = by_subject(services.examine_dagster(settings))
+        result = by_subject(services.examine_dagster(settings))
 
-    assert told["dagster storage"].found.startswith("0 runs")
-    assert {diagnosis.state for diagnosis in told.values()} == {State.OK}
+    assert result["dagster storage"].found.startswith("0 runs")
+    assert {diagnosis.state for diagnosis in result.values()} == {State.OK}
     assert not settings.postgres_dir.exists()
 
 
-def test_an_own_database_of_dagster_that_does_not_answer_is_told(tmp_path):
+def test_an_unreachable_external_database_of_dagster_is_reported(tmp_path):
     settings = Settings(home=tmp_path, dagster_database_url="postgresql://me:s3cret-word@127.0.0.1:1/dagster")
 
     problem = the_problem(services.examine_dagster(settings))

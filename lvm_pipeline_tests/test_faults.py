@@ -300,7 +300,7 @@ def test_f08_changed_code_under_the_same_name_is_found_by_its_score(unharmed, ho
 # F9: collapse to the mean vector.
 
 
-def test_f09_a_model_that_says_the_mean_vector_is_not_promoted(unharmed, home, monkeypatch):
+def test_f09_a_model_that_predicts_the_mean_vector_is_not_promoted(unharmed, home, monkeypatch):
     def alike(vectors):
         vectors += 1.0  # noise around one direction: the mean vector scores high and is all that can be learned
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -319,7 +319,7 @@ def test_f09_a_model_that_says_the_mean_vector_is_not_promoted(unharmed, home, m
 # F10: no trivial baselines beside the model.
 
 
-def test_f10_a_model_below_the_best_baseline_is_told_and_crowned_by_nobody(unharmed, home):
+def test_f10_a_model_below_the_best_baseline_is_reported_and_not_promoted(unharmed, home):
     """A rotation is predicted perfectly by a regression, and by no model that was trained for a moment."""
     run = faults.evaluate(home)
 

@@ -176,7 +176,7 @@ for number in itertools.count():
     assert len(json.loads(path.read_text())["filler"]) == 100_000
 
 
-def test_what_is_in_place_is_on_the_disk(tmp_path, monkeypatch):
+def test_written_files_are_synced_to_disk(tmp_path, monkeypatch):
     synced = []
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), real(descriptor)))

@@ -45,14 +45,14 @@ def refresh_as_assets(settings, *, seed=0):
     return lineage.promote_sequences(settings, lineage.stage_sequences(settings))
 
 
-def test_the_two_assets_search_once(settings, searches):
+def test_both_assets_share_one_search_for_near_duplicates(settings, searches):
     refresh_as_assets(settings)
     assert len(searches) == 1
     refresh_as_assets(settings, seed=1)
     assert len(searches) == 2
 
 
-def test_the_command_line_searches_once(settings, searches):
+def test_the_command_line_searches_for_near_duplicates_once(settings, searches):
     lineage.promote_with_sequences(settings, staged_concepts(settings))
     assert len(searches) == 1
 
@@ -67,7 +67,7 @@ def test_the_command_line_hands_findings_over_as_objects(settings, monkeypatch):
     assert report["findings"][0]["message"] == "handed over"
 
 
-def test_verification_and_foreign_tables_search_for_themselves(settings, searches):
+def test_verification_and_other_tables_do_not_use_saved_links(settings, searches):
     refresh_as_assets(settings)
     searches.clear()
     lineage.verify_products(settings)

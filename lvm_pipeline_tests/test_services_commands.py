@@ -18,7 +18,7 @@ def test_a_test_alert_arrives(monkeypatch, receiver):
     assert message["title"] == "Test alert"
 
 
-def test_a_missing_address_is_told():
+def test_a_missing_address_is_reported():
     with pytest.raises(LvmError, match="LVM_ALERT_URL is not set"):
         CliRunner().invoke(cli.app, ["alerts", "test"], catch_exceptions=False)
 

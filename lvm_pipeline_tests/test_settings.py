@@ -45,7 +45,7 @@ def test_an_argument_wins_over_the_environment(monkeypatch):
         ("LVM_RETRAIN_ON", "always"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_by_name(monkeypatch, variable, value):
+def test_an_invalid_value_is_refused_by_name(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
 
     with pytest.raises(LvmError, match=variable) as refusal:
@@ -54,7 +54,7 @@ def test_a_value_that_cannot_be_is_refused_by_name(monkeypatch, variable, value)
     assert "\n" not in str(refusal.value)
 
 
-def test_an_empty_variable_is_as_good_as_none(monkeypatch):
+def test_an_empty_variable_counts_as_unset(monkeypatch):
     monkeypatch.setenv("LVM_DATASET_SOURCE", "")
 
     assert load_settings().dataset_source is None

@@ -154,7 +154,7 @@ def resumed(products, folder):
     return tracker.tags["is_resumed"]
 
 
-def test_a_champion_of_another_space_is_told_and_the_baseline_decides(moved, model_dir):
+def test_a_champion_of_another_space_is_reported_and_the_baseline_decides(moved, model_dir):
     challenger = moved.train("challenger")
 
     selection = select_champion(
@@ -165,7 +165,7 @@ def test_a_champion_of_another_space_is_told_and_the_baseline_decides(moved, mod
     assert "best baseline" in selection.decision.reason
 
 
-def test_spaces_that_nobody_named_are_not_taken_for_one(products, tmp_path):
+def test_undeclared_spaces_are_not_assumed_equal(products, tmp_path):
     """Both are called undeclared-16, which says nothing but the width."""
     first, second = (make_products(tmp_path / str(seed), seed=seed) for seed in (1, 2))
     for each in (first, second):

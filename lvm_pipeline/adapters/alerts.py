@@ -1,6 +1,6 @@
-"""Deliver alerts through apprise: one URL names Slack, mail, a webhook or any of its other services, or else a file.
+"""Deliver alerts to the Apprise URL (Slack, mail, a webhook, ...) or file in LVM_ALERT_URL.
 
-The URL is a secret, and so may be any part of it: what is said of a failed delivery names its scheme only.
+The URL is a secret, so messages about failed deliveries contain only its scheme.
 """
 
 import json
@@ -15,7 +15,7 @@ from lvm_pipeline.adapters.messages.alert import Alert, without_secrets
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 
-FILE_SCHEME = "file"  # apprise has none
+FILE_SCHEME = "file"  # unknown to Apprise
 EXAMPLES = "slack://..., mailtos://..., jsons://HOST/PATH (a webhook) or file:///PATH"
 
 
@@ -23,10 +23,10 @@ def send(settings: Settings, alert: Alert) -> None:
     """Deliver one alert.
 
     Raises:
-        LvmError: If there is no URL, apprise does not know it, or the receiver did not take the message.
+        LvmError: If the URL is missing or invalid, or the delivery failed.
     """
     if settings.alert_url is None:
-        raise LvmError(f"LVM_ALERT_URL is not set; set it to an apprise URL: {EXAMPLES}.")
+        raise LvmError(f"LVM_ALERT_URL is not set; set it to an Apprise URL: {EXAMPLES}.")
     url = settings.alert_url.get_secret_value()
     secrets = secrets_of(settings)
     title, body = without_secrets(alert.title, secrets), without_secrets(alert.body(), secrets)
@@ -37,12 +37,12 @@ def send(settings: Settings, alert: Alert) -> None:
     if problem is not None:
         reason = " ".join(without_secrets(problem, secrets).split())
         where = f"{url.partition('://')[0]}://..."
-        told = f" ({reason})" if reason else ""
-        raise LvmError(f"An alert could not be delivered to {where}{told}; check LVM_ALERT_URL and its receiver.")
+        why = f" ({reason})" if reason else ""
+        raise LvmError(f"An alert could not be delivered to {where}{why}; check LVM_ALERT_URL and its receiver.")
 
 
 def secrets_of(settings: Settings) -> set[str]:
-    """Return every secret of the settings: whole, and those parts of a URL that may be one."""
+    """Return every secret of the settings, and the parts of a URL that may be secrets."""
     values = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
     return {part for value in values for part in (value, *_secret_parts(value))}
 
@@ -50,7 +50,7 @@ def secrets_of(settings: Settings) -> set[str]:
 def _secret_parts(url: str) -> list[str]:
     parts = urlsplit(url)
     found = [parts.password or ""]
-    if not parts.scheme.startswith(("postgres", FILE_SCHEME)):  # services put tokens anywhere, but for host names
+    if not parts.scheme.startswith(("postgres", FILE_SCHEME)):  # tokens may be anywhere but in host names
         values = [value for _, value in parse_qsl(parts.query)]
         host = parts.hostname or ""
         found += [*parts.path.split("/"), *values, parts.username or "", "" if "." in host else host]
@@ -58,14 +58,14 @@ def _secret_parts(url: str) -> list[str]:
 
 
 def _notify(url: str, alert: Alert, *, title: str, body: str) -> str | None:
-    """Send a message and return what went wrong, None when it was delivered."""
+    """Send a message; return the error, None if it was delivered."""
     import apprise
 
     asset = apprise.AppriseAsset(app_id="LVM pipeline", async_mode=False, secure_logging=True)
     notifier = apprise.Apprise(asset=asset)
     with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as said:
         if not notifier.add(url):
-            raise LvmError(f"LVM_ALERT_URL is no address that alerts can go to; examples: {EXAMPLES}.")
+            raise LvmError(f"LVM_ALERT_URL is not a valid Apprise URL; examples: {EXAMPLES}.")
         kind = apprise.NotifyType.WARNING if alert.is_warning else apprise.NotifyType.FAILURE
         was_delivered = notifier.notify(title=title, body=body, notify_type=kind)
         said.seek(0)
@@ -73,7 +73,7 @@ def _notify(url: str, alert: Alert, *, title: str, body: str) -> str | None:
 
 
 def _append(path: Path, alert: Alert, *, title: str, body: str) -> str | None:
-    """Write a message as one line of JSON at the end of a file and return what went wrong."""
+    """Append a message to a file as one line of JSON; return the error, None if it was written."""
     kind = "warning" if alert.is_warning else "failure"
     line = {"time": datetime.now(UTC).isoformat(), "type": kind, "title": title, "message": body}
     try:

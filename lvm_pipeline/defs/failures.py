@@ -154,7 +154,7 @@ def _alert_of_run(record: dg.RunRecord, story: _Story, ui_address: str) -> Alert
         message=" ".join(story.reasons) or "It ended without a reason.",
         asset=", ".join(assets),
         partition=partition,
-        check=", ".join(f"{key.name} (not looked at)" for key in story.unchecked) or None,
+        check=", ".join(f"{key.name} (did not run)" for key in story.unchecked) or None,
         dagster_run_id=run.run_id,
         link=f"{ui_address}/runs/{run.run_id}",
         repeats_by_itself=AUTOMATION_CONDITION_TAG in run.tags,

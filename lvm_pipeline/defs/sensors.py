@@ -11,7 +11,7 @@ from lvm_pipeline.adapters.messages.window import Window
 from lvm_pipeline.defs.failures import find_failures
 from lvm_pipeline.settings import Settings, load_settings
 
-NOBODY = "LVM_ALERT_URL is not set: no alerts are sent."
+NO_URL = "LVM_ALERT_URL is not set: no alerts are sent."
 
 
 def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -24,16 +24,16 @@ def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=settings.automation_interval_seconds,
     )
-    def tell(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return tell_failures(context, load_settings(), now=time.time())
+    def send_failures_now(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return send_failures(context, load_settings(), now=time.time())
 
-    return tell
+    return send_failures_now
 
 
-def tell_failures(context: dg.SensorEvaluationContext, settings: Settings, *, now: float) -> dg.SensorResult:
+def send_failures(context: dg.SensorEvaluationContext, settings: Settings, *, now: float) -> dg.SensorResult:
     """Send failures since the last tick; the first tick, and any tick without a URL, only stores the time."""
     if settings.alert_url is None:
-        return dg.SensorResult(skip_reason=NOBODY, cursor=Window(since=now).as_text())
+        return dg.SensorResult(skip_reason=NO_URL, cursor=Window(since=now).as_text())
     assert context.repository_def is not None
     window = Window.from_text(context.cursor, now=now)
     found = find_failures(

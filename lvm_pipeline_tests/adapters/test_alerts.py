@@ -1,4 +1,4 @@
-"""Promises of the adapter: a message arrives at a real receiver, and no secret is ever told."""
+"""Promises of the adapter: a message arrives at a real receiver, and no secret is ever sent."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_a_file_gets_one_line_a_message(tmp_path):
     assert "hush-hush" not in path.read_text()
 
 
-def test_a_refusal_says_why_and_hides_every_part_of_the_url(tmp_path, receiver):
+def test_a_failed_delivery_says_why_and_hides_every_part_of_the_url(tmp_path, receiver):
     receiver.num_refusals = 1
     url = receiver.url.replace("127.0.0.1", "us3r-name:pa55-word@127.0.0.1") + "?key=qu3ry-token"
 
@@ -51,14 +51,14 @@ def test_a_refusal_says_why_and_hides_every_part_of_the_url(tmp_path, receiver):
 
 
 @pytest.mark.parametrize("url", ["nonsense", "slack://too-short", "nobody-knows://host"])
-def test_an_address_that_is_none_is_refused_without_being_quoted(tmp_path, url):
+def test_an_invalid_address_is_refused_without_being_printed(tmp_path, url):
     with pytest.raises(LvmError, match=r"LVM_ALERT_URL .* slack://\.\.\.") as refusal:
         alerts.send(Settings(home=tmp_path, alert_url=url), ALERT)
 
     assert url not in str(refusal.value)
 
 
-def test_a_file_that_cannot_be_written_is_told(tmp_path):
+def test_a_file_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
 
     with pytest.raises(LvmError, match=r"Not a directory|File exists"):

@@ -32,7 +32,7 @@ def test_the_embedded_server_has_three_databases(lvm_home, embedded_server):
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2", "postgresql+psycopg"])
-def test_an_own_database_replaces_only_the_source(scheme, tmp_path):
+def test_an_external_database_replaces_only_the_source(scheme, tmp_path):
     settings = Settings(home=tmp_path, database_url=f"{scheme}://me:{SECRET}@db.example:5433/mine?sslmode=require")
 
     assert databases.source_url(settings) == f"postgresql://me:{SECRET}@db.example:5433/mine?sslmode=require"
@@ -40,7 +40,7 @@ def test_an_own_database_replaces_only_the_source(scheme, tmp_path):
 
 
 @pytest.mark.postgres
-def test_an_own_database_takes_dagsters_storage(postgres_url, tmp_path):
+def test_an_external_database_can_hold_dagsters_storage(postgres_url, tmp_path):
     settings = Settings(home=tmp_path, dagster_database_url=postgres_url)
 
     assert databases.dagster_url(settings) == postgres_url.replace("postgresql://", "postgresql+psycopg2://")

@@ -77,7 +77,7 @@ def test_batches_are_quick(tracker):
     assert time.monotonic() - began < 3  # one by one, 900 values take 8 s or more
 
 
-def test_failure_is_told(tracker, client, settings):
+def test_a_failed_delivery_is_an_error(tracker, client, settings):
     tracker.finish("FAILED")
     tracker.finish("FINISHED")  # too late to change it
 
@@ -211,7 +211,7 @@ def test_run_without_a_model_cannot_be_promoted(tracker, settings):
         mlflow_registry.promote(settings, mlflow_run_id=tracker.run_id, tags={}, description="")
 
 
-def test_absent_server_is_told_at_once(tmp_path):
+def test_an_absent_server_is_reported_at_once(tmp_path):
     settings = Settings(home=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9")
     began = time.monotonic()
 

@@ -46,7 +46,7 @@ def test_vectors_of_mixed_widths_are_named(database, tmp_path, vector_type):
 @pytest.mark.parametrize(
     ("vector_type", "number"), [("real[]", float("nan")), ("real[]", None), ("real[]", float("inf")), ("jsonb", None)]
 )
-def test_numbers_that_are_none_are_found(database, tmp_path, vector_type, number):
+def test_nan_and_infinity_are_found(database, tmp_path, vector_type, number):
     if number is None and vector_type == "jsonb":
         vector = "[" + ",".join(["null"] + ["0.1"] * (DIM - 1)) + "]"
     else:
@@ -61,7 +61,7 @@ def test_numbers_that_are_none_are_found(database, tmp_path, vector_type, number
 
 
 @pytest.mark.parametrize("text", ["not JSON", '{"a": 1}', '["x"]', "[[1], [2]]", "7"])
-def test_text_that_is_no_vector_is_told_with_its_concept(database, tmp_path, text):
+def test_text_that_is_no_vector_is_reported_with_its_concept(database, tmp_path, text):
     load(database, with_changes(good_rows(), {2: {"vector": text}}), vector_type="text")
 
     with pytest.raises(LvmError, match=rf"cpe_vectors.concept_vec of concept {id_of('0#2')} is"):
@@ -108,7 +108,7 @@ def test_tmd_vectors_of_another_width_are_refused(database, tmp_path):
         (lambda d, t, m: ((d << 12 | t << 7 | m << 1) + 32768) % 65536 - 32768, False, "(25 are domain<<12"),
     ],
 )
-def test_the_packing_of_tmd_codes_is_told(database, tmp_path, pack, passed, words):
+def test_the_packing_of_tmd_codes_is_reported(database, tmp_path, pack, passed, words):
     codes = [{"domain": 1 + n % 15, "task": 1 + n % 31, "modifier": 1 + n % 63} for n in range(25)]
     rows = [
         {**row, **{f"{name}_code": value for name, value in code.items()}, "tmd_bits": pack(*code.values())}
@@ -125,7 +125,7 @@ def test_the_packing_of_tmd_codes_is_told(database, tmp_path, pack, passed, word
     assert table_of(extraction)["modifier"].to_pylist() == [code["modifier"] for code in codes]
 
 
-def test_a_missing_table_is_told_with_those_that_exist(database, tmp_path):
+def test_a_missing_table_is_reported_with_those_that_exist(database, tmp_path):
     execute(database, "CREATE TABLE other (x int)")
 
     with pytest.raises(LvmError, match=r"There is no table cpe_entry in the database \(tables there: other\)"):
@@ -133,7 +133,7 @@ def test_a_missing_table_is_told_with_those_that_exist(database, tmp_path):
 
 
 @pytest.mark.parametrize("column", ["cpe_id", "concept_text"])
-def test_a_missing_required_column_is_told_with_those_that_exist(database, tmp_path, column):
+def test_a_missing_required_column_is_reported_with_those_that_exist(database, tmp_path, column):
     load(database, good_rows())
     execute(database, f"ALTER TABLE cpe_entry RENAME COLUMN {column} TO something")
 
@@ -141,7 +141,7 @@ def test_a_missing_required_column_is_told_with_those_that_exist(database, tmp_p
         extract(database, tmp_path)
 
 
-def test_a_missing_vector_column_is_told_with_both_tables(database, tmp_path):
+def test_a_missing_vector_column_is_reported_with_both_tables(database, tmp_path):
     load(database, good_rows(), column="embedding")
 
     with pytest.raises(LvmError) as raised:
@@ -152,7 +152,7 @@ def test_a_missing_vector_column_is_told_with_both_tables(database, tmp_path):
     assert table_of(extract(database, tmp_path, vector_column="embedding")).num_rows == 25
 
 
-def test_a_missing_vector_table_is_told(database, tmp_path):
+def test_a_missing_vector_table_is_reported(database, tmp_path):
     load(database, good_rows())
     execute(database, "DROP TABLE cpe_vectors")
 
@@ -176,7 +176,7 @@ def test_a_column_that_holds_no_vectors_is_refused(database, tmp_path):
         ("host", "nowhere.invalid", "No Postgres answers"),
     ],
 )
-def test_a_database_that_cannot_be_reached_is_told_without_the_password(database, tmp_path, part, value, words):
+def test_an_unreachable_database_is_reported_without_the_password(database, tmp_path, part, value, words):
     parts = {**psycopg.conninfo.conninfo_to_dict(database), "password": "s3cret-word", part: value}
     if part == "dbname":
         parts["password"] = psycopg.conninfo.conninfo_to_dict(database)["password"]

@@ -65,7 +65,7 @@ def test_numbers_in_chunk_positions_may_be_strings_and_ten_comes_after_nine(data
     assert table["article_id"].to_pylist() == ["0"] * 6 + ["1"] * 7 + ["2"] * 12
 
 
-def test_a_chunk_position_that_says_nothing_is_no_order(database, tmp_path):
+def test_an_empty_chunk_position_is_no_order(database, tmp_path):
     rows = without(good_rows(), "document_id", "batch_id")
     load(database, [{**row, "chunk_position": {"index": 0, "source": "web_input"}} for row in rows])
 

@@ -128,7 +128,7 @@ def test_names_with_schema_case_and_quotes_are_only_names(database, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "a..b", '"open', "a.b.c.d", ".a"])
-def test_names_that_are_none_are_refused(name):
+def test_invalid_table_names_are_refused(name):
     with pytest.raises(LvmError, match="no table name"):
         table_identifier(name)
 
@@ -167,7 +167,7 @@ def test_all_is_read_from_one_snapshot(database):
         assert table.describe().space_counts == {"test@1": 25}
 
 
-def test_what_is_recorded_of_the_source_holds_no_password(database, tmp_path):
+def test_the_recorded_source_contains_no_password(database, tmp_path):
     load(database, good_rows())
     password = psycopg.conninfo.conninfo_to_dict(database)["password"]
 

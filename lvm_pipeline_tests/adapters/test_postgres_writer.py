@@ -66,7 +66,7 @@ def plain_user(database):
         connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
-def test_rows_come_out_as_they_went_in(database):
+def test_rows_are_read_as_written(database):
     given = batch()
     writer = PostgresWriter(database)
     assert writer.state("s") == TableState()
@@ -87,7 +87,7 @@ def test_rows_come_out_as_they_went_in(database):
     assert len({row[6] for row in rows}) == 1
 
 
-def test_the_state_tells_what_is_there(database):
+def test_the_state_describes_the_tables(database):
     given = batch()
     writer = PostgresWriter(database)
     write(writer, given)
@@ -209,7 +209,7 @@ def test_a_found_table_with_text_keys_is_filled(database):
         ("ALTER TABLE cpe_entry ALTER validation_status SET NOT NULL", 'null value in column "validation_status"'),
     ],
 )
-def test_tables_that_cannot_take_the_rows_are_told(database, statement, reason):
+def test_tables_that_cannot_take_the_rows_are_reported(database, statement, reason):
     writer = PostgresWriter(database)
     writer.write([], dataset_source="s", space_id="x")  # makes the tables
     query(database, statement)
@@ -218,7 +218,7 @@ def test_tables_that_cannot_take_the_rows_are_told(database, statement, reason):
     assert reason in str(caught.value)
 
 
-def test_a_user_without_rights_is_told_before_anything_is_encoded(database, plain_user):
+def test_missing_privileges_are_reported_before_anything_is_encoded(database, plain_user):
     writer = PostgresWriter(plain_user)
     with pytest.raises(LvmError, match="grant CREATE on the schema"):
         writer.state("s")
@@ -231,14 +231,14 @@ def test_a_user_without_rights_is_told_before_anything_is_encoded(database, plai
     assert "secret-word" not in str(caught.value)
 
 
-def test_a_missing_extension_is_told(database, plain_user):
+def test_a_missing_extension_is_reported(database, plain_user):
     query(database, "DROP EXTENSION vector")
     with pytest.raises(LvmError, match="run CREATE EXTENSION vector"):
         PostgresWriter(plain_user).state("s")
     assert write(PostgresWriter(database), batch()) == 3  # who may make it, makes it
 
 
-def test_a_wrong_password_is_told_without_it(database):
+def test_a_wrong_password_is_reported_without_printing_it(database):
     writer = PostgresWriter(with_user(database, urlsplit(database).username, "wrong-word"))
     with pytest.raises(LvmError, match="refuses the user or password") as caught:
         writer.state("s")
@@ -246,7 +246,7 @@ def test_a_wrong_password_is_told_without_it(database):
     assert "wrong-word" not in repr(writer)
 
 
-def test_a_server_that_is_not_there_is_told():
+def test_an_absent_server_is_reported():
     with pytest.raises(LvmError, match="No Postgres answers"):
         PostgresWriter("postgresql://me:word@127.0.0.1:1/x").state("s")
 

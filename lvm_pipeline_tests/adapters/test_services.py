@@ -164,7 +164,7 @@ def test_a_run_in_progress_is_cancelled_and_a_killed_one_is_found_at_the_next_st
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.timeout(900)
-def test_a_daemon_that_hangs_and_one_that_ends_are_told(home, start_services, receiver, monkeypatch):
+def test_a_daemon_that_hangs_and_one_that_ends_are_reported(home, start_services, receiver, monkeypatch):
     monkeypatch.setenv("LVM_ALERT_URL", receiver.url)
     monkeypatch.setenv("LVM_DAEMON_SILENCE_SECONDS", "60")  # a heartbeat comes every 30
     running = start_services()

@@ -130,7 +130,7 @@ def test_a_kernel_that_fails_is_dropped_with_a_warning(name, install):
         assert kernel.checked_form(CPU) is kernel.torch_form
 
 
-def test_a_package_of_another_layout_is_told(name, install, monkeypatch):
+def test_a_package_of_another_version_is_reported(name, install, monkeypatch):
     kernel = install(KERNELS[name], None)
     module, _, function_name = kernel.name.rpartition(".")
     monkeypatch.delattr(sys.modules[module], function_name)
@@ -139,7 +139,7 @@ def test_a_package_of_another_layout_is_told(name, install, monkeypatch):
         assert kernel.checked_form(CPU) is kernel.torch_form
 
 
-def test_a_package_that_is_not_there_is_nothing_to_tell(name):
+def test_an_optional_package_that_is_missing_is_not_reported(name):
     kernel = replace(KERNELS[name], name="not_installed.kernel", _forms={})
 
     assert kernel.checked_form(CPU) is kernel.torch_form

@@ -44,7 +44,7 @@ def found(drift, name):
     return next(finding for finding in drift.findings if finding.name == name)
 
 
-def test_the_very_same_concepts_have_not_drifted(compare):
+def test_equal_concepts_have_not_drifted(compare):
     drift = compare(REFERENCE)
 
     assert not drift.has_drifted
@@ -77,7 +77,7 @@ def test_a_tenth_of_foreign_articles_is_found_and_named(injected):
     assert failed(drift) == {
         "mean_vector_is_as_before",
         "vector_dimensions_are_as_before",
-        "vectors_cannot_be_told_apart",
+        "vectors_cannot_be_separated",
     }
     for name in failed(drift):
         finding = found(drift, name)
@@ -89,7 +89,7 @@ def test_a_tenth_of_foreign_articles_is_found_and_named(injected):
     assert any(article_id in mean.message for article_id in foreign_ids)
     assert mean.details["dimensions"][0]["dimension"] == dimensions.details["dimensions"][0]["dimension"] == 0
     assert "dimensions 0," in dimensions.message
-    auc = found(drift, "vectors_cannot_be_told_apart")
+    auc = found(drift, "vectors_cannot_be_separated")
     assert auc.observed > 0.9
     assert auc.details["articles"][0]["article_id"] in foreign_ids
 
@@ -206,7 +206,7 @@ def test_the_report_says_what_moved(injected, tmp_path):
     assert '"has_drifted": true' in json_path.read_text()
 
 
-def test_without_a_reference_nothing_fails_and_the_reason_is_told(tmp_path):
+def test_without_a_reference_nothing_fails_and_the_reason_is_given(tmp_path):
     path = write_articles(tmp_path / "present.parquet", SAME_KIND)
 
     drift = not_compared(path, "there is no champion")

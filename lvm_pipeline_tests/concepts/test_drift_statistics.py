@@ -90,7 +90,7 @@ def test_separation_is_that_of_scikit_learns_discriminant(monkeypatch):
     reduced = PCA(16, svd_solver="covariance_eigh").fit_transform(POOL.vectors)
     folds = list(GroupKFold(5, shuffle=True, random_state=statistics.FOLD_SEED).split(reduced, groups=OWNERS))
 
-    found = statistics.vectors_cannot_be_told_apart.statistic(GROUPS)
+    found = statistics.vectors_cannot_be_separated.statistic(GROUPS)
 
     for after, auc in zip(IS_AFTER, found.values, strict=True):
         labels = after[OWNERS]
@@ -107,10 +107,10 @@ def test_separation_is_that_of_scikit_learns_discriminant(monkeypatch):
     assert set(column(found, "article_id")) == {article.name for article in ARTICLES[30:]}
 
 
-def test_one_article_alone_cannot_be_told_apart():
+def test_a_single_article_cannot_be_classified():
     groups = Groups(pool=pool_of(ARTICLES[:9]), is_after=groupings(8, 1, num_permutations=2, seed=0))
 
-    found = statistics.vectors_cannot_be_told_apart.statistic(groups)
+    found = statistics.vectors_cannot_be_separated.statistic(groups)
 
     assert found.values.tolist() == [0.5] * 3
     assert "single article" in found.not_checked

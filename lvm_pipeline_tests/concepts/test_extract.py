@@ -73,7 +73,7 @@ def test_optional_columns_keep_their_values_and_their_nulls(tmp_path):
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=10), st.integers(1, 9), st.integers(1, 9))
-def test_batches_of_the_source_leave_no_trace(tmp_path_factory, lengths, one_size, other_size):
+def test_batch_size_does_not_change_the_result(tmp_path_factory, lengths, one_size, other_size):
     rows = source_rows(lengths)
 
     one, other = (
@@ -257,14 +257,14 @@ def test_the_other_packing_is_a_warning_that_the_file_remembers(tmp_path):
 
 
 def test_progress_counts_rows_up_to_all(tmp_path):
-    told = []
+    calls = []
 
-    extract(tmp_path, source_rows([4, 4, 4]), batch_rows=5, progress=lambda done, total: told.append((done, total)))
+    extract(tmp_path, source_rows([4, 4, 4]), batch_rows=5, progress=lambda done, total: calls.append((done, total)))
 
-    assert [total for _, total in told] == [12] * len(told)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1] == (12, 12)
-    assert len(told) > 1
+    assert [total for _, total in calls] == [12] * len(calls)
+    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    assert calls[-1] == (12, 12)
+    assert len(calls) > 1
 
 
 def test_a_source_that_breaks_off_leaves_nothing(tmp_path):

@@ -90,7 +90,7 @@ def test_request_page_of_several_articles_is_no_article():
     assert "request-1 (10 rows, 3 values)" in decision.finding.message
 
 
-def test_missing_columns_are_told():
+def test_missing_columns_are_named():
     kinds = {"cpe_id": ColumnKind.OTHER, "batch_id": ColumnKind.OTHER, "chunk_position": ColumnKind.TEXT}
 
     decision, examined = choose({}, kinds=kinds)

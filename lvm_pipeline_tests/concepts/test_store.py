@@ -58,7 +58,7 @@ def test_row_groups_end_where_articles_end(tmp_path):
     assert pa.concat_tables(groups)["row"].to_pylist() == list(range(table.num_rows))
 
 
-def test_what_is_written_is_what_is_read(tmp_path):
+def test_a_table_is_read_as_written(tmp_path):
     lengths = [5, 9]
     table = synthetic_table(lengths, vector_dim=4)
     path = tmp_path / "concepts.parquet"
@@ -140,7 +140,7 @@ def test_an_array_that_was_used_lately_is_kept(tmp_path):
     assert not any(path.exists() for path in others)
 
 
-def test_arrays_that_another_process_deletes_meanwhile_are_passed_over(tmp_path, monkeypatch):
+def test_arrays_deleted_by_another_process_are_ignored(tmp_path, monkeypatch):
     listed = type(tmp_path).glob
     monkeypatch.setattr(type(tmp_path), "glob", lambda path, *args: [*listed(path, *args), path / "gone.npy"])
 
@@ -186,7 +186,7 @@ def test_an_article_in_two_runs_has_no_range(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "middle"])
-def test_a_damaged_file_is_told_in_one_sentence(tmp_path, damage):
+def test_a_damaged_file_is_reported_in_one_sentence(tmp_path, damage):
     path = tmp_path / "concepts.parquet"
     write_concepts(path, [synthetic_table([400], vector_dim=4)], metadata_for(tmp_path, [400]))
     raw = path.read_bytes()
@@ -205,7 +205,7 @@ def test_a_damaged_file_is_told_in_one_sentence(tmp_path, damage):
     assert "\n" not in str(raised.value)
 
 
-def test_one_wrong_bit_in_the_vectors_is_told(tmp_path):
+def test_one_wrong_bit_in_the_vectors_is_reported(tmp_path):
     path = tmp_path / "concepts.parquet"
     write_concepts(path, [synthetic_table([400], vector_dim=4)], metadata_for(tmp_path, [400]))
     column = pq.read_metadata(path).row_group(0).column(13)
@@ -219,7 +219,7 @@ def test_one_wrong_bit_in_the_vectors_is_told(tmp_path):
             read_vectors(path)
 
 
-def test_missing_file_and_missing_column_are_told(tmp_path):
+def test_a_missing_file_and_a_missing_column_are_reported(tmp_path):
     with pytest.raises(LvmError, match="no concept table"):
         read_vectors(tmp_path / "nothing.parquet")
     path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[3])
@@ -236,7 +236,7 @@ def test_a_file_that_says_another_count_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_is_told_in_one_sentence(tmp_path, number):
+def test_a_full_disk_is_reported_in_one_sentence(tmp_path, number):
     with pytest.raises(LvmError, match=f"The disk that holds {tmp_path} is full"), explain_full_disk(tmp_path):
         raise OSError(number, "written nothing")
 

@@ -213,7 +213,7 @@ def test_a_failed_blocking_check_holds_everything_downstream_and_passing_release
 
 
 @pytest.mark.parametrize("name", ["concepts", "sequences"])
-def test_data_that_could_not_be_made_are_tried_again_by_the_clock(world, name):
+def test_failed_data_assets_are_retried_on_schedule(world, name):
     change(world, "cpe_entry", "concepts", "sequences")
     world.observe()
     if name == "sequences":
@@ -229,7 +229,7 @@ def test_data_that_could_not_be_made_are_tried_again_by_the_clock(world, name):
     assert name not in world.look_after(minutes=30)
 
 
-def test_data_whose_check_failed_are_not_tried_again_until_they_change(world):
+def test_data_with_a_failed_check_are_not_retried_until_they_change(world):
     change(world, "cpe_entry", "concepts")
     world.observe()
     world.look()
@@ -244,7 +244,7 @@ def test_data_whose_check_failed_are_not_tried_again_until_they_change(world):
     assert world.look() == {"concepts"}
 
 
-def test_a_training_that_failed_is_not_tried_again(world):
+def test_a_failed_training_is_not_retried(world):
     world.set(retrain_on="new_data", retrained_architectures="gru")
     world.look()
     change(world, "sequences")
@@ -364,7 +364,7 @@ def test_all_architectures_are_trained_where_all_are_named(world):
     assert world.look() == {f"trained_model {name}" for name in architecture_names()}
 
 
-def test_the_table_is_looked_at_by_the_clock_and_the_sensor_runs(world):
+def test_the_table_is_observed_on_schedule_and_the_sensor_runs(world):
     world.set(observation_cron="*/5 * * * *")
     definitions = world.definitions()
 

@@ -53,7 +53,7 @@ def test_only_blocking_invariants_block():
     assert specs[0].description == "No two rows have the same id. If it fails: Delete the copies."
 
 
-def test_an_invariant_that_nobody_looked_at_stops_the_asset():
+def test_an_invariant_without_a_result_stops_the_asset():
     with pytest.raises(dg.Failure) as raised:
         list(check_results([finding("cpe_ids_are_unique")], INVARIANTS))
 
@@ -66,7 +66,7 @@ def test_a_broken_product_may_leave_later_invariants_open():
     assert [result.check_name for result in results] == ["cpe_ids_are_unique"]
 
 
-def test_sentences_for_people_become_the_failure():
+def test_lvm_errors_become_dagster_failures():
     with pytest.raises(dg.Failure) as raised, lvm_errors_as_failures():
         raise LvmError("The table is empty; fill it.")
 

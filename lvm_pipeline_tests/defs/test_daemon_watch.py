@@ -33,7 +33,7 @@ def watched(tmp_path, receiver):
         thread.join()
 
 
-def test_each_silence_is_told_once_and_until_it_is_delivered(watched, receiver):
+def test_each_silence_is_sent_until_it_is_delivered_once(watched, receiver):
     receiver.num_refusals = 1
 
     assert wait_until(lambda: len(receiver.messages) == 1, seconds=60)
@@ -43,5 +43,5 @@ def test_each_silence_is_told_once_and_until_it_is_delivered(watched, receiver):
     assert "SCHEDULER" in receiver.messages[0]["message"]
     assert "link: http://127.0.0.1:3000/deployment/daemons" in receiver.messages[0]["message"]
     beat(watched)
-    assert wait_until(lambda: len(receiver.messages) == 2, seconds=60), "the next silence is told too"
+    assert wait_until(lambda: len(receiver.messages) == 2, seconds=60), "the next silence is sent too"
     assert receiver.num_requests == 3

@@ -153,7 +153,7 @@ def test_warnings_do_not_stop_the_data(make_settings, postgres_url, instance):
     assert failed_checks(result)["articles_are_long_enough"].severity == dg.AssetCheckSeverity.WARN
 
 
-def test_a_leaking_split_goes_on_but_says_so(make_settings, source, instance):
+def test_a_leaking_split_is_only_a_warning(make_settings, source, instance):
     make_settings(boundaries="ignore", split="last_20_percent")
 
     result = refresh(instance)

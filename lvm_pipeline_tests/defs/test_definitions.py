@@ -128,7 +128,7 @@ def test_only_the_champions_architecture_is_trained_where_nothing_is_named():
     assert list(requested(schedule, 1).values()) == ["gru"]
 
 
-def test_what_runs_by_the_clock_runs_untouched_and_says_what_it_does(monkeypatch):
+def test_schedules_and_sensors_are_on_by_default_and_described(monkeypatch):
     monkeypatch.setenv("LVM_RETRAINING_CRON", "30 4 * * *")
     (schedule,), (sensor, *_) = defs().schedules, defs().sensors
 

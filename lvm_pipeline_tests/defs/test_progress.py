@@ -43,7 +43,7 @@ def test_a_stage_that_fails_says_so(settings):
     assert seen[-1].state == "failed"
 
 
-def test_earlier_progress_is_not_told_again(settings):
+def test_earlier_progress_is_not_reported_again(settings):
     ProgressFile(settings, "concepts").report(1.0, state="done")
     seen = []
 

@@ -1,4 +1,4 @@
-"""The sensor `alerts` with real runs, on both storages: what fails is told once, to a real receiver."""
+"""The sensor `alerts` with real runs, on both storages: failures are sent once, to a real receiver."""
 
 import time
 
@@ -9,7 +9,7 @@ from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG
 
 from lvm_pipeline.adapters.messages.window import Window
 from lvm_pipeline.defs.checks import check_result, check_specs
-from lvm_pipeline.defs.sensors import NOBODY, alerts_sensor
+from lvm_pipeline.defs.sensors import NO_URL, alerts_sensor
 from lvm_pipeline.findings import Invariant, Severity
 from lvm_pipeline.settings import Settings, load_settings, settings_environment
 
@@ -86,16 +86,16 @@ def world(request, tmp_path, receiver, monkeypatch):
         yield World(instance)
 
 
-def test_failures_are_told_once_with_all_that_is_known(world, receiver):
+def test_failures_are_sent_once_with_all_details(world, receiver):
     world.failing = {"vectors_are_there"}
     world.make("concepts")
-    assert world.look() == "Nothing new failed.", "the first look tells nothing of the past"
+    assert world.look() == "No new failures.", "the first tick sends nothing from the past"
     assert receiver.messages == []
 
     run_id = world.make("models", "gru")
 
     assert world.look() == "Sent 1 alert."
-    assert world.look() == "Nothing new failed."
+    assert world.look() == "No new failures."
     (message,) = receiver.messages
     assert message["title"] == "models [gru]: vectors_are_there failed"
     assert message["type"] == "failure"
@@ -114,7 +114,7 @@ def test_failures_are_told_once_with_all_that_is_known(world, receiver):
     assert f"link: {page}" in message["message"]
 
     warns_without_failing(world, receiver)
-    a_crash_is_told_with_the_checks_that_nobody_looked_at(world, receiver)
+    a_crash_is_sent_with_the_checks_that_did_not_run(world, receiver)
     what_is_refused_is_sent_later(world, receiver)
 
 
@@ -126,14 +126,14 @@ def warns_without_failing(world, receiver):
     assert receiver.messages[-1]["type"] == "warning"
 
 
-def a_crash_is_told_with_the_checks_that_nobody_looked_at(world, receiver):
+def a_crash_is_sent_with_the_checks_that_did_not_run(world, receiver):
     world.failing, world.crashing = set(), {"concepts"}
     run_id = world.make("concepts")
     world.look()
     message = receiver.messages[-1]
     assert message["title"] == "concepts: the Dagster run failed"
     assert message["message"].startswith("concepts: OSError: disk full at postgresql://me:***@host/db")
-    assert "check: codes_are_assigned (not looked at), vectors_are_there (not looked at)" in message["message"]
+    assert "check: codes_are_assigned (did not run), vectors_are_there (did not run)" in message["message"]
     assert f"link: https://dagster.example.org/runs/{run_id}" in message["message"]
     world.crashing = set()
 
@@ -145,12 +145,12 @@ def what_is_refused_is_sent_later(world, receiver):
     receiver.num_refusals = 1
     assert world.look().startswith("Sent 1 alert; 1 alert will be tried again: An alert could not be delivered")
     assert world.look() == "Sent 1 alert."
-    assert world.look() == "Nothing new failed."
+    assert world.look() == "No new failures."
     titles = [message["title"] for message in receiver.messages[num_before:]]
     assert sorted(titles) == ["concepts: codes_are_assigned warns", "concepts: vectors_are_there failed"]
 
 
-def test_a_run_that_is_killed_is_told(world, receiver):
+def test_a_killed_run_is_sent(world, receiver):
     world.look()
     run = world.instance.create_run_for_job(
         world.definitions.resolve_implicit_global_asset_job_def(), asset_selection=frozenset({dg.AssetKey("concepts")})
@@ -163,7 +163,7 @@ def test_a_run_that_is_killed_is_told(world, receiver):
     assert message["message"].startswith("The run worker is gone.")
 
 
-def test_runs_that_fail_by_the_clock_for_one_reason_are_told_once(world, receiver):
+def test_scheduled_runs_that_fail_for_one_reason_are_sent_once(world, receiver):
     world.look()
     job = world.definitions.resolve_implicit_global_asset_job_def()
     for _ in range(2):
@@ -182,6 +182,6 @@ def test_without_a_url_it_says_so_and_remembers_the_time(monkeypatch):
         world.failing = {"vectors_are_there"}
         world.make("concepts")
 
-        assert world.look() == NOBODY
+        assert world.look() == NO_URL
 
     assert time.time() - Window.from_text(world.cursor, now=0).since < 60

@@ -240,6 +240,6 @@ def training_process_of(pid):
     return next(child for child in alive if training_child.__name__ in " ".join(child.cmdline()))
 
 
-def test_a_killed_training_is_told_apart_from_a_broken_one():
+def test_a_killed_training_is_distinguished_from_a_broken_one():
     assert "was killed" in trained_model_module.why_child_ended("gru", "failed with code -9")
     assert "crashed" in trained_model_module.why_child_ended("gru", "failed with code 1")

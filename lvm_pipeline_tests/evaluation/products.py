@@ -43,7 +43,7 @@ class Products:
         return load_training_data(self.concepts_path, self.sequences_path, self.vectors_dir)
 
     def train(self, name, **options) -> Path:
-        """Train a tiny model and return its folder; one epoch unless told otherwise."""
+        """Train a tiny model and return its folder; one epoch by default."""
         config = {"preset": "smoke", "epochs": 1, "num_threads": 1, "mode": "windows", **options}
         config["model"] = {"hidden_dim": 16, "num_layers": 1, **config.get("model", {})}
         return train(TrainingConfig(**config), self.data(), output_dir=self.folder / "models" / name).path

@@ -148,7 +148,7 @@ def test_findings_are_there_with_their_severities(report):
     }
 
 
-def test_losing_to_a_baseline_is_told(report):
+def test_a_model_below_a_baseline_is_reported(report):
     """The ridge predicts a rotation perfectly; three epochs of a tiny model do not."""
     found = finding(report, "beats_best_baseline")
 

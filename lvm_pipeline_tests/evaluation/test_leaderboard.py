@@ -84,7 +84,7 @@ def test_the_page_says_what_warned_and_what_nobody_checked(reports, tmp_path):
     assert all(sentence in page for sentence in row.not_checked)
 
 
-def test_nothing_to_rank_is_told(reports):
+def test_an_empty_leaderboard_is_an_error(reports):
     with pytest.raises(LvmError, match="no report"):
         leaderboard([])
     with pytest.raises(LvmError, match="no report on sequences aaaa"):

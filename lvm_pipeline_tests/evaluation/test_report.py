@@ -142,7 +142,7 @@ def test_the_page_shows_what_was_checked_before_and_what_was_not(report):
     assert "Nothing is recorded" in report_html(report)
 
 
-def test_the_page_tells_how_the_terms_of_an_objective_shared_the_gradient(report):
+def test_the_page_shows_the_gradient_share_of_each_objective_term(report):
     shares = {"objective_share_cosine": 0.25, "objective_share_infonce": 0.75}
     history = [epoch | shares for epoch in report.training.history]
     changed = replace(report, training=replace(report.training, history=history))
@@ -247,7 +247,7 @@ def test_a_report_of_one_article_and_no_history_is_still_drawn(report):
         ('{"report_version": 2}', r"(?s)cosine.*evaluate the model again"),
     ],
 )
-def test_unusable_files_are_told(tmp_path, content, said):
+def test_unusable_files_are_reported(tmp_path, content, said):
     path = tmp_path / "report.json"
     if content is not None:
         path.write_text(content)

@@ -46,7 +46,7 @@ def test_cutting_follows_the_options(files, tmp_path):
     assert read_sequences(sequences_path).metadata.is_leaking
 
 
-def test_a_sequence_table_without_its_concepts_is_told(files, tmp_path):
+def test_a_sequence_table_without_its_concepts_is_an_error(files, tmp_path):
     alone = shutil.copy(files["sequence table"], tmp_path / "sequences.parquet")
     with pytest.raises(LvmError, match=r"put its concepts\.parquet beside it"):
         tables_from_file(alone, work_dir=tmp_path / "work")

@@ -123,16 +123,16 @@ BAD_CONCEPTS = {
 
 
 @pytest.mark.parametrize(("harm", "message"), BAD_CONCEPTS.values(), ids=BAD_CONCEPTS)
-def test_bad_concepts_are_told_and_leave_what_was_there(concepts_path, tmp_path, harm, message):
+def test_bad_concepts_are_reported_and_nothing_is_overwritten(concepts_path, tmp_path, harm, message):
     arrays = original_concepts(concepts_path)
     (tmp_path / "back.parquet").write_text("earlier")
     with np.errstate(over="ignore"):
         path = write_npz(tmp_path / "o.npz", arrays | harm(arrays))
 
-    with pytest.raises(LvmError, match=message) as told:
+    with pytest.raises(LvmError, match=message) as raised:
         import_concepts_npz(path, tmp_path / "back.parquet")
 
-    assert str(path) in str(told.value) or "text cannot be stored" in str(told.value)
+    assert str(path) in str(raised.value) or "text cannot be stored" in str(raised.value)
     assert (tmp_path / "back.parquet").read_text() == "earlier"
     assert not [left for left in tmp_path.iterdir() if left.name.startswith(".")]
 

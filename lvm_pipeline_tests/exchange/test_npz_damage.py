@@ -19,14 +19,14 @@ from lvm_pipeline_tests.exchange.npz_files import (
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
-def test_a_cut_file_is_told(exported, tmp_path, share):
+def test_a_truncated_file_is_reported(exported, tmp_path, share):
     data = exported[0].read_bytes()
     exported[0].write_bytes(data[: int(share * len(data))])
     with pytest.raises(LvmError, match="damaged or not an NPZ file"):
         import_concepts_npz(exported[0], tmp_path / "back.parquet")
 
 
-def test_bytes_changed_inside_are_told(exported, tmp_path):
+def test_changed_bytes_are_reported(exported, tmp_path):
     data = bytearray(exported[2].read_bytes())
     data[5000:5100] = bytes(100)
     exported[2].write_bytes(bytes(data))
@@ -36,13 +36,13 @@ def test_bytes_changed_inside_are_told(exported, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"text"])
-def test_what_is_no_zip_is_told(tmp_path, content):
+def test_a_file_that_is_no_zip_is_reported(tmp_path, content):
     (tmp_path / "o.npz").write_bytes(content)
     with pytest.raises(LvmError, match="damaged or not an NPZ file"):
         import_concepts_npz(tmp_path / "o.npz", tmp_path / "back.parquet")
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(LvmError, match="no NPZ file at"):
         import_sequences_npz(tmp_path / "none.npz", tmp_path / "c.parquet", tmp_path / "s.parquet")
 
@@ -55,7 +55,7 @@ def test_two_arrays_of_one_name_are_refused(exported, tmp_path):
 
 
 @pytest.mark.parametrize("metadata", ["no JSON", "[1, 2]", 7, None])
-def test_metadata_that_says_nothing_known_is_passed_over(concepts_path, tmp_path, metadata):
+def test_unknown_metadata_are_ignored(concepts_path, tmp_path, metadata):
     arrays = original_concepts(concepts_path) | {"metadata": np.array(metadata)}
     if metadata is None:
         del arrays["metadata"]

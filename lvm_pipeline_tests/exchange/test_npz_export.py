@@ -86,7 +86,7 @@ def test_missing_texts_and_codes_are_empty(tmp_path):
     assert back["domain"].null_count == back.num_rows
 
 
-def test_a_text_too_long_for_numpy_is_told(monkeypatch, concepts_path, sequences_path, tmp_path):
+def test_a_text_too_long_for_numpy_is_an_error(monkeypatch, concepts_path, sequences_path, tmp_path):
     monkeypatch.setattr(npz_file, "MAX_TEXT_ARRAY_BYTES", 1000)
     with pytest.raises(LvmError, match=r"the longest \(36 characters\)"):
         export_npz(concepts_path, sequences_path, tmp_path / "npz")

@@ -257,7 +257,7 @@ def test_another_number_of_entries_is_refused(num_entries):
 
 
 @pytest.mark.parametrize("value", ["text", [1], np.arange(3), None])
-def test_what_is_no_object_array_is_refused(value):
+def test_a_pickle_of_another_kind_is_refused(value):
     with pytest.raises(RefusedObjectsError, match="not an array of objects"):
         read_objects(pickle.dumps(value, protocol=4), num_entries=1)
 

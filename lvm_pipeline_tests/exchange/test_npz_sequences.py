@@ -35,7 +35,7 @@ def test_exported_sequences_come_back_with_articles_and_splits(exported, concept
     assert read_columns(tmp_path / "c.parquet", ["concept_text"])["concept_text"].take(after.target_rows).equals(texts)
 
 
-def test_a_file_without_articles_is_put_together_exactly_and_labelled_as_leaking(tmp_path):
+def test_a_file_without_articles_is_restored_exactly_and_labelled_as_leaking(tmp_path):
     vectors, arrays = original_sequences(num_concepts=40)
     path = write_npz(tmp_path / "t.npz", arrays)
 
@@ -56,7 +56,7 @@ def test_a_file_without_articles_is_put_together_exactly_and_labelled_as_leaking
     assert not blocking_failures(findings)
 
 
-def test_sequences_in_any_order_are_put_together_too(tmp_path):
+def test_sequences_in_any_order_are_restored(tmp_path):
     _, arrays = original_sequences(num_concepts=40)
     order = np.random.default_rng(0).permutation(35)
     shuffled = {name: array[order] for name, array in arrays.items()}
@@ -182,7 +182,7 @@ BAD_SEQUENCES = {
 
 
 @pytest.mark.parametrize(("harm", "message"), BAD_SEQUENCES.values(), ids=BAD_SEQUENCES)
-def test_bad_sequences_are_told_and_nothing_is_written(tmp_path, harm, message):
+def test_bad_sequences_are_reported_and_nothing_is_written(tmp_path, harm, message):
     _, arrays = original_sequences()
     path = write_npz(tmp_path / "t.npz", arrays | harm(arrays))
     with pytest.raises(LvmError, match=message):

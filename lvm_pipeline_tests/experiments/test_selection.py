@@ -75,7 +75,7 @@ def test_an_incumbent_of_older_data_is_scored_on_the_challengers_rows(products, 
     assert "trained on other data" in decision.reason
 
 
-def test_an_incumbent_of_another_width_is_told_and_the_baseline_decides(products, good, tmp_path):
+def test_an_incumbent_of_another_width_is_reported_and_the_baseline_decides(products, good, tmp_path):
     other = make_products(tmp_path, vector_dim=8)
 
     selection = select(products, {"lstm": good}, incumbent=other.train("narrow"))
@@ -92,6 +92,6 @@ def test_a_challenger_of_other_data_is_refused(products, tmp_path):
         select(products, {"lstm": other.train("other")})
 
 
-def test_no_model_at_all_is_told(products):
+def test_no_trained_model_is_an_error(products):
     with pytest.raises(LvmError, match="no trained model"):
         select(products, {})

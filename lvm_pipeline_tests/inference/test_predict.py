@@ -117,17 +117,17 @@ def test_nearest_concepts_are_those_of_the_promoted_table(settings, products, mo
 
 
 def test_vectors_of_another_length_are_scaled_and_that_is_said_once(settings, model_dir, vectors):
-    told = []
+    warnings = []
     expected = predicted(settings, model_dir, lines_of({"a": vectors[0]}))
 
-    found = predicted(settings, model_dir, lines_of({"a": 3 * vectors[0]}), warn=told.append)
+    found = predicted(settings, model_dir, lines_of({"a": 3 * vectors[0]}), warn=warnings.append)
 
     np.testing.assert_allclose([p.vector for p in found], [p.vector for p in expected], rtol=0, atol=1e-5)
-    assert told == ["Vectors are scaled to unit length, as the model's space has them; line 1 had 3."]
+    assert warnings == ["Vectors are scaled to unit length, as the model's space has them; line 1 had 3."]
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ('{"vector": [1, 2, 3]}', "line 3: the vector has 3 numbers and the model reads 16"),
         (json.dumps({"vector": [float("nan")] * 16}), "line 3: the vector has a number that is not finite"),
@@ -137,13 +137,13 @@ def test_vectors_of_another_length_are_scaled_and_that_is_said_once(settings, mo
         (json.dumps({"vector": [1.0] * 16, "space_id": "gtr"}), "line 3 is of space gtr and the model reads synthetic"),
     ],
 )
-def test_a_concept_that_does_not_fit_ends_the_stream_after_those_before_it(settings, model_dir, vectors, line, told):
+def test_a_concept_that_does_not_fit_ends_the_stream_after_those_before_it(settings, model_dir, vectors, line, message):
     predictions = predict_on(settings, model_dir, [*lines_of({"a": vectors[0][:2]}), line.encode()], warn=pytest.fail)
 
     assert [next(predictions).position, next(predictions).position] == [0, 1]
     with pytest.raises(LvmError) as refused:
         next(predictions)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_stated_space_must_be_the_models(settings, model_dir, vectors):
@@ -189,7 +189,7 @@ def test_which_model_is_used(settings, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_the_champion_is_the_default_and_its_absence_is_told(fresh_settings, postgres_url, model_dir, vectors):
+def test_the_champion_is_the_default_and_a_missing_one_is_an_error(fresh_settings, postgres_url, model_dir, vectors):
     uri = postgres_url.replace("postgresql://", "postgresql+psycopg2://")
     settings = Settings(home=fresh_settings.home, mlflow_tracking_uri=uri, num_threads=1)
     with pytest.raises(LvmError, match="There is no champion yet"):

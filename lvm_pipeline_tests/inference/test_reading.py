@@ -1,4 +1,4 @@
-"""Every form that a concept is given in is read as it is meant, and what is none is told by its line."""
+"""Every form that a concept is given in is read as it is meant, and what is none is message by its line."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_a_line_is_read_when_it_is_there():
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ('{"vector": [1, 2', "line 1 begins as JSON does but is none"),
         ("[see above] it goes on", 'as {"text": ...}'),
@@ -61,13 +61,13 @@ def test_a_line_is_read_when_it_is_there():
         ("[" * 20_000, "line 1 begins as JSON"),
     ],
 )
-def test_a_line_that_is_no_concept_is_told(line, told):
+def test_a_line_that_is_no_concept_is_reported(line, message):
     with pytest.raises(LvmError) as refused:
         one(line)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_bytes_that_are_no_text_are_told():
+def test_bytes_that_are_no_text_are_reported():
     with pytest.raises(LvmError, match="line 2 is not UTF-8"):
         list(read_lines([b"one\n", b"\xff\xfe\n"]))
 
@@ -89,7 +89,7 @@ def test_a_parquet_of_texts_is_read_without_vectors(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         ({"other": [1]}, "neither a column vector nor concept_text"),
         (
@@ -99,15 +99,15 @@ def test_a_parquet_of_texts_is_read_without_vectors(tmp_path):
         ({"vector": [[1.0], None]}, "row 2 has neither a vector nor a text"),
     ],
 )
-def test_a_parquet_that_cannot_be_read_in_order_is_told(tmp_path, columns, told):
+def test_a_parquet_file_without_an_order_is_an_error(tmp_path, columns, message):
     pq.write_table(pa.table(columns), tmp_path / "given.parquet")
 
     with pytest.raises(LvmError) as refused:
         list(read_file(tmp_path / "given.parquet"))
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_a_file_that_is_not_there_or_damaged_is_told(tmp_path):
+def test_a_missing_or_damaged_file_is_reported(tmp_path):
     with pytest.raises(LvmError, match=r"nowhere.jsonl cannot be read"):
         list(read_file(tmp_path / "nowhere.jsonl"))
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")

@@ -22,12 +22,12 @@ def test_everything_gives_its_known_answer(answers):
 
 
 def test_the_answers_speak_of_every_measure_and_baseline(answers):
-    told = " ".join(answer.what for answer in answers)
+    answered = " ".join(answer.what for answer in answers)
     for name in ("cosine", "centred_cosine", "mse", "l2", "norm_ratio", "r_at_1", "mrr", "median_rank"):
-        assert f"{name} " in told
+        assert f"{name} " in answered
     for name in ("global_mean", "copy_last", "context_mean", "recency_weighted_mean", "ridge", "ridge_residual"):
-        assert f"cosine of {name} on noise" in told
-    assert "cosine of article_mean_mix on topics" in told
+        assert f"cosine of {name} on noise" in answered
+    assert "cosine of article_mean_mix on topics" in answered
 
 
 def test_the_walk_is_as_the_formula_supposes():

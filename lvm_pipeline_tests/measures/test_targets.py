@@ -37,7 +37,7 @@ def test_train_mean_is_that_of_the_train_articles():
     np.testing.assert_allclose(targets.train_mean(), vectors[targets.train_rows].mean(axis=0), atol=1e-6)
 
 
-def test_an_empty_split_is_told():
+def test_an_empty_split_is_reported():
     with pytest.raises(LvmError, match="test split holds no sequence"):
         targets_on(process_vectors("noise", lengths=LENGTHS[:4]), LENGTHS[:4], split="test")
 

@@ -208,7 +208,7 @@ def test_one_article_cannot_be_split(tmp_path, sequences_path):
     assert not sequences_path.exists()
 
 
-def test_articles_that_are_all_too_short_are_told_with_the_longest(tmp_path, sequences_path):
+def test_if_all_articles_are_too_short_the_longest_is_named(tmp_path, sequences_path):
     concepts_path = write_synthetic_concepts(tmp_path / "c.parquet", article_lengths=[3, 5, 1])
     with pytest.raises(LvmError, match=r"needs 6 concepts, and the longest of the 3 articles has 5"):
         build_sequences(concepts_path, sequences_path, options=SequenceOptions())
@@ -262,13 +262,13 @@ def test_a_failed_build_leaves_the_earlier_table_untouched(concepts_path, sequen
 
 
 @pytest.mark.parametrize("harm", [lambda data: data[: len(data) // 2], lambda data: b"nothing", lambda data: b""])
-def test_a_corrupt_concept_table_is_told(concepts_path, sequences_path, harm):
+def test_a_corrupt_concept_table_is_reported(concepts_path, sequences_path, harm):
     concepts_path.write_bytes(harm(concepts_path.read_bytes()))
     with pytest.raises(LvmError, match="cannot be read as Parquet"):
         build_sequences(concepts_path, sequences_path, options=SequenceOptions())
 
 
-def test_a_missing_vector_is_told(tmp_path, sequences_path):
+def test_a_missing_vector_is_reported(tmp_path, sequences_path):
     table = synthetic_table([8, 8, 8], kind="noise")
     column = table["vector"].combine_chunks()
     missing = pa.array([None if row == 5 else column[row].as_py() for row in range(24)], type=column.type)

@@ -68,5 +68,5 @@ def test_of_many_topics_few_pairs_meet():
     assert met < 0.2 * 3000**2 / 2
 
 
-def test_nothing_meets_nothing():
+def test_no_points_give_no_pairs():
     assert not pairs_met(np.zeros((0, 4), np.float32), 0.1)

@@ -92,7 +92,7 @@ def test_a_window_moved_across_a_boundary_is_named(paths):
         {"first_row": lambda rows: [10**6, *rows[1:]], "target_row": lambda rows: [10**6 + 5, *rows[1:]]},
     ],
 )
-def test_a_window_that_is_no_window_of_its_article_is_found(paths, columns):
+def test_a_window_outside_its_article_is_found(paths, columns):
     change(paths[1], **columns)
     assert failed(paths)["windows_stay_inside_articles"].observed == 1
 
@@ -156,7 +156,7 @@ def test_an_article_without_or_with_an_unknown_split_is_found(paths):
     assert "no split" in finding.message
 
 
-def test_a_split_that_is_none_is_found(paths):
+def test_an_unknown_split_is_found(paths):
     article_id = pq.read_table(paths[1])["article_id"][0].as_py()
 
     def rename(stored):

@@ -28,7 +28,7 @@ def test_sequences_of_a_split_are_found_in_order(sequences_path):
     assert {sequences.splits[index] for index in parts[1]} == {"validation"}
 
 
-def test_an_unknown_or_empty_split_is_told(sequences_path, tmp_path):
+def test_an_unknown_or_empty_split_is_an_error(sequences_path, tmp_path):
     with pytest.raises(LvmError, match="no split 'val'"):
         read_sequences(sequences_path).of_split("val")
     write_synthetic_sequences(tmp_path / "concepts.parquet", sequences_path, split="last_20_percent")
@@ -43,20 +43,20 @@ def test_sequences_of_other_concepts_are_refused(sequences_path):
         read_sequences(sequences_path, concepts_fingerprint="feedbeef" * 8)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(LvmError, match=r"no sequence table at .*none\.parquet; make it"):
         read_sequences(tmp_path / "none.parquet")
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5])
-def test_a_cut_file_is_told(sequences_path, keep):
+def test_a_truncated_file_is_reported(sequences_path, keep):
     data = sequences_path.read_bytes()
     sequences_path.write_bytes(data[: int(keep * len(data)) if keep < 1 else keep])
     with pytest.raises(LvmError, match="cannot be read as Parquet"):
         read_sequences(sequences_path)
 
 
-def test_damaged_pages_are_told(sequences_path):
+def test_damaged_pages_are_reported(sequences_path):
     data = bytearray(sequences_path.read_bytes())
     data[4:400] = bytes(396)
     sequences_path.write_bytes(bytes(data))

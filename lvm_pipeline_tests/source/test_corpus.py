@@ -71,7 +71,7 @@ def test_a_concept_is_new_unless_half_of_it_was_said():
     assert is_new("one two three four five and then something quite other", seen=said)
 
 
-def test_a_source_of_another_python_is_passed_over(tmp_path):
+def test_a_source_of_another_python_is_skipped(tmp_path):
     path = tmp_path / "future.py"
     path.write_text('match x with:\n"""' + "Words that are many. " * 500 + '"""')
     assert read_source(SourceFile(path=path, module="future")) == []

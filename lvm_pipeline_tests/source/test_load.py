@@ -39,7 +39,7 @@ def test_text_is_cut_into_concepts(load, table):
     assert [len(concept.split()) for concept in concepts] == [39, 39]
 
 
-def test_a_second_run_changes_nothing(load, table):
+def test_loading_a_file_again_changes_nothing(load, table):
     first = load([*articles(), article("more", concepts=["Same words here.", "Same words here.", "Others."])])
     before = dict(table.rows)
     second = load([*articles(), article("more", concepts=["Same words here.", "Same words here.", "Others."])])
@@ -99,7 +99,7 @@ def test_a_later_file_uses_the_encoder_of_the_table(load, table):
     assert len({row["article_index"] for row in table.rows.values()}) == 13
 
 
-def test_a_lost_encoder_is_told(load, settings):
+def test_a_lost_encoder_is_reported(load, settings):
     load(articles())
     for folder in settings.encoders_dir.iterdir():
         folder.rename(folder.with_name("elsewhere"))
@@ -171,22 +171,22 @@ def test_a_byte_order_mark_is_no_fault(load, table):
 
 
 @pytest.mark.parametrize("lines", [[], [b"", b"  "]])
-def test_an_empty_file_is_told(load, lines):
+def test_an_empty_file_is_reported(load, lines):
     with pytest.raises(LvmError, match="has no articles"):
         load(lines)
 
 
-def test_a_file_with_nothing_good_is_told(load):
+def test_a_file_without_a_good_row_is_reported(load):
     with pytest.raises(LvmError, match="no row that can be loaded"):
         load([b"{"], skip_bad=True)
 
 
-def test_a_missing_file_is_told(table, settings, tmp_path):
+def test_a_missing_file_is_reported(table, settings, tmp_path):
     with pytest.raises(LvmError, match="no file"):
         ingest(tmp_path / "none.jsonl", table, settings=settings)
 
 
-def test_no_train_article_is_told(load, table):
+def test_no_train_article_is_an_error(load, table):
     lonely = next(
         f"id{i}"
         for i in range(100)
@@ -273,7 +273,7 @@ def test_the_space_of_jsonl_is_its_encoders(load):
         load(articles(), space_id="mine")
 
 
-def test_an_own_encoder_can_be_handed_in(load, table):
+def test_a_custom_encoder_can_be_used(load, table):
     class Counting:
         space_id = "counting"
         vector_dim = 4

@@ -28,7 +28,7 @@ def test_every_kind_of_float_list_is_read(load, table, vector_type):
         np.testing.assert_allclose(found[f"text {number}"], vector, atol=1e-3 if "half" in str(vector_type) else 1e-7)
 
 
-def test_rows_in_any_order_find_their_places(load, table):
+def test_rows_in_any_order_are_sorted(load, table):
     shuffled = rows((4, 3)).take([5, 2, 0, 6, 3, 1, 4])
     load(shuffled)
     assert table.articles() == {"a0": [f"text {i}" for i in range(4)], "a1": [f"text {i}" for i in range(4, 7)]}
@@ -154,7 +154,7 @@ def test_a_column_of_another_type_is_named(load, columns, reason):
         load(rows(**columns))
 
 
-def test_a_damaged_parquet_file_is_told(load, table, settings, tmp_path):
+def test_a_damaged_parquet_file_is_reported(load, table, settings, tmp_path):
     load(rows())
     path = tmp_path / "given.parquet"
     content = path.read_bytes()

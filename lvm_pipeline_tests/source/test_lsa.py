@@ -122,7 +122,7 @@ def test_damage_is_noticed(encoder, tmp_path):
         load_lsa(tmp_path / "elsewhere")
 
 
-def test_nothing_is_learnt_from_no_words():
+def test_fitting_texts_without_words_is_an_error():
     with pytest.raises(LvmError, match="no words"):
         fit_lsa(["!", "?"])
 

@@ -121,7 +121,7 @@ def test_a_missing_full_stop_is_given():
         "The array 1 2 3 4 5 6 7 8 9 is shown.",
     ],
 )
-def test_what_nobody_would_read_aloud_is_refused(sentence):
+def test_markup_and_code_are_not_prose(sentence):
     assert not reads_as_english(sentence)
 
 

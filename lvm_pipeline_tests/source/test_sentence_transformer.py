@@ -92,7 +92,7 @@ def test_pickled_weights_are_refused(tmp_path):
         space_of_folder(folder, name="m")
 
 
-def test_incomplete_folders_are_told(tmp_path):
+def test_incomplete_folders_are_reported(tmp_path):
     folder = write_model_folder(tmp_path / "m", modules=("Transformer", "Pooling"))
     (folder / "model.safetensors").unlink()
     with pytest.raises(LvmError, match="no weights"):
@@ -115,7 +115,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["./model", "../model", "~/no/such/model", "/no/such/model", "models/of/mine"])
-def test_a_folder_that_is_not_there_is_not_asked_of_the_hub(tmp_path, monkeypatch, name):
+def test_a_missing_folder_is_not_looked_up_in_the_hub(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(LvmError, match=r"There is no folder .*(model|mine); give"):
         encoder_named(name, encoders_dir=tmp_path)
@@ -247,7 +247,7 @@ def expected_gtr(folder, texts):
 
 
 @pytest.mark.slow
-def test_weights_that_cannot_be_had_are_told(tmp_path, sentence_transformers, monkeypatch):
+def test_unavailable_weights_are_reported(tmp_path, sentence_transformers, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(LvmError, match=r"weights of encoder no-such-model are not available: there is no folder"):
         load_sentence_transformer("no-such-model", encoders_dir=tmp_path)

@@ -46,7 +46,7 @@ def test_a_list_is_one_id_per_line(tmp_path, content):
     ("content", "message"),
     [(b"# nothing\n\n", "is empty"), (b"\xff\xfe\x00", "cannot be read"), (None, "cannot be read")],
 )
-def test_a_list_that_says_nothing_is_refused(tmp_path, content, message):
+def test_an_empty_list_is_refused(tmp_path, content, message):
     path = tmp_path / "list.txt"
     if content is not None:
         path.write_bytes(content)

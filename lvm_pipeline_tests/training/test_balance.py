@@ -24,7 +24,7 @@ def trained(data, folder, **options):
     return info, tracker
 
 
-def test_every_epoch_tells_the_shares_of_a_sum(data, tmp_path):
+def test_every_epoch_logs_the_gradient_shares_of_a_sum(data, tmp_path):
     info, tracker = trained(data, tmp_path / "model", objective="cosine + 0.5 infonce")
 
     for epoch in info.history:

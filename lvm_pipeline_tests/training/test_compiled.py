@@ -66,7 +66,7 @@ def test_only_what_pays_is_compiled(architecture, mode, is_compiled):
 
 
 @pytest.mark.slow
-def test_a_machine_without_a_compiler_is_told_and_what_was_there_stays(data, tmp_path, monkeypatch):
+def test_a_missing_compiler_is_reported_and_nothing_is_overwritten(data, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_text("earlier")
     torch._dynamo.reset()

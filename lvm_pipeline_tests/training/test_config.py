@@ -72,8 +72,8 @@ def test_what_is_left_open_follows_the_architecture_and_then_the_mode(mode):
     config = settled(TrainingConfig(mode=mode), architecture=architecture, is_leaking=False)
     expected = {**DEFAULTS, **own}[mode]
     assert (config.batch_size, config.learning_rate) == (expected.batch_size, expected.learning_rate)
-    told = TrainingConfig(mode=mode, batch_size=3, learning_rate=0.25)
-    config = settled(told, architecture=architecture, is_leaking=False)
+    given = TrainingConfig(mode=mode, batch_size=3, learning_rate=0.25)
+    config = settled(given, architecture=architecture, is_leaking=False)
     assert (config.batch_size, config.learning_rate) == (3, 0.25)
 
 

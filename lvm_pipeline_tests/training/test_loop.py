@@ -25,7 +25,7 @@ QUICK = {
 
 
 class Recorder:
-    """A tracker that keeps what it is told."""
+    """A tracker that records what it is given."""
 
     run_id = run_url = None
 
@@ -145,7 +145,7 @@ def test_the_tracker_hears_once_an_epoch_and_of_every_step(data, tmp_path):
     )
 
 
-def test_progress_is_told_to_the_end(data, tmp_path):
+def test_progress_is_reported_until_the_end(data, tmp_path):
     reports = []
     train(TrainingConfig(**QUICK), data, output_dir=tmp_path / "model", progress=reports.append)
     assert reports[-1].done_fraction == 1.0
@@ -183,7 +183,7 @@ def test_a_loss_that_is_not_finite_ends_with_a_sentence_and_loses_nothing(data, 
     assert files_in(path) == before
 
 
-def test_an_interrupt_is_told_and_loses_nothing(data, earlier_model):
+def test_an_interrupt_is_reported_and_loses_nothing(data, earlier_model):
     path, before = earlier_model
     tracker = Recorder()
 

@@ -113,14 +113,14 @@ def test_another_architecture_whose_keys_and_shapes_fit_is_refused(model_dir, mo
 
 
 @pytest.mark.parametrize("changes", [{"model_class": "somewhere.OtherModel"}, {"num_params": 1}])
-def test_code_that_builds_another_model_now_is_told_apart(model_dir, changes):
+def test_changed_model_code_is_detected(model_dir, changes):
     edit_info(model_dir, **changes)
     with pytest.raises(LvmError, match="would now be a"):
         load_trained_model(model_dir)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "trained_model.json"])
-def test_a_damaged_or_missing_file_is_told(model_dir, name):
+def test_a_damaged_or_missing_file_is_reported(model_dir, name):
     path = model_dir / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(LvmError, match=f"{name} cannot be read"):
@@ -130,7 +130,7 @@ def test_a_damaged_or_missing_file_is_told(model_dir, name):
         load_trained_model(model_dir)
 
 
-def test_a_record_of_another_version_or_without_a_field_is_told(model_dir):
+def test_a_record_of_another_version_or_without_a_field_is_reported(model_dir):
     edit_info(model_dir, schema_version=0)
     with pytest.raises(LvmError, match="schema version 1"):
         load_trained_model(model_dir)

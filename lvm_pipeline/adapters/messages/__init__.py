@@ -1,1 +1,1 @@
-"""Alert messages: their text, which were sent already, which to send now, and silence of a daemon."""
+"""Alerts: text (alert), what was sent (window, delivery), silence of a daemon (silence)."""

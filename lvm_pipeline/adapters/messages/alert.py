@@ -1,4 +1,4 @@
-"""One thing that failed, and how it reads as a message."""
+"""An alert and its text."""
 
 import hashlib
 import re
@@ -7,28 +7,28 @@ from dataclasses import dataclass
 
 PASSWORD_IN_URL = re.compile(r"(?<=://)([^\s/@:]*):[^\s/@]+(?=@)")
 HIDDEN = "***"
-MIN_SECRET_LENGTH = 4  # shorter ones are words like `db`, which hide nothing and would blank out the sentence
+MIN_SECRET_LENGTH = 4  # shorter ones are words like `db`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """Something that failed.
+    """A failure to report.
 
     Attributes:
-        alert_id: The same for the same failure, however often it is found: a check's execution, a run, a silence.
-        happened_at: When, in seconds since 1970.
+        alert_id: Identifies the failure: a check execution, a run or a silence.
+        happened_at: In seconds since 1970.
         title: What failed, in a few words.
-        message: One sentence, for a person.
+        message: One sentence.
         remedy: What to do about it.
-        is_warning: It stops nothing.
-        asset: Whose check or materialization failed.
-        partition: Of that asset.
+        is_warning: Whether the pipeline goes on.
+        asset: The asset whose check or materialization failed.
+        partition: Its partition.
         check: Name of the check.
         observed: What the check measured.
-        allowed: What it would have accepted.
+        allowed: The limit of the check.
         dagster_run_id: The Dagster run in which it happened.
         link: Page of the Dagster web UI.
-        repeats_by_itself: A schedule or sensor tries again, so that the same failure may soon come back.
+        repeats_by_itself: Whether a schedule or sensor retries, so that the same failure may come back.
     """
 
     alert_id: str
@@ -48,19 +48,18 @@ class Alert:
 
     @property
     def series(self) -> str | None:
-        """What is the same for the same failure at every try; nothing where each is a failure of its own."""
-        if not self.repeats_by_itself:
-            return None
-        return hashlib.sha256(f"{self.title}\n{self.message}".encode()).hexdigest()[:16]
+        """Identifies retries with the same failure; None if nothing retries."""
+        text = f"{self.title}\n{self.message}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16] if self.repeats_by_itself else None
 
     def body(self) -> str:
-        """Return the text of the message: the sentence, what to do, then one line for each thing that is known."""
+        """Return the text of the message: the sentence, what to do, then one line for each known field."""
         known = {
             "asset": self.asset,
             "partition": self.partition,
             "check": self.check,
-            "observed": _number(self.observed),
-            "allowed": _number(self.allowed),
+            "observed": None if self.observed is None else f"{self.observed:g}",
+            "allowed": None if self.allowed is None else f"{self.allowed:g}",
             "Dagster run": self.dagster_run_id,
             "alert": self.alert_id,
             "link": self.link,
@@ -70,13 +69,9 @@ class Alert:
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Return a text with its secrets, and the passwords of every URL in it, hidden."""
+    """Hide secrets and the passwords of URLs in a text."""
     text = PASSWORD_IN_URL.sub(rf"\1:{HIDDEN}", text)
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= MIN_SECRET_LENGTH:
             text = text.replace(secret, HIDDEN)
     return text
-
-
-def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:g}"

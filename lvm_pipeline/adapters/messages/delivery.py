@@ -1,19 +1,19 @@
-"""Send what is new; what cannot be delivered waits for the next time and holds nothing else up."""
+"""Send new alerts. Failed deliveries are retried later and do not block the others."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lvm_pipeline.adapters.messages.alert import Alert
-from lvm_pipeline.adapters.messages.window import Window
+from lvm_pipeline.adapters.messages.window import Window, is_repeat
 from lvm_pipeline.errors import LvmError
 
-MAX_ATTEMPTS = 20  # at a time: one look must end before Dagster cuts it off, or all of them would be sent again
-MAX_PROBLEMS = 3  # at a time: after these the receiver is taken for away
+MAX_ATTEMPTS = 20  # per tick: Dagster ends a long tick, and all its alerts would be sent again
+MAX_PROBLEMS = 3  # per tick: after these failures the receiver counts as unreachable
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What came of one round: the window after it, how many were sent, how many wait, and why those failed."""
+    """Result of a tick: the new window, counts of sent and waiting alerts, and the errors."""
 
     window: Window
     num_sent: int
@@ -21,42 +21,47 @@ class Delivery:
     problems: list[str]
 
     def in_words(self) -> str:
-        """Return the outcome as one sentence."""
+        """Return the result as one sentence."""
         if not self.num_sent and not self.num_waiting:
-            return "Nothing new failed."
-        told = f"Sent {_alerts(self.num_sent)}"
+            return "No new failures."
+        sent = f"Sent {_alerts(self.num_sent)}"
         if not self.num_waiting:
-            return f"{told}."
+            return f"{sent}."
         reason = f": {self.problems[0]}" if self.problems else "."
-        return f"{told}; {_alerts(self.num_waiting)} will be tried again{reason}"
+        return f"{sent}; {_alerts(self.num_waiting)} will be tried again{reason}"
 
 
 def deliver(alerts: Iterable[Alert], window: Window, *, send: Callable[[Alert], None], now: float) -> Delivery:
-    """Send every alert that was not told yet.
+    """Send every alert that is not in the window.
 
     Args:
-        alerts: What failed; may hold what was told before.
-        window: What was told.
-        send: Delivers one alert, or raises an `LvmError` that says why it could not.
+        alerts: Failures; may include handled ones.
+        window: Handled alerts.
+        send: Delivers one alert, or raises an `LvmError`.
         now: In seconds since 1970.
     """
-    delivered: list[Alert] = []
+    sent: list[Alert] = []
+    repeated: list[Alert] = []
     waiting: list[Alert] = []
     problems: list[str] = []
-    new, going_on = window.new(alerts)
-    for number, alert in enumerate(new):
-        if number >= MAX_ATTEMPTS or len(problems) >= MAX_PROBLEMS:
+    ongoing = dict(window.ongoing)
+    for alert in window.unhandled(alerts):
+        if is_repeat(alert, ongoing):
+            repeated.append(alert)
+        elif len(sent) + len(problems) >= MAX_ATTEMPTS or len(problems) >= MAX_PROBLEMS:
             waiting.append(alert)
-            continue
-        try:
-            send(alert)
-            delivered.append(alert)
-        except LvmError as error:
-            problems.append(str(error))
-            waiting.append(alert)
+        else:
+            try:
+                send(alert)
+                sent.append(alert)
+            except LvmError as error:
+                problems.append(str(error))
+                waiting.append(alert)
+    unsent = {alert.series for alert in waiting}
+    ongoing = {series: times for series, times in ongoing.items() if series not in unsent}
     return Delivery(
-        window=window.after(delivered=delivered, waiting=waiting, now=now, going_on=going_on),
-        num_sent=len(delivered),
+        window=window.after(handled=[*sent, *repeated], waiting=waiting, ongoing=ongoing, now=now),
+        num_sent=len(sent),
         num_waiting=len(waiting),
         problems=problems,
     )

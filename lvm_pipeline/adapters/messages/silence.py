@@ -1,4 +1,4 @@
-"""Detect from outside that a daemon has stopped sending heartbeats."""
+"""Detect that daemons have stopped sending heartbeats."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from lvm_pipeline.adapters.messages.alert import Alert
 
 @dataclass(kw_only=True)
 class SilenceWatch:
-    """Follows the heartbeats of a daemon's parts.
+    """Follows the heartbeats of Dagster's daemons.
 
-    A heartbeat counts when it differs from the one before, by the watcher's own clock: neither another machine's clock
-    nor a laptop that slept looks like silence.
+    Only changes of a heartbeat are timed, by the watcher's own clock, so that neither another machine's clock nor a
+    laptop that slept counts as silence.
 
     Attributes:
-        required: Names of the parts that must be heard.
-        silence_seconds: How long without a new heartbeat is silence.
+        required: Names of the daemons that must send heartbeats.
+        silence_seconds: Time without a new heartbeat that counts as silence.
     """
 
     required: Iterable[str]
@@ -24,12 +24,7 @@ class SilenceWatch:
     _is_reported: bool = False
 
     def look(self, heartbeats: Mapping[str, float], *, clock: float) -> list[str]:
-        """Take the present heartbeats and return the silent parts, sorted.
-
-        Args:
-            heartbeats: Time of each part's last heartbeat, in seconds since 1970.
-            clock: The watcher's own, steady seconds.
-        """
+        """Return the silent daemons, sorted, given the last heartbeats (in seconds since 1970) and a steady clock."""
         for name in self.required:
             beat = heartbeats.get(name)
             if name not in self._heard or self._heard[name][0] != beat:
@@ -40,7 +35,7 @@ class SilenceWatch:
         return silent
 
     def alert(self, silent: Iterable[str], *, now: float, link: str | None = None) -> Alert | None:
-        """Return the alert for silent parts; None when there are none, or after `mark_reported`."""
+        """Return the alert for silent daemons; None if there are none, or after `mark_reported`."""
         silent = list(silent)
         if not silent or self._is_reported:
             return None
@@ -51,7 +46,7 @@ class SilenceWatch:
             happened_at=now,
             title="Dagster's daemon is silent",
             message=f"No heartbeat for {self.silence_seconds:g} seconds from {', '.join(silent)}; last heard {heard}. "
-            "Nothing runs by itself until the daemon is started again.",
+            "Schedules and sensors do not run until the daemon is started again.",
             link=link,
         )
 

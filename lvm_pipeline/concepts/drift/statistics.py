@@ -172,7 +172,7 @@ def _cut_distances(groups: Groups, dimensions: slice) -> NDArray[np.float64]:
     remedy="Look at the articles in reports/drift.md: the new ones are of another kind. If that is intended, retrain.",
     if_equal=0.5,
 )
-def vectors_cannot_be_told_apart(groups: Groups) -> Statistic:
+def vectors_cannot_be_separated(groups: Groups) -> Statistic:
     """A linear classifier cannot separate new articles from earlier ones.
 
     Its ROC AUC is measured on articles it was not trained on; 0.5 is chance.

@@ -3,7 +3,7 @@
 from lvm_pipeline.adapters.messages.alert import Alert, without_secrets
 
 
-def test_a_message_says_everything_that_is_known():
+def test_a_message_contains_all_known_fields():
     alert = Alert(
         alert_id="check execution 7",
         happened_at=0.0,
@@ -34,7 +34,7 @@ def test_a_message_says_everything_that_is_known():
     ]
 
 
-def test_what_is_not_known_is_left_out_but_zero_is_known():
+def test_unknown_fields_are_omitted_but_zero_is_shown():
     body = Alert(alert_id="a", happened_at=0.0, title="t", message="m", observed=0.0).body()
 
     assert "observed: 0" in body

@@ -8,8 +8,8 @@ from lvm_pipeline.adapters.messages.window import (
     MAX_HANDLED,
     OVERLAP_SECONDS,
     PATIENCE_SECONDS,
+    REPEAT_SECONDS,
     SERIES_GAP_SECONDS,
-    TOLD_AGAIN_SECONDS,
     Window,
 )
 from lvm_pipeline.errors import LvmError
@@ -22,7 +22,7 @@ def alert(number, happened_at=NOW):
 
 
 class Sender:
-    """Keeps what it is given, and refuses what it is told to."""
+    """Keeps what it is given, and refuses some alerts."""
 
     def __init__(self, refused=()):
         self.refused = set(refused)
@@ -50,7 +50,7 @@ def test_each_failure_is_sent_once_oldest_first(window):
     assert (first.in_words(), second.in_words()) == ("Sent 2 alerts.", "Sent 1 alert.")
 
 
-def test_the_first_look_tells_nothing_of_the_past():
+def test_the_first_tick_sends_nothing_from_the_past():
     sender = Sender()
 
     deliver([alert(1, NOW - 1)], Window.from_text(None, now=NOW), send=sender, now=NOW)
@@ -58,7 +58,7 @@ def test_the_first_look_tells_nothing_of_the_past():
     assert sender.sent == []
 
 
-def test_what_is_refused_holds_nothing_up_and_is_sent_later_however_long_it_takes(window):
+def test_a_failed_alert_does_not_block_others_and_is_sent_later(window):
     sender = Sender(refused={"check execution 1"})
     found = [alert(1), alert(2)]
 
@@ -72,7 +72,7 @@ def test_what_is_refused_holds_nothing_up_and_is_sent_later_however_long_it_take
     assert later.num_waiting == 0
 
 
-def test_what_waits_is_not_forgotten_over_many_looks(window):
+def test_undelivered_alerts_are_kept_over_many_ticks(window):
     sender = Sender(refused={"check execution 1"})
     for looks in range(4):
         window = deliver([alert(1)], window, send=sender, now=NOW + looks * OVERLAP_SECONDS).window
@@ -84,7 +84,7 @@ def test_what_waits_is_not_forgotten_over_many_looks(window):
     assert last.in_words() == "Sent 1 alert."
 
 
-def test_what_nobody_took_for_a_day_is_given_up(window):
+def test_an_alert_is_dropped_after_a_day_of_failed_deliveries(window):
     sender = Sender(refused={"check execution 1"})
     first = deliver([alert(1)], window, send=sender, now=NOW)
     late = deliver([alert(1)], first.window, send=sender, now=NOW + PATIENCE_SECONDS + 1)
@@ -104,7 +104,7 @@ def test_a_check_that_was_planned_long_before_it_failed_is_not_lost(window):
     assert sender.sent == ["check execution 9", "check execution 4"]
 
 
-def test_a_receiver_that_is_away_is_not_asked_again_and_again(window):
+def test_after_some_failed_deliveries_the_tick_ends(window):
     sender = Sender(refused={alert(number).alert_id for number in range(50)})
 
     outcome = deliver(map(alert, range(50)), window, send=sender, now=NOW)
@@ -112,7 +112,7 @@ def test_a_receiver_that_is_away_is_not_asked_again_and_again(window):
     assert (len(outcome.problems), outcome.num_waiting) == (MAX_PROBLEMS, 50)
 
 
-def test_a_flood_is_sent_in_rounds(window):
+def test_many_alerts_are_sent_over_several_ticks(window):
     sender = Sender()
     found = [alert(number) for number in range(2 * MAX_ATTEMPTS)]
 
@@ -122,14 +122,14 @@ def test_a_flood_is_sent_in_rounds(window):
     assert len(sender.sent) == len(set(sender.sent)) == 2 * MAX_ATTEMPTS
 
 
-def test_the_window_stays_small_and_never_opens_again():
+def test_the_window_stays_small_and_never_moves_back():
     window = Window(since=0.0)
     for round_ in range(30):
         delivered = [alert(f"{round_} {number}", NOW + round_) for number in range(100)]
-        window = window.after(delivered=delivered, waiting=[], now=NOW + round_)
+        window = window.after(handled=delivered, waiting=[], ongoing={}, now=NOW + round_)
 
     assert len(window.handled) <= MAX_HANDLED
-    assert window.new([alert("0 1", NOW)]) == ([], [])
+    assert window.unhandled([alert("0 1", NOW)]) == []
 
 
 def repeated(number, happened_at, message="The database is away."):
@@ -150,19 +150,19 @@ class Looks:
         return sent
 
 
-def test_what_fails_by_the_clock_is_told_once_and_again_after_a_day():
+def test_scheduled_failures_are_sent_once_and_again_after_a_day():
     look = Looks(Sender())
-    told = {}
+    rounds = {}
     for number in range(60):
         now = NOW + number * 1800
         if sent := look(repeated(number, now), now=now):
-            told[number] = sent
+            rounds[number] = sent
 
-    assert told == {0: ["run 0"], 48: ["run 48"]}
-    assert TOLD_AGAIN_SECONDS == 48 * 1800
+    assert rounds == {0: ["run 0"], 48: ["run 48"]}
+    assert REPEAT_SECONDS == 48 * 1800
 
 
-def test_a_failure_that_comes_back_after_a_pause_or_for_another_reason_is_told():
+def test_a_failure_after_a_pause_or_for_another_reason_is_sent():
     look = Looks(Sender())
     assert look(repeated(1, NOW), now=NOW) == ["run 1"]
     assert look(repeated(2, NOW + 1800, "The disk is full."), now=NOW + 1800) == ["run 2"]
@@ -171,7 +171,7 @@ def test_a_failure_that_comes_back_after_a_pause_or_for_another_reason_is_told()
     assert look(repeated(3, later), now=later) == ["run 3"]
 
 
-def test_a_series_whose_first_alert_was_refused_is_told_later():
+def test_a_series_whose_first_alert_failed_is_sent_later():
     sender = Sender(refused={"run 1"})
     look = Looks(sender)
     assert look(repeated(1, NOW), now=NOW) == []
@@ -182,7 +182,7 @@ def test_a_series_whose_first_alert_was_refused_is_told_later():
     assert look(repeated(4, NOW + 180), now=NOW + 180) == []
 
 
-def test_what_a_person_started_is_told_each_time():
+def test_failures_of_manual_runs_are_sent_each_time():
     look = Looks(Sender())
 
     assert look(alert(1), alert(2), now=NOW) == ["check execution 1", "check execution 2"]
