@@ -55,7 +55,7 @@ class Table(Generic[Row]):
             return "(none)"
         lines = ["| " + " | ".join(column.title for column in self.columns) + " |", "|" + " --- |" * len(self.columns)]
         for row in self.rows:
-            cells = [column.text(row).replace("|", "\\|") for column in self.columns]
+            cells = [_markdown_cell(column.text(row)) for column in self.columns]
             if self.kind(row) == "model":
                 cells = [f"**{cell}**" if cell else "" for cell in cells]
             lines.append("| " + " | ".join(cells) + " |")
@@ -74,6 +74,10 @@ class Table(Generic[Row]):
             for row in self.rows
         )
         return Markup("<table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody></table>").format(head, body)
+
+
+def _markdown_cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def number(title: str, value: Callable[[Row], float | None], spec: str = ".4f") -> Column[Row]:

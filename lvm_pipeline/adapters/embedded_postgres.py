@@ -1,11 +1,11 @@
-"""The embedded Postgres: one server for each LVM_HOME, from binaries that a Python wheel brings.
+"""The embedded Postgres: one server for each LVM_HOME, from the binaries in a Python wheel.
 
-It is started when a command needs it, listens on loopback only, asks for a generated password, outlives the command
-and is stopped by `lvm down`. `LVM_HOME/postgres` holds `server.json` (where the files are, port, password; for its
-owner's eyes only) and, where the server's user can go there, the files themselves (see `postgres_files`).
+It is started when a command needs it, listens on loopback only, has a generated password, keeps running after the
+command and is stopped by `lvm down`. `LVM_HOME/postgres` contains `server.json` (folder of the files, port, password;
+readable by its owner only) and, if the server's user can access it, the files themselves (see `postgres_files`).
 
-A cluster is made under another name and renamed when complete, so a folder `data` is always a whole one. Every change
-of state happens under a file lock, so two commands may start the server at once.
+A cluster is created under another name and renamed when complete, so a folder `data` is always a complete one. Changes
+of state are made under a file lock, so two commands may start the server at once.
 """
 
 import json
@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 from filelock import FileLock, Timeout
@@ -43,6 +44,9 @@ LOCK_SECONDS = 120
 START_SECONDS = 120
 START_ATTEMPTS = 8
 MAX_LOG_BYTES = 10_000_000
+STATE_FILE = "server.json"
+# A start is retried if the port was just taken, or the children of a killed server are still ending.
+TRANSIENT = ("could not create any TCP/IP sockets", "still in use", "Address already")
 CLUSTER_SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -54,41 +58,31 @@ CLUSTER_SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A running server and how to reach it; its password is in no representation."""
-
-    port: int
-    password: str = field(repr=False)
-    host: str = LOOPBACK
-    user: str = USER
-
-    def url(self, database: str, *, driver: str | None = None) -> str:
-        """Return the URL of a database, password included: never print it."""
-        scheme = "postgresql" if driver is None else f"postgresql+{driver}"
-        return f"{scheme}://{self.user}:{self.password}@{self.host}:{self.port}/{database}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerStatus:
-    """What can be said of a server without starting it."""
-
-    is_running: bool
-    folder: Path | None = None
-    port: int | None = None
-    pid: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _State:
-    """Content of `server.json`; `folder` is relative to it, or absolute when the files are elsewhere."""
+    """A server, as stored in `server.json`; `folder` is relative to that file, or absolute if it is elsewhere."""
 
     folder: str
     port: int
     password: str = field(repr=False)
 
+    def url(self, database: str) -> str:
+        """Return the URL of a database. It contains the password: never print it."""
+        return f"postgresql://{USER}:{self.password}@{LOOPBACK}:{self.port}/{database}"
 
-@dataclass(frozen=True, kw_only=True)
-class _Postmaster:
-    """What a live server wrote into its `postmaster.pid`."""
+
+class ServerStatus(NamedTuple):
+    """State of a server; `folder` is None if it was never started, `pid` if it is not running."""
+
+    folder: Path | None = None
+    pid: int | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server accepts connections."""
+        return self.pid is not None
+
+
+class _Postmaster(NamedTuple):
+    """Content of the `postmaster.pid` of a live server."""
 
     pid: int
     port: int
@@ -96,30 +90,30 @@ class _Postmaster:
 
 
 def ensure_running(directory: Path, *, outside_dirs: Sequence[Path] = OUTSIDE_DIRS) -> Server:
-    """Start the server of `directory` if it does not run, making its cluster the first time.
+    """Start the server of `directory` if it is not running; the first time, create its cluster.
 
     Args:
-        directory: Folder in LVM_HOME, made if missing.
-        outside_dirs: Where root puts the files when the server's user cannot enter `directory`.
+        directory: Folder in LVM_HOME, created if missing.
+        outside_dirs: Where root puts the files if the server's user cannot access `directory`.
 
     Returns:
         The server, ready for connections.
 
     Raises:
-        LvmError: If it cannot be started; the sentence holds the server's own last words.
+        LvmError: If it cannot be started; contains the server's error message.
     """
     with _locked(directory):
-        state = _read_state(directory)
-        recorded_folder = directory / state.folder if state else None
+        server = _read_state(directory)
+        recorded_folder = directory / server.folder if server else None
         files = server_files(directory, recorded_folder=recorded_folder, outside_dirs=outside_dirs)
         postmaster = _wait_until_settled(files)
-        if state is None or not _is_cluster(files.data_dir):
-            state = _make_cluster(directory, files, postmaster)
+        if server is None or not _is_cluster(files.data_dir):
+            server = _create_cluster(directory, files, postmaster)
             postmaster = None
-        port = _start(files, preferred_port=state.port) if postmaster is None else postmaster.port
-        state = replace(state, port=port)
-        _write_state(directory, state)
-        return Server(port=state.port, password=state.password)
+        port = _start(files, preferred_port=server.port) if postmaster is None else postmaster.port
+        server = replace(server, port=port)
+        _write_state(directory, server)
+        return server
 
 
 def stop(directory: Path) -> bool:
@@ -139,63 +133,63 @@ def stop(directory: Path) -> bool:
 
 
 def status(directory: Path) -> ServerStatus:
-    """Say whether the server of `directory` runs, and where; starts nothing."""
+    """Return whether the server of `directory` is running, and its folder; starts nothing."""
     files = _recorded_files(directory)
     if files is None:
-        return ServerStatus(is_running=False)
+        return ServerStatus()
     postmaster = _find_postmaster(files)
-    if postmaster is None or not postmaster.is_ready:
-        return ServerStatus(is_running=False, folder=files.folder)
-    return ServerStatus(is_running=True, folder=files.folder, port=postmaster.port, pid=postmaster.pid)
+    return ServerStatus(folder=files.folder, pid=postmaster.pid if postmaster and postmaster.is_ready else None)
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / "lock", timeout=LOCK_SECONDS):
-            yield
+        with _explain_permissions():
+            directory.mkdir(parents=True, exist_ok=True)
+            with FileLock(directory / "lock", timeout=LOCK_SECONDS):
+                yield
     except Timeout:
         raise LvmError(
             f"Another command has held the Postgres in {directory} for {LOCK_SECONDS} s; wait for it or end it."
         ) from None
+
+
+@contextmanager
+def _explain_permissions() -> Iterator[None]:
+    try:
+        yield
     except PermissionError as error:
         raise LvmError(
             f"{error.filename} belongs to another user; run as that user or set LVM_HOME to a folder of your own."
         ) from None
 
 
-def _state_path(directory: Path) -> Path:
-    return directory / "server.json"
-
-
-def _read_state(directory: Path) -> _State | None:
-    """Return what was recorded, None where nothing (usable) is."""
+def _read_state(directory: Path) -> Server | None:
+    """Return the recorded server, None if there is none or it is damaged."""
+    path = directory / STATE_FILE
     try:
-        return _State(**json.loads(_state_path(directory).read_text(encoding="utf-8")))
+        return Server(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
-        logger.warning("%s cannot be read; the server starts anew.", _state_path(directory))
+        logger.warning("%s cannot be read; a new server is started.", path)
         return None
 
 
-def _write_state(directory: Path, state: _State) -> None:
-    if state == _read_state(directory):
+def _write_state(directory: Path, server: Server) -> None:
+    if server == _read_state(directory):
         return
-    with staged_file(_state_path(directory)) as staged:
+    with staged_file(directory / STATE_FILE) as staged:
         staged.touch(mode=0o600)
-        staged.write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+        staged.write_text(json.dumps(asdict(server), indent=2) + "\n", encoding="utf-8")
 
 
 def _recorded_files(directory: Path) -> ServerFiles | None:
-    try:
-        state = _read_state(directory)
-    except PermissionError as error:
-        raise LvmError(f"{error.filename} belongs to another user; run as that user.") from None
-    if state is None or not (directory / state.folder).exists():
+    with _explain_permissions():
+        server = _read_state(directory)
+    if server is None or not (directory / server.folder).exists():
         return None
-    return server_files(directory, recorded_folder=directory / state.folder, outside_dirs=())
+    return server_files(directory, recorded_folder=directory / server.folder, outside_dirs=())
 
 
 def _is_cluster(data_dir: Path) -> bool:
@@ -203,10 +197,10 @@ def _is_cluster(data_dir: Path) -> bool:
 
 
 def _find_postmaster(files: ServerFiles) -> _Postmaster | None:
-    """Return the live server of these files, None where there is none.
+    """Return the live server of these files, None if there is none.
 
-    A pid file outlives a killed server, and its number may by now belong to another process: the process must
-    name this data folder on its command line.
+    The pid file of a killed server is not removed, and its pid may belong to another process by now, so the process
+    must have this data folder on its command line.
     """
     try:
         lines = (files.data_dir / "postmaster.pid").read_text(encoding="utf-8").splitlines()
@@ -219,7 +213,7 @@ def _find_postmaster(files: ServerFiles) -> _Postmaster | None:
 
 
 def _wait_until_settled(files: ServerFiles) -> _Postmaster | None:
-    """Wait while a live server starts, recovers or ends; return it once it answers, None once it is gone."""
+    """Wait while a live server starts, recovers or stops; return it once it answers, None once it is gone."""
     deadline = time.monotonic() + START_SECONDS
     while (postmaster := _find_postmaster(files)) is not None and not (postmaster.is_ready and _answers(postmaster)):
         if time.monotonic() > deadline:
@@ -229,12 +223,12 @@ def _wait_until_settled(files: ServerFiles) -> _Postmaster | None:
 
 
 def _answers(postmaster: _Postmaster) -> bool:
-    """Whether the server takes connections: one killed a moment ago is still listed as a process."""
+    """Whether the server accepts connections; a server killed a moment ago is still listed as a process."""
     return PGconn.ping(f"host={LOOPBACK} port={postmaster.port} connect_timeout=2".encode()) == Ping.OK
 
 
-def _make_cluster(directory: Path, files: ServerFiles, postmaster: _Postmaster | None) -> _State:
-    """Run initdb; a folder `data` that nobody has the password of, or that is no whole cluster, is set aside."""
+def _create_cluster(directory: Path, files: ServerFiles, postmaster: _Postmaster | None) -> Server:
+    """Run initdb. A folder `data` whose password is unknown, or that is no complete cluster, is set aside."""
     if postmaster is not None:
         _stop(files)
     if files.data_dir.exists():
@@ -245,21 +239,21 @@ def _make_cluster(directory: Path, files: ServerFiles, postmaster: _Postmaster |
     for half_finished in files.folder.glob("data.partial-*"):
         shutil.rmtree(half_finished, ignore_errors=True)
     folder = "." if files.folder == directory.resolve() else str(files.folder)
-    state = _State(folder=folder, port=free_port(), password=secrets.token_urlsafe(24))
+    server = Server(folder=folder, port=free_port(), password=secrets.token_urlsafe(24))
     partial = files.folder / f"data.partial-{uuid.uuid4().hex}"
     password_path = files.folder / f".{partial.name}.password"
     try:
         for path in (partial, password_path):
             path.mkdir(mode=0o700) if path == partial else path.touch(mode=0o600)
             give_to(path, files.account)
-        password_path.write_text(state.password, encoding="utf-8")
+        password_path.write_text(server.password, encoding="utf-8")
         _initdb(files, partial, password_path)
-        _write_state(directory, state)  # before the cluster gets its name: a cluster without its password is useless
+        _write_state(directory, server)  # before renaming: a cluster without its password is useless
         partial.rename(files.data_dir)
     finally:
         password_path.unlink(missing_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
-    return state
+    return server
 
 
 def _initdb(files: ServerFiles, data_dir: Path, password_path: Path) -> None:
@@ -268,14 +262,15 @@ def _initdb(files: ServerFiles, data_dir: Path, password_path: Path) -> None:
     options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
     code, output = _run(files, "initdb", "-D", str(data_dir), *options)
     if code != 0:
-        raise LvmError(f"The embedded Postgres could not make its data folder in {files.folder}: {_last_line(output)}")
+        raise LvmError(f"The embedded Postgres cannot create its data in {files.folder}: {_last_line(output)}")
 
 
 def _start(files: ServerFiles, *, preferred_port: int) -> int:
-    """Start the server and return its port; a port taken by another program is exchanged for a free one."""
+    """Start the server and return its port, a free one if the preferred port is taken."""
     port, reason, output = preferred_port, "", ""
     for attempt in range(START_ATTEMPTS):
-        _remove_stale_pid_file(files)
+        if _find_postmaster(files) is None:  # Postgres would mistake any process of that pid for a server
+            (files.data_dir / "postmaster.pid").unlink(missing_ok=True)
         if not is_free(port):
             port = free_port()
         log_start = _prepare_log(files)
@@ -287,7 +282,7 @@ def _start(files: ServerFiles, *, preferred_port: int) -> int:
         if code == 0 and postmaster is not None:
             return postmaster.port
         reason = _log_tail(files.log_path, log_start)
-        if not _may_pass(reason):
+        if not any(words in reason for words in TRANSIENT):
             break
         time.sleep(0.2 * (attempt + 1))
     raise LvmError(f"The embedded Postgres does not start: {reason or _last_line(output)} (log: {files.log_path}).")
@@ -302,12 +297,12 @@ def _stop(files: ServerFiles) -> None:
 
 
 def _run(files: ServerFiles, program: str, *arguments: str) -> tuple[int, str]:
-    """Run one of Postgres' programs as the server's user, with an environment that holds nothing of ours.
+    """Run a program of Postgres as the server's user, in a clean environment; return exit code and output.
 
-    Output goes through a file: a server started by pg_ctl could hold a pipe open for ever.
+    Output goes to a file, because a server started by pg_ctl would keep a pipe open.
 
     Raises:
-        LvmError: If the program cannot be run at all.
+        LvmError: If the program cannot be run.
     """
     command = [str(reachable_binaries(files) / program), *arguments]
     options = files.account.process_options
@@ -323,19 +318,8 @@ def _run(files: ServerFiles, program: str, *arguments: str) -> tuple[int, str]:
         return done.returncode, output.read()
 
 
-def _remove_stale_pid_file(files: ServerFiles) -> None:
-    """Remove the pid file of a server that is gone; Postgres would take any process of that number for it."""
-    if _find_postmaster(files) is None:
-        (files.data_dir / "postmaster.pid").unlink(missing_ok=True)
-
-
-def _may_pass(reason: str) -> bool:
-    """Whether a failed start is worth another: the port was just taken, or a killed server's children still end."""
-    return any(words in reason for words in ("could not create any TCP/IP sockets", "still in use", "Address already"))
-
-
 def _prepare_log(files: ServerFiles) -> int:
-    """Make the log writable for the server's user and return its present size."""
+    """Make the log writable for the server's user and return its size."""
     log_path = files.log_path
     if log_path.exists() and log_path.stat().st_size > MAX_LOG_BYTES:
         log_path.replace(log_path.with_suffix(".log.1"))
@@ -345,7 +329,7 @@ def _prepare_log(files: ServerFiles) -> int:
 
 
 def _log_tail(log_path: Path, start: int) -> str:
-    """Return the fatal message written to the log after `start`, or else the last line."""
+    """Return the last FATAL message in the log after `start`, or else the last line."""
     with log_path.open(encoding="utf-8", errors="replace") as log:
         log.seek(start)
         lines = log.read().splitlines()
@@ -355,4 +339,4 @@ def _log_tail(log_path: Path, start: int) -> str:
 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no message"

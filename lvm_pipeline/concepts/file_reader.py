@@ -1,7 +1,4 @@
-"""A Parquet file with vectors as a source of concepts, so that it is read, ordered and checked like the table.
-
-For the one-off use of a file; `lvm ingest` loads it into the table for good. All of it is in memory.
-"""
+"""Read a Parquet file with vectors as a source of concepts, without loading it into the table. It is held in memory."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -19,7 +16,7 @@ from lvm_pipeline.source.parquet import read_parquet
 from lvm_pipeline.source.records import BadInputError, SourceRecords
 
 BATCH_ROWS = 4096
-KEY_COLUMNS = {"document_id": ColumnKind.TEXT, "sequence_index": ColumnKind.INTEGER}  # what the order rules know
+KEY_COLUMNS = {"document_id": ColumnKind.TEXT, "sequence_index": ColumnKind.INTEGER}  # of the order rules
 
 
 @dataclass(frozen=True)
@@ -103,12 +100,5 @@ class ParquetTable:
                 np.arange(len(rows) + 1, dtype=np.int64) * width, pa.array(vectors[rows].ravel())
             ),
         }
-        arrays = [
-            pa.array(columns[field.name], field.type)
-            if isinstance(columns.get(field.name), list)
-            else columns.get(field.name, pa.nulls(len(rows), field.type))
-            for field in SOURCE_SCHEMA
-        ]
-        return pa.record_batch(
-            [array.cast(field.type) for array, field in zip(arrays, SOURCE_SCHEMA, strict=True)], schema=SOURCE_SCHEMA
-        )
+        empty = {field.name: pa.nulls(len(rows), field.type) for field in SOURCE_SCHEMA}
+        return pa.RecordBatch.from_pydict({**empty, **columns}, schema=SOURCE_SCHEMA)

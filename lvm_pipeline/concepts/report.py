@@ -1,4 +1,4 @@
-"""The verification report: what was extracted, what was found wrong and what could not be checked."""
+"""The verification report: the extracted data, and the result of every check."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from lvm_pipeline.concepts.facts import CODES
 from lvm_pipeline.concepts.schema import explain_bad_parquet, read_concepts_metadata
 from lvm_pipeline.concepts.store import Articles, article_ranges, read_columns
 from lvm_pipeline.findings import Finding, blocking_failures
+from lvm_pipeline.tables import table_of
 
 NUM_SAMPLE_ARTICLES = 5
 NUM_SAMPLE_TEXTS = 5
@@ -23,12 +24,12 @@ JSON_NAME, MARKDOWN_NAME = "verification.json", "verification.md"
 def verification_report(
     concepts_path: Path | None, *, findings: Iterable[Finding], sequences: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Gather the report as plain JSON values.
+    """Return the report as plain JSON values.
 
     Args:
-        concepts_path: The concept table; None where the source was too broken to write one.
-        findings: What every invariant found, of source, concepts and sequences.
-        sequences: Summary of the sequence table, where there is one: at least `num_windows` and
+        concepts_path: The concept table; None if a failed check prevented it from being written.
+        findings: The findings of source, concepts and sequences.
+        sequences: Summary of the sequence table, if there is one: at least `num_windows` and
             `num_expected_windows`, the sum over articles of max(0, length - context_length).
 
     Raises:
@@ -48,7 +49,7 @@ def verification_report(
 
 
 def write_verification_report(report_dir: Path, report: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Write `verification.json` and `verification.md`, each whole or not at all, and return where they are."""
+    """Write `verification.json` and `verification.md`, each whole or not at all, and return their paths."""
     json_path, markdown_path = report_dir / JSON_NAME, report_dir / MARKDOWN_NAME
     files.write_json(json_path, report)
     files.write_text(markdown_path, as_markdown(report))
@@ -60,7 +61,7 @@ def _concepts(path: Path, coverage: float | None) -> dict[str, Any]:
     articles = _article_ranges_or_none(path)
     columns = read_columns(path, CODES)
     codes = np.stack([columns[name].fill_null(-1).to_numpy() for name in CODES], axis=1)
-    assigned = codes[(codes >= 0).all(axis=1) & (codes > 0).any(axis=1)]  # (0, 0, 0) says that assigning failed
+    assigned = codes[(codes >= 0).all(axis=1) & (codes > 0).any(axis=1)]  # (0, 0, 0) marks a failed assignment
     with explain_bad_parquet(path):
         num_row_groups = pq.read_metadata(path).num_row_groups
     return {
@@ -87,7 +88,7 @@ def _concepts(path: Path, coverage: float | None) -> dict[str, Any]:
 
 
 def _article_ranges_or_none(path: Path) -> Articles | None:
-    """Return where the articles lie, or None where they are not in one run each (a finding says which)."""
+    """Return the rows of each article, None if one is not a single run (a finding names it)."""
     codes = read_columns(path, ["article_id"])["article_id"].combine_chunks().dictionary_encode()
     num_runs = int(np.count_nonzero(np.diff(codes.indices.to_numpy(), prepend=-1)))
     return article_ranges(path) if len(codes) and num_runs == len(codes.dictionary) else None
@@ -104,7 +105,7 @@ def _lengths(articles: Articles) -> dict[str, float]:
 
 
 def _samples(path: Path, articles: Articles) -> list[dict[str, Any]]:
-    """Show some articles spread over the table, each with its first texts in order."""
+    """Return some articles spread over the table, each with its first texts."""
     chosen = np.unique(np.linspace(0, len(articles.ids) - 1, NUM_SAMPLE_ARTICLES).astype(int))
     table = read_columns(path, ["position", "concept_text"])
     samples = []
@@ -122,7 +123,7 @@ def _shortened(text: str) -> str:
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """Write a report for reading."""
+    """Return a report as Markdown."""
     verdict = "passed" if report["passed"] else "FAILED"
     counts = (
         f"{report['num_failed']} failed, {report['num_warnings']} warnings, {report['num_not_checked']} not checked"
@@ -131,20 +132,21 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     if report["concepts"] is not None:
         lines += _concept_lines(report["concepts"])
     else:
-        lines += ["", "No concept table was written: the source broke a blocking invariant (see below)."]
+        lines += ["", "No concept table was written, because a blocking check of the source failed (see below)."]
     if report["sequences"] is not None:
         lines += _sequence_lines(report["sequences"])
-    lines += ["", "## Invariants", "", "| invariant | outcome | what was found |", "|---|---|---|"]
-    lines += [
-        f"| `{found['name']}` | {found['outcome']} | {as_cell(found['message'])} |" for found in report["findings"]
+    invariants = [
+        {"invariant": f"`{found['name']}`", "outcome": found["outcome"], "message": found["message"]}
+        for found in report["findings"]
     ]
+    lines += ["", "## Invariants", "", table_of(invariants).markdown()]
     if report["concepts"] is not None:
         lines += _sample_lines(report["concepts"]) + _drop_lines(report["concepts"])
     return "\n".join(lines) + "\n"
 
 
 def _open_lines(findings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Name what failed, warns or was not checked, and what to do about it, before all the rest."""
+    """List failures and warnings with their remedies, and what was not checked."""
     findings = sorted(findings, key=lambda found: found["outcome"])
     lines = [
         f"- {found['outcome']}: `{found['name']}`. {found['remedy']}".rstrip()
@@ -164,7 +166,7 @@ def _concept_lines(concepts: Mapping[str, Any]) -> list[str]:
         "dropped duplicates": f"{concepts['num_dropped']} (policy: {concepts['duplicates_policy']})",
         "concepts": concepts["num_concepts"],
         "articles": concepts["num_articles"],
-        "concepts in an article": "unknown: articles are not in one run each"
+        "concepts in an article": "unknown: an article is in several pieces"
         if lengths is None
         else f"{lengths['min']} to {lengths['max']}, median {lengths['median']:g}, mean {lengths['mean']:.1f}",
         "vector coverage": "not checked" if coverage is None else f"{coverage:.2%}",
@@ -173,8 +175,8 @@ def _concept_lines(concepts: Mapping[str, Any]) -> list[str]:
         "order": concepts["order_key"],
         "fingerprint": f"`{concepts['fingerprint']}`",
     }
-    lines = ["", "## Concepts", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {as_cell(str(value))} |" for name, value in rows.items()]
+    facts = [{"property": name, "value": value} for name, value in rows.items()]
+    lines = ["", "## Concepts", "", table_of(facts).markdown()]
     return [*lines, "", f"**Warning:** {concepts['order_warning']}"] if concepts["order_warning"] else lines
 
 
@@ -188,20 +190,16 @@ def _sequence_lines(sequences: Mapping[str, Any]) -> list[str]:
     if sequences.get("is_leaking"):
         lines += ["", f"**Leaking:** {sequences.get('leak_reason')}"]
     splits = sequences.get("splits") or {}
-    if splits:
-        lines += ["", "| split | articles | concepts | windows |", "|---|---|---|---|"]
-        lines += [
-            f"| {split} | {counts['num_articles']} | {counts['num_concepts']} | {counts['num_sequences']} |"
-            for split, counts in splits.items()
-        ]
-    return lines
+    counted = {"articles": "num_articles", "concepts": "num_concepts", "windows": "num_sequences"}
+    rows = [{"split": name} | {key: counts[count] for key, count in counted.items()} for name, counts in splits.items()]
+    return [*lines, "", table_of(rows).markdown()] if rows else lines
 
 
 def _sample_lines(concepts: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Sample articles, in order"]
     for sample in concepts["sample_articles"]:
         lines += ["", f"`{sample['article_id']}`, {sample['num_concepts']} concepts:", ""]
-        lines += [f"- {concept['position']}: {as_cell(concept['text'])}" for concept in sample["concepts"]]
+        lines += [f"- {concept['position']}: {concept['text'].replace('<', '&lt;')}" for concept in sample["concepts"]]
     return lines
 
 
@@ -209,12 +207,6 @@ def _drop_lines(concepts: Mapping[str, Any]) -> list[str]:
     dropped = concepts["dropped"]
     if not dropped:
         return []
-    lines = ["", "## Dropped duplicates", "", "| dropped | kept | reason |", "|---|---|---|"]
-    lines += [f"| {drop['cpe_id']} | {drop['kept_cpe_id']} | {drop['reason']} |" for drop in dropped[:NUM_LISTED_DROPS]]
+    lines = ["", "## Dropped duplicates", "", table_of(dropped[:NUM_LISTED_DROPS]).markdown()]
     num_more = len(dropped) - NUM_LISTED_DROPS
     return [*lines, "", f"and {num_more} more, in `{JSON_NAME}`"] if num_more > 0 else lines
-
-
-def as_cell(text: str) -> str:
-    """Write text so that it stays in its table cell and is no markup."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

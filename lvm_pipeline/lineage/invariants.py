@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from lvm_pipeline.concepts import invariants as of_concepts
 from lvm_pipeline.concepts.drift.compare import drift_invariants
-from lvm_pipeline.concepts.report import as_cell
 from lvm_pipeline.evaluation import gates as of_report
 from lvm_pipeline.findings import Invariant
 from lvm_pipeline.sequences import invariants as of_sequences
+from lvm_pipeline.tables import table_of
 from lvm_pipeline.training import invariants as of_model
 
 INVARIANTS: Mapping[str, tuple[Invariant, ...]] = {
@@ -29,10 +29,9 @@ def as_markdown() -> str:
         "A *warning* is only reported. This file is generated from the code by `make docs`.",
     ]
     for asset, invariants in INVARIANTS.items():
-        lines += ["", f"## {TITLES.get(asset, f'`{asset}`')}", ""]
-        lines += ["| check | severity | meaning | if it fails |", "|---|---|---|---|"]
-        lines += [
-            f"| `{each.name}` | {each.severity} | {as_cell(each.meaning)} | {as_cell(each.remedy)} |"
+        rows = [
+            {"check": f"`{each.name}`", "severity": each.severity, "meaning": each.meaning, "if it fails": each.remedy}
             for each in invariants
         ]
+        lines += ["", f"## {TITLES.get(asset, f'`{asset}`')}", "", table_of(rows).markdown()]
     return "\n".join(lines) + "\n"

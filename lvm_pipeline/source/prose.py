@@ -46,22 +46,7 @@ UNWANTED_WORDS = _words(
     redistributions, doctest, deprecated, docstring, pickle, pickled, pickles
     """
 )
-UNWANTED_PARTS = (
-    "::",
-    "==",
-    " = ",
-    "+=",
-    "->",
-    "...",
-    "__",
-    "http:",
-    "https:",
-    "www.",
-    "TODO",
-    "FIXME",
-    "XXX",
-    "See also",
-)
+_UNWANTED_PART = re.compile(r"::|==| = |\+=|->|\.\.\.|__|https?:|www\.|TODO|FIXME|XXX|See also")
 _CODE = re.compile(r"[\\|{}<>^~$@#%]|(?<!\w)[_*]\w|[:=+*/]\s*[+*/=]|\w\([^)]*=")
 _WHOLE = re.compile(r"[\"'(]?[A-Z].*(?:[.!?]|[.!?][)\"'])$")
 _CITATION = re.compile(r"\s*\[[#*]?\w*\](?:_|(?=[.,;\s]|$))")  # footnotes too
@@ -100,7 +85,7 @@ def reads_as_english(sentence: str) -> bool:
     lower = {word.lower() for word in bare}
     if not is_plain or lower.isdisjoint(SMALL_WORDS) or not lower.isdisjoint(UNWANTED_WORDS):
         return False
-    return not any(part in sentence for part in UNWANTED_PARTS)
+    return _UNWANTED_PART.search(sentence) is None
 
 
 def _sentences(block: Block) -> list[str]:

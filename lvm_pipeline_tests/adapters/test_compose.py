@@ -130,7 +130,7 @@ def stack(open_tmp_path):
     server = embedded_postgres.ensure_running(folder / "postgres")
     compose = read_compose(COMPOSE_PATH, {"LVM_POSTGRES_PASSWORD": server.password})
     postgres = compose["services"]["postgres"]["environment"]
-    assert postgres["POSTGRES_USER"] == server.user
+    assert postgres["POSTGRES_USER"] == embedded_postgres.USER
     databases.create_database(server, postgres["POSTGRES_DB"])
     with psycopg.connect(server.url(postgres["POSTGRES_DB"]), autocommit=True) as connection:
         for statement in compose["configs"]["databases"]["content"].split(";")[:-1]:

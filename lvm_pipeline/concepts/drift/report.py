@@ -4,7 +4,8 @@ from pathlib import Path
 
 from lvm_pipeline import files
 from lvm_pipeline.concepts.drift.compare import FALSE_ALARM_RATE, Drift
-from lvm_pipeline.concepts.report import as_cell
+from lvm_pipeline.findings import Finding
+from lvm_pipeline.tables import OUTCOME_MARKS, Column, Table, number, table_of
 
 JSON_NAME, MARKDOWN_NAME = "drift.json", "drift.md"
 
@@ -18,30 +19,45 @@ def write_drift_report(report_dir: Path, drift: Drift) -> tuple[Path, Path]:
     return json_path, markdown_path
 
 
+def drift_table(drift: Drift) -> Table[Finding]:
+    """Return the checks with their results."""
+    columns: list[Column[Finding]] = [
+        Column(title="check", text=lambda row: f"`{row.name}`", is_text=True),
+        Column(title="result", text=lambda row: row.outcome, mark=lambda row: OUTCOME_MARKS[row.outcome], is_text=True),
+        number("observed", lambda row: row.observed, ".3f"),
+        number("limit", lambda row: row.allowed, ".3f"),
+        number("p", lambda row: row.details.get("p_value_of_all_checks"), ".3f"),
+        Column(title="message", text=lambda row: row.message, is_text=True),
+    ]
+    return Table(columns=columns, rows=drift.findings)
+
+
 def as_markdown(drift: Drift) -> str:
     """Return the report as Markdown."""
     verdict = "the concepts have drifted" if drift.has_drifted else "no drift found"
     lines = ["# Drift from the champion's training data", "", f"Result: **{verdict}**.", ""]
-    lines += ["| table | concepts | articles | space | fingerprint |", "|---|---|---|---|---|"]
-    for name, table in (("champion's", drift.reference), ("present", drift.present)):
-        if table is not None:
-            cells = (name, table.num_concepts, table.num_articles, f"`{table.space_id}`", f"`{table.fingerprint[:12]}`")
-            lines.append(f"| {' | '.join(map(str, cells))} |")
+    summaries = [
+        {
+            "table": name,
+            "concepts": table.num_concepts,
+            "articles": table.num_articles,
+            "space": f"`{table.space_id}`",
+            "fingerprint": f"`{table.fingerprint[:12]}`",
+        }
+        for name, table in (("champion's", drift.reference), ("present", drift.present))
+        if table is not None
+    ]
+    lines.append(table_of(summaries).markdown())
     if drift.num_arrived is not None:
         lines += [
             "",
             f"Articles: {drift.num_arrived} new or changed, {drift.num_kept} unchanged, {drift.num_left} removed.",
         ]
-    lines += ["", "## Checks", "", "| check | result | observed | limit | p | message |", "|---|---|---|---|---|---|"]
-    for finding in drift.findings:
-        numbers = (finding.observed, finding.allowed, finding.details.get("p_value_of_all_checks"))
-        cells = [
-            f"`{finding.name}`",
-            finding.outcome,
-            *("" if number is None else f"{number:.3f}" for number in numbers),
-        ]
-        lines.append(f"| {' | '.join(cells)} | {as_cell(finding.message)} |")
     lines += [
+        "",
+        "## Checks",
+        "",
+        drift_table(drift).markdown(),
         "",
         f"Limits come from permuting whole articles; at most {FALSE_ALARM_RATE:.0%} of comparisons of unchanged data "
         f"fail any check. p is adjusted for all checks. All evidence is in `{JSON_NAME}`.",
