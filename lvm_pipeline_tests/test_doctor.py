@@ -121,7 +121,7 @@ def test_an_invalid_value_does_not_stop_the_other_checks(monkeypatch):
     ("values", "words"),
     [
         ({"train_fraction": 0.9, "validation_fraction": 0.3}, "come to more than 1"),
-        ({"validation_articles": "nowhere.txt"}, "nowhere.txt, where no file is"),
+        ({"validation_articles": "nowhere.txt"}, "nowhere.txt, which does not exist"),
         ({"validation_articles": __file__, "split": "last_20_percent"}, "both choose the validation split"),
         ({"position_column": "place"}, "without LVM_ARTICLE_COLUMN"),
         ({"article_column": "page"}, "without LVM_POSITION_COLUMN"),
@@ -174,7 +174,7 @@ def test_a_package_out_of_its_range_is_named(requirement, words):
 
 def test_packages_in_their_ranges_are_counted():
     diagnosis = environment.examine_packages(Metadata({"Requires-Dist": ["scipy>=1", "numpy"]}))
-    assert (diagnosis.state, diagnosis.found) == (State.OK, "2 packages, each in its range")
+    assert (diagnosis.state, diagnosis.found) == (State.OK, "2 packages, each in its version range")
 
 
 def test_a_python_out_of_range_is_reported():
@@ -196,7 +196,7 @@ def test_a_gpu_that_pytorch_cannot_use_is_reported(tmp_path, monkeypatch):
     assert nvidia.gpus() == ["NVIDIA Model X (driver 570.1)"]
     result = by_subject(environment.examine_devices("auto"))["environment GPU"]
     assert result.state is State.WARNING
-    assert "NVIDIA Model X (driver 570.1) is here, but" in result.found
+    assert "NVIDIA Model X (driver 570.1) is installed, but" in result.found
 
     program.write_text("#!/bin/sh\nexit 9\n")
     assert nvidia.gpus() == []

@@ -29,7 +29,7 @@ def test_a_store_of_another_mlflow_is_reported(tmp_path):
     from lvm_pipeline.adapters import mlflow_store
 
     settings = Settings(home=tmp_path, mlflow_tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
-    mlflow_store.prepare_store(settings)
+    mlflow_store.open_client(settings)
     assert services.examine_mlflow(settings).state is State.OK
     with sqlite3.connect(tmp_path / "mlflow.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
@@ -67,11 +67,11 @@ def test_a_schedule_without_a_daemon_and_a_storage_of_another_dagster_are_report
         with open_instance(settings) as instance:
             result = by_subject(services.examine_dagster(settings))
             assert {diagnosis.state for diagnosis in result.values()} == {State.OK}
-            assert "does not run (never seen)" in result["dagster daemon"].found
+            assert "not running (never seen)" in result["dagster daemon"].found
 
             switch_on_a_schedule(instance)
             problem = the_problem(services.examine_dagster(settings))
-            assert "weekly_retraining is switched on, but no daemon runs" in problem.found
+            assert "weekly_retraining is turned on, but no daemon is running" in problem.found
             with services_running(settings):
                 assert "the services run, but" in the_problem(services.examine_dagster(settings)).found
 
@@ -95,7 +95,7 @@ def services_running(settings):
 def test_an_external_database_of_dagster_is_examined_and_no_embedded_one_is_made(tmp_path, postgres_url):
     settings = Settings(home=tmp_path, dagster_database_url=postgres_url)
     (result,) = services.examine_dagster(settings)
-    assert result.found.startswith("not made yet")
+    assert result.found.startswith("not created yet")
 
     with open_instance(settings):
         result = by_subject(services.examine_dagster(settings))

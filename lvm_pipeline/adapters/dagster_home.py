@@ -1,4 +1,4 @@
-"""DAGSTER_HOME and the environment in which every Dagster process of this project runs."""
+"""DAGSTER_HOME and the environment of Dagster processes."""
 
 import os
 import sysconfig
@@ -10,16 +10,15 @@ from lvm_pipeline.files import write_text
 from lvm_pipeline.settings import CHECKOUT_DIR, Settings
 
 LOCATION_NAME = "lvm_pipeline"
-# Dagster 1.13 writes an event and the asset's record of it one after the other. Automation that looks in between takes
-# the event for seen and forgets it; with this pause it looks again at what came late.
+# Dagster 1.13 writes an event first and the asset's record of it later. Automation that reads in between would skip the
+# event; with this pause it reads late events again.
 SETTLE_SECONDS = "3"
 
 
 def dagster_environment(settings: Settings) -> dict[str, str]:
-    """Make DAGSTER_HOME ready and return the variables that Dagster needs beside the present environment.
+    """Prepare DAGSTER_HOME and return the environment variables that Dagster needs.
 
-    Starts the embedded Postgres if need be. The values hold its password: hand them to a child (or set them before
-    Dagster reads them), print them nowhere.
+    Starts the embedded Postgres if needed. The values contain its password: never print them.
     """
     instance = shipped_file("dagster.yaml").read_text(encoding="utf-8")
     instance_path = settings.dagster_dir / "dagster.yaml"
@@ -37,22 +36,22 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
 
 
 def code_server_workspace(settings: Settings, *, port: int) -> Path:
-    """Write the workspace file of processes that find the definitions at a code server on loopback."""
+    """Write the workspace file of processes that load the definitions from a code server on loopback."""
     lines = ["load_from:", "  - grpc_server:", "      host: 127.0.0.1", f"      port: {port}"]
-    lines.append(f"      location_name: {LOCATION_NAME}")  # stays while the port changes: schedules hang on it
+    lines.append(f"      location_name: {LOCATION_NAME}")  # schedules belong to this name; the port may change
     path = settings.dagster_dir / "workspace.yaml"
     write_text(path, "\n".join(lines) + "\n")
     return path
 
 
 def shipped_file(name: str) -> Path:
-    """Return a file of the project's root: in a checkout there, else where the wheel installs it.
+    """Return a file of the project's root, from the checkout or from the installed wheel.
 
     Raises:
-        LvmError: If it is in neither place.
+        LvmError: If it is missing.
     """
-    places = (CHECKOUT_DIR / name, Path(sysconfig.get_path("data")) / "share" / "lvm-pipeline" / name)
-    for place in places:
-        if place.is_file():
-            return place
-    raise LvmError(f"{name} is missing from {os.path.commonpath(places)}; install the project again.")
+    paths = (CHECKOUT_DIR / name, Path(sysconfig.get_path("data")) / "share" / "lvm-pipeline" / name)
+    for path in paths:
+        if path.is_file():
+            return path
+    raise LvmError(f"{name} is missing from {os.path.commonpath(paths)}; install the project again.")

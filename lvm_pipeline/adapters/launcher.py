@@ -1,13 +1,12 @@
-"""Run a command that ends when the process that started it ends, however that one ends.
+"""Run a command that is terminated when its parent process ends, also if the parent is killed.
 
     python -m lvm_pipeline.adapters.launcher PARENT_PID COMMAND [ARGUMENT ...]
 
-A killed parent cannot stop its children, so the kernel is asked to (Linux only: PR_SET_PDEATHSIG, kept across exec).
-It is asked by the child, in a program of its own, because code between fork and exec in a process with threads may
-hang. The signal comes when the *thread* that started the child ends: start long-lived children from the main thread.
+A killed parent cannot stop its children, so the kernel does (Linux only: PR_SET_PDEATHSIG, kept across exec). It is set
+in a program of its own, because code between fork and exec in a process with threads may hang. The signal is sent when
+the *thread* that started the child ends, so start long-lived children from the main thread.
 
-Signals are set back to their defaults as well: a shell starts background commands with SIGINT ignored, and a child
-that inherits this cannot be interrupted.
+Signal handlers are reset as well: shells start background commands with SIGINT ignored, which children inherit.
 """
 
 import ctypes
@@ -20,12 +19,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def launched(command: Sequence[str]) -> list[str]:
-    """Return the command line that runs `command` as a child of the calling process and ends with it."""
+    """Return the command line that runs `command` as a child of this process and ends with it."""
     return [sys.executable, "-m", "lvm_pipeline.adapters.launcher", str(os.getpid()), *command]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Become the command: tie it to the parent, reset signals, replace this program by it."""
+    """Tie this process to its parent, reset signals, and exec the command."""
     parent_pid, *command = arguments
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

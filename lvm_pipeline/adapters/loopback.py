@@ -1,4 +1,4 @@
-"""Ports on loopback, where everything that this project starts listens."""
+"""Ports on loopback."""
 
 import socket
 
@@ -6,14 +6,14 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on a port; connections of an earlier listener that still linger do not count."""
+    """Whether a port is unused; lingering connections of an earlier listener do not count."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

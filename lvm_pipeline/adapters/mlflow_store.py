@@ -1,10 +1,8 @@
-"""Where MLflow keeps runs and models, opened without its traps.
+"""The MLflow store: the database `mlflow` on the embedded Postgres with artefacts in `LVM_HOME/mlflow`, or a server.
 
-The store is the database `mlflow` on the embedded Postgres with artefacts under `LVM_HOME/mlflow`, or the server that
-`LVM_MLFLOW_TRACKING_URI` names. MLflow is imported inside functions: it takes seconds and reads its environment while
-it is imported.
+MLflow is imported inside functions: this takes seconds, and MLflow reads its environment when it is imported.
 
-A training that is killed cannot close its own run. So every open run leaves a note with the process that owns it;
+A killed training cannot close its run. So the owning process of every open run is recorded, and
 `close_abandoned_runs` marks the runs of dead processes as failed.
 """
 
@@ -51,7 +49,7 @@ def tracking_uri(settings: Settings) -> str:
 
 
 def open_client(settings: Settings) -> "MlflowClient":
-    """Return a client of the store, whose tables exist; one for each store and process.
+    """Return a client of the store, one for each store and process. The tables of a local store are created.
 
     Raises:
         LvmError: If the tracking server does not answer.
@@ -75,13 +73,8 @@ def _client(uri: str, mlflow_dir: Path) -> "MlflowClient":
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def prepare_store(settings: Settings) -> None:
-    """Create the tables of a local store before a server or several trainings start, which would otherwise race."""
-    open_client(settings)
-
-
 def _make_tables(uri: str, mlflow_dir: Path) -> None:
-    """Make the tables under a lock in our own folder; MLflow's lock lies in the temp folder, where users collide."""
+    """Create the tables under a lock in LVM_HOME; MLflow's own lock is in the temp folder, which users share."""
     from mlflow.store.db import utils as database_utils
     from mlflow.store.model_registry import sqlalchemy_store as _registry  # noqa: F401 - declares the registry's tables
     from mlflow.store.tracking import sqlalchemy_store as _tracking  # noqa: F401 - declares the tracking tables
@@ -101,12 +94,12 @@ def _make_tables(uri: str, mlflow_dir: Path) -> None:
 
 
 def _check_answers(uri: str) -> None:
-    """Fail at once, and not after minutes of retries, where no server answers."""
+    """Fail at once if no server answers, and not after minutes of retries."""
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
             return
     except urllib.error.HTTPError:
-        return  # something answers; what it is, its first real answer tells
+        return  # a server answers; later requests will show if it is MLflow
     except (OSError, ValueError) as error:
         raise LvmError(
             f"No MLflow server answers at {databases.shown(uri)} ({error}); start it, or unset LVM_MLFLOW_TRACKING_URI."
@@ -115,10 +108,10 @@ def _check_answers(uri: str) -> None:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn what MLflow and its database driver raise into one sentence.
+    """Convert errors of MLflow and its database driver to `LvmError`.
 
     Raises:
-        LvmError: In place of what was raised inside the block.
+        LvmError: In place of an error inside the block.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -152,10 +145,10 @@ def experiment_id(settings: Settings, name: str = EXPERIMENT) -> str:
 
 
 def count_experiments(settings: Settings) -> int:
-    """Return how many experiments the store holds; leaves no connection open.
+    """Return the number of experiments in the store, without leaving a connection open.
 
     Raises:
-        LvmError: If it cannot be reached, or its tables are those of another MLflow.
+        LvmError: If it cannot be reached, or its tables are of another MLflow version.
     """
     uri = tracking_uri(settings)
     if uri.startswith("http"):
@@ -177,7 +170,7 @@ def count_experiments(settings: Settings) -> int:
 
 
 def server_version(settings: Settings) -> str | None:
-    """Return the version of the tracking server, None where there is none or it does not tell."""
+    """Return the version of the tracking server, None if there is none or it does not answer."""
     uri = settings.mlflow_tracking_uri
     if uri is None or not uri.startswith("http"):
         return None
@@ -201,7 +194,7 @@ def run_url(settings: Settings, experiment: str, run_id: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _OpenRun:
-    """Who owns an open run; a process id alone is used again after a while, its start time tells them apart."""
+    """The owner of an open run; the start time is stored because process ids are reused."""
 
     run_id: str
     pid: int
@@ -209,7 +202,7 @@ class _OpenRun:
     host: str
 
     def is_abandoned(self) -> bool:
-        """Whether the process is known to be gone; another host's cannot be judged from here."""
+        """Whether the process has ended; False for a process on another host."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -220,7 +213,7 @@ class _OpenRun:
 
 
 def note_open_run(settings: Settings, run_id: str) -> None:
-    """Write down that this process owns an open run."""
+    """Record that this process owns an open run."""
     own = psutil.Process()
     note = _OpenRun(run_id=run_id, pid=own.pid, process_started=own.create_time(), host=socket.gethostname())
     _notes_dir(settings).mkdir(parents=True, exist_ok=True)
@@ -228,18 +221,18 @@ def note_open_run(settings: Settings, run_id: str) -> None:
 
 
 def forget_open_run(settings: Settings, run_id: str) -> None:
-    """Drop the note of a run that was closed."""
+    """Delete the record of a run that was closed."""
     (_notes_dir(settings) / f"{run_id}.json").unlink(missing_ok=True)
 
 
 def close_abandoned_runs(settings: Settings) -> list[str]:
-    """Mark as FAILED the runs whose process died without closing them; return their ids."""
+    """Mark runs as FAILED whose process exited without closing them; return their ids."""
     abandoned = [run.run_id for run in _open_runs(settings) if run.is_abandoned()]
     for run_id in abandoned:
         with store_errors():
             client = open_client(settings)
             client.set_tag(
-                run_id, "lvm.failure", "the training process ended without a word (killed, or out of memory)"
+                run_id, "lvm.failure", "the training process exited without closing its run (killed, or out of memory)"
             )
             client.set_terminated(run_id, status="FAILED")
         forget_open_run(settings, run_id)

@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs the driver sees, whatever PyTorch can do with them."""
+"""The NVIDIA GPUs of this machine, whether or not PyTorch can use them."""
 
 import shutil
 import subprocess
@@ -7,7 +7,7 @@ ANSWER_SECONDS = 20
 
 
 def gpus() -> list[str]:
-    """Return name and driver of each GPU; none where there is no driver, or it does not answer."""
+    """Return name and driver version of each GPU; empty if there is no driver or it does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

@@ -1,10 +1,10 @@
-"""What is left to do when the process that runs the services is gone, whether it ended in order or was killed.
+"""Clean up after the process that runs the services, also if it was killed.
 
     python -m lvm_pipeline.adapters.service_guard [POSTGRES_DIR]
 
-The guard reads process-group ids, one a line, from a pipe that its parent holds open. When the pipe closes it gives
-the groups a moment to end, kills what remains, and stops the embedded Postgres of POSTGRES_DIR unless another
-command is using it. It is named only where the parent had started the server.
+The guard reads process-group ids, one per line, from a pipe that its parent keeps open. When the pipe closes, it
+terminates the groups, kills what remains after a moment, and stops the embedded Postgres of POSTGRES_DIR unless
+another command is using it. POSTGRES_DIR is passed only if the parent started the server.
 """
 
 import os
@@ -25,7 +25,7 @@ OTHER_CLIENTS = (
 
 
 def main(arguments: list[str]) -> None:
-    """Wait for the end of the pipe on standard input, then clean up."""
+    """Wait until the pipe on standard input is closed, then clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     groups = [int(line) for line in sys.stdin]
@@ -35,18 +35,18 @@ def main(arguments: list[str]) -> None:
 
 
 def end_groups(groups: Iterable[int], *, grace_seconds: float) -> None:
-    """Tell process groups to end, wait, and kill what remains."""
+    """Terminate process groups, wait, and kill what remains."""
     deadline = time.monotonic() + grace_seconds
     remaining = [group for group in groups if _signal_group(group, signal.SIGTERM)]
     while remaining and time.monotonic() < deadline:
         time.sleep(0.1)
-        remaining = [group for group in remaining if _is_alive(group)]
+        remaining = [group for group in remaining if _signal_group(group, 0)]
     for group in remaining:
         _signal_group(group, signal.SIGKILL)
 
 
 def stop_unless_used(directory: Path, *, patience_seconds: float = 5) -> bool:
-    """Stop the embedded Postgres once nobody is connected to it; True if it was stopped."""
+    """Stop the embedded Postgres once no client is connected; return whether it was stopped."""
     if not embedded_postgres.status(directory).is_running:
         return False
     url = embedded_postgres.ensure_running(directory).url("postgres")
@@ -59,11 +59,8 @@ def stop_unless_used(directory: Path, *, patience_seconds: float = 5) -> bool:
     return embedded_postgres.stop(directory)
 
 
-def _is_alive(group: int) -> bool:
-    return _signal_group(group, 0)
-
-
 def _signal_group(group: int, number: int) -> bool:
+    """Send a signal to a group (0: none) and return whether the group exists."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:

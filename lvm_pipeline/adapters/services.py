@@ -1,8 +1,8 @@
-"""Dagster (web UI, daemon, code server) and the MLflow server on loopback, until somebody says stop.
+"""Run Dagster (web UI, daemon, code server) and the MLflow server on loopback until Ctrl-C.
 
-Every service is a child in a process group of its own, so that Ctrl-C reaches only this process, which then stops them
-in order. Should this process be killed, the kernel tells each service (`launcher`), and a guard ends what remains of
-their groups (`service_guard`). Standard output goes to `LVM_HOME/logs`.
+Every service is a child in its own process group, so that Ctrl-C reaches only this process, which stops them in order.
+If this process is killed, the kernel signals each service (`launcher`), and a guard ends the rest of their groups
+(`service_guard`). Output goes to `LVM_HOME/logs`.
 """
 
 import logging
@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import psycopg
 from filelock import FileLock, Timeout
@@ -38,12 +39,12 @@ STOP_SECONDS = 15
 POLL_SECONDS = 0.25
 DEFINITIONS = "lvm_pipeline.definitions"
 DAEMON_WATCH = "lvm_pipeline.defs.daemon_watch"
-ENDED = "A service ended by itself, so all are stopped"
+EXITED = "A service exited, so all services are stopped"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """One child: how it is started, how to tell that it works, and whether the next one needs it."""
+    """A child process: its command, how to check that it is ready, and whether the next one needs it."""
 
     name: str
     command: tuple[str, ...]
@@ -51,8 +52,7 @@ class Service:
     is_needed_by_next: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Running:
+class _Running(NamedTuple):
     service: Service
     process: subprocess.Popen[bytes]
     log_path: Path
@@ -60,7 +60,7 @@ class _Running:
 
 @dataclass(frozen=True, kw_only=True)
 class _Services:
-    """The children and the guard that outlives this process by a moment."""
+    """The children, and the guard that ends what is left of them."""
 
     settings: Settings
     guard: subprocess.Popen[bytes]
@@ -90,20 +90,20 @@ class _Services:
                     num_timeouts = 0
                 except dagster_api.NoAnswerError:
                     num_timeouts += 1
-                self.refuse_an_end()
+                self.check_running()
                 time.sleep(POLL_SECONDS)
             else:
                 problem = "hangs" if num_timeouts else f"did not start in {READY_SECONDS} s"
                 raise LvmError(f"{one.service.name} {problem}; see {one.log_path}.")
 
-    def refuse_an_end(self) -> None:
+    def check_running(self) -> None:
+        """Raise an LvmError if a child has exited."""
         for one in self.running:
-            code = one.process.poll()
-            if code is not None:
-                raise LvmError(f"{one.service.name} ended by itself (exit code {code}); see {one.log_path}.")
+            if (code := one.process.poll()) is not None:
+                raise LvmError(f"{one.service.name} exited with code {code}; see {one.log_path}.")
 
     def stop(self) -> None:
-        """Ask every child to end, and let the guard do the rest; a second Ctrl-C does not wait."""
+        """Terminate the children, then let the guard finish; a second Ctrl-C kills them at once."""
         try:
             if self.running:
                 _cancel_runs(self.settings)
@@ -120,9 +120,9 @@ class _Services:
 
 
 def run_services(settings: Settings, *, console: Console | None = None) -> None:
-    """Start everything, say where it is, and stop everything at Ctrl-C, SIGTERM or SIGHUP.
+    """Start all services, print their addresses, and stop them at Ctrl-C, SIGTERM or SIGHUP.
 
-    The embedded Postgres is stopped as well, if it did not run before and no other command is using it.
+    The embedded Postgres is stopped too if it was not running before and no other command is using it.
     """
     console = console or Console()
     with _only_one(settings), _stop_signals():
@@ -131,8 +131,8 @@ def run_services(settings: Settings, *, console: Console | None = None) -> None:
         try:
             with console.status("Starting ...") as status:
                 _start_all(services, say=lambda name: status.update(f"Starting {name} ..."))
-            _say_where(settings, console)
-            _stay(services)
+            _print_addresses(settings, console)
+            _watch(services)
         except KeyboardInterrupt:
             pass
         finally:
@@ -141,25 +141,21 @@ def run_services(settings: Settings, *, console: Console | None = None) -> None:
         console.print("Stopped.")
 
 
-def _stay(services: _Services) -> None:
-    """Let the services run; when one ends by itself, tell whoever gets the alerts before the others are stopped."""
+def _watch(services: _Services) -> None:
+    """Wait; if a service exits, send an alert and raise its LvmError."""
     while True:
         try:
-            services.refuse_an_end()
+            services.check_running()
         except LvmError as error:
-            _alert_exit(services.settings, str(error))
+            if services.settings.alert_url is not None:
+                now = time.time()
+                alert = Alert(alert_id=f"end {now:.0f}", happened_at=now, title=EXITED, message=str(error))
+                try:
+                    alerts.send(services.settings, alert)
+                except LvmError as problem:
+                    logger.warning("%s", problem)
             raise
         time.sleep(POLL_SECONDS)
-
-
-def _alert_exit(settings: Settings, message: str) -> None:
-    if settings.alert_url is None:
-        return
-    now = time.time()
-    try:
-        alerts.send(settings, Alert(alert_id=f"end {now:.0f}", happened_at=now, title=ENDED, message=message))
-    except LvmError as error:
-        logger.warning("%s", error)
 
 
 def _start_all(services: _Services, *, say: Callable[[str], None]) -> None:
@@ -174,7 +170,7 @@ def _start_all(services: _Services, *, say: Callable[[str], None]) -> None:
 
 
 def _in_order(settings: Settings, environment: Mapping[str, str]) -> Iterator[Service]:
-    """The services in the order in which they need each other."""
+    """Yield the services in the order of their dependencies."""
     scripts = Path(sysconfig.get_path("scripts"))
     if settings.mlflow_tracking_uri is None:
         _prepare_mlflow_store(environment)
@@ -200,7 +196,7 @@ def _in_order(settings: Settings, environment: Mapping[str, str]) -> Iterator[Se
         command=(str(scripts / "dagster-webserver"), "-h", LOOPBACK, "-p", str(settings.dagster_port), "-w",
                  workspace_path),
         is_ready=lambda: dagster_api.has_loaded_definitions(address),
-        is_needed_by_next=True,  # it makes the tables, which two processes must not do at once
+        is_needed_by_next=True,  # it creates the tables, which two processes must not do at once
     )  # fmt: skip
     _cancel_runs(settings)  # those of a code server that was killed
     yield Service(
@@ -214,13 +210,13 @@ def _in_order(settings: Settings, environment: Mapping[str, str]) -> Iterator[Se
 
 
 def _prepare_mlflow_store(environment: Mapping[str, str]) -> None:
-    """Make MLflow's tables in a child: here its connections would stay open and keep the Postgres in use."""
+    """Create MLflow's tables in a child process: here its connections would stay open and keep Postgres in use."""
     code = "from lvm_pipeline.adapters import mlflow_store; from lvm_pipeline.settings import load_settings; "
-    code += "mlflow_store.prepare_store(load_settings())"
+    code += "mlflow_store.open_client(load_settings())"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise LvmError(f"MLflow's tables cannot be made: {reason}")
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise LvmError(f"MLflow's tables cannot be created: {reason}")
 
 
 def dagster_address(settings: Settings) -> str:
@@ -229,13 +225,9 @@ def dagster_address(settings: Settings) -> str:
 
 
 def _service_environment(settings: Settings) -> dict[str, str]:
-    """The present environment with what the services need; secrets go here and not on command lines."""
-    environment = dict(os.environ)
-    environment |= dagster_environment(settings)
-    environment |= {
-        "PATH": os.pathsep.join([sysconfig.get_path("scripts"), environment.get("PATH", os.defpath)]),
-        "PYTHONUNBUFFERED": "1",
-    }
+    """Return the environment of the services. Secrets are passed here and not on command lines."""
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+    environment = {**os.environ, **dagster_environment(settings), "PATH": path, "PYTHONUNBUFFERED": "1"}
     if settings.mlflow_tracking_uri is None:
         environment["MLFLOW_BACKEND_STORE_URI"] = databases.mlflow_url(settings)
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # saves eight processes and 0.6 GB
@@ -260,7 +252,7 @@ def _cancel_runs(settings: Settings) -> None:
 
 
 def are_running(settings: Settings) -> bool:
-    """Whether some process runs the services of this home."""
+    """Whether a process is running the services of this home."""
     lock_path = settings.dagster_dir / "services.lock"
     try:
         with FileLock(lock_path, timeout=0) if lock_path.exists() else nullcontext():
@@ -277,13 +269,13 @@ def _only_one(settings: Settings) -> Iterator[None]:
             yield
     except Timeout:
         raise LvmError(
-            f"The services of {settings.home} run already; stop them first or set another LVM_HOME."
+            f"The services of {settings.home} are already running; stop them first or set another LVM_HOME."
         ) from None
 
 
 @contextmanager
 def _stop_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP (a closed terminal) stop the services as Ctrl-C does, also where SIGINT is ignored."""
+    """Let SIGTERM and SIGHUP (a closed terminal) stop the services as Ctrl-C does, even if SIGINT is ignored."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -303,10 +295,10 @@ def _refuse_taken_ports(settings: Settings) -> None:
         ports["LVM_MLFLOW_PORT"] = settings.mlflow_port
     for variable, port in ports.items():
         if not is_free(port):
-            raise LvmError(f"Port {port} is taken by another program; stop that one or set {variable} to a free port.")
+            raise LvmError(f"Port {port} is used by another program; stop it or set {variable} to a free port.")
 
 
-def _say_where(settings: Settings, console: Console) -> None:
+def _print_addresses(settings: Settings, console: Console) -> None:
     mlflow = mlflow_store.ui_url(settings)
     console.print(f"Dagster  [link]{dagster_address(settings)}[/link]", highlight=False)
     console.print(f"MLflow   [link]{mlflow}[/link]", highlight=False)

@@ -22,6 +22,7 @@ from lvm_pipeline.findings import Finding
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from lvm_pipeline.doctor import Diagnosis
     from lvm_pipeline.evaluation.leaderboard import Leaderboard
     from lvm_pipeline.evaluation.report import EvaluationReport
 
@@ -173,21 +174,19 @@ def outcomes_in_words(outcomes: Sequence[str]) -> str:
     return ", ".join([f"{counts['passed']} of {len(outcomes)} invariants hold", *parts])
 
 
-def show_diagnoses(console: Console, diagnoses: Sequence[Mapping[str, Any]]) -> None:
+def show_diagnoses(console: Console, diagnoses: Sequence["Diagnosis"]) -> None:
     """Print one line per diagnosis, with the fix below each problem."""
     marks: Mapping[str, tables.Mark] = {"ok": "good", "warning": "warn", "problem": "bad"}
-    columns: list[tables.Column[Mapping[str, Any]]] = [
-        tables.Column(title="state", text=lambda row: row["state"], mark=lambda row: marks[row["state"]], is_text=True),
-        tables.Column(title="subject", text=lambda row: f"{row['area']}: {row['subject']}", is_text=True),
-        tables.Column(title="found", text=_found_and_fix, is_text=True),
+    columns: list[tables.Column[Diagnosis]] = [
+        tables.Column(title="state", text=lambda row: row.state, mark=lambda row: marks[row.state], is_text=True),
+        tables.Column(title="subject", text=lambda row: f"{row.area}: {row.subject}", is_text=True),
+        tables.Column(
+            title="found", text=lambda row: row.found + (f"\nFix: {row.fix}" if row.fix else ""), is_text=True
+        ),
     ]
     show_table(console, tables.Table(columns=columns, rows=diagnoses), has_head=False)
-    counts = Counter(diagnosis["state"] for diagnosis in diagnoses)
+    counts = Counter(str(diagnosis.state) for diagnosis in diagnoses)
     console.print(f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} checks passed.")
-
-
-def _found_and_fix(diagnosis: Mapping[str, Any]) -> str:
-    return f"{diagnosis['found']}\nFix: {diagnosis['fix']}" if diagnosis["fix"] else diagnosis["found"]
 
 
 def show_ingest(console: Console, report: Any) -> None:

@@ -1,6 +1,7 @@
 """Commands for services, settings, diagnosis and alerts."""
 
 import time
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -46,9 +47,9 @@ def doctor(as_json: JsonOption = False) -> None:
     with out.status("Checking"):
         diagnoses = list(doctor.examine())
     if as_json:
-        render.print_json([diagnosis.as_json() for diagnosis in diagnoses])
+        render.print_json([asdict(diagnosis) for diagnosis in diagnoses])
     else:
-        render.show_diagnoses(out, [diagnosis.as_json() for diagnosis in diagnoses])
+        render.show_diagnoses(out, diagnoses)
     if any(diagnosis.state is doctor.State.PROBLEM for diagnosis in diagnoses):
         raise typer.Exit(1)
 

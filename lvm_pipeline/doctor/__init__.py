@@ -1,4 +1,4 @@
-"""What could be wrong around the pipeline, each with its fix; looks, and leaves everything as it was.
+"""Diagnose the environment of the pipeline, with a fix for each problem. Nothing is changed.
 
 Heavy imports (torch, Dagster, MLflow) happen inside the functions that need them.
 """
@@ -17,10 +17,10 @@ __all__ = ["Diagnosis", "State", "examine"]
 
 
 def examine() -> Iterator[Diagnosis]:
-    """Look at everything, one diagnosis after the other.
+    """Yield all diagnoses.
 
-    An embedded Postgres that did not run is started for it and stopped after it. Where the settings cannot be
-    understood, only what does not hang on them is looked at.
+    If the embedded Postgres is not running, it is started and stopped again. If the settings are invalid, only checks
+    that do not need them are made.
     """
     settings, diagnosis = read_settings()
     yield from examine_environment(settings)

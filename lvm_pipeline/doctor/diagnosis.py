@@ -1,14 +1,13 @@
-"""One line of `lvm doctor`: what was looked at, how it is, and the fix where something is wrong."""
+"""One line of `lvm doctor`: a subject, its state, and the fix for a problem."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from lvm_pipeline.errors import LvmError
 
 
 class State(StrEnum):
-    """How something is: a `WARNING` can be lived with, a `PROBLEM` stops work."""
+    """State of a subject; only a `PROBLEM` must be fixed."""
 
     OK = "ok"
     WARNING = "warning"
@@ -17,7 +16,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What was found of one subject; `fix` is one sentence, there for every warning and problem."""
+    """Result for one subject; every warning and problem has a `fix`, one sentence."""
 
     area: str
     subject: str
@@ -25,32 +24,28 @@ class Diagnosis:
     found: str
     fix: str | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the diagnosis as plain JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at; its methods say how it is."""
+    """What is examined; its methods make diagnoses."""
 
     area: str
     name: str
 
     def ok(self, found: str) -> Diagnosis:
-        """Nothing has to be done."""
+        """Return the diagnosis that all is well."""
         return self._diagnosis(State.OK, found, None)
 
     def warning(self, found: str, fix: str) -> Diagnosis:
-        """Something that can be lived with."""
+        """Return a diagnosis that can be ignored."""
         return self._diagnosis(State.WARNING, found, fix)
 
     def problem(self, found: str, fix: str) -> Diagnosis:
-        """Something that stops work."""
+        """Return a diagnosis that must be fixed."""
         return self._diagnosis(State.PROBLEM, found, fix)
 
     def refused(self, refusal: LvmError | str, *, fix: str) -> Diagnosis:
-        """The library's own refusal, whose sentence ends with what to do; `fix` is for one that does not."""
+        """Return a problem from an error message that ends with what to do; else `fix` says it."""
         found, _, what_to_do = str(refusal).rpartition("; ")
         return self.problem(found, _sentence(what_to_do)) if found else self.problem(what_to_do, fix)
 

@@ -1,4 +1,4 @@
-"""Python, packages, PyTorch, GPU: what this machine computes with."""
+"""Examine Python, packages, PyTorch and GPU."""
 
 import importlib.metadata
 import platform
@@ -22,7 +22,7 @@ REINSTALL = "Run `make setup`, or pip install --constraint constraints.txt --edi
 
 
 def examine_environment(settings: Settings | None) -> Iterator[Diagnosis]:
-    """Look at what is installed, and at what training would run on; without settings on `auto`."""
+    """Examine what is installed and the device that training would use (`auto` without settings)."""
     project = _project()
     yield examine_python(project)
     yield examine_packages(project)
@@ -30,11 +30,11 @@ def examine_environment(settings: Settings | None) -> Iterator[Diagnosis]:
 
 
 def examine_python(project: importlib.metadata.PackageMetadata | None) -> Diagnosis:
-    """Hold the interpreter against the range of the project's metadata."""
+    """Compare the version of Python with the project's requirement."""
     version = platform.python_version()
     found = f"{version} at {sys.executable}"
     if project is None:
-        return PYTHON.warning(f"{found}; the project itself is not installed, so its ranges are not known", REINSTALL)
+        return PYTHON.warning(f"{found}; the project is not installed, so its requirements are unknown", REINSTALL)
     allowed = SpecifierSet(project["Requires-Python"] or "")
     if version not in allowed:
         return PYTHON.problem(
@@ -44,20 +44,20 @@ def examine_python(project: importlib.metadata.PackageMetadata | None) -> Diagno
 
 
 def examine_packages(project: importlib.metadata.PackageMetadata | None) -> Diagnosis:
-    """Hold every installed package that the project needs against its range."""
+    """Compare the installed packages with the project's requirements."""
     requirements = [Requirement(line) for line in (project.get_all("Requires-Dist") or [])] if project else []
     needed = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
     wrong = list(filter(None, map(_wrong, needed)))
     if wrong:
         return PACKAGES.problem("; ".join(wrong), REINSTALL)
-    return PACKAGES.ok(f"{len(needed)} packages, each in its range")
+    return PACKAGES.ok(f"{len(needed)} packages, each in its version range")
 
 
 def examine_devices(device: str) -> Iterator[Diagnosis]:
-    """Say which build of PyTorch is here and whether it can use a GPU that is here."""
+    """Report the build of PyTorch and whether it can use the GPU of this machine."""
     try:
         import torch
-    except (ImportError, OSError) as error:  # a shared library that does not fit raises the latter
+    except (ImportError, OSError) as error:  # OSError: an incompatible shared library
         yield TORCH.problem(f"cannot be imported: {str(error).splitlines()[0]}", REINSTALL)
         return
     from lvm_pipeline.training.settle import find_device
@@ -79,12 +79,12 @@ def _gpu(used: str, *, seen: list[str], is_cuda_build: bool) -> Diagnosis:
         memory = torch.cuda.get_device_properties(used).total_memory
         return GPU.ok(f"{torch.cuda.get_device_name(used)}, {memory / 2**30:.0f} GiB; training uses it")
     if torch.cuda.is_available():
-        return GPU.warning(f"{torch.cuda.get_device_name()} is here, but LVM_DEVICE=cpu", "Unset LVM_DEVICE.")
+        return GPU.warning(f"{torch.cuda.get_device_name()} is available, but LVM_DEVICE=cpu", "Unset LVM_DEVICE.")
     if not seen:
-        return GPU.ok("none here; training uses the CPU")
-    reason = "PyTorch cannot reach it" if is_cuda_build else "this PyTorch is a CPU build"
+        return GPU.ok("none; training uses the CPU")
+    reason = "PyTorch cannot use it" if is_cuda_build else "this PyTorch is a CPU build"
     fix = "Update the driver to one for this CUDA." if is_cuda_build else "Install PyTorch with CUDA (pytorch.org)."
-    return GPU.warning(f"{', '.join(seen)} is here, but {reason}; training uses the CPU", fix)
+    return GPU.warning(f"{', '.join(seen)} is installed, but {reason}; training uses the CPU", fix)
 
 
 def _project() -> importlib.metadata.PackageMetadata | None:
@@ -95,7 +95,7 @@ def _project() -> importlib.metadata.PackageMetadata | None:
 
 
 def _wrong(requirement: Requirement) -> str | None:
-    """Say what is wrong with an installed package, None where nothing is."""
+    """Return what is wrong with an installed package, None if nothing is."""
     try:
         version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:

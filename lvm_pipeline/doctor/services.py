@@ -1,4 +1,4 @@
-"""What runs beside the pipeline: Dagster's storage and daemon, MLflow's store."""
+"""Examine Dagster's storage and daemon, and MLflow's store."""
 
 import importlib.metadata
 from collections.abc import Iterator
@@ -18,16 +18,16 @@ START_AGAIN = "Run `lvm down` and try again; the log is in LVM_HOME/postgres."
 
 
 def examine_services(settings: Settings) -> Iterator[Diagnosis]:
-    """Look at storage and daemon of Dagster and at the store of MLflow."""
+    """Examine Dagster and MLflow."""
     yield from examine_dagster(settings)
     yield examine_mlflow(settings)
 
 
 def examine_dagster(settings: Settings) -> Iterator[Diagnosis]:
-    """Say whether Dagster's storage fits this Dagster, and whether the daemon runs where it must."""
+    """Report whether the storage fits this Dagster version, and whether a needed daemon is running."""
     try:
         if not _has_dagster_storage(settings):
-            yield DAGSTER.ok("not made yet; the first run or `lvm ui` makes it")
+            yield DAGSTER.ok("not created yet; the first run or `lvm ui` creates it")
             return
         from lvm_pipeline.defs.health import dagster_health
 
@@ -38,7 +38,7 @@ def examine_dagster(settings: Settings) -> Iterator[Diagnosis]:
     found = f"{health.num_runs:,} runs, schema {health.schema}, Dagster {health.version}"
     if health.schema != health.wanted_schema:
         yield DAGSTER.problem(
-            f"{found} wants schema {health.wanted_schema}",
+            f"{found} requires schema {health.wanted_schema}",
             f"Run `dagster instance migrate` with DAGSTER_HOME={settings.dagster_dir}, or install the older Dagster.",
         )
     else:
@@ -49,11 +49,11 @@ def examine_dagster(settings: Settings) -> Iterator[Diagnosis]:
 
 
 def examine_mlflow(settings: Settings) -> Diagnosis:
-    """Say whether the store answers, and with which version."""
+    """Report whether the store answers, and its version."""
     version = importlib.metadata.version("mlflow")
     try:
         if settings.mlflow_tracking_uri is None and not _has_embedded(settings, databases.MLFLOW_DATABASE):
-            return MLFLOW.ok(f"not made yet; the first training makes it (MLflow {version})")
+            return MLFLOW.ok(f"not created yet; the first training creates it (MLflow {version})")
         num_experiments = mlflow_store.count_experiments(settings)
         server = mlflow_store.server_version(settings)
     except LvmError as error:
@@ -72,17 +72,18 @@ def _daemon(
 ) -> Diagnosis:
     seen = "never seen" if last_heartbeat is None else f"last heartbeat {_ago(last_heartbeat)}"
     if not silent:
-        return DAEMON.ok(f"runs, {seen}")
+        return DAEMON.ok(f"running, {seen}")
     if is_served:
         return DAEMON.problem(
-            f"the services run, but {', '.join(silent)} is silent ({seen})", "Stop `lvm ui` and start it again."
+            f"services running, but {', '.join(silent)} sends no heartbeat ({seen})",
+            "Stop `lvm ui` and start it again.",
         )
     if switched_on:
         return DAEMON.problem(
-            f"{', '.join(switched_on)} is switched on, but no daemon runs ({seen}), so it does nothing",
-            "Start it with `make ui`, or switch that off.",
+            f"{', '.join(switched_on)} is turned on, but no daemon is running ({seen})",
+            "Start the daemon with `make ui`, or turn it off.",
         )
-    return DAEMON.ok(f"does not run ({seen}); nothing that needs it is switched on")
+    return DAEMON.ok(f"not running ({seen}); nothing that needs it is turned on")
 
 
 def _ago(moment: datetime) -> str:
@@ -97,7 +98,7 @@ def _has_dagster_storage(settings: Settings) -> bool:
 
 
 def _has_embedded(settings: Settings, database: str, *, table: str | None = None) -> bool:
-    """Whether the embedded server holds a database, and a table in it; makes neither."""
+    """Whether the embedded server has a database, and a table in it."""
     if never_started(settings):
         return False
     server = embedded_postgres.ensure_running(settings.postgres_dir)

@@ -1,4 +1,4 @@
-"""The source tables: can they be reached, are they whole, what orders their rows."""
+"""Examine the source tables: connection, columns, order, vectors."""
 
 from collections.abc import Iterator
 
@@ -21,16 +21,14 @@ FILL = "Fill it with `lvm ingest FILE`, or with real text by `lvm demo`."
 
 
 def never_started(settings: Settings) -> bool:
-    """Whether there is no embedded server yet; the first command that needs it makes one."""
+    """Whether there is no embedded server yet."""
     return embedded_postgres.status(settings.postgres_dir).folder is None
 
 
 def examine_source(settings: Settings) -> Iterator[Diagnosis]:
-    """Look at server, tables and rows as an extraction would, without extracting."""
+    """Examine server, tables and rows as an extraction would."""
     if settings.database_url is None and never_started(settings):
-        yield SERVER.warning(
-            f"the embedded Postgres of {settings.home} was never started, so it holds no concepts", FILL
-        )
+        yield SERVER.warning(f"the embedded Postgres of {settings.home} was never started, so it has no concepts", FILL)
         return
     try:
         url = databases.source_url(settings)
@@ -48,13 +46,13 @@ def examine_source(settings: Settings) -> Iterator[Diagnosis]:
 
 
 def source_bytes(settings: Settings) -> int:
-    """Return the size of the source tables, 0 where they cannot be asked for it."""
+    """Return the size of the source tables, 0 if it is unknown."""
     if settings.database_url is None and never_started(settings):
         return 0
     try:
         return postgres_facts.size_bytes(databases.source_url(settings), [settings.entry_table, settings.vector_table])
     except LvmError:
-        return 0  # told by `examine_source`
+        return 0  # `examine_source` reports it
 
 
 def _pgvector(facts: postgres_facts.ServerFacts) -> Diagnosis:
@@ -62,11 +60,11 @@ def _pgvector(facts: postgres_facts.ServerFacts) -> Diagnosis:
         return PGVECTOR.ok(f"{facts.pgvector} in the database")
     if facts.available_pgvector:
         return PGVECTOR.warning(
-            f"{facts.available_pgvector} on the server, but not in the database; vectors can only be read as arrays",
+            f"{facts.available_pgvector} is not enabled in the database; vectors can only be read as arrays",
             "Run CREATE EXTENSION vector in the database as its owner.",
         )
     return PGVECTOR.warning(
-        "not on the server; vectors can be read as arrays, but `lvm ingest` cannot load any",
+        "not on the server; vectors can be read as arrays, but `lvm ingest` cannot load them",
         "Install it there (package postgresql-NN-pgvector).",
     )
 
@@ -79,9 +77,9 @@ def _examine_table(table: PostgresTable, settings: Settings) -> Iterator[Diagnos
     )
     decision = choose_order(described.column_kinds, table.examine, request=lineage.extract_options(settings))
     if decision.rule is None:
-        yield ORDER.refused(decision.finding.message, fix="Name the columns that hold the order.")
+        yield ORDER.refused(decision.finding.message, fix="Set the columns that hold the order.")
     elif decision.warning:
-        yield ORDER.warning(decision.warning, "Name columns that hold the order, where there are any.")
+        yield ORDER.warning(decision.warning, "Set the columns that hold the order, if there are any.")
     else:
         yield ORDER.ok(f"by {decision.rule.name}")
     yield _vectors(described, settings.space_id)
@@ -92,13 +90,13 @@ def _vectors(described: SourceDescription, wanted_space: str | None) -> Diagnosi
     if num_missing > 0:
         return VECTORS.problem(
             f"{num_missing:,} of {described.num_rows:,} rows have no vector",
-            "Encode them or leave them out; `lvm verify` lists their ids.",
+            "Encode them or delete them; `lvm verify` lists their ids.",
         )
     space, failure = choose_space(described.space_counts, wanted=wanted_space)
     if failure is not None:
         return VECTORS.refused(failure.message, fix="Encode all concepts with one encoder.")
     if space is None:
         return VECTORS.warning(
-            "nothing names their space, so encoders and decoders cannot be held against it", "Set LVM_SPACE_ID."
+            "their encoder is not declared, so encoders and decoders cannot be checked", "Set LVM_SPACE_ID."
         )
     return VECTORS.ok(f"one for every row, in the space {space}")

@@ -1,4 +1,4 @@
-"""LVM_HOME and the disk below it: writable, large enough, and what it holds already."""
+"""Examine LVM_HOME and its disk: permissions, free space, encoders."""
 
 import shutil
 import tempfile
@@ -20,11 +20,11 @@ ELSEWHERE = "Set LVM_HOME to a folder of your own on a disk with room."
 
 COPIES_OF_THE_DATA = 3  # concept table, the next one staged beside it, and the memory-mapped vectors
 BYTES_OF_A_PARAMETER = 20  # float32 weights, two moments and the best weights of a checkpoint, and the promoted model
-OTHER_BYTES = 500_000_000  # databases, logs, reports, MLflow's copies
+OTHER_BYTES = 500_000_000  # databases, logs, reports, MLflow artifacts
 
 
 def examine_storage(settings: Settings) -> Iterator[Diagnosis]:
-    """Look at the home and at what it must have room for."""
+    """Examine LVM_HOME, its disk, the preset and the encoders."""
     yield examine_home(settings.home)
     num_params = _largest_model(settings.preset)
     if num_params is None:
@@ -38,26 +38,26 @@ def examine_storage(settings: Settings) -> Iterator[Diagnosis]:
 
 
 def examine_home(home: Path) -> Diagnosis:
-    """Write a file where the state goes, or where its folder would be made."""
-    place = _nearest_folder(home)
+    """Write a file to LVM_HOME, or to the folder in which it would be created."""
+    folder = _nearest_folder(home)
     try:
-        with tempfile.NamedTemporaryFile(dir=place) as file:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
             file.write(b"\0" * 4096)
             file.flush()
     except OSError as error:
-        return HOME.problem(f"{place} cannot be written to: {(error.strerror or str(error)).lower()}", ELSEWHERE)
-    return HOME.ok(f"{home} is writable" if place == home else f"{home} is not there yet; it can be made")
+        return HOME.problem(f"{folder} cannot be written to: {(error.strerror or str(error)).lower()}", ELSEWHERE)
+    return HOME.ok(f"{home} is writable" if folder == home else f"{home} does not exist yet; it can be created")
 
 
 def examine_disk(home: Path, *, needed_bytes: int) -> Diagnosis:
-    """Hold the free space against what the data and a model need."""
+    """Compare the free space with what the data and a model need."""
     free = shutil.disk_usage(_nearest_folder(home)).free
     found = f"{_gigabytes(free)} free; data and a training of this preset take up to {_gigabytes(needed_bytes)}"
     return DISK.ok(found) if free >= needed_bytes else DISK.problem(found, f"Free space. {ELSEWHERE}")
 
 
 def examine_encoders(settings: Settings) -> Iterator[Diagnosis]:
-    """Say whether the present vectors can be encoded again, and which encoders are at hand."""
+    """List the available encoders, and check that the concepts' encoder is among them."""
     from lvm_pipeline.source.encoders.registry import encoder_of_space
 
     kept = sorted(folder.name for folder in settings.encoders_dir.glob("*") if folder.is_dir())
@@ -73,13 +73,13 @@ def examine_encoders(settings: Settings) -> Iterator[Diagnosis]:
         return
     if encoder_of_space(space_id, encoders_dir=settings.encoders_dir) is None:
         yield ENCODERS.warning(
-            f"none for {space_id}, the space of the concepts, so its canaries are not checked",
+            f"none for {space_id}, the space of the concepts, so no texts are encoded again to check it",
             f"Put the encoder's folder into {settings.encoders_dir}, with the extra `encoders` installed.",
         )
 
 
 def _largest_model(preset: str) -> int | None:
-    """Return the size of the largest model of a preset, None where no architecture has it."""
+    """Return the size of the largest model of a preset, None if no architecture has it."""
     from lvm_pipeline.architectures._registry import ARCHITECTURES
 
     of_each = (architecture.presets.get(preset) for architecture in ARCHITECTURES.values())
@@ -87,7 +87,7 @@ def _largest_model(preset: str) -> int | None:
 
 
 def _nearest_folder(path: Path) -> Path:
-    """Return the path, or the folder above it that is there."""
+    """Return the path, or its nearest parent that exists."""
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 

@@ -1,4 +1,4 @@
-"""The variables LVM_...: understood, known by name, and not at odds with each other."""
+"""Examine the variables LVM_...: valid, known, and without contradictions."""
 
 from collections.abc import Iterator
 
@@ -12,40 +12,40 @@ AGREEMENT = Subject("settings", "agreement")
 
 
 def read_settings() -> tuple[Settings | None, Diagnosis]:
-    """Read the settings; None where they cannot be understood."""
+    """Read the settings; None if they are invalid."""
     try:
         settings = load_settings()
     except LvmError as error:
         sentence, _, fix = str(error).partition("). ")
         return None, VALUES.problem(f"{sentence})", fix or "Correct the variable.")
     given = [f"LVM_{name.upper()}" for name in Settings.model_fields if name in settings.model_fields_set]
-    return settings, VALUES.ok(f"understood; given: {', '.join(given) or 'none, so all have their defaults'}")
+    return settings, VALUES.ok(f"valid; set: {', '.join(given) or 'none (all defaults)'}")
 
 
 def examine_names() -> Iterator[Diagnosis]:
-    """Look for variables that nobody reads, most often typing errors."""
+    """Look for variables that are no settings, most often misspelt ones."""
     unknown = unknown_variables()
     for name, nearest in unknown.items():
-        fix = f"Rename it to {nearest}, or unset it." if nearest else "Unset it; `lvm settings` lists those there are."
-        yield NAMES.problem(f"{name} is no setting, so it changes nothing", fix)
+        fix = f"Rename it to {nearest}, or unset it." if nearest else "Unset it; `lvm settings` lists all settings."
+        yield NAMES.problem(f"{name} is not a setting and has no effect", fix)
     if not unknown:
         yield NAMES.ok("every variable LVM_... is a setting")
 
 
 def examine_agreement(settings: Settings) -> Iterator[Diagnosis]:
-    """Look for values that cannot be meant together."""
-    at_odds = [*_split_at_odds(settings), *_order_at_odds(settings), *_services_at_odds(settings)]
-    yield from at_odds
+    """Look for contradicting values."""
+    problems = [*_split_problems(settings), *_order_problems(settings), *_services_problems(settings)]
+    yield from problems
     if settings.boundaries == "ignore" or settings.split == "last_20_percent":
         yield AGREEMENT.warning(
             "the compatibility mode is on: train and validation share articles, and every report says LEAKING",
-            "Unset LVM_BOUNDARIES and LVM_SPLIT for scores that can be believed.",
+            "Unset LVM_BOUNDARIES and LVM_SPLIT for valid scores.",
         )
-    elif not at_odds:
-        yield AGREEMENT.ok("no two values contradict each other")
+    elif not problems:
+        yield AGREEMENT.ok("no contradictions")
 
 
-def _split_at_odds(settings: Settings) -> Iterator[Diagnosis]:
+def _split_problems(settings: Settings) -> Iterator[Diagnosis]:
     if settings.train_fraction + settings.validation_fraction > 1:
         yield AGREEMENT.problem(
             f"LVM_TRAIN_FRACTION {settings.train_fraction} and LVM_VALIDATION_FRACTION {settings.validation_fraction} "
@@ -56,7 +56,7 @@ def _split_at_odds(settings: Settings) -> Iterator[Diagnosis]:
         return
     if not settings.validation_articles.is_file():
         yield AGREEMENT.problem(
-            f"LVM_VALIDATION_ARTICLES names {settings.validation_articles}, where no file is",
+            f"LVM_VALIDATION_ARTICLES is {settings.validation_articles}, which does not exist",
             "Correct the path, or unset it to split by the seeded hash.",
         )
     if settings.split == "last_20_percent":
@@ -66,25 +66,25 @@ def _split_at_odds(settings: Settings) -> Iterator[Diagnosis]:
         )
 
 
-def _order_at_odds(settings: Settings) -> Iterator[Diagnosis]:
+def _order_problems(settings: Settings) -> Iterator[Diagnosis]:
     if settings.position_column and not settings.article_column:
         yield AGREEMENT.problem(
-            "LVM_POSITION_COLUMN is set without LVM_ARTICLE_COLUMN", "Name the column of the article too."
+            "LVM_POSITION_COLUMN is set without LVM_ARTICLE_COLUMN", "Set the column of the article too."
         )
     if settings.article_column and not (settings.position_column or settings.accept_table_order):
         yield AGREEMENT.problem(
-            "LVM_ARTICLE_COLUMN is set without LVM_POSITION_COLUMN", "Name the column that orders an article too."
+            "LVM_ARTICLE_COLUMN is set without LVM_POSITION_COLUMN", "Set the column that orders an article too."
         )
 
 
-def _services_at_odds(settings: Settings) -> Iterator[Diagnosis]:
-    is_own_store = settings.mlflow_tracking_uri is None
-    if is_own_store and settings.dagster_port == settings.mlflow_port:
+def _services_problems(settings: Settings) -> Iterator[Diagnosis]:
+    is_built_in = settings.mlflow_tracking_uri is None
+    if is_built_in and settings.dagster_port == settings.mlflow_port:
         yield AGREEMENT.problem(
             f"LVM_DAGSTER_PORT and LVM_MLFLOW_PORT are both {settings.mlflow_port}", "Give one of them another port."
         )
-    if settings.mlflow_ui_url and is_own_store:
+    if settings.mlflow_ui_url and is_built_in:
         yield AGREEMENT.warning(
             "LVM_MLFLOW_UI_URL is set although MLflow uses the built-in store",
-            "Unset it, unless a proxy of yours serves the UI there.",
+            "Unset it, unless a proxy serves the UI there.",
         )

@@ -177,7 +177,7 @@ def test_a_daemon_that_hangs_and_one_that_ends_are_reported(home, start_services
 
     assert wait_until(lambda: len(receiver.messages) > 1, seconds=60)
     rest, _ = running.process.communicate(timeout=120)
-    assert "dagster-daemon ended by itself" in receiver.messages[1]["message"]
+    assert "dagster-daemon exited with code" in receiver.messages[1]["message"]
     assert len(receiver.messages) == 2
     assert running.process.returncode == 1, rest
     logs = [path.read_text() for path in (home / "logs").iterdir()]
@@ -192,7 +192,7 @@ def test_a_taken_port_is_named_before_anything_starts(open_tmp_path):
         other.listen()
         port = other.getsockname()[1]
         settings = Settings(home=open_tmp_path, dagster_port=port, mlflow_port=free_port())
-        with pytest.raises(LvmError, match=rf"Port {port} is taken .* LVM_DAGSTER_PORT"):
+        with pytest.raises(LvmError, match=rf"Port {port} is used .* LVM_DAGSTER_PORT"):
             services.run_services(settings)
 
     assert not (open_tmp_path / "postgres").exists()
@@ -200,7 +200,7 @@ def test_a_taken_port_is_named_before_anything_starts(open_tmp_path):
 
 def test_the_same_home_is_served_once(open_tmp_path):
     settings = Settings(home=open_tmp_path, dagster_port=free_port(), mlflow_port=free_port())
-    with services._only_one(settings), pytest.raises(LvmError, match="run already"):
+    with services._only_one(settings), pytest.raises(LvmError, match="already running"):
         services.run_services(settings)
 
 
