@@ -1,8 +1,12 @@
 """Every script in `benchmarks/` runs, measures what it says and judges by its own goal; how fast is not judged here."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
-from lvm_pipeline_tests.measured import rows_of
+from lvm_pipeline_tests.measured import BENCHMARKS, rows_of
 
 
 @pytest.mark.slow
@@ -80,3 +84,15 @@ def test_architectures_are_measured_beside_transformers():
     row = rows["mamba2 smoke articles"]
     operations_each_second = row["ours"] * row["gflops_per_target"]
     assert row["share_of_matmul_rate"] == pytest.approx(operations_each_second / row["matmul_gflops_per_second"])
+
+
+@pytest.mark.slow
+def test_only_the_mixing_head_has_a_state_that_grows():
+    options = ("--preset", "smoke", "--lengths", "2", "40", "--json")
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "heads.py"), *options], capture_output=True, text=True, check=True
+    )
+    rows = {row["head"]: row for row in json.loads(done.stdout)["heads"]}
+    grows = {head: row["state_kb_at_40"] > row["state_kb_at_2"] for head, row in rows.items()}
+    assert grows == {"mixing": True, "means": False, "none": False}
+    assert all(row["targets_per_second"] > 0 and row["step_ms_at_40"] > 0 for row in rows.values())
