@@ -35,6 +35,7 @@ from lvm_pipeline.evaluation.report import (
     RetrievalCurve,
     TrainingRecord,
 )
+from lvm_pipeline.evaluation.resolution_scores import resolution_scores
 from lvm_pipeline.evaluation.scoring import ScoredModel, score_model
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.retrieval import (
@@ -162,6 +163,7 @@ def _scores_report(
         cosine_histogram=_histogram(scored, baselines[best]),
         retrieval_curve=_retrieval_curve(scored, baselines, best),
         ensemble=ensemble_scores(scored, seed=seed),
+        resolutions=resolution_scores(scored),
         seed=seed,
     )
 

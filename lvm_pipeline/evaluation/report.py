@@ -18,6 +18,7 @@ from lvm_pipeline.evaluation.controls import Controls
 from lvm_pipeline.evaluation.ensemble_scores import EnsembleScores
 from lvm_pipeline.evaluation.latency import Latency
 from lvm_pipeline.evaluation.report_version_1 import from_version_1
+from lvm_pipeline.evaluation.resolution_scores import ResolutionScores
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.metrics import Spread
 from lvm_pipeline.measures.retrieval import Chance, Exclusion, RetrievalScores
@@ -161,6 +162,7 @@ class EvaluationReport(MeanScores):
         rollout: Scores when the model continues from its own predictions.
         strategies: Comparison of training strategies.
         ensemble: The members of an ensemble with their weights and scores.
+        resolutions: Scores at each width of a model that predicts at several.
     """
 
     report_version: int = REPORT_VERSION
@@ -204,6 +206,7 @@ class EvaluationReport(MeanScores):
     rollout: dict[str, JsonValue] | None = None
     strategies: dict[str, JsonValue] | None = None
     ensemble: EnsembleScores | None = None
+    resolutions: tuple[ResolutionScores, ...] | None = None
 
     @property
     def best(self) -> BaselineScores:

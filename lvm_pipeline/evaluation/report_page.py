@@ -15,6 +15,7 @@ from lvm_pipeline.evaluation.report_tables import (
     interval_in_words,
     member_table,
     predictor_table,
+    resolution_table,
     signed,
     without_chance,
 )
@@ -63,6 +64,7 @@ def report_html(report: EvaluationReport) -> str:
         },
         controls=controls_table(report),
         members=None if report.ensemble is None else member_table(report.ensemble),
+        resolutions=None if report.resolutions is None else resolution_table(report.resolutions),
         sections={name: section for name in sections if (section := getattr(report, name)) is not None},
         columns=COLUMNS,
         plots=[(title, caption, Markup(draw(report))) for title, caption, draw in PLOTS],

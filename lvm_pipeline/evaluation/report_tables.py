@@ -9,6 +9,7 @@ from markupsafe import Markup
 from lvm_pipeline.evaluation import plots
 from lvm_pipeline.evaluation.ensemble_scores import EnsembleScores, MemberScores
 from lvm_pipeline.evaluation.report import EvaluationReport
+from lvm_pipeline.evaluation.resolution_scores import ResolutionScores
 from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.measures.baselines import BASELINES
 from lvm_pipeline.measures.retrieval import Exclusion, RetrievalScores
@@ -123,6 +124,16 @@ def member_table(ensemble: EnsembleScores) -> Table[MemberScores]:
         Column(title="gain of the ensemble", text=lambda row: interval_in_words(row.gain), is_text=True),
     ]
     return Table(columns=columns, rows=list(ensemble.members))
+
+
+def resolution_table(resolutions: Sequence[ResolutionScores]) -> Table[ResolutionScores]:
+    """Return one row per width that a model predicts at."""
+    columns: list[Column[ResolutionScores]] = [
+        number("width", lambda row: row.width, "d"),
+        number("cosine", lambda row: row.cosine),
+        number("full prediction at this width", lambda row: row.full_cosine),
+    ]
+    return Table(columns=columns, rows=list(resolutions))
 
 
 def retrieval_columns(of: Callable[[Row], RetrievalScores]) -> list[Column[Row]]:
