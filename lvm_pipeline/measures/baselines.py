@@ -1,8 +1,8 @@
-"""The baselines that any model must beat: weighted means of the context, and ridge regressions.
+"""The baselines that any model must beat: weighted means of the context, ridge regressions and the linear forecast.
 
-All are fitted on train targets and scored on the same rows as the model. `article_mean_mix` reads as much as the model
-and is left out if that is at most five concepts; the others read the T concepts right before the target (the ridges at
-most five of them).
+All are fitted on train targets and scored on the same rows as the model. `linear_forecast` and `article_mean_mix` read
+as much as the model (the latter is left out if that is at most five concepts); the others read the T concepts right
+before the target (the ridges at most five of them).
 
 Shapes: N = concepts in the table, S = targets, B = targets in a block, D = vector width.
 """
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_pipeline.measures.linear_forecast import fit_linear_forecast
 from lvm_pipeline.measures.ridge import RIDGE, RIDGE_RESIDUAL, fit_ridges
 from lvm_pipeline.measures.targets import LONGEST_WINDOW_OF_A_RIDGE, Contexts, Targets
 from lvm_pipeline.measures.weighted_means import article_mixes, decayed_means, fit_context_mix, fit_decay
@@ -22,6 +23,7 @@ CONTEXT_MEAN = "context_mean"
 RECENCY_WEIGHTED_MEAN = "recency_weighted_mean"
 GLOBAL_MEAN = "global_mean"
 ARTICLE_MEAN_MIX = "article_mean_mix"
+LINEAR_FORECAST = "linear_forecast"
 
 BASELINES: Mapping[str, str] = {
     GLOBAL_MEAN: "mean vector of all train concepts",
@@ -31,6 +33,7 @@ BASELINES: Mapping[str, str] = {
     RIDGE: "ridge regression on the context",
     RIDGE_RESIDUAL: "ridge regression on the context, shrunk towards its weighted sum",
     ARTICLE_MEAN_MIX: "decayed mean + article weight * mean of the article so far, both fitted on train",
+    LINEAR_FORECAST: "decayed means and first concept of the context, weighted per principal direction, plus a ridge",
 }
 
 
@@ -67,6 +70,18 @@ def fit_baselines(targets: Targets) -> Iterator[Baseline]:
             predict=lambda contexts: article_mixes(vectors, contexts.first_rows, contexts.target_rows, mix=mix),
             fitted=asdict(mix),
         )
+    forecast = fit_linear_forecast(
+        vectors,
+        train_rows=targets.train_rows,
+        first_rows=train.first_rows,
+        target_rows=train.target_rows,
+        articles=train.articles,
+    )
+    yield Baseline(
+        name=LINEAR_FORECAST,
+        predict=lambda contexts: forecast.predict(vectors, contexts.first_rows, contexts.target_rows),
+        fitted=dict(zip(("penalty", "low_rank_penalty"), forecast.penalties, strict=True)),
+    )
 
 
 def _decayed(vectors: NDArray[np.float32], decay: float) -> Callable[[Contexts], NDArray[np.float32]]:

@@ -8,7 +8,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation import evaluate, scoring
 from lvm_pipeline.experiments.selection import select_champion
 from lvm_pipeline.findings import Finding, Severity
-from lvm_pipeline.measures.baselines import BASELINES
+from lvm_pipeline.measures.baselines import BASELINES, LINEAR_FORECAST
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.training.batches import vectors_on_device
 from lvm_pipeline.training.predictions import predict_spans
@@ -101,7 +101,7 @@ def test_models_of_any_context_are_scored_on_the_same_targets_and_pool(report, a
     assert report.fingerprint == articles_report.fingerprint
     assert report.pool.fingerprint == articles_report.pool.fingerprint
     assert report.counts == articles_report.counts
-    for name in report.baselines:
+    for name in set(report.baselines) - {LINEAR_FORECAST}:  # it reads as much as the model
         assert report.baselines[name].cosine == articles_report.baselines[name].cosine
 
 
@@ -248,7 +248,7 @@ def test_leaking_sequences_are_labelled_in_the_report(tmp_path):
     report = leaking.evaluate(leaking.train("leaking"))
 
     assert report.is_leaking
-    assert "articles" in report.leak_reason
+    assert "articles" in str(report.leak_reason)
 
 
 def test_the_score_of_training_is_reproduced_or_said_not_to_be_comparable(products, model_dir, report):

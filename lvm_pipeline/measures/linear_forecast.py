@@ -1,0 +1,330 @@
+"""The linear forecast: the strongest predictor that can be solved in closed form, in seconds.
+
+A context is summarised by K decayed means (decay 0 is the last concept, decay 1 the plain mean) and its first concept.
+Vectors are rotated into the eigenbasis of the train covariance, where
+
+    forecast_d = sum_k weights_kd summary_kd  +  inputs . low_rank_d  +  constant_d
+
+- `weights`: each direction d has its own, by ridge towards the least-squares weights that all directions share;
+- `low_rank`: a ridge of what is left on the leading directions of the last concept, a decayed mean and the plain mean.
+
+Both penalties have the highest mean cosine in cross-validation over train articles.
+
+Shapes: N = concepts in the table, S = targets, B = targets in a block, D = vector width, K = decays, P = inputs of the
+low-rank part.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, eigh
+
+from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.weighted_means import best_step
+
+DECAYS = (0.0, 0.3, 0.5, 0.7, 0.85, 0.93, 1.0)
+INPUTS = (0, 3, 6)  # of DECAYS: last concept, decayed mean, plain mean
+LEADING_DIRECTIONS = 256
+PENALTIES = tuple(float(penalty) for penalty in np.geomspace(1.0, 1e6, 13))  # times the mean square of a summary
+FIRST_TRIED = 9  # index where the search over the penalties begins
+PENALTY_OF_ONE_ARTICLE = PENALTIES[10]  # where there is nothing to cross-validate on
+NUM_FOLDS = 5
+SMALLEST_SQUARE = 1e-12  # of constant vectors, so that their system can still be solved
+STABILISER = 1e-6  # summaries of short contexts depend on each other linearly
+MAX_FITTED_TARGETS = 200_000
+TARGETS_IN_A_BLOCK = 1024
+TARGETS_IN_A_RUN = 64  # neighbours, whose contexts overlap
+ROWS_IN_A_BLOCK = 8192
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearForecast:
+    """The fitted arrays; all but `basis` and `decays` are in the eigenbasis.
+
+    Attributes:
+        basis: Eigenvectors of the train covariance in columns, by descending variance, (D, D).
+        decays: Of the means, (K,).
+        weights: Of each summary in each direction, (K + 1, D): the means in the order of `decays`, then the
+            first concept.
+        inputs: Which of the summaries the low-rank part reads, in this order.
+        low_rank: From the first P / len(inputs) directions of each of the `inputs`, side by side, (P, D).
+        constant: (D,).
+        penalties: The selected penalties of `weights` and `low_rank`.
+    """
+
+    basis: Vectors
+    decays: Vectors
+    weights: Vectors
+    inputs: tuple[int, ...]
+    low_rank: Vectors
+    constant: Vectors
+    penalties: tuple[float, float]
+
+    def predict(self, vectors: Vectors, first_rows: Rows, target_rows: Rows) -> Vectors:
+        """Predict targets, (S, D), from the rows `first_row` up to, not including, `target_row`.
+
+        Args:
+            vectors: All vectors, (N, D), may be memory-mapped.
+            first_rows: First row of each context, (S,).
+            target_rows: Row of each target, ascending, (S,).
+
+        Returns:
+            Predictions, not normalised.
+        """
+        predictions = np.empty((len(target_rows), len(self.constant)), np.float32)
+        for part in _parts(len(target_rows)):
+            summaries = _summaries(vectors, first_rows[part], target_rows[part], self.basis, self.decays)
+            predictions[part] = self._forecast(summaries) @ self.basis.T
+        return predictions
+
+    def _forecast(self, summaries: Vectors) -> Vectors:
+        num_leading = len(self.low_rank) // len(self.inputs)
+        leading = _side_by_side(summaries, self.inputs, num_leading)
+        return np.einsum("kbd,kd->bd", summaries, self.weights) + leading @ self.low_rank + self.constant
+
+
+def fit_linear_forecast(
+    vectors: Vectors, *, train_rows: Rows, first_rows: Rows, target_rows: Rows, articles: Rows
+) -> LinearForecast:
+    """Fit the linear forecast on train articles.
+
+    Args:
+        vectors: All vectors, (N, D), may be memory-mapped.
+        train_rows: Rows of all concepts of train articles; the eigenbasis is theirs.
+        first_rows: First row of each context, (S,).
+        target_rows: Row of each train target, ascending, (S,); at most 200,000 are used, evenly spaced.
+        articles: Article of each train target, (S,).
+
+    Returns:
+        The fitted forecast.
+
+    Raises:
+        ValueError: If there is no target.
+    """
+    if not len(target_rows):
+        raise ValueError("there is no target to fit on")
+    every = -(-len(target_rows) // MAX_FITTED_TARGETS)
+    first_rows, target_rows = first_rows[::every], target_rows[::every]
+    fold_of_target = np.unique(articles[::every], return_inverse=True)[1] % NUM_FOLDS
+    basis = _eigenbasis(vectors, train_rows)
+    folds = [
+        _Fold(vectors=vectors, first_rows=first_rows[chosen], target_rows=target_rows[chosen], basis=basis)
+        for chosen in (fold_of_target == fold for fold in np.unique(fold_of_target))
+    ]
+    weights, constant, penalty = _fit_weights(folds)
+    low_rank, shift, low_rank_penalty = _fit_low_rank(folds, weights, constant)
+    return LinearForecast(
+        basis=basis,
+        decays=np.asarray(DECAYS, np.float32),
+        weights=weights,
+        inputs=INPUTS,
+        low_rank=low_rank,
+        constant=constant + shift,
+        penalties=(penalty, low_rank_penalty),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fold:
+    """The train targets of some articles."""
+
+    vectors: Vectors
+    first_rows: Rows
+    target_rows: Rows
+    basis: Vectors
+
+    def blocks(self) -> Iterator[tuple[Vectors, Vectors]]:
+        """Yield summaries (K + 1, B, D) and targets (B, D) in the eigenbasis."""
+        for part in _parts(len(self.target_rows)):
+            yield self._in_eigenbasis(self.first_rows[part], self.target_rows[part])
+
+    def sample(self) -> tuple[Vectors, Vectors]:
+        """Return the same of at most 1024 targets, evenly spaced: enough to rank penalties by mean cosine."""
+        every = -(-len(self.target_rows) // TARGETS_IN_A_BLOCK)
+        return self._in_eigenbasis(self.first_rows[::every], self.target_rows[::every])
+
+    def _in_eigenbasis(self, first_rows: Rows, target_rows: Rows) -> tuple[Vectors, Vectors]:
+        targets = np.asarray(self.vectors[target_rows], np.float32) @ self.basis
+        decays = np.asarray(DECAYS, np.float32)
+        return _summaries(self.vectors, first_rows, target_rows, self.basis, decays), targets
+
+
+@dataclass
+class _Sums:
+    """Sums over targets that a ridge of y (D) on x needs: of x x', x y', x and y, and how many there are.
+
+    `xx` is (D, X, X), `xy` and `x` (X, D) where each direction has its own x; else (X, X), (X, D) and (X,).
+    """
+
+    xx: Numbers
+    xy: Numbers
+    x: Numbers
+    y: Numbers
+    num: int = 0
+
+    def add_moments(self, sum_x: Numbers, targets: Vectors) -> None:
+        self.x += sum_x
+        self.y += targets.sum(axis=0, dtype=np.float64)
+        self.num += len(targets)
+
+
+Solve = Callable[[_Sums, float], tuple[Numbers, Numbers]]  # sums and penalty -> coefficients and constant
+
+
+def _fit_weights(folds: list[_Fold]) -> tuple[Vectors, Vectors, float]:
+    """Return weights (K + 1, D) and constant (D,) of each direction, and the penalty."""
+    samples = [fold.sample() for fold in folds]
+
+    def cosine(fold: int, weights: Numbers, constant: Numbers) -> float:
+        summaries, targets = samples[fold]
+        predictions = np.einsum("kbd,kd->bd", summaries, weights.astype(np.float32)) + constant
+        return float(cosines(predictions, targets).sum())
+
+    return _best_fit([_sums_of_directions(fold) for fold in folds], _solve_directions, cosine)
+
+
+def _sums_of_directions(fold: _Fold) -> _Sums:
+    dim, num = len(fold.basis), len(DECAYS) + 1
+    sums = _Sums(np.zeros((dim, num, num)), np.zeros((num, dim)), np.zeros((num, dim)), np.zeros(dim))
+    for summaries, targets in fold.blocks():
+        for first in range(num):
+            products = np.einsum("bd,kbd->dk", summaries[first], summaries[first:])
+            sums.xx[:, first, first:] += products
+            sums.xx[:, first + 1 :, first] += products[:, 1:]
+        sums.xy += np.einsum("kbd,bd->kd", summaries, targets)
+        sums.add_moments(summaries.sum(axis=1, dtype=np.float64), targets)
+    return sums
+
+
+def _solve_directions(sums: _Sums, penalty: float) -> tuple[Numbers, Numbers]:
+    """Return weights (K + 1, D) by ridge towards those that all directions share, and the constant (D,)."""
+    num_summaries, dim = sums.xy.shape
+    mean_x, mean_y = sums.x / sums.num, sums.y / sums.num
+    xx = sums.xx - sums.num * np.einsum("kd,ld->dkl", mean_x, mean_x)
+    xy = (sums.xy - sums.num * mean_x * mean_y).T
+    identity, total = np.eye(num_summaries), xx.sum(axis=0)
+    shared = np.linalg.lstsq(total + STABILISER * np.trace(total) * identity, xy.sum(axis=0))[0]
+    scale = max(float(np.einsum("dkk->", sums.xx)) / (sums.num * num_summaries * dim), SMALLEST_SQUARE)
+    change = np.linalg.solve(xx + penalty * scale * identity, (xy - xx @ shared)[..., None])[..., 0]
+    weights = (shared + change).T
+    return weights, mean_y - (weights * mean_x).sum(axis=0)
+
+
+def _fit_low_rank(folds: list[_Fold], weights: Vectors, constant: Vectors) -> tuple[Vectors, Vectors, float]:
+    """Return the low-rank matrix (P, D), what it adds to the constant (D,), and the penalty."""
+    num_leading = min(LEADING_DIRECTIONS, len(constant))
+    samples = []
+    for summaries, targets in map(_Fold.sample, folds):
+        predictions = np.einsum("kbd,kd->bd", summaries, weights) + constant
+        samples.append((_side_by_side(summaries, INPUTS, num_leading), predictions, targets))
+
+    def cosine(fold: int, low_rank: Numbers, shift: Numbers) -> float:
+        leading, predictions, targets = samples[fold]
+        return float(cosines(predictions + leading @ low_rank.astype(np.float32) + shift, targets).sum())
+
+    return _best_fit([_sums_of_residual(fold, weights, constant, num_leading) for fold in folds], _solve_ridge, cosine)
+
+
+def _sums_of_residual(fold: _Fold, weights: Vectors, constant: Vectors, num_leading: int) -> _Sums:
+    num, dim = num_leading * len(INPUTS), len(constant)
+    sums = _Sums(np.zeros((num, num)), np.zeros((num, dim)), np.zeros(num), np.zeros(dim))
+    for summaries, targets in fold.blocks():
+        residual = targets - constant - np.einsum("kbd,kd->bd", summaries, weights)
+        leading = _side_by_side(summaries, INPUTS, num_leading)
+        sums.xx += leading.T @ leading
+        sums.xy += leading.T @ residual
+        sums.add_moments(leading.sum(axis=0, dtype=np.float64), residual)
+    return sums
+
+
+def _solve_ridge(sums: _Sums, penalty: float) -> tuple[Numbers, Numbers]:
+    mean_x, mean_y = sums.x / sums.num, sums.y / sums.num
+    system = sums.xx - sums.num * np.outer(mean_x, mean_x)
+    scale = max(float(np.trace(sums.xx)) / (sums.num * len(system)), SMALLEST_SQUARE)
+    system.flat[:: len(system) + 1] += penalty * scale
+    factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+    coefficients = cho_solve(factor, sums.xy - sums.num * np.outer(mean_x, mean_y), check_finite=False)
+    return coefficients, mean_y - mean_x @ coefficients
+
+
+def _best_fit(
+    folds: list[_Sums], solve: Solve, cosine: Callable[[int, Numbers, Numbers], float]
+) -> tuple[Vectors, Vectors, float]:
+    """Solve for all folds with the penalty whose fits have the highest cosine on the folds they left out."""
+    penalty = PENALTY_OF_ONE_ARTICLE
+    if len(folds) > 1:
+        others = [_total(folds[:index] + folds[index + 1 :]) for index in range(len(folds))]
+
+        def score(step: int) -> float:
+            return sum(cosine(index, *solve(sums, PENALTIES[step])) for index, sums in enumerate(others))
+
+        penalty = PENALTIES[best_step(score, start=FIRST_TRIED, last=len(PENALTIES) - 1)]
+    coefficients, constant = solve(_total(folds), penalty)
+    return coefficients.astype(np.float32), constant.astype(np.float32), penalty
+
+
+def _total(folds: list[_Sums]) -> _Sums:
+    return _Sums(
+        xx=np.sum([fold.xx for fold in folds], axis=0),
+        xy=np.sum([fold.xy for fold in folds], axis=0),
+        x=np.sum([fold.x for fold in folds], axis=0),
+        y=np.sum([fold.y for fold in folds], axis=0),
+        num=sum(fold.num for fold in folds),
+    )
+
+
+def _eigenbasis(vectors: Vectors, rows: Rows) -> Vectors:
+    """Return the eigenvectors of the covariance of some rows in columns, by descending eigenvalue, (D, D)."""
+    dim = vectors.shape[1]
+    products, total = np.zeros((dim, dim)), np.zeros(dim)
+    for start in range(0, len(rows), ROWS_IN_A_BLOCK):
+        block = np.asarray(vectors[rows[start : start + ROWS_IN_A_BLOCK]], np.float32)
+        products += block.T @ block
+        total += block.sum(axis=0, dtype=np.float64)
+    covariance = products / len(rows) - np.outer(total, total) / len(rows) ** 2
+    return np.ascontiguousarray(eigh(covariance)[1][:, ::-1], np.float32)
+
+
+def _summaries(vectors: Vectors, first_rows: Rows, target_rows: Rows, basis: Vectors, decays: Vectors) -> Vectors:
+    """Return the decayed means of each context and its first concept, in the eigenbasis, (K + 1, B, D)."""
+    rows, firsts, ends = _compact(first_rows, target_rows)
+    rotated = np.asarray(vectors[rows], np.float32) @ basis
+    summaries = np.empty((len(decays) + 1, len(target_rows), len(basis)), np.float32)
+    summaries[-1] = rotated[firsts]
+    powers = decays[:, None] ** np.arange((ends - firsts).max(), dtype=np.float32)
+    totals = np.cumsum(powers, axis=1, dtype=np.float64)
+    for start in range(0, len(firsts), TARGETS_IN_A_RUN):
+        part = slice(start, start + TARGETS_IN_A_RUN)
+        first, end = firsts[part, None], ends[part, None]
+        read = np.arange(first.min(), end.max())
+        lags = end - 1 - read
+        shares = np.where((lags >= 0) & (read >= first), powers[:, np.clip(lags, 0, powers.shape[1] - 1)], 0)
+        shares /= totals[:, end - first - 1]
+        summaries[:-1, part] = shares.astype(np.float32) @ rotated[read[0] : read[-1] + 1]
+    return summaries
+
+
+def _compact(first_rows: Rows, target_rows: Rows) -> tuple[Rows, Rows, Rows]:
+    """Return the rows that some context reads, and where among them each context begins and ends."""
+    base = first_rows.min()
+    changes = np.zeros(target_rows.max() - base + 1, np.int64)
+    np.add.at(changes, first_rows - base, 1)
+    np.add.at(changes, target_rows - base, -1)
+    is_read = np.cumsum(changes) > 0
+    firsts = (np.cumsum(is_read) - 1)[first_rows - base]
+    return np.flatnonzero(is_read) + base, firsts, firsts + target_rows - first_rows
+
+
+def _side_by_side(summaries: Vectors, inputs: tuple[int, ...], num_leading: int) -> Vectors:
+    return np.concatenate([summaries[index, :, :num_leading] for index in inputs], axis=1)
+
+
+def _parts(num: int) -> Iterator[slice]:
+    for start in range(0, num, TARGETS_IN_A_BLOCK):
+        yield slice(start, start + TARGETS_IN_A_BLOCK)
