@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._config import ModelConfig, config_with
@@ -106,6 +107,14 @@ class LatentVectorModel(nn.Module, ABC):
     def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
         """Start the residual head at this arithmetic; a model without the head ignores it."""
 
+    @property
+    def linear_forecast_options(self) -> Mapping[str, Any] | None:
+        """Options to fit the linear forecast with, for a model that takes it; None for others."""
+        return None
+
+    def set_linear_forecast(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take the arrays of a linear forecast that was fitted with `linear_forecast_options`, by name."""
+
     def prefill(self, contexts: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
         """Predict like `forward` for contexts that continue from `state`, and return the state after them.
 
@@ -150,7 +159,8 @@ class Architecture:
     architecture is used on fixed windows only. `variant_of` names the architecture that this one is
     a variant of. `training_defaults` replaces, by mode, what trainings take where they are told nothing.
     `gains_from_compile` says that torch.compile made its training on windows faster where that was measured.
-    `is_baseline` marks a simple model that architectures are compared with; see `_registry`.
+    `is_baseline` marks a simple model that architectures are compared with; see `_registry`. `is_closed_form` says
+    that its weights are solved and not learned: it is trained without an epoch.
     """
 
     name: str
@@ -166,6 +176,7 @@ class Architecture:
     training_defaults: Mapping[str, TrainingDefaults] = field(default_factory=dict)
     gains_from_compile: bool = False
     is_baseline: bool = False
+    is_closed_form: bool = False
 
     def __post_init__(self) -> None:
         """Hold the declaration to the contract.

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.report import Counts, EvaluationReport
+from lvm_pipeline.measures.baselines import READ_AS_MUCH_AS_THE_MODEL
 from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS, Exclusion
 from lvm_pipeline.measures.scores import MeanScores
 from lvm_pipeline.measures.targets import ContextMode
@@ -240,19 +241,22 @@ def _model_row(report: EvaluationReport, champion_fingerprint: str | None) -> Mo
 
 
 def _baseline_rows(reports: Sequence[EvaluationReport]) -> list[BaselineRow]:
-    """Return each baseline once; equal names have equal scores, since data and rows are equal."""
-    best = {report.best_baseline for report in reports}
-    found = {name: scores for report in reversed(reports) for name, scores in report.baselines.items()}
-    names = dict.fromkeys(name for report in reports for name in report.baselines)
-    shared = MeanScores.__dataclass_fields__
+    """Return each baseline once, but once a context mode where it reads as much as the models do."""
+    found: dict[tuple[str, str], list[EvaluationReport]] = {}
+    for report in reports:
+        for name in report.baselines:
+            found.setdefault((name, report.context_mode if name in READ_AS_MUCH_AS_THE_MODEL else ""), []).append(
+                report
+            )
+    num_modes = Counter(name for name, _ in found)
     return [
         BaselineRow(
-            **{measure: getattr(found[name], measure) for measure in shared},
-            name=name,
-            fitted=found[name].fitted,
-            is_best=name in best,
+            **{measure: getattr(same[0].baselines[name], measure) for measure in MeanScores.__dataclass_fields__},
+            name=name if num_modes[name] == 1 else f"{name} ({mode})",
+            fitted=same[0].baselines[name].fitted,
+            is_best=any(report.best_baseline == name for report in same),
         )
-        for name in names
+        for (name, mode), same in found.items()
     ]
 
 

@@ -24,6 +24,7 @@ RECENCY_WEIGHTED_MEAN = "recency_weighted_mean"
 GLOBAL_MEAN = "global_mean"
 ARTICLE_MEAN_MIX = "article_mean_mix"
 LINEAR_FORECAST = "linear_forecast"
+READ_AS_MUCH_AS_THE_MODEL = frozenset({ARTICLE_MEAN_MIX, LINEAR_FORECAST})
 
 BASELINES: Mapping[str, str] = {
     GLOBAL_MEAN: "mean vector of all train concepts",

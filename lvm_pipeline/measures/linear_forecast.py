@@ -14,7 +14,7 @@ Shapes: N = concepts in the table, S = targets, B = targets in a block, D = vect
 low-rank part.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,13 +84,20 @@ class LinearForecast:
         return predictions
 
     def _forecast(self, summaries: Vectors) -> Vectors:
-        num_leading = len(self.low_rank) // len(self.inputs)
-        leading = _side_by_side(summaries, self.inputs, num_leading)
+        leading = _Inputs(summaries=self.inputs, num_leading=len(self.low_rank) // len(self.inputs)).of(summaries)
         return np.einsum("kbd,kd->bd", summaries, self.weights) + leading @ self.low_rank + self.constant
 
 
 def fit_linear_forecast(
-    vectors: Vectors, *, train_rows: Rows, first_rows: Rows, target_rows: Rows, articles: Rows
+    vectors: Vectors,
+    *,
+    train_rows: Rows,
+    first_rows: Rows,
+    target_rows: Rows,
+    articles: Rows,
+    decays: Sequence[float] = DECAYS,
+    inputs: tuple[int, ...] = INPUTS,
+    leading_directions: int = LEADING_DIRECTIONS,
 ) -> LinearForecast:
     """Fit the linear forecast on train articles.
 
@@ -100,6 +107,9 @@ def fit_linear_forecast(
         first_rows: First row of each context, (S,).
         target_rows: Row of each train target, ascending, (S,); at most 200,000 are used, evenly spaced.
         articles: Article of each train target, (S,).
+        decays: Of the means, (K,).
+        inputs: Which of the means the low-rank part reads.
+        leading_directions: In how many directions the low-rank part reads them, at most D.
 
     Returns:
         The fitted forecast.
@@ -114,20 +124,39 @@ def fit_linear_forecast(
     fold_of_target = np.unique(articles[::every], return_inverse=True)[1] % NUM_FOLDS
     basis = _eigenbasis(vectors, train_rows)
     folds = [
-        _Fold(vectors=vectors, first_rows=first_rows[chosen], target_rows=target_rows[chosen], basis=basis)
+        _Fold(
+            vectors=vectors,
+            first_rows=first_rows[chosen],
+            target_rows=target_rows[chosen],
+            basis=basis,
+            decays=np.asarray(decays, np.float32),
+        )
         for chosen in (fold_of_target == fold for fold in np.unique(fold_of_target))
     ]
     weights, constant, penalty = _fit_weights(folds)
-    low_rank, shift, low_rank_penalty = _fit_low_rank(folds, weights, constant)
+    inputs_read = _Inputs(summaries=inputs, num_leading=min(leading_directions, len(basis)))
+    low_rank, shift, low_rank_penalty = _fit_low_rank(folds, weights, constant, inputs_read)
     return LinearForecast(
         basis=basis,
-        decays=np.asarray(DECAYS, np.float32),
+        decays=np.asarray(decays, np.float32),
         weights=weights,
-        inputs=INPUTS,
+        inputs=inputs,
         low_rank=low_rank,
         constant=constant + shift,
         penalties=(penalty, low_rank_penalty),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What the low-rank part reads: the first directions of some summaries."""
+
+    summaries: tuple[int, ...]
+    num_leading: int
+
+    def of(self, summaries: Vectors) -> Vectors:
+        """Return them side by side, (B, P)."""
+        return np.concatenate([summaries[index, :, : self.num_leading] for index in self.summaries], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +167,7 @@ class _Fold:
     first_rows: Rows
     target_rows: Rows
     basis: Vectors
+    decays: Vectors
 
     def blocks(self) -> Iterator[tuple[Vectors, Vectors]]:
         """Yield summaries (K + 1, B, D) and targets (B, D) in the eigenbasis."""
@@ -151,8 +181,7 @@ class _Fold:
 
     def _in_eigenbasis(self, first_rows: Rows, target_rows: Rows) -> tuple[Vectors, Vectors]:
         targets = np.asarray(self.vectors[target_rows], np.float32) @ self.basis
-        decays = np.asarray(DECAYS, np.float32)
-        return _summaries(self.vectors, first_rows, target_rows, self.basis, decays), targets
+        return _summaries(self.vectors, first_rows, target_rows, self.basis, self.decays), targets
 
 
 @dataclass
@@ -190,7 +219,7 @@ def _fit_weights(folds: list[_Fold]) -> tuple[Vectors, Vectors, float]:
 
 
 def _sums_of_directions(fold: _Fold) -> _Sums:
-    dim, num = len(fold.basis), len(DECAYS) + 1
+    dim, num = len(fold.basis), len(fold.decays) + 1
     sums = _Sums(np.zeros((dim, num, num)), np.zeros((num, dim)), np.zeros((num, dim)), np.zeros(dim))
     for summaries, targets in fold.blocks():
         for first in range(num):
@@ -216,27 +245,28 @@ def _solve_directions(sums: _Sums, penalty: float) -> tuple[Numbers, Numbers]:
     return weights, mean_y - (weights * mean_x).sum(axis=0)
 
 
-def _fit_low_rank(folds: list[_Fold], weights: Vectors, constant: Vectors) -> tuple[Vectors, Vectors, float]:
+def _fit_low_rank(
+    folds: list[_Fold], weights: Vectors, constant: Vectors, inputs: _Inputs
+) -> tuple[Vectors, Vectors, float]:
     """Return the low-rank matrix (P, D), what it adds to the constant (D,), and the penalty."""
-    num_leading = min(LEADING_DIRECTIONS, len(constant))
     samples = []
     for summaries, targets in map(_Fold.sample, folds):
         predictions = np.einsum("kbd,kd->bd", summaries, weights) + constant
-        samples.append((_side_by_side(summaries, INPUTS, num_leading), predictions, targets))
+        samples.append((inputs.of(summaries), predictions, targets))
 
     def cosine(fold: int, low_rank: Numbers, shift: Numbers) -> float:
         leading, predictions, targets = samples[fold]
         return float(cosines(predictions + leading @ low_rank.astype(np.float32) + shift, targets).sum())
 
-    return _best_fit([_sums_of_residual(fold, weights, constant, num_leading) for fold in folds], _solve_ridge, cosine)
+    return _best_fit([_sums_of_residual(fold, weights, constant, inputs) for fold in folds], _solve_ridge, cosine)
 
 
-def _sums_of_residual(fold: _Fold, weights: Vectors, constant: Vectors, num_leading: int) -> _Sums:
-    num, dim = num_leading * len(INPUTS), len(constant)
+def _sums_of_residual(fold: _Fold, weights: Vectors, constant: Vectors, inputs: _Inputs) -> _Sums:
+    num, dim = inputs.num_leading * len(inputs.summaries), len(constant)
     sums = _Sums(np.zeros((num, num)), np.zeros((num, dim)), np.zeros(num), np.zeros(dim))
     for summaries, targets in fold.blocks():
         residual = targets - constant - np.einsum("kbd,kd->bd", summaries, weights)
-        leading = _side_by_side(summaries, INPUTS, num_leading)
+        leading = inputs.of(summaries)
         sums.xx += leading.T @ leading
         sums.xy += leading.T @ residual
         sums.add_moments(leading.sum(axis=0, dtype=np.float64), residual)
@@ -319,10 +349,6 @@ def _compact(first_rows: Rows, target_rows: Rows) -> tuple[Rows, Rows, Rows]:
     is_read = np.cumsum(changes) > 0
     firsts = (np.cumsum(is_read) - 1)[first_rows - base]
     return np.flatnonzero(is_read) + base, firsts, firsts + target_rows - first_rows
-
-
-def _side_by_side(summaries: Vectors, inputs: tuple[int, ...], num_leading: int) -> Vectors:
-    return np.concatenate([summaries[index, :, :num_leading] for index in inputs], axis=1)
 
 
 def _parts(num: int) -> Iterator[slice]:

@@ -13,7 +13,7 @@ from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.optimiser import make_optimiser
 from lvm_pipeline.training.phases import Phase, train_spans
-from lvm_pipeline.training.settle import fitted_weighted_mean, model_config_for
+from lvm_pipeline.training.settle import fitted_linear_forecast, fitted_weighted_mean, model_config_for
 from lvm_pipeline.training.strategies import condition_of, extended, staged
 from lvm_pipeline.training.strategies._contract import Staging
 from lvm_pipeline.training.terms import AddedTerms, TermSources, added_terms
@@ -69,6 +69,9 @@ def assemble(
     weighted_mean = fitted_weighted_mean(data, train_spans(config, data))
     model = architecture.build(model_config)
     model.set_arithmetic(**weighted_mean)
+    if model.linear_forecast_options is not None:
+        fitted = fitted_linear_forecast(data, model.linear_forecast_options, mode=config.mode)
+        model.set_linear_forecast(vars(fitted))
     model = extended(model, config.trial).to(config.device)
     model.fit(torch.from_numpy(data.train_sample()).to(vectors.device))
     if config.compile:
@@ -76,7 +79,7 @@ def assemble(
     terms = added_terms(staging.terms, TermSources(model=model, vectors=vectors, data=data))
     return Assembly(
         staging=staging,
-        phases=tuple(_cut(phase, model.max_context) for phase in staging.phases),
+        phases=tuple(_adapted(phase, architecture, model) for phase in staging.phases),
         model_config=model_config,
         model=model,
         terms=terms,
@@ -87,9 +90,11 @@ def assemble(
     )
 
 
-def _cut(phase: Phase, max_context: int | None) -> Phase:
-    """Cut the spans once where every epoch sees the same."""
-    return phase if phase.draw is not None else replace(phase, spans=phase.spans.no_longer_than(max_context))
+def _adapted(phase: Phase, architecture: Architecture, model: LatentVectorModel) -> Phase:
+    """Cut the spans once where every epoch sees the same; a closed form has no epochs."""
+    if architecture.is_closed_form:
+        phase = replace(phase, epochs=0)
+    return phase if phase.draw is not None else replace(phase, spans=phase.spans.no_longer_than(model.max_context))
 
 
 def _optimiser(model: LatentVectorModel, terms: AddedTerms, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -1,14 +1,19 @@
 """What a training leaves open (`auto`, None), decided for its architecture, its data and this machine."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 
 from lvm_pipeline.architectures import _torch_internals
 from lvm_pipeline.architectures._contract import Architecture, ModelConfig, TrainingDefaults, config_with
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.measures.linear_forecast import LinearForecast, fit_linear_forecast
 from lvm_pipeline.measures.weighted_means import fit_context_mix
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import Spans, TrainingData
+from lvm_pipeline.training.trial import PLAIN
 
 DEFAULTS = {
     "articles": TrainingDefaults(batch_size=400, learning_rate=2e-3),
@@ -29,6 +34,8 @@ def settled(config: TrainingConfig, *, architecture: Architecture, is_leaking: b
     mode = config.mode if config.mode != "auto" else ("windows" if why_not_articles else "articles")
     if mode == "articles" and why_not_articles:
         raise LvmError(f"{why_not_articles}; train with mode windows.")
+    if architecture.is_closed_form and (config.strategy != PLAIN or config.ema_decay):
+        raise LvmError(f"{architecture.name} is solved in closed form; train it without a strategy and without EMA.")
     device = find_device(config.device)
     precision = config.precision
     if precision == "auto":
@@ -55,6 +62,20 @@ def fitted_weighted_mean(data: TrainingData, spans: Spans) -> dict[str, float]:
     """Return decay and article weight of the weighted mean of the context with the highest mean cosine on train."""
     mix = fit_context_mix(data.vectors, np.repeat(spans.first_rows, spans.num_targets), spans.target_rows())
     return {"decay": mix.decay, "article_weight": mix.article_weight}
+
+
+def fitted_linear_forecast(data: TrainingData, options: Mapping[str, Any], *, mode: str) -> LinearForecast:
+    """Return the linear forecast, fitted on the targets of the train split's sequences in a training's mode."""
+    spans = data.scored_spans("train", mode=mode)
+    target_rows = spans.target_rows()
+    return fit_linear_forecast(
+        data.vectors,
+        train_rows=data.train_rows(),
+        first_rows=np.repeat(spans.first_rows, spans.num_targets),
+        target_rows=target_rows,
+        articles=np.searchsorted(data.articles.first_rows, target_rows, side="right") - 1,
+        **options,
+    )
 
 
 def _why_not_articles(architecture: Architecture, *, is_leaking: bool) -> str | None:
