@@ -81,15 +81,15 @@ def then(*statements):
 SOURCES = {
     "missing_table": (
         lambda url: execute(url, "CREATE TABLE other (x int)"),
-        ("There is no table cpe_entry", "tables there: other", "lvm ingest FILE"),
+        ("There is no table cpe_entry", "tables: other", "lvm ingest FILE"),
     ),
     "missing_column": (
         then("ALTER TABLE cpe_entry RENAME COLUMN concept_text TO words"),
-        ("The table cpe_entry has no column concept_text", "words", "Rename one or make a view"),
+        ("The table cpe_entry has no column concept_text", "words", "Rename one or create a view"),
     ),
     "missing_vector_column": (
         broken(column="embedding"),
-        ("No column concept_vec holds vectors", "name it with LVM_VECTOR_COLUMN"),
+        ("There is no column concept_vec with vectors", "set LVM_VECTOR_COLUMN"),
     ),
     "no_rows": (then("DELETE FROM cpe_entry"), ("The table cpe_entry holds no rows", "lvm ingest FILE")),
     "missing_vectors": (

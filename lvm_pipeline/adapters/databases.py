@@ -1,7 +1,7 @@
-"""Which database is where: the source tables, Dagster's storage and MLflow's store.
+"""URLs of the databases: source tables, Dagster's storage, MLflow's store.
 
-On the embedded server these are three databases, because Dagster and MLflow both own a table `alembic_version`.
-URLs come with their password: they are handed to a driver or a child's environment, never printed (`shown`).
+On the embedded server these are three databases, because Dagster and MLflow both have a table `alembic_version`.
+URLs contain their password: they are passed to drivers and child environments, and never printed (see `shown`).
 """
 
 import time
@@ -27,10 +27,10 @@ CREATE_ATTEMPTS = 20
 def source_url(settings: Settings) -> str:
     """Return the `postgresql://` URL of the database with the source tables, for ADBC and psycopg.
 
-    It is `LVM_DATABASE_URL` where that is set; else the embedded server's, started if need be, with pgvector in it.
+    This is `LVM_DATABASE_URL`, or by default the embedded server with pgvector, started if needed.
 
     Raises:
-        LvmError: If the given URL is no Postgres URL, or the embedded server does not start.
+        LvmError: If the URL is no Postgres URL, or the embedded server does not start.
     """
     if settings.database_url is not None:
         return _plain_url(settings.database_url.get_secret_value(), SOURCE_VARIABLE)
@@ -38,12 +38,12 @@ def source_url(settings: Settings) -> str:
 
 
 def dagster_url(settings: Settings) -> str:
-    """Return the URL of Dagster's storage: `LVM_DAGSTER_DATABASE_URL` where that is set, else on the embedded server.
+    """Return the URL of Dagster's storage: `LVM_DAGSTER_DATABASE_URL`, or by default on the embedded server.
 
-    It names psycopg2: SQLAlchemy 2.1 takes psycopg 3 for a bare URL, with which dagster-postgres fails on every event.
+    The driver is psycopg2: the default of SQLAlchemy 2.1, psycopg 3, fails in dagster-postgres on every event.
 
     Raises:
-        LvmError: If the given database cannot be used, or the embedded server does not start.
+        LvmError: If the database cannot be used, or the embedded server does not start.
     """
     if settings.dagster_database_url is None:
         return _with_driver(_embedded_url(settings, DAGSTER_DATABASE), "psycopg2")
@@ -53,29 +53,29 @@ def dagster_url(settings: Settings) -> str:
 
 
 def mlflow_url(settings: Settings) -> str:
-    """Return the URL of MLflow's store on the embedded server, psycopg2 named as for Dagster."""
+    """Return the URL of MLflow's store on the embedded server, with psycopg2 as for Dagster."""
     return _with_driver(_embedded_url(settings, MLFLOW_DATABASE), "psycopg2")
 
 
 def check_connection(url: str, *, variable: str = SOURCE_VARIABLE) -> None:
-    """Connect once to the database that a variable names, so that a wrong URL fails at once, with one sentence.
+    """Connect once to the database in a variable, so that a wrong URL fails at once.
 
     Raises:
-        LvmError: If there is no server, no such database, or the user or password is refused.
+        LvmError: If there is no server or database, or the user or password is refused.
     """
     try:
         with psycopg.connect(url, connect_timeout=CONNECT_SECONDS):
             pass
     except psycopg.OperationalError as error:
         raise LvmError(_connection_problem(url, str(error), variable)) from None
-    except psycopg.ProgrammingError:  # libpq's words would quote the URL
+    except psycopg.ProgrammingError:  # libpq's message contains the URL
         raise LvmError(
-            f"The URL of {shown(url)} cannot be understood; percent-encode special characters in {variable}."
+            f"The URL of {shown(url)} is invalid; percent-encode special characters in {variable}."
         ) from None
 
 
 def shown(url: str) -> str:
-    """Return a URL as it may be printed: without its password and options."""
+    """Return a URL without its password and options, for printing."""
     parts = urlsplit(url)
     user = f"{parts.username}@" if parts.username else ""
     port = f":{parts.port}" if parts.port else ""
@@ -83,14 +83,14 @@ def shown(url: str) -> str:
 
 
 def _plain_url(url: str, variable: str) -> str:
-    """Drop the driver from a SQLAlchemy URL; libpq, under psycopg and ADBC, knows only `postgresql://`."""
+    """Drop the driver from a SQLAlchemy URL; psycopg and ADBC accept only `postgresql://`."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
-        raise LvmError(f"{variable} is no Postgres URL; write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE.")
+        raise LvmError(f"{variable} is not a Postgres URL; write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE.")
     try:
         urlsplit(url).port  # noqa: B018 - raises where the port is no number
     except ValueError:
-        raise LvmError(f"{variable} has a port that is no number; percent-encode / : @ in its password.") from None
+        raise LvmError(f"{variable} has an invalid port; percent-encode / : @ in its password.") from None
     return f"postgresql://{rest}"
 
 
@@ -105,7 +105,7 @@ def _embedded_url(settings: Settings, database: str, *, extension: str | None = 
 
 
 def create_database(server: embedded_postgres.Server, database: str, *, extension: str | None = None) -> None:
-    """Make a database and an extension in it where they are missing; two processes may do so at once."""
+    """Create a database and an extension if they are missing; two processes may do so at once."""
     with psycopg.connect(server.url("postgres"), autocommit=True, connect_timeout=CONNECT_SECONDS) as connection:
         known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone()
         if known is None:
@@ -139,7 +139,7 @@ def _create_extension(connection: psycopg.Connection, extension: str) -> None:
 
 
 def _connection_problem(url: str, message: str, variable: str) -> str:
-    """Turn libpq's words into one sentence with what to do."""
+    """Convert libpq's message to one sentence with what to do."""
     where = shown(url)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     reason = lines[-1].removeprefix("connection failed: ") if lines else "no reason given"

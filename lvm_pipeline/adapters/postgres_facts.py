@@ -1,4 +1,4 @@
-"""What a Postgres says of itself, for people who look for a fault; changes nothing."""
+"""Facts about a Postgres server, for `lvm doctor`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SELECT current_setting('server_version') AS version,
 
 @dataclass(frozen=True, kw_only=True)
 class ServerFacts:
-    """Version of the server, of the pgvector in the database, and of the one that could be put in it."""
+    """Versions of the server, of pgvector in the database, and of pgvector available on the server."""
 
     where: str
     version: str
@@ -27,7 +27,7 @@ class ServerFacts:
 
 
 def server_facts(url: str) -> ServerFacts:
-    """Connect to a database and return what its server is.
+    """Connect to a database and return the facts about its server.
 
     Raises:
         LvmError: If it cannot be reached.
@@ -38,7 +38,7 @@ def server_facts(url: str) -> ServerFacts:
 
 
 def size_bytes(url: str, tables: Sequence[str]) -> int:
-    """Return what tables take on the server's disk, with their vectors and indexes; a view takes nothing."""
+    """Return the size of tables on disk, including vectors and indexes; 0 for views."""
     names = [table_identifier(name).as_string(None) for name in tables]
     query = "SELECT coalesce(sum(pg_total_relation_size(to_regclass(name))), 0)::bigint FROM unnest(%s::text[]) AS name"
     return _answer(url, query, names)[0][0]
@@ -60,6 +60,4 @@ def _answer(url: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
             return connection.execute(query.encode(), parameters).fetchall()
     except psycopg.Error as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise LvmError(
-            f"The database at {databases.shown(url)} could not answer ({reason}); look at its log."
-        ) from None
+        raise LvmError(f"A query of the database at {databases.shown(url)} failed ({reason}); see its log.") from None

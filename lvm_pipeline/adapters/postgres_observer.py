@@ -1,4 +1,4 @@
-"""Say whether the source tables changed, from counts, the newest row and a hash of the content made by the server."""
+"""Detect changes of the source tables by counts, the newest row and a content hash computed by the server."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ NULL = "\x1e"
 
 @dataclass(frozen=True, kw_only=True)
 class SourceState:
-    """The selected rows of the source at one moment.
+    """State of the selected rows of the source.
 
-    `content_hash` does not depend on the order in which rows lie in the table: it is a sum over rows,
-    so it changes with any value of any row, and with a row that comes twice.
+    `content_hash` is a sum over rows: it does not depend on their order, but changes with any value of any row, and if
+    a row is repeated.
     """
 
     source: str
@@ -31,7 +31,7 @@ class SourceState:
 
     @property
     def data_version(self) -> str:
-        """One text that differs when the rows do, wherever the server is."""
+        """Hash of the rows' state, the same on any server."""
         rows = {name: value for name, value in asdict(self).items() if name != "source"}
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
 
@@ -41,7 +41,7 @@ class SourceState:
 
 
 def observe(reader: PostgresReader) -> SourceState:
-    """Look at the selected rows; one pass of the server over them, nothing of them is transferred.
+    """Return the state of the selected rows; the server reads them once and transfers none.
 
     Raises:
         LvmError: If the source cannot be read, or no row passes the filter.

@@ -1,7 +1,7 @@
-"""The questions the reader asks of Postgres: which rows, how a rule orders them, and all of them in order.
+"""The queries of the reader: which rows there are, how a rule orders them, and all of them in order.
 
-Names come from settings and are quoted; the one value, the filter, stands in a session variable, because a query with
-parameters is not streamed by the driver.
+Names come from settings and are quoted. The only value, the filter, is in a session variable, because the driver does
+not stream queries with parameters.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ Key = tuple[sql.Composable, sql.Composable | None]  # SQL of article and positio
 
 
 def rows_of(tables: Tables, *, is_filtered: bool, with_vectors: bool = False) -> sql.Composable:
-    """Return `FROM ... WHERE ...` of the selected rows; with their vectors, missing ones too, where asked."""
+    """Return `FROM ... WHERE ...` of the selected rows, with `with_vectors` joined to their vectors, if any."""
     join = sql.SQL("")
     if with_vectors and tables.vectors is not None:
         is_one_type = tables.vectors.types["cpe_id"] == tables.entry.types["cpe_id"]
@@ -36,7 +36,7 @@ def rows_of(tables: Tables, *, is_filtered: bool, with_vectors: bool = False) ->
 
 
 def sources_query(entry: Table) -> sql.Composable:
-    """Count the rows of each dataset source; one row with a null source where the table has no such column."""
+    """Count the rows of each dataset source; one row with a null source if the table has no such column."""
     if FILTER_COLUMN not in entry.types:
         return sql.SQL("SELECT NULL::text AS name, count(*) AS num_rows FROM {} e").format(entry.identifier)
     return sql.SQL("SELECT e.{}::text AS name, count(*) AS num_rows FROM {} e GROUP BY 1 ORDER BY 2 DESC, 1").format(
@@ -45,7 +45,7 @@ def sources_query(entry: Table) -> sql.Composable:
 
 
 def spaces_query(tables: Tables, rows: sql.Composable) -> sql.Composable:
-    """Count the vectors of each space id; a space that is not told is null."""
+    """Count the vectors of each space id; undeclared ones under null."""
     holder = tables.holder("space_id")
     space = sql.SQL("NULLIF({}::text, '')").format(holder.column("space_id")) if holder else sql.SQL("NULL::text")
     vector = tables.vector_home.column(tables.vector_column)
@@ -55,7 +55,7 @@ def spaces_query(tables: Tables, rows: sql.Composable) -> sql.Composable:
 
 
 def packed_codes_query(entry: Table, rows: sql.Composable) -> sql.Composable | None:
-    """Count how many packed TMD codes fit which packing; None where the table has no packed codes."""
+    """Count the packed TMD codes by packing; None if the table has no packed codes."""
     if not {"tmd_bits", *CODE_COLUMNS.values()} <= set(entry.types):
         return None
     bits = sql.SQL("{}::bigint & 65535").format(entry.column("tmd_bits"))
@@ -106,7 +106,7 @@ def tied_query(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Compo
 
 
 def mixed_query(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Composable | None:
-    """List article keys under which a witness has several values; None where the table has no witness."""
+    """List article keys under which a witness has several values; None if the table has no witness."""
     kinds = entry.kinds()
     witnesses = [part for part in rule.witnesses if part.column in kinds]
     if not witnesses:

@@ -1,8 +1,8 @@
-"""Read the source tables over ADBC: counted by aggregate queries, streamed in order, all from one snapshot."""
+"""Read the source tables over ADBC, in order and from one snapshot."""
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +30,7 @@ DATABASE_ERRORS = (adbc_driver_manager.Error, pa.ArrowException, OSError)
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which rows are extracted: one dataset source, or every row where the table names none."""
+    """The extracted rows: one dataset source, or every row if the table has none."""
 
     dataset_source: str | None
     num_rows: int
@@ -43,10 +43,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class PostgresReader:
-    """Where the source tables are and which of their rows are wanted; nothing is connected before `open`.
+    """The source tables and the selection of rows; `open` connects.
 
-    `url` is a `postgresql://` URL. Table names may name a schema (`SCHEMA.TABLE`). Without a `dataset_source` it is
-    `user_input` where that has rows, else the only one there is.
+    `url` is a `postgresql://` URL. Table names may contain a schema (`SCHEMA.TABLE`). The default `dataset_source` is
+    `user_input` if that has rows, else the only one.
     """
 
     url: str = field(repr=False)
@@ -55,16 +55,13 @@ class PostgresReader:
     vector_column: str = "concept_vec"
     dataset_source: str | None = None
 
-    def open(self) -> AbstractContextManager["PostgresTable"]:
+    @contextmanager
+    def open(self) -> Iterator["PostgresTable"]:
         """Connect, and hold one read-only snapshot until the block ends.
 
         Raises:
             LvmError: If the database cannot be reached, or a table or column is missing.
         """
-        return self._open()
-
-    @contextmanager
-    def _open(self) -> Iterator["PostgresTable"]:
         with _connection(self.url) as connection, connection.cursor() as cursor:
             cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(BATCH_BYTES)})
             with _database_errors(self.url):
@@ -81,7 +78,7 @@ class PostgresReader:
 
 @dataclass(frozen=True)
 class _Query:
-    """Runs a query on the open connection; errors come back as sentences."""
+    """Runs queries on the open connection and converts errors to `LvmError`."""
 
     cursor: Any
     url: str
@@ -93,7 +90,7 @@ class _Query:
             return self.cursor.fetch_arrow_table().to_pylist()
 
     def stream(self, query: sql.Composable) -> Iterator[pa.RecordBatch]:
-        """Yield record batches while the server still sorts and sends."""
+        """Yield record batches as the server sends them."""
         with _database_errors(self.url):
             self.cursor.execute(query.as_string(None))
             yield from self.cursor.fetch_record_batch()
@@ -123,7 +120,7 @@ class PostgresTable:
         )
 
     def examine(self, rule: OrderRule) -> KeyFacts:
-        """Count what decides whether a rule orders the rows; offenders are only looked for where there are some."""
+        """Count what a rule depends on; ambiguous articles are listed only if there are any."""
         entry, rows = self.tables.entry, self.rows()
         counts = self.query(postgres_queries.key_query(rule, entry, rows))[0]
         is_keyed = counts["num_keyed"] == self.selection.num_rows
@@ -171,17 +168,15 @@ class PostgresTable:
             return pa.nulls(len(column), SOURCE_SCHEMA.field("tmd_dense").type)
         name, type_name = f"{holder.name}.tmd_dense", holder.types["tmd_dense"]
         if type_name not in READABLE_TYPES:
-            raise LvmError(
-                f"{name} has the type {type_name}, which is read as no vector; it should be vector or real[]."
-            )
+            raise LvmError(f"{name} has the type {type_name}, which cannot be read as vectors; use vector or real[].")
         return parse_tmd(parse_vectors(column, type_name=type_name, cpe_ids=cpe_ids, name=name), name=name)
 
 
 def _select(query: _Query, tables: Tables, wanted: str | None) -> Selection:
-    """Decide on the filter and keep its value in the session.
+    """Choose the dataset source and store it in a session variable.
 
     Raises:
-        LvmError: If no row passes, or nothing says which of several sources is meant; lists what exists.
+        LvmError: If no row passes, or there are several sources to choose from; lists them.
     """
     entry = tables.entry
     counts = {row["name"]: row["num_rows"] for row in query(postgres_queries.sources_query(entry))}
@@ -237,8 +232,8 @@ def _connection(url: str) -> adbc_driver_postgresql.dbapi.Connection:
     try:
         return adbc_driver_postgresql.dbapi.connect(timed)
     except adbc_driver_manager.Error:
-        databases.check_connection(url)  # says what is wrong in a sentence
-        raise LvmError(f"The database at {databases.shown(url)} cannot be read over ADBC; look at its log.") from None
+        databases.check_connection(url)  # raises a precise error
+        raise LvmError(f"The database at {databases.shown(url)} cannot be read over ADBC; see its log.") from None
 
 
 @contextmanager
@@ -249,5 +244,5 @@ def _database_errors(url: str) -> Iterator[None]:
         reason = str(error).partition("Query was:")[0].split("ERROR:")[-1].strip().splitlines()
         words = reason[0].strip() if reason else "no reason given"
         raise LvmError(
-            f"The database at {databases.shown(url)} could not answer ({words}); put that right and try again."
+            f"A query of the database at {databases.shown(url)} failed ({words}); correct this and try again."
         ) from None

@@ -1,4 +1,4 @@
-"""What a Postgres catalogue says of the source tables, and their names as safe SQL."""
+"""Columns and types of the source tables, from the Postgres catalogue, and their quoted names."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ TABLES_QUERY = """
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table by the name a person gave it, with the Postgres type of each column."""
+    """A table with the Postgres type of each column; `name` as in the settings."""
 
     name: str
     alias: str
@@ -45,7 +45,7 @@ class Table:
         return table_identifier(self.name)
 
     def column(self, name: str) -> sql.Composable:
-        """The quoted column, with the table's alias before it."""
+        """The quoted column with the table's alias."""
         return sql.Identifier(self.alias, name)
 
     def kinds(self) -> dict[str, ColumnKind]:
@@ -55,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """The entry table and where its vectors are: `vectors` is None where the entry table holds them itself."""
+    """The entry table and the table of vectors; `vectors` is None if the entry table contains them."""
 
     entry: Table
     vectors: Table | None
@@ -68,7 +68,7 @@ class Tables:
 
     @property
     def vector_name(self) -> str:
-        """Table and column of the vectors, for sentences."""
+        """Table and column of the vectors, for messages."""
         return f"{self.vector_home.name}.{self.vector_column}"
 
     def holder(self, column: str) -> Table | None:
@@ -84,23 +84,23 @@ def table_identifier(name: str) -> sql.Identifier:
     """
     parts = NAME_PART.findall(name)
     if not 1 <= len(parts) <= 3 or ".".join(parts) != name:
-        raise LvmError(f"{name!r} is no table name; write it as TABLE or SCHEMA.TABLE.")
+        raise LvmError(f"{name!r} is not a table name; write it as TABLE or SCHEMA.TABLE.")
     return sql.Identifier(*(part[1:-1].replace('""', '"') if part[0] == '"' else part for part in parts))
 
 
 def find_tables(query: Query, *, entry_table: str, vector_table: str, vector_column: str) -> Tables:
-    """Look the tables up and see that they have what no extraction can do without.
+    """Find the tables and check that they have the required columns.
 
     Raises:
-        LvmError: If the entry table or a required column is missing, or the vector column has a type that holds no
-            vectors; names table, column and the columns that are there.
+        LvmError: If the entry table or a required column is missing, or the type of the vector column cannot be read;
+            lists the existing tables or columns.
     """
     entry = _find_table(query, entry_table, "e")
     if entry is None:
         there = ", ".join(row["name"] for row in query(TABLES_QUERY)) or "none"
         raise LvmError(
-            f"There is no table {entry_table} in the database (tables there: {there}); "
-            "load concepts with `lvm ingest FILE` or name the table with LVM_ENTRY_TABLE."
+            f"There is no table {entry_table} in the database (tables: {there}); "
+            "load concepts with `lvm ingest FILE` or set LVM_ENTRY_TABLE."
         )
     for column in ("cpe_id", "concept_text"):
         _require(entry, column)
@@ -112,15 +112,15 @@ def find_tables(query: Query, *, entry_table: str, vector_table: str, vector_col
     else:
         there = f"{vector_table} has {_listed(vectors)}" if vectors else f"there is no table {vector_table}"
         raise LvmError(
-            f"No column {vector_column} holds vectors: {there}, and {entry_table} has {_listed(entry)}; "
-            "name it with LVM_VECTOR_COLUMN and its table with LVM_VECTOR_TABLE."
+            f"There is no column {vector_column} with vectors: {there}, and {entry_table} has {_listed(entry)}; "
+            "set LVM_VECTOR_COLUMN and LVM_VECTOR_TABLE."
         )
     tables = Tables(entry=entry, vectors=vectors, vector_column=vector_column)
     type_name = tables.vector_home.types[vector_column]
     if type_name not in READABLE_TYPES:
         raise LvmError(
-            f"{tables.vector_name} has the type {type_name}, which is read as no vector; "
-            "it should be vector, halfvec, real[], double precision[] or JSON text."
+            f"{tables.vector_name} has the type {type_name}, which cannot be read as vectors; "
+            "use vector, halfvec, real[], double precision[] or JSON text."
         )
     return tables
 
@@ -133,7 +133,7 @@ def _find_table(query: Query, name: str, alias: str) -> Table | None:
 def _require(table: Table, column: str) -> None:
     if column not in table.types:
         raise LvmError(
-            f"The table {table.name} has no column {column}; it has {_listed(table)}. Rename one or make a view."
+            f"The table {table.name} has no column {column}; it has {_listed(table)}. Rename one or create a view."
         )
 
 

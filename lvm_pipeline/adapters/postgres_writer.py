@@ -39,9 +39,9 @@ Types = dict[str, str]  # column -> name of its Postgres type
 
 @dataclass(frozen=True)
 class PostgresWriter:
-    """Where the source tables are; nothing is connected before a call, and each call connects once.
+    """Writes to the source tables; each call connects once.
 
-    `url` is a `postgresql://` URL, or SQLAlchemy's form that names a driver too. Table names may name a schema.
+    `url` is a `postgresql://` URL, with or without a SQLAlchemy driver. Table names may contain a schema.
     """
 
     url: str = field(repr=False)
@@ -50,10 +50,10 @@ class PostgresWriter:
     vector_column: str = "concept_vec"
 
     def state(self, dataset_source: str) -> TableState:
-        """Return what the tables hold of a dataset source; nothing where there are no tables yet.
+        """Return the rows of a dataset source; empty if there are no tables yet.
 
         Raises:
-            LvmError: If the database cannot be reached, has no pgvector, or its tables cannot take what is loaded.
+            LvmError: If the database cannot be reached, has no pgvector, or its tables lack a column or permission.
         """
         with self._connection() as connection:
             _require_pgvector(connection)
@@ -66,10 +66,10 @@ class PostgresWriter:
             return self._state(connection, entry_types, dataset_source)
 
     def write(self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str) -> int:
-        """Insert all batches in one transaction and return the number of rows; makes the tables where there are none.
+        """Insert all batches in one transaction and return the number of rows; creates missing tables.
 
         Raises:
-            LvmError: If the database refuses a row; then none was inserted.
+            LvmError: If the database rejects a row; then none is inserted.
         """
         with self._connection() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK_KEY])
@@ -85,12 +85,12 @@ class PostgresWriter:
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection]:
-        """Open one transaction that is committed when the block ends well; database errors come back as sentences."""
+        """Open a transaction, committed if the block succeeds, and convert database errors to `LvmError`."""
         url = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", self.url)
         try:
             connection = psycopg.connect(url, connect_timeout=CONNECT_SECONDS)
         except psycopg.Error:
-            databases.check_connection(url)  # says what is wrong
+            databases.check_connection(url)  # raises a precise error
             raise LvmError(f"The database at {databases.shown(url)} could not be reached; try again.") from None
         try:
             with connection:
@@ -100,7 +100,7 @@ class PostgresWriter:
         except postgres_errors.InsufficientPrivilege as error:
             reason = error.diag.message_primary
             raise LvmError(
-                f"The database user may not do this at {databases.shown(url)} ({reason}); grant it."
+                f"The database user lacks a privilege at {databases.shown(url)} ({reason}); grant it."
             ) from None
         except psycopg.Error as error:
             reason = error.diag.message_primary or str(error).split("\n", 1)[0]
@@ -120,7 +120,7 @@ class PostgresWriter:
         return _column_types(connection, self.entry_table), _column_types(connection, self.vector_table)
 
     def _require_columns(self, entry_types: Types, vector_types: Types) -> None:
-        """See that both tables have the columns that are written, in types that can take them."""
+        """Check that both tables have the columns that are written, with compatible types."""
         vector_needs = ("cpe_id", self.vector_column, "space_id")
         entry_needs = ("cpe_id", "concept_text", "dataset_source", "document_id", "sequence_index")
         for table, types, needs in (
@@ -224,10 +224,10 @@ class PostgresWriter:
 
 
 def vector_rows(cpe_ids: Sequence[str], vectors: NDArray[np.float32], *, space_id: str, is_uuid: bool) -> bytes:
-    """Return rows of cpe_id, vector and space id as binary COPY wants them, made as one array of fixed-size records.
+    """Return rows of cpe_id, vector and space id in the format of binary COPY.
 
     Args:
-        cpe_ids: Canonical UUIDs, one a row.
+        cpe_ids: Canonical UUIDs, one per row.
         vectors: Shape (n, D).
         space_id: The same in each row.
         is_uuid: Whether the column cpe_id is a uuid; else it is text.
@@ -254,7 +254,7 @@ def vector_rows(cpe_ids: Sequence[str], vectors: NDArray[np.float32], *, space_i
 
 
 def _batch_id(article_id: str) -> str:
-    """Return the article's id where it is a UUID, else a UUID that stands for it."""
+    """Return the article's id if it is a UUID, else a UUID derived from it."""
     try:
         return str(uuid.UUID(article_id))
     except ValueError:
@@ -291,7 +291,7 @@ def _require_pgvector(connection: psycopg.Connection) -> None:
 
 def _require_create(connection: psycopg.Connection) -> None:
     if not _value(connection, "SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)"):
-        raise LvmError("The database has no source tables and its user may not make them; grant CREATE on the schema.")
+        raise LvmError("The database has no source tables, and its user cannot create any; grant CREATE on the schema.")
 
 
 def _value(connection: psycopg.Connection, query: str, parameters: Sequence[str] = ()) -> object:

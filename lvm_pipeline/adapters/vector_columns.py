@@ -1,4 +1,4 @@
-"""Vectors as databases keep them, to float32 lists: pgvector's binary form, arrays of numbers, JSON text.
+"""Convert the vectors of databases to float32 lists: pgvector's binary form, arrays of numbers, JSON text.
 
 Shapes: n = rows of a batch, D = vector width.
 """
@@ -24,16 +24,16 @@ READABLE_TYPES = (*PGVECTOR_NUMBERS, *ARRAY_TYPES, *CAST_ARRAY_TYPES, *JSON_TYPE
 def parse_vectors(
     column: pa.Array, *, type_name: str, cpe_ids: Sequence[str] | pa.Array, name: str
 ) -> pa.LargeListArray:
-    """Turn a column as the driver gives it into float32 lists; a missing vector stays null, a missing number is NaN.
+    """Convert a column to float32 lists; missing vectors are null, missing numbers NaN.
 
     Args:
-        column: The column, n rows.
-        type_name: Postgres' name of its type, one of `READABLE_TYPES`.
+        column: The column as read by the driver, n rows.
+        type_name: Its Postgres type, one of `READABLE_TYPES`.
         cpe_ids: Concept of each row, for the error.
         name: Table and column, for the error.
 
     Raises:
-        LvmError: If a JSON text is no list of numbers; names the concept.
+        LvmError: If a JSON text is not a list of numbers; names the concept.
     """
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
@@ -45,7 +45,7 @@ def parse_vectors(
 
 
 def parse_tmd(lists: pa.LargeListArray, *, name: str) -> pa.ListArray:
-    """See that every TMD vector has 16 numbers; null stays null.
+    """Check that every TMD vector has 16 numbers or is null.
 
     Raises:
         LvmError: If one has another width.

@@ -1,8 +1,8 @@
 """Concepts that repeat the text or the vector of an earlier one, and the policy that drops them.
 
-Texts and vectors are compared by Python's own 64-bit hash of them (SipHash, so no data can be made to collide), and
-memory holds that and not the table: among a million concepts the odds that two different ones share a hash are below
-one in ten million. The hashes differ from process to process and are never stored.
+Texts and vectors are compared by Python's 64-bit hash (SipHash, for which collisions cannot be constructed), so that
+the table is not held in memory. Among a million concepts, the probability of a collision is below one in ten million.
+The hashes differ between processes and are never stored.
 
 Shapes: n = rows of a batch, D = vector width.
 """
@@ -25,7 +25,7 @@ def vector_hashes(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 class DuplicateFilter:
-    """Keeps the first of all concepts with one text or one vector; `dropped` lists the others as they come."""
+    """Keeps the first of all concepts with the same text or vector; `dropped` lists the others."""
 
     def __init__(self) -> None:
         """Start with no concept seen."""
@@ -36,7 +36,7 @@ class DuplicateFilter:
         self._num_seen = 0
 
     def keep(self, cpe_ids: pa.Array, texts: Sequence[str | None], vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Say which of the next rows are kept, shape (n,).
+        """Return which of the next rows are kept, shape (n,).
 
         Args:
             cpe_ids: Ids of the rows.
@@ -60,8 +60,4 @@ class DuplicateFilter:
         return kept
 
     def _id(self, row: int) -> str:
-        for ids in self._ids:
-            if row < len(ids):
-                return ids[row].as_py()
-            row -= len(ids)
-        raise AssertionError("a row that was never seen")
+        return pa.chunked_array(self._ids)[row].as_py()

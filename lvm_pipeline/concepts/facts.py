@@ -1,7 +1,7 @@
-"""What the invariants need to know of a concept table, gathered in one pass over its row groups.
+"""The facts about a concept table that its invariants check, collected in one pass over its row groups.
 
-A few numbers a row are kept (ids, positions, norms, hashes), never texts or vectors, so memory does not grow with the
-width of the vectors.
+A few numbers per row are kept (ids, positions, norms, hashes), but no texts or vectors, so memory does not depend on
+the width of the vectors.
 
 Shapes: N = concepts in the table, A = articles, D = vector width, n = rows of a row group.
 """
@@ -35,11 +35,11 @@ COLUMNS = ("row", "cpe_id", "article_id", "article_index", "position", "concept_
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptFacts:
-    """One concept table in numbers.
+    """Facts about a concept table.
 
     Attributes:
-        metadata: What the file says of itself.
-        source_findings: What the extraction found in the source.
+        metadata: Metadata of the file.
+        source_findings: Findings of the extraction.
         cpe_ids: Id of each concept, N of them.
         article_ids: Ids of the articles by first appearance, A of them.
         article_codes: Index into `article_ids` of each concept, shape (N,).
@@ -182,7 +182,7 @@ def _require_columns(path: Path, schema: pa.Schema, vector_dim: int) -> None:
 
 
 def _vector_facts(column: pa.Array) -> _VectorFacts:
-    """Look at the vectors of one row group; rows of different widths are looked at width by width."""
+    """Return the facts about the vectors of one row group, of any widths."""
     widths = column.value_lengths().fill_null(-1).to_numpy().astype(np.int32)
     facts = _VectorFacts(
         widths=widths,

@@ -1,6 +1,5 @@
 """Read a Parquet file with vectors as a source of concepts, without loading it into the table. It is held in memory."""
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lvm_pipeline.concepts.ordering import AmbiguousArticle, ColumnKind, KeyFacts, OrderRule
+from lvm_pipeline.concepts.ordering import ColumnKind, KeyFacts, OrderRule
 from lvm_pipeline.concepts.reader import SOURCE_SCHEMA, SourceDescription
-from lvm_pipeline.findings import MAX_LISTED
 from lvm_pipeline.source.parquet import read_parquet
 from lvm_pipeline.source.records import BadInputError, SourceRecords
 
@@ -21,7 +19,7 @@ KEY_COLUMNS = {"document_id": ColumnKind.TEXT, "sequence_index": ColumnKind.INTE
 
 @dataclass(frozen=True)
 class ParquetReader:
-    """Where the file is; its columns are those of `lvm ingest`."""
+    """A Parquet file with the columns of `lvm ingest`."""
 
     path: Path
 
@@ -56,35 +54,16 @@ class ParquetTable:
         )
 
     def examine(self, rule: OrderRule) -> KeyFacts:
-        """Count articles, their first positions, and positions that hold different texts."""
-        texts: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
-        for concept in self.records.concepts:
-            texts[concept.article_id][concept.position].add(concept.text)
-        firsts = Counter(min(positions) for positions in texts.values())
-        lengths = Counter(concept.article_id for concept in self.records.concepts)
-        tied = tuple(
-            AmbiguousArticle(article_id=article_id, num_rows=lengths[article_id], num_distinct=len(positions))
-            for article_id, positions in texts.items()
-            if any(len(found) > 1 for found in positions.values())
-        )
-        return KeyFacts(
-            num_rows=len(self.records.concepts),
-            num_keyed=len(self.records.concepts),
-            num_articles=len(texts),
-            num_from_zero=firsts[0],
-            num_from_one=firsts[1],
-            num_tied=len(tied),
-            tied=tied[:MAX_LISTED],
-        )
+        """Count rows and articles; `read_parquet` refuses positions that repeat, have a gap or do not start at 0."""
+        num_rows, num_articles = len(self.records.concepts), len({each.article_id for each in self.records.concepts})
+        return KeyFacts(num_rows=num_rows, num_keyed=num_rows, num_articles=num_articles, num_from_zero=num_articles)
 
     def read_batches(self, rule: OrderRule) -> Iterator[pa.RecordBatch]:
-        """Give all rows by article and position, batch by batch."""
+        """Yield all rows by article and position, batch by batch."""
         concepts, read_vectors = self.records.concepts, self.records.read_vectors
         assert read_vectors is not None
         vectors = np.concatenate([block for _, block in read_vectors([concept.number for concept in concepts])])
-        order = sorted(
-            range(len(concepts)), key=lambda i: (concepts[i].article_id, concepts[i].position, concepts[i].cpe_id)
-        )
+        order = sorted(range(len(concepts)), key=lambda row: (concepts[row].article_id, concepts[row].position))
         for start in range(0, len(order), BATCH_ROWS):
             yield self._batch(order[start : start + BATCH_ROWS], vectors)
 

@@ -1,4 +1,4 @@
-"""Read a stream of source rows ahead, cut it into whole articles, and number the concepts of each.
+"""Prefetch a stream of source rows, regroup it into whole articles, and number their concepts.
 
 Shapes: n = rows, all of whole articles.
 """
@@ -16,7 +16,7 @@ LARGEST_POSITION = np.iinfo(np.int32).max
 
 
 def read_ahead(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield what `batches` yields, while a thread waits for the next one: the source sorts and sends meanwhile."""
+    """Yield the batches, prefetching the next one in a thread."""
     iterator = iter(batches)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as executor:
         coming = executor.submit(next, iterator, None)
@@ -26,7 +26,7 @@ def read_ahead(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def whole_articles(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Regroup batches, in which each article is one run, so that each article lies whole in one batch."""
+    """Regroup batches, in which each article is one run, so that no article is split between two batches."""
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
         if not batch.num_rows:
@@ -43,7 +43,7 @@ def whole_articles(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch
 
 
 def article_starts(article_ids: pa.Array) -> NDArray[np.int64]:
-    """Find the row at which each run of one article begins; at least one row."""
+    """Return the first row of each run of an article."""
     return np.flatnonzero(np.diff(article_ids.dictionary_encode().indices.to_numpy(), prepend=-1))
 
 
@@ -57,23 +57,23 @@ def number_by_rank(starts: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArra
 def number_by_source(
     starts: NDArray[np.int64], source_positions: NDArray[np.int64], kept: NDArray[np.bool_], *, first_position: int
 ) -> NDArray[np.int64]:
-    """Keep the source's numbers, from 0, and close up only where a concept was dropped, so that a gap stays one.
+    """Number rows by their source positions, from 0; gaps are kept, except those of dropped concepts.
 
     Args:
         starts: First row of each article.
-        source_positions: Number in the source, ascending inside an article, shape (n,).
-        kept: Which rows stay, shape (n,).
-        first_position: Number of the first concept in the source, 0 or 1.
+        source_positions: Position in the source, ascending inside an article, shape (n,).
+        kept: Which rows are kept, shape (n,).
+        first_position: Position of the first concept in the source, 0 or 1.
 
     Returns:
-        Number of each row, shape (n,); that of dropped rows means nothing.
+        Number of each row, shape (n,); undefined for dropped rows.
 
     Raises:
-        LvmError: If a number is too large to be counted.
+        LvmError: If a position does not fit int32.
     """
     positions = source_positions - first_position
     if len(positions) and np.abs(positions).max() > LARGEST_POSITION:
-        raise LvmError(f"A position of {np.abs(positions).max()} counts no concepts; name another LVM_POSITION_COLUMN.")
+        raise LvmError(f"A position of {np.abs(positions).max()} is too large; set another LVM_POSITION_COLUMN.")
     if kept.all():
         return positions
     is_start = np.zeros(len(kept), np.bool_)

@@ -1,4 +1,4 @@
-"""What this stage asks of a source table; `adapters/postgres_reader.py` answers it.
+"""The interface of a source table; implemented by `adapters/postgres_reader.py` and `file_reader.py`.
 
 Shapes: D = vector width.
 """
@@ -14,8 +14,8 @@ from lvm_pipeline.concepts.ordering import ColumnKind, KeyFacts, OrderRule
 
 TMD_DIM = 16
 
-# Batches as they come from a source: ordered by the rule, so each article is one unbroken run. `source_position` is
-# null where positions only rank. `vector` is null where it is missing; its width may differ from row to row.
+# Schema of the batches of a source, ordered by the rule, so that each article is one unbroken run. `source_position` is
+# null if positions only rank. `vector` may be null, and its width may differ between rows.
 SOURCE_SCHEMA = pa.schema(
     [
         pa.field("cpe_id", pa.string()),
@@ -36,9 +36,9 @@ SOURCE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class PackedCodes:
-    """How many rows hold TMD codes twice, as three columns and packed, and how many of those fit each packing.
+    """Counts of rows with TMD codes as three columns and packed.
 
-    `num_known` fit `d<<11 | t<<6 | m`, `num_shifted` only the other one, `d<<12 | t<<7 | m<<1`.
+    In `num_known` rows the packing is `d<<11 | t<<6 | m`, in `num_shifted` rows it is `d<<12 | t<<7 | m<<1`.
     """
 
     num_rows: int
@@ -48,11 +48,10 @@ class PackedCodes:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceDescription:
-    """The selected rows of a source table, as far as counting them tells.
+    """Counts of the selected rows of a source table.
 
-    `source` names server, database and tables without a secret. `space_counts` has the number of
-    vectors for each space id, None for those that name none. `packed_codes` is None where the
-    table has no packed codes.
+    `source` names server, database and tables, without secrets. `space_counts` is the number of vectors by space id
+    (None: undeclared). `packed_codes` is None if the table has no packed codes.
     """
 
     source: str
@@ -64,28 +63,28 @@ class SourceDescription:
 
 
 class SourceTable(Protocol):
-    """A source table while it is open: every answer comes from one and the same snapshot of it."""
+    """An open source table; all methods read the same snapshot."""
 
     def describe(self) -> SourceDescription:
-        """Count the selected rows and what they hold."""
+        """Count the selected rows and their contents."""
         ...
 
     def examine(self, rule: OrderRule) -> KeyFacts:
-        """Count what decides whether a rule orders the rows."""
+        """Count what a rule depends on."""
         ...
 
     def read_batches(self, rule: OrderRule) -> Iterator[pa.RecordBatch]:
-        """Stream all rows of `SOURCE_SCHEMA`, ordered by the rule and, where that leaves a choice, by cpe_id."""
+        """Stream all rows in `SOURCE_SCHEMA`, ordered by the rule, then by cpe_id."""
         ...
 
 
 class ConceptReader(Protocol):
-    """Where concepts come from."""
+    """A source of concepts."""
 
     def open(self) -> AbstractContextManager[SourceTable]:
         """Open the source for reading.
 
         Raises:
-            LvmError: If it cannot be reached or has not got what is needed.
+            LvmError: If it cannot be reached, or a table or column is missing.
         """
         ...

@@ -1,4 +1,4 @@
-"""Findings that only the source can show, before anything is written: widths, spaces, packed codes."""
+"""Findings that need the source table: widths, spaces, packed codes."""
 
 from collections.abc import Mapping, Sequence
 

@@ -156,10 +156,6 @@ def _canary_cosines(facts: ConceptFacts, encoder: CanaryEncoder) -> dict[int, fl
     cosines = {}
     for (row, _, vector), encoded in zip(usable, again, strict=True):
         is_comparable = vector.shape == encoded.shape and encoded.any()
-        cosines[row] = float(_unit(vector) @ _unit(encoded)) if is_comparable else 0.0
+        given, found = vector.astype(np.float64), encoded.astype(np.float64)
+        cosines[row] = float(given @ found / np.sqrt(given @ given * (found @ found))) if is_comparable else 0.0
     return cosines
-
-
-def _unit(vector: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = vector.astype(np.float64)
-    return wide / np.linalg.norm(wide)

@@ -1,4 +1,4 @@
-"""The source table: not made here, only looked at, so that what is made from it knows when it changed."""
+"""Observable source asset: the table of concepts in Postgres."""
 
 import warnings
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from lvm_pipeline.defs.checks import lvm_errors_as_failures
 from lvm_pipeline.settings import Settings
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets are still called beta
+    warnings.simplefilter("ignore", dg.BetaWarning)  # observable assets are a beta feature
 
     @dg.multi_observable_source_asset(
         specs=[
@@ -23,7 +23,7 @@ with warnings.catch_warnings():
         ]
     )
     def cpe_entry(settings: dg.ResourceParam[Settings]) -> Iterator[dg.ObserveResult]:
-        """Look at the table: its data version follows counts, newest row and content."""
+        """Observe the table; its data version is a hash of counts, newest row and content."""
         with lvm_errors_as_failures():
             source = lineage.observe_source(settings)
         yield dg.ObserveResult(data_version=dg.DataVersion(source.data_version), metadata=source.as_json())

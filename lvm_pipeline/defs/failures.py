@@ -5,8 +5,8 @@ only if no failed check explains it; the alert names the checks that did not run
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 import dagster as dg
@@ -40,7 +40,10 @@ def find_failures(
         ui_address: Of the Dagster web UI, for the links.
     """
     for check in sorted(checks):
-        for record in _failed_executions(instance, check):
+        failed_executions = instance.event_log_storage.get_asset_check_execution_history(
+            check, limit=MAX_EXECUTIONS, status={AssetCheckExecutionRecordStatus.FAILED}
+        )
+        for record in failed_executions:
             if record.event is not None and record.event.timestamp >= since:
                 yield _alert_of_check(record, ui_address)
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(since, tz=UTC))
@@ -49,13 +52,6 @@ def find_failures(
             story = _read_story(instance, record.dagster_run.run_id)
             if not story.is_explained:
                 yield _alert_of_run(record, story, ui_address)
-
-
-def _failed_executions(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Iterable[AssetCheckExecutionRecord]:
-    """Return the newest failed executions. Planned ones are left out: they have no result."""
-    return instance.event_log_storage.get_asset_check_execution_history(
-        check, limit=MAX_EXECUTIONS, status={AssetCheckExecutionRecordStatus.FAILED}
-    )
 
 
 def _alert_of_check(record: AssetCheckExecutionRecord, ui_address: str) -> Alert:
@@ -91,8 +87,7 @@ def _text(value: dg.MetadataValue | None) -> str | None:
     return value.value if isinstance(value, dg.TextMetadataValue) else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Story:
+class _Story(NamedTuple):
     """Why a run failed: errors of its failed steps, whether failed checks explain it, checks that did not run."""
 
     reasons: list[str]

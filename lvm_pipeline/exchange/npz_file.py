@@ -12,9 +12,8 @@ import zipfile
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +30,7 @@ ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
 TEXT_ERRORS = (ValueError, SystemError)  # invalid characters; NumPy passes on Python's own error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Header:
+class Header(NamedTuple):
     """Shape and type of an array, checked against its size in bytes; `offset` is where its content begins."""
 
     shape: tuple[int, ...]
@@ -127,11 +125,8 @@ class NpzReader:
             return self._objects(name, header)
         if header.dtype.kind not in "USbiuf":
             raise self.error(f"stores {name} as {header.dtype}, where text or numbers are expected")
-        try:
-            with closing(self.pieces(name)) as pieces:
-                return [entry for piece in pieces for entry in piece.tolist()]
-        except TEXT_ERRORS as error:
-            raise self.error(f"holds text with invalid characters in {name} ({error})") from None
+        with self._text_errors(name), closing(self.pieces(name)) as pieces:
+            return [entry for piece in pieces for entry in piece.tolist()]
 
     def single(self, name: str) -> Any:
         """Read a single value, such as the metadata."""
@@ -140,11 +135,15 @@ class NpzReader:
             raise self.error(f"has shape {header.shape} for {name}, where a single value is expected")
         if header.dtype.hasobject:
             return self._objects(name, header)[0]
-        with self._member(name) as member:
-            try:
-                return np.lib.format.read_array(member, allow_pickle=False).item()
-            except TEXT_ERRORS as error:
-                raise self.error(f"holds text with invalid characters in {name} ({error})") from None
+        with self._member(name) as member, self._text_errors(name):
+            return np.lib.format.read_array(member, allow_pickle=False).item()
+
+    @contextmanager
+    def _text_errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except TEXT_ERRORS as error:
+            raise self.error(f"holds text with invalid characters in {name} ({error})") from None
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -8,7 +8,6 @@ Shapes: N = concepts, S = sequences, T = context length in concepts, D = vector 
 
 import uuid
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,19 +111,29 @@ def _positions(reader: NpzReader, article_ids: Sequence[str]) -> NDArray[np.int6
     return positions
 
 
-@dataclass(frozen=True, kw_only=True)
 class _SequenceFile:
-    """A file of sequences with its small columns; `article_ids` is None if they cannot be relied on."""
+    """A file of sequences with its small columns. `article_ids` is None if they are missing or unreliable."""
 
-    reader: NpzReader
-    num_sequences: int
-    context_length: int
-    vector_dim: int
-    texts: Sequence[str | None]
-    tmds: Sequence[Tmd | None]
-    article_ids: list[str] | None
-    splits: NDArray[np.str_] | None
-    metadata: dict[str, Any]
+    def __init__(self, reader: NpzReader):
+        reader.require(SEQUENCE_ARRAYS)
+        self.reader, self.metadata = reader, metadata_of(reader)
+        shape = vectors_shape(reader, "context_sequences", num_axes=3)
+        self.num_sequences, self.context_length, self.vector_dim = num, _, vector_dim = shape
+        target_shape = vectors_shape(reader, "target_vectors", num_axes=2)
+        if target_shape != (num, vector_dim):
+            raise reader.error(
+                f"holds target_vectors of shape {target_shape} beside {num} contexts of vectors of {vector_dim}"
+            )
+        empty = [None] * num
+        self.texts = texts_of(reader, "target_texts", num) if "target_texts" in reader else empty
+        self.tmds = tmds_of(reader, "target_tmds", num) if "target_tmds" in reader else empty
+        has_articles = "article_ids" in reader and self.metadata.get("is_leaking") is not True
+        self.article_ids = names_of(reader, "article_ids", num) if has_articles else None
+        self.splits = None if has_articles else split_last_fifth(num)
+        if "splits" in reader:
+            self.splits = np.array(names_of(reader, "splits", num))
+            if unknown := set(self.splits.tolist()) - set(SPLITS):
+                raise reader.error(f"holds unknown splits ({', '.join(sorted(unknown)[:3])})")
 
 
 def import_sequences_npz(
@@ -152,7 +161,7 @@ def import_sequences_npz(
             finite, or asks for anything to be executed.
     """
     with NpzReader(path) as reader:
-        file = _read_columns(reader)
+        file = _SequenceFile(reader)
         starts = np.empty(file.num_sequences, dtype=np.int64)  # first context row of each sequence
         write_concept_table(
             concepts_staged,
@@ -178,34 +187,6 @@ def import_sequences_npz(
         provenance=_provenance(file),
     )
     return check_sequences(concepts_staged, sequences_staged, rows=rows)
-
-
-def _read_columns(reader: NpzReader) -> _SequenceFile:
-    reader.require(SEQUENCE_ARRAYS)
-    num_sequences, context_length, vector_dim = vectors_shape(reader, "context_sequences", num_axes=3)
-    target_shape = vectors_shape(reader, "target_vectors", num_axes=2)
-    if target_shape != (num_sequences, vector_dim):
-        raise reader.error(
-            f"holds target_vectors of shape {target_shape} beside {num_sequences} contexts of vectors of {vector_dim}"
-        )
-    metadata = metadata_of(reader)
-    has_articles = "article_ids" in reader and metadata.get("is_leaking") is not True
-    splits = np.array(names_of(reader, "splits", num_sequences)) if "splits" in reader else None
-    if splits is not None and (unknown := set(splits.tolist()) - set(SPLITS)):
-        raise reader.error(f"holds unknown splits ({', '.join(sorted(unknown)[:3])})")
-    if splits is None and not has_articles:
-        splits = split_last_fifth(num_sequences)
-    return _SequenceFile(
-        reader=reader,
-        num_sequences=num_sequences,
-        context_length=context_length,
-        vector_dim=vector_dim,
-        texts=texts_of(reader, "target_texts", num_sequences) if "target_texts" in reader else [None] * num_sequences,
-        tmds=tmds_of(reader, "target_tmds", num_sequences) if "target_tmds" in reader else [None] * num_sequences,
-        article_ids=names_of(reader, "article_ids", num_sequences) if has_articles else None,
-        splits=splits,
-        metadata=metadata,
-    )
 
 
 def _runs(file: _SequenceFile, starts: NDArray[np.int64]) -> Generator[dict[str, Any]]:
@@ -278,18 +259,11 @@ def _run_ids(file: _SequenceFile, sequences: NDArray[np.int64], *, known: list[s
 
 def _provenance(file: _SequenceFile) -> dict[str, Any]:
     """Return how the sequences were split; a file without articles leaks, whatever its metadata claim."""
-    metadata = file.metadata
+    metadata, length = file.metadata, {"context_length": file.context_length}
     if file.article_ids is None:
-        return {
-            "context_length": file.context_length,
-            "boundaries": "unknown",
-            "split_rule": str(metadata.get("split_rule") or "last_20_percent"),
-            "is_leaking": True,
-            "leak_reason": str(metadata.get("leak_reason") or NO_ARTICLES),
-        }
-    return {
-        "context_length": file.context_length,
-        "boundaries": "respect",
-        "split_rule": str(metadata.get("split_rule") or "named_in_file"),
-        **{name: metadata.get(name) for name in ("split_seed", "train_fraction", "validation_fraction")},
-    }
+        rule, reason = metadata.get("split_rule") or "last_20_percent", metadata.get("leak_reason") or NO_ARTICLES
+        leak = {"is_leaking": True, "leak_reason": str(reason)}
+        return {**length, "boundaries": "unknown", "split_rule": str(rule), **leak}
+    options = {name: metadata.get(name) for name in ("split_seed", "train_fraction", "validation_fraction")}
+    rule = metadata.get("split_rule") or "named_in_file"
+    return {**length, "boundaries": "respect", "split_rule": str(rule), **options}

@@ -20,11 +20,11 @@ from lvm_pipeline.source.encoders.registry import encoder_named, is_fitted_by_in
 from lvm_pipeline.source.jsonl import read_jsonl
 from lvm_pipeline.source.parquet import is_parquet, read_parquet
 from lvm_pipeline.source.records import (
-    MAX_SHOWN,
     BadInputError,
     BadRow,
     Concept,
     SourceRecords,
+    first_of,
     text_problem,
     vector_digests,
 )
@@ -134,7 +134,10 @@ def ingest(
     _refuse_another_space(state, source.space_id, dataset_source=dataset_source)
     kept = deduplicator.new_vectors(new, source.digests)
     if duplicates == "fail" and deduplicator.duplicates:
-        raise LvmError(_duplicates_sentence(records, deduplicator.duplicates))
+        raise LvmError(
+            f"{path.name} repeats {len(deduplicator.duplicates):,} concepts and was not loaded "
+            f"({first_of(deduplicator.duplicates)}). Remove them, or load the file with the duplicates policy `drop`."
+        )
     loaded = [new[index] for index in kept]
     locations = deduplicator.locations(loaded)
     batches = (
@@ -278,17 +281,6 @@ def _raise_on_bad(records: SourceRecords, bad_rows: Sequence[BadRow], *, skip_ba
         raise BadInputError(records.path, bad_rows)
     if not records.concepts:
         raise LvmError(f"{records.path} has no row that can be loaded ({bad_rows[0]}); correct the file.")
-
-
-def _duplicates_sentence(records: SourceRecords, duplicates: Sequence[Duplicate]) -> str:
-    shown = "; ".join(
-        f"{records.row_kind} {d.number}: {d.reason} as concept {d.kept_cpe_id}" for d in duplicates[:MAX_SHOWN]
-    )
-    more = f"; and {len(duplicates) - MAX_SHOWN:,} more" if len(duplicates) > MAX_SHOWN else ""
-    return (
-        f"{records.path.name} repeats {len(duplicates):,} concepts and was not loaded ({shown}{more}). "
-        "Remove them, or load the file with the duplicates policy `drop`."
-    )
 
 
 def _hashes_to_train(article_id: str, settings: Settings) -> bool:

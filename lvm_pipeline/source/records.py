@@ -29,16 +29,20 @@ class BadRow:
         return f"{self.kind} {self.number}: {self.reason}"
 
 
+def first_of(items: Sequence[object]) -> str:
+    """Join the first `MAX_SHOWN` items and say how many more there are."""
+    more = f"; and {len(items) - MAX_SHOWN:,} more" if len(items) > MAX_SHOWN else ""
+    return "; ".join(map(str, items[:MAX_SHOWN])) + more
+
+
 class BadInputError(LvmError):
     """A file has bad lines or rows and was not loaded; `bad_rows` holds all of them."""
 
     def __init__(self, path: Path, bad_rows: Sequence[BadRow]):
         self.bad_rows = list(bad_rows)
-        shown = "; ".join(str(bad) for bad in bad_rows[:MAX_SHOWN])
-        more = f"; and {len(bad_rows) - MAX_SHOWN:,} more" if len(bad_rows) > MAX_SHOWN else ""
         count = f"{len(bad_rows):,} bad {bad_rows[0].kind}{'s' if len(bad_rows) > 1 else ''}"
         super().__init__(
-            f"{path.name} has {count} and was not loaded ({shown}{more}). "
+            f"{path.name} has {count} and was not loaded ({first_of(bad_rows)}). "
             "Correct the file, or load the rest with --skip-bad."
         )
 

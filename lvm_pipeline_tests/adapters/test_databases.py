@@ -65,7 +65,7 @@ def test_each_way_a_database_cannot_be_reached_has_its_own_sentence(embedded_ser
         "refuses the user or password": good.replace(embedded_server.password, SECRET),
         "There is no database": embedded_server.url("nowhere").replace("lvm:", "lvm:"),
         "No Postgres answers": f"postgresql://lvm:{SECRET}@127.0.0.1:1/lvm",
-        "cannot be understood": f"postgresql://lvm:{SECRET}@127.0.0.1/lvm?no_such_option=1",
+        "is invalid": f"postgresql://lvm:{SECRET}@127.0.0.1/lvm?no_such_option=1",
     }
 
     for sentence, url in wrong.items():

@@ -129,7 +129,7 @@ def test_names_with_schema_case_and_quotes_are_only_names(database, tmp_path):
 
 @pytest.mark.parametrize("name", ["", "a..b", '"open', "a.b.c.d", ".a"])
 def test_invalid_table_names_are_refused(name):
-    with pytest.raises(LvmError, match="no table name"):
+    with pytest.raises(LvmError, match="not a table name"):
         table_identifier(name)
 
 

@@ -243,7 +243,7 @@ def test_texts_of_the_same_words_are_no_duplicates(load, table):
 
 
 def test_duplicates_can_be_an_error(load, table):
-    with pytest.raises(LvmError, match=r"repeats 1 concepts.*line 2: same text"):
+    with pytest.raises(LvmError, match=r"repeats 1 concepts.*entry 2 of the file, .*: same text"):
         load([*articles(1), article("b", concepts=["article a says thing 0 of article a."])], duplicates="fail")
     assert not table.rows
 
