@@ -1,22 +1,27 @@
 """The champion rule, fixed before the first trial. Pure: it sees scores, never files or registries.
 
-1. The challenger is the trained model with the highest mean validation cosine.
+1. The candidates are all trained models of the present data. The challenger is the one with the highest mean validation
+   cosine.
 2. It becomes champion when the lower bound of its paired gain over the present champion is above zero: cosine on the
    very same targets, 95 % interval with whole articles resampled. The present champion is scored anew on the
    challenger's own validation targets; scores of other sequences or splits are refused, never compared.
+   The best of many candidates looks too good because it was picked, so the interval is corrected for their number: it
+   holds for all candidates at once (`measures.uncertainty.simultaneous_intervals`, the bootstrap-t of the maximum).
+   With one candidate it is the plain interval.
 3. Where there is no champion that can be scored, it has to beat the best baseline in the same way.
 4. A model with scores from leaking sequences is never promoted.
 
 Validation decides. The test split is looked at once, for the model that was promoted, and changes nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from lvm_pipeline.evaluation.scoring import RowScores
-from lvm_pipeline.measures.uncertainty import Interval, paired_gain
+from lvm_pipeline.measures.uncertainty import Interval, article_sums, simultaneous_intervals
 
 DECIDING_SPLIT = "validation"
 
@@ -36,6 +41,7 @@ class ChampionDecision:
         fingerprint: Of the sequences that decided.
         num_targets: Targets compared on.
         num_articles: Articles they come from.
+        num_candidates: Models that the challenger was picked from; the interval of the gain is corrected for them.
     """
 
     promote: bool
@@ -48,6 +54,7 @@ class ChampionDecision:
     fingerprint: str
     num_targets: int
     num_articles: int
+    num_candidates: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """Return the decision as plain JSON values."""
@@ -55,7 +62,12 @@ class ChampionDecision:
 
 
 def decide(
-    challenger: RowScores, *, incumbent: RowScores | None, best_baseline: RowScores, seed: int = 0
+    challenger: RowScores,
+    *,
+    incumbent: RowScores | None,
+    best_baseline: RowScores,
+    others: Sequence[RowScores] = (),
+    seed: int = 0,
 ) -> ChampionDecision:
     """Apply the rule.
 
@@ -64,6 +76,7 @@ def decide(
         incumbent: Scores of the present champion on the challenger's targets, measured now; None where there is
             no champion, or none that these vectors can be scored with.
         best_baseline: Scores of the baseline with the highest mean cosine on the challenger's targets.
+        others: Scores of the other candidates; the challenger has the highest mean cosine of all.
         seed: Of the resampling.
 
     Returns:
@@ -76,20 +89,42 @@ def decide(
         raise ValueError(f"the split {challenger.split} decides nothing; score the challenger on {DECIDING_SPLIT}")
     if challenger.is_leaking:
         reason = f"{challenger.name} was scored on leaking sequences, so it is not promoted."
-        return _decision(challenger, promote=False, reason=reason, against=None, gain=None)
+        return _decision(challenger, reason=reason, num_candidates=1 + len(others))
     if incumbent is not None and incumbent.model_fingerprint == challenger.model_fingerprint:
         reason = f"{challenger.name} is the champion already."
-        return _decision(challenger, promote=False, reason=reason, against=incumbent, gain=None)
+        return _decision(challenger, reason=reason, against=incumbent, num_candidates=1 + len(others))
     against = incumbent or best_baseline
-    refuse_other_targets(challenger, against)
-    gain = paired_gain(challenger.cosines, against.cosines, challenger.articles, seed=seed)
+    gain = corrected_gain(challenger, against=against, others=others, seed=seed)
     role = "the champion" if incumbent else "the best baseline"
-    told = f"over {role}, {against.name}: {_interval_in_words(gain)}"
+    corrected = f" (corrected for {1 + len(others)} candidates)" if others else ""
+    told = f"over {role}, {against.name}: {_interval_in_words(gain)}{corrected}"
     if gain.is_above_zero:
         reason = f"{challenger.name} is promoted; its gain in cosine {told}, is above zero."
     else:
         reason = f"{challenger.name} is not promoted; its gain in cosine {told}, is not above zero."
-    return _decision(challenger, promote=gain.is_above_zero, reason=reason, against=against, gain=gain)
+    return _decision(
+        challenger,
+        promote=gain.is_above_zero,
+        reason=reason,
+        against=against,
+        gain=gain,
+        num_candidates=1 + len(others),
+    )
+
+
+def corrected_gain(
+    challenger: RowScores, *, against: RowScores, others: Sequence[RowScores] = (), seed: int = 0
+) -> Interval:
+    """Return the challenger's paired gain with an interval that is corrected for all candidates.
+
+    Raises:
+        ValueError: If the scores are not of the same targets.
+    """
+    gains = []
+    for scores in (challenger, *others):
+        refuse_other_targets(scores, against)
+        gains.append(article_sums(scores.cosines.astype(np.float64) - against.cosines, scores.articles))
+    return simultaneous_intervals(np.stack([sums for sums, _ in gains]), gains[0][1], seed=seed)[0]
 
 
 def refuse_other_targets(scores: RowScores, others: RowScores) -> None:
@@ -114,7 +149,13 @@ def _interval_in_words(gain: Interval) -> str:
 
 
 def _decision(
-    challenger: RowScores, *, promote: bool, reason: str, against: RowScores | None, gain: Interval | None
+    challenger: RowScores,
+    *,
+    reason: str,
+    num_candidates: int,
+    promote: bool = False,
+    against: RowScores | None = None,
+    gain: Interval | None = None,
 ) -> ChampionDecision:
     return ChampionDecision(
         promote=promote,
@@ -127,4 +168,5 @@ def _decision(
         fingerprint=challenger.fingerprint,
         num_targets=len(challenger.target_rows),
         num_articles=len(np.unique(challenger.articles)),
+        num_candidates=num_candidates,
     )

@@ -1,15 +1,18 @@
 """Score trained models and the present champion on the same validation targets, and apply the champion rule."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.baseline_scores import baseline_scores
 from lvm_pipeline.evaluation.evaluate import best_baseline
-from lvm_pipeline.evaluation.scoring import RowScores, ScoredModel, score_model
+from lvm_pipeline.evaluation.scoring import RowScores, targets_of
 from lvm_pipeline.experiments.champion import DECIDING_SPLIT, ChampionDecision, decide
+from lvm_pipeline.experiments.row_scores import row_scores_of
 from lvm_pipeline.training.data import TrainingData, load_training_data
+from lvm_pipeline.training.trained_model import read_trained_model_info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,53 +59,42 @@ def select_champion(
         raise LvmError("There is no trained model to choose a champion from; train one with `lvm run`.")
     data = load_training_data(concepts_path, sequences_path, vectors_dir)
 
-    def score(model_dir: Path, *, is_challenger: bool) -> ScoredModel:
-        return score_model(
+    def score(model_dir: Path, *, is_challenger: bool) -> RowScores:
+        return row_scores_of(
             model_dir,
             data,
             split=DECIDING_SPLIT,
             device=device,
+            cache_dir=cache_dir,
             num_threads=num_threads,
             require_same_data=is_challenger,
         )
 
-    challenger, challenger_dir = _best_of(challenger_dirs, score)
-    row_scores = challenger.row_scores()
+    candidates = {model_dir: score(model_dir, is_challenger=True) for model_dir in challenger_dirs.values()}
+    challenger_dir = max(candidates, key=lambda model_dir: candidates[model_dir].cosine)
+    challenger = candidates.pop(challenger_dir)
     incumbent, problem, told = None, None, ""
     if incumbent_dir is not None:
         try:
-            found = score(incumbent_dir, is_challenger=False)
-            incumbent = found.row_scores()
-            if found.info.fingerprints != data.fingerprints:
+            incumbent = score(incumbent_dir, is_challenger=False)
+            if read_trained_model_info(incumbent_dir).fingerprints != data.fingerprints:
                 told = " The champion was trained on other data and may have seen these articles."
         except LvmError as error:
             problem = str(error)
             told = f" The present champion could not be scored: {problem}"
-    baseline = _best_baseline(data, challenger, cache_dir=cache_dir)
-    decision = decide(row_scores, incumbent=incumbent, best_baseline=baseline, seed=seed)
+    baseline = _best_baseline(data, challenger, read_trained_model_info(challenger_dir).mode, cache_dir=cache_dir)
+    decision = decide(
+        challenger, incumbent=incumbent, best_baseline=baseline, others=list(candidates.values()), seed=seed
+    )
     decision = replace(decision, reason=decision.reason + told)
     return Selection(decision=decision, challenger_dir=challenger_dir, incumbent_problem=problem)
 
 
-def _best_of(challenger_dirs: Mapping[str, Path], score: Callable[..., ScoredModel]) -> tuple[ScoredModel, Path]:
-    """Score one model after the other and keep the best, so that memory holds two."""
-    best, best_dir = None, None
-    for model_dir in challenger_dirs.values():
-        found = score(model_dir, is_challenger=True)
-        if best is None or found.row_scores().cosine > best.row_scores().cosine:
-            best, best_dir = found, model_dir
-    assert best is not None
-    assert best_dir is not None
-    return best, best_dir
-
-
-def _best_baseline(data: TrainingData, scored: ScoredModel, *, cache_dir: Path | None) -> RowScores:
+def _best_baseline(data: TrainingData, challenger: RowScores, mode: Any, *, cache_dir: Path | None) -> RowScores:
     """Return the best baseline on what the challenger reads."""
+    targets = targets_of(data, split=DECIDING_SPLIT, context_mode=mode)
     baselines = baseline_scores(
-        scored.targets,
-        fingerprint=data.sequences.metadata.fingerprint,
-        split=scored.split,
-        cache_dir=cache_dir,
+        targets, fingerprint=data.sequences.metadata.fingerprint, split=DECIDING_SPLIT, cache_dir=cache_dir
     )
     best = best_baseline(baselines)
-    return scored.baseline_row_scores(best, baselines[best].scores)
+    return replace(challenger, name=best, cosines=baselines[best].scores.closeness.cosine, model_fingerprint=None)

@@ -1,7 +1,6 @@
 """Trials: trained, checked, promoted, each with the MLflow run that made it."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +23,9 @@ from lvm_pipeline.settings import Settings, refuse_unknown_variables
 if TYPE_CHECKING:
     from lvm_pipeline.training.config import TrainingConfig
     from lvm_pipeline.training.data import TrainingData
-    from lvm_pipeline.training.loop import TrainedModel
+    from lvm_pipeline.training.loop import Accept, TrainedModel
     from lvm_pipeline.training.progress import OnProgress
+    from lvm_pipeline.training.rescore import Rescorer
     from lvm_pipeline.training.tracking import Tracker
     from lvm_pipeline.training.trained_model import TrainedModelInfo
 
@@ -75,6 +75,8 @@ def train_trial(
     tracker: "Tracker | None" = None,
     progress: "OnProgress | None" = None,
     again: bool = False,
+    data: "TrainingData | None" = None,
+    rescorer: "Rescorer | None" = None,
 ) -> TrainedTrial:
     """Train a trial on the promoted data, check the result and promote it; `models/<architecture>` then leads to it.
 
@@ -86,6 +88,8 @@ def train_trial(
         tracker: What to report to; None tracks nothing.
         progress: Called every few steps.
         again: Train even if there is nothing new, and from the start even if a checkpoint cannot be resumed.
+        data: The promoted data, for a process that trains many trials; None: they are loaded.
+        rescorer: Scores the model in another process; None: one that is started for this model alone.
 
     Raises:
         LvmError: If the data or options cannot be used, or another process trains the same trial.
@@ -96,12 +100,16 @@ def train_trial(
     move_earlier_layout(settings)
     folder = trial_folder(settings, config.trial.trial_id)
     with folder.locked():
-        data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+        data = data or load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
         if not again and (finished := finished_trial(folder, config, data)):
             link_model(settings, config.architecture, folder)
             return finished
         write_trial(folder, config.trial)
-        trained = _trained(settings, folder, config, data, tracker=tracker, progress=progress, again=again)
+        tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+        accept = accepted_at(folder.model_dir, tables, tracker, rescorer=rescorer)
+        trained = _trained(
+            settings, folder, config, data, tracker=tracker, progress=progress, again=again, accept=accept
+        )
         link_model(settings, config.architecture, folder)
         return trained
 
@@ -135,10 +143,10 @@ def _trained(
     tracker: "Tracker | None",
     progress: "OnProgress | None",
     again: bool,
+    accept: "Accept",
 ) -> TrainedTrial:
     from lvm_pipeline.training.loop import train
 
-    tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
     if tracker is not None:
         complete_tracking(settings)
     trained = train(
@@ -150,7 +158,7 @@ def _trained(
         tracker=tracker,
         progress=progress,
         again=again,
-        accept=accepted_at(folder.model_dir, tables, tracker),
+        accept=accept,
     )
     run_id, url = (tracker.run_id, tracker.run_url) if tracker else (None, None)
     write_tracking(folder.model_dir, run_id=run_id, url=url, is_complete=trained.tracking_problem is None)
@@ -166,19 +174,20 @@ def _trained(
 
 
 def accepted_at(
-    model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker | None"
-) -> "Callable[[TrainedModel], TrainedModel]":
+    model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker | None", *, rescorer: "Rescorer | None" = None
+) -> "Accept":
     """Return what a training does with its model: check it, and move it to `model_dir` if no blocking finding failed.
 
     Args:
         model_dir: Where the model goes; an earlier one is replaced in one step.
         tables: Concept table, sequence table and folder of the memory-mapped vectors.
         tracker: What the training reports to.
+        rescorer: Scores the model in another process; None: one that is started for this model alone.
     """
     from lvm_pipeline.training.invariants import check_trained_model, write_findings
 
     def accept(trained: "TrainedModel") -> "TrainedModel":
-        findings = check_trained_model(trained.path, *tables)
+        findings = check_trained_model(trained.path, *tables, rescorer=rescorer)
         write_findings(trained.path, findings)
         run_id, url = (tracker.run_id, tracker.run_url) if tracker else (None, None)
         write_tracking(trained.path, run_id=run_id, url=url, is_complete=run_id is None)

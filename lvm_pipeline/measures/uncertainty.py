@@ -1,9 +1,11 @@
 """How sure is a mean? Intervals by resampling whole articles, never rows: neighbouring rows are alike.
 
-Shapes: S = targets, A = articles, R = resamples.
+Shapes: S = targets, A = articles, R = resamples, K = predictors.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,14 +65,99 @@ def paired_gain(values: ArrayLike, base_values: ArrayLike, articles: ArrayLike, 
     return article_interval(np.asarray(values, np.float64) - np.asarray(base_values, np.float64), articles, seed=seed)
 
 
+def article_sums(values: ArrayLike, articles: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sum of the values in each article and the number of targets in it, shape (A,) each."""
+    _, codes = np.unique(np.asarray(articles), return_inverse=True)
+    sums = np.bincount(codes, np.asarray(values, np.float64))
+    return sums.astype(np.float64), np.bincount(codes).astype(np.float64)
+
+
+def simultaneous_intervals(sums: ArrayLike, counts: ArrayLike, *, seed: int = 0) -> list[Interval]:
+    """Return the mean of each of K predictors with intervals that hold for all of them at once.
+
+    The chance that any of the K intervals misses its true mean is 5 %, so the best of K predictors may be picked first
+    and its interval read afterwards. The width comes from the largest studentised deviation among the K predictors
+    under resampling of whole articles (bootstrap-t of the maximum), which is narrower than Bonferroni where predictors
+    resemble each other. One predictor alone gets its plain interval.
+
+    Args:
+        sums: Sum of the values of each predictor in each article, shape (K, A).
+        counts: Targets of each article, shape (A,).
+        seed: Of the resampling; equal input gives equal output.
+
+    Returns:
+        One interval for each predictor; without bounds if there are too few articles to tell.
+
+    Raises:
+        ValueError: If the shapes do not fit, or there is no predictor.
+    """
+    sums, counts = np.atleast_2d(np.asarray(sums, np.float64)), np.asarray(counts, np.float64)
+    if sums.shape[1:] != counts.shape or not sums.size:
+        raise ValueError(f"need one sum for each predictor and article, got {sums.shape} and {counts.shape}")
+    means = sums.sum(axis=1) / counts.sum()
+    if len(counts) < FEWEST_ARTICLES:
+        return [Interval(float(mean), None, None) for mean in means]
+    if len(sums) == 1:
+        resampled = _resampled_means(sums[0], counts, np.random.default_rng(seed))
+        low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return [Interval(float(means[0]), float(low), float(high))]
+    largest = np.concatenate([*_largest_deviations(sums, counts, means, np.random.default_rng(seed))])
+    width = float(np.quantile(largest, LEVEL, method="higher"))
+    if not np.isfinite(width):
+        return [Interval(float(mean), None, None) for mean in means]
+    errors = _standard_errors(
+        sums**2 @ np.ones(len(counts)), sums @ counts, np.sum(counts**2), means, counts.sum(), len(counts)
+    )
+    return [
+        Interval(float(mean), float(mean - width * error), float(mean + width * error))
+        for mean, error in zip(means, errors, strict=True)
+    ]
+
+
+def _largest_deviations(
+    sums: NDArray[np.float64], counts: NDArray[np.float64], means: NDArray[np.float64], rng: np.random.Generator
+) -> Iterator[NDArray[np.float64]]:
+    """Yield the largest studentised deviation among the predictors for each resample, (R,) in all."""
+    squares, products = sums.T**2, (sums * counts).T
+    for times_drawn in _draws(len(counts), rng):
+        totals = (times_drawn @ counts)[:, None]
+        resampled = (times_drawn @ sums.T) / totals
+        errors = _standard_errors(
+            times_drawn @ squares,
+            times_drawn @ products,
+            (times_drawn @ counts**2)[:, None],
+            resampled,
+            totals,
+            len(counts),
+        )
+        moved = np.abs(resampled - means)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            deviations = np.where(moved > 1e-12, moved / errors, 0.0)
+        yield deviations.max(axis=1)
+
+
+def _standard_errors(
+    squares: NDArray[np.float64],
+    products: NDArray[np.float64],
+    count_squares: Any,
+    means: NDArray[np.float64],
+    totals: Any,
+    num_articles: int,
+) -> NDArray[np.float64]:
+    """Return the standard error of a ratio of sums, from the second moments of sums and counts over articles."""
+    residuals = squares - 2 * means * products + means**2 * count_squares
+    return np.sqrt(np.maximum(residuals, 0) * num_articles / (num_articles - 1)) / totals
+
+
+def _draws(num_articles: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield how often each article is drawn, (R, A) in all."""
+    chances = np.full(num_articles, 1 / num_articles)
+    for start in range(0, NUM_RESAMPLES, RESAMPLES_AT_A_TIME):
+        yield rng.multinomial(num_articles, chances, size=min(RESAMPLES_AT_A_TIME, NUM_RESAMPLES - start))
+
+
 def _resampled_means(
     sums: NDArray[np.float64], counts: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Draw A articles with replacement R times; return the mean over targets each time, shape (R,)."""
-    chances = np.full(len(sums), 1 / len(sums))
-    means = []
-    for start in range(0, NUM_RESAMPLES, RESAMPLES_AT_A_TIME):
-        size = min(RESAMPLES_AT_A_TIME, NUM_RESAMPLES - start)
-        times_drawn = rng.multinomial(len(sums), chances, size=size)
-        means.append((times_drawn @ sums) / (times_drawn @ counts))
-    return np.concatenate(means)
+    return np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in _draws(len(sums), rng)])

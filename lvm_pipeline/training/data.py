@@ -4,6 +4,7 @@ Shapes: N = concepts, A = articles, S = sequences, R = spans, D = vector width.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -185,8 +186,17 @@ class TrainingData:
         rows = self.train_rows()
         return np.asarray(self.vectors[rows[:: -(-len(rows) // MAX_SAMPLE_ROWS) or 1]])
 
+    @cached_property
+    def fits(self) -> dict[str, dict[str, float]]:
+        """What was fitted on these data, by a name for what it was fitted on; trials of one process share it."""
+        return {}
+
     def is_of_unit_length(self) -> bool:
         """Whether the train concepts' vectors have length one."""
+        return self._is_of_unit_length
+
+    @cached_property
+    def _is_of_unit_length(self) -> bool:
         norms = np.linalg.norm(self.train_sample(), axis=1)
         return bool(np.abs(norms - 1).max(initial=0) < UNIT_LENGTH_TOLERANCE)
 

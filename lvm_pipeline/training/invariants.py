@@ -16,7 +16,7 @@ from lvm_pipeline.findings import Finding, InvariantCheck, Severity, declared_in
 if TYPE_CHECKING:
     from lvm_pipeline.architectures._contract import Architecture
     from lvm_pipeline.measures.metrics import Spread
-    from lvm_pipeline.training.rescore import Rescore
+    from lvm_pipeline.training.rescore import Rescore, Rescorer
 
 SAME_DEVICE_TOLERANCE = 1e-5
 OTHER_DEVICE_TOLERANCE = 5e-3
@@ -32,8 +32,23 @@ def invariants() -> tuple[InvariantCheck[...], ...]:
     return declared_in(globals())
 
 
-def check_trained_model(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> list[Finding]:
-    """Score the model again in a fresh process and check every invariant of a trained model."""
+def check_trained_model(
+    model_dir: Path,
+    concepts_path: Path,
+    sequences_path: Path,
+    vectors_dir: Path,
+    *,
+    rescorer: "Rescorer | None" = None,
+) -> list[Finding]:
+    """Score the model again in another process and check every invariant of a trained model.
+
+    Args:
+        model_dir: Folder of the trained model.
+        concepts_path: The concept table.
+        sequences_path: The sequence table.
+        vectors_dir: Where the memory-mapped vectors are kept.
+        rescorer: Scores the model in another process; None: one that is started for this model alone.
+    """
     from lvm_pipeline.training import rescore
     from lvm_pipeline.training.trained_model import read_trained_model_info
 
@@ -44,7 +59,8 @@ def check_trained_model(model_dir: Path, concepts_path: Path, sequences_path: Pa
         training_takes_under_an_hour(info.training_seconds),
     ]
     try:
-        found = rescore.rescore_in_fresh_process(model_dir, concepts_path, sequences_path, vectors_dir)
+        score = rescorer or rescore.rescore_in_fresh_process
+        found = score(model_dir, concepts_path, sequences_path, vectors_dir)
     except LvmError as error:
         return [checkpoint_reproduces_its_score.finding(passed=False, message=str(error)), *others]
     return [

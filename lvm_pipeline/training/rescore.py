@@ -2,28 +2,34 @@
 
     python -m lvm_pipeline.training.rescore MODEL_DIR CONCEPTS SEQUENCES VECTORS_DIR
 
-prints one line of JSON. What loads and scores here knows nothing of the process that trained.
+prints one line of JSON. What loads and scores here knows nothing of the process that trained. Without arguments it
+reads such lists of four paths from stdin, one JSON line a model, and answers each with a line.
 """
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.metrics import Spread, spread_of
+from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
-from lvm_pipeline.training.data import load_training_data
+from lvm_pipeline.training.data import TrainingData, load_training_data
 from lvm_pipeline.training.predictions import predict_spans, selection_metric
 from lvm_pipeline.training.strategies import condition_of
 from lvm_pipeline.training.trained_model import load_trained_model
 from lvm_pipeline.training.trial import Trial
 
 MODULE = "lvm_pipeline.training.rescore"
+ERROR = "error"  # key of an answer that holds no scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +41,13 @@ class Rescore:
     is_same_device: bool
 
 
-def rescore(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:
-    """Load a trained model and score it on the validation split it was selected on.
+Rescorer = Callable[[Path, Path, Path, Path], Rescore]  # folder of the model, concepts, sequences, folder of vectors
+
+
+def rescore(
+    model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path, *, data: TrainingData | None = None
+) -> Rescore:
+    """Load a trained model and score it on the validation split it was selected on; `data` spares reading the tables.
 
     Returns:
         The scores.
@@ -44,7 +55,7 @@ def rescore(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_
     Raises:
         LvmError: If the model cannot be loaded, or was trained on other data.
     """
-    data = load_training_data(concepts_path, sequences_path, vectors_dir)
+    data = data or load_training_data(concepts_path, sequences_path, vectors_dir)
     model, info = load_trained_model(model_dir, space_id=data.concepts.space_id)
     if info.fingerprints != data.fingerprints:
         raise LvmError(f"The model in {model_dir} was trained on other data than {sequences_path}; train it again.")
@@ -79,12 +90,78 @@ def rescore_in_fresh_process(model_dir: Path, concepts_path: Path, sequences_pat
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
         raise LvmError(f"The model in {model_dir} could not be scored in a fresh process: {lines[-1]}")
-    values = json.loads(done.stdout.splitlines()[-1])
+    return _rescore_from(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _rescore_from(values: dict[str, Any]) -> Rescore:
     return Rescore(**{**values, "spread": Spread(**values["spread"])})
+
+
+class RescoringProcess:
+    """One process that scores many models, each as in a process of its own but without starting Python again.
+
+    It starts with the first model and ends with the block. The tables are read once for each sequence table.
+    """
+
+    def __enter__(self) -> "RescoringProcess":
+        """Return itself; nothing is started yet."""
+        self._process: subprocess.Popen[str] | None = None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def __call__(self, model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:
+        """Return the scores of one model.
+
+        Raises:
+            LvmError: If the model cannot be loaded and scored there.
+        """
+        if self._process is None or self._process.poll() is not None:
+            command = [sys.executable, "-m", MODULE]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        paths = (model_dir, concepts_path, sequences_path, vectors_dir)
+        try:
+            process.stdin.write(json.dumps([str(path) for path in paths]) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        values = json.loads(answer) if answer else {ERROR: f"the process ended with code {process.wait()}"}
+        if ERROR in values:
+            raise LvmError(f"The model in {model_dir} could not be scored in a fresh process: {values[ERROR]}")
+        return _rescore_from(values)
+
+
+def serve() -> None:
+    """Answer every line of stdin, until it is closed."""
+    loaded: dict[str, TrainingData] = {}
+    for line in sys.stdin:
+        model_dir, *tables = map(Path, json.loads(line))
+        try:
+            fingerprint = read_sequences_metadata(tables[1]).fingerprint
+            if fingerprint not in loaded:
+                loaded = {fingerprint: load_training_data(*tables)}
+            answer = asdict(rescore(model_dir, *tables, data=loaded[fingerprint]))
+        except LvmError as error:
+            answer = {ERROR: str(error)}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
 
 
 def main(arguments: list[str]) -> int:
     """Print the scores as JSON; return the exit code."""
+    if not arguments:
+        serve()
+        return 0
     try:
         found = rescore(*map(Path, arguments))
     except LvmError as error:

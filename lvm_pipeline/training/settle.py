@@ -1,5 +1,6 @@
 """What a training leaves open (`auto`, None), decided for its architecture, its data and this machine."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,8 +61,12 @@ def model_config_for(architecture: Architecture, config: TrainingConfig, data: T
 
 def fitted_weighted_mean(data: TrainingData, spans: Spans) -> dict[str, float]:
     """Return decay and article weight of the weighted mean of the context with the highest mean cosine on train."""
-    mix = fit_context_mix(data.vectors, np.repeat(spans.first_rows, spans.num_targets), spans.target_rows())
-    return {"decay": mix.decay, "article_weight": mix.article_weight}
+    first_rows, target_rows = np.repeat(spans.first_rows, spans.num_targets), spans.target_rows()
+    key = hashlib.sha256(first_rows.tobytes() + target_rows.tobytes()).hexdigest()
+    if key not in data.fits:
+        mix = fit_context_mix(data.vectors, first_rows, target_rows)
+        data.fits[key] = {"decay": mix.decay, "article_weight": mix.article_weight}
+    return data.fits[key]
 
 
 def fitted_linear_forecast(data: TrainingData, options: Mapping[str, Any], *, mode: str) -> LinearForecast:

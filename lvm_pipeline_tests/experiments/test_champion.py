@@ -122,3 +122,29 @@ def test_promotion_is_exactly_a_lower_bound_above_zero(gain, seed):
 
     assert decision.promote == (decision.gain.low > 0)
     assert decision.as_json()["gain"]["mean"] == decision.gain.mean
+
+
+def test_the_interval_is_corrected_for_the_number_of_candidates():
+    challenger = scores("gru", gain=0.0235, seed=3)
+    others = [scores(f"trial {seed}", gain=0.02, seed=seed) for seed in range(100, 204)]
+
+    alone = decide(challenger, incumbent=CHAMPION, best_baseline=BASELINE)
+    best_of_many = decide(challenger, incumbent=CHAMPION, best_baseline=BASELINE, others=others)
+
+    assert alone.promote
+    assert not best_of_many.promote
+    assert best_of_many.gain.mean == pytest.approx(alone.gain.mean)
+    assert best_of_many.gain.low < alone.gain.low
+    assert (alone.num_candidates, best_of_many.num_candidates) == (1, 105)
+    assert "corrected for 105 candidates" in best_of_many.reason
+
+
+def test_a_large_gain_is_promoted_among_many_candidates():
+    others = [scores(f"trial {seed}", gain=0.02, seed=seed) for seed in range(100, 204)]
+
+    assert decide(scores("gru", gain=0.04), incumbent=CHAMPION, best_baseline=BASELINE, others=others).promote
+
+
+def test_candidates_of_other_targets_are_refused():
+    with pytest.raises(ValueError, match="compared"):
+        decide(CHAMPION, incumbent=None, best_baseline=BASELINE, others=[scores("gru", fingerprint="e" * 64)])

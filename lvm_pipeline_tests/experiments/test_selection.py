@@ -3,6 +3,7 @@ import shutil
 import pytest
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.experiments import row_scores
 from lvm_pipeline.experiments.selection import select_champion
 from lvm_pipeline_tests.evaluation.products import make_products
 
@@ -95,3 +96,21 @@ def test_a_challenger_of_other_data_is_refused(products, tmp_path):
 def test_no_trained_model_is_an_error(products):
     with pytest.raises(LvmError, match="no trained model"):
         select(products, {})
+
+
+def test_scores_are_kept_and_read_for_the_same_model_and_data(products, good, poor, tmp_path, monkeypatch):
+    first = select_champion(
+        {"gru": poor, "lstm": good}, incumbent_dir=None, **products.paths, device="cpu", cache_dir=tmp_path
+    )
+    monkeypatch.setattr(row_scores, "score_model", None)
+    again = select_champion(
+        {"gru": poor, "lstm": good}, incumbent_dir=None, **products.paths, device="cpu", cache_dir=tmp_path
+    )
+
+    assert again == first
+    assert first.decision.num_candidates == 2
+    (tmp_path / next(path.name for path in tmp_path.glob("row_scores-*"))).write_bytes(b"damaged")
+    with pytest.raises(TypeError):  # a damaged file is measured anew
+        select_champion(
+            {"gru": poor, "lstm": good}, incumbent_dir=None, **products.paths, device="cpu", cache_dir=tmp_path
+        )

@@ -194,8 +194,8 @@ def test_the_checkpoint_is_there_until_the_model_is_promoted(settings, monkeypat
     seen = []
     accepted_at = models.accepted_at
 
-    def looking(model_dir, tables, tracker):
-        accept = accepted_at(model_dir, tables, tracker)
+    def looking(model_dir, tables, tracker, **options):
+        accept = accepted_at(model_dir, tables, tracker, **options)
 
         def accept_and_look(trained):
             seen.append((model_dir.parent / "checkpoint").exists())
