@@ -34,13 +34,15 @@ QUICK = {
     "device": "cpu",
 }
 OPTIONS = {"progressive": {"sizes": [60, 120], "phase_epochs": 1}}  # what the small data need
+NEEDED = {"fine_tune": {"mode": "windows"}}  # other options of a trial with the strategy
 JOINED = ["progressive"]
 
 
 def config_of(strategy, **changes):
     names = strategy.split("+")
     options = {name: value for each in names for name, value in OPTIONS.get(each, {}).items()}
-    return TrainingConfig(**{**QUICK, "strategy": strategy, "strategy_options": options, **changes})
+    needed = {name: value for each in names for name, value in NEEDED.get(each, {}).items()}
+    return TrainingConfig(**{**QUICK, "strategy": strategy, "strategy_options": options, **needed, **changes})
 
 
 def weights_of(trained):

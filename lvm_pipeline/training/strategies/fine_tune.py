@@ -1,0 +1,65 @@
+"""Fine-tuning: pre-train on whole articles, with a target at every position, then fine-tune on windows."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from pydantic import Field
+
+from lvm_pipeline.architectures._registry import load_architecture
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.data import TrainingData
+from lvm_pipeline.training.strategies._contract import Staging, Strategy, strategy_option
+from lvm_pipeline.training.trial import Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneOptions:
+    """How the epochs are shared."""
+
+    pretraining_fraction: Annotated[float, Field(gt=0, lt=1)] = strategy_option(
+        0.5, "Fraction of the epochs that are pre-training on whole articles."
+    )
+    fine_tuning_rate: Annotated[float, Field(gt=0)] = strategy_option(
+        0.5, "Peak learning rate of the fine-tuning, relative to that of the pre-training."
+    )
+
+
+def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options: FineTuneOptions) -> Staging:
+    """Put a phase on whole articles before the phases on windows.
+
+    Raises:
+        LvmError: If the architecture or the sequences cannot be used on whole articles.
+    """
+    if not load_architecture(config.architecture).causal or data.sequences.metadata.is_leaking:
+        raise LvmError(
+            f"The strategy fine_tune pre-trains on whole articles, which {config.architecture} cannot do on these "
+            "sequences; use another architecture or strategy."
+        )
+    spans, last = data.article_spans("train"), staging.phases[-1]
+    num_first = max(1, round(last.epochs * options.pretraining_fraction))
+    first = replace(last, name="pre-training on articles", spans=spans, epochs=num_first)
+    tuned = replace(
+        last,
+        name="fine-tuning on windows",
+        epochs=max(1, last.epochs - num_first),
+        learning_rate=last.learning_rate * options.fine_tuning_rate,
+    )
+    note = f"{first.epochs} epochs on {len(spans)} whole articles, then {tuned.epochs} on {len(last.spans)} windows."
+    phases = (first, *staging.phases[:-1], tuned)
+    return replace(staging, phases=phases, notes={**staging.notes, STRATEGY.name: note})
+
+
+def refused(trial: Trial, options: FineTuneOptions) -> str | None:
+    """Refuse any mode but windows."""
+    return None if trial.mode == "windows" else f"it ends on windows; set mode to windows, got {trial.mode}"
+
+
+STRATEGY = Strategy(
+    name="fine_tune",
+    summary="Pre-train on whole articles, then fine-tune on windows",
+    affects="phases",
+    stage=stage,
+    options=FineTuneOptions,
+    refused=refused,
+)
