@@ -16,6 +16,7 @@ from lvm_pipeline.defs.schedules import retraining
 from lvm_pipeline.defs.sensors import alerts_sensor
 from lvm_pipeline.defs.sequences import sequences
 from lvm_pipeline.defs.trained_model import trained_model
+from lvm_pipeline.defs.trial import plan_jobs, trial
 from lvm_pipeline.settings import load_settings
 
 
@@ -23,11 +24,11 @@ from lvm_pipeline.settings import load_settings
 def defs() -> dg.Definitions:
     """Return the definitions; their schedules and conditions follow the settings of the moment."""
     settings = load_settings()
-    lineage = [cpe_entry, concepts, sequences, trained_model, evaluation_report, leaderboard, ensemble, champion]
+    lineage = [cpe_entry, concepts, sequences, trained_model, evaluation_report, leaderboard, ensemble, champion, trial]
     return dg.Definitions(
         assets=automated(lineage, settings),
         asset_checks=[drift],
-        jobs=[refresh_data, train_architecture, combine_best, crown_champion],
+        jobs=[refresh_data, train_architecture, combine_best, crown_champion, *plan_jobs],
         schedules=[retraining(settings)],
         sensors=[automation_sensor(settings), alerts_sensor(settings)],
         resources={"settings": settings_resource},

@@ -5,20 +5,19 @@ Heavy imports (torch, MLflow, Dagster) happen inside the commands, so that `lvm 
 
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lvm_pipeline.cli import ensembles, lists, render, services
+from lvm_pipeline.cli import ensembles, lists, plan, render, services
+from lvm_pipeline.cli.options import PresetOption, SetOption, settings_of, training_option
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.settings import Settings, load_settings, with_options
+from lvm_pipeline.settings import Settings, with_options
 from lvm_pipeline.source.split_hash import Split
-from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.trial import Mode
 
 app = typer.Typer(
@@ -30,12 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(lists.app, name="list")
 app.add_typer(ensembles.app)
+app.add_typer(plan.app, name="plan")
 app.add_typer(services.app)
-
-
-def training_option(name: str, *flags: str) -> Any:
-    """Return the command-line option of a training option, with its declared meaning."""
-    return typer.Option(*flags, help=TrainingConfig.model_fields[name].description)
 
 
 ArchitecturesOption = Annotated[
@@ -44,18 +39,8 @@ ArchitecturesOption = Annotated[
         "--architecture", "-a", help="Architecture; repeat for several, `all` for every one. Default: lstm and gru."
     ),
 ]
-PresetOption = Annotated[str | None, training_option("preset", "--preset", "-p")]
 EpochsOption = Annotated[int | None, training_option("epochs")]
 SeedOption = Annotated[int | None, training_option("seed")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="Set any other training option, such as --set patience=2 or --set model.dropout=0.1; repeat for several. "
-        "`lvm list options` lists them.",
-    ),
-]
 AgainOption = Annotated[
     bool,
     typer.Option("--again", help="Train even if nothing has changed, or if a checkpoint cannot be resumed."),
@@ -100,7 +85,7 @@ def demo(
     from lvm_pipeline.defs.launch import materialise_lineage
 
     out = render.plain()
-    settings = _settings(preset=preset, set_options=set_)
+    settings = settings_of(preset=preset, set_options=set_)
     architectures = _chosen(architecture, settings)
     with render.progress_bars(out) as bars:
         report = lineage.ingest_demo_corpus(
@@ -132,7 +117,7 @@ def ingest(
     out = render.plain(quiet=as_json)
     with render.progress_bars(out) as bars:
         report = lineage.ingest_file(
-            _settings(),
+            settings_of(),
             file,
             dataset_source=dataset_source,
             space_id=space,
@@ -158,7 +143,7 @@ def verify(
     """Check source table, concepts and sequences, and write the verification report. Exit code 1 if a check fails."""
     from lvm_pipeline import lineage
 
-    settings = _settings(validation_articles=validation_articles)
+    settings = settings_of(validation_articles=validation_articles)
     out = render.plain(quiet=as_json)
     with render.progress_bars(out) as bars:
         if products:
@@ -183,7 +168,7 @@ def drift(
 
     out = render.plain(quiet=as_json)
     with out.status("Comparing"):
-        found, report_path = lineage.check_drift(_settings())
+        found, report_path = lineage.check_drift(settings_of())
     if as_json:
         render.print_json(found.as_json())
     else:
@@ -205,7 +190,7 @@ def run(
     """Run all stages in this process, without Dagster: from the source table to the champion."""
     from lvm_pipeline import lineage
 
-    settings = _settings(
+    settings = settings_of(
         preset=preset, validation_articles=validation_articles, epochs=epochs, seed=seed, set_options=set_
     )
     out = render.plain()
@@ -240,7 +225,7 @@ def train(
 
     A trial that was trained before with the same data, code and options is not trained again.
     """
-    settings = _settings(
+    settings = settings_of(
         architecture=architecture,
         preset=preset,
         batch_size=batch_size,
@@ -296,7 +281,7 @@ def evaluate(
     """Score a trained model and the baselines on the same targets, and write the report."""
     from lvm_pipeline.lineage import from_files
 
-    settings = _settings(validation_articles=validation_articles)
+    settings = settings_of(validation_articles=validation_articles)
     out = render.plain()
     with out.status("Scoring"):
         folder = from_files.model_folder(settings, model=model, trial=trial, architecture=architecture)
@@ -323,7 +308,7 @@ def predict(
     """
     from lvm_pipeline.lineage import from_files
 
-    settings, errors = _settings(), Console(stderr=True, highlight=False)
+    settings, errors = settings_of(), Console(stderr=True, highlight=False)
     source = sys.stdin.buffer if file is None or str(file) == "-" else file
     folder = from_files.model_folder(settings, model=model, trial=trial, architecture=architecture)
     predictions = from_files.predict_on(
@@ -337,7 +322,7 @@ def leaderboard(as_json: JsonOption = False) -> None:
     """Rank the evaluated trials of the present data, and the baselines, by validation cosine."""
     from lvm_pipeline import lineage
 
-    settings = _settings()
+    settings = settings_of()
     board = lineage.build_leaderboard(settings)
     if as_json:
         render.print_json(board.as_json())
@@ -350,7 +335,7 @@ def export_(folder: Annotated[Path, typer.Argument(help="Folder for the NPZ file
     """Export the promoted concepts and sequences as NPZ files that load without pickle."""
     from lvm_pipeline.lineage import from_files
 
-    for path in from_files.export_npz(_settings(), folder):
+    for path in from_files.export_npz(settings_of(), folder):
         render.plain().print(f"Wrote {path}", soft_wrap=True)
 
 
@@ -362,22 +347,10 @@ def import_(
     """Import an NPZ file as the promoted concepts and sequences, if it passes all checks."""
     from lvm_pipeline.lineage import from_files
 
-    verification = from_files.import_npz(_settings(validation_articles=validation_articles), file)
+    verification = from_files.import_npz(settings_of(validation_articles=validation_articles), file)
     render.show_verification(render.plain(), verification)
     if not verification.passed:
         raise typer.Exit(1)
-
-
-def _settings(*, set_options: Sequence[str] | None = None, **options: Any) -> Settings:
-    """Return the settings of the environment with the options of a command in them."""
-    return with_options(load_settings(), {**options, **dict(map(_named_value, set_options or ()))})
-
-
-def _named_value(text: str) -> tuple[str, str]:
-    name, is_given, value = text.partition("=")
-    if not is_given:
-        raise LvmError(f"--set takes NAME=VALUE, such as --set patience=2; got {text!r}.")
-    return name.strip(), value.strip()
 
 
 def _chosen(names: list[str] | None, settings: Settings) -> list[str]:

@@ -23,8 +23,14 @@ WHAT_IT_IS = {
 }
 
 
+PLAN_GROUP = "plan"
+
+
 def lineage_of(definitions: dg.Definitions) -> list[tuple[str, str, bool, int]]:
-    """Return name, group, whether partitioned, and number of checks of every asset, upstream first."""
+    """Return name, group, whether partitioned, and number of checks of every asset on the line, upstream first.
+
+    The trials of the plan branch off it and are left out.
+    """
     graph = definitions.resolve_asset_graph()
     num_checks: dict[str, int] = {}
     for check in graph.asset_check_keys:
@@ -33,6 +39,8 @@ def lineage_of(definitions: dg.Definitions) -> list[tuple[str, str, bool, int]]:
     rows = []
     for key in graph.toposorted_asset_keys:
         node, name = graph.get(key), key.to_user_string()
+        if node.group_name == PLAN_GROUP:
+            continue
         rows.append((name, node.group_name or "", node.is_partitioned, num_checks.get(name, 0)))
     return rows
 

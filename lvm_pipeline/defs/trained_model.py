@@ -65,7 +65,19 @@ def trained_model(
 
 
 def train_in_child(context: dg.AssetExecutionContext, settings: Settings, *, again: bool) -> Mapping[str, Any]:
-    """Train in a child process and return its report: findings, and an error or the trained trial.
+    """Train in a child process and return its report: findings, and an error or the trained trial."""
+    return report_of_child(context, settings, CHILD, extras={"again": again}, what=context.partition_key)
+
+
+def report_of_child(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    settings: Settings,
+    module: str,
+    *,
+    extras: Mapping[str, Any],
+    what: str,
+) -> Mapping[str, Any]:
+    """Run a module that trains in a child process and return what it reports.
 
     A cancelled run interrupts the child, which closes its MLflow run. A killed parent takes the child with it. The
     MLflow run of a killed child is closed here.
@@ -74,13 +86,14 @@ def train_in_child(context: dg.AssetExecutionContext, settings: Settings, *, aga
         LvmError: If the child was killed or crashed.
     """
     client = dg.PipesSubprocessClient(env=settings_environment(settings))
+    command = launched([sys.executable, "-m", module])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Dagster warns of its own inner calls
-            done = client.run(context=context, command=launched([sys.executable, "-m", CHILD]), extras={"again": again})
+            done = client.run(context=context, command=command, extras=dict(extras))
     except DagsterPipesExecutionError as error:
         mlflow_store.close_abandoned_runs(settings)
-        raise LvmError(why_child_ended(context.partition_key, str(error))) from None
+        raise LvmError(why_child_ended(what, str(error))) from None
     (product,) = done.get_custom_messages()
     return product
 

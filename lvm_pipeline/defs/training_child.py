@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Train, report, promote."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     with open_dagster_pipes() as pipes:
         pipes.report_custom_message(report_of(pipes))
 
@@ -80,7 +80,8 @@ class _Progress:
             self._pipes.log.info(report.in_words())
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM like Ctrl-C."""
     raise KeyboardInterrupt
 
 

@@ -153,7 +153,7 @@ def _scores_report(
             for name, found in baselines.items()
         },
         best_baseline=best,
-        latency_ms=_latency(scored, num_threads),
+        latency_ms=prediction_latency(scored, num_threads),
         controls=control_scores(
             scored.model, scored.targets, condition=scored.condition, seed=seed, device=scored.device
         ),
@@ -219,7 +219,8 @@ def _findings(scored: ScoredModel, report: EvaluationReport) -> list[Finding]:
     ]
 
 
-def _latency(scored: ScoredModel, num_threads: int | None) -> Latency:
+def prediction_latency(scored: ScoredModel, num_threads: int | None) -> Latency:
+    """Return the latency of one prediction with the context length that is usual for the targets."""
     length = usual_context_length(scored.model, scored.targets)
     contexts = scored.targets.scored
     lengths = contexts.target_rows - contexts.first_rows

@@ -1,4 +1,4 @@
-"""Turn values into self-contained HTML pages: style, plots and data in one file, no script, nothing fetched."""
+"""Turn values into self-contained HTML pages: style, plots and data in one file, nothing fetched."""
 
 from pathlib import Path
 from typing import Any

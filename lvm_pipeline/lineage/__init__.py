@@ -30,6 +30,8 @@ from lvm_pipeline.lineage.drift import check_drift
 from lvm_pipeline.lineage.ensembles import make_ensemble, top_trials
 from lvm_pipeline.lineage.invariants import INVARIANTS
 from lvm_pipeline.lineage.models import TrainedTrial, train_trial, training_config_of
+from lvm_pipeline.lineage.plan import plan_rows, write_study
+from lvm_pipeline.lineage.plan_run import PlanRun, plan_tracker, run_plan
 from lvm_pipeline.lineage.results import (
     build_leaderboard,
     choose_champion,
@@ -51,6 +53,7 @@ from lvm_pipeline.lineage.whole import run
 
 __all__ = [
     "INVARIANTS",
+    "PlanRun",
     "StagedConcepts",
     "StagedSequences",
     "TrainedTrial",
@@ -70,6 +73,8 @@ __all__ = [
     "move_earlier_layout",
     "named_trial",
     "observe_source",
+    "plan_rows",
+    "plan_tracker",
     "promote_concepts",
     "promote_sequences",
     "promote_with_sequences",
@@ -78,6 +83,7 @@ __all__ = [
     "reported_findings",
     "retrained_architectures",
     "run",
+    "run_plan",
     "sequence_options",
     "source_reader",
     "stage_concepts",
@@ -89,4 +95,5 @@ __all__ = [
     "trial_rows",
     "verify_products",
     "verify_source",
+    "write_study",
 ]

@@ -112,9 +112,13 @@ class RescoringProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the process."""
+        self._end()
+
+    def _end(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
+            self._process = None
 
     def __call__(self, model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:
         """Return the scores of one model.
@@ -123,6 +127,7 @@ class RescoringProcess:
             LvmError: If the model cannot be loaded and scored there.
         """
         if self._process is None or self._process.poll() is not None:
+            self._end()
             command = [sys.executable, "-m", MODULE]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         process = self._process

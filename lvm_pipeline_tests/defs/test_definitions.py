@@ -17,7 +17,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings, settings_environment
 
 LINEAGE = ["cpe_entry", "concepts", "sequences", "trained_model", "evaluation_report", "leaderboard"]
-BEHIND_IT = {"ensemble": {"leaderboard"}, "champion": {"leaderboard", "ensemble"}}
+BEHIND_IT = {"ensemble": {"leaderboard"}, "champion": {"leaderboard", "ensemble"}, "trial": {"sequences"}}
 PARTITIONED = {"trained_model", "evaluation_report"}
 
 # DESIGN section 4.
@@ -72,7 +72,7 @@ def test_architectures_are_the_partitions(graph):
     partitioned = {
         node.key.to_user_string(): node.partitions_def.get_partition_keys()
         for node in graph.asset_nodes
-        if node.partitions_def is not None
+        if node.partitions_def is not None and node.key != dg.AssetKey("trial")
     }
 
     assert partitioned == dict.fromkeys(PARTITIONED, architecture_names())
@@ -89,6 +89,16 @@ def test_every_blocking_invariant_is_a_blocking_check(graph, asset):
 
 def test_trainings_share_the_gpu_one_at_a_time(graph):
     assert graph.get(dg.AssetKey("trained_model")).pools == {"gpu"}
+    assert graph.get(dg.AssetKey("trial")).pools == {"gpu"}
+
+
+def test_every_week_of_the_plan_is_a_job_that_queues_with_the_trainings():
+    jobs = {name: defs().resolve_job_def(name) for name in (f"plan_week_{week}" for week in range(1, 6))}
+
+    assert all(
+        job.description and job.description.startswith(f"Week {name[-1]} of the plan") for name, job in jobs.items()
+    )
+    assert {node.definition.pool for job in jobs.values() for node in job.nodes} == {"gpu"}
 
 
 LEFT_OUT = ("torch", "mlflow", "sklearn", "transformers", "sentence_transformers", "matplotlib")

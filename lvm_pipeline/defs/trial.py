@@ -1,0 +1,121 @@
+"""sequences -> trial: the trials of the plan, one a partition, and jobs that run a week of them in one process."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from lvm_pipeline.defs import metadata
+from lvm_pipeline.defs.checks import lvm_errors_as_failures
+from lvm_pipeline.defs.partitions import GPU_POOL, trial_partitions
+from lvm_pipeline.defs.progress import stage_shown
+from lvm_pipeline.defs.sequences import sequences
+from lvm_pipeline.defs.trained_model import report_of_child
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.experiments.plan import WEEKS
+from lvm_pipeline.settings import Settings, with_options
+
+CHILD = "lvm_pipeline.defs.plan_child"
+KEY = dg.AssetKey("trial")
+
+
+class PlanOptions(dg.Config):
+    """Options of a run of the plan. Fields that are left out keep the value of their environment variable."""
+
+    preset: str | None = None
+    budget_seconds: float | None = None
+    again: bool = False
+
+
+@dg.asset(
+    deps=[sequences],
+    partitions_def=trial_partitions,
+    pool=GPU_POOL,
+    group_name="plan",
+    kinds={"pytorch", "mlflow"},
+)
+def trial(
+    context: dg.AssetExecutionContext, config: PlanOptions, settings: dg.ResourceParam[Settings]
+) -> Iterator[dg.MaterializeResult]:
+    """A trial of the plan: trained, checked and scored on the validation split, tracked as an MLflow run.
+
+    The jobs `plan_week_1` to `plan_week_5` add the partitions. A trial that is done with the same data, code and
+    options is not trained again, unless `again` is set.
+    """  # noqa: DOC501 - the docstring is the description in the UI
+    with lvm_errors_as_failures(), stage_shown(settings, "trial", context.partition_key):
+        (ended,) = run_in_child(context, settings, config, trial_ids=[context.partition_key])
+        if ended["status"] != "done":
+            raise LvmError(f"{ended['trial_id']} {ended['status']}: {ended['reason']}")
+        yield dg.MaterializeResult(data_version=dg.DataVersion(ended["data_version"]), metadata=metadata_of(ended))
+
+
+def week_job(week: int, words: str) -> dg.JobDefinition:
+    """Return the job that runs one week of the plan."""
+
+    @dg.op(name=f"week_{week}", pool=GPU_POOL, description="Train and score the week's trials in one process.")
+    def run_week(context: dg.OpExecutionContext, config: PlanOptions, settings: dg.ResourceParam[Settings]) -> None:
+        with lvm_errors_as_failures(), stage_shown(settings, "plan", f"week_{week}"):
+            ended = run_in_child(context, settings, config, week=week)
+            context.instance.add_dynamic_partitions(trial_partitions.name or "", [each["trial_id"] for each in ended])
+            for each in ended:
+                if each["status"] == "done":
+                    context.log_event(
+                        dg.AssetMaterialization(KEY, partition=each["trial_id"], metadata=metadata_of(each))
+                    )
+                else:
+                    context.log.warning(f"{each['trial_id']} {each['status']}: {each['reason']}")
+
+    @dg.job(
+        name=f"plan_week_{week}",
+        description=f"Week {week} of the plan, {words}: train and score its trials one after the other in one process, "
+        "and write the study report. Trials that are done are not run again.",
+        executor_def=dg.in_process_executor,
+    )
+    def plan_week() -> None:
+        run_week()
+
+    return plan_week
+
+
+def run_in_child(
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    settings: Settings,
+    config: PlanOptions,
+    *,
+    week: int | None = None,
+    trial_ids: Sequence[str] | None = None,
+) -> Sequence[Mapping[str, Any]]:
+    """Run a week, or some trials, in a child process and return how each ended.
+
+    Raises:
+        LvmError: If the child could not start, was killed or crashed. The trials that ended before are kept.
+    """
+    report = report_of_child(
+        context,
+        with_options(settings, {"preset": config.preset}),
+        CHILD,
+        extras={"week": week, "trial_ids": trial_ids, "budget_seconds": config.budget_seconds, "again": config.again},
+        what="the plan" if week is None else f"week {week} of the plan",
+    )
+    if report["error"] is not None:
+        raise LvmError(report["error"])
+    return report["outcomes"]
+
+
+def metadata_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a trial that is done."""
+    scores = outcome["scores"]
+    gain = {f"gain_{name}": value for name, value in scores["gain"].items()}
+    return {
+        **metadata.link(outcome["mlflow_url"]),
+        "trial_id": outcome["trial_id"],
+        "week": outcome["week"],
+        **metadata.numbers({**scores, **gain, "seconds": outcome["seconds"]}),
+        "best_baseline": scores["best_baseline"],
+        "options": dg.MetadataValue.json(outcome["options"]),
+        "fingerprints": dg.MetadataValue.json(outcome["fingerprints"]),
+        "path": dg.MetadataValue.path(outcome["path"]),
+    }
+
+
+plan_jobs = [week_job(week, words) for week, words in WEEKS.items()]

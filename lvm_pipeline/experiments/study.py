@@ -1,0 +1,267 @@
+"""The study: what the trials of the plan say together. Figures only; `study_page` draws them."""
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from lvm_pipeline.experiments.plan import PlannedTrial
+from lvm_pipeline.experiments.trial_scores import Outcome, TrialScores
+from lvm_pipeline.measures.uncertainty import Interval, simultaneous_intervals
+
+STUDY_VERSION = 1
+FRONTS = ("num_params", "latency_ms", "training_seconds")  # what quality is paid with; less is better
+RULE = (
+    "Fixed before the first trial: trials are ranked by mean validation cosine. Intervals are 95 % and hold for all "
+    "trials at once (bootstrap-t of the maximum, whole articles resampled), so that being the best of many counts for "
+    "nothing. The champion rule uses the same correction over all trained models of the data. The test split chooses "
+    "nothing."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRow:
+    """One trial of the plan.
+
+    Attributes:
+        status: done, failed, refused, stale, planned or waiting.
+        reason: Why it failed, was refused or waits.
+        scores: What it scored, if it is done.
+        corrected_gain: Gain over the best baseline; the interval is corrected for the number of trials.
+        to_best: Cosine minus that of the best trial, corrected likewise.
+        fronts: Costs on whose Pareto front against the cosine it lies.
+        seconds: Time from its start to its scores.
+    """
+
+    trial_id: str
+    week: int
+    architecture: str
+    preset: str
+    strategy: str
+    overrides: dict[str, Any]
+    seed: int
+    status: str
+    is_addition: bool
+    group: str
+    reason: str | None = None
+    scores: TrialScores | None = None
+    corrected_gain: Interval | None = None
+    to_best: Interval | None = None
+    fronts: tuple[str, ...] = ()
+    seconds: float | None = None
+    overhead_seconds: float | None = None
+    mlflow_url: str | None = None
+
+    @property
+    def is_level_with_best(self) -> bool:
+        """Whether it cannot be told apart from the best trial."""
+        return self.to_best is not None and (self.to_best.high is None or self.to_best.high >= 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigGroup:
+    """The trials of one config, which differ in their seed.
+
+    Attributes:
+        cosine: Mean over the seeds with its 95 % t interval; no bounds for one seed.
+        best_trial_id: The seed with the highest cosine.
+    """
+
+    group: str
+    architecture: str
+    strategy: str
+    overrides: dict[str, Any]
+    seeds: tuple[int, ...]
+    cosine: Interval
+    best_trial_id: str
+    num_params: int
+    training_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """All trials of the plan on one data set.
+
+    Attributes:
+        rows: Trials; done ones first, highest cosine first.
+        groups: Configs by mean cosine over their seeds, highest first.
+        best_configs: The best group of each architecture.
+        champion_reason: What the champion rule decided last.
+    """
+
+    study_version: int = STUDY_VERSION
+    preset: str
+    dataset_source: str
+    space_id: str
+    fingerprint: str
+    num_targets: int
+    num_articles: int
+    rule: str = RULE
+    rows: tuple[StudyRow, ...] = field(repr=False)
+    groups: tuple[ConfigGroup, ...] = field(repr=False)
+    best_configs: tuple[ConfigGroup, ...] = field(repr=False)
+    champion_reason: str | None = None
+
+    @property
+    def done(self) -> list[StudyRow]:
+        """The trials that are done, best first."""
+        return [row for row in self.rows if row.scores is not None]
+
+    def count(self, status: str) -> int:
+        """Return how many trials have a status."""
+        return sum(row.status == status for row in self.rows)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the study as JSON values, without the sums by article, which lie in the trials' folders."""
+        values = json.loads(json.dumps(asdict(self)))
+        for row in values["rows"]:
+            for name in ("cosine_sums", "gain_sums", "target_counts"):
+                if row["scores"] is not None:
+                    row["scores"].pop(name)
+        return values
+
+
+def study_rows(
+    rows: Iterable[Mapping[str, Any]], trials: Mapping[str, PlannedTrial], outcomes: Mapping[str, Outcome]
+) -> list[StudyRow]:
+    """Return the rows of a study: done trials first, highest cosine first.
+
+    Args:
+        rows: Rows of the plan with the status of each trial.
+        trials: The trials of the plan by id.
+        outcomes: How they ended on the present data, by id.
+    """
+    names = StudyRow.__dataclass_fields__
+    found = [
+        StudyRow(
+            **{name: value for name, value in row.items() if name in names},
+            group=trials[row["trial_id"]].group if row["trial_id"] in trials else row["trial_id"],
+            **_ended(outcomes.get(row["trial_id"])),
+        )
+        for row in rows
+    ]
+    return with_comparisons(found)
+
+
+def _ended(outcome: Outcome | None) -> dict[str, Any]:
+    if outcome is None:
+        return {}
+    names = ("scores", "seconds", "overhead_seconds", "mlflow_url")
+    return {name: getattr(outcome, name) for name in names}
+
+
+def with_comparisons(rows: Sequence[StudyRow]) -> list[StudyRow]:
+    """Sort rows and compare the done ones: corrected intervals, distance to the best, Pareto fronts."""
+    done = sorted((row for row in rows if row.scores is not None), key=lambda row: -_scores(row).cosine)
+    rest = sorted((row for row in rows if row.scores is None), key=lambda row: row.week)
+    if not done:
+        return rest
+    scores = [_scores(row) for row in done]
+    counts = np.array(scores[0].target_counts, np.float64)
+    gains = simultaneous_intervals(np.array([each.gain_sums for each in scores]), counts)
+    cosines = np.array([each.cosine_sums for each in scores])
+    to_best = simultaneous_intervals(cosines - cosines[0], counts)
+    on_front = {name: pareto_front(scores, name) for name in FRONTS}
+    compared = [
+        replace(
+            row,
+            corrected_gain=gain,
+            to_best=distance,
+            fronts=tuple(name for name in FRONTS if number in on_front[name]),
+        )
+        for number, (row, gain, distance) in enumerate(zip(done, gains, to_best, strict=True))
+    ]
+    return [*compared, *rest]
+
+
+def pareto_front(scores: Sequence[TrialScores], cost: str) -> list[int]:
+    """Return the trials that no other one beats in cosine at the same or a lower cost, cheapest first."""
+    order = sorted(range(len(scores)), key=lambda number: (getattr(scores[number], cost), -scores[number].cosine))
+    front: list[int] = []
+    for number in order:
+        if not front or scores[number].cosine > scores[front[-1]].cosine:
+            front.append(number)
+    return front
+
+
+def config_groups(rows: Iterable[StudyRow]) -> list[ConfigGroup]:
+    """Group done trials by config; highest mean cosine over the seeds first."""
+    members: dict[str, list[StudyRow]] = defaultdict(list)
+    for row in rows:
+        if row.scores is not None:
+            members[row.group].append(row)
+    groups = [_group_of(each) for each in members.values()]
+    return sorted(groups, key=lambda group: -group.cosine.mean)
+
+
+def best_configs(groups: Iterable[ConfigGroup]) -> list[ConfigGroup]:
+    """Return the best group of each architecture, best architecture first."""
+    return list({group.architecture: group for group in reversed([*groups])}.values())[::-1]
+
+
+def _group_of(rows: Sequence[StudyRow]) -> ConfigGroup:
+    best = max(rows, key=lambda row: _scores(row).cosine)
+    return ConfigGroup(
+        group=best.group,
+        architecture=best.architecture,
+        strategy=best.strategy,
+        overrides=best.overrides,
+        seeds=tuple(sorted(row.seed for row in rows)),
+        cosine=seed_interval([_scores(row).cosine for row in rows]),
+        best_trial_id=best.trial_id,
+        num_params=_scores(best).num_params,
+        training_seconds=float(np.mean([_scores(row).training_seconds for row in rows])),
+    )
+
+
+def seed_interval(values: Sequence[float]) -> Interval:
+    """Return the mean over seeds with its 95 % t interval; without bounds for one seed."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Interval(mean, None, None)
+    from scipy import stats
+
+    reach = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def experiments_csv(study: Study) -> str:
+    """Return one line a trial: config, metrics, interval, seconds and status."""
+    file = io.StringIO()
+    lines = [csv_row(row) for row in study.rows]
+    writer = csv.DictWriter(file, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()
+
+
+def csv_row(row: StudyRow) -> dict[str, Any]:
+    """Return a trial as flat values."""
+    scores, gain = row.scores, row.corrected_gain or Interval(0.0, None, None)
+    measured = ("mode", "num_params", "cosine", "mrr", "r_at_10", "latency_ms", "training_seconds", "best_epoch")
+    return {
+        **{name: getattr(row, name) for name in ("trial_id", "week", "architecture", "preset", "strategy", "seed")},
+        "overrides": json.dumps(row.overrides, sort_keys=True),
+        "is_addition": row.is_addition,
+        "status": row.status,
+        **{name: getattr(scores, name) if scores else "" for name in measured},
+        "best_baseline": scores.best_baseline if scores else "",
+        "gain": scores.gain.mean if scores else "",
+        "gain_low": scores.gain.low if scores else "",
+        "gain_high": scores.gain.high if scores else "",
+        "corrected_gain_low": gain.low if scores else "",
+        "corrected_gain_high": gain.high if scores else "",
+        "seconds": row.seconds if row.seconds is not None else "",
+        "reason": row.reason or "",
+        "mlflow_url": row.mlflow_url or "",
+    }
+
+
+def _scores(row: StudyRow) -> TrialScores:
+    assert row.scores is not None
+    return row.scores

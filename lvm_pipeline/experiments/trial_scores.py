@@ -1,0 +1,151 @@
+"""What one trial of the plan scored, and how it ended: the record that the study is made from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from lvm_pipeline.evaluation.baseline_scores import baseline_scores
+from lvm_pipeline.evaluation.evaluate import best_baseline, prediction_latency
+from lvm_pipeline.evaluation.scoring import score_model
+from lvm_pipeline.experiments.champion import DECIDING_SPLIT
+from lvm_pipeline.experiments.plan import Purpose
+from lvm_pipeline.experiments.row_scores import keep_row_scores
+from lvm_pipeline.files import write_json
+from lvm_pipeline.measures.retrieval import EARLIER_ROWS, Exclusion
+from lvm_pipeline.measures.uncertainty import Interval, article_sums, paired_gain
+from lvm_pipeline.training.data import TrainingData
+
+OUTCOME_FILE = "outcome.json"  # in the trial's folder
+
+OutcomeStatus = Literal["done", "failed", "refused"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialScores:
+    """Scores of one trained model on the validation split.
+
+    Attributes:
+        mode: `windows` or `articles`: what it was trained on and reads.
+        num_params: Learned values.
+        cosine: Mean cosine of prediction and target.
+        best_baseline: The best baseline that reads the same context.
+        gain: Gain in cosine over it, with its own 95 % interval.
+        mrr: Mean reciprocal rank; no earlier concept of the article is a candidate.
+        r_at_10: Recall at 10, likewise.
+        exclusion: Rule of the retrieval pool.
+        latency_ms: Median latency of one prediction.
+        training_seconds: Time in optimiser steps and validation.
+        best_epoch: Epoch whose weights were kept.
+        cosine_sums: Sum of the cosine over the targets of each article, in reading order.
+        gain_sums: Sum of the gain over the best baseline, likewise.
+        target_counts: Targets of each article.
+    """
+
+    mode: str
+    num_params: int
+    cosine: float
+    best_baseline: str
+    gain: Interval
+    mrr: float
+    r_at_10: float
+    exclusion: Exclusion
+    latency_ms: float
+    training_seconds: float
+    best_epoch: int
+    cosine_sums: tuple[float, ...] = field(repr=False)
+    gain_sums: tuple[float, ...] = field(repr=False)
+    target_counts: tuple[int, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial of the plan ended.
+
+    Attributes:
+        trial_id: Id of the trial.
+        week: Its week.
+        purpose: See `plan.PlannedTrial`.
+        status: done; failed: it began to train and broke off; refused: it cannot work with these data or options.
+        reason: Why it failed or was refused.
+        options: The options that tell the trial from others.
+        fingerprints: Of the data.
+        code_version: Of the code that it uses.
+        seconds: Time from its start to its scores.
+        overhead_seconds: The part of it that was neither training nor scoring.
+        mlflow_url: Page of its MLflow run.
+        scores: What it scored, if it is done.
+    """
+
+    trial_id: str
+    week: int
+    purpose: Purpose
+    status: OutcomeStatus
+    reason: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    fingerprints: dict[str, str]
+    code_version: str
+    seconds: float
+    overhead_seconds: float | None = None
+    mlflow_url: str | None = None
+    scores: TrialScores | None = None
+
+    def is_current(self, fingerprints: Mapping[str, str], code_version: str) -> bool:
+        """Whether it was made with these data and this code."""
+        return self.fingerprints == dict(fingerprints) and self.code_version == code_version
+
+
+def write_outcome(folder: Path, outcome: Outcome) -> None:
+    """Write an outcome into its trial's folder."""
+    write_json(folder / OUTCOME_FILE, asdict(outcome))
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """Return the outcome in a trial's folder; None if there is none that can be read."""
+    try:
+        return TypeAdapter(Outcome).validate_python(json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def score_trial(model_dir: Path, data: TrainingData, *, device: str, num_threads: int, cache_dir: Path) -> TrialScores:
+    """Score a trained model on the validation split, and keep its cosines for the champion rule.
+
+    Args:
+        model_dir: Folder of the trained model.
+        data: What it was trained on.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        num_threads: PyTorch threads on a CPU.
+        cache_dir: Where scores of baselines and models are kept.
+    """
+    scored = score_model(model_dir, data, split=DECIDING_SPLIT, device=device, num_threads=num_threads)
+    keep_row_scores(cache_dir, model_dir, scored)
+    baselines = baseline_scores(
+        scored.targets, fingerprint=data.sequences.metadata.fingerprint, split=DECIDING_SPLIT, cache_dir=cache_dir
+    )
+    best = best_baseline(baselines)
+    own, base = scored.scores.closeness.cosine, baselines[best].scores.closeness.cosine
+    articles = scored.targets.scored.articles
+    sums, counts = article_sums(own.astype(np.float64) - base, articles)
+    means = scored.scores.means()
+    retrieval = means.retrieval[EARLIER_ROWS]
+    return TrialScores(
+        mode=scored.info.mode,
+        num_params=scored.info.num_params,
+        cosine=means.cosine,
+        best_baseline=best,
+        gain=paired_gain(own, base, articles),
+        mrr=retrieval.mrr,
+        r_at_10=retrieval.r_at_10,
+        exclusion=EARLIER_ROWS,
+        latency_ms=prediction_latency(scored, num_threads).p50,
+        training_seconds=scored.info.training_seconds,
+        best_epoch=scored.info.best_epoch,
+        cosine_sums=tuple(article_sums(own, articles)[0].tolist()),
+        gain_sums=tuple(sums.tolist()),
+        target_counts=tuple(counts.astype(int).tolist()),
+    )

@@ -1,0 +1,196 @@
+"""The plan of trials: what it holds and how far it is. `plan_run` runs it.
+
+LVM_HOME/trials/<trial_id>/outcome.json     how each trial ended, with its scores
+LVM_HOME/plan/week_5.json                   what week 5 refines, settled when weeks 1 to 4 have been run
+LVM_HOME/reports/study.json, .html          the study report
+LVM_HOME/reports/experiments.csv            one row a trial
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvm_pipeline import files
+from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.lineage.models import training_config_of
+from lvm_pipeline.lineage.trials import trial_folder
+from lvm_pipeline.sequences.schema import read_sequences_metadata
+from lvm_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from lvm_pipeline.experiments.plan import PlannedTrial
+    from lvm_pipeline.experiments.study import Study
+    from lvm_pipeline.experiments.trial_scores import Outcome, TrialScores
+    from lvm_pipeline.training.config import TrainingConfig
+
+WEEK_5_FILE = "week_5.json"
+
+
+def planned(settings: Settings) -> "list[PlannedTrial]":
+    """Return the trials of weeks 1 to 4 at the settings' preset, and those of week 5 once they are settled."""
+    from lvm_pipeline.experiments import plan
+
+    trials = plan.planned_trials(training_config_of(settings), shares=plan.SHARES)
+    return [*trials, *_week_5(settings, trials)]
+
+
+def plan_rows(settings: Settings, *, week: int | None = None) -> list[dict[str, Any]]:
+    """Return one row for each trial of the plan with its status; week 5 is waiting until weeks 1 to 4 have been run.
+
+    Raises:
+        LvmError: If there is no such week.
+    """
+    from lvm_pipeline.experiments.plan import LAST_WEEK, NUM_ENSEMBLES, NUM_REFINEMENTS, check_week, of_week
+
+    check_week(week)
+    trials = planned(settings)
+    fingerprints = present_fingerprints(settings)
+    rows = [_row(settings, trial, fingerprints) for trial in of_week(trials, week)]
+    if week in (None, LAST_WEEK) and not of_week(trials, LAST_WEEK):
+        names = [f"refinement-{number + 1}" for number in range(NUM_REFINEMENTS)]
+        names += [f"ensemble-{number + 1}" for number in range(NUM_ENSEMBLES)]
+        rows += [_waiting_row(settings, name) for name in names]
+    return rows
+
+
+def _row(settings: Settings, trial: "PlannedTrial", fingerprints: dict[str, str] | None) -> dict[str, Any]:
+    outcome = outcome_of(settings, trial.trial_id)
+    status = "planned" if outcome is None else outcome.status
+    if outcome is not None and not is_current(outcome, trial, fingerprints):
+        status = "stale"
+    return {
+        "trial_id": trial.trial_id,
+        "week": trial.week,
+        "architecture": trial.config.architecture,
+        "preset": trial.config.preset,
+        "strategy": trial.config.strategy,
+        "overrides": trial.overrides,
+        "seed": trial.config.seed,
+        "status": status,
+        "is_addition": trial.is_addition,
+        "reason": outcome.reason if outcome is not None and status == outcome.status else None,
+    }
+
+
+def _waiting_row(settings: Settings, name: str) -> dict[str, Any]:
+    return {
+        "trial_id": name,
+        "week": 5,
+        "architecture": "best of weeks 1 to 4",
+        "preset": settings.preset,
+        "strategy": settings.strategy,
+        "overrides": {},
+        "seed": settings.seed,
+        "status": "waiting",
+        "is_addition": False,
+        "reason": "it is settled when weeks 1 to 4 have been run",
+    }
+
+
+def outcome_of(settings: Settings, trial_id: str) -> "Outcome | None":
+    """Return how a trial ended; None if it was not run by the plan."""
+    from lvm_pipeline.experiments.trial_scores import read_outcome
+
+    return read_outcome(trial_folder(settings, trial_id).path)
+
+
+def present_fingerprints(settings: Settings) -> dict[str, str] | None:
+    """Return the fingerprints of the promoted data; None if there are none."""
+    if not settings.sequences_path.is_file():
+        return None
+    return {
+        "concepts": read_concepts_metadata(settings.concepts_path).fingerprint,
+        "sequences": read_sequences_metadata(settings.sequences_path).fingerprint,
+    }
+
+
+def code_version_of(config: "TrainingConfig") -> str:
+    """Return the version of the code that a training uses."""
+    from lvm_pipeline.training.provenance import training_code_version
+
+    return training_code_version(config.architecture, config.strategy)
+
+
+def is_current(outcome: "Outcome", trial: "PlannedTrial", fingerprints: dict[str, str] | None) -> bool:
+    """Whether an outcome was made with these data and the present code."""
+    return fingerprints is not None and outcome.is_current(fingerprints, code_version_of(trial.config))
+
+
+def not_attempted(settings: Settings, trials: "Sequence[PlannedTrial]") -> "list[PlannedTrial]":
+    """Return the trials of weeks 1 to 4 that have no outcome on the present data."""
+    fingerprints = present_fingerprints(settings)
+    outcomes = ((trial, outcome_of(settings, trial.trial_id)) for trial in trials)
+    return [trial for trial, outcome in outcomes if outcome is None or outcome.fingerprints != fingerprints]
+
+
+def _week_5(settings: Settings, trials: "Sequence[PlannedTrial]") -> "list[PlannedTrial]":
+    """Return the trials of week 5, settled once for these data; none before weeks 1 to 4 have been run."""
+    from lvm_pipeline.experiments import week_five
+    from lvm_pipeline.experiments.plan import LAST_WEEK, PlannedTrial
+
+    path, base = settings.home / "plan" / WEEK_5_FILE, training_config_of(settings)
+    fingerprints = present_fingerprints(settings)
+    key = {"fingerprints": fingerprints, "of": [trial.trial_id for trial in trials]}
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if kept.get("key") == key:
+        return [
+            PlannedTrial(week=LAST_WEEK, config=week_five.from_identity(each["options"], base), purpose=each["purpose"])
+            for each in kept["trials"]
+        ]
+    scored = [week_five.Scored(trial=trial, cosine=scores.cosine) for trial, scores in done_trials(settings, trials)]
+    if fingerprints is None or not scored or not_attempted(settings, trials):
+        return []
+    best = week_five.best_of(scored)
+    info = trial_folder(settings, best.trial.trial_id).info()
+    settled = [
+        *(week_five.refinements(best.trial, info.training) if info is not None else []),
+        *week_five.ensembles(scored, base),
+    ]
+    options = [{"purpose": trial.purpose, "options": trial.config.trial.identity()} for trial in settled]
+    files.write_json(path, {"key": key, "best": best.trial.trial_id, "trials": options})
+    return settled
+
+
+def done_trials(settings: Settings, trials: "Sequence[PlannedTrial]") -> "Iterator[tuple[PlannedTrial, TrialScores]]":
+    """Yield the trials that are done on the present data, with their scores."""
+    fingerprints = present_fingerprints(settings)
+    for trial in trials:
+        outcome = outcome_of(settings, trial.trial_id)
+        if outcome is not None and outcome.scores is not None and outcome.fingerprints == fingerprints:
+            yield trial, outcome.scores
+
+
+def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
+    """Write the study report and `experiments.csv`; return the study and the paths of page, JSON and CSV.
+
+    Raises:
+        LvmError: If there are no promoted data.
+    """
+    from lvm_pipeline.experiments.study import Study, best_configs, config_groups, study_rows
+    from lvm_pipeline.experiments.study_page import write_study_files
+    from lvm_pipeline.lineage.results import read_champion
+
+    concepts, sequences = (
+        read_concepts_metadata(settings.concepts_path),
+        read_sequences_metadata(settings.sequences_path),
+    )
+    trials = {trial.trial_id: trial for trial in planned(settings)}
+    outcomes = {name: found for name in trials if (found := outcome_of(settings, name)) is not None}
+    current = {name: found for name, found in outcomes.items() if found.fingerprints == present_fingerprints(settings)}
+    rows = study_rows(plan_rows(settings), trials, current)
+    groups = config_groups(rows)
+    counts = next((row.scores.target_counts for row in rows if row.scores is not None), ())
+    study = Study(
+        preset=settings.preset,
+        dataset_source=concepts.dataset_source,
+        space_id=concepts.space_id,
+        fingerprint=sequences.fingerprint,
+        num_targets=sum(counts),
+        num_articles=len(counts),
+        rows=tuple(rows),
+        groups=tuple(groups),
+        best_configs=tuple(best_configs(groups)),
+        champion_reason=(read_champion(settings).get("decision") or {}).get("reason"),
+    )
+    return study, write_study_files(study, settings.reports_dir)

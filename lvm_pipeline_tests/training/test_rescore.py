@@ -1,0 +1,37 @@
+"""One process that scores many models."""
+
+import psutil
+import pytest
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.training.rescore import RescoringProcess, rescore
+from lvm_pipeline_tests.evaluation.products import make_products
+
+
+def test_one_process_scores_model_after_model_and_survives_a_bad_one(tmp_path):
+    products = make_products(tmp_path)
+    tables = tuple(products.paths.values())
+    one, other = products.train("one"), products.train("other", seed=1)
+
+    with RescoringProcess() as score:
+        found = [score(one, *tables)]
+        process = psutil.Process(score._process.pid)
+        with pytest.raises(LvmError, match=r"could not be scored in a fresh process: .*nowhere"):
+            score(tmp_path / "nowhere", *tables)
+        found.append(score(other, *tables))
+        assert score._process.pid == process.pid
+
+    assert not process.is_running()
+    assert [each.score for each in found] == pytest.approx([rescore(folder, *tables).score for folder in (one, other)])
+
+
+def test_a_process_that_dies_is_an_error_and_the_next_model_has_a_new_one(tmp_path):
+    products = make_products(tmp_path)
+    tables = tuple(products.paths.values())
+    model = products.train("one")
+
+    with RescoringProcess() as score:
+        score(model, *tables)
+        score._process.kill()
+        score._process.wait()
+        assert score(model, *tables).score > 0
