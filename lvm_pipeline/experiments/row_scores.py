@@ -9,12 +9,12 @@ import numpy as np
 
 from lvm_pipeline.architectures._registry import PACKAGE as ARCHITECTURES
 from lvm_pipeline.evaluation import scoring
-from lvm_pipeline.evaluation.scoring import RowScores, ScoredModel, model_fingerprint, score_model
+from lvm_pipeline.evaluation.scoring import RowScores, ScoredModel, score_model
 from lvm_pipeline.files import mark_used, prune_cache, staged_file
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.provenance import code_version
-from lvm_pipeline.training.trained_model import read_trained_model_info
+from lvm_pipeline.training.trained_model import read_trained_model_info, weights_fingerprint
 
 KEPT_FILES = 400
 ARRAYS = ("target_rows", "articles", "cosines")
@@ -79,6 +79,7 @@ def _read(cache_dir: Path, model_dir: Path, data: TrainingData, split: Split) ->
 
 def _path(cache_dir: Path, model_dir: Path, data: TrainingData, split: Split) -> Path:
     info = read_trained_model_info(model_dir)
-    code = code_version(scoring.__name__, f"{ARCHITECTURES}.{info.architecture}")
-    identity = json.dumps([model_fingerprint(model_dir), info.identity, info.mode, data.fingerprints, split, code])
+    architectures = sorted({info.architecture, *(member.architecture for member in info.members)})
+    code = code_version(scoring.__name__, *(f"{ARCHITECTURES}.{name}" for name in architectures))
+    identity = json.dumps([weights_fingerprint(model_dir), info.identity, info.mode, data.fingerprints, split, code])
     return cache_dir / f"row_scores-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npz"

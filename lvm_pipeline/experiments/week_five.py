@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from lvm_pipeline.experiments.ensemble import Weighting, ensemble_trial
 from lvm_pipeline.experiments.plan import LAST_WEEK, NUM_REFINEMENTS, PlannedTrial
 from lvm_pipeline.training.config import TrainingConfig
 
-ENSEMBLE = "ensemble"  # stands where a trial names its architecture
 # Name, number of members, weights, and whether every member is of another architecture.
-ENSEMBLES = (
+ENSEMBLES: tuple[tuple[str, int, Weighting, bool], ...] = (
     ("top3", 3, "equal", False),
     ("top3_weighted", 3, "validation", False),
     ("top3_architectures", 3, "equal", True),
@@ -79,11 +79,8 @@ def ensembles(scored: Sequence[Scored], base: TrainingConfig) -> list[PlannedTri
     for name, num_members, weights, is_mixed in ENSEMBLES:
         members = sorted(trial.trial_id for trial in (different if is_mixed else ranked)[:num_members])
         if len(members) == num_members:
-            options = {"architecture": ENSEMBLE, "preset": name, "strategy": "plain", "strategy_options": {}}
-            config = TrainingConfig(
-                **{**_machine_options(base), **options}, model={"members": members, "weights": weights}
-            )
-            planned.append(PlannedTrial(week=LAST_WEEK, config=config, purpose=ENSEMBLE))
+            config = from_identity(ensemble_trial(members, name=name, weighting=weights).identity(), base)
+            planned.append(PlannedTrial(week=LAST_WEEK, config=config, purpose="ensemble"))
     return planned
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.ensembles import make_ensemble
 from lvm_pipeline.lineage.models import TrainedTrial, train_trial, training_config_of
 from lvm_pipeline.lineage.plan import code_version_of, is_current, not_attempted, outcome_of, planned
 from lvm_pipeline.lineage.trials import TrialFolder, trial_folder, write_trial
@@ -213,7 +214,14 @@ class _Batch:
         )
 
     def _combined(self, trial: "PlannedTrial", tracker: "StartNoted") -> TrainedTrial:
-        raise LvmError(f"The ensemble {trial.trial_id} cannot be built by this version.")
+        return make_ensemble(
+            self._settings,
+            trial.config.model["members"],
+            name=trial.config.preset,
+            weighting=trial.config.model["weights"],
+            tracker=tracker,
+            again=self._again,
+        )
 
     def _scores(self, folder: TrialFolder, trial: "PlannedTrial") -> "TrialScores":
         from lvm_pipeline.experiments.trial_scores import score_trial

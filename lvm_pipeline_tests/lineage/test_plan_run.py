@@ -161,13 +161,19 @@ def test_week_5_is_settled_by_the_weeks_before_it(settings, small_plan):
     run(settings, week=2)
 
     rows = lineage.plan_rows(settings, week=5)
-    refined = [row for row in rows if row["architecture"] != "ensemble"]
+    refined, combined = ([row for row in rows if (row["architecture"] == "ensemble") is kind] for kind in (False, True))
 
     assert {row["status"] for row in rows} == {"planned"}
-    assert len(refined) == 10
-    assert len({row["architecture"] for row in refined}) == 1
+    assert (len(refined), len({row["architecture"] for row in refined})) == (10, 1)
     assert [row["trial_id"] for row in lineage.plan_rows(settings, week=5)] == [row["trial_id"] for row in rows]
-    assert run(settings, week=5, trial_ids=[refined[0]["trial_id"]]).outcomes[0].status == "done"
+
+    chosen = [refined[0]["trial_id"], combined[0]["trial_id"]]
+    ended = run(settings, week=5, trial_ids=chosen)
+    assert [(outcome.trial_id, outcome.status) for outcome in ended.outcomes] == [(each, "done") for each in chosen]
+    members = combined[0]["overrides"]["model.members"]
+    assert len(lineage.named_trial(settings, chosen[1]).info().members) == len(members) == 3
+    study, _ = lineage.write_study(settings)
+    assert chosen[1] in [row.trial_id for row in study.done]
 
 
 PROGRAM = """
