@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from markupsafe import Markup, escape
 
@@ -78,6 +78,12 @@ class Table(Generic[Row]):
 
 def _markdown_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+RESULT: Column[Any] = Column(
+    title="result", text=lambda row: row.outcome, mark=lambda row: OUTCOME_MARKS[row.outcome], is_text=True
+)
+"""The outcome of a finding."""
 
 
 def number(title: str, value: Callable[[Row], float | None], spec: str = ".4f") -> Column[Row]:

@@ -1,7 +1,7 @@
-"""A trained model as MLflow keeps it: a folder of safetensors and JSON, opened by this module and without pickle.
+"""A trained model as an MLflow model: safetensors and JSON, loaded by this module without pickle.
 
-MLflow calls `_load_pyfunc`, so `mlflow.pyfunc.load_model("models:/lvm@champion").predict(contexts)` predicts wherever
-this package is installed.
+MLflow calls `_load_pyfunc`, so `mlflow.pyfunc.load_model("models:/lvm@champion").predict(contexts)` works wherever this
+package is installed.
 """
 
 import json
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from lvm_pipeline.architectures._contract import LatentVectorModel
 
-DATA = "trained_model"  # folder inside the MLflow model that holds ours
+DATA = "trained_model"  # folder of the trained model inside the MLflow model
 
 
 class Predictor:
     """Predicts the next concept's vector from context vectors."""
 
     def __init__(self, model: "LatentVectorModel"):
-        """Wrap a model; its weights stay where they are."""
+        """Wrap a model."""
         self.model = model.eval()
 
     def predict(
@@ -44,7 +44,7 @@ class Predictor:
             Predictions (B, D).
 
         Raises:
-            LvmError: If the model needs a condition and there is none of its width.
+            LvmError: If the contexts are missing.
         """
         import torch
 
@@ -86,9 +86,9 @@ def model_signature(vector_dim: int, condition_dim: int = 0) -> "ModelSignature"
 
 
 def write_description(folder: Path, *, model_dir: Path, model_id: str, run_id: str) -> None:
-    """Write what MLflow needs beside the trained model: `MLmodel` and the environment to run it in.
+    """Write the files that MLflow needs: `MLmodel` and the environment.
 
-    `mlflow.pyfunc.save_model` would do so too, and take seconds to look through every installed package.
+    `mlflow.pyfunc.save_model` does the same, but takes seconds to inspect all installed packages.
     """
     from mlflow.models import Model
 

@@ -1,7 +1,6 @@
 """The registered model `lvm` and its alias `champion`.
 
-A version is one trained model that was champion once; the alias points at the present one. Retraining overwrites an
-architecture's folder, so the champion's weights are read from here.
+Each version is a model that was promoted; the alias points to the current champion, whose weights are read from here.
 """
 
 from collections.abc import Mapping
@@ -40,14 +39,14 @@ class RegisteredModel:
 
 
 def champion(settings: Settings) -> RegisteredModel | None:
-    """Return the present champion, None where none was ever chosen; says so when its files are gone."""
+    """Return the champion, None if no model was promoted yet; an error if its files are missing."""
     version = _version_with_alias(settings)
     if version is None:
         return None
     with mlflow_store.store_errors():
         model_dir = _model_dir(settings, _model_of(settings, version.run_id or ""))
     if not model_dir.is_dir():
-        raise LvmError(f"The champion's files are gone from {model_dir}; restore them, or delete its alias in MLflow.")
+        raise LvmError(f"The champion's files are missing ({model_dir}); restore them, or delete its alias in MLflow.")
     return RegisteredModel(
         version=str(version.version),
         mlflow_run_id=version.run_id or "",
@@ -58,20 +57,21 @@ def champion(settings: Settings) -> RegisteredModel | None:
 
 
 def promote(settings: Settings, *, mlflow_run_id: str, tags: Mapping[str, str], description: str) -> RegisteredModel:
-    """Register the model of an MLflow run, or find it registered, and point the alias `champion` at it.
+    """Register the model of an MLflow run, if it is not registered, and point the alias `champion` to it.
 
     Args:
         settings: Where the store is.
         mlflow_run_id: Run whose model is registered.
         tags: Strings kept with the version, such as architecture and fingerprints.
-        description: Why it is champion, one sentence.
+        description: Why it is promoted, one sentence.
 
     Raises:
         LvmError: If the run has no model, or the store cannot be used.
     """
     client = mlflow_store.open_client(settings)
     with mlflow_store.store_errors():
-        version = _version_of(settings, mlflow_run_id) or _register(settings, mlflow_run_id, tags, description)
+        known = client.search_model_versions(f"name = '{MODEL_NAME}' and run_id = '{mlflow_run_id}'", max_results=1)
+        version = str(known[0].version) if known else _register(settings, mlflow_run_id, tags, description)
         client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
     promoted = champion(settings)
     assert promoted is not None
@@ -83,24 +83,19 @@ def version_url(settings: Settings, version: str) -> str:
     return f"{mlflow_store.ui_url(settings)}/#/models/{MODEL_NAME}/versions/{version}"
 
 
-def _version_of(settings: Settings, mlflow_run_id: str) -> str | None:
-    client = mlflow_store.open_client(settings)
-    known = client.search_model_versions(f"name = '{MODEL_NAME}' and run_id = '{mlflow_run_id}'", max_results=1)
-    return str(known[0].version) if known else None
-
-
 def _register(settings: Settings, mlflow_run_id: str, tags: Mapping[str, str], description: str) -> str:
     from mlflow.exceptions import MlflowException
 
     client = mlflow_store.open_client(settings)
     model = _model_of(settings, mlflow_run_id)
     try:
-        client.create_registered_model(MODEL_NAME, description="The latent vector model now best by the fixed rule.")
+        client.create_registered_model(MODEL_NAME, description="The best latent vector model by the champion rule.")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     is_server = mlflow_store.tracking_uri(settings).startswith("http")
-    source = model.model_uri if is_server else model.artifact_location  # without a server MLflow asks its global store
+    # Without a server, MLflow would look up a model URI in its global store.
+    source = model.model_uri if is_server else model.artifact_location
     version = client.create_model_version(
         MODEL_NAME,
         source or model.model_uri,
@@ -133,7 +128,7 @@ def _version_with_alias(settings: Settings) -> "ModelVersion | None":
 
 
 def _model_dir(settings: Settings, model: "LoggedModel") -> Path:
-    """Return the model's files: in place where the store is on this disk, else fetched once."""
+    """Return the folder of the model's files, downloaded once if the store is not on this disk."""
     location = urlsplit(model.artifact_location or "")
     if location.scheme == "file":
         return Path(unquote(location.path)) / mlflow_model.DATA
@@ -141,8 +136,8 @@ def _model_dir(settings: Settings, model: "LoggedModel") -> Path:
     if not kept.is_dir():
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        # By its location and not as `models:/...`, which MLflow would look up in its global store, whatever it is told.
-        place = get_artifact_repository(model.artifact_location, tracking_uri=mlflow_store.tracking_uri(settings))
+        # By location: MLflow looks up `models:/...` in its global store and ignores the tracking URI.
+        repository = get_artifact_repository(model.artifact_location, tracking_uri=mlflow_store.tracking_uri(settings))
         with files.staged_dir(kept) as staged:
-            place.download_artifacts("", str(staged))
+            repository.download_artifacts("", str(staged))
     return kept / mlflow_model.DATA

@@ -1,7 +1,7 @@
-"""One MLflow run for one training: parameters, metrics in batches, system metrics, data read, the model itself.
+"""One MLflow run for each training: parameters, metrics in batches, system metrics, inputs, the model.
 
-The client is used and not MLflow's global state ("the active run"), so that two trainings in one process, or a
-training beside somebody's own MLflow code, do not meet.
+The client is used instead of MLflow's global state (the active run), so that several trainings in one process, or other
+MLflow code, do not interfere.
 """
 
 import logging
@@ -32,12 +32,12 @@ MAX_DIGEST_LENGTH = 36
 class MlflowTracker:
     """A `Tracker` that writes to the MLflow store of the settings.
 
-    Metrics that cannot be written are kept and sent with the next ones: a tracking server that is away for a while
-    does not end a long training. Opening the run and logging the model do fail.
+    Metrics that cannot be written are sent with the next ones, so that an outage of the tracking server does not end a
+    training. Opening the run and logging the model raise errors.
     """
 
     def __init__(self, settings: Settings, *, experiment: str = mlflow_store.EXPERIMENT, system_metrics: bool = True):
-        """Remember where to write; nothing is opened before `start`."""
+        """Store the settings; `start` opens the run."""
         self._settings = settings
         self._experiment = experiment
         self._experiment_id = ""
@@ -65,7 +65,7 @@ class MlflowTracker:
         tags: Mapping[str, str],
         fingerprints: Mapping[str, str],
     ) -> None:
-        """Open the run; runs whose process was killed are marked as failed on the way.
+        """Open the run, and mark runs of killed processes as failed.
 
         Raises:
             LvmError: If the store cannot be used.
@@ -84,7 +84,7 @@ class MlflowTracker:
         self._start_system_metrics()
 
     def log_metrics(self, metrics: MetricSeries) -> None:
-        """Send values in batches; what cannot be sent now is sent later."""
+        """Send values in batches; values that cannot be sent are kept for the next call."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -97,7 +97,7 @@ class MlflowTracker:
             logger.warning("%d metric values wait for the next attempt: %s", len(self._unsent), error)
 
     def log_artifacts(self, folder: Path) -> None:
-        """Copy a folder's files to the run."""
+        """Copy the files of a folder to the run."""
         with mlflow_store.store_errors():
             self._client.log_artifacts(self._open_run_id, str(folder))
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from psycopg import sql
 
@@ -34,10 +33,6 @@ class SourceState:
         """Hash of the rows' state, the same on any server."""
         rows = {name: value for name, value in asdict(self).items() if name != "source"}
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the state as plain JSON values."""
-        return asdict(self)
 
 
 def observe(reader: PostgresReader) -> SourceState:

@@ -126,13 +126,14 @@ def mixed_query(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Comp
 def ordered_query(rule: OrderRule, tables: Tables, rows: sql.Composable) -> sql.Composable:
     """Select every column of the concept table, in the rule's order."""
     article, position = key_of(rule, tables.entry)
+    tmd_table = tables.holder("tmd_dense")
     columns = {
         "cpe_id": sql.SQL("e.cpe_id::text"),
         "article_id": sql.SQL("({})::text").format(article),
         "source_position": position if rule.is_counted and position else sql.SQL("NULL::bigint"),
         "concept_text": sql.SQL("e.concept_text::text"),
         **{name: _optional(tables.entry, column, "smallint") for name, column in CODE_COLUMNS.items()},
-        "tmd_dense": _tmd(tables),
+        "tmd_dense": _vector(tmd_table, "tmd_dense") if tmd_table else sql.SQL("NULL::real[]"),
         **{name: _negatives(tables.entry, name) for name in NEGATIVE_COLUMNS},
         "created_at": _optional(tables.entry, "created_at", "timestamptz"),
         "vector": _vector(tables.vector_home, tables.vector_column),
@@ -185,11 +186,6 @@ def _negatives(entry: Table, column: str) -> sql.Composable:
     if column not in entry.types:
         return sql.SQL("NULL::text")
     return sql.SQL("to_jsonb({})::text").format(entry.column(column))
-
-
-def _tmd(tables: Tables) -> sql.Composable:
-    holder = tables.holder("tmd_dense")
-    return _vector(holder, "tmd_dense") if holder else sql.SQL("NULL::real[]")
 
 
 def _vector(table: Table, column: str) -> sql.Composable:

@@ -5,6 +5,7 @@ Heavy imports (torch, MLflow, Dagster) happen inside the commands, so that `lvm 
 
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -127,7 +128,7 @@ def ingest(
             progress=bars.task(f"Loading {file.name}"),
         )
     if as_json:
-        render.print_json(report.as_json())
+        render.print_json(asdict(report))
     else:
         render.show_ingest(out, report)
 

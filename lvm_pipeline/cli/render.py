@@ -46,9 +46,6 @@ class Bar(Protocol):
         ...
 
 
-TaskMaker = Callable[[str], Bar]  # description -> its bar
-
-
 def plain(*, quiet: bool = False) -> Console:
     """Return the console of a command; a quiet one prints nothing."""
     return Console(quiet=quiet, highlight=False)
@@ -150,7 +147,7 @@ def write_lines(records: Iterable[Mapping[str, Any]]) -> None:
 def show_findings(console: Console, findings: Sequence[Finding]) -> None:
     """Print one line per finding; messages of findings that passed are cut, since the report has them in full."""
     columns: list[tables.Column[Finding]] = [
-        tables.Column(title="result", text=lambda row: row.outcome, mark=_outcome_mark, is_text=True),
+        tables.RESULT,
         tables.Column(title="invariant", text=lambda row: row.name, is_text=True),
         tables.Column(title="observed", text=_short_message, is_text=True),
     ]
@@ -160,10 +157,6 @@ def show_findings(console: Console, findings: Sequence[Finding]) -> None:
 def _short_message(finding: Finding) -> str:
     message = finding.message if finding.outcome != "passed" else finding.message.partition(":")[0]
     return message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} ... (in full in the report)"
-
-
-def _outcome_mark(finding: Finding) -> tables.Mark:
-    return tables.OUTCOME_MARKS[finding.outcome]
 
 
 def outcomes_in_words(outcomes: Sequence[str]) -> str:

@@ -20,22 +20,25 @@ METADATA_KEY = b"lvm"
 UNDECLARED = "undeclared-"
 
 
-COLUMN_MEANINGS = {
-    "row": "Row number, from 0. The sequence table refers to it.",
-    "cpe_id": "Id of the concept in the source table.",
-    "article_id": "Id of its article.",
-    "article_index": "Number of the article, from 0, in the order of this table.",
-    "position": "Position in the article, from 0.",
-    "concept_text": "Text of the concept.",
-    "domain": "TMD code, 0 to 15.",
-    "task": "TMD code, 0 to 31.",
-    "modifier": "TMD code, 0 to 63.",
-    "tmd_dense": "TMD codes as a 16-D vector, if the source has them.",
-    "soft_negatives": "Soft negatives, if the source has any.",
-    "hard_negatives": "Hard negatives, if the source has any.",
-    "created_at": "When the row in the source table was created.",
-    "vector": "Vector of the concept, float32.",
+_COLUMNS: dict[str, tuple[pa.DataType | None, str]] = {
+    "row": (pa.int64(), "Row number, from 0. The sequence table refers to it."),
+    "cpe_id": (pa.string(), "Id of the concept in the source table."),
+    "article_id": (pa.string(), "Id of its article."),
+    "article_index": (pa.int32(), "Number of the article, from 0, in the order of this table."),
+    "position": (pa.int32(), "Position in the article, from 0."),
+    "concept_text": (pa.string(), "Text of the concept."),
+    "domain": (pa.int16(), "TMD code, 0 to 15."),
+    "task": (pa.int16(), "TMD code, 0 to 31."),
+    "modifier": (pa.int16(), "TMD code, 0 to 63."),
+    # Not of fixed size: pyarrow cannot read a fixed-size list with a null in it from Parquet.
+    "tmd_dense": (pa.list_(pa.float32()), "TMD codes as a 16-D vector, if the source has them."),
+    "soft_negatives": (pa.list_(pa.string()), "Soft negatives, if the source has any."),
+    "hard_negatives": (pa.list_(pa.string()), "Hard negatives, if the source has any."),
+    "created_at": (pa.timestamp("us", tz="UTC"), "When the row in the source table was created."),
+    "vector": (None, "Vector of the concept, float32."),  # a list of D
 }
+_NULLABLE = {*_COLUMNS} - {"row", "cpe_id", "article_id", "article_index", "position"}
+COLUMN_MEANINGS = {name: meaning for name, (_, meaning) in _COLUMNS.items()}
 
 
 def undeclared_space(vector_dim: int) -> str:
@@ -50,25 +53,8 @@ def is_declared(space_id: str) -> bool:
 
 def concepts_schema(vector_dim: int) -> pa.Schema:
     """Return the columns of `concepts.parquet` for vectors of width D."""
-    return pa.schema(
-        [
-            pa.field("row", pa.int64(), nullable=False),
-            pa.field("cpe_id", pa.string(), nullable=False),
-            pa.field("article_id", pa.string(), nullable=False),
-            pa.field("article_index", pa.int32(), nullable=False),
-            pa.field("position", pa.int32(), nullable=False),
-            pa.field("concept_text", pa.string()),
-            pa.field("domain", pa.int16()),
-            pa.field("task", pa.int16()),
-            pa.field("modifier", pa.int16()),
-            # 16 numbers or null; no fixed size, as pyarrow reads no fixed-size list with a null in it from Parquet.
-            pa.field("tmd_dense", pa.list_(pa.float32())),
-            pa.field("soft_negatives", pa.list_(pa.string())),
-            pa.field("hard_negatives", pa.list_(pa.string())),
-            pa.field("created_at", pa.timestamp("us", tz="UTC")),
-            pa.field("vector", pa.list_(pa.field("item", pa.float32()), vector_dim)),
-        ]
-    )
+    vector = pa.list_(pa.field("item", pa.float32()), vector_dim)
+    return pa.schema([pa.field(name, kind or vector, name in _NULLABLE) for name, (kind, _) in _COLUMNS.items()])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import dagster as dg
 
@@ -26,4 +27,4 @@ with warnings.catch_warnings():
         """Observe the table; its data version is a hash of counts, newest row and content."""
         with lvm_errors_as_failures():
             source = lineage.observe_source(settings)
-        yield dg.ObserveResult(data_version=dg.DataVersion(source.data_version), metadata=source.as_json())
+        yield dg.ObserveResult(data_version=dg.DataVersion(source.data_version), metadata=asdict(source))

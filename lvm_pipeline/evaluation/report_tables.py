@@ -15,7 +15,7 @@ from lvm_pipeline.measures.baselines import BASELINES
 from lvm_pipeline.measures.retrieval import Exclusion, RetrievalScores
 from lvm_pipeline.measures.scores import MeanScores
 from lvm_pipeline.measures.uncertainty import Interval
-from lvm_pipeline.tables import OUTCOME_MARKS, Column, Table, number
+from lvm_pipeline.tables import RESULT, Column, Table, number
 
 Row = TypeVar("Row")
 MINUS, MSE_TITLE = "\u2212", "MSE \u00d7 1000"
@@ -176,7 +176,7 @@ _PREDICTOR_COLUMNS: Sequence[Column[Predictor]] = (
     *retrieval_columns(_retrieval_of),
 )
 _FINDING_COLUMNS: Sequence[Column[Finding]] = (
-    Column(title="result", text=lambda row: row.outcome, mark=lambda row: OUTCOME_MARKS[row.outcome], is_text=True),
+    RESULT,
     Column(title="invariant", text=lambda row: row.name, html=_severity_in_words, is_text=True),
     Column(title="observed", text=lambda row: row.message, is_text=True),
 )

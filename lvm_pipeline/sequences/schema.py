@@ -21,21 +21,14 @@ SCHEMA_VERSION = 1
 REBUILD = "build the sequences again"
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-SEQUENCES_SCHEMA = pa.schema(
-    [
-        pa.field("article_id", pa.string(), nullable=False),
-        pa.field("first_row", pa.int64(), nullable=False),
-        pa.field("target_row", pa.int64(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-    ]
-)
-
-COLUMN_MEANINGS = {
-    "article_id": "The article of context and target.",
-    "first_row": "Row of the context's first concept in the concept table.",
-    "target_row": "Row of the concept to predict, right after the context.",
-    "split": "train, validation or test; the same for a whole article.",
+_COLUMNS = {
+    "article_id": (pa.string(), "The article of context and target."),
+    "first_row": (pa.int64(), "Row of the context's first concept in the concept table."),
+    "target_row": (pa.int64(), "Row of the concept to predict, right after the context."),
+    "split": (pa.string(), "train, validation or test; the same for a whole article."),
 }
+SEQUENCES_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, (kind, _) in _COLUMNS.items()])
+COLUMN_MEANINGS = {name: meaning for name, (_, meaning) in _COLUMNS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

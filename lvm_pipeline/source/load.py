@@ -4,9 +4,9 @@ Shapes: N = concepts, D = vector width.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,10 +71,6 @@ class IngestReport:
     num_known: int
     duplicates: list[Duplicate]
     bad_rows: list[BadRow]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as plain JSON values."""
-        return asdict(self)
 
     def sentence(self) -> str:
         """Summarise what was loaded."""

@@ -44,7 +44,8 @@ def read_parquet(path: Path, *, dataset_source: str) -> SourceRecords:
         with pq.ParquetFile(path) as file:
             _check_schema(path, file.schema_arrow)
             checker = _RowChecker(dataset_source)
-            for batch in file.iter_batches(BATCH_SIZE, columns=_columns(file.schema_arrow)):
+            columns = [*REQUIRED_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in file.schema_arrow.names)]
+            for batch in file.iter_batches(BATCH_SIZE, columns=columns):
                 checker.add(batch)
             space_id = declared_space(file.schema_arrow.metadata or {})
     except (pa.ArrowException, OSError) as error:
@@ -237,10 +238,6 @@ def _check_schema(path: Path, schema: pa.Schema) -> None:
         raise LvmError(
             f"The vectors of {path.name} have {vector.list_size} components; pgvector stores at most {MAX_WIDTH}."
         )
-
-
-def _columns(schema: pa.Schema) -> list[str]:
-    return [*REQUIRED_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in schema.names)]
 
 
 def declared_space(metadata: dict[bytes, bytes]) -> str | None:

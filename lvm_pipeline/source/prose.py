@@ -137,13 +137,10 @@ def _kept(block: Block) -> Iterator[Block]:
         block = [block[0][item.end() :], *block[1:]]
     elif any(_indent(line) > 0 for line in block):  # code, or a term and its definition
         return
-    if block[0].lstrip().startswith(">>>") or _is_table(block):
+    is_table = sum(_TABLE.search(line) is not None for line in block) * 4 >= len(block)
+    if is_table or block[0].lstrip().startswith(">>>"):
         return
     yield [line.strip() for line in block]
-
-
-def _is_table(block: Block) -> bool:
-    return sum(_TABLE.search(line) is not None for line in block) * 4 >= len(block)
 
 
 def _without_dropped_parts(lines: list[str]) -> list[str]:

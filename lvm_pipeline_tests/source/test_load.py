@@ -1,6 +1,7 @@
 """Articles in JSONL become rows, all of a file or none; copies are dropped and spaces never mixed."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -156,7 +157,7 @@ def test_skip_bad_loads_the_rest_and_reports(load, table):
     report = load([*articles(), b"{", {"title": "x"}], skip_bad=True)
     assert len(table.articles()) == 12
     assert [str(bad) for bad in report.bad_rows][1] == "line 14: neither text nor concepts"
-    assert report.as_json()["bad_rows"][0]["number"] == 13
+    assert asdict(report)["bad_rows"][0]["number"] == 13
 
 
 def test_many_bad_lines_are_counted_and_some_shown(load):

@@ -103,7 +103,10 @@ def compare_concepts(reference_path: Path, present_path: Path) -> Drift:
     if before.space_id != now.space_id:
         why = f"the champion was trained on vectors of space {before.space_id}, the present ones are of {now.space_id}"
         return not_compared(present_path, why, reference=before)
-    if before.fingerprint == now.fingerprint and _codes_are_equal(reference_path, present_path):
+    # The fingerprint does not cover the codes.
+    if before.fingerprint == now.fingerprint and read_columns(reference_path, CODES).equals(
+        read_columns(present_path, CODES)
+    ):
         equal = num_concepts_is_as_before.finding(passed=True, message=UNCHANGED, observed=1.0)
         counts = {"num_arrived": 0, "num_kept": now.num_articles, "num_left": 0}
         return Drift(present=now, reference=before, findings=[equal, *_unchanged()], **counts)
@@ -136,11 +139,6 @@ def compare_articles(reference: ArticleSample, present: ArticleSample) -> list[F
 
 def _summary(metadata: ConceptsMetadata) -> TableSummary:
     return TableSummary(**{name: getattr(metadata, name) for name in TableSummary.__dataclass_fields__})
-
-
-def _codes_are_equal(path: Path, other_path: Path) -> bool:
-    """Compare what a fingerprint does not cover."""
-    return read_columns(path, CODES).equals(read_columns(other_path, CODES))
 
 
 def _groups(before: ArticleSample, after: ArticleSample, *, names: tuple[str, str]) -> Groups:

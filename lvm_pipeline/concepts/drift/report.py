@@ -5,7 +5,7 @@ from pathlib import Path
 from lvm_pipeline import files
 from lvm_pipeline.concepts.drift.compare import FALSE_ALARM_RATE, Drift
 from lvm_pipeline.findings import Finding
-from lvm_pipeline.tables import OUTCOME_MARKS, Column, Table, number, table_of
+from lvm_pipeline.tables import RESULT, Column, Table, number, table_of
 
 JSON_NAME, MARKDOWN_NAME = "drift.json", "drift.md"
 
@@ -23,7 +23,7 @@ def drift_table(drift: Drift) -> Table[Finding]:
     """Return the checks with their results."""
     columns: list[Column[Finding]] = [
         Column(title="check", text=lambda row: f"`{row.name}`", is_text=True),
-        Column(title="result", text=lambda row: row.outcome, mark=lambda row: OUTCOME_MARKS[row.outcome], is_text=True),
+        RESULT,
         number("observed", lambda row: row.observed, ".3f"),
         number("limit", lambda row: row.allowed, ".3f"),
         number("p", lambda row: row.details.get("p_value_of_all_checks"), ".3f"),

@@ -72,7 +72,8 @@ def load_sentence_transformer(
     folder = folder or _hub_folder(name, encoders_dir, may_download=may_download)
     space_id = space_of_folder(folder, name=name)
     model = _loaded(folder)
-    return SentenceTransformerEncoder(space_id=space_id, vector_dim=_vector_dim(model), folder=folder, model=model)
+    (vector,) = model.encode(["width"], show_progress_bar=False, convert_to_numpy=True)
+    return SentenceTransformerEncoder(space_id=space_id, vector_dim=len(vector), folder=folder, model=model)
 
 
 def local_folder(name: str, *, encoders_dir: Path) -> Path | None:
@@ -188,18 +189,13 @@ def _hub_folder(name: str, encoders_dir: Path, *, may_download: bool) -> Path:
 
 def _loaded(folder: Path) -> Any:
     library = _imported("sentence_transformers")
-    _silence_transformers()
+    messages = importlib.import_module("transformers.utils.logging")  # about loaded weights
+    messages.set_verbosity_error()
+    messages.disable_progress_bar()
     try:
         return library.SentenceTransformer(str(folder), device=None, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         raise LvmError(f"The model at {folder} cannot be loaded ({error}); download it again.") from None
-
-
-def _silence_transformers() -> None:
-    """Turn off the progress bar and the messages of transformers about loaded weights."""
-    messages = importlib.import_module("transformers.utils.logging")
-    messages.set_verbosity_error()
-    messages.disable_progress_bar()
 
 
 def _imported(module: str) -> Any:
@@ -207,7 +203,3 @@ def _imported(module: str) -> Any:
         return __import__(module)
     except ImportError as error:
         raise LvmError(f"This encoder needs {module}, which cannot be imported ({error}); {INSTALL}.") from None
-
-
-def _vector_dim(model: Any) -> int:
-    return int(model.encode(["width"], show_progress_bar=False, convert_to_numpy=True).shape[1])
