@@ -40,10 +40,13 @@ from lvm_pipeline.evaluation.scoring import ScoredModel, score_model
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.retrieval import (
     EXCLUSIONS,
+    Exclusion,
+    RetrievalScores,
     chance_scores,
     num_candidates,
     pool_is_declared_and_clean,
     primary_exclusion,
+    retrieval_scores,
 )
 from lvm_pipeline.measures.targets import ContextMode, Targets
 from lvm_pipeline.measures.uncertainty import paired_gain
@@ -164,6 +167,7 @@ def _scores_report(
         retrieval_curve=_retrieval_curve(scored, baselines, best),
         ensemble=ensemble_scores(scored, seed=seed),
         resolutions=resolution_scores(scored),
+        retrieval_of_prediction=_retrieval_of_prediction(scored),
         seed=seed,
     )
 
@@ -275,6 +279,11 @@ def _histogram(scored: ScoredModel, best: ScoredBaseline) -> CosineHistogram:
         model=counts(scored.scores.closeness.cosine),
         best_baseline=counts(best.scores.closeness.cosine),
     )
+
+
+def _retrieval_of_prediction(scored: ScoredModel) -> dict[Exclusion, RetrievalScores] | None:
+    ranks = scored.ranks_of_prediction
+    return None if ranks is None else {rule: retrieval_scores(found) for rule, found in ranks.items()}
 
 
 def _retrieval_curve(scored: ScoredModel, baselines: Mapping[str, ScoredBaseline], best: str) -> RetrievalCurve:

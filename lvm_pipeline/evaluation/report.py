@@ -163,6 +163,7 @@ class EvaluationReport(MeanScores):
         strategies: Comparison of training strategies.
         ensemble: The members of an ensemble with their weights and scores.
         resolutions: Scores at each width of a model that predicts at several.
+        retrieval_of_prediction: Retrieval by the prediction, for a model whose `retrieval` is by its ranking output.
     """
 
     report_version: int = REPORT_VERSION
@@ -207,6 +208,7 @@ class EvaluationReport(MeanScores):
     strategies: dict[str, JsonValue] | None = None
     ensemble: EnsembleScores | None = None
     resolutions: tuple[ResolutionScores, ...] | None = None
+    retrieval_of_prediction: dict[Exclusion, RetrievalScores] | None = None
 
     @property
     def best(self) -> BaselineScores:

@@ -5,7 +5,7 @@ Shapes: S = targets, D = vector width.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.architectures._ranking_head import ranking_output
 from lvm_pipeline.concepts.schema import is_declared
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.measures.scores import Scores, given_predictions, score_predictor
+from lvm_pipeline.measures.retrieval import Exclusion
+from lvm_pipeline.measures.scores import Scores, given_predictions, ranks_of, score_predictor
 from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
@@ -72,6 +74,8 @@ class ScoredModel:
     split: Split
     device: str
     condition: NDArray[np.float32] | None = field(default=None, repr=False)  # of every concept, (N, C)
+    # of a model that ranks by an output of its own: what its predictions would rank
+    ranks_of_prediction: dict[Exclusion, NDArray[np.int64]] | None = field(default=None, repr=False)
 
     def row_scores(self) -> RowScores:
         """Return what the champion rule compares."""
@@ -140,9 +144,14 @@ def score_model(
     vectors, spans = vectors_on_device(data.vectors, device), data.scored_spans(split, mode=mode)
     with _torch_threads(num_threads or info.training["num_threads"]):
         predictions = predict_spans(model, vectors, spans, condition=condition_on_device(condition, device))
+        ranker = ranking_output(model)
+        queries = None
+        if ranker is not None:
+            queries = predict_spans(ranker, vectors, spans, condition=condition_on_device(condition, device))
     if not np.isfinite(predictions).all():
         raise LvmError(f"The model in {model_dir} predicts numbers that are not finite; train it again.")
     train_mean = targets.train_mean()
+    scores = score_predictor(given_predictions(predictions, targets), targets, train_mean=train_mean)
     return ScoredModel(
         model=model,
         info=info,
@@ -150,7 +159,8 @@ def score_model(
         data=data,
         targets=targets,
         train_mean=train_mean,
-        scores=score_predictor(given_predictions(predictions, targets), targets, train_mean=train_mean),
+        scores=scores if queries is None else replace(scores, ranks=ranks_of(queries, targets)),
+        ranks_of_prediction=None if queries is None else scores.ranks,
         split=split,
         device=device,
         condition=condition,

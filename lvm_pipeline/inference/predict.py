@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._products import laid_out
+from lvm_pipeline.architectures._ranking_head import ranking_output
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.context import ReadingModel
 from lvm_pipeline.inference.nearest import ConceptIndex
@@ -30,7 +31,8 @@ class Prediction:
     """The vector (D,) predicted to follow a concept, and what it was made from.
 
     `position` counts the concepts of the article from 0; the prediction is for the one after it. `num_context`
-    concepts were read for it. `nearest` are the concepts of a table nearest to it, where they were asked for.
+    concepts were read for it. `nearest` are the concepts of a table nearest to it, where they were asked for; a model
+    with a ranking output finds them with that, so their cosines are to its query.
     """
 
     article_id: str | int | None
@@ -72,7 +74,10 @@ class StreamPredictor:
             warn: Told, once, when vectors had to be scaled.
         """
         self.info = info
-        self.reading = ReadingModel(model, window=info.context_length if info.mode == "windows" else None)
+        window = info.context_length if info.mode == "windows" else None
+        self.reading = ReadingModel(model, window=window)
+        ranker = None if index is None else ranking_output(model)
+        self._ranking = None if ranker is None else ReadingModel(ranker, window=window)
         self.config = model.config
         self._encoders_dir = encoders_dir
         self._encoder: Encoder | None = None
@@ -90,17 +95,21 @@ class StreamPredictor:
             for concept in concepts:
                 if concept.article_id != article_id:
                     self.reading.start_article()
+                    if self._ranking is not None:
+                        self._ranking.start_article()
                     article_id = concept.article_id
                 yield self._prediction_after(concept)
 
     def _prediction_after(self, concept: GivenConcept) -> Prediction:
-        vector = self.reading.read(self._vector_of(concept), self._condition_of(concept))
+        given, condition = self._vector_of(concept), self._condition_of(concept)
+        vector = self.reading.read(given, condition)
+        query = vector if self._ranking is None else self._ranking.read(given, condition)
         return Prediction(
             article_id=concept.article_id,
             position=self.reading.num_read - 1,
             num_context=self.reading.num_remembered,
             vector=vector,
-            nearest=None if self._index is None else self._index.nearest(vector, self._num_nearest),
+            nearest=None if self._index is None else self._index.nearest(query, self._num_nearest),
         )
 
     def _condition_of(self, concept: GivenConcept) -> NDArray[np.float32] | None:

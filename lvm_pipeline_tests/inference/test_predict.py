@@ -14,6 +14,7 @@ import torch
 from lvm_pipeline.adapters import mlflow_registry
 from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
 from lvm_pipeline.architectures._contract import config_with, count_parameters
+from lvm_pipeline.architectures._ranking_head import ranking_output
 from lvm_pipeline.architectures.lstm import ARCHITECTURE as LSTM
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.from_files import model_folder, predict_on
@@ -114,6 +115,22 @@ def test_nearest_concepts_are_those_of_the_promoted_table(settings, products, mo
     table = np.asarray(products.data().vectors)
     assert cosines == pytest.approx(np.sort(table @ found[1].vector)[::-1][:3].tolist(), abs=1e-5)
     assert found[1].as_json()["nearest"][0].keys() == {"cpe_id", "article_id", "position", "concept_text", "cosine"}
+
+
+def test_a_model_with_a_ranking_output_finds_the_nearest_concepts_with_it(settings, products, vectors):
+    settings.data_dir.mkdir(parents=True)
+    shutil.copy(products.concepts_path, settings.concepts_path)
+    model_dir = products.train("ranking", architecture="gru", mode="articles", strategy="ranking", learning_rate=0.05)
+    model, _ = load_trained_model(model_dir)
+
+    found = predicted(settings, model_dir, lines_of({"a": vectors[0][:2], "b": vectors[1][:2]}), num_nearest=3)
+
+    with torch.inference_mode():
+        query = ranking_output(model)(torch.from_numpy(vectors[1][:2])[None])[0, -1].numpy()
+    table = np.asarray(products.data().vectors)
+    nearest = [concept["cosine"] for concept in found[3].nearest]
+    assert nearest == pytest.approx(np.sort(table @ query)[::-1][:3].tolist(), abs=1e-5)
+    assert nearest != pytest.approx(np.sort(table @ found[3].vector)[::-1][:3].tolist(), abs=1e-5)
 
 
 def test_vectors_of_another_length_are_scaled_and_that_is_said_once(settings, model_dir, vectors):

@@ -6,13 +6,13 @@ Shapes: n = positions that count, H = hidden width, D = vector width, R = a lowe
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.architectures._ranking_head import predict_with_states
 from lvm_pipeline.training.batches import Batch
 from lvm_pipeline.training.terms import TermModule, TermSources
 
@@ -100,21 +100,6 @@ class AtWidth(LatentVectorModel):
         """Predict in the leading principal directions; see the contract."""
         heads = self.model.get_submodule(MODULE)
         assert isinstance(heads, ResolutionHeads)
-        kept: list[Tensor] = []
-        hook = self.model.get_submodule("mixers").register_forward_hook(_keep_in(kept))
-        try:
-            predictions = self.model(contexts, condition, at)
-        finally:
-            hook.remove()
-        states = kept[-1]
-        if at is not None and states.ndim > predictions.ndim:
-            states = states[at]
+        predictions, states = predict_with_states(self.model, contexts, condition, at)
         low = heads(predictions, states)[heads.widths.index(self.width)]
         return F.pad(low, (0, predictions.shape[-1] - self.width))
-
-
-def _keep_in(kept: list[Tensor]) -> Any:
-    def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
-        kept.append(output)
-
-    return keep
