@@ -210,7 +210,8 @@ def build_ensemble(
             start_score=float(agreement.cosines(np.full(len(members), 1 / len(members))).mean()),
             training_seconds=time.monotonic() - started + sum(each.training_seconds for each in infos.values()),
         )
-        save_tensors(staged / WEIGHTS_FILE, {"weights": ensemble.weights.cpu()}, {IDENTITY_KEY: info.identity})
+        header = {IDENTITY_KEY: info.identity, MEMBERS_DIR: ", ".join(each.weights_fingerprint for each in members)}
+        save_tensors(staged / WEIGHTS_FILE, {"weights": ensemble.weights.cpu()}, header)
         write_json(staged / INFO_FILE, info.as_json())
     return info
 

@@ -80,7 +80,6 @@ def trials_table(study: Study) -> Table[StudyRow]:
         Column(title="trial", text=lambda row: row.trial_id, html=_trial_html, is_text=True),
         Column(title="week", text=lambda row: str(row.week)),
         Column(title="architecture", text=lambda row: row.architecture, is_text=True),
-        Column(title="strategy", text=lambda row: row.strategy, is_text=True),
         Column(title="seed", text=lambda row: str(row.seed)),
         Column(
             title="status", text=lambda row: row.status, mark=lambda row: STATUS_MARKS.get(row.status, ""), is_text=True
@@ -92,7 +91,7 @@ def trials_table(study: Study) -> Table[StudyRow]:
             html=gain_html,
             is_text=True,
         ),
-        Column(title="level with the best", text=lambda row: "yes" if row.is_level_with_best else ""),
+        Column(title="level with best", text=lambda row: "yes" if row.is_level_with_best else ""),
         number("MRR", lambda row: row.scores and row.scores.mrr, ".3f"),
         number("R@10", lambda row: row.scores and row.scores.r_at_10, ".3f"),
         Column(title="parameters", text=lambda row: size(row.scores.num_params) if row.scores else ""),
@@ -109,8 +108,11 @@ def _status_mark(row: StudyRow) -> Mark:
 def _trial_html(row: StudyRow) -> Markup:
     name = Markup('<a href="../trials/{0}/">{0}</a>').format(row.trial_id) if row.scores else row.trial_id
     addition = "addition to the 100" if row.is_addition else ""
+    strategy = f"strategy {row.strategy}" if row.strategy != "plain" else ""
     front = f"Pareto front: {', '.join(each.replace('_', ' ') for each in row.fronts)}" if row.fronts else ""
-    return noted(name, " · ".join(filter(None, (_overrides(row.overrides), addition, front, row.reason or ""))))
+    return noted(
+        name, " · ".join(filter(None, (_overrides(row.overrides), strategy, addition, front, row.reason or "")))
+    )
 
 
 def _overrides(overrides: dict[str, object]) -> str:

@@ -18,7 +18,7 @@ from lvm_pipeline.settings import Settings, with_options
 from lvm_pipeline.training import invariants, rescore
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline.training.predictions import predict_spans
-from lvm_pipeline.training.trained_model import load_trained_model
+from lvm_pipeline.training.trained_model import load_trained_model, weights_fingerprint
 from lvm_pipeline_tests.lineage.test_trials import OPTIONS, Named, Registry, always_promote, make_data
 from lvm_pipeline_tests.training.test_loop import Recorder
 
@@ -198,3 +198,12 @@ def test_it_can_become_champion_and_its_members_are_what_is_retrained(settings, 
     assert chosen["name"] == made.folder.trial_id
     assert chosen["architecture"] == "ensemble"
     assert lineage.retrained_architectures(settings) == ["gru", "linformer", "lstm"]
+
+
+def test_ensembles_of_other_members_have_other_fingerprints(settings):
+    """Equal weights and equal classes: only the members tell them apart."""
+    members = [train(settings, seed=seed).folder.trial_id for seed in (1, 2, 3)]
+    made = [combine(settings, members[0], other).folder.model_dir for other in members[1:]]
+
+    assert weights_fingerprint(made[0]) != weights_fingerprint(made[1])
+    assert load_trained_model(made[0])[1].members[0].weight == 0.5
