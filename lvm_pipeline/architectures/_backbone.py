@@ -19,6 +19,7 @@ from lvm_pipeline.architectures._config import BackboneConfig
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._dropout import Dropout
 from lvm_pipeline.architectures._mixing_head import MixingHead
+from lvm_pipeline.architectures._modulation import Modulation
 from lvm_pipeline.architectures._normaliser import RobustNormaliser
 from lvm_pipeline.architectures._residual_head import ResidualHead
 from lvm_pipeline.errors import LvmError
@@ -69,7 +70,7 @@ class Backbone(LatentVectorModel):
         self.is_causal = is_causal
         self.is_recurrent = isinstance(mixers, RecurrentMixers)
         self.enter = nn.Linear(config.vector_dim, config.hidden_dim)
-        self.modulation = nn.Linear(config.condition_dim, 2 * config.hidden_dim) if config.condition_dim else None
+        self.modulation = Modulation(config.condition_dim, config.hidden_dim) if config.condition_dim else None
         self.mixers = mixers
         self.dropout = Dropout(config.dropout)
         self.leave = _way_out(config)
@@ -83,9 +84,6 @@ class Backbone(LatentVectorModel):
             assert isinstance(last, nn.Linear)
             last.weight.zero_()
             last.bias.zero_()
-        if self.modulation is not None:
-            self.modulation.weight.zero_()
-            self.modulation.bias.zero_()
 
     def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
         """Predict the next vector after each position; see the contract."""

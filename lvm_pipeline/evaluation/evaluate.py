@@ -169,13 +169,14 @@ def _scores_report(
         resolutions=resolution_scores(scored),
         retrieval_of_prediction=_retrieval_of_prediction(scored),
         seed=seed,
+        strategies=dict(scored.info.strategy_notes) or None,
     )
 
 
 def _identity(scored: ScoredModel) -> dict[str, Any]:
     """Return what was scored on what, as fields of the report."""
     sequences, concepts = scored.data.sequences.metadata, scored.data.concepts
-    reason = sequences.leak_reason or ("the model was trained on leaking sequences" if scored.info.is_leaking else None)
+    reason = sequences.leak_reason or _leak_reason(scored.info)
     return {
         **{name: getattr(scored.info, name) for name in ("architecture", "preset", "num_params")},
         **{name: getattr(concepts, name) for name in ("space_id", "source", "dataset_source", "order_warning")},
@@ -190,6 +191,12 @@ def _identity(scored: ScoredModel) -> dict[str, Any]:
         "is_leaking": sequences.is_leaking or scored.info.is_leaking,
         "leak_reason": reason,
     }
+
+
+def _leak_reason(info: TrainedModelInfo) -> str | None:
+    if info.is_oracle:
+        return "the model is an oracle, which reads the TMD codes of its targets"
+    return "the model was trained on leaking sequences" if info.is_leaking else None
 
 
 def _counts(targets: Targets) -> Counts:

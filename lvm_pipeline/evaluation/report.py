@@ -160,7 +160,7 @@ class EvaluationReport(MeanScores):
         text: Scores of decoded text, if predictions were decoded.
         preference: Preference of human or model judges, if any were asked.
         rollout: Scores when the model continues from its own predictions.
-        strategies: Comparison of training strategies.
+        strategies: What each strategy of the training did with the data, one sentence each.
         ensemble: The members of an ensemble with their weights and scores.
         resolutions: Scores at each width of a model that predicts at several.
         retrieval_of_prediction: Retrieval by the prediction, for a model whose `retrieval` is by its ranking output.

@@ -72,7 +72,15 @@ class StreamPredictor:
             index: Where nearest concepts are looked up.
             num_nearest: How many.
             warn: Told, once, when vectors had to be scaled.
+
+        Raises:
+            LvmError: If the model reads something of its targets.
         """
+        if info.is_oracle:
+            raise LvmError(
+                f"The model of {info.trial_id} reads the TMD code of its own target, which is not known before the "
+                "target is; use a model with tmd_of: context."
+            )
         self.info = info
         window = info.context_length if info.mode == "windows" else None
         self.reading = ReadingModel(model, window=window)

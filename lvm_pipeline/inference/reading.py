@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.parquet import declared_space, is_parquet, vectors_of_width
-from lvm_pipeline.training.data import CONDITION_DIM
+from lvm_pipeline.training.tmd_vectors import CONDITION_DIM
 
 BATCH_ROWS = 1024
 COLUMNS = ("article_id", "position", "concept_text", "vector", "tmd_dense")

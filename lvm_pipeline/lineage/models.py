@@ -100,7 +100,8 @@ def train_trial(
     move_earlier_layout(settings)
     folder = trial_folder(settings, config.trial.trial_id)
     with folder.locked():
-        data = data or load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+        tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+        data = data or load_training_data(*tables, encoders_dir=settings.encoders_dir)
         if not again and (finished := finished_trial(folder, config, data)):
             link_model(settings, config.architecture, folder)
             return finished

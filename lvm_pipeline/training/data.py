@@ -14,9 +14,9 @@ from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadat
 from lvm_pipeline.concepts.store import Articles, article_ranges, memory_mapped_vectors, read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.sequences.schema import Sequences, Split, read_sequences
+from lvm_pipeline.training.tmd_vectors import CONDITION_DIM, read_tmd_vectors
 
 UNIT_LENGTH_TOLERANCE = 1e-3
-CONDITION_DIM = 16  # width of a TMD vector
 MAX_SAMPLE_ROWS = 20_000
 
 
@@ -95,6 +95,7 @@ class TrainingData:
         sequences: Contexts and targets by row.
         concepts: What the concept table says of itself.
         concepts_path: The concept table, from which the condition is read when a model needs it.
+        encoders_dir: Where the encoder of the concepts' space is looked for when a strategy needs it.
     """
 
     vectors: NDArray[np.float32]
@@ -103,6 +104,14 @@ class TrainingData:
     sequences: Sequences
     concepts: ConceptsMetadata
     concepts_path: Path | None = None
+    encoders_dir: Path | None = None
+
+    def has_written_negatives(self) -> bool:
+        """Return whether the table names a soft or hard negative of any concept."""
+        if self.concepts_path is None:
+            return False
+        columns = read_columns(self.concepts_path, ["soft_negatives", "hard_negatives"])
+        return any(len(each.combine_chunks().flatten().drop_null()) for each in columns.columns)
 
     def condition(self, condition_dim: int) -> NDArray[np.float32] | None:
         """Return the condition of every concept for a model of this `condition_dim`: its TMD vector, (N, C).
@@ -201,13 +210,16 @@ class TrainingData:
         return bool(np.abs(norms - 1).max(initial=0) < UNIT_LENGTH_TOLERANCE)
 
 
-def load_training_data(concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> TrainingData:
+def load_training_data(
+    concepts_path: Path, sequences_path: Path, vectors_dir: Path, *, encoders_dir: Path | None = None
+) -> TrainingData:
     """Open concepts and sequences that belong together.
 
     Args:
         concepts_path: The concept table.
         sequences_path: The sequence table made from it.
         vectors_dir: Where the memory-mapped vectors are kept.
+        encoders_dir: Where encoders are kept.
 
     Returns:
         The data.
@@ -232,24 +244,8 @@ def load_training_data(concepts_path: Path, sequences_path: Path, vectors_dir: P
         sequences=sequences,
         concepts=concepts,
         concepts_path=concepts_path,
+        encoders_dir=encoders_dir,
     )
-
-
-def read_tmd_vectors(concepts_path: Path) -> NDArray[np.float32] | None:
-    """Read the TMD vector of every concept, (N, 16), zeros where it is null; None if every one is null.
-
-    Raises:
-        LvmError: If the table cannot be read or a TMD vector has another width.
-    """
-    column = read_columns(concepts_path, ["tmd_dense"])["tmd_dense"].combine_chunks()
-    has_vector, given = np.asarray(column.is_valid()), column.drop_null()
-    if not len(given):
-        return None
-    if (np.asarray(given.value_lengths()) != CONDITION_DIM).any():
-        raise LvmError(f"{concepts_path} has TMD vectors that are not {CONDITION_DIM} numbers; load them again.")
-    found = np.zeros((len(column), CONDITION_DIM), np.float32)
-    found[has_vector] = given.flatten().to_numpy(zero_copy_only=False).reshape(-1, CONDITION_DIM)
-    return found
 
 
 def _rows(articles: Articles, chosen: NDArray[np.int64]) -> NDArray[np.int64]:

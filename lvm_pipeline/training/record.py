@@ -91,6 +91,7 @@ def trained_model_info(
         training_seconds=progress.seconds,
         trained_on=_device_in_words(config),
         strategy_notes=dict(made.staging.notes),
+        is_oracle=made.staging.is_oracle,
     )
 
 

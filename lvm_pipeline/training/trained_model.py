@@ -31,7 +31,7 @@ WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "trained_model.json"
 MEMBERS_DIR = "members"  # in an ensemble's folder: the trained model of each member, under its trial id
 IDENTITY_KEY = "lvm_identity"
-OPTIONAL = ("trial", "members", "strategy_notes")  # records of earlier versions lack them
+OPTIONAL = ("trial", "members", "strategy_notes", "is_oracle")  # records of earlier versions lack them
 PACKAGE = __name__.partition(".")[0]
 
 
@@ -89,6 +89,7 @@ class TrainedModelInfo:
         trained_on: The device, in words.
         strategy_notes: What each strategy did with the data, one sentence each.
         members: The members of an ensemble; empty for any other model.
+        is_oracle: Whether it reads something of its targets, so that it cannot be used on what is not known yet.
     """
 
     architecture: str
@@ -117,6 +118,7 @@ class TrainedModelInfo:
     trained_on: str
     strategy_notes: dict[str, str] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
+    is_oracle: bool = False
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -187,6 +189,7 @@ def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
     values["trial"] = trial_in(values).identity()
     values["members"] = [Member(**each) for each in values.get("members", [])]
     values.setdefault("strategy_notes", {})
+    values.setdefault("is_oracle", False)
     return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo)})
 
 

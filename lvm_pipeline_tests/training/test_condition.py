@@ -18,10 +18,10 @@ from lvm_pipeline.inference.predict import StreamPredictor
 from lvm_pipeline.inference.reading import read_file, read_lines
 from lvm_pipeline.training.batches import vectors_on_device
 from lvm_pipeline.training.config import TrainingConfig
-from lvm_pipeline.training.data import read_tmd_vectors
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.rescore import rescore
+from lvm_pipeline.training.tmd_vectors import read_tmd_vectors
 from lvm_pipeline.training.trained_model import load_trained_model
 from lvm_pipeline_tests.training.conftest import make_data, open_data
 

@@ -1,4 +1,6 @@
-"""A data set that every strategy can work on: the small articles of the stage, with TMD codes and negatives."""
+"""A data set that every strategy can work on: the small articles of the stage, with TMD codes, texts and negatives."""
+
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,12 @@ def rich_data(rich_dir):
     return open_data(rich_dir)
 
 
+@pytest.fixture
+def settled():
+    """A config with what a training settles before it is staged."""
+    return lambda config: config.with_options(mode="articles", learning_rate=0.01, batch_size=40)
+
+
 def add_codes(path):
     """Give every concept TMD codes and their vector; every seventh has code zero."""
     table = pq.read_table(path)
@@ -31,7 +39,17 @@ def add_codes(path):
     }
     vectors = np.where(is_unknown[:, None], 0, rng.standard_normal((table.num_rows, 16))).astype(np.float32)
     columns["tmd_dense"] = vectors.tolist()
+    replace_columns(path, columns)
+
+
+def replace_columns(path, columns):
+    """Replace columns of a concept table; its metadata stays."""
+    table = pq.read_table(path)
     for name, values in columns.items():
         index = table.schema.get_field_index(name)
         table = table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
     pq.write_table(table, path)
+
+
+def without_path(data):
+    return replace(data, concepts_path=None)

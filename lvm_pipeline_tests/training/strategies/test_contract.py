@@ -35,7 +35,7 @@ QUICK = {
 }
 OPTIONS = {"progressive": {"sizes": [60, 120], "phase_epochs": 1}}  # what the small data need
 NEEDED = {"fine_tune": {"mode": "windows"}}  # other options of a trial with the strategy
-JOINED = ["progressive"]
+JOINED = ["bagging+contrastive+progressive+tmd", "auxiliary_targets+curriculum"]
 
 
 def config_of(strategy, **changes):
@@ -70,7 +70,7 @@ def assert_same(one, other):
         assert {**before, "targets_per_second": 0} == {**after, "targets_per_second": 0}
 
 
-@pytest.mark.parametrize("strategy", [*STRATEGIES, *[each for each in JOINED if "+" in each]])
+@pytest.mark.parametrize("strategy", [*STRATEGIES, *JOINED])
 def test_resumed_inside_or_between_phases_equals_uninterrupted_bit_for_bit(rich_data, tmp_path, strategy):
     config = config_of(strategy, ema_decay=0.9)
     whole = train(config, rich_data, output_dir=tmp_path / "whole")
@@ -107,12 +107,17 @@ def test_names_are_sorted_joined_and_checked_when_the_trial_is_made():
     assert Trial(strategy="plain+progressive").strategy == "progressive"
     assert Trial(strategy="progressive").trial_id.startswith("lstm-small-progressive-s0-")
     assert Trial().identity() == Trial(strategy="plain").identity() == {}
-    with pytest.raises(LvmError, match=r"no strategy 'speedy'; there are .*plain, progressive.*\+"):
+    with pytest.raises(LvmError, match=r"no strategy 'speedy'; there are .*plain, progressive, .*\+"):
         training_config({"strategy": "speedy"})
     with pytest.raises(LvmError, match=r"progressive has no option 'speed'; its options are: sizes, phase_epochs"):
         training_config({"strategy": "progressive", "strategy_options.speed": 1})
     with pytest.raises(LvmError, match=r"progressive cannot be used: sizes.*valid integer.*'x'"):
         training_config({"strategy": "progressive", "strategy_options": {"sizes": ["x"]}})
+
+
+def test_two_strategies_that_decide_the_same_contradict_each_other():
+    with pytest.raises(LvmError, match="curriculum and progressive both decide the phases; choose one of them"):
+        training_config({"strategy": "progressive+curriculum"})
 
 
 def test_checking_a_trial_does_not_import_torch():

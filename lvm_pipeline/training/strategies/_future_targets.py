@@ -1,0 +1,59 @@
+"""Further targets behind the next concept, predicted by heads of their own.
+
+Shapes: D = vector width, H = hidden width, n = positions that count, N = concepts.
+
+    prediction of offset k = prediction of the next concept + W_k h + b_k        W_k, b_k start at zero
+    loss of offset k       = 1 - mean cosine to x_{t+k}, over the positions whose article goes on so far
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lvm_pipeline.training.batches import Batch
+from lvm_pipeline.training.terms import TermModule, TermSources
+
+
+class FutureTargets(TermModule):
+    """The mean loss over some offsets, and over the mean of the next few concepts where that is asked for."""
+
+    reads_states = True
+    vectors: Tensor
+    article_ends: Tensor
+
+    def __init__(self, sources: TermSources, *, offsets: tuple[int, ...], mean_of_next: int):
+        """Make a head for each target.
+
+        Args:
+            sources: The model and what it reads.
+            offsets: Concepts ahead, 1 being the next concept.
+            mean_of_next: How many next concepts the last head predicts the mean of; 0 for none.
+        """
+        super().__init__()
+        articles = sources.data.articles
+        ends = torch.from_numpy(articles.first_rows + articles.lengths)
+        lengths = torch.from_numpy(articles.lengths)
+        self.register_buffer("vectors", sources.vectors, persistent=False)
+        self.register_buffer("article_ends", ends.repeat_interleave(lengths), persistent=False)
+        self.ahead = [list(range(offset, offset + 1)) for offset in offsets]
+        self.ahead += [list(range(1, mean_of_next + 1))] if mean_of_next else []
+        width = dict(sources.model.named_modules())["enter"].out_features
+        assert isinstance(width, int)
+        self.heads = nn.ModuleList(nn.Linear(width, sources.vectors.shape[1]) for _ in self.ahead)
+        for head in self.heads:
+            assert isinstance(head, nn.Linear)
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:
+        """Return the mean over the heads; see the formula above."""
+        assert states is not None
+        rows = batch.rows[batch.is_target]
+        losses = []
+        for head, ahead in zip(self.heads, self.ahead, strict=True):
+            is_known = rows + ahead[-1] - 1 < self.article_ends[rows]
+            found = predictions + head(states).to(predictions.dtype)
+            wanted = torch.stack([self.vectors[(rows + k - 1).clamp(max=len(self.vectors) - 1)] for k in ahead]).mean(0)
+            costs = (1 - F.cosine_similarity(found, wanted.to(found.dtype), dim=-1)) * is_known
+            losses.append(costs.sum() / is_known.sum().clamp(min=1))
+        return torch.stack(losses).mean()
