@@ -25,7 +25,7 @@ from lvm_pipeline.source.articles import NAMESPACE
 from lvm_pipeline.source.deduplication import KnownRow, TableState
 from lvm_pipeline.source.load import EntryBatch
 from lvm_pipeline.source.records import vector_bytes
-from lvm_pipeline.source.schema import source_metadata
+from lvm_pipeline.source.schema import Tmd, pack_tmd, source_metadata
 
 CONNECT_SECONDS = 10
 FETCH_ROWS = 20_000
@@ -34,6 +34,12 @@ COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
 ADDED_TYPES = {"document_id": "text", "sequence_index": "integer", "space_id": "text"}  # foreign tables may lack these
 OPTIONAL_TYPES = {"chunk_position": ("json", "jsonb"), "batch_id": ("uuid", "text", "varchar")}
+CODE_COLUMNS = ("domain_code", "task_code", "modifier_code")
+CODES_TABLE = "CREATE TEMP TABLE codes (id text, d smallint, t smallint, m smallint, bits smallint) ON COMMIT DROP"
+UPDATE_CODES = """
+    UPDATE {entry} AS entry SET domain_code = d, task_code = t, modifier_code = m, tmd_bits = bits FROM codes
+    WHERE entry.cpe_id::text = codes.id AND coalesce(entry.domain_code, 0) = 0 AND coalesce(entry.task_code, 0) = 0
+    AND coalesce(entry.modifier_code, 0) = 0"""
 Types = dict[str, str]  # column -> name of its Postgres type
 
 
@@ -82,6 +88,26 @@ class PostgresWriter:
                 self._copy_vectors(connection, batch, vector_types, space_id=space_id)
                 num_rows += len(batch.concepts)
             return num_rows
+
+    def write_codes(self, codes: Iterable[tuple[str, Sequence[int]]]) -> int:
+        """Give TMD codes (domain, task, modifier) to concepts by id, where they have none; return how many got some.
+
+        Raises:
+            LvmError: If the table has no columns for them, or the database refuses; then nothing was written.
+        """
+        with self._connection() as connection:
+            types, _ = self._types(connection)
+            missing = [name for name in CODE_COLUMNS if name not in types]
+            if missing:
+                raise LvmError(
+                    f"The table {self.entry_table} has no column {', '.join(missing)} for TMD codes; add it."
+                )
+            connection.execute(CODES_TABLE)
+            with connection.cursor() as cursor, cursor.copy("COPY codes FROM STDIN") as copy:
+                for cpe_id, code in codes:
+                    copy.write_row([cpe_id, *code, pack_tmd(Tmd(*code))])
+            update = sql.SQL(UPDATE_CODES if "tmd_bits" in types else UPDATE_CODES.replace(", tmd_bits = bits", ""))
+            return connection.execute(update.format(entry=table_identifier(self.entry_table))).rowcount
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection]:

@@ -93,7 +93,8 @@ def run_plan(
 
     check_week(week)
     started = time.monotonic()
-    data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    data = load_training_data(*tables, encoders_dir=settings.encoders_dir)
     outcomes: list[Outcome] = []
     num_new = 0
     with RescoringProcess() as rescorer:

@@ -269,3 +269,34 @@ def test_vector_rows_are_what_copy_wants():
         + "6162"
     )
     assert rows.hex() == expected
+
+
+def test_codes_are_written_where_there_are_none_and_a_second_time_changes_nothing(database):
+    writer = PostgresWriter(database, entry_table="coded_entry", vector_table="coded_vectors")
+    given = batch(4)
+    write(writer, given)
+    ids = [concept.cpe_id for concept in given.concepts]
+    query(
+        database, "UPDATE coded_entry SET domain_code = 9, task_code = 0, modifier_code = 0 WHERE cpe_id = %s", ids[0]
+    )
+    query(
+        database, "UPDATE coded_entry SET domain_code = 0, task_code = 0, modifier_code = 0 WHERE cpe_id = %s", ids[1]
+    )
+
+    codes = [(cpe_id, (15, 0, 18)) for cpe_id in ids[:3]]
+    assert writer.write_codes(codes) == 2
+    assert writer.write_codes(codes) == 0
+
+    columns = "domain_code, task_code, modifier_code, tmd_bits"
+    found = dict(query(database, f"SELECT cpe_id::text, ROW({columns})::text FROM coded_entry"))
+    assert found[ids[0]] == "(9,0,0,)"
+    assert found[ids[1]] == found[ids[2]] == "(15,0,18,30738)"
+    assert found[ids[3]] == "(,,,)"
+
+
+def test_a_table_without_columns_for_codes_is_refused(database):
+    writer = PostgresWriter(database, entry_table="uncoded_entry", vector_table="uncoded_vectors")
+    write(writer, batch(1))
+    query(database, "ALTER TABLE uncoded_entry DROP COLUMN task_code")
+    with pytest.raises(LvmError, match="uncoded_entry has no column task_code for TMD codes; add it"):
+        writer.write_codes([])

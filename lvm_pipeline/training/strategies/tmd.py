@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.source.tmd_labels import read_assignment
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.strategies._contract import Staging, Strategy, strategy_option
@@ -41,6 +42,8 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
     """
     found, source = _vectors(data, options)
     known = (found[data.train_rows()] != 0).any(axis=1)
+    if (assigned := _assignment(data)) is not None:
+        source = f"{source} ({assigned})"
     note = f"Condition: {source}, of the last context concept; {known.mean():.1%} of train concepts have a code."
     if options.tmd_of == "target":
         note = f"Oracle: the model reads the TMD code of its own target ({source}), so its scores cannot be reached."
@@ -50,6 +53,14 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
         notes={**staging.notes, STRATEGY.name: note},
         is_oracle=staging.is_oracle or options.tmd_of == "target",
     )
+
+
+def _assignment(data: TrainingData) -> str | None:
+    """Say where the codes come from, if this project assigned them."""
+    if data.concepts_path is None:
+        return None
+    found = read_assignment(data.concepts_path, data.concepts.dataset_source)
+    return None if found is None else found.in_words()
 
 
 def condition(data: TrainingData, options: TmdOptions) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ import pytest
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.predict import StreamPredictor
 from lvm_pipeline.source.schema import Tmd, pack_tmd
+from lvm_pipeline.source.tmd_labels import ASSIGNMENT_FILE, METHOD, TmdAssignment, write_assignment
 from lvm_pipeline.training.config import training_config
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.rescore import rescore
@@ -97,3 +98,21 @@ def test_without_codes_it_is_refused_at_the_start_with_what_is_missing(tmp_path,
 def test_a_condition_of_another_width_is_refused_when_the_trial_is_made():
     with pytest.raises(LvmError, match=r"tmd cannot be used so: model.condition_dim is 8"):
         training_config({"strategy": "tmd", "model.condition_dim": 8})
+
+
+def test_codes_that_were_assigned_here_are_said_to_be_a_function_of_the_vector(only_codes, settled):
+    data = open_data(only_codes)
+    assignment = TmdAssignment(
+        dataset_source=data.concepts.dataset_source,
+        space_id=data.concepts.space_id,
+        method=METHOD,
+        labels="1",
+        num_concepts=9,
+        num_without=7,
+        num_assigned=7,
+    )
+    write_assignment(only_codes, assignment)
+    note = staged(settled(config_of("tmd")), data).notes["tmd"]
+    (only_codes / ASSIGNMENT_FILE).unlink()
+    assert "so they are a function of the vector" in note
+    assert "a function of the vector" not in staged(settled(config_of("tmd")), data).notes["tmd"]
