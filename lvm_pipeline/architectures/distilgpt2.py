@@ -121,7 +121,7 @@ ARCHITECTURE = Architecture(
     config_class=DistilGpt2Config,
     presets={
         "smoke": Preset(config=DistilGpt2Config(hidden_dim=96, num_layers=2), num_params=660_268),
-        "small": Preset(config=DistilGpt2Config(hidden_dim=240, num_layers=6), num_params=4_934_716),
+        "small": Preset(config=DistilGpt2Config(dropout=0.5, hidden_dim=240, num_layers=6), num_params=4_934_716),
         "full": Preset(config=DistilGpt2Config(), num_params=83_023_468),
         "published": Preset(config=DistilGpt2Config(hidden_dim=768, num_positions=1024), num_params=44_907_340),
     },

@@ -139,6 +139,7 @@ ARCHITECTURE = Architecture(
         ),
         "small": Preset(
             config=HybridConfig(
+                dropout=0.5,
                 hidden_dim=192,
                 num_layers=6,
                 state_dim=64,

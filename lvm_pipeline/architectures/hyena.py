@@ -140,7 +140,9 @@ ARCHITECTURE = Architecture(
         "smoke": Preset(
             config=HyenaConfig(hidden_dim=64, num_layers=2, num_bands=4, filter_dim=16, mlp_dim=256), num_params=444_332
         ),
-        "small": Preset(config=HyenaConfig(hidden_dim=256, num_layers=6, mlp_dim=1024), num_params=5_696_204),
+        "small": Preset(
+            config=HyenaConfig(dropout=0.5, hidden_dim=256, num_layers=6, mlp_dim=1024), num_params=5_696_204
+        ),
         "full": Preset(config=HyenaConfig(), num_params=123_559_564),
         "published": Preset(config=HyenaConfig(num_layers=12), num_params=87_687_244),
     },

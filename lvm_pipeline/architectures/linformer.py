@@ -142,7 +142,8 @@ ARCHITECTURE = Architecture(
             config=LinformerConfig(hidden_dim=64, num_layers=2, num_heads=4, mlp_dim=256), num_params=429_660
         ),
         "small": Preset(
-            config=LinformerConfig(hidden_dim=256, num_layers=6, num_heads=4, mlp_dim=1024), num_params=5_408_828
+            config=LinformerConfig(dropout=0.5, hidden_dim=256, num_layers=6, num_heads=4, mlp_dim=1024),
+            num_params=5_408_828,
         ),
         "full": Preset(config=LinformerConfig(), num_params=100_792_188),
     },

@@ -59,7 +59,8 @@ ARCHITECTURE = Architecture(
             config=Mamba2Config(hidden_dim=64, num_layers=2, state_dim=32, head_dim=16), num_params=390_652
         ),
         "small": Preset(
-            config=Mamba2Config(hidden_dim=256, num_layers=8, state_dim=64, head_dim=32), num_params=4_147_148
+            config=Mamba2Config(dropout=0.5, hidden_dim=256, num_layers=8, state_dim=64, head_dim=32),
+            num_params=4_147_148,
         ),
         "full": Preset(config=Mamba2Config(), num_params=129_613_788),
         "full_370m": Preset(config=Mamba2Config(hidden_dim=1024, num_layers=56), num_params=371_711_308),

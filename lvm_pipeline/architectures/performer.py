@@ -174,7 +174,8 @@ ARCHITECTURE = Architecture(
             num_params=429_964,
         ),
         "small": Preset(
-            config=PerformerConfig(hidden_dim=256, num_layers=6, num_heads=4, mlp_dim=1024), num_params=5_413_196
+            config=PerformerConfig(dropout=0.5, hidden_dim=256, num_layers=6, num_heads=4, mlp_dim=1024),
+            num_params=5_413_196,
         ),
         "full": Preset(config=PerformerConfig(), num_params=100_823_884),
     },

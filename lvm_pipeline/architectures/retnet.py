@@ -194,7 +194,8 @@ ARCHITECTURE = Architecture(
             config=RetNetConfig(hidden_dim=96, num_layers=2, value_dim=192, mlp_dim=192), num_params=645_772
         ),
         "small": Preset(
-            config=RetNetConfig(hidden_dim=240, num_layers=6, value_dim=480, mlp_dim=480), num_params=5_486_956
+            config=RetNetConfig(dropout=0.5, hidden_dim=240, num_layers=6, value_dim=480, mlp_dim=480),
+            num_params=5_486_956,
         ),
         "full": Preset(config=RetNetConfig(), num_params=125_478_988),
         "published": Preset(

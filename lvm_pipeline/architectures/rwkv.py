@@ -307,7 +307,9 @@ ARCHITECTURE = Architecture(
             ),
             num_params=444_108,
         ),
-        "small": Preset(config=RwkvConfig(hidden_dim=256, num_layers=4, mlp_dim=1024), num_params=4_413_516),
+        "small": Preset(
+            config=RwkvConfig(dropout=0.5, hidden_dim=256, num_layers=4, mlp_dim=1024), num_params=4_413_516
+        ),
         "full": Preset(config=RwkvConfig(), num_params=167_311_948),
         "published": Preset(config=RwkvConfig(num_layers=12), num_params=91_963_468),
     },

@@ -171,7 +171,9 @@ ARCHITECTURE = Architecture(
     config_class=Rwkv4Config,
     presets={
         "smoke": Preset(config=Rwkv4Config(hidden_dim=64, num_layers=2, mlp_dim=256), num_params=438_028),
-        "small": Preset(config=Rwkv4Config(hidden_dim=256, num_layers=4, mlp_dim=1024), num_params=4_094_284),
+        "small": Preset(
+            config=Rwkv4Config(dropout=0.5, hidden_dim=256, num_layers=4, mlp_dim=1024), num_params=4_094_284
+        ),
         "full": Preset(config=Rwkv4Config(), num_params=170_470_732),
         "published": Preset(config=Rwkv4Config(num_layers=12), num_params=93_709_132),
     },

@@ -184,7 +184,7 @@ ARCHITECTURE = Architecture(
     config_class=S4Config,
     presets={
         "smoke": Preset(config=S4Config(hidden_dim=64, num_layers=2, state_dim=16, mlp_dim=256), num_params=417_676),
-        "small": Preset(config=S4Config(hidden_dim=192, num_layers=6, mlp_dim=768), num_params=2_934_028),
+        "small": Preset(config=S4Config(dropout=0.5, hidden_dim=192, num_layers=6, mlp_dim=768), num_params=2_934_028),
         "full": Preset(config=S4Config(), num_params=97_698_124),
     },
     build_model=build,
