@@ -7,7 +7,7 @@ import pytest
 
 from lvm_pipeline import lineage
 from lvm_pipeline.architectures._config import FROM_DATA, BackboneConfig, meanings
-from lvm_pipeline.cli import commands
+from lvm_pipeline.cli import options
 from lvm_pipeline.defs.launchpad import TrainingOptions, settings_with
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import load_settings
@@ -51,7 +51,7 @@ def by_command_line(name, value, monkeypatch):
     if name in NESTED:
         ((inner, value),) = value.items()
         name = f"{name}.{inner}"
-    return commands._settings(set_options=[f"{name}={text_of(value)}"])
+    return options.settings_of(set_options=[f"{name}={text_of(value)}"])
 
 
 def by_environment(name, value, monkeypatch):
@@ -111,7 +111,7 @@ def test_the_launchpad_describes_every_option():
 )
 def test_a_wrong_name_gives_the_nearest_option_or_lists_all(name, hint, monkeypatch):
     with pytest.raises(LvmError, match=f"There is no training option .*{hint}"):
-        commands._settings(set_options=[f"{name}=1"])
+        options.settings_of(set_options=[f"{name}=1"])
     monkeypatch.setenv("LVM_EPOCH", "1")
     with pytest.raises(LvmError, match="LVM_EPOCH is not a setting; did you mean LVM_EPOCHS"):
         lineage.training_config_of(load_settings())
