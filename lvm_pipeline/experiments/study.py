@@ -201,7 +201,10 @@ def config_groups(rows: Iterable[StudyRow]) -> list[ConfigGroup]:
 
 def best_configs(groups: Iterable[ConfigGroup]) -> list[ConfigGroup]:
     """Return the best group of each architecture, best architecture first."""
-    return list({group.architecture: group for group in reversed([*groups])}.values())[::-1]
+    best: dict[str, ConfigGroup] = {}
+    for group in groups:
+        best.setdefault(group.architecture, group)
+    return list(best.values())
 
 
 def _group_of(rows: Sequence[StudyRow]) -> ConfigGroup:

@@ -188,7 +188,7 @@ lineage.run_plan(load_settings(), week=1, tracker_for=lambda week: None)
 
 def test_a_killed_plan_resumes_in_the_middle_of_the_trial_it_was_in(settings, monkeypatch):
     monkeypatch.setattr(plan, "SHARES", (Share(architecture="gru", week=1, count=2),))
-    settings = with_options(settings, {"epochs": 60, "patience": 60, "checkpoint_seconds": 0.0, "batch_size": 20})
+    settings = with_options(settings, {"epochs": 10, "patience": 10, "checkpoint_seconds": 0.0, "batch_size": 40})
     first, second = (row["trial_id"] for row in lineage.plan_rows(settings, week=1))
     checkpoint = settings.trials_dir / second / "checkpoint" / "checkpoint.safetensors"
     process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=os.environ | settings_environment(settings))
