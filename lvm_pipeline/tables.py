@@ -98,11 +98,12 @@ def number(title: str, value: Callable[[Row], float | None], spec: str = ".4f") 
 
 def table_of(rows: Sequence[Mapping[str, object]]) -> Table[Mapping[str, object]]:
     """Return rows with equal keys as a table, their keys as headings; floats get four decimals, counts separators."""
-    return Table(columns=[_keyed(key) for key in (rows[0] if rows else ())], rows=rows)
+    return Table(columns=[_keyed(key, rows) for key in (rows[0] if rows else ())], rows=rows)
 
 
-def _keyed(key: str) -> Column[Mapping[str, object]]:
-    return Column(title=key.replace("_", " "), text=lambda row: _in_words(row.get(key)))
+def _keyed(key: str, rows: Sequence[Mapping[str, object]]) -> Column[Mapping[str, object]]:
+    is_text = any(isinstance(row.get(key), str) for row in rows)
+    return Column(title=key.replace("_", " "), text=lambda row: _in_words(row.get(key)), is_text=is_text)
 
 
 def _in_words(value: object) -> str:

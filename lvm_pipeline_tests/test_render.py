@@ -51,3 +51,12 @@ def test_headings_are_words():
     console = Console(file=io.StringIO(), width=80)
     render.show_rows(console, [{"trial_id": "a", "present_data": True}])
     assert console.file.getvalue().splitlines()[0].split("  ")[0] == "trial id"
+
+
+def test_a_long_sentence_wraps_and_leaves_the_names_whole():
+    console = Console(file=io.StringIO(), width=40)
+    summary = "Growing subsets of whole articles, then the whole train split"
+    render.show_rows(console, [{"name": "progressive", "summary": summary}])
+    lines = console.file.getvalue().splitlines()
+    assert lines[1].startswith("progressive")
+    assert " ".join(" ".join(lines[1:]).split()[1:]) == summary
