@@ -12,6 +12,7 @@ from torch import nn
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training import strategies
+from lvm_pipeline.training.batches import gather, vectors_on_device
 from lvm_pipeline.training.config import TrainingConfig, training_config
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.phases import AddedTerm
@@ -229,3 +230,5 @@ def test_only_counted_targets_are_in_a_batch_and_no_span_is_without(rich_data):
     assert [int(counted[spans.take(np.array([i])).target_rows()].sum()) for i in range(len(spans))] == [
         *phase.num_counted(spans)
     ]
+    batch = gather(vectors_on_device(rich_data.vectors, "cpu"), spans, counted=counted)
+    assert sorted(batch.rows[batch.is_target].tolist()) == np.flatnonzero(counted).tolist()
