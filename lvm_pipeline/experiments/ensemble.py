@@ -29,7 +29,7 @@ from lvm_pipeline.training.data import Spans, TrainingData
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.provenance import code_version, package_versions
 from lvm_pipeline.training.settle import find_device
-from lvm_pipeline.training.strategies import strategies_of
+from lvm_pipeline.training.strategies import condition_of, strategies_of
 from lvm_pipeline.training.trained_model import (
     IDENTITY_KEY,
     INFO_FILE,
@@ -140,11 +140,23 @@ def refuse_unlike(members: Mapping[str, TrainedModelInfo], data: TrainingData) -
             raise LvmError(
                 f"{trial_id} was trained on other data than the present concepts and sequences; train it again."
             )
-        if any(strategy.condition is not None for strategy, _ in strategies_of(Trial(**info.trial))):
+        if not _reads_tmd_vectors(info, data):
             raise LvmError(
                 f"{trial_id} reads a condition that its strategy {info.trial['strategy']} makes, and an ensemble gives "
                 "its members the concepts' TMD vectors only; choose trials of other strategies."
             )
+
+
+def _reads_tmd_vectors(info: TrainedModelInfo, data: TrainingData) -> bool:
+    """Whether the condition of a model is the concepts' TMD vectors as they are, or it has none."""
+    trial, width = Trial(**info.trial), info.config.get("condition_dim", 0)
+    if all(strategy.condition is None for strategy, _ in strategies_of(trial)):
+        return True
+    try:
+        shared = data.condition(width)
+    except LvmError:
+        return False
+    return shared is not None and np.array_equal(condition_of(trial, data, condition_dim=width), shared)
 
 
 def build_ensemble(

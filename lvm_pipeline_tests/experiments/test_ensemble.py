@@ -16,6 +16,7 @@ from lvm_pipeline.experiments.ensemble import (
 )
 from lvm_pipeline.training.trained_model import Member, read_trained_model_info
 from lvm_pipeline_tests.evaluation.products import make_products
+from lvm_pipeline_tests.training.strategies.conftest import add_codes
 
 NUM_ARTICLES, PER_ARTICLE, WIDTH = 40, 20, 24
 
@@ -153,3 +154,23 @@ def test_members_of_older_data_are_refused(info, products, tmp_path):
     newer = make_products(tmp_path, lengths=[9, 12, 7] * 8, vector_dim=8, seed=4)
     with pytest.raises(LvmError, match="a was trained on other data than the present"):
         refuse_unlike({"a": info, "b": info}, newer.data())
+
+
+@pytest.fixture(scope="module")
+def coded(tmp_path_factory):
+    """Concepts with TMD vectors, and a model that reads them."""
+    folder = tmp_path_factory.mktemp("coded")
+    made = make_products(folder, lengths=[9, 12, 7] * 8, vector_dim=8)
+    add_codes(made.concepts_path)
+    return made
+
+
+@pytest.mark.parametrize(("tmd_of", "is_allowed"), [("context", True), ("target", False)])
+def test_a_member_may_read_the_tmd_vectors_and_no_other_condition(coded, tmd_of, is_allowed):
+    model_dir = coded.train(tmd_of, architecture="gru", strategy="tmd", strategy_options={"tmd_of": tmd_of})
+    members = {"a": read_trained_model_info(model_dir)}
+    if is_allowed:
+        refuse_unlike(members, coded.data())
+    else:
+        with pytest.raises(LvmError, match="a reads a condition that its strategy tmd makes"):
+            refuse_unlike(members, coded.data())
