@@ -26,7 +26,7 @@ ARTICLES, ARTICLE_LENGTH = 11, 37  # about 400 targets, as in training
 
 def main() -> None:
     """Measure every head in one run."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--architecture", default="lstm")
     parser.add_argument("--preset", default="small")
     parser.add_argument("--lengths", type=int, nargs="+", default=[5, 100, 500])

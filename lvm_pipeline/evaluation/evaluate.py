@@ -25,6 +25,7 @@ from lvm_pipeline.evaluation.gates import (
     inference_takes_under_50_ms,
 )
 from lvm_pipeline.evaluation.latency import Latency, latency_ms
+from lvm_pipeline.evaluation.ranking_scores import ranking_scores
 from lvm_pipeline.evaluation.report import (
     ArticleScores,
     BaselineScores,
@@ -37,6 +38,7 @@ from lvm_pipeline.evaluation.report import (
 )
 from lvm_pipeline.evaluation.resolution_scores import resolution_scores
 from lvm_pipeline.evaluation.scoring import ScoredModel, score_model
+from lvm_pipeline.evaluation.standing_scores import standing_scores
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.retrieval import (
     EXCLUSIONS,
@@ -51,6 +53,7 @@ from lvm_pipeline.measures.retrieval import (
 from lvm_pipeline.measures.targets import ContextMode, Targets
 from lvm_pipeline.measures.uncertainty import paired_gain
 from lvm_pipeline.sequences.schema import Split
+from lvm_pipeline.source.encoders.registry import encoder_of_space
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline.training.invariants import (
     prediction_is_not_the_mean_vector,
@@ -78,6 +81,7 @@ def evaluate_model(
     seed: int = 0,
     require_same_data: bool = True,
     data_findings: Sequence[Finding] | None = None,
+    encoders_dir: Path | None = None,
 ) -> EvaluationReport:
     """Evaluate a trained model.
 
@@ -94,6 +98,7 @@ def evaluate_model(
         seed: Of resampling and controls.
         require_same_data: Refuse data other than the model was trained on.
         data_findings: What was found of these concepts and sequences; None where nobody looked.
+        encoders_dir: Where the encoder of the vectors' space is looked up, for the leak ladder.
 
     Returns:
         The report.
@@ -112,6 +117,12 @@ def evaluate_model(
         scored.targets, fingerprint=data.sequences.metadata.fingerprint, split=split, cache_dir=cache_dir
     )
     report = _scores_report(scored, baselines, concepts_path=concepts_path, num_threads=num_threads, seed=seed)
+    encoder = None if encoders_dir is None else encoder_of_space(data.concepts.space_id, encoders_dir=encoders_dir)
+    report = replace(
+        report,
+        ranking=ranking_scores(scored, cache_dir=cache_dir, seed=seed),
+        standing=standing_scores(scored, concepts_path=concepts_path, cache_dir=cache_dir, encoder=encoder, seed=seed),
+    )
     findings = _findings(scored, report)
     known = {"data_findings": data_findings, "training_findings": read_findings(model_dir)}
     return replace(

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.evaluation.ranking_scores import RankingScores
 from lvm_pipeline.evaluation.report import Counts, EvaluationReport
+from lvm_pipeline.evaluation.standing_scores import StandingScores
 from lvm_pipeline.measures.baselines import READ_AS_MUCH_AS_THE_MODEL
 from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS, Exclusion
 from lvm_pipeline.measures.scores import MeanScores
@@ -60,6 +62,8 @@ class ModelRow(MeanScores):
     is_leaking: bool
     leak_reason: str | None
     is_champion: bool
+    ranking: RankingScores | None = None
+    standing: StandingScores | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

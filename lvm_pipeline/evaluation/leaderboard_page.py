@@ -15,6 +15,7 @@ from lvm_pipeline.evaluation.report_tables import (
     noted,
     retrieval_columns,
 )
+from lvm_pipeline.evaluation.standing_scores import Standing
 from lvm_pipeline.files import write_json, write_text
 from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS, Exclusion, RetrievalScores
 from lvm_pipeline.tables import Column, Mark, Table, number
@@ -57,6 +58,7 @@ def leaderboard_html(board: Leaderboard, *, links: Mapping[str, str] | None = No
         other_exclusion_words=exclusion_in_words(other, context_length=board.context_length),
         other_retrieval=leaderboard_table(board, exclusion=other).only(*RETRIEVAL_COLUMNS),
         thresholds=thresholds_table(board),
+        standing=standing_board(board),
         columns=COLUMNS,
         headline=headline(board),
     )
@@ -96,6 +98,7 @@ def leaderboard_table(
         number("centred cosine", lambda row: row.centred_cosine),
         Column(title="gain over the best baseline", text=gain_text, html=gain_html, is_text=True),
         *retrieval_columns(retrieval_of),
+        Column(title="MRR gain over the best ranking baseline", text=_ranking_gain, is_text=True),
     ]
     return Table(columns=columns, rows=board.rows, kind=_kind)
 
@@ -128,6 +131,31 @@ def _predictor_html(row: BoardRow, links: Mapping[str, str]) -> Markup:
     name += Markup('&ensp;<span class="pill warn">leaking</span>') if row.is_leaking else Markup()
     facts = f"{size(row.num_params)} parameters, reads {context_in_words(row.context_mode, row.context_length)}"
     return noted(name, ", ".join(filter(None, (row.trial_id, facts))))
+
+
+def standing_board(board: Leaderboard) -> Table[ModelRow]:
+    """Return the standing figures of the models that have them."""
+    columns: list[Column[ModelRow]] = [
+        Column(title="model", text=lambda row: row.name, is_text=True),
+        Column(title="MRR gain over the best ranking baseline", text=_ranking_gain, is_text=True),
+        number("nearer than a random concept", lambda row: _standing(row).contrastive.random, ".3f"),
+        number("nearer than one of the same article", lambda row: _standing(row).contrastive.same_article, ".3f"),
+        number("cluster accuracy", lambda row: _standing(row).clusters.accuracy, ".3f"),
+        number("median cluster rank", lambda row: _standing(row).clusters.median_rank, "g"),
+        number("effective rank", lambda row: _standing(row).effective_rank, ".1f"),
+    ]
+    return Table(columns=columns, rows=[row for row in board.models if row.standing is not None])
+
+
+def _standing(row: ModelRow) -> Standing:
+    assert row.standing is not None
+    return row.standing.predictors[0]
+
+
+def _ranking_gain(row: BoardRow) -> str:
+    if not isinstance(row, ModelRow) or row.ranking is None:
+        return ""
+    return f"{interval_in_words(row.ranking.gain)} over {row.ranking.best_baseline}"
 
 
 def _reads(row: BoardRow) -> str:

@@ -17,8 +17,11 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.controls import Controls
 from lvm_pipeline.evaluation.ensemble_scores import EnsembleScores
 from lvm_pipeline.evaluation.latency import Latency
+from lvm_pipeline.evaluation.learning_curve import LearningCurve
+from lvm_pipeline.evaluation.ranking_scores import RankingScores
 from lvm_pipeline.evaluation.report_version_1 import from_version_1
 from lvm_pipeline.evaluation.resolution_scores import ResolutionScores
+from lvm_pipeline.evaluation.standing_scores import StandingScores
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.metrics import Spread
 from lvm_pipeline.measures.retrieval import Chance, Exclusion, RetrievalScores
@@ -161,6 +164,9 @@ class EvaluationReport(MeanScores):
         preference: Preference of human or model judges, if any were asked.
         rollout: Scores when the model continues from its own predictions.
         strategies: What each strategy of the training did with the data, one sentence each.
+        ranking: The model beside baselines made for ranking; None in reports of earlier versions.
+        learning_curve: Scores by number of train articles, if `lvm learning-curve` was run.
+        standing: Figures that say what a mean cosine is worth; None in reports of earlier versions.
         ensemble: The members of an ensemble with their weights and scores.
         resolutions: Scores at each width of a model that predicts at several.
         retrieval_of_prediction: Retrieval by the prediction, for a model whose `retrieval` is by its ranking output.
@@ -206,6 +212,9 @@ class EvaluationReport(MeanScores):
     preference: dict[str, JsonValue] | None = None
     rollout: dict[str, JsonValue] | None = None
     strategies: dict[str, JsonValue] | None = None
+    ranking: RankingScores | None = None
+    standing: StandingScores | None = None
+    learning_curve: LearningCurve | None = None
     ensemble: EnsembleScores | None = None
     resolutions: tuple[ResolutionScores, ...] | None = None
     retrieval_of_prediction: dict[Exclusion, RetrievalScores] | None = None

@@ -19,6 +19,7 @@ from lvm_pipeline.evaluation.report_tables import (
     signed,
     without_chance,
 )
+from lvm_pipeline.evaluation.standing_tables import curve_table, ladder_table, ranking_table, standing_table
 from lvm_pipeline.files import write_json, write_text
 from lvm_pipeline.measures.retrieval import EXCLUSIONS
 from lvm_pipeline.measures.uncertainty import Interval
@@ -65,6 +66,11 @@ def report_html(report: EvaluationReport) -> str:
         controls=controls_table(report),
         members=None if report.ensemble is None else member_table(report.ensemble),
         resolutions=None if report.resolutions is None else resolution_table(report.resolutions),
+        ranking=None if report.ranking is None else ranking_table(report.ranking),
+        ranking_gain=None if report.ranking is None else interval_in_words(report.ranking.gain),
+        standing=None if report.standing is None else standing_table(report.standing),
+        curve=None if report.learning_curve is None else curve_table(report.learning_curve),
+        leak_ladder=None if not (report.standing and report.standing.leak_ladder) else ladder_table(report.standing),
         sections={name: section for name in sections if (section := getattr(report, name)) is not None},
         columns=COLUMNS,
         plots=[(title, caption, Markup(draw(report))) for title, caption, draw in PLOTS],

@@ -71,11 +71,26 @@ class ScoredModel:
     targets: Targets = field(repr=False)
     train_mean: NDArray[np.float32] = field(repr=False)
     scores: Scores = field(repr=False)
+    predictions: NDArray[np.float32] = field(repr=False)  # of the scored targets, (S, D)
+    queries: NDArray[np.float32] = field(
+        repr=False
+    )  # what they are ranked by, (S, D): the predictions or an own output
     split: Split
     device: str
     condition: NDArray[np.float32] | None = field(default=None, repr=False)  # of every concept, (N, C)
     # of a model that ranks by an output of its own: what its predictions would rank
     ranks_of_prediction: dict[Exclusion, NDArray[np.int64]] | None = field(default=None, repr=False)
+
+    def train_queries(self, num_targets: int) -> NDArray[np.float32]:
+        """Return what about so many targets of the train split, evenly spaced, are ranked by, (n, D)."""
+        spans = self.data.scored_spans("train", mode=self.targets.context_mode)
+        every = -(-int(spans.num_targets.sum()) // num_targets)
+        return predict_spans(
+            ranking_output(self.model) or self.model,
+            vectors_on_device(self.data.vectors, self.device),
+            spans.take(np.arange(0, len(spans), every)),
+            condition=condition_on_device(self.condition, self.device),
+        )
 
     def row_scores(self) -> RowScores:
         """Return what the champion rule compares."""
@@ -161,6 +176,8 @@ def score_model(
         train_mean=train_mean,
         scores=scores if queries is None else replace(scores, ranks=ranks_of(queries, targets)),
         ranks_of_prediction=None if queries is None else scores.ranks,
+        predictions=predictions,
+        queries=predictions if queries is None else queries,
         split=split,
         device=device,
         condition=condition,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from lvm_pipeline.settings import Settings
 if TYPE_CHECKING:
     from lvm_pipeline.adapters.mlflow_registry import RegisteredModel
     from lvm_pipeline.evaluation.leaderboard import Leaderboard
+    from lvm_pipeline.evaluation.learning_curve import LearningCurve, OnPoint
     from lvm_pipeline.evaluation.report import EvaluationReport
     from lvm_pipeline.training.trained_model import TrainedModelInfo
 
@@ -53,6 +54,7 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
         InvariantError: If a blocking finding failed; the earlier report stays.
     """
     from lvm_pipeline.evaluation.evaluate import evaluate_model
+    from lvm_pipeline.evaluation.learning_curve import read_curve
     from lvm_pipeline.evaluation.report_page import write_report
 
     report = evaluate_model(
@@ -64,11 +66,40 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
         cache_dir=_cache_dir(settings),
         num_threads=settings.num_threads,
         data_findings=reported_findings(settings),
+        encoders_dir=settings.encoders_dir,
     )
     raise_on_blocking(report.findings)
+    curve = read_curve(folder.path, fingerprint=report.model_fingerprint)
+    report = replace(report, learning_curve=curve)
     write_report(report, folder.path)
     link_report(settings, report.architecture, folder)
     return report
+
+
+def make_learning_curve(
+    settings: Settings, folder: TrialFolder, *, progress: "OnPoint | None" = None
+) -> "LearningCurve":
+    """Train a trial's configuration on parts of the train articles; its report then has the learning curve.
+
+    Raises:
+        LvmError: If the trial cannot be trained again, or there are too few train articles.
+    """
+    from lvm_pipeline.evaluation.learning_curve import learning_curve, write_curve
+    from lvm_pipeline.evaluation.report import read_report
+    from lvm_pipeline.evaluation.report_page import write_report
+    from lvm_pipeline.training.data import load_training_data
+
+    curve = learning_curve(
+        folder.model_dir,
+        load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir),
+        work_dir=folder.path / "learning_curve",
+        device=settings.device,
+        progress=progress,
+    )
+    write_curve(curve, folder.path)
+    if folder.report_path.is_file():
+        write_report(replace(read_report(folder.report_path), learning_curve=curve), folder.path)
+    return curve
 
 
 def build_leaderboard(settings: Settings) -> "Leaderboard":

@@ -79,7 +79,7 @@ class LinearForecast:
         """
         predictions = np.empty((len(target_rows), len(self.constant)), np.float32)
         for part in _parts(len(target_rows)):
-            summaries = _summaries(vectors, first_rows[part], target_rows[part], self.basis, self.decays)
+            summaries = context_summaries(vectors, first_rows[part], target_rows[part], self.basis, self.decays)
             predictions[part] = self._forecast(summaries) @ self.basis.T
         return predictions
 
@@ -122,7 +122,7 @@ def fit_linear_forecast(
     every = -(-len(target_rows) // MAX_FITTED_TARGETS)
     first_rows, target_rows = first_rows[::every], target_rows[::every]
     fold_of_target = np.unique(articles[::every], return_inverse=True)[1] % NUM_FOLDS
-    basis = _eigenbasis(vectors, train_rows)
+    basis = eigenbasis(vectors, train_rows)
     folds = [
         _Fold(
             vectors=vectors,
@@ -181,7 +181,7 @@ class _Fold:
 
     def _in_eigenbasis(self, first_rows: Rows, target_rows: Rows) -> tuple[Vectors, Vectors]:
         targets = np.asarray(self.vectors[target_rows], np.float32) @ self.basis
-        return _summaries(self.vectors, first_rows, target_rows, self.basis, self.decays), targets
+        return context_summaries(self.vectors, first_rows, target_rows, self.basis, self.decays), targets
 
 
 @dataclass
@@ -309,7 +309,7 @@ def _total(folds: list[_Sums]) -> _Sums:
     )
 
 
-def _eigenbasis(vectors: Vectors, rows: Rows) -> Vectors:
+def eigenbasis(vectors: Vectors, rows: Rows) -> Vectors:
     """Return the eigenvectors of the covariance of some rows in columns, by descending eigenvalue, (D, D)."""
     dim = vectors.shape[1]
     products, total = np.zeros((dim, dim)), np.zeros(dim)
@@ -321,7 +321,9 @@ def _eigenbasis(vectors: Vectors, rows: Rows) -> Vectors:
     return np.ascontiguousarray(eigh(covariance)[1][:, ::-1], np.float32)
 
 
-def _summaries(vectors: Vectors, first_rows: Rows, target_rows: Rows, basis: Vectors, decays: Vectors) -> Vectors:
+def context_summaries(
+    vectors: Vectors, first_rows: Rows, target_rows: Rows, basis: Vectors, decays: Vectors
+) -> Vectors:
     """Return the decayed means of each context and its first concept, in the eigenbasis, (K + 1, B, D)."""
     rows, firsts, ends = _compact(first_rows, target_rows)
     rotated = np.asarray(vectors[rows], np.float32) @ basis

@@ -43,13 +43,16 @@ def first_excluded_rows(contexts: Contexts, exclusion: Exclusion) -> NDArray[np.
     return {CONTEXT_ROWS: contexts.window_rows, EARLIER_ROWS: contexts.article_first_rows}[exclusion]
 
 
-def target_ranks(predictions: Values, contexts: Contexts, targets: Targets) -> dict[Exclusion, NDArray[np.int64]]:
+def target_ranks(
+    predictions: Values, contexts: Contexts, targets: Targets, *, penalties: Values | None = None
+) -> dict[Exclusion, NDArray[np.int64]]:
     """Rank each target among the candidates of its prediction.
 
     Args:
         predictions: One for each of `contexts`, shape (B, D).
         contexts: Some of the scored targets.
         targets: Vectors and pool.
+        penalties: Taken from the cosines of each candidate, shape (P,).
 
     Returns:
         The rank, from 1, of each target under each rule, shape (B,).
@@ -63,10 +66,15 @@ def target_ranks(predictions: Values, contexts: Contexts, targets: Targets) -> d
         raise ValueError("a target is not among the candidates")
     directions = unit_length(predictions)
     threshold = np.einsum("bd,bd->b", directions, unit_length(targets.vectors[contexts.target_rows])) - TIE_TOLERANCE
+    if penalties is not None:
+        threshold -= penalties[np.searchsorted(targets.pool_rows, contexts.target_rows)]
     ranks: dict[Exclusion, NDArray[np.int64]] = {rule: np.zeros(len(contexts), np.int64) for rule in EXCLUSIONS}
     for start in range(0, len(targets.pool_rows), CANDIDATES_IN_A_BLOCK):
         rows = targets.pool_rows[start : start + CANDIDATES_IN_A_BLOCK]
-        is_ahead = directions @ targets.pool_directions[start : start + len(rows)].T >= threshold[:, None]
+        scores = directions @ targets.pool_directions[start : start + len(rows)].T
+        if penalties is not None:
+            scores -= penalties[start : start + len(rows)]
+        is_ahead = scores >= threshold[:, None]
         num_ahead = np.count_nonzero(is_ahead, axis=1)
         for rule in EXCLUSIONS:
             ranks[rule] += num_ahead - _num_between(is_ahead, *_excluded_columns(contexts, rule, rows))

@@ -6,10 +6,13 @@ import pytest
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation import evaluate, scoring
+from lvm_pipeline.evaluation.report import report_from_json
+from lvm_pipeline.evaluation.standing_scores import standing_scores
 from lvm_pipeline.experiments.selection import select_champion
 from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.measures.baselines import BASELINES, LINEAR_FORECAST
 from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.ranking import RANKING_BASELINES
 from lvm_pipeline.training.batches import vectors_on_device
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.trained_model import load_trained_model
@@ -274,3 +277,39 @@ def test_a_report_says_when_nothing_is_on_record_of_what_was_checked_before(repo
     assert (report.data_findings, report.training_findings) == (None, ())
     assert any(sentence.startswith("Data: there is no verification report") for sentence in report.not_checked)
     assert any(sentence.startswith("Training: its checks were not stored") for sentence in report.not_checked)
+
+
+def test_ranking_and_standing_are_reported(report, articles_report):
+    for found in (report, articles_report):
+        ranking, standing = found.ranking, found.standing
+        names = [row.name for row in ranking.predictors]
+        assert names == [found.name, *RANKING_BASELINES]
+        model = ranking.predictors[0]
+        assert model.mrr == pytest.approx(found.retrieval["earlier_rows_of_article"].mrr)
+        best = max(ranking.predictors[1:], key=lambda row: row.better_mrr)
+        assert ranking.best_baseline == best.name
+        assert ranking.gain.mean == pytest.approx(model.better_mrr - best.better_mrr)
+        assert [row.name for row in standing.predictors] == [found.name, "copy_last"]
+        assert standing.leak_ladder is None  # there is no encoder of synthetic vectors
+        assert report_from_json(found.as_json()) == found
+
+
+def test_the_leak_ladder_climbs_with_the_words_that_are_known(products, model_dir, tmp_path):
+    class ByLength:
+        """Encodes a text as what its number of words says."""
+
+        space_id, vector_dim = "synthetic", 16
+
+        def encode(self, texts, *, progress=None):
+            return np.array([[len(text.split()), *([1.0] * 15)] for text in texts], np.float32)
+
+    scored = scoring.score_model(model_dir, products.data(), device="cpu")
+    options = {"concepts_path": products.concepts_path, "cache_dir": tmp_path, "seed": 0}
+    found = standing_scores(scored, encoder=ByLength(), **options)
+    again = standing_scores(scored, encoder=None, **options)
+
+    assert found.leak_ladder is not None
+    assert [step.num_words for step in found.leak_ladder] == [1, 3, 5, 10]
+    assert len({step.cosine.mean for step in found.leak_ladder}) > 1
+    assert again.predictors == found.predictors  # from the clusters that were kept
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]

@@ -139,6 +139,15 @@ def test_constant_vectors_are_predicted_as_they_are():
     np.testing.assert_allclose(predictions_of(targets), 3.0, atol=1e-4)
 
 
+def test_predictions_are_right_on_average_far_from_zero():
+    lengths = (20,) * 60
+    targets = targets_on(process_vectors("rotation", lengths=lengths) + 3, lengths)
+    train = targets.train
+    found = fitted(targets).predict(targets.vectors, train.first_rows, train.target_rows)
+
+    np.testing.assert_allclose(found.mean(axis=0), targets.vectors[train.target_rows].mean(axis=0), atol=1e-4)
+
+
 def test_vectors_of_any_length_are_predicted_alike():
     targets = targets_of_process("random_walk")
     longer = targets_on(100 * targets.vectors, (20,) * 40)

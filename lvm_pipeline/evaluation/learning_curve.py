@@ -1,0 +1,156 @@
+"""A learning curve by data: the same training on parts of the train articles, scored on the same targets.
+
+Beside each point stands the linear forecast fitted on the same articles. Parts are nested: every article of a smaller
+part is in the larger ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.evaluation.scoring import score_model
+from lvm_pipeline.files import write_json
+from lvm_pipeline.measures.linear_forecast import fit_linear_forecast
+from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.targets import Targets
+from lvm_pipeline.measures.uncertainty import Interval, article_interval, paired_gain
+from lvm_pipeline.training.config import training_config
+from lvm_pipeline.training.data import TrainingData
+from lvm_pipeline.training.loop import train
+from lvm_pipeline.training.trained_model import read_trained_model_info, weights_fingerprint
+
+FRACTIONS = (0.25, 0.5, 1.0)
+CURVE_FILE = "learning_curve.json"
+LEFT_OUT = "left_out"  # the split of train articles that a part does not have
+
+OnPoint = Callable[[int, int], None]  # points done, points in all
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """The model trained on a part of the train articles.
+
+    Attributes:
+        fraction: Of the train articles.
+        num_articles: Train articles of this part.
+        cosine: Mean cosine on the validation split.
+        linear_cosine: Of the linear forecast fitted on the same articles.
+        gain: Model minus linear forecast.
+    """
+
+    fraction: float
+    num_articles: int
+    cosine: Interval
+    linear_cosine: float
+    gain: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurve:
+    """The points of one model, by rising fraction."""
+
+    model_fingerprint: str
+    points: tuple[CurvePoint, ...]
+
+
+def learning_curve(
+    model_dir: Path, data: TrainingData, *, work_dir: Path, device: str, progress: OnPoint | None = None
+) -> LearningCurve:
+    """Train a model's configuration on 25 and 50 % of the train articles and score it beside the model itself.
+
+    Args:
+        model_dir: The model trained on all train articles.
+        data: What it was trained on.
+        work_dir: Where the smaller trainings are kept; one that is there and fits the model is not trained again.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        progress: Called after every point.
+
+    Returns:
+        The curve.
+
+    Raises:
+        LvmError: If the model is not one that can be trained again alone, or there are fewer than 4 train articles.
+    """
+    info = read_trained_model_info(model_dir)
+    if info.members or not info.training:
+        raise LvmError(f"The model in {model_dir} was not trained by one trial; name a trial that is no ensemble.")
+    config = training_config({**info.training, "device": device})
+    points = []
+    for fraction in FRACTIONS:
+        part, part_dir = part_of(data, fraction, seed=config.seed), model_dir
+        if fraction < 1:
+            part_dir = work_dir / f"{fraction:g}-{weights_fingerprint(model_dir)[:12]}"
+            if not part_dir.is_dir():
+                train(config, part, output_dir=part_dir)
+        points.append(_point(part_dir, part, fraction, device=device))
+        if progress is not None:
+            progress(len(points), len(FRACTIONS))
+    return LearningCurve(model_fingerprint=weights_fingerprint(model_dir), points=tuple(points))
+
+
+def part_of(data: TrainingData, fraction: float, *, seed: int) -> TrainingData:
+    """Return the data with a part of the train articles; the other splits stay.
+
+    Raises:
+        LvmError: If a part would have no train article.
+    """
+    train_articles = np.flatnonzero(data.article_splits == "train")
+    num = int(fraction * len(train_articles))
+    if not num:
+        raise LvmError(f"{len(train_articles)} train articles are too few for a learning curve; load more articles.")
+    left_out = np.random.default_rng(seed).permutation(train_articles)[num:]
+    splits = data.article_splits.astype(object)
+    splits[left_out] = LEFT_OUT
+    article_of_target = np.searchsorted(data.articles.first_rows, data.sequences.target_rows, side="right") - 1
+    is_left_out = np.isin(article_of_target, left_out)
+    sequence_splits = np.where(is_left_out, LEFT_OUT, data.sequences.splits.astype(object))
+    return replace(
+        data,
+        article_splits=splits.astype(str),
+        sequences=replace(data.sequences, splits=sequence_splits.astype(str)),
+    )
+
+
+def _point(model_dir: Path, data: TrainingData, fraction: float, *, device: str) -> CurvePoint:
+    scored = score_model(model_dir, data, device=device)
+    targets = scored.targets
+    base = _linear_cosines(targets)
+    articles = targets.scored.articles
+    return CurvePoint(
+        fraction=fraction,
+        num_articles=int((data.article_splits == "train").sum()),
+        cosine=article_interval(scored.scores.closeness.cosine, articles),
+        linear_cosine=float(base.mean()),
+        gain=paired_gain(scored.scores.closeness.cosine, base, articles),
+    )
+
+
+def _linear_cosines(targets: Targets) -> np.ndarray:
+    train_contexts, scored = targets.train, targets.scored
+    forecast = fit_linear_forecast(
+        targets.vectors,
+        train_rows=targets.train_rows,
+        first_rows=train_contexts.first_rows,
+        target_rows=train_contexts.target_rows,
+        articles=train_contexts.articles,
+    )
+    predictions = forecast.predict(targets.vectors, scored.first_rows, scored.target_rows)
+    return cosines(predictions, np.asarray(targets.vectors[scored.target_rows], np.float32))
+
+
+def write_curve(curve: LearningCurve, folder: Path) -> None:
+    """Write the curve into a trial's folder."""
+    write_json(folder / CURVE_FILE, asdict(curve))
+
+
+def read_curve(folder: Path, *, fingerprint: str) -> LearningCurve | None:
+    """Read the curve of a model from its trial's folder; None if there is none, or it is another model's."""
+    try:
+        curve = TypeAdapter(LearningCurve).validate_json((folder / CURVE_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return curve if curve.model_fingerprint == fingerprint else None

@@ -1,0 +1,173 @@
+"""How well does a model find the next concept, beside baselines that are made for ranking?
+
+One pool for all: the concepts of the scored split without the earlier rows of the target's article. Every predictor is
+ranked twice, by cosine and with the hubness correction, and stands with the better of the two.
+
+Shapes: S = targets, P = candidates in the pool.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.evaluation.scoring import ScoredModel
+from lvm_pipeline.files import mark_used, prune_cache, staged_file
+from lvm_pipeline.measures.hubness import MAX_TRAIN_PREDICTIONS, candidate_penalties, train_sample
+from lvm_pipeline.measures.ranking import fit_ranking_baselines
+from lvm_pipeline.measures.retrieval import EARLIER_ROWS, Exclusion, target_ranks
+from lvm_pipeline.measures.scores import blocks_of, given_predictions
+from lvm_pipeline.measures.targets import Contexts, Targets
+from lvm_pipeline.measures.uncertainty import Interval, paired_gain
+from lvm_pipeline.training.provenance import code_version
+
+KEPT_FILES = 12
+
+Ranks = NDArray[np.int64]
+Predict = Callable[[Contexts], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedPredictor:
+    """One predictor, ranked by cosine and with the hubness correction."""
+
+    name: str
+    mrr: float
+    corrected_mrr: float
+    r_at_1: float
+    r_at_10: float
+    fitted: dict[str, float]
+
+    @property
+    def better_mrr(self) -> float:
+        """MRR with or without the correction."""
+        return max(self.mrr, self.corrected_mrr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingScores:
+    """The model and the ranking baselines.
+
+    Attributes:
+        exclusion: Rule of the pool.
+        predictors: The model first.
+        best_baseline: The ranking baseline with the highest MRR, with or without the correction.
+        gain: MRR of the model minus that of the best ranking baseline, on the same targets.
+    """
+
+    exclusion: Exclusion
+    predictors: tuple[RankedPredictor, ...]
+    best_baseline: str
+    gain: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ranked:
+    """Ranks of the targets by cosine and with the correction, (S,) each."""
+
+    plain: Ranks
+    corrected: Ranks
+    fitted: Mapping[str, float]
+
+    def as_predictor(self, name: str) -> RankedPredictor:
+        return RankedPredictor(
+            name=name,
+            mrr=float((1 / self.plain).mean()),
+            corrected_mrr=float((1 / self.corrected).mean()),
+            r_at_1=float((self.plain <= 1).mean()),
+            r_at_10=float((self.plain <= 10).mean()),
+            fitted=dict(self.fitted),
+        )
+
+    def better(self) -> NDArray[np.float64]:
+        """Return the reciprocal ranks with the higher mean, (S,)."""
+        return max((1 / self.plain, 1 / self.corrected), key=np.mean)
+
+
+def ranking_scores(scored: ScoredModel, *, cache_dir: Path | None, seed: int) -> RankingScores:
+    """Rank the targets by a model and by the ranking baselines.
+
+    Args:
+        scored: The model with its predictions.
+        cache_dir: Where ranks of baselines are kept for the next model; None keeps nothing.
+        seed: Of the fit of the ranking query and of resampling.
+
+    Returns:
+        The scores.
+    """
+    targets = scored.targets
+    baselines = _baselines(scored, cache_dir, seed=seed)
+    penalties = candidate_penalties(targets, scored.train_queries(MAX_TRAIN_PREDICTIONS))
+    model = _ranked(given_predictions(scored.queries, targets), targets, penalties, fitted={})
+    best = max(baselines, key=lambda name: baselines[name].better().mean())
+    return RankingScores(
+        exclusion=EARLIER_ROWS,
+        predictors=(
+            model.as_predictor(scored.info.trial_id),
+            *(found.as_predictor(name) for name, found in baselines.items()),
+        ),
+        best_baseline=best,
+        gain=paired_gain(model.better(), baselines[best].better(), targets.scored.articles, seed=seed),
+    )
+
+
+def _ranked(predict: Predict, targets: Targets, penalties: NDArray[np.float32], fitted: Mapping[str, float]) -> _Ranked:
+    plain, corrected = [], []
+    for contexts in blocks_of(targets.scored):
+        predictions = predict(contexts)
+        plain.append(target_ranks(predictions, contexts, targets)[EARLIER_ROWS])
+        corrected.append(target_ranks(predictions, contexts, targets, penalties=penalties)[EARLIER_ROWS])
+    return _Ranked(plain=np.concatenate(plain), corrected=np.concatenate(corrected), fitted=fitted)
+
+
+def _baselines(scored: ScoredModel, cache_dir: Path | None, *, seed: int) -> dict[str, _Ranked]:
+    """Fit and rank the baselines, or read what an earlier call kept."""
+    targets, fingerprint = scored.targets, scored.data.sequences.metadata.fingerprint
+    if cache_dir is None:
+        return _fitted(targets, seed=seed)
+    identity = [fingerprint, scored.split, targets.context_mode, targets.context_length, seed, code_version()]
+    path = cache_dir / f"ranking-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]}.npz"
+    kept = _read(path, num_targets=len(targets.scored))
+    if kept is None:
+        kept = _fitted(targets, seed=seed)
+        _write(path, kept)
+    mark_used(path)
+    prune_cache(cache_dir, "ranking-*.npz", num_kept=KEPT_FILES)
+    return kept
+
+
+def _fitted(targets: Targets, *, seed: int) -> dict[str, _Ranked]:
+    sample, found = train_sample(targets), {}
+    for baseline in fit_ranking_baselines(targets, seed=seed):
+        predictions = np.concatenate([baseline.predict(contexts) for contexts in blocks_of(sample)])
+        penalties = candidate_penalties(targets, predictions)
+        found[baseline.name] = _ranked(baseline.predict, targets, penalties, baseline.fitted)
+    return found
+
+
+def _write(path: Path, baselines: Mapping[str, _Ranked]) -> None:
+    arrays = {f"{name}/{kind}": getattr(found, kind) for name, found in baselines.items() for kind in _KINDS}
+    facts = {name: dict(found.fitted) for name, found in baselines.items()}
+    with staged_file(path) as staged, staged.open("wb") as file:
+        np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
+
+
+def _read(path: Path, *, num_targets: int) -> dict[str, _Ranked] | None:
+    """Return what was kept; None if there is no file, or it is not whole."""
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            kept = {
+                name: _Ranked(**{kind: file[f"{name}/{kind}"] for kind in _KINDS}, fitted=fitted)
+                for name, fitted in json.loads(str(file["facts"])).items()
+            }
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+    return kept if all(len(found.plain) == num_targets for found in kept.values()) else None
+
+
+_KINDS = ("plain", "corrected")

@@ -1,0 +1,133 @@
+"""Figures that say what a mean cosine is worth, of the model and of copying the last concept.
+
+Shapes: S = targets, D = vector width, C = clusters.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.concepts.store import read_columns
+from lvm_pipeline.evaluation.scoring import ScoredModel
+from lvm_pipeline.files import mark_used, prune_cache, staged_file
+from lvm_pipeline.measures.baselines import COPY_LAST
+from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.standing import (
+    ClusterScores,
+    ContrastiveAccuracy,
+    cluster_scores,
+    contrastive_accuracy,
+    effective_rank,
+    fit_clusters,
+)
+from lvm_pipeline.measures.uncertainty import Interval, article_interval
+from lvm_pipeline.source.encoders.encoder import Encoder
+from lvm_pipeline.training.provenance import code_version
+
+WORDS = (1, 3, 5, 10)
+MAX_ENCODED_TARGETS = 512
+KEPT_FILES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One predictor."""
+
+    name: str
+    contrastive: ContrastiveAccuracy
+    clusters: ClusterScores
+    effective_rank: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakStep:
+    """Cosine to the target of the vector of the target's own first words: what knowing them would be worth."""
+
+    num_words: int
+    cosine: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandingScores:
+    """The model and the last concept, and the leak ladder.
+
+    Attributes:
+        predictors: The model first.
+        target_effective_rank: Of the targets themselves.
+        leak_ladder: None if the encoder of the space is not on this machine.
+    """
+
+    predictors: tuple[Standing, ...]
+    target_effective_rank: float
+    leak_ladder: tuple[LeakStep, ...] | None
+
+
+def standing_scores(
+    scored: ScoredModel, *, concepts_path: Path, cache_dir: Path | None, encoder: Encoder | None, seed: int
+) -> StandingScores:
+    """Measure the model and the last concept.
+
+    Args:
+        scored: The model with its predictions.
+        concepts_path: The concept table, for the texts.
+        cache_dir: Where the clusters of train concepts are kept; None keeps nothing.
+        encoder: Encoder of the vectors' space, if it is on this machine.
+        seed: Of the draws and clusters.
+
+    Returns:
+        The figures.
+    """
+    targets = scored.targets
+    rows = targets.scored.target_rows
+    wanted = np.asarray(targets.vectors[rows], np.float32)
+    centroids = _centroids(scored, cache_dir, seed=seed)
+    last = np.asarray(targets.vectors[rows - 1], np.float32)
+    return StandingScores(
+        predictors=tuple(
+            Standing(
+                name=name,
+                contrastive=contrastive_accuracy(predictions, targets, seed=seed),
+                clusters=cluster_scores(predictions, wanted, centroids),
+                effective_rank=effective_rank(predictions),
+            )
+            for name, predictions in ((scored.info.trial_id, scored.predictions), (COPY_LAST, last))
+        ),
+        target_effective_rank=effective_rank(wanted),
+        leak_ladder=None if encoder is None else _leak_ladder(scored, encoder, concepts_path),
+    )
+
+
+def _leak_ladder(scored: ScoredModel, encoder: Encoder, concepts_path: Path) -> tuple[LeakStep, ...]:
+    contexts = scored.targets.scored
+    contexts = contexts.part(slice(None, None, -(-len(contexts) // MAX_ENCODED_TARGETS)))
+    texts = read_columns(concepts_path, ["concept_text"])["concept_text"].take(contexts.target_rows).to_pylist()
+    wanted = np.asarray(scored.targets.vectors[contexts.target_rows], np.float32)
+    steps = []
+    for num_words in WORDS:
+        beginnings = encoder.encode([" ".join((text or "").split()[:num_words]) for text in texts])
+        steps.append(
+            LeakStep(num_words=num_words, cosine=article_interval(cosines(beginnings, wanted), contexts.articles))
+        )
+    return tuple(steps)
+
+
+def _centroids(scored: ScoredModel, cache_dir: Path | None, *, seed: int) -> NDArray[np.float32]:
+    """Fit the clusters of the train concepts, or read those of an earlier call."""
+    targets = scored.targets
+    if cache_dir is None:
+        return fit_clusters(targets.vectors, targets.train_rows, seed=seed)
+    identity = json.dumps([scored.data.sequences.metadata.fingerprint, seed, code_version()])
+    path = cache_dir / f"clusters-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npy"
+    try:
+        centroids = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError):
+        centroids = fit_clusters(targets.vectors, targets.train_rows, seed=seed)
+        with staged_file(path) as staged, staged.open("wb") as file:
+            np.save(file, centroids)
+    mark_used(path)
+    prune_cache(cache_dir, "clusters-*.npy", num_kept=KEPT_FILES)
+    return centroids

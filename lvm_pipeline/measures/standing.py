@@ -1,0 +1,126 @@
+"""What a mean cosine is worth: plain questions that a prediction answers or does not.
+
+Shapes: S = targets, P = candidates in the pool, C = clusters, N = train concepts, D = vector width.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.targets import Contexts, Targets
+from lvm_pipeline.source.encoders.encoder import unit_length
+
+NUM_CLUSTERS = 1024
+FEWEST_CONCEPTS_IN_A_CLUSTER = 4  # on average; fewer train concepts make fewer clusters
+TARGETS_IN_A_BLOCK = 1024
+SAMPLES_IN_A_BATCH = 4096
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveAccuracy:
+    """Share of predictions nearer (by cosine) to their target than to another concept, drawn once for every target.
+
+    Attributes:
+        random: The other is any concept of the pool.
+        same_article: The other is any other concept of the target's article.
+    """
+
+    random: float
+    same_article: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterScores:
+    """Where the cluster of the target ranks among the clusters of train concepts, by cosine of their centroids.
+
+    Attributes:
+        num_clusters: C.
+        accuracy: Share of targets whose cluster ranks first.
+        median_rank: Median rank, from 1.
+    """
+
+    num_clusters: int
+    accuracy: float
+    median_rank: float
+
+
+def contrastive_accuracy(predictions: Vectors, targets: Targets, *, seed: int) -> ContrastiveAccuracy:
+    """Compare each prediction (S, D) with its target and with another concept; a tie counts as wrong."""
+    scored, rng = targets.scored, np.random.default_rng(seed)
+    own = cosines(predictions, np.asarray(targets.vectors[scored.target_rows], np.float32))
+
+    def share_nearer(rows: NDArray[np.int64]) -> float:
+        return float((own > cosines(predictions, np.asarray(targets.vectors[rows], np.float32))).mean())
+
+    return ContrastiveAccuracy(
+        random=share_nearer(_other_rows(scored, targets.pool_rows, rng)),
+        same_article=share_nearer(_other_rows_of_article(scored, targets.pool_rows, rng)),
+    )
+
+
+def effective_rank(vectors: Vectors) -> float:
+    """Return the exponential of the entropy of the covariance's eigenvalues (Roy and Vetterli, 2007); at most D."""
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    values = np.maximum(np.linalg.eigvalsh(centred.T @ centred), 0)
+    if values.sum() <= 0:
+        return 1.0
+    shares = values[values > 0] / values.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def fit_clusters(vectors: Vectors, rows: NDArray[np.int64], *, seed: int) -> Vectors:
+    """Return the centroids of train concepts by mini-batch k-means, of unit length, (C, D)."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    directions = unit_length(np.asarray(vectors[rows], np.float32))
+    num = max(1, min(NUM_CLUSTERS, len(rows) // FEWEST_CONCEPTS_IN_A_CLUSTER))
+    means = MiniBatchKMeans(num, batch_size=SAMPLES_IN_A_BATCH, random_state=seed).fit(directions)
+    return unit_length(np.asarray(means.cluster_centers_, np.float32))
+
+
+def cluster_scores(predictions: Vectors, wanted: Vectors, centroids: Vectors) -> ClusterScores:
+    """Rank the clusters by each prediction (S, D), and look up the one that is nearest to the target (S, D)."""
+    ranks = []
+    for start in range(0, len(predictions), TARGETS_IN_A_BLOCK):
+        part = slice(start, start + TARGETS_IN_A_BLOCK)
+        scores = unit_length(predictions[part]) @ centroids.T
+        own = np.argmax(unit_length(wanted[part]) @ centroids.T, axis=1)
+        ranks.append((scores >= scores[np.arange(len(scores)), own][:, None]).sum(axis=1))
+    all_ranks = np.concatenate(ranks)
+    return ClusterScores(
+        num_clusters=len(centroids), accuracy=float((all_ranks <= 1).mean()), median_rank=float(np.median(all_ranks))
+    )
+
+
+def _other_rows(scored: Contexts, pool_rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw a concept of the pool for each target, never the target itself (unless it is alone)."""
+    own = np.searchsorted(pool_rows, scored.target_rows)
+    return _drawn(pool_rows, own, np.zeros_like(own), np.full_like(own, len(pool_rows)), rng)
+
+
+def _other_rows_of_article(
+    scored: Contexts, pool_rows: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw another concept of each target's article that is in the pool."""
+    own = np.searchsorted(pool_rows, scored.target_rows)
+    begin = np.searchsorted(pool_rows, scored.article_first_rows)
+    starts, articles = np.unique(begin, return_inverse=True)
+    ends = np.append(starts[1:], len(pool_rows))[articles]
+    return _drawn(pool_rows, own, begin, ends, rng)
+
+
+def _drawn(
+    pool_rows: NDArray[np.int64],
+    own: NDArray[np.int64],
+    begin: NDArray[np.int64],
+    end: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Draw an index from `begin` to before `end` that is not `own`; return its row."""
+    drawn = begin + rng.integers(0, np.maximum(end - begin - 1, 1))
+    drawn += (drawn >= own) & (end - begin > 1)
+    return pool_rows[drawn]
