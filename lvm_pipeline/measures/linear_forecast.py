@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, eigh
+from threadpoolctl import threadpool_limits
 
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.weighted_means import best_step
@@ -133,9 +134,10 @@ def fit_linear_forecast(
         )
         for chosen in (fold_of_target == fold for fold in np.unique(fold_of_target))
     ]
-    weights, constant, penalty = _fit_weights(folds)
     inputs_read = _Inputs(summaries=inputs, num_leading=min(leading_directions, len(basis)))
-    low_rank, shift, low_rank_penalty = _fit_low_rank(folds, weights, constant, inputs_read)
+    with threadpool_limits(1, "blas"):  # the products are small: on a busy machine more threads take ten times as long
+        weights, constant, penalty = _fit_weights(folds)
+        low_rank, shift, low_rank_penalty = _fit_low_rank(folds, weights, constant, inputs_read)
     return LinearForecast(
         basis=basis,
         decays=np.asarray(decays, np.float32),

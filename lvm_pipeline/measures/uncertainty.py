@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 NUM_RESAMPLES = 4000
 LEVEL = 0.95
 FEWEST_ARTICLES = 2
+ROUNDING = 1e-6
 RESAMPLES_AT_A_TIME = 500
 
 
@@ -26,8 +27,8 @@ class Interval:
 
     @property
     def is_above_zero(self) -> bool:
-        """Whether the lower bound is above zero."""
-        return self.low is not None and self.low > 0
+        """Whether the lower bound is above zero by more than float32 rounding."""
+        return self.low is not None and self.low > ROUNDING
 
     def as_json(self) -> dict[str, float | None]:
         """Return the three numbers by name."""

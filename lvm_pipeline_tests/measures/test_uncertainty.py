@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvm_pipeline.measures.uncertainty import article_interval, paired_gain
+from lvm_pipeline.measures.uncertainty import Interval, article_interval, paired_gain
 
 
 def interval_by_hand(values, articles, num_resamples=4000, seed=5):
@@ -93,3 +93,8 @@ def test_values_without_their_articles_are_refused():
         article_interval([1.0, 2.0], ["a"])
     with pytest.raises(ValueError, match="one article for each target"):
         article_interval([], [])
+
+
+def test_a_gain_that_is_rounding_is_none():
+    assert not Interval(1.6e-8, 1.5e-8, 1.7e-8).is_above_zero
+    assert Interval(2e-4, 1e-4, 3e-4).is_above_zero
