@@ -30,7 +30,7 @@ from scipy import stats
 from lvm_pipeline.concepts.drift.articles import ArticleSample, changes_between
 from lvm_pipeline.concepts.drift.compare import MAX_SAMPLED_OF_ARTICLE, compare_articles, compare_concepts
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
-from lvm_pipeline_tests.synthetic import write_concepts
+from lvm_pipeline.concepts.store import ConceptsWriter
 
 FALSE_ALARM_GOAL = 0.05
 MISS_GOAL = 0.05
@@ -258,7 +258,9 @@ def made_table(path: Path, num_rows: int, *, rng: np.random.Generator) -> Path:
         num_source_rows=num_rows,
         duplicates_policy="fail",
     )
-    write_concepts(path, [pa.table(columns, schema=schema)], metadata)
+    with ConceptsWriter(path, vector_dim=VECTOR_DIM) as writer:
+        writer.write(pa.table(columns, schema=schema))
+        writer.finish(metadata)
     return path
 
 

@@ -3,8 +3,8 @@
 Counted is everything of a trial but its optimiser steps and validation: building the model, the checks (scored again in
 another process), files, the MLflow run with the model in it. Scoring for the study is shown beside it.
 
-    python benchmarks/plan.py --json
-    python benchmarks/plan.py --home /path/of/a/home     # its promoted data instead of made ones; trials are kept there
+    PYTHONPATH=. python benchmarks/plan.py --json
+    PYTHONPATH=. python benchmarks/plan.py --home /path/of/a/home     # its data; trials are kept there
 """
 
 import argparse

@@ -3,9 +3,9 @@
 A change that only moves code must leave losses as they were. Each architecture trains with preset `smoke` and seed 0,
 on windows and (where it is causal) on whole articles, on synthetic concepts that this script makes.
 
-    python benchmarks/same_losses.py --record before.json           # keep the losses of this version
-    python benchmarks/same_losses.py --compare before.json          # compare with them
-    python benchmarks/same_losses.py --against ../other-checkout    # run both versions in turn and compare speed too
+    PYTHONPATH=. python benchmarks/same_losses.py --record before.json           # keep the losses of this version
+    PYTHONPATH=. python benchmarks/same_losses.py --compare before.json          # compare with them
+    PYTHONPATH=. python benchmarks/same_losses.py --against ../other-checkout    # run both versions, compare speed too
 
 `max_difference` is the largest absolute difference between two losses of the same step, 0 where they are equal bit for
 bit. `speed` is the rate of this version divided by the other's, in targets per second. Rates of two separate runs say

@@ -21,7 +21,7 @@ Each test can fail. `injected_faults.MUTATIONS` neuters one guard for each and t
 | F7 | `ordering._failure` forgets rows without a key | test_f07_rows_without_a_batch |
 | F7 | `ordering._failure` forgets mixed articles | test_f07_a_page_of_many_articles |
 | F8 | `invariants.checkpoint_reproduces_its_score` passes | test_f08_weights_that_do_not_give_their_score |
-| F8 | `checkpoint._built_as_recorded` compares no classes | test_f08_another_class |
+| F8 | `trained_model._refuse_other_class` refuses nothing | test_f08_another_class |
 | F8 | `checked.checkpoint_reproduces_its_score` passes | test_f08_changed_code |
 | F9 | `invariants.prediction_is_not_the_mean_vector` passes | test_f09 |
 | F10 | `evaluate.beats_best_baseline` passes | test_f10 |
