@@ -130,7 +130,8 @@ def _predictor_html(row: BoardRow, links: Mapping[str, str]) -> Markup:
     name += Markup('&ensp;<span class="pill champion">champion</span>') if row.is_champion else Markup()
     name += Markup('&ensp;<span class="pill warn">leaking</span>') if row.is_leaking else Markup()
     facts = f"{size(row.num_params)} parameters, reads {context_in_words(row.context_mode, row.context_length)}"
-    return noted(name, ", ".join(filter(None, (row.trial_id, facts))))
+    shown = (row.trial_id if row.trial_id != row.name else None, facts)
+    return noted(name, ", ".join(filter(None, shown)))
 
 
 def standing_board(board: Leaderboard) -> Table[ModelRow]:

@@ -120,3 +120,11 @@ def test_page_is_well_formed_and_links_the_reports(reports, tmp_path):
     assert 'href="lstm/report.html"' in page
     assert read_leaderboard(json_path) == board
     assert "0 of 2 models beat the best baseline" in page
+
+
+def test_a_trial_is_named_beside_its_row_only_if_the_row_has_another_name(reports, tmp_path):
+    named = replace(reports[1], name="best of week 1")
+    page = write_leaderboard(leaderboard([reports[0], named]), tmp_path)[1].read_text()
+
+    assert f"{named.trial_id}, " in page
+    assert f"{reports[0].trial_id}, " not in page
