@@ -27,7 +27,9 @@ def make_home(make_settings, source, embedded_server, open_tmp_path_factory):
     def make():
         name = f"test_mlflow_{uuid.uuid4().hex[:12]}"
         databases.create_database(embedded_server, name)
-        settings = make_settings(mlflow_tracking_uri=embedded_server.url(name, driver="psycopg2"))
+        settings = make_settings(
+            mlflow_tracking_uri=embedded_server.url(name).replace("postgresql:", "postgresql+psycopg2:", 1)
+        )
         home = open_tmp_path_factory() / "lvm_home"
         home.mkdir()
         (home / "postgres").symlink_to(settings.postgres_dir.resolve(), target_is_directory=True)
