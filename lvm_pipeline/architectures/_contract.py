@@ -47,7 +47,7 @@ class Preset:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDefaults:
-    """What a training takes where it is told nothing: targets in an optimiser step, about, and peak learning rate."""
+    """Default batch size (approximate number of targets per optimiser step) and default peak learning rate."""
 
     batch_size: int
     learning_rate: float
@@ -157,7 +157,7 @@ class Architecture:
     path: `reference(model, contexts) -> predictions`. `sweep` is the grid of config fields that its
     study tries. `causal` is False where a prediction sees later inputs of its own context; such an
     architecture is used on fixed windows only. `variant_of` names the architecture that this one is
-    a variant of. `training_defaults` replaces, by mode, what trainings take where they are told nothing.
+    a variant of. `training_defaults` replaces the default batch size and learning rate, by mode.
     `gains_from_compile` says that torch.compile made its training on windows faster where that was measured.
     `is_baseline` marks a simple model that architectures are compared with; see `_registry`. `is_closed_form` says
     that its weights are solved and not learned: it is trained without an epoch.

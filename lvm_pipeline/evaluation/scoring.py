@@ -74,7 +74,7 @@ class ScoredModel:
     predictions: NDArray[np.float32] = field(repr=False)  # of the scored targets, (S, D)
     queries: NDArray[np.float32] = field(
         repr=False
-    )  # what they are ranked by, (S, D): the predictions or an own output
+    )  # what is ranked, (S, D): the predictions, or the output of a ranking head
     split: Split
     device: str
     condition: NDArray[np.float32] | None = field(default=None, repr=False)  # of every concept, (N, C)

@@ -120,7 +120,7 @@ def predict_on(
         source: See `inference.reading`.
         space_id: Space of the vectors, refused where it is not the model's.
         num_nearest: Concepts of the promoted table to name beside each prediction.
-        warn: Told what a person should know and what stops nothing.
+        warn: Called with each warning.
 
     Raises:
         LvmError: If model, table or a concept cannot be used; predictions made before were yielded.

@@ -62,7 +62,7 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
         objective=options.contrastive_objective,
         terms=(AddedTerm(name="contrastive", weight=1.0, make=make),),
     )
-    note = f"{said}; {options.num_own} concepts of the own article and {options.num_hard} hard ones of other articles."
+    note = f"{said}; {options.num_own} concepts of the same article and {options.num_hard} hard ones of other articles."
     return replace(staging, phases=(first, *staging.phases), notes={**staging.notes, STRATEGY.name: note})
 
 
