@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.lineage.models import TrainedTrial, accepted_at, complete_tracking
+from lvm_pipeline.lineage.models import TrainedTrial, accepted_at, complete_tracking, trained_before
 from lvm_pipeline.lineage.results import build_leaderboard
 from lvm_pipeline.lineage.trials import (
     TrialFolder,
     link_model,
     named_trial,
-    read_tracking,
     trial_folder,
     write_tracking,
     write_trial,
@@ -87,7 +86,6 @@ def top_trials(settings: Settings, count: int) -> list[str]:
 def _made_before(folder: TrialFolder, members: Collection[TrialFolder], data: "TrainingData") -> TrainedTrial | None:
     """Return an ensemble of these very weights, this data and the present code; None if it has to be made."""
     from lvm_pipeline.experiments.ensemble import ensemble_code_version
-    from lvm_pipeline.training.invariants import read_findings
     from lvm_pipeline.training.trained_model import weights_fingerprint
 
     info, infos = folder.info(), [each.info() for each in members]
@@ -99,15 +97,7 @@ def _made_before(folder: TrialFolder, members: Collection[TrialFolder], data: "T
         return None
     if info.code_version != ensemble_code_version(known):
         return None
-    tracking = read_tracking(folder.model_dir)
-    return TrainedTrial(
-        folder=folder,
-        info=info,
-        findings=tuple(read_findings(folder.model_dir)),
-        was_trained=False,
-        mlflow_run_id=tracking["mlflow_run_id"],
-        mlflow_url=tracking["mlflow_url"],
-    )
+    return trained_before(folder, info)
 
 
 def _made(

@@ -115,15 +115,10 @@ def train_trial(
         return trained
 
 
-def finished_trial(folder: TrialFolder, config: "TrainingConfig", data: "TrainingData") -> TrainedTrial | None:
-    """Return a trial that was trained with this data and the present code; None if it has to be trained."""
+def trained_before(folder: TrialFolder, info: "TrainedModelInfo") -> TrainedTrial:
+    """Return a trial that is left as it is, with what was found and tracked when it was trained."""
     from lvm_pipeline.training.invariants import read_findings
-    from lvm_pipeline.training.provenance import training_code_version
 
-    info = folder.info()
-    code_version = training_code_version(config.architecture, config.strategy)
-    if info is None or info.fingerprints != data.fingerprints or info.code_version != code_version:
-        return None
     tracking = read_tracking(folder.model_dir)
     return TrainedTrial(
         folder=folder,
@@ -133,6 +128,17 @@ def finished_trial(folder: TrialFolder, config: "TrainingConfig", data: "Trainin
         mlflow_run_id=tracking["mlflow_run_id"],
         mlflow_url=tracking["mlflow_url"],
     )
+
+
+def finished_trial(folder: TrialFolder, config: "TrainingConfig", data: "TrainingData") -> TrainedTrial | None:
+    """Return a trial that was trained with this data and the present code; None if it has to be trained."""
+    from lvm_pipeline.training.provenance import training_code_version
+
+    info = folder.info()
+    code_version = training_code_version(config.architecture, config.strategy)
+    if info is None or info.fingerprints != data.fingerprints or info.code_version != code_version:
+        return None
+    return trained_before(folder, info)
 
 
 def _trained(
