@@ -51,8 +51,12 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
 
 
 def refused(trial: Trial, options: FineTuneOptions) -> str | None:
-    """Refuse any mode but windows."""
-    return None if trial.mode == "windows" else f"it ends on windows; set mode to windows, got {trial.mode}"
+    """Refuse any mode but windows, and bagging, whose drawn articles the pre-training would not follow."""
+    if trial.mode != "windows":
+        return f"it ends on windows; set mode to windows, got {trial.mode}"
+    if "bagging" in trial.strategy.split("+"):
+        return "it pre-trains on all train articles, so bagging would hold for the windows only; leave one of them out"
+    return None
 
 
 STRATEGY = Strategy(

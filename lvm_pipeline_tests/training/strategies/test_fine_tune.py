@@ -36,3 +36,8 @@ def test_it_ends_on_windows_and_needs_whole_articles(data):
         training_config({"strategy": "fine_tune"})
     with pytest.raises(LvmError, match="which linformer cannot do"):
         staged(config_of("fine_tune", architecture="linformer", model={}, learning_rate=0.01), data)
+
+
+def test_a_bootstrap_that_half_of_the_training_would_ignore_is_refused():
+    with pytest.raises(LvmError, match="leave one of them out"):
+        training_config({"strategy": "bagging+fine_tune", "mode": "windows"})
