@@ -233,7 +233,8 @@ def load_trained_model(
             "restore the folder or train the model again."
         )
     try:
-        model.load_state_dict(load_tensors(path), strict=not info.members)
+        from_members = model.members.state_dict(prefix="members.") if isinstance(model, Ensemble) else {}
+        model.load_state_dict({**from_members, **load_tensors(path)}, strict=True)
     except RuntimeError as error:
         raise LvmError(
             f"The weights {path} do not fit the model ({_first_line(error)}); train the model again."

@@ -207,3 +207,15 @@ def test_ensembles_of_other_members_have_other_fingerprints(settings):
 
     assert weights_fingerprint(made[0]) != weights_fingerprint(made[1])
     assert load_trained_model(made[0])[1].members[0].weight == 0.5
+
+
+@pytest.mark.parametrize("names", [[], ["weights", "another"]])
+def test_weights_of_the_mean_that_lack_a_tensor_or_have_one_more_are_refused(settings, names):
+    made = combine(settings)
+    path = made.folder.model_dir / "model.safetensors"
+    mean = load_file(path)["weights"]
+    path.unlink()
+    save_file(dict.fromkeys(names, mean), path, metadata={"lvm_identity": made.info.identity})
+
+    with pytest.raises(LvmError, match="do not fit the model"):
+        load_trained_model(made.folder.model_dir)
