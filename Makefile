@@ -81,7 +81,7 @@ ci: lint imports types demo test-most  ## what .ci/run calls before `make test`;
 
 coverage: setup-dev  ## the tests' line and branch coverage of the stages
 	$(PYTEST) -m "not gpu and not browser" --cov --cov-report=
-	$(BIN)/coverage report --fail-under=90 --include='lvm_pipeline/source/*,lvm_pipeline/concepts/*,lvm_pipeline/sequences/*,lvm_pipeline/exchange/*,lvm_pipeline/architectures/*,lvm_pipeline/measures/*,lvm_pipeline/training/*,lvm_pipeline/evaluation/*,lvm_pipeline/experiments/*'
+	$(BIN)/coverage report --fail-under=90 --include='lvm_pipeline/source/*,lvm_pipeline/concepts/*,lvm_pipeline/sequences/*,lvm_pipeline/exchange/*,lvm_pipeline/architectures/*,lvm_pipeline/measures/*,lvm_pipeline/decoding/*,lvm_pipeline/training/*,lvm_pipeline/evaluation/*,lvm_pipeline/experiments/*'
 
 clean:  ## delete .venv and caches; the state in LVM_HOME stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage

@@ -28,6 +28,7 @@ STAGES = (
     "sequences",
     "architectures",
     "measures",
+    "decoding",
     "training",
     "evaluation",
     "inference",

@@ -300,7 +300,9 @@ def predict(
     architecture: Annotated[
         str | None, typer.Option("--architecture", "-a", help="Use the latest trial of an architecture.")
     ] = None,
-    nearest: Annotated[int, typer.Option(min=0, help="Also print the N nearest concepts.", metavar="N")] = 0,
+    nearest: Annotated[
+        int, typer.Option(min=0, help="Also print the N nearest concepts not yet read.", metavar="N")
+    ] = 0,
     space: Annotated[str | None, typer.Option(help="Space id of the input vectors; must be the model's.")] = None,
     vectors: Annotated[bool, typer.Option(help="Print the predicted vectors.")] = True,
 ) -> None:

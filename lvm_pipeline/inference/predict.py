@@ -31,8 +31,9 @@ class Prediction:
     """The vector (D,) predicted to follow a concept, and what it was made from.
 
     `position` counts the concepts of the article from 0; the prediction is for the one after it. `num_context`
-    concepts were read for it. `nearest` are the concepts of a table nearest to it, where they were asked for; a model
-    with a ranking output finds them with that, so their cosines are to its query.
+    concepts were read for it. `nearest` are the concepts of a table nearest to it, where they were asked for, without
+    those of the article that were read; a model with a ranking output finds them with that, so their cosines are to its
+    query.
     """
 
     article_id: str | int | None
@@ -90,6 +91,7 @@ class StreamPredictor:
         self._encoders_dir = encoders_dir
         self._encoder: Encoder | None = None
         self._index, self._num_nearest = index, num_nearest
+        self._rows_read: set[int] = set()  # of the index, in the present article
         self._warn: Warn | None = warn
 
     def predictions(self, concepts: Iterable[GivenConcept]) -> Iterator[Prediction]:
@@ -103,6 +105,7 @@ class StreamPredictor:
             for concept in concepts:
                 if concept.article_id != article_id:
                     self.reading.start_article()
+                    self._rows_read.clear()
                     if self._ranking is not None:
                         self._ranking.start_article()
                     article_id = concept.article_id
@@ -117,8 +120,17 @@ class StreamPredictor:
             position=self.reading.num_read - 1,
             num_context=self.reading.num_remembered,
             vector=vector,
-            nearest=None if self._index is None else self._index.nearest(query, self._num_nearest),
+            nearest=self._nearest(query, given, concept.text),
         )
+
+    def _nearest(
+        self, query: NDArray[np.float32], read: NDArray[np.float32], text: str | None
+    ) -> list[dict[str, Any]] | None:
+        """Return the nearest concepts without those read so far, the last of which has this vector and text."""
+        if self._index is None:
+            return None
+        self._rows_read.update(self._index.rows_like(read, text))
+        return self._index.nearest(query, self._num_nearest, exclude=self._rows_read)
 
     def _condition_of(self, concept: GivenConcept) -> NDArray[np.float32] | None:
         """Return the condition of a concept, (C,); None for a model without one, which ignores TMD vectors."""

@@ -26,11 +26,15 @@ def test_the_nearest_are_those_of_the_highest_cosine(table, tmp_path):
     assert [concept["cosine"] for concept in found] == pytest.approx(cosines[order[:4]].tolist(), abs=2e-6)
     assert found[0]["cpe_id"] == table["cpe_id"][int(order[0])].as_py()
     assert len(index.nearest(asked, 100)) == 18
+    without = index.nearest(asked, 4, exclude={int(order[0]), int(order[2])})
+    assert [concept["concept_text"] for concept in without[:2]] == [
+        table["concept_text"][int(row)].as_py() for row in order[[1, 3]]
+    ]
     assert index.nearest(vectors[11], 1)[0]["concept_text"] == table["concept_text"][11].as_py()
 
 
 def test_a_table_of_another_space_is_refused(table, tmp_path):
     path = write_table(table, tmp_path / "c.parquet", space_id="there")
 
-    with pytest.raises(LvmError, match="are of space there and the model's are of here"):
+    with pytest.raises(LvmError, match="are of space there and the vectors are of here"):
         open_index(path, tmp_path / "vectors", space_id="here")

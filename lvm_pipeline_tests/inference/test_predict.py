@@ -113,7 +113,7 @@ def test_nearest_concepts_are_those_of_the_promoted_table(settings, products, mo
 
     cosines = [concept["cosine"] for concept in found[1].nearest]
     table = np.asarray(products.data().vectors)
-    assert cosines == pytest.approx(np.sort(table @ found[1].vector)[::-1][:3].tolist(), abs=1e-5)
+    assert cosines == pytest.approx(np.sort(table[2:] @ found[1].vector)[::-1][:3].tolist(), abs=1e-5)
     assert found[1].as_json()["nearest"][0].keys() == {"cpe_id", "article_id", "position", "concept_text", "cosine"}
 
 
@@ -128,9 +128,25 @@ def test_a_model_with_a_ranking_output_finds_the_nearest_concepts_with_it(settin
     with torch.inference_mode():
         query = ranking_output(model)(torch.from_numpy(vectors[1][:2])[None])[0, -1].numpy()
     table = np.asarray(products.data().vectors)
+    table = np.delete(table, np.arange(len(vectors[0]), len(vectors[0]) + 2), axis=0)  # what was read of this article
     nearest = [concept["cosine"] for concept in found[3].nearest]
     assert nearest == pytest.approx(np.sort(table @ query)[::-1][:3].tolist(), abs=1e-5)
     assert nearest != pytest.approx(np.sort(table @ found[3].vector)[::-1][:3].tolist(), abs=1e-5)
+
+
+def test_no_nearest_concept_was_read_in_the_same_article(settings, products, model_dir, vectors):
+    settings.data_dir.mkdir(parents=True)
+    shutil.copy(products.concepts_path, settings.concepts_path)
+    ids = products.data().articles.ids
+    size = sum(LENGTHS)
+
+    found = predicted(settings, model_dir, lines_of({"a": vectors[0], "b": vectors[1]}), num_nearest=size)
+
+    for prediction in found:
+        named = {(each["article_id"], each["position"]) for each in prediction.nearest}
+        own = ids["ab".index(prediction.article_id)]
+        assert len(named) == size - prediction.position - 1
+        assert not {(own, position) for position in range(prediction.position + 1)} & named
 
 
 def test_vectors_of_another_length_are_scaled_and_that_is_said_once(settings, model_dir, vectors):

@@ -1,0 +1,1 @@
+"""Vectors to text: the contract of a decoder, and the decoders."""
