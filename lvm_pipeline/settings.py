@@ -112,6 +112,18 @@ class Settings(TrainingConfig, BaseSettings):
         default=None, description="Address of the Dagster web UI in alerts. Default: dagster_port on this machine."
     )
 
+    # A language model for smoothing decoded texts and assigning TMD codes.
+    chat_url: str | None = Field(
+        default=None,
+        description="Base URL of an OpenAI-compatible server (Ollama, llama.cpp, vLLM), such as "
+        "http://127.0.0.1:11434/v1.",
+    )
+    chat_model: str | None = Field(default=None, description="Name of the language model at chat_url.")
+    chat_key: SecretStr | None = Field(default=None, description="API key of chat_url, if it asks for one.")
+    chat_timeout_seconds: float = Field(
+        default=60, gt=0, description="Longest time for one answer of the language model, in seconds."
+    )
+
     # Services.
     dagster_database_url: SecretStr | None = Field(
         default=None, description="URL of an external Postgres for Dagster's storage. Default: the built-in server."
@@ -174,6 +186,11 @@ class Settings(TrainingConfig, BaseSettings):
     def compile_cache_dir(self) -> Path:
         """What torch.compile keeps from one training to the next."""
         return self.home / "cache" / "torch_compile"
+
+    @property
+    def chat_cache_dir(self) -> Path:
+        """Answers of language models, one file per question."""
+        return self.home / "cache" / "chat"
 
     @property
     def models_dir(self) -> Path:

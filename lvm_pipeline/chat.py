@@ -1,0 +1,58 @@
+"""The contract of a language model that answers chats, and what comes back from one.
+
+A server that fails gives a `ChatFailure`, never an answer whose text is an error message.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+FailureKind = Literal["unreachable", "timeout", "refused", "malformed", "empty", "too long"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    """One question.
+
+    Attributes:
+        system: Instructions.
+        user: The data that the instructions speak of.
+        max_tokens: Longest answer in tokens of the model; a longer one is a failure.
+    """
+
+    system: str
+    user: str
+    max_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatAnswer:
+    """The text of an answer; `is_cached` if it was given before and no server was asked."""
+
+    text: str
+    is_cached: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatFailure:
+    """Why there is no answer."""
+
+    kind: FailureKind
+    reason: str
+
+    @property
+    def is_of_server(self) -> bool:
+        """Whether other questions will most likely fail in the same way."""
+        return self.kind in {"unreachable", "timeout", "refused"}
+
+
+class ChatModel(Protocol):
+    """A language model behind a server."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        ...
+
+    def ask(self, request: ChatRequest) -> ChatAnswer | ChatFailure:
+        """Answer one question, or say why there is no answer."""
+        ...
