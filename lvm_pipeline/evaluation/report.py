@@ -18,9 +18,11 @@ from lvm_pipeline.evaluation.controls import Controls
 from lvm_pipeline.evaluation.ensemble_scores import EnsembleScores
 from lvm_pipeline.evaluation.latency import Latency
 from lvm_pipeline.evaluation.learning_curve import LearningCurve
+from lvm_pipeline.evaluation.not_run import NotRun
 from lvm_pipeline.evaluation.ranking_scores import RankingScores
 from lvm_pipeline.evaluation.report_version_1 import from_version_1
 from lvm_pipeline.evaluation.resolution_scores import ResolutionScores
+from lvm_pipeline.evaluation.smoothing import SmoothingScores
 from lvm_pipeline.evaluation.standing_scores import StandingScores
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.metrics import Spread
@@ -162,6 +164,7 @@ class EvaluationReport(MeanScores):
         not_checked: What this report does not cover, one sentence each.
         text: Scores of decoded text, if predictions were decoded.
         preference: Preference of human or model judges, if any were asked.
+        smoothing: Decoded predictions rewritten by a language model, or why that was not done.
         rollout: Scores when the model continues from its own predictions.
         strategies: What each strategy of the training did with the data, one sentence each.
         ranking: The model beside baselines made for ranking; None in reports of earlier versions.
@@ -210,6 +213,7 @@ class EvaluationReport(MeanScores):
     not_checked: tuple[str, ...] = ()
     text: dict[str, JsonValue] | None = None
     preference: dict[str, JsonValue] | None = None
+    smoothing: SmoothingScores | NotRun | None = None
     rollout: dict[str, JsonValue] | None = None
     strategies: dict[str, JsonValue] | None = None
     ranking: RankingScores | None = None

@@ -19,6 +19,7 @@ from lvm_pipeline.evaluation.report_tables import (
     signed,
     without_chance,
 )
+from lvm_pipeline.evaluation.smoothing_tables import smoothing_section
 from lvm_pipeline.evaluation.standing_tables import curve_table, ladder_table, ranking_table, standing_table
 from lvm_pipeline.files import write_json, write_text
 from lvm_pipeline.measures.retrieval import EXCLUSIONS
@@ -71,6 +72,7 @@ def report_html(report: EvaluationReport) -> str:
         standing=None if report.standing is None else standing_table(report.standing),
         curve=None if report.learning_curve is None else curve_table(report.learning_curve),
         leak_ladder=None if not (report.standing and report.standing.leak_ladder) else ladder_table(report.standing),
+        smoothing=smoothing_section(report.smoothing),
         sections={name: section for name in sections if (section := getattr(report, name)) is not None},
         columns=COLUMNS,
         plots=[(title, caption, Markup(draw(report))) for title, caption, draw in PLOTS],

@@ -42,6 +42,7 @@ from lvm_pipeline.lineage.results import (
     retrained_architectures,
     trial_rows,
 )
+from lvm_pipeline.lineage.smoothing import smooth_trial
 from lvm_pipeline.lineage.trials import (
     TrialFolder,
     latest_trial,
@@ -87,6 +88,7 @@ __all__ = [
     "run",
     "run_plan",
     "sequence_options",
+    "smooth_trial",
     "source_reader",
     "stage_concepts",
     "stage_sequences",

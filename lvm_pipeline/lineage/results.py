@@ -55,7 +55,9 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
     """
     from lvm_pipeline.evaluation.evaluate import evaluate_model
     from lvm_pipeline.evaluation.learning_curve import read_curve
+    from lvm_pipeline.evaluation.not_run import NO_SMOOTHING
     from lvm_pipeline.evaluation.report_page import write_report
+    from lvm_pipeline.evaluation.smoothing import read_smoothing
 
     report = evaluate_model(
         folder.model_dir,
@@ -70,7 +72,10 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
     )
     raise_on_blocking(report.findings)
     curve = read_curve(folder.path, fingerprint=report.model_fingerprint)
-    report = replace(report, learning_curve=curve)
+    smoothing = read_smoothing(folder.path, fingerprint=report.model_fingerprint)
+    report = replace(
+        report, learning_curve=curve, smoothing=NO_SMOOTHING if smoothing is None else smoothing.for_report()
+    )
     write_report(report, folder.path)
     link_report(settings, report.architecture, folder)
     return report

@@ -42,7 +42,7 @@ class Contexts:
         """Return S."""
         return len(self.target_rows)
 
-    def part(self, chosen: slice | NDArray[np.bool_]) -> "Contexts":
+    def part(self, chosen: slice | NDArray[np.bool_] | Rows) -> "Contexts":
         """Return some of the targets."""
         return Contexts(
             target_rows=self.target_rows[chosen],

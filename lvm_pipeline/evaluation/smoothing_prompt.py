@@ -1,0 +1,101 @@
+"""The question that turns a decoded text into a fluent passage, and how its answer is read.
+
+The template is `prompts/smoothing.jinja`. Texts of concepts are data: see there.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lvm_pipeline.chat import ChatRequest
+
+PROMPTS_DIR = Path(__file__).parent / "prompts"
+TEMPLATE = "smoothing.jinja"
+FEWEST_TOKENS, MOST_TOKENS = 128, 1024
+TOKENS_PER_WORD = 4  # generous: about 1.3 in English, more in other languages, and twice the wanted length is allowed
+CITATION = re.compile(r"\[\s*c\d+(?:[\s,;]+c\d+)*\s*\]")
+
+Codes = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """A target and what a language model may know of it.
+
+    Attributes:
+        target_row: Row of the target in the concept table.
+        article_id: Its article.
+        context: Texts of the concepts right before it, oldest first.
+        codes: TMD codes of each of these; None where a concept has none.
+        decoded: The prediction, decoded.
+        truth: Text of the target; no prompt contains it.
+    """
+
+    target_row: int
+    article_id: str
+    context: tuple[str, ...]
+    codes: tuple[Codes | None, ...]
+    decoded: str
+    truth: str
+
+    @property
+    def context_ids(self) -> tuple[str, ...]:
+        """What the prompt calls the concepts of the context."""
+        return tuple(f"c{number}" for number in range(1, len(self.context) + 1))
+
+    @property
+    def usual_words(self) -> float:
+        """Mean number of words of the context's concepts."""
+        return max(1.0, sum(num_words(text) for text in self.context) / max(1, len(self.context)))
+
+
+def num_words(text: str) -> int:
+    """Count the words of a text."""
+    return len(text.split())
+
+
+def smoothing_request(passage: Passage, *, with_draft: bool) -> ChatRequest:
+    """Return the question for one target; the control arm has no draft."""
+    template = _template()
+    passages = [
+        {"id": name, "codes": codes, "text": text}
+        for name, codes, text in zip(passage.context_ids, passage.codes, passage.context, strict=True)
+    ]
+    draft = passage.decoded if with_draft else None
+    mark = hashlib.sha256(repr((passages, draft)).encode()).hexdigest()[:12]
+    words = round(passage.usual_words)
+    return ChatRequest(
+        system=template.system(has_draft=with_draft, num_words=words),
+        user=template.user(passages=passages, draft=draft, mark=mark),
+        max_tokens=min(max(FEWEST_TOKENS, TOKENS_PER_WORD * words), MOST_TOKENS),
+    )
+
+
+def prompt_hash() -> str:
+    """Return what tells one version of the prompt from another."""
+    return hashlib.sha256((PROMPTS_DIR / TEMPLATE).read_bytes()).hexdigest()[:12]
+
+
+def read_answer(answer: str) -> tuple[str, tuple[str, ...]]:
+    """Split an answer into its text and the ids that it cites, each once, in order."""
+    cited = [name for found in CITATION.findall(answer) for name in re.findall(r"c\d+", found)]
+    text = re.sub(r"\s+([.,;:!?])", r"\1", CITATION.sub("", answer))
+    return " ".join(text.split()), tuple(dict.fromkeys(cited))
+
+
+def cites_context(cited: Sequence[str], passage: Passage) -> bool:
+    """Whether an answer cites the context, and nothing else."""
+    return bool(cited) and set(cited) <= set(passage.context_ids)
+
+
+def _template() -> Any:
+    """Return the macros of the template."""
+    environment = Environment(
+        loader=FileSystemLoader(PROMPTS_DIR), autoescape=False, undefined=StrictUndefined, keep_trailing_newline=False
+    )
+    return environment.get_template(TEMPLATE).module

@@ -1,0 +1,125 @@
+"""Decoded predictions of a trial, turned into fluent passages by a language model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lvm_pipeline.concepts.store import read_columns
+from lvm_pipeline.lineage.trials import TrialFolder
+from lvm_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from lvm_pipeline.chat import ChatModel
+    from lvm_pipeline.decoding._contract import Decoder
+    from lvm_pipeline.evaluation.scoring import ScoredModel
+    from lvm_pipeline.evaluation.smoothing import OnPassage, SmoothingScores
+    from lvm_pipeline.evaluation.smoothing_prompt import Codes, Passage
+
+CODES = ("domain", "task", "modifier")
+
+
+def smooth_trial(
+    settings: Settings,
+    folder: TrialFolder,
+    *,
+    num_targets: int = 50,
+    seed: int = 0,
+    chat: "ChatModel | None" = None,
+    decoder: "Decoder | None" = None,
+    progress: "OnPassage | None" = None,
+) -> "SmoothingScores":
+    """Smooth the decoded predictions of a sample of a trial's validation targets; its report then shows the scores.
+
+    The scores with all texts are written to `smoothing.json` in the trial's folder, also if the language model gave no
+    answer.
+
+    Args:
+        settings: Where the data and the trials are, and which language model is asked.
+        folder: The trial.
+        num_targets: Size of the sample.
+        seed: Of the sample.
+        chat: The language model; None: that of the settings.
+        decoder: Decodes the predictions; None: the nearest concept of the train articles.
+        progress: Called after every target.
+
+    Raises:
+        LvmError: If no language model is set up, or the trial does not belong to the present data.
+    """
+    from lvm_pipeline.adapters.chat import open_chat
+    from lvm_pipeline.decoding._contract import refuse_other_space
+    from lvm_pipeline.evaluation.report import read_report
+    from lvm_pipeline.evaluation.report_page import write_report
+    from lvm_pipeline.evaluation.scoring import score_model
+    from lvm_pipeline.evaluation.smoothing import smooth, write_smoothing
+    from lvm_pipeline.source.encoders.registry import encoder_of_space
+    from lvm_pipeline.training.data import load_training_data
+
+    chat = chat or open_chat(settings)
+    data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    scored = score_model(folder.model_dir, data, device=settings.device, num_threads=settings.num_threads)
+    decoder = decoder or nearest_of_train(settings, scored)
+    refuse_other_space(decoder, data.concepts.space_id)
+    chosen = sample_of(len(scored.predictions), num_targets, seed=seed)
+    scores = smooth(
+        passages_of(settings, scored, decoder, chosen),
+        chat,
+        predictions=scored.predictions[chosen],
+        targets=np.asarray(data.vectors[scored.targets.scored.target_rows[chosen]], np.float32),
+        encoder=encoder_of_space(data.concepts.space_id, encoders_dir=settings.encoders_dir),
+        model_fingerprint=scored.model_fingerprint,
+        decoder=decoder.name,
+        seed=seed,
+        progress=progress,
+    )
+    write_smoothing(scores, folder.path)
+    if folder.report_path.is_file():
+        write_report(replace(read_report(folder.report_path), smoothing=scores.for_report()), folder.path)
+    return scores
+
+
+def nearest_of_train(settings: Settings, scored: "ScoredModel") -> "Decoder":
+    """Return the decoder that is always there: the nearest concept of the train articles."""
+    from lvm_pipeline.decoding.nearest import NearestConcept, open_bank
+
+    space_id = scored.data.concepts.space_id
+    rows = scored.targets.train_rows
+    return NearestConcept(bank=open_bank(settings.concepts_path, settings.vectors_dir, space_id=space_id, rows=rows))
+
+
+def sample_of(num: int, num_wanted: int, *, seed: int) -> np.ndarray:
+    """Return the positions of a sample without replacement, ascending; all of them if there are too few."""
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(num, size=min(num, num_wanted), replace=False))
+
+
+def passages_of(
+    settings: Settings, scored: "ScoredModel", decoder: "Decoder", chosen: np.ndarray
+) -> "Sequence[Passage]":
+    """Return some of the scored targets with the texts that a language model or a person may see."""
+    from lvm_pipeline.evaluation.smoothing_prompt import Passage
+
+    targets, data = scored.targets.scored.part(chosen), scored.data
+    table = read_columns(settings.concepts_path, ["concept_text", *CODES])
+    texts = table["concept_text"]
+    codes = [table[name].to_pylist() for name in CODES]
+    contexts = [np.arange(first, row) for first, row in zip(targets.window_rows, targets.target_rows, strict=True)]
+    decoded = decoder.decode(scored.predictions[chosen], exclude=contexts)
+
+    def codes_of(row: int) -> "Codes | None":
+        domain, task, modifier = (column[row] for column in codes)
+        has_codes = None not in (domain, task, modifier) and (domain, task, modifier) != (0, 0, 0)
+        return (domain, task, modifier) if has_codes else None
+
+    return [
+        Passage(
+            target_row=int(row),
+            article_id=data.articles.ids[article],
+            context=tuple(text or "" for text in texts.take(rows).to_pylist()),
+            codes=tuple(codes_of(each) for each in rows.tolist()),
+            decoded=text,
+            truth=texts[int(row)].as_py() or "",
+        )
+        for row, article, rows, text in zip(targets.target_rows, targets.articles, contexts, decoded, strict=True)
+    ]
