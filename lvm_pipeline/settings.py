@@ -203,6 +203,11 @@ class Settings(TrainingConfig, BaseSettings):
         return self.home / "reports"
 
     @property
+    def preference_dir(self) -> Path:
+        """Studies of preference, one folder per study, with the key that raters must not see."""
+        return self.home / "preference"
+
+    @property
     def encoders_dir(self) -> Path:
         """Fitted encoders, one folder per space id."""
         return self.home / "encoders"

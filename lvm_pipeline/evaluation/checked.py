@@ -43,7 +43,6 @@ def not_checked(
     """Return a sentence for everything that a report does not cover and every check that did not run."""
     sentences = [
         "Text accuracy: predictions were not decoded to text.",
-        "Human preference: not measured.",
     ]
     if scored.split != "test":
         sentences.append("Test split: it is scored once, when a model becomes champion.")

@@ -14,3 +14,6 @@ NO_SMOOTHING = NotRun(
     not_run="No language model has rewritten the decoded predictions; set LVM_CHAT_URL and LVM_CHAT_MODEL, and run "
     "`lvm smooth`."
 )
+NO_PREFERENCE = NotRun(
+    not_run="No rater has compared the texts; run `lvm smooth`, then `lvm preference create --rater NAME`."
+)

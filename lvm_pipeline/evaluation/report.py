@@ -19,6 +19,7 @@ from lvm_pipeline.evaluation.ensemble_scores import EnsembleScores
 from lvm_pipeline.evaluation.latency import Latency
 from lvm_pipeline.evaluation.learning_curve import LearningCurve
 from lvm_pipeline.evaluation.not_run import NotRun
+from lvm_pipeline.evaluation.preference import PreferenceScores
 from lvm_pipeline.evaluation.ranking_scores import RankingScores
 from lvm_pipeline.evaluation.report_version_1 import from_version_1
 from lvm_pipeline.evaluation.resolution_scores import ResolutionScores
@@ -163,7 +164,7 @@ class EvaluationReport(MeanScores):
         training_findings: Invariants checked after training; empty if they were not stored.
         not_checked: What this report does not cover, one sentence each.
         text: Scores of decoded text, if predictions were decoded.
-        preference: Preference of human or model judges, if any were asked.
+        preference: Preference of raters between texts, or why none were asked.
         smoothing: Decoded predictions rewritten by a language model, or why that was not done.
         rollout: Scores when the model continues from its own predictions.
         strategies: What each strategy of the training did with the data, one sentence each.
@@ -212,7 +213,7 @@ class EvaluationReport(MeanScores):
     training_findings: tuple[Finding, ...] = ()
     not_checked: tuple[str, ...] = ()
     text: dict[str, JsonValue] | None = None
-    preference: dict[str, JsonValue] | None = None
+    preference: PreferenceScores | NotRun | None = None
     smoothing: SmoothingScores | NotRun | None = None
     rollout: dict[str, JsonValue] | None = None
     strategies: dict[str, JsonValue] | None = None

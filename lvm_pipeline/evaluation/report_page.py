@@ -7,6 +7,7 @@ from markupsafe import Markup
 from lvm_pipeline.evaluation import plots
 from lvm_pipeline.evaluation.glossary import COLUMNS
 from lvm_pipeline.evaluation.pages import context_in_words, exclusion_in_words, render
+from lvm_pipeline.evaluation.preference_tables import preference_section
 from lvm_pipeline.evaluation.report import HTML_NAME, JSON_NAME, EvaluationReport
 from lvm_pipeline.evaluation.report_tables import (
     MSE_TITLE,
@@ -48,7 +49,7 @@ def report_html(report: EvaluationReport) -> str:
     """Return the page."""
     tables = {rule: predictor_table(report, rule).only(*RETRIEVAL) for rule in EXCLUSIONS}
     rules = sorted(EXCLUSIONS, key=lambda rule: rule != report.pool.exclusion)
-    sections = ("text", "preference", "rollout", "strategies")
+    sections = ("text", "rollout", "strategies")
     return render(
         "report.html.jinja",
         report=report,
@@ -73,6 +74,7 @@ def report_html(report: EvaluationReport) -> str:
         curve=None if report.learning_curve is None else curve_table(report.learning_curve),
         leak_ladder=None if not (report.standing and report.standing.leak_ladder) else ladder_table(report.standing),
         smoothing=smoothing_section(report.smoothing),
+        preference=preference_section(report.preference),
         sections={name: section for name in sections if (section := getattr(report, name)) is not None},
         columns=COLUMNS,
         plots=[(title, caption, Markup(draw(report))) for title, caption, draw in PLOTS],

@@ -32,6 +32,7 @@ from lvm_pipeline.lineage.invariants import INVARIANTS
 from lvm_pipeline.lineage.models import TrainedTrial, train_trial, training_config_of
 from lvm_pipeline.lineage.plan import plan_rows, write_study
 from lvm_pipeline.lineage.plan_run import PlanRun, plan_tracker, run_plan
+from lvm_pipeline.lineage.preference import collect_study, create_study, study_status
 from lvm_pipeline.lineage.results import (
     build_leaderboard,
     choose_champion,
@@ -65,6 +66,8 @@ __all__ = [
     "check_drift",
     "check_staged_concepts",
     "choose_champion",
+    "collect_study",
+    "create_study",
     "evaluate_architecture",
     "evaluate_trial",
     "extract_options",
@@ -92,6 +95,7 @@ __all__ = [
     "source_reader",
     "stage_concepts",
     "stage_sequences",
+    "study_status",
     "top_trials",
     "train_trial",
     "trained_trials",

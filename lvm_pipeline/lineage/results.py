@@ -55,7 +55,8 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
     """
     from lvm_pipeline.evaluation.evaluate import evaluate_model
     from lvm_pipeline.evaluation.learning_curve import read_curve
-    from lvm_pipeline.evaluation.not_run import NO_SMOOTHING
+    from lvm_pipeline.evaluation.not_run import NO_PREFERENCE, NO_SMOOTHING
+    from lvm_pipeline.evaluation.preference import read_preference
     from lvm_pipeline.evaluation.report_page import write_report
     from lvm_pipeline.evaluation.smoothing import read_smoothing
 
@@ -74,7 +75,10 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
     curve = read_curve(folder.path, fingerprint=report.model_fingerprint)
     smoothing = read_smoothing(folder.path, fingerprint=report.model_fingerprint)
     report = replace(
-        report, learning_curve=curve, smoothing=NO_SMOOTHING if smoothing is None else smoothing.for_report()
+        report,
+        learning_curve=curve,
+        smoothing=NO_SMOOTHING if smoothing is None else smoothing.for_report(),
+        preference=read_preference(folder.path, fingerprint=report.model_fingerprint) or NO_PREFERENCE,
     )
     write_report(report, folder.path)
     link_report(settings, report.architecture, folder)

@@ -1,0 +1,209 @@
+"""A blinded study: pairs of texts for raters, with the key that tells which text is which.
+
+Raters see a context and two texts, A and B. Which arm is A is drawn for each pair. Some pairs are shown twice, with the
+sides swapped, to see whether a rater answers alike. The key is kept in the study's file and never given to raters.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.evaluation.preference import TIE, Judgement
+from lvm_pipeline.evaluation.smoothing import Arm, SmoothedExample
+from lvm_pipeline.files import write_json
+
+STUDY_FILE = "study.json"
+QUESTION = "Which text continues the passage better?"
+FIRST, SECOND, NEITHER = "A is better", "B is better", "No difference"
+ANSWERS = (FIRST, SECOND, NEITHER)
+COMPARISONS: tuple[tuple[Arm, Arm], ...] = (("smoothed", "decoded"), ("smoothed", "control"))
+REPEATED_SHARE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two texts and their arms: the key of one item.
+
+    Attributes:
+        pair_id: Equal for a pair and its repeat.
+        article_id: Article of the context.
+        context: What both texts continue, oldest first.
+        treatment: Arm that is expected to win.
+        baseline: The other arm.
+        texts: Text of each of the two arms.
+        is_treatment_first: Whether the treatment is shown as A.
+        is_repeat: Whether it is shown for the second time.
+    """
+
+    pair_id: str
+    article_id: str
+    context: tuple[str, ...]
+    treatment: str
+    baseline: str
+    texts: dict[str, str]
+    is_treatment_first: bool
+    is_repeat: bool = False
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """What a rater sees beside the context."""
+        first, second = (self.treatment, self.baseline) if self.is_treatment_first else (self.baseline, self.treatment)
+        return {"A": self.texts[first], "B": self.texts[second]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a rater answered; `is_human` is False for a program."""
+
+    value: str
+    is_human: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study as it was created.
+
+    Attributes:
+        study_id: Its name.
+        trial_id: Trial whose texts are judged.
+        model_fingerprint: Of its weights.
+        seed: Of pairs, sides, repeats and order.
+        raters: Who is asked.
+        pairs: Every item, with repeats.
+        queues: Review queue of each rater.
+        items: Trace of each item, by rater, in the order of `pairs`.
+        experiment_id: Of MLflow.
+        urls: Review page of each rater.
+    """
+
+    study_id: str
+    trial_id: str
+    model_fingerprint: str
+    seed: int
+    raters: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    queues: dict[str, str]
+    items: dict[str, tuple[str, ...]]
+    experiment_id: str
+    urls: dict[str, str]
+
+
+def make_pairs(
+    examples: Sequence[SmoothedExample],
+    *,
+    against: Mapping[int, SmoothedExample] | None = None,
+    num_pairs: int,
+    seed: int,
+) -> list[Pair]:
+    """Return the pairs of a study with their hidden repeats.
+
+    Args:
+        examples: Texts of the trial.
+        against: Texts of another trial by row of the target, for a comparison of the two.
+        num_pairs: Most pairs of each comparison.
+        seed: Of the choice, the sides and the repeats.
+
+    Returns:
+        Pairs in which the two texts differ, then the repeats with swapped sides.
+
+    Raises:
+        LvmError: If there is no such pair.
+    """
+    rng = np.random.default_rng(seed)
+    found: list[Pair] = []
+    for treatment, baseline in COMPARISONS:
+        texts = [(each, each.texts[treatment].text, each.texts[baseline].text) for each in examples]
+        found += _chosen(_pairs(treatment, baseline, texts, rng), num_pairs, rng)
+    if against is not None:
+        both = [
+            (each, each.texts["smoothed"].text, _smoothed(against.get(each.passage.target_row))) for each in examples
+        ]
+        found += _chosen(_pairs("challenger", "champion", both, rng), num_pairs, rng)
+    if not found:
+        raise LvmError("There are no two different texts to compare; run `lvm smooth` on more targets first.")
+    repeated = rng.choice(len(found), size=max(1, round(REPEATED_SHARE * len(found))), replace=False)
+    swapped = [
+        replace(found[index], is_repeat=True, is_treatment_first=not found[index].is_treatment_first)
+        for index in sorted(repeated)
+    ]
+    return found + swapped
+
+
+def _smoothed(example: SmoothedExample | None) -> str | None:
+    return None if example is None else example.texts["smoothed"].text
+
+
+def _pairs(
+    treatment: str,
+    baseline: str,
+    texts: Sequence[tuple[SmoothedExample, str | None, str | None]],
+    rng: np.random.Generator,
+) -> list[Pair]:
+    return [
+        Pair(
+            pair_id=f"{treatment}-{baseline}-{example.passage.target_row}",
+            article_id=example.passage.article_id,
+            context=example.passage.context,
+            treatment=treatment,
+            baseline=baseline,
+            texts={treatment: own, baseline: other},
+            is_treatment_first=bool(rng.integers(2)),
+        )
+        for example, own, other in texts
+        if own and other and own.strip() != other.strip()
+    ]
+
+
+def _chosen(pairs: Sequence[Pair], num: int, rng: np.random.Generator) -> list[Pair]:
+    chosen = rng.choice(len(pairs), size=min(num, len(pairs)), replace=False) if pairs else []
+    return [pairs[index] for index in sorted(chosen)]
+
+
+def order_for(num_items: int, *, rater: int, seed: int) -> list[int]:
+    """Return the order in which a rater is shown the items; each rater has another."""
+    return np.random.default_rng([seed, rater]).permutation(num_items).tolist()
+
+
+def judgement_of(pair: Pair, rater: str, answer: Answer) -> Judgement | None:
+    """Return what an answer says about the arms; None for one that was not offered."""
+    if answer.value not in ANSWERS:
+        return None
+    chose_first = None if answer.value == NEITHER else answer.value == FIRST
+    value = TIE if chose_first is None else float(chose_first == pair.is_treatment_first)
+    return Judgement(
+        rater=rater,
+        pair_id=pair.pair_id,
+        article_id=pair.article_id,
+        treatment=pair.treatment,
+        baseline=pair.baseline,
+        value=value,
+        chose_first=chose_first,
+        is_repeat=pair.is_repeat,
+        is_human=answer.is_human,
+    )
+
+
+def write_study(study: Study, folder: Path) -> None:
+    """Write the study with its key."""
+    write_json(folder / STUDY_FILE, asdict(study))
+
+
+def read_study(folder: Path) -> Study:
+    """Read a study.
+
+    Raises:
+        LvmError: If there is none, or it cannot be read.
+    """
+    path = folder / STUDY_FILE
+    try:
+        return TypeAdapter(Study).validate_python(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise LvmError(f"There is no study {folder.name}; create one with `lvm preference create`.") from None
+    except (ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise LvmError(f"{path} is not a readable study ({reason}); restore it, or create another study.") from None
