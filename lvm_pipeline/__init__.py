@@ -9,7 +9,7 @@ Read the folders in this order; each imports only those above it.
     exchange/        NPZ and Parquet files in and out
     architectures/   the models, one module each
     measures/        metrics, retrieval, baselines, confidence intervals
-    decoding/        vectors -> text: the nearest concept
+    decoding/        vectors -> text: the nearest concept, the prefix decoder
     training/        sequences -> a trained model: trial, options, phases, strategies, loop
     evaluation/      a trained model -> a report; all reports -> a leaderboard
     inference/       streaming prediction

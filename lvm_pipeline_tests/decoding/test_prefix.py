@@ -1,0 +1,242 @@
+"""The prefix decoder: it learns to write texts from their vectors, is saved strictly, and is differentiable."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lvm_pipeline.decoding._contract import DifferentiableDecoder, refuse_other_space
+from lvm_pipeline.decoding._prefix_model import IGNORED, PrefixConfig, PrefixModel
+from lvm_pipeline.decoding._tokens import END, train_tokenizer
+from lvm_pipeline.decoding.prefix import (
+    PrefixDecoder,
+    PrefixInfo,
+    closest_texts,
+    load_prefix_decoder,
+    save_prefix_decoder,
+)
+from lvm_pipeline.decoding.prefix_training import PrefixOptions, padded, train_prefix
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.source.encoders.lsa import fit_lsa
+
+ANIMALS, PLACES = ("cat", "dog", "heron", "wolf", "mole", "crab"), ("house", "river", "meadow", "tower")
+TEXTS = [f"The {animal} lives in the {place}, near {n}." for n in (1, 2) for animal in ANIMALS for place in PLACES]
+OPTIONS = PrefixOptions(steps=120, batch_size=16, hidden_dim=32, num_layers=1, vocabulary_size=400, learning_rate=1e-2)
+RECORD = {"fingerprints": {"concepts": "a"}, "code_version": "1", "options": {}, "num_texts": len(TEXTS)}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return fit_lsa(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def vectors(encoder):
+    return encoder.encode(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def trained(vectors):
+    return train_prefix(vectors, TEXTS, OPTIONS)
+
+
+@pytest.fixture
+def folder(trained, encoder, tmp_path):
+    save_prefix_decoder(tmp_path / "prefix", trained, space_id=encoder.space_id, **RECORD)
+    return tmp_path / "prefix"
+
+
+def test_it_writes_the_texts_it_was_trained_on_and_each_from_its_own_vector(folder, vectors):
+    decoder = load_prefix_decoder(folder)
+
+    written = decoder.decode(vectors)
+
+    assert np.mean([text == own for text, own in zip(written, TEXTS, strict=True)]) > 0.9
+    assert isinstance(decoder, DifferentiableDecoder)
+    assert decoder.decode(vectors[:0]) == []
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(vectors):
+    short = {**vars(OPTIONS), "steps": 3}
+    first, again, other = (
+        train_prefix(vectors, TEXTS, PrefixOptions(**{**short, "noise": 0.1, "seed": seed})) for seed in (1, 1, 2)
+    )
+
+    weights = [each.model.state_dict() for each in (first, again, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.equal(weights[0]["tokens.weight"], weights[2]["tokens.weight"])
+    assert first.tokens.as_json() == again.tokens.as_json()
+    assert first.num_steps == 3
+
+
+def test_a_training_ends_at_its_time_limit(vectors):
+    found = train_prefix(vectors, TEXTS, PrefixOptions(**{**vars(OPTIONS), "steps": 10**9, "seconds": 0.2}))
+
+    assert 1 <= found.num_steps < 10**4
+
+
+def test_loading_gives_back_what_was_saved(folder, trained, encoder, vectors):
+    decoder = load_prefix_decoder(folder, space_id=encoder.space_id)
+
+    assert decoder.info.num_params == sum(p.numel() for p in trained.model.parameters())
+    assert all(
+        torch.equal(tensor, trained.model.state_dict()[name])
+        for name, tensor in load_file(folder / "decoder.safetensors").items()
+    )
+    assert decoder.info.config["vector_dim"] == vectors.shape[1]
+    assert {path.name for path in folder.iterdir()} == {"decoder.json", "decoder.safetensors", "tokenizer.json"}
+
+
+def test_the_likelihood_is_that_of_the_tokens_one_by_one(trained, folder, vectors):
+    decoder, model = load_prefix_decoder(folder), trained.model
+    texts = [TEXTS[0], TEXTS[1] + " And that is all there is to say about it."]
+    lines = decoder.tokens.encode(texts, max_tokens=model.config.max_tokens)
+    expected = []
+    for vector, line in zip(torch.from_numpy(vectors[:2]), lines, strict=True):
+        logits, topic, state = model.start(vector[None])
+        found = []
+        for token in line:
+            found.append(-logits.log_softmax(dim=-1)[0, token])
+            following, state = model.go_on(torch.tensor([[token]]), topic, state)
+            logits = following[:, 0]
+        expected.append(torch.stack(found).mean())
+
+    torch.testing.assert_close(decoder.nll(torch.from_numpy(vectors[:2]), texts), torch.stack(expected))
+    assert (padded(lines)[0, len(lines[0]) :] == IGNORED).all()
+
+
+def test_the_likelihood_has_gradients_to_the_vectors_alone_and_prefers_the_own_text(folder, vectors):
+    decoder = load_prefix_decoder(folder)
+    given = torch.from_numpy(vectors).requires_grad_()
+
+    own, other = decoder.nll(given, TEXTS), decoder.nll(given, TEXTS[1:] + TEXTS[:1])
+    own.sum().backward()
+
+    assert (own < other).all()
+    assert (given.grad.abs().sum(dim=1) > 0).all()
+    assert all(parameter.grad is None for parameter in decoder.model.parameters())
+    stepped = given.detach() - 0.01 * torch.nn.functional.normalize(given.grad, dim=1)
+    assert decoder.nll(stepped, TEXTS).mean() < own.mean()
+
+
+def test_the_best_of_several_is_at_least_as_close_as_the_greedy_text(folder, encoder, vectors):
+    greedy = load_prefix_decoder(folder)
+    asked = (vectors + 0.6 * np.roll(vectors, 5, axis=0)).astype(np.float32)
+
+    best = greedy.best_of(6, encoder, temperature=1.5)
+
+    def round_trip(decoder):
+        texts = decoder.decode(asked)
+        return (encoder.encode(texts) * asked).sum(axis=1), texts
+
+    (alone, _), (chosen, texts) = round_trip(greedy), round_trip(best)
+    assert (chosen >= alone - 1e-6).all()
+    assert (chosen > alone + 1e-3).any()
+    assert texts == best.decode(asked)
+    with pytest.raises(LvmError, match="The encoder is of space lsa-768"):
+        greedy.best_of(2, fit_lsa(TEXTS[:20]))
+    with pytest.raises(LvmError, match=r"at least 1 and the temperature above 0, got 0 and 0\.7"):
+        greedy.best_of(0, encoder)
+
+
+def test_the_closest_candidate_is_kept(encoder, vectors):
+    shuffled = [TEXTS[7:] + TEXTS[:7], TEXTS, TEXTS[3:] + TEXTS[:3]]
+
+    assert closest_texts(vectors, shuffled, encoder) == TEXTS
+
+
+def test_no_text_repeats_itself_or_is_empty(vectors):
+    untrained = train_prefix(vectors, TEXTS, PrefixOptions(**{**vars(OPTIONS), "steps": 1, "learning_rate": 1e-9}))
+    model = untrained.model
+    model.bias[0] = 20  # the end is by far the most likely token
+
+    info = PrefixInfo(space_id="s", config={}, num_steps=1, seconds=0.0, loss=0.0, num_params=0, **RECORD)
+    decoder = PrefixDecoder(model=model, tokens=untrained.tokens, info=info)
+    assert all(decoder.write(vectors[:3]))
+    model.bias[0] = -20  # the end never comes
+    tokens = untrained.tokens.encode(decoder.write(vectors[:2]), max_tokens=10**6)
+    runs = [tuple(tokens[0][i : i + 4]) for i in range(len(tokens[0]) - 4)]
+    assert len(runs) > 100
+    assert len(set(runs)) > len(runs) / 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: shutil.rmtree(f), "There is no text decoder in .*; train one with `lvm decoder train`"),
+        (lambda f: (f / "decoder.json").write_text("{"), "cannot be read"),
+        (lambda f: edit(f, schema_version=9), "is not a record of schema version 1"),
+        (lambda f: edit(f, space_id="other"), "not of one training"),
+        (lambda f: edit(f, config={**read(f)["config"], "num_layers": 2}), "is damaged .*Error"),
+        (lambda f: edit(f, config={"a": 1}), "is damaged"),
+        (lambda f: (f / "decoder.safetensors").write_bytes(b"x" * 9), "is damaged"),
+        (lambda f: (f / "tokenizer.json").write_text("[]"), "cannot be read as a tokenizer"),
+        (lambda f: (f / "tokenizer.json").write_text(other_tokenizer(f)), "not of one training"),
+        (lambda f: strip_identity(f), "not of one training"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused_in_one_sentence(folder, damage, message):
+    damage(folder)
+
+    with pytest.raises(LvmError, match=message) as refused:
+        load_prefix_decoder(folder)
+    assert "\n" not in str(refused.value)
+
+
+def read(folder):
+    return json.loads((folder / "decoder.json").read_text())
+
+
+def edit(folder, **changes):
+    (folder / "decoder.json").write_text(json.dumps({**read(folder), **changes}))
+
+
+def other_tokenizer(folder):
+    return (folder / "tokenizer.json").read_text().replace("<end>", "<fin>")
+
+
+def strip_identity(folder):
+    path = folder / "decoder.safetensors"
+    save_file(load_file(path), path)
+
+
+def test_a_foreign_space_or_width_is_refused(folder, vectors):
+    decoder = load_prefix_decoder(folder)
+
+    with pytest.raises(LvmError, match=r"reads vectors of space lsa-768@.*, not gtr"):
+        load_prefix_decoder(folder, space_id="gtr")
+    with pytest.raises(LvmError, match="The decoder prefix reads vectors of space"):
+        refuse_other_space(decoder, "gtr")
+    with pytest.raises(LvmError, match=r"shape \(n, 768\), got \(2, 5\)"):
+        decoder.decode(np.zeros((2, 5), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("steps", 0), ("seconds", 0.0), ("batch_size", 0), ("noise", -1.0), ("vocabulary_size", 9)]
+)
+def test_options_that_cannot_be_used_are_refused(vectors, option, value):
+    with pytest.raises(LvmError, match=f"decoder option {option} cannot be used"):
+        train_prefix(vectors, TEXTS, PrefixOptions(**{**vars(OPTIONS), option: value}))
+
+
+def test_too_few_texts_and_a_diverging_training_are_refused(vectors):
+    with pytest.raises(LvmError, match="at least 8 train concepts, got 3"):
+        train_prefix(vectors[:3], TEXTS[:3], OPTIONS)
+    with pytest.raises(LvmError, match="diverged; use a lower learning rate"):
+        train_prefix(vectors * np.nan, TEXTS, OPTIONS)
+
+
+def test_a_text_that_is_too_long_is_cut_and_has_no_end():
+    config = PrefixConfig(vector_dim=4, vocabulary_size=300, hidden_dim=8, num_layers=1, num_heads=2, max_tokens=5)
+    model = PrefixModel(config)
+    tokens = train_tokenizer(TEXTS, vocabulary_size=300)
+    (line, short) = tokens.encode([TEXTS[0] * 9, "A"], max_tokens=5)
+
+    assert len(line) == 5
+    assert END not in line
+    assert short[-1] == END
+    assert model.losses(torch.zeros(2, 4), padded([line, short])).shape == (2, 5)
+    assert tokens.decode(tokens.encode(["Grüße, 世界 and\n  more"], max_tokens=99)) == ["Grüße, 世界 and more"]
