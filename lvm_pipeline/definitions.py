@@ -15,6 +15,7 @@ from lvm_pipeline.defs.resources import settings_resource
 from lvm_pipeline.defs.schedules import retraining
 from lvm_pipeline.defs.sensors import alerts_sensor
 from lvm_pipeline.defs.sequences import sequences
+from lvm_pipeline.defs.text_decoder import text_decoder
 from lvm_pipeline.defs.trained_model import trained_model
 from lvm_pipeline.defs.trial import plan_jobs, trial
 from lvm_pipeline.settings import load_settings
@@ -24,7 +25,8 @@ from lvm_pipeline.settings import load_settings
 def defs() -> dg.Definitions:
     """Return the definitions; their schedules and conditions follow the settings of the moment."""
     settings = load_settings()
-    lineage = [cpe_entry, concepts, sequences, trained_model, evaluation_report, leaderboard, ensemble, champion, trial]
+    data = [cpe_entry, concepts, sequences]
+    lineage = [*data, text_decoder, trained_model, evaluation_report, leaderboard, ensemble, champion, trial]
     return dg.Definitions(
         assets=automated(lineage, settings),
         asset_checks=[drift],

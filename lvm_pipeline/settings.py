@@ -79,6 +79,17 @@ class Settings(TrainingConfig, BaseSettings):
         default="articles", description="`last_20_percent` splits by position (compatibility mode; leaks)."
     )
 
+    # Text.
+    decoder_steps: int = Field(default=1500, ge=1, description="Optimiser steps of the text decoder.")
+    text_targets: int = Field(
+        default=200, ge=0, description="Targets of a report whose predictions are decoded to text; 0 decodes none."
+    )
+    text_candidates: int = Field(
+        default=1,
+        ge=1,
+        description="Texts that the text decoder writes per prediction; of several, the encoder keeps the closest.",
+    )
+
     # Automation. Read when Dagster loads its code location; retrained_architectures is read at each tick.
     observation_cron: str = Field(
         default="*/30 * * * *",
@@ -211,6 +222,11 @@ class Settings(TrainingConfig, BaseSettings):
     def encoders_dir(self) -> Path:
         """Fitted encoders, one folder per space id."""
         return self.home / "encoders"
+
+    @property
+    def decoders_dir(self) -> Path:
+        """Text decoders, one folder each."""
+        return self.home / "decoders"
 
     @property
     def postgres_dir(self) -> Path:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lvm_pipeline.cli import curve, ensembles, lists, plan, preference, render, services, smooth, tmd
+from lvm_pipeline.cli import curve, decoder, ensembles, lists, plan, preference, render, services, smooth, tmd
 from lvm_pipeline.cli.options import PresetOption, SetOption, settings_of, training_option
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(lists.app, name="list")
 app.add_typer(curve.app)
+app.add_typer(decoder.app, name="decoder")
 app.add_typer(ensembles.app)
 app.add_typer(plan.app, name="plan")
 app.add_typer(smooth.app)

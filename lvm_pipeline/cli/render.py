@@ -278,6 +278,19 @@ def show_ensemble(
         console.print(f"[yellow]Not in MLflow yet:[/] {escape(problem)} The next training tries again.", soft_wrap=True)
 
 
+def show_text_decoder(console: Console, decoder: Any) -> None:
+    """Show what the training of a text decoder reached and where it is."""
+    info = decoder.info
+    if not decoder.was_trained:
+        console.print("It was trained before with the same data, code and options; --again trains it once more.")
+    console.print(
+        f"Text decoder for {info.space_id}: {info.num_params:,} parameters, {info.num_steps:,} steps on "
+        f"{info.num_texts:,} train concepts in {info.seconds:.0f} s, loss {info.loss:.3f} per token.",
+        soft_wrap=True,
+    )
+    console.print(f"Decoder: {decoder.path}", soft_wrap=True)
+
+
 def stage_bars(bars: Bars) -> Callable[[Any], None]:
     """Return a callback for stages in other processes: one bar per stage and partition."""
     shown: dict[tuple[str, str | None], Bar] = {}

@@ -23,13 +23,13 @@ WHAT_IT_IS = {
 }
 
 
-PLAN_GROUP = "plan"
+BESIDE_IT = ("plan", "text")  # groups that branch off the line
 
 
 def lineage_of(definitions: dg.Definitions) -> list[tuple[str, str, bool, int]]:
     """Return name, group, whether partitioned, and number of checks of every asset on the line, upstream first.
 
-    The trials of the plan branch off it and are left out.
+    The trials of the plan and the text decoder branch off it and are left out.
     """
     graph = definitions.resolve_asset_graph()
     num_checks: dict[str, int] = {}
@@ -39,7 +39,7 @@ def lineage_of(definitions: dg.Definitions) -> list[tuple[str, str, bool, int]]:
     rows = []
     for key in graph.toposorted_asset_keys:
         node, name = graph.get(key), key.to_user_string()
-        if node.group_name == PLAN_GROUP:
+        if node.group_name in BESIDE_IT:
             continue
         rows.append((name, node.group_name or "", node.is_partitioned, num_checks.get(name, 0)))
     return rows

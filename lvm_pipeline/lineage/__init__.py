@@ -26,6 +26,7 @@ from lvm_pipeline.lineage.data import (
     verify_products,
     verify_source,
 )
+from lvm_pipeline.lineage.decoders import TextDecoder, decode_lines, train_text_decoder
 from lvm_pipeline.lineage.drift import check_drift
 from lvm_pipeline.lineage.ensembles import make_ensemble, top_trials
 from lvm_pipeline.lineage.invariants import INVARIANTS
@@ -59,6 +60,7 @@ __all__ = [
     "PlanRun",
     "StagedConcepts",
     "StagedSequences",
+    "TextDecoder",
     "TrainedTrial",
     "TrialFolder",
     "Verification",
@@ -68,6 +70,7 @@ __all__ = [
     "choose_champion",
     "collect_study",
     "create_study",
+    "decode_lines",
     "evaluate_architecture",
     "evaluate_trial",
     "extract_options",
@@ -97,6 +100,7 @@ __all__ = [
     "stage_sequences",
     "study_status",
     "top_trials",
+    "train_text_decoder",
     "train_trial",
     "trained_trials",
     "training_config_of",

@@ -17,7 +17,12 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings, settings_environment
 
 LINEAGE = ["cpe_entry", "concepts", "sequences", "trained_model", "evaluation_report", "leaderboard"]
-BEHIND_IT = {"ensemble": {"leaderboard"}, "champion": {"leaderboard", "ensemble"}, "trial": {"sequences"}}
+BEHIND_IT = {
+    "ensemble": {"leaderboard"},
+    "champion": {"leaderboard", "ensemble"},
+    "trial": {"sequences"},
+    "text_decoder": {"sequences"},
+}
 PARTITIONED = {"trained_model", "evaluation_report"}
 
 # DESIGN section 4.
