@@ -41,9 +41,7 @@ def not_checked(
     training_findings: Sequence[Finding],
 ) -> list[str]:
     """Return a sentence for everything that a report does not cover and every check that did not run."""
-    sentences = [
-        "Text accuracy: predictions were not decoded to text.",
-    ]
+    sentences: list[str] = []
     if scored.split != "test":
         sentences.append("Test split: it is scored once, when a model becomes champion.")
     if controls.wrong_context is None:

@@ -23,8 +23,11 @@ from lvm_pipeline.evaluation.gates import (
     cosine_is_above_minimum_viable,
     cosine_is_above_production,
     inference_takes_under_50_ms,
+    text_accuracy_is_above_minimum_viable,
+    text_accuracy_is_above_production,
 )
 from lvm_pipeline.evaluation.latency import Latency, latency_ms
+from lvm_pipeline.evaluation.not_run import NO_TEXT, NotRun
 from lvm_pipeline.evaluation.ranking_scores import ranking_scores
 from lvm_pipeline.evaluation.report import (
     ArticleScores,
@@ -39,6 +42,7 @@ from lvm_pipeline.evaluation.report import (
 from lvm_pipeline.evaluation.resolution_scores import resolution_scores
 from lvm_pipeline.evaluation.scoring import ScoredModel, score_model
 from lvm_pipeline.evaluation.standing_scores import standing_scores
+from lvm_pipeline.evaluation.text_scores import TextRequest, TextScores, text_scores
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.retrieval import (
     EXCLUSIONS,
@@ -53,6 +57,7 @@ from lvm_pipeline.measures.retrieval import (
 from lvm_pipeline.measures.targets import ContextMode, Targets
 from lvm_pipeline.measures.uncertainty import paired_gain
 from lvm_pipeline.sequences.schema import Split
+from lvm_pipeline.source.encoders.encoder import Encoder
 from lvm_pipeline.source.encoders.registry import encoder_of_space
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline.training.invariants import (
@@ -82,6 +87,7 @@ def evaluate_model(
     require_same_data: bool = True,
     data_findings: Sequence[Finding] | None = None,
     encoders_dir: Path | None = None,
+    text: TextRequest | None = None,
 ) -> EvaluationReport:
     """Evaluate a trained model.
 
@@ -99,6 +105,7 @@ def evaluate_model(
         require_same_data: Refuse data other than the model was trained on.
         data_findings: What was found of these concepts and sequences; None where nobody looked.
         encoders_dir: Where the encoder of the vectors' space is looked up, for the leak ladder.
+        text: Decode predictions to text; None decodes none.
 
     Returns:
         The report.
@@ -122,6 +129,7 @@ def evaluate_model(
         report,
         ranking=ranking_scores(scored, cache_dir=cache_dir, seed=seed),
         standing=standing_scores(scored, concepts_path=concepts_path, cache_dir=cache_dir, encoder=encoder, seed=seed),
+        text=_text(scored, text, concepts_path=concepts_path, encoder=encoder, seed=seed),
     )
     findings = _findings(scored, report)
     known = {"data_findings": data_findings, "training_findings": read_findings(model_dir)}
@@ -132,6 +140,14 @@ def evaluate_model(
         training_findings=tuple(known["training_findings"]),
         not_checked=tuple(not_checked(scored, report.controls, findings, **known)),
     )
+
+
+def _text(
+    scored: ScoredModel, request: TextRequest | None, *, concepts_path: Path, encoder: Encoder | None, seed: int
+) -> TextScores | NotRun:
+    if request is None or not request.num_targets:
+        return NO_TEXT
+    return text_scores(scored, request, concepts_path=concepts_path, encoder=encoder, seed=seed)
 
 
 def best_baseline(baselines: Mapping[str, ScoredBaseline]) -> str:
@@ -229,6 +245,7 @@ def _pool(targets: Targets) -> Pool:
 
 
 def _findings(scored: ScoredModel, report: EvaluationReport) -> list[Finding]:
+    text = report.text if isinstance(report.text, TextScores) else None
     return [
         pool_is_declared_and_clean(scored.targets, exclusion=report.pool.exclusion),
         score_is_reproduced(scored, scored.scores.closeness.means(), report.spread),
@@ -236,6 +253,8 @@ def _findings(scored: ScoredModel, report: EvaluationReport) -> list[Finding]:
         beats_best_baseline(report.best_baseline, report.gain, num_articles=report.counts.articles),
         cosine_is_above_minimum_viable(report.cosine),
         cosine_is_above_production(report.cosine),
+        text_accuracy_is_above_minimum_viable(text),
+        text_accuracy_is_above_production(text),
         inference_takes_under_50_ms(report.latency_ms.p95),
         training_takes_under_an_hour(report.training.training_seconds),
     ]

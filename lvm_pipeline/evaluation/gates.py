@@ -1,5 +1,7 @@
 """Invariants of an evaluation report: the project's thresholds and the gain over the best baseline."""
 
+from typing import TYPE_CHECKING
+
 from lvm_pipeline.findings import Finding, Invariant, Severity, invariant
 from lvm_pipeline.measures.retrieval import pool_is_declared_and_clean
 from lvm_pipeline.measures.uncertainty import Interval
@@ -9,10 +11,16 @@ from lvm_pipeline.training.invariants import (
     training_takes_under_an_hour,
 )
 
+if TYPE_CHECKING:
+    from lvm_pipeline.evaluation.text_scores import TextScores
+
 MINIMUM_VIABLE_COSINE = 0.70
 PRODUCTION_COSINE = 0.85
+MINIMUM_VIABLE_TEXT_ACCURACY = 0.50
+PRODUCTION_TEXT_ACCURACY = 0.75
 LONGEST_LATENCY_MS = 50.0
 JUDGE_BY_GAIN = "Judge the model by its gain over the best baseline."
+JUDGE_BY_CEILING = "See in the report what the decoder reaches on true vectors: a model cannot do better with it."
 
 
 def invariants() -> tuple[Invariant, ...]:
@@ -24,6 +32,8 @@ def invariants() -> tuple[Invariant, ...]:
         beats_best_baseline,
         cosine_is_above_minimum_viable,
         cosine_is_above_production,
+        text_accuracy_is_above_minimum_viable,
+        text_accuracy_is_above_production,
         inference_takes_under_50_ms,
         training_takes_under_an_hour,
     )
@@ -76,6 +86,37 @@ def cosine_is_above_production(cosine: float) -> Finding:
         message=f"cosine {cosine:.4f}, required above {PRODUCTION_COSINE:.2f}",
         observed=cosine,
         allowed=PRODUCTION_COSINE,
+    )
+
+
+@invariant(severity=Severity.WARNING, remedy=JUDGE_BY_CEILING)
+def text_accuracy_is_above_minimum_viable(text: "TextScores | None") -> Finding:
+    """The mean token F1 of decoded predictions and true texts is above 0.50, the project's minimum.
+
+    The preferred decoder of the report is judged by its absolute score.
+    """
+    return _text_accuracy(text_accuracy_is_above_minimum_viable, text, MINIMUM_VIABLE_TEXT_ACCURACY)
+
+
+@invariant(severity=Severity.WARNING, remedy=JUDGE_BY_CEILING)
+def text_accuracy_is_above_production(text: "TextScores | None") -> Finding:
+    """The mean token F1 of decoded predictions and true texts is above 0.75, the project's target for production.
+
+    The preferred decoder of the report is judged by its absolute score.
+    """
+    return _text_accuracy(text_accuracy_is_above_production, text, PRODUCTION_TEXT_ACCURACY)
+
+
+def _text_accuracy(gate: Invariant, text: "TextScores | None", allowed: float) -> Finding:
+    if text is None:
+        return gate.not_checked("predictions were not decoded to text")
+    scores = text.preferred_scores
+    return gate.finding(
+        passed=text.accuracy > allowed,
+        message=f"token F1 {text.accuracy:.3f} with the decoder {text.preferred}, required above {allowed:.2f}; true "
+        f"vectors reach {scores.ceiling.token_f1:.3f}, those of other targets {scores.floor.token_f1:.3f}",
+        observed=text.accuracy,
+        allowed=allowed,
     )
 
 

@@ -17,3 +17,4 @@ NO_SMOOTHING = NotRun(
 NO_PREFERENCE = NotRun(
     not_run="No rater has compared the texts; run `lvm smooth`, then `lvm preference create --rater NAME`."
 )
+NO_TEXT = NotRun(not_run="Predictions were not decoded to text.")

@@ -25,6 +25,7 @@ from lvm_pipeline.evaluation.report_version_1 import from_version_1
 from lvm_pipeline.evaluation.resolution_scores import ResolutionScores
 from lvm_pipeline.evaluation.smoothing import SmoothingScores
 from lvm_pipeline.evaluation.standing_scores import StandingScores
+from lvm_pipeline.evaluation.text_scores import TextScores
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.metrics import Spread
 from lvm_pipeline.measures.retrieval import Chance, Exclusion, RetrievalScores
@@ -163,7 +164,7 @@ class EvaluationReport(MeanScores):
         data_findings: Invariants of the concepts and sequences; None if no verification report was available.
         training_findings: Invariants checked after training; empty if they were not stored.
         not_checked: What this report does not cover, one sentence each.
-        text: Scores of decoded text, if predictions were decoded.
+        text: Scores of decoded predictions, or why they were not decoded; None in reports of earlier versions.
         preference: Preference of raters between texts, or why none were asked.
         smoothing: Decoded predictions rewritten by a language model, or why that was not done.
         rollout: Scores when the model continues from its own predictions.
@@ -212,7 +213,7 @@ class EvaluationReport(MeanScores):
     data_findings: tuple[Finding, ...] | None = None
     training_findings: tuple[Finding, ...] = ()
     not_checked: tuple[str, ...] = ()
-    text: dict[str, JsonValue] | None = None
+    text: TextScores | NotRun | None = None
     preference: PreferenceScores | NotRun | None = None
     smoothing: SmoothingScores | NotRun | None = None
     rollout: dict[str, JsonValue] | None = None

@@ -22,6 +22,7 @@ from lvm_pipeline.evaluation.report_tables import (
 )
 from lvm_pipeline.evaluation.smoothing_tables import smoothing_section
 from lvm_pipeline.evaluation.standing_tables import curve_table, ladder_table, ranking_table, standing_table
+from lvm_pipeline.evaluation.text_tables import text_section
 from lvm_pipeline.files import write_json, write_text
 from lvm_pipeline.measures.retrieval import EXCLUSIONS
 from lvm_pipeline.measures.uncertainty import Interval
@@ -49,7 +50,7 @@ def report_html(report: EvaluationReport) -> str:
     """Return the page."""
     tables = {rule: predictor_table(report, rule).only(*RETRIEVAL) for rule in EXCLUSIONS}
     rules = sorted(EXCLUSIONS, key=lambda rule: rule != report.pool.exclusion)
-    sections = ("text", "rollout", "strategies")
+    sections = ("rollout", "strategies")
     return render(
         "report.html.jinja",
         report=report,
@@ -73,6 +74,7 @@ def report_html(report: EvaluationReport) -> str:
         standing=None if report.standing is None else standing_table(report.standing),
         curve=None if report.learning_curve is None else curve_table(report.learning_curve),
         leak_ladder=None if not (report.standing and report.standing.leak_ladder) else ladder_table(report.standing),
+        text=text_section(report.text),
         smoothing=smoothing_section(report.smoothing),
         preference=preference_section(report.preference),
         sections={name: section for name in sections if (section := getattr(report, name)) is not None},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.decoding._contract import Decoder
     from lvm_pipeline.decoding.prefix import PrefixDecoder, PrefixInfo
     from lvm_pipeline.decoding.prefix_training import OnStep, PrefixOptions
+    from lvm_pipeline.evaluation.text_scores import TextRequest
     from lvm_pipeline.source.encoders.encoder import Encoder
     from lvm_pipeline.training.data import TrainingData
 
@@ -108,6 +109,22 @@ def decoders_at_hand(settings: Settings, data: "TrainingData", *, encoder: "Enco
     if encoder is not None and settings.text_candidates > 1:
         prefix = prefix.best_of(settings.text_candidates, encoder)
     return DecodersAtHand(decoders=(prefix,), missing={})
+
+
+def text_request(settings: Settings) -> "TextRequest":
+    """Return what a report decodes: as many predictions as the settings say, with every decoder at hand."""
+    from lvm_pipeline.evaluation.text_scores import TextRequest
+    from lvm_pipeline.source.encoders.registry import encoder_of_space
+    from lvm_pipeline.training.data import load_training_data
+
+    if not settings.text_targets:
+        return TextRequest(num_targets=0)
+    data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    encoder = None
+    if settings.text_candidates > 1:
+        encoder = encoder_of_space(data.concepts.space_id, encoders_dir=settings.encoders_dir)
+    found = decoders_at_hand(settings, data, encoder=encoder)
+    return TextRequest(num_targets=settings.text_targets, decoders=found.decoders, missing=found.missing)
 
 
 def load_text_decoder(settings: Settings, *, space_id: str | None = None) -> "PrefixDecoder":

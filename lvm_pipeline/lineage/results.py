@@ -11,6 +11,7 @@ from lvm_pipeline.architectures._registry import architecture_names, architectur
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.lineage.data import reported_findings
+from lvm_pipeline.lineage.decoders import text_request
 from lvm_pipeline.lineage.drift import keep_champion_concepts
 from lvm_pipeline.lineage.models import complete_tracking
 from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, link_report, read_tracking, trained_trials
@@ -70,6 +71,7 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
         num_threads=settings.num_threads,
         data_findings=reported_findings(settings),
         encoders_dir=settings.encoders_dir,
+        text=text_request(settings),
     )
     raise_on_blocking(report.findings)
     curve = read_curve(folder.path, fingerprint=report.model_fingerprint)

@@ -72,9 +72,9 @@ def test_names_of_the_request_stand_at_the_top_of_the_json(report):
 
 
 def test_sections_of_later_stages_are_optional_and_travel(report):
-    assert (report.text, report.preference, report.rollout, report.strategies) == (None,) * 4
+    assert (report.preference, report.rollout, report.strategies) == (None,) * 3
 
-    more = replace(report, text={"bleu": 0.25, "by_article": {"a": [1, 2]}})
+    more = replace(report, strategies={"bleu": 0.25, "by_article": {"a": [1, 2]}})
 
     assert report_from_json(json.loads(json.dumps(more.as_json()))) == more
     assert '"bleu": 0.25' in report_html(more)
