@@ -278,7 +278,7 @@ class _Sample:
             return None
         if len(unknown) and self.encoder is not None:
             found = found.copy()
-            found[unknown] = self.encoder.encode([texts[index] for index in unknown])
+            found[unknown] = self.encoder.encode([texts[index] for index in unknown.tolist()])
         return found
 
 
