@@ -91,6 +91,17 @@ class ReadingModel:
         return prediction[0]
 
 
+def num_remembered(num_read: int, *, window: int | None, max_context: int | None) -> int:
+    """Return how many of the concepts read so far a prediction is made from: the last ones; see `ReadingModel`."""
+    if window is None:
+        longest, num_forgotten = max_context, max(1, (max_context or 0) // 2)
+    else:
+        longest, num_forgotten = _window_read(window, max_context), 1
+    if longest is None or num_read <= longest:
+        return num_read
+    return longest + 1 - num_forgotten + (num_read - longest - 1) % num_forgotten
+
+
 def _stacked(concepts: list[Concept]) -> tuple[Tensor, Tensor | None]:
     """Return the concepts as one context (1, T, D), and their conditions (1, T, C) if there are any."""
     contexts = torch.stack([vector for vector, _ in concepts])[None]

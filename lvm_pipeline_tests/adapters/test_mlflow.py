@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lvm_pipeline.adapters import mlflow_model, mlflow_registry, mlflow_store
+from lvm_pipeline.adapters import mlflow_registry, mlflow_store
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
 from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker, flattened
 from lvm_pipeline.errors import LvmError
@@ -159,18 +159,15 @@ def test_model_is_kept_with_its_shapes_and_without_pickle(tracker, client, tmp_p
     assert described.signature.inputs.inputs[0].shape == (-1, -1, 32)
     assert described.signature.outputs.inputs[0].shape == (-1, 32)
     names = {file.name for file in folder.rglob("*") if file.is_file()}
-    assert names == {"MLmodel", "requirements.txt", "python_env.yaml", "trained_model.json", "model.safetensors"}
+    examples = {"input_example.json", "serving_input_example.json"}
+    assert (
+        names
+        == {"MLmodel", "requirements.txt", "python_env.yaml", "trained_model.json", "model.safetensors"} | examples
+    )
+    assert np.shape(described.load_input_example(str(folder))) == (1, 2, 32)
 
 
-class MeanModel:
-    def eval(self):
-        return self
-
-    def __call__(self, contexts, condition=None, at=None):
-        return (contexts.cumsum(1) / 3)[at]
-
-
-def test_champion_is_an_alias_that_mlflow_loads(settings, client, tmp_path, monkeypatch):
+def test_champion_is_an_alias_that_mlflow_loads(settings, client, tmp_path):
     assert mlflow_registry.champion(settings) is None
     run_ids = [run_with_model(settings, tmp_path / name) for name in ("first", "second")]
 
@@ -187,15 +184,6 @@ def test_champion_is_an_alias_that_mlflow_loads(settings, client, tmp_path, monk
     assert (champion.version, champion.mlflow_run_id, champion.tags) == ("1", run_ids[0], {"architecture": "lstm"})
     assert (champion.model_dir / "model.safetensors").read_bytes() == b"weights"
     assert first.model_dir != second.model_dir
-
-    import mlflow
-
-    monkeypatch.setattr(mlflow_model, "_load_pyfunc", lambda path: mlflow_model.Predictor(MeanModel()))
-    mlflow.set_tracking_uri(settings.mlflow_tracking_uri)
-    model = mlflow.pyfunc.load_model(mlflow_registry.MODEL_URI)
-    assert model.predict(np.ones((2, 3, 32), np.float32)).shape == (2, 32)
-    with pytest.raises(mlflow.exceptions.MlflowException, match="schema"):
-        model.predict(np.ones((2, 3, 31), np.float32))
 
 
 def run_with_model(settings, folder):

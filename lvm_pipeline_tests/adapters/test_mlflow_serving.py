@@ -1,0 +1,151 @@
+"""The champion as an MLflow model: loaded by MLflow, and behind its own server from an environment not activated."""
+
+import json
+import os
+import subprocess
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from lvm_pipeline.adapters import mlflow_model, mlflow_serving
+from lvm_pipeline.adapters.loopback import LOOPBACK, free_port
+from lvm_pipeline.inference.context import ReadingModel
+from lvm_pipeline.training.trained_model import load_trained_model
+from lvm_pipeline_tests.adapters.processes import wait_until
+from lvm_pipeline_tests.evaluation.products import make_products
+
+WIDTH = 16
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory):
+    return make_products(tmp_path_factory.mktemp("served"), lengths=[12, 9, 14, 22, 11, 18] * 3)
+
+
+@pytest.fixture(scope="module")
+def model_dir(products):
+    """A GRU that reads windows of five."""
+    return products.train("gru", architecture="gru", mode="windows")
+
+
+@pytest.fixture(scope="module")
+def mlflow_dir(model_dir, tmp_path_factory):
+    """The folder that MLflow has of a logged model."""
+    folder = tmp_path_factory.mktemp("mlflow_model")
+    mlflow_model.write_description(folder, model_dir=model_dir, model_id="m-1", run_id="1" * 32)
+    (folder / mlflow_model.DATA).symlink_to(model_dir)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(mlflow_dir):
+    import mlflow
+
+    return mlflow.pyfunc.load_model(str(mlflow_dir))
+
+
+@pytest.fixture(scope="module")
+def contexts(products):
+    return np.stack([products.data().vectors[row : row + 8] for row in (0, 1)])
+
+
+def test_mlflow_predicts_what_lvm_predict_does(loaded, model_dir, contexts):
+    reading = ReadingModel(load_trained_model(model_dir)[0], window=5)
+    expected = []
+    for context in contexts:
+        reading.start_article()
+        expected.append([reading.read(vector) for vector in context][-1])
+
+    np.testing.assert_allclose(loaded.predict(contexts), expected, rtol=0, atol=1e-5)
+
+
+def test_the_input_example_can_be_predicted_from(loaded, mlflow_dir):
+    example = loaded.metadata.load_input_example(str(mlflow_dir))
+
+    assert loaded.predict(example.astype(np.float32)).shape == (1, WIDTH)
+
+
+def spoilt(contexts, value):
+    contexts = contexts.copy()
+    contexts[1, 3, 2] = value
+    return contexts
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda c: spoilt(c, np.nan), "Row 3 of vectors has a number that is not finite"),
+        (lambda c: spoilt(c, -np.inf), "not finite"),
+        (lambda c: c[..., :-1], "schema"),
+        (lambda c: c[:, :0], "The context is empty"),
+        (lambda c: c[:0], "There is no context"),
+        (lambda c: np.tile(c, (1, 600, 1)), "has 4800 concepts and at most 4096"),
+        (lambda c: np.zeros_like(c), "Vector 0 is all zeros"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_with_its_reason(loaded, contexts, spoil, reason):
+    from mlflow.exceptions import MlflowException
+
+    with pytest.raises(MlflowException, match=reason) as raised:
+        loaded.predict(spoil(contexts))
+
+    assert raised.value.get_http_status_code() == 400
+
+
+def test_vectors_are_scaled_as_the_space_has_them(loaded, contexts):
+    np.testing.assert_allclose(loaded.predict(3 * contexts), loaded.predict(contexts), rtol=0, atol=1e-5)
+
+
+@contextmanager
+def mlflow_server(mlflow_dir, log_path):
+    port = free_port()
+    environment = mlflow_serving.serving_environment()
+    with log_path.open("wb") as log:
+        command = mlflow_serving.serve_command(mlflow_dir, host=LOOPBACK, port=port)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until(lambda: status_of(f"http://{LOOPBACK}:{port}/ping") == 200, seconds=120)
+        yield f"http://{LOOPBACK}:{port}/invocations"
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+def status_of(url, body=None):
+    return answer(url, body)[0]
+
+
+def answer(url, body=None):
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as found:
+            return found.status, found.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return None, str(error)
+
+
+@pytest.mark.slow
+def test_mlflow_models_serve_works_without_an_activated_environment(mlflow_dir, contexts, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    good = json.dumps({"inputs": contexts.tolist()})
+
+    with mlflow_server(mlflow_dir, tmp_path / "log") as url:
+        status, text = answer(url, good.encode())
+        assert status == 200, text
+        assert np.shape(json.loads(text)["predictions"]) == (2, WIDTH)
+
+        example = (mlflow_dir / mlflow_model.SERVING_EXAMPLE).read_bytes()
+        assert answer(url, example)[0] == 200
+
+        number = str(contexts[0, 0].tolist()[0])
+        for bad in ("NaN", "Infinity", "1e39", "1e999"):
+            status, text = answer(url, good.replace(number, bad, 1).encode())
+            assert (status, "not finite" in text, "Traceback" in text) == (400, True, False), text
+        for body in (b"{", b'{"inputs": [[[1, 2]]]}', json.dumps({"inputs": [[[0.5] * WIDTH] * 5000]}).encode()):
+            assert answer(url, body)[0] == 400
