@@ -14,6 +14,7 @@ Read the folders in this order; each imports only those above it.
     evaluation/      a trained model -> a report; all reports -> a leaderboard
     inference/       streaming prediction
     experiments/     the champion rule
+    serving/         the model server
     adapters/        everything outside the process: Postgres, MLflow, child processes, messages
     lineage/         one function per stage, from the source table to the champion; trials on disk
     doctor/          checks of the environment, each with its fix

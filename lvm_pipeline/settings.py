@@ -135,6 +135,12 @@ class Settings(TrainingConfig, BaseSettings):
         default=60, gt=0, description="Longest time for one answer of the language model, in seconds."
     )
 
+    # The model server (`lvm serve`).
+    serve_port: int = Field(default=8000, ge=1, le=65535, description="Port of `lvm serve`.")
+    serve_poll_seconds: float = Field(default=5, gt=0, description="Seconds between looks for a new champion to serve.")
+    serve_max_concepts: int = Field(default=1024, ge=1, description="Longest context of a request to `lvm serve`.")
+    serve_max_body_megabytes: int = Field(default=32, ge=1, description="Largest request to `lvm serve`, in MiB.")
+
     # Services.
     dagster_database_url: SecretStr | None = Field(
         default=None, description="URL of an external Postgres for Dagster's storage. Default: the built-in server."

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lvm_pipeline.cli import curve, decoder, ensembles, lists, plan, preference, render, services, smooth, tmd
+from lvm_pipeline.cli import curve, decoder, ensembles, lists, plan, preference, render, services, serving, smooth, tmd
 from lvm_pipeline.cli.options import PresetOption, SetOption, settings_of, training_option
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
@@ -37,6 +37,7 @@ app.add_typer(smooth.app)
 app.add_typer(preference.app, name="preference")
 app.add_typer(tmd.app, name="tmd")
 app.add_typer(services.app)
+app.add_typer(serving.app)
 
 
 ArchitecturesOption = Annotated[

@@ -1,0 +1,49 @@
+"""The commands `lvm serve` and `lvm try`."""
+
+from typing import Annotated, NoReturn
+
+import typer
+from rich.markup import escape
+
+from lvm_pipeline.cli import render
+from lvm_pipeline.cli.options import settings_of
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+
+app = typer.Typer()
+
+
+@app.command(short_help="Serve the champion over HTTP.")
+def serve(
+    model: Annotated[
+        str | None, typer.Option(help="Trial id, or the beginning of one. Default: the champion.", metavar="TRIAL")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port. Default: LVM_SERVE_PORT.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on. The server has no authentication.")] = "127.0.0.1",
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Start MLflow's own model server on the champion instead.")
+    ] = False,
+) -> None:
+    """Serve the champion over HTTP: texts or vectors in, predicted vector, nearest concepts and text out.
+
+    POST /predict predicts, /try shows a page for an article, /docs describes the requests, /health and /metrics
+    describe the server. A new champion is loaded while requests go on.
+    """
+    settings, out = settings_of(), render.plain()
+    port = port or settings.serve_port
+    if mlflow:
+        _serve_with_mlflow(settings, model=model, host=host, port=port)
+    from lvm_pipeline.lineage import serving
+
+    def say() -> None:
+        out.print(escape(f"Serving on http://{host}:{port} (requests: /docs, try an article: /try). Ctrl-C stops."))
+
+    serving.serve(settings, trial=model, host=host, port=port, on_start=say)
+
+
+def _serve_with_mlflow(settings: Settings, *, model: str | None, host: str, port: int) -> NoReturn:
+    from lvm_pipeline.adapters import mlflow_serving
+
+    if model is not None:
+        raise LvmError("MLflow serves the champion only; leave --model out, or --mlflow.")
+    raise typer.Exit(mlflow_serving.serve_champion(settings, host=host, port=port))

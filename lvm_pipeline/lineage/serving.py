@@ -1,0 +1,114 @@
+"""Serve the champion, or one trial, over HTTP."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.trials import named_trial
+from lvm_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from lvm_pipeline.inference.nearest import ConceptIndex
+    from lvm_pipeline.serving.model import ServedModel, Source
+
+
+def serve(settings: Settings, *, trial: str | None = None, host: str, port: int, on_start: Callable[[], None]) -> None:
+    """Serve a model until the process is interrupted.
+
+    Args:
+        settings: Where models, concepts and encoders are.
+        trial: Trial id, or the beginning of one; None: the champion.
+        host: Address to listen on.
+        port: Port to listen on.
+        on_start: Called when the model is loaded.
+
+    Raises:
+        LvmError: If there is no such model, or the port is in use.
+    """
+    import uvicorn
+
+    from lvm_pipeline.adapters.loopback import is_free
+
+    if not is_free(port):
+        raise LvmError(f"Port {port} is in use; choose another with --port or LVM_SERVE_PORT.")
+    app = serving_app(settings, trial=trial)
+    on_start()
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+
+
+def serving_app(settings: Settings, *, trial: str | None = None) -> "FastAPI":
+    """Return the application that `serve` runs."""
+    import torch
+
+    from lvm_pipeline.serving.app import Serving, make_app
+    from lvm_pipeline.serving.batcher import Batcher
+    from lvm_pipeline.serving.holder import ModelHolder
+    from lvm_pipeline.serving.metrics import Metrics
+
+    torch.set_num_threads(settings.num_threads)
+    holder = ModelHolder(
+        source_of(settings, trial=trial), loader_of(settings), poll_seconds=settings.serve_poll_seconds
+    )
+    return make_app(
+        Serving(
+            holder=holder,
+            batcher=Batcher(),
+            metrics=Metrics(),
+            max_body_bytes=settings.serve_max_body_megabytes * 2**20,
+        )
+    )
+
+
+def source_of(settings: Settings, *, trial: str | None = None) -> "Callable[[], Source]":
+    """Return a function that says which model should be served now."""
+    from lvm_pipeline.adapters import mlflow_registry
+    from lvm_pipeline.serving.model import Source
+
+    def find() -> Source:
+        if trial is not None:
+            return Source(model_dir=(found := named_trial(settings, trial).model_dir), version=None, stamp=stamp(found))
+        champion = mlflow_registry.champion(settings)
+        if champion is None:
+            raise LvmError("There is no champion yet; run `lvm run`, or choose a model with --model.")
+        return Source(model_dir=champion.model_dir, version=champion.version, stamp=stamp(champion.model_dir))
+
+    def stamp(model_dir: Path) -> str:
+        paths = (model_dir / "trained_model.json", settings.concepts_path)
+        return " ".join(str(path.stat().st_mtime_ns if path.exists() else 0) for path in paths)
+
+    return find
+
+
+def loader_of(settings: Settings) -> "Callable[[Source], ServedModel]":
+    """Return a function that loads a model with the concept table, encoder and decoders of its space."""
+    from lvm_pipeline.inference.contexts import ContextPredictor
+    from lvm_pipeline.serving.model import ServedModel
+    from lvm_pipeline.source.encoders.registry import encoder_of_space
+    from lvm_pipeline.training.settle import find_device
+    from lvm_pipeline.training.trained_model import load_trained_model
+
+    def load(source: "Source") -> ServedModel:
+        model, info = load_trained_model(source.model_dir, device=find_device(settings.device))
+        return ServedModel(
+            source=source,
+            predictor=ContextPredictor(model, info, max_concepts=settings.serve_max_concepts),
+            index=_index(settings, info.space_id),
+            encoder=encoder_of_space(info.space_id, encoders_dir=settings.encoders_dir),
+        )
+
+    return load
+
+
+def _index(settings: Settings, space_id: str) -> "ConceptIndex | None":
+    """Return the promoted concepts; None where there are none of this space."""
+    from lvm_pipeline.inference.nearest import open_index
+
+    try:
+        index = open_index(settings.concepts_path, settings.vectors_dir, space_id=space_id)
+    except LvmError:
+        return None
+    _ = index.bank.lengths  # computed once, before the first request
+    return index

@@ -1,0 +1,193 @@
+"""The HTTP application: predictions, health, metrics and pages around the model that is held."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import TypeAdapter
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.serving.batcher import Batcher, TooManyWaitingError
+from lvm_pipeline.serving.holder import ModelHolder
+from lvm_pipeline.serving.messages import BadJsonError, PredictRequest, PredictResponse, Problem, read_request
+from lvm_pipeline.serving.metrics import CONTENT_TYPE, Metrics
+from lvm_pipeline.serving.model import Answer, FailedPredictionError
+
+logger = logging.getLogger(__name__)
+
+ANSWER = TypeAdapter(dict[str, Any])
+
+DESCRIPTION = "Predicts the vector of the next concept from the concepts before it."
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The body is not JSON."},
+    413: {"model": Problem, "description": "The body is too large."},
+    422: {"model": Problem, "description": "The model cannot read the context."},
+    503: {"model": Problem, "description": "Too many requests wait."},
+}
+
+TryArticle = Callable[[str], str]  # an article's text -> a page
+
+
+class BodyTooLargeError(LvmError):
+    """The body is larger than the server takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """What the application is made of.
+
+    Attributes:
+        holder: The model.
+        batcher: Answers requests with it.
+        metrics: Figures of this process.
+        max_body_bytes: Largest body of a request.
+        try_article: Makes the page of an article; None offers none.
+        try_form: The page with the form for an article.
+    """
+
+    holder: ModelHolder
+    batcher: Batcher[PredictRequest, Answer]
+    metrics: Metrics
+    max_body_bytes: int
+    try_article: TryArticle | None = None
+    try_form: str = ""
+
+
+def make_app(serving: Serving) -> FastAPI:
+    """Return the application; it starts and stops the threads of holder and batcher with itself."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        serving.batcher.start()
+        serving.holder.start()
+        yield
+        serving.holder.stop()
+        serving.batcher.stop()
+
+    app = FastAPI(title="Latent vector model", description=DESCRIPTION, lifespan=lifespan)
+    app.middleware("http")(_observed(serving.metrics))
+    _add_predict(app, serving)
+    _add_state(app, serving)
+    if serving.try_article is not None:
+        _add_try(app, serving, serving.try_article)
+    return app
+
+
+def _add_predict(app: FastAPI, serving: Serving) -> None:
+    schema = {"content": {"application/json": {"schema": PredictRequest.model_json_schema()}}, "required": True}
+
+    @app.post("/predict", response_model=PredictResponse, responses=REFUSALS, openapi_extra={"requestBody": schema})
+    async def predict(request: Request) -> Response:
+        """Predict the concept after a context."""
+        try:
+            given = read_request(await _body(request, serving.max_body_bytes))
+            answer = await serving.batcher.answer(serving.holder.current, given)
+        except LvmError as error:
+            answer = error
+        except TooManyWaitingError:
+            return _problem(503, "Too many requests wait for the model; try again in a moment.")
+        if isinstance(answer, FailedPredictionError):
+            logger.error("A prediction failed: %s", answer)
+            return _problem(500, str(answer))
+        if isinstance(answer, LvmError):
+            return _problem(_status_of(answer), str(answer))
+        return Response(ANSWER.dump_json(answer), media_type="application/json")
+
+
+def _add_state(app: FastAPI, serving: Serving) -> None:
+    holder, batcher = serving.holder, serving.batcher
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Say which model is served, and why it could not be replaced where that failed."""
+        served = holder.current
+        return {
+            "status": "ok",
+            **served.identity,
+            "has_encoder": served.encoder is not None,
+            "has_concepts": served.index is not None,
+            "decoders": served.decoder_names,
+            "reload_error": holder.last_error,
+        }
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Return the figures of this process in Prometheus's text format."""
+        gauges = {
+            "lvm_requests_waiting": ("Requests that wait for the model.", batcher.num_waiting),
+            "lvm_batches_total": ("Batches of requests that were answered.", sum(batcher.batch_sizes.values())),
+            "lvm_model_reloads_total": ("Times that another model was loaded.", holder.num_reloads),
+            "lvm_model_reload_failures_total": ("Times that it could not be.", holder.num_failures),
+        }
+        text = serving.metrics.text(gauges=gauges, info=holder.current.identity)
+        return Response(text, media_type=CONTENT_TYPE)
+
+
+def _add_try(app: FastAPI, serving: Serving, try_article: TryArticle) -> None:
+    @app.get("/try", response_class=HTMLResponse)
+    async def form() -> str:
+        """Show a form for an article."""
+        return serving.try_form
+
+    @app.post("/try", response_class=HTMLResponse)
+    async def tried(request: Request) -> Response:
+        """Let every trained architecture predict the article in the field `article`."""
+        try:
+            fields = parse_qs((await _body(request, serving.max_body_bytes)).decode("utf-8", errors="replace"))
+            article = "".join(fields.get("article", []))
+            return HTMLResponse(await run_in_threadpool(try_article, article))
+        except LvmError as error:
+            return _problem(_status_of(error), str(error))
+
+
+async def _body(request: Request, max_bytes: int) -> bytes:
+    """Read the body, no further than the limit."""
+    parts, size = [], 0
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        size = int(declared)
+    else:
+        async for part in request.stream():
+            parts.append(part)
+            size += len(part)
+            if size > max_bytes:
+                break
+    if size > max_bytes:
+        raise BodyTooLargeError(f"The body is larger than the {max_bytes:,} bytes that this server reads; send less.")
+    return b"".join(parts)
+
+
+def _status_of(error: LvmError) -> int:
+    if isinstance(error, BadJsonError):
+        return 400
+    return 413 if isinstance(error, BodyTooLargeError) else 422
+
+
+def _problem(status: int, reason: str) -> Response:
+    return JSONResponse({"detail": reason}, status_code=status)
+
+
+def _observed(metrics: Metrics) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
+    """Count every request with its time; the answer tells the time in the header `Server-Timing`."""
+
+    async def observe(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        began = time.perf_counter()
+        try:
+            response = await call_next(request)
+        except Exception:
+            logger.exception("A request failed.")
+            response = _problem(500, "The server failed; its log says why.")
+        seconds = time.perf_counter() - began
+        route = request.scope.get("route")
+        metrics.observe(getattr(route, "path", "other"), response.status_code, seconds)
+        response.headers["Server-Timing"] = f"total;dur={1000 * seconds:.2f}"
+        return response
+
+    return observe

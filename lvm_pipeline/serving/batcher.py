@@ -1,0 +1,99 @@
+"""Answer requests that wait at the same time together.
+
+One thread runs the model. While it works, requests queue; then it takes all that wait, up to a limit. So a lone request
+never waits for others, and under load the cost of a forward pass and of a search is shared.
+"""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
+RequestIn = TypeVar("RequestIn", contravariant=True)
+AnswerOut = TypeVar("AnswerOut", covariant=True)
+
+MAX_BATCH = 32
+MAX_WAITING = 512
+
+
+class Model(Protocol[RequestIn, AnswerOut]):
+    """What answers requests together."""
+
+    def answers(self, requests: Sequence[RequestIn]) -> Sequence[AnswerOut]:
+        """Return one answer for each request."""
+        ...
+
+
+class TooManyWaitingError(Exception):
+    """More requests wait than the server takes."""
+
+
+class _Job(NamedTuple):
+    model: "Model"
+    request: object
+    answer: "Future"
+
+
+class Batcher(Generic[Request, Answer]):
+    """A thread that answers; `batch_sizes` counts the batches of each size."""
+
+    def __init__(self, *, max_batch: int = MAX_BATCH, max_waiting: int = MAX_WAITING):
+        """Take the limits; `start` begins."""
+        self.max_batch = max_batch
+        self.batch_sizes: dict[int, int] = {}
+        self._jobs: queue.Queue[_Job | None] = queue.Queue(max_waiting)
+        self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer what waits, and end."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait, about."""
+        return self._jobs.qsize()
+
+    async def answer(self, model: Model[Request, Answer], request: Request) -> Answer:
+        """Return the model's answer.
+
+        Raises:
+            TooManyWaitingError: If the queue is full.
+        """
+        job = _Job(model=model, request=request, answer=Future())
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            raise TooManyWaitingError from None
+        return await asyncio.wrap_future(job.answer)
+
+    def _run(self) -> None:
+        is_over = False
+        while not is_over:
+            jobs = [self._jobs.get()]
+            while len(jobs) < self.max_batch and jobs[-1] is not None and not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            is_over = jobs[-1] is None
+            self._answer([job for job in jobs if job is not None])
+
+    def _answer(self, jobs: Sequence[_Job]) -> None:
+        """Answer jobs, those of one model together; whatever fails is the answer of its jobs and ends nothing else."""
+        running = [job for job in jobs if job.answer.set_running_or_notify_cancel()]
+        for model in {id(job.model): job.model for job in running}.values():
+            own = [job for job in running if job.model is model]
+            self.batch_sizes[len(own)] = self.batch_sizes.get(len(own), 0) + 1
+            try:
+                for job, answer in zip(own, model.answers([job.request for job in own]), strict=True):
+                    job.answer.set_result(answer)
+            except Exception as error:  # noqa: BLE001 - the thread serves the next requests whatever happens
+                for job in own:
+                    if not job.answer.done():
+                        job.answer.set_exception(error)

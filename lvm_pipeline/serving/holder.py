@@ -1,0 +1,59 @@
+"""Keep the right model loaded: look for another one now and then, load it beside the present one, and swap."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.serving.model import ServedModel, Source
+
+logger = logging.getLogger(__name__)
+
+
+class ModelHolder:
+    """The model that is served now; requests keep the one that they began with."""
+
+    def __init__(self, find: Callable[[], Source], load: Callable[[Source], ServedModel], *, poll_seconds: float):
+        """Load the model.
+
+        Args:
+            find: Says which model should be served; called every `poll_seconds`.
+            load: Loads it.
+            poll_seconds: Time between two looks.
+        """
+        self._find, self._load, self._poll_seconds = find, load, poll_seconds
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.num_reloads = self.num_failures = 0
+        self.last_error: str | None = None
+        self.current = load(find())
+
+    def start(self) -> None:
+        """Begin to look for another model."""
+        self._thread = threading.Thread(target=self._poll, name="model reload", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End that."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def refresh(self) -> None:
+        """Look once. A model that cannot be found or loaded leaves the present one in place."""
+        try:
+            wanted = self._find()
+            if wanted != self.current.source:
+                self.current = self._load(wanted)
+                self.num_reloads += 1
+                logger.warning("Now serving %s.", self.current.identity["trial_id"])
+            self.last_error = None
+        except (LvmError, OSError) as error:
+            self.num_failures += 1
+            if str(error) != self.last_error:
+                logger.warning("The model is not reloaded: %s", error)
+            self.last_error = str(error)
+
+    def _poll(self) -> None:
+        while not self._stopped.wait(self._poll_seconds):
+            self.refresh()

@@ -1,0 +1,257 @@
+"""A loaded model with all that an answer needs, and its answers to several requests at once.
+
+Shapes: B = requests, T = context in concepts, D = vector width, k = concepts asked for.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lvm_pipeline.decoding._contract import Decoder
+from lvm_pipeline.decoding.nearest import SAME_VECTOR, ConceptBank, Found
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.inference.contexts import Context, ContextPredictor
+from lvm_pipeline.inference.nearest import ConceptIndex
+from lvm_pipeline.serving.messages import PredictRequest
+from lvm_pipeline.source.encoders.encoder import Encoder, unit_length
+
+NEAREST = "nearest"  # the decoder that answers with concepts of the table
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a model is: its folder, its version in the registry, and a stamp that changes with the files."""
+
+    model_dir: Path
+    version: str | None
+    stamp: str
+
+
+class FailedPredictionError(Exception):
+    """The model did not answer; the message is for the log and the client."""
+
+
+Answer = dict[str, Any] | LvmError | FailedPredictionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model, the concept table to search, the encoder of its space and the decoders, where they are available."""
+
+    source: Source
+    predictor: ContextPredictor
+    index: ConceptIndex | None = None
+    encoder: Encoder | None = None
+    decoders: Mapping[str, Decoder] = field(default_factory=dict)
+    _encoding: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def space_id(self) -> str:
+        """Space of the vectors it reads and predicts."""
+        return self.predictor.info.space_id
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What every answer says of the model."""
+        info = self.predictor.info
+        return {
+            "trial_id": info.trial_id,
+            "architecture": info.architecture,
+            "version": self.source.version,
+            "space_id": info.space_id,
+        }
+
+    @property
+    def decoder_names(self) -> list[str]:
+        """Decoders that a request may name."""
+        return [*([NEAREST] if self.index is not None else []), *self.decoders]
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Encode texts with the encoder of the model's space, (n, D).
+
+        Raises:
+            LvmError: If that encoder is not on this machine.
+        """
+        if self.encoder is None:
+            raise LvmError(
+                f"The encoder of the model's space {self.space_id} is not available on this server; send vectors."
+            )
+        with self._encoding:
+            return np.asarray(self.encoder.encode(list(texts)), np.float32)
+
+    def answers(self, requests: Sequence[PredictRequest]) -> list[Answer]:
+        """Answer requests together: one forward pass and one search for all; a refused one is its error."""
+        checked = self._contexts(requests)
+        good = [(request, each) for request, each in zip(requests, checked, strict=True) if isinstance(each, Context)]
+        made = iter(self._predicted_or_failed([request for request, _ in good], [context for _, context in good]))
+        return [next(made) if isinstance(each, Context) else each for each in checked]
+
+    def _predicted_or_failed(
+        self, requests: Sequence[PredictRequest], contexts: Sequence[Context]
+    ) -> Sequence[dict[str, Any] | FailedPredictionError]:
+        if not requests:
+            return []
+        try:
+            return self._predicted(requests, contexts)
+        except LvmError as error:
+            return [FailedPredictionError(str(error)) for _ in requests]
+
+    def _contexts(self, requests: Sequence[PredictRequest]) -> list[Context | LvmError]:
+        """Check all requests; all texts are encoded together."""
+        refused = [self._refusal(request) for request in requests]
+        texts = [request.texts or [] for request, error in zip(requests, refused, strict=True) if error is None]
+        flat = [text for each in texts for text in each]
+        encoded = iter(self.encode(flat) if flat else ())
+        found: list[Context | LvmError] = []
+        for request, error in zip(requests, refused, strict=True):
+            if error is not None:
+                found.append(error)
+                continue
+            vectors = request.vectors
+            if request.texts is not None:
+                vectors = np.array([next(encoded) for _ in request.texts])
+            try:
+                found.append(self.predictor.context(vectors or [] if vectors is None else vectors, request.tmd_dense))
+            except LvmError as problem:
+                found.append(problem)
+        return found
+
+    def _refusal(self, request: PredictRequest) -> LvmError | None:
+        """Return why a request cannot be answered, as far as its vectors do not matter."""
+        try:
+            if request.space_id is not None and request.space_id != self.space_id:
+                raise LvmError(
+                    f"The request is of space {request.space_id} and the model reads {self.space_id}; encode the "
+                    "texts with the encoder of that space."
+                )
+            if request.decoder not in (None, NEAREST) and request.decoder not in self.decoders:
+                known = ", ".join([NEAREST, *self.decoders])
+                raise LvmError(f"There is no decoder {request.decoder!r} on this server; there are {known}.")
+            if request.texts is not None:
+                if len(request.texts) > self.predictor.max_concepts:
+                    raise LvmError(
+                        f"The context has {len(request.texts)} concepts and at most {self.predictor.max_concepts} are "
+                        "read; give the last ones."
+                    )
+                if self.encoder is None:
+                    self.encode([])
+        except LvmError as error:
+            return error
+        return None
+
+    def _predicted(self, requests: Sequence[PredictRequest], contexts: Sequence[Context]) -> list[dict[str, Any]]:
+        predictions = self.predictor.predict(contexts)
+        found, closest = self._searched(requests, contexts, predictions)
+        decoded = self._decoded(requests, contexts, predictions, closest)
+        return [
+            {
+                "prediction": prediction.tolist(),
+                "num_context": self.predictor.num_read(context),
+                "nearest": near,
+                **text,
+                **self.identity,
+            }
+            for prediction, context, near, text in zip(predictions, contexts, found, decoded, strict=True)
+        ]
+
+    def _searched(
+        self, requests: Sequence[PredictRequest], contexts: Sequence[Context], predictions: Vectors
+    ) -> tuple[list[list[dict[str, Any]] | None], list[Found | None]]:
+        """Return the nearest concepts of each request, and the one nearest to its prediction."""
+        if self.index is None:
+            return [None] * len(requests), [None] * len(requests)
+        bank, by_rank = self.index.bank, self.predictor.has_ranking_output
+        queries = self.predictor.predict(contexts, to_rank=True) if by_rank else predictions
+        found = nearest_outside(bank, queries, contexts, requests, [max(1, each.nearest) for each in requests])
+        closest = nearest_outside(bank, predictions, contexts, requests, [1] * len(requests)) if by_rank else found
+        rows: list[list[dict[str, Any]] | None] = []
+        for each, request in zip(found, requests, strict=True):
+            rows.append(concepts_of(self.index.columns, each, request.nearest))
+        return rows, list(closest)
+
+    def _decoded(
+        self,
+        requests: Sequence[PredictRequest],
+        contexts: Sequence[Context],
+        predictions: Vectors,
+        closest: Sequence[Found | None],
+    ) -> list[dict[str, Any]]:
+        """Return text, confidence and decoder of each prediction."""
+        decoded: list[dict[str, Any]] = [{"text": None, "confidence": None, "decoder": None} for _ in requests]
+        for name in {request.decoder for request in requests} - {None}:
+            chosen = [index for index, request in enumerate(requests) if request.decoder == name]
+            if name == NEAREST:
+                for index in chosen:
+                    decoded[index] = self._as_text(closest[index])
+                continue
+            texts = self.decoders[str(name)].decode(predictions[chosen])
+            confidences = round_trip(self, texts, predictions[chosen])
+            for index, text, confidence in zip(chosen, texts, confidences, strict=True):
+                decoded[index] = {"text": text, "confidence": confidence, "decoder": name}
+        return decoded
+
+    def _as_text(self, found: Found | None) -> dict[str, Any]:
+        if self.index is None or found is None or not len(found.rows):
+            return {"text": None, "confidence": None, "decoder": None}
+        (text,) = self.index.bank.texts_of(found.rows[:1])
+        return {"text": text, "confidence": float(found.cosines[0]), "decoder": NEAREST}
+
+
+def round_trip(served: ServedModel, texts: Sequence[str], predictions: Vectors) -> list[float | None]:
+    """Return the cosine between each prediction and its decoded text; None where the encoder is not available."""
+    if served.encoder is None:
+        return [None] * len(texts)
+    encoded = unit_length(served.encode(texts))
+    return np.einsum("bd,bd->b", encoded, unit_length(predictions)).astype(float).tolist()
+
+
+def nearest_outside(
+    bank: ConceptBank,
+    queries: Vectors,
+    contexts: Sequence[Context],
+    requests: Sequence[PredictRequest],
+    counts: Sequence[int],
+) -> list[Found]:
+    """Find the concepts nearest to each query that are not in its context, by vector or by text.
+
+    The table is searched once for all queries: enough concepts are found to leave those of the context out.
+    """
+    most, num = max(counts) + max(len(each.vectors) for each in contexts), len(bank.vectors)
+    while True:
+        found = bank.nearest(queries, most)
+        left = [
+            _outside(bank, each, context, request.texts or ())
+            for each, context, request in zip(found, contexts, requests, strict=True)
+        ]
+        if most >= num or all(len(each.rows) >= count for each, count in zip(left, counts, strict=True)):
+            return [
+                Found(rows=each.rows[:count], cosines=each.cosines[:count])
+                for each, count in zip(left, counts, strict=True)
+            ]
+        most *= 2
+
+
+def _outside(bank: ConceptBank, found: Found, context: Context, texts: Sequence[str]) -> Found:
+    """Leave out the concepts that have a vector or text of the context."""
+    vectors = unit_length(np.asarray(bank.vectors[found.rows]))
+    is_read = (vectors @ unit_length(context.vectors).T >= SAME_VECTOR).any(axis=1)
+    if texts:
+        is_read |= np.isin(bank.texts_of(found.rows), list(texts))
+    return Found(rows=found.rows[~is_read], cosines=found.cosines[~is_read])
+
+
+def concepts_of(columns: pa.Table, found: Found, count: int) -> list[dict[str, Any]]:
+    """Return the columns of found concepts, with their cosines."""
+    concepts = columns.take(pa.array(found.rows[:count])).to_pylist()
+    return [
+        {**concept, "cosine": float(cosine)} for concept, cosine in zip(concepts, found.cosines[:count], strict=True)
+    ]

@@ -1,0 +1,310 @@
+"""The server on a real port: what it answers, what it refuses, and how it takes another model."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.from_files import predict_on
+from lvm_pipeline.lineage.serving import loader_of, serving_app, source_of
+from lvm_pipeline.lineage.trials import named_trial
+from lvm_pipeline.serving.batcher import Batcher, TooManyWaitingError
+from lvm_pipeline.serving.holder import ModelHolder
+from lvm_pipeline.training.data import load_training_data
+from lvm_pipeline_tests.serving.homes import LENGTHS, call, make_home, running, texts_of, train_trial
+
+TEXTS = texts_of(LENGTHS)[:4]
+
+
+@pytest.fixture(scope="module")
+def vectors(trial_home):
+    data = load_training_data(trial_home.concepts_path, trial_home.sequences_path, trial_home.vectors_dir)
+    return np.asarray(data.vectors)
+
+
+def predict(url, body):
+    status, _, text = call(f"{url}/predict", body)
+    return status, json.loads(text)
+
+
+def test_texts_and_their_vectors_are_answered_alike_and_as_lvm_predict_does(server, trial_home, vectors):
+    status, of_texts = predict(server, {"texts": TEXTS, "nearest": 3})
+    _, of_vectors = predict(server, {"vectors": vectors[:4].tolist(), "nearest": 3})
+
+    lines = [json.dumps({"text": text}).encode() for text in TEXTS]
+    model_dir = named_trial(trial_home, "gru").model_dir
+    *_, expected = predict_on(trial_home, model_dir, lines, num_nearest=3, warn=pytest.fail)
+    assert status == 200
+    np.testing.assert_allclose(of_texts["prediction"], expected.vector, atol=1e-5)
+    np.testing.assert_allclose(of_vectors["prediction"], expected.vector, atol=1e-5)
+    assert [each["cpe_id"] for each in of_texts["nearest"]] == [each["cpe_id"] for each in expected.nearest]
+    assert of_texts["nearest"] == of_vectors["nearest"]
+    assert of_texts["text"] == of_texts["nearest"][0]["concept_text"] not in TEXTS
+    assert of_texts["confidence"] == pytest.approx(of_texts["nearest"][0]["cosine"])
+    assert (of_texts["trial_id"], of_texts["version"], of_texts["num_context"]) == (model_dir.parent.name, None, 4)
+    assert of_texts["space_id"].startswith("lsa-768@")
+
+
+def test_a_model_of_windows_reads_the_last_five(trial_home, vectors):
+    with running(serving_app(trial_home, trial="lstm")) as url:
+        _, long = predict(url, {"vectors": vectors[:9].tolist()})
+        _, short = predict(url, {"vectors": vectors[4:9].tolist()})
+
+    assert long["num_context"] == short["num_context"] == 5
+    np.testing.assert_allclose(long["prediction"], short["prediction"], atol=1e-6)
+
+
+def test_no_concept_of_the_context_is_near_however_many_are_asked_for(server, vectors):
+    _, found = predict(server, {"vectors": vectors[:5].tolist(), "nearest": 100, "decoder": None})
+
+    assert len(found["nearest"]) == 100
+    texts = {each["concept_text"] for each in found["nearest"]}
+    assert not texts & set(texts_of(LENGTHS)[:5])
+    cosines = [each["cosine"] for each in found["nearest"]]
+    expected = np.sort(vectors[5:] @ np.array(found["prediction"], np.float32))[::-1][:100]
+    np.testing.assert_allclose(cosines, expected, atol=1e-5)
+    assert (found["text"], found["confidence"]) == (None, None)
+
+
+def test_many_at_once_are_answered_as_each_alone(server, vectors):
+    bodies = [{"vectors": vectors[start : start + length].tolist()} for start in range(8) for length in (1, 4, 9)]
+    alone = [predict(server, body)[1] for body in bodies]
+
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda body: predict(server, body), bodies))
+
+    for (status, found), expected in zip(together, alone, strict=True):
+        assert status == 200
+        np.testing.assert_allclose(found["prediction"], expected["prediction"], atol=1e-5)
+        assert found["text"] == expected["text"]
+
+
+UNIT = [1.0] + [0.0] * 767
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b"{", 400, "The body is not JSON"),
+        (b"\xff\xfe", 400, "The body is not JSON"),
+        (b"", 400, "The body is not JSON"),
+        (b"[]", 422, "the body: input should be"),
+        ({}, 422, "either texts or vectors"),
+        ({"texts": ["a"], "vectors": [UNIT]}, 422, "either texts or vectors"),
+        ({"texts": []}, 422, "The context is empty"),
+        ({"vectors": []}, 422, "The context is empty"),
+        ({"texts": ["  "]}, 422, "is empty"),
+        ({"texts": "abc"}, 422, "texts: input should be a valid array"),
+        ({"vectors": [[1.0, 2.0]]}, 422, "must have 768 numbers in each row"),
+        ({"vectors": [UNIT, UNIT[:-1]]}, 422, "a row has another length"),
+        ({"vectors": [["x"] * 768]}, 422, "valid number"),
+        ({"vectors": [[None] * 768]}, 422, "valid number"),
+        ({"vectors": [[float("nan"), *UNIT[1:]]]}, 422, "Row 0 of vectors has a number that is not finite"),
+        ({"vectors": [UNIT, [float("-inf"), *UNIT[1:]]]}, 422, "Row 1 of vectors has a number that is not finite"),
+        ({"vectors": [[1e39, *UNIT[1:]]]}, 422, "not finite"),
+        ({"vectors": [[0.0] * 768]}, 422, "all zeros"),
+        ({"vectors": [UNIT] * 41}, 422, "has 41 concepts and at most 40"),
+        ({"texts": ["a"] * 41}, 422, "has 41 concepts and at most 40"),
+        ({"vectors": [UNIT], "space_id": "gtr-t5-base"}, 422, "of space gtr-t5-base and the model reads lsa-768@"),
+        ({"vectors": [UNIT], "decoder": "telepathy"}, 422, "no decoder 'telepathy' on this server; there are nearest"),
+        ({"vectors": [UNIT], "nearest": 101}, 422, "nearest: input should be less than or equal to 100"),
+        ({"vectors": [UNIT], "nearest": -1}, 422, "nearest: input should be greater"),
+        ({"vectors": [UNIT], "k": 3}, 422, "k: extra inputs are not permitted"),
+        (b"9" * (2**20 + 1), 413, "larger than the 1,048,576 bytes"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_reason(server, body, status, reason):
+    found, answer = predict(server, body)
+
+    assert (found, answer.keys()) == (status, {"detail"})
+    assert reason in answer["detail"]
+    assert "Traceback" not in answer["detail"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(["texts", "vectors", "tmd_dense", "space_id", "nearest", "decoder"])
+
+
+@given(body=st.dictionaries(FIELDS, JSON, max_size=4) | JSON | st.binary(max_size=20))
+def test_nothing_that_is_sent_breaks_the_server(server, body):
+    status, answer = predict(server, body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    assert status in (200, 400, 422), answer
+    if status == 200:
+        assert np.isfinite(answer["prediction"]).all()
+    else:
+        assert answer.keys() == {"detail"}
+
+
+def test_one_bad_request_of_many_at_once_spoils_no_other(server, vectors):
+    good, bad = {"vectors": vectors[:3].tolist()}, {"vectors": [[float("nan")] * 768]}
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = [status for status, _ in pool.map(lambda body: predict(server, body), [good, bad] * 12)]
+
+    assert statuses == [200, 422] * 12
+
+
+def test_texts_without_an_encoder_are_refused_and_vectors_are_not(tmp_path, vectors):
+    settings = make_home(tmp_path / "home")
+    train_trial(settings, architecture="gru", mode="articles")
+    settings.encoders_dir.rename(tmp_path / "away")
+
+    with running(serving_app(settings, trial="gru")) as url:
+        status, answer = predict(url, {"texts": TEXTS})
+        assert (status, predict(url, {"vectors": vectors[:2].tolist()})[0]) == (422, 200)
+
+    assert "is not available on this server; send vectors" in answer["detail"]
+
+
+def test_health_metrics_and_openapi_describe_the_server(server, vectors):
+    predict(server, {"vectors": vectors[:2].tolist()})
+    predict(server, b"{")
+
+    _, _, health = call(f"{server}/health")
+    _, headers, metrics = call(f"{server}/metrics")
+    _, _, openapi = call(f"{server}/openapi.json")
+
+    assert json.loads(health)["trial_id"].startswith("gru-smoke")
+    assert json.loads(health)["decoders"] == ["nearest"]
+    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    assert float(values['lvm_requests_total{path="/predict",status="200"}']) >= 1
+    assert float(values['lvm_requests_total{path="/predict",status="400"}']) >= 1
+    buckets = [float(value) for name, value in values.items() if name.startswith("lvm_request_seconds_bucket")]
+    assert buckets == sorted(buckets) or len({name.split('"')[1] for name in values if "bucket" in name}) > 1
+    assert any(name.startswith('lvm_model_info{trial_id="gru-smoke') for name in values)
+    assert json.loads(openapi)["paths"].keys() >= {"/predict", "/health", "/metrics"}
+    assert call(f"{server}/docs")[0] == 200
+    assert call(f"{server}/nowhere")[0] == 404
+
+
+def test_the_time_in_the_server_is_told(server, vectors):
+    _, headers, _ = call(f"{server}/predict", {"vectors": vectors[:2].tolist()})
+
+    assert 0 < float(headers["Server-Timing"].removeprefix("total;dur=")) < 60_000
+
+
+class Slow:
+    """Answers when it is allowed to."""
+
+    def __init__(self, name):
+        self.name, self.may_answer, self.is_asked = name, threading.Event(), threading.Event()
+
+    def answers(self, requests):
+        self.is_asked.set()
+        assert self.may_answer.wait(30)
+        return [f"{self.name} {request}" for request in requests]
+
+
+def run(coroutine):
+    import asyncio
+
+    return asyncio.run(coroutine)
+
+
+def test_requests_under_way_finish_on_the_model_that_they_began_with():
+    import asyncio
+
+    old, new = Slow("old"), Slow("new")
+    batcher = Batcher()
+    batcher.start()
+
+    async def both():
+        first = asyncio.create_task(batcher.answer(old, 1))
+        while not old.is_asked.is_set():
+            await asyncio.sleep(0.01)
+        others = [asyncio.create_task(batcher.answer(model, n)) for n, model in ((2, old), (3, new), (4, new))]
+        await asyncio.sleep(0.05)
+        old.may_answer.set()
+        new.may_answer.set()
+        return await asyncio.gather(first, *others)
+
+    assert run(both()) == ["old 1", "old 2", "new 3", "new 4"]
+    assert batcher.batch_sizes == {1: 2, 2: 1}
+    batcher.stop()
+
+
+def test_a_full_queue_refuses():
+    import asyncio
+
+    slow = Slow("slow")
+    batcher = Batcher(max_waiting=1)
+    batcher.start()
+
+    async def too_many():
+        first = asyncio.create_task(batcher.answer(slow, 1))
+        while not slow.is_asked.is_set():
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(batcher.answer(slow, 2))
+        await asyncio.sleep(0.02)
+        with pytest.raises(TooManyWaitingError):
+            await batcher.answer(slow, 3)
+        slow.may_answer.set()
+        return await asyncio.gather(first, second)
+
+    assert run(too_many()) == ["slow 1", "slow 2"]
+    batcher.stop()
+
+
+def test_another_model_is_taken_while_requests_go_on_and_a_broken_one_is_not(tmp_path, vectors):
+    settings = make_home(tmp_path / "home", serve_poll_seconds=0.05)
+    folder = train_trial(settings, architecture="gru", mode="articles")
+    body = {"vectors": vectors[:3].tolist()}
+
+    with running(serving_app(settings, trial="gru")) as url:
+        before = predict(url, body)[1]["prediction"]
+        weights = folder.model_dir / "model.safetensors"
+        (folder.model_dir / "trained_model.json").touch()
+        whole = weights.read_bytes()
+        weights.write_bytes(b"broken")
+        (folder.model_dir / "trained_model.json").touch()
+        wait_for(lambda: json.loads(call(f"{url}/health")[2])["reload_error"])
+        assert predict(url, body)[1]["prediction"] == before
+
+        weights.write_bytes(whole)
+        train_trial(settings, architecture="gru", mode="articles", epochs=1)
+        statuses = []
+
+        def is_reloaded():
+            statuses.append(predict(url, body)[0])
+            return "lvm_model_reloads_total 0" not in call(f"{url}/metrics")[2]
+
+        wait_for(is_reloaded)
+        assert set(statuses) == {200}
+        assert json.loads(call(f"{url}/health")[2])["reload_error"] is None
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_model_that_cannot_be_found_at_the_start_is_one_sentence(trial_home):
+    with pytest.raises(LvmError, match="no trained trial 'mamba'"):
+        serving_app(trial_home, trial="mamba")
+
+
+def test_the_holder_follows_its_source(trial_home):
+    sources = {name: source_of(trial_home, trial=name)() for name in ("gru", "lstm")}
+    wanted = ["gru"]
+    holder = ModelHolder(lambda: sources[wanted[0]], loader_of(trial_home), poll_seconds=60)
+
+    wanted[0] = "lstm"
+    holder.refresh()
+    holder.refresh()
+
+    assert holder.current.identity["architecture"] == "lstm"
+    assert (holder.num_reloads, holder.num_failures) == (1, 0)
