@@ -1,5 +1,6 @@
 """The commands `lvm serve` and `lvm try`."""
 
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -39,6 +40,34 @@ def serve(
         out.print(escape(f"Serving on http://{host}:{port} (requests: /docs, try an article: /try). Ctrl-C stops."))
 
     serving.serve(settings, trial=model, host=host, port=port, on_start=say)
+
+
+@app.command(name="try", short_help="Let all trained architectures predict an article.")
+def try_(
+    article: Annotated[Path, typer.Argument(help="Text file; paragraphs are separated by empty lines.")],
+    output: Annotated[
+        Path | None, typer.Option(help="HTML file for the page. Default: in LVM_HOME/reports/try.")
+    ] = None,
+) -> None:
+    """Cut an article into concepts and let every trained architecture and the linear forecast predict each next one.
+
+    Prints which prediction came closest to the concept that followed, and writes a page with the nearest concepts.
+    """
+    from lvm_pipeline import files
+    from lvm_pipeline.lineage.trying import article_trier, read_article
+    from lvm_pipeline.serving.try_page import positions_table, tried_table, try_page
+
+    settings, out = settings_of(), render.plain()
+    with out.status("Predicting"):
+        tried = article_trier(settings)(read_article(article))
+        path = (output or settings.reports_dir / "try" / f"{article.stem}.html").absolute()
+        files.write_text(path, try_page(tried, title=article.name))
+    render.show_table(out, positions_table(tried))
+    out.print()
+    render.show_table(out, tried_table(tried))
+    for name, reason in tried.left_out.items():
+        out.print(escape(f"{name} is left out: {reason}"), soft_wrap=True)
+    out.print(escape(f"Page: {path}"), soft_wrap=True)
 
 
 def _serve_with_mlflow(settings: Settings, *, model: str | None, host: str, port: int) -> NoReturn:

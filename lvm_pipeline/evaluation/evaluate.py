@@ -40,6 +40,7 @@ from lvm_pipeline.evaluation.report import (
     TrainingRecord,
 )
 from lvm_pipeline.evaluation.resolution_scores import resolution_scores
+from lvm_pipeline.evaluation.rollout import rollout_scores
 from lvm_pipeline.evaluation.scoring import ScoredModel, score_model
 from lvm_pipeline.evaluation.standing_scores import standing_scores
 from lvm_pipeline.evaluation.text_scores import TextRequest, TextScores, text_scores
@@ -130,6 +131,9 @@ def evaluate_model(
         ranking=ranking_scores(scored, cache_dir=cache_dir, seed=seed),
         standing=standing_scores(scored, concepts_path=concepts_path, cache_dir=cache_dir, encoder=encoder, seed=seed),
         text=_text(scored, text, concepts_path=concepts_path, encoder=encoder, seed=seed),
+        rollout=rollout_scores(
+            scored, cache_dir=cache_dir, decoders=text.decoders if text else (), encoder=encoder, seed=seed
+        ),
     )
     findings = _findings(scored, report)
     known = {"data_findings": data_findings, "training_findings": read_findings(model_dir)}

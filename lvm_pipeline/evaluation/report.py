@@ -23,6 +23,7 @@ from lvm_pipeline.evaluation.preference import PreferenceScores
 from lvm_pipeline.evaluation.ranking_scores import RankingScores
 from lvm_pipeline.evaluation.report_version_1 import from_version_1
 from lvm_pipeline.evaluation.resolution_scores import ResolutionScores
+from lvm_pipeline.evaluation.rollout import RolloutScores
 from lvm_pipeline.evaluation.smoothing import SmoothingScores
 from lvm_pipeline.evaluation.standing_scores import StandingScores
 from lvm_pipeline.evaluation.text_scores import TextScores
@@ -167,7 +168,8 @@ class EvaluationReport(MeanScores):
         text: Scores of decoded predictions, or why they were not decoded; None in reports of earlier versions.
         preference: Preference of raters between texts, or why none were asked.
         smoothing: Decoded predictions rewritten by a language model, or why that was not done.
-        rollout: Scores when the model continues from its own predictions.
+        rollout: Scores when the model continues from its own predictions; None in reports of earlier versions, and
+            where no article is long enough.
         strategies: What each strategy of the training did with the data, one sentence each.
         ranking: The model beside baselines made for ranking; None in reports of earlier versions.
         learning_curve: Scores by number of train articles, if `lvm learning-curve` was run.
@@ -216,7 +218,7 @@ class EvaluationReport(MeanScores):
     text: TextScores | NotRun | None = None
     preference: PreferenceScores | NotRun | None = None
     smoothing: SmoothingScores | NotRun | None = None
-    rollout: dict[str, JsonValue] | None = None
+    rollout: RolloutScores | None = None
     strategies: dict[str, JsonValue] | None = None
     ranking: RankingScores | None = None
     standing: StandingScores | None = None

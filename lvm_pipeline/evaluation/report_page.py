@@ -20,6 +20,7 @@ from lvm_pipeline.evaluation.report_tables import (
     signed,
     without_chance,
 )
+from lvm_pipeline.evaluation.rollout_pages import rollout_cosine, rollout_mrr, rollout_table
 from lvm_pipeline.evaluation.smoothing_tables import smoothing_section
 from lvm_pipeline.evaluation.standing_tables import curve_table, ladder_table, ranking_table, standing_table
 from lvm_pipeline.evaluation.text_tables import text_section
@@ -34,6 +35,8 @@ PLOTS = (
     ("Learning curves", "The checkpoint is selected by the validation metric, not by the loss.", plots.learning_curves),
     ("Cosine by target", "Distribution over targets; dashed lines are means.", plots.cosine_distribution),
     ("Gain by article", "One bar per article: model minus best baseline.", plots.gain_by_article),
+    ("Roll-out: cosine", "Each prediction is fed back as the next concept read.", rollout_cosine),
+    ("Roll-out: retrieval", "MRR of the concept that came, without what was read.", rollout_mrr),
     ("Retrieval", "Share of targets found among the first k candidates.", plots.retrieval_curve),
 )
 
@@ -50,7 +53,7 @@ def report_html(report: EvaluationReport) -> str:
     """Return the page."""
     tables = {rule: predictor_table(report, rule).only(*RETRIEVAL) for rule in EXCLUSIONS}
     rules = sorted(EXCLUSIONS, key=lambda rule: rule != report.pool.exclusion)
-    sections = ("rollout", "strategies")
+    sections = ("strategies",)
     return render(
         "report.html.jinja",
         report=report,
@@ -72,6 +75,7 @@ def report_html(report: EvaluationReport) -> str:
         ranking=None if report.ranking is None else ranking_table(report.ranking),
         ranking_gain=None if report.ranking is None else interval_in_words(report.ranking.gain),
         standing=None if report.standing is None else standing_table(report.standing),
+        rollout=None if report.rollout is None else rollout_table(report.rollout),
         curve=None if report.learning_curve is None else curve_table(report.learning_curve),
         leak_ladder=None if not (report.standing and report.standing.leak_ladder) else ladder_table(report.standing),
         text=text_section(report.text),

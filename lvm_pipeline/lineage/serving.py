@@ -1,5 +1,6 @@
 """Serve the champion, or one trial, over HTTP."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +48,7 @@ def serving_app(settings: Settings, *, trial: str | None = None) -> "FastAPI":
     from lvm_pipeline.serving.batcher import Batcher
     from lvm_pipeline.serving.holder import ModelHolder
     from lvm_pipeline.serving.metrics import Metrics
+    from lvm_pipeline.serving.try_page import try_page
 
     torch.set_num_threads(settings.num_threads)
     holder = ModelHolder(
@@ -58,8 +60,29 @@ def serving_app(settings: Settings, *, trial: str | None = None) -> "FastAPI":
             batcher=Batcher(),
             metrics=Metrics(),
             max_body_bytes=settings.serve_max_body_megabytes * 2**20,
+            try_article=_pages(settings),
+            try_form=try_page(None, has_form=True),
         )
     )
+
+
+def _pages(settings: Settings) -> Callable[[str], str]:
+    """Return a function that makes the page of an article; the models are loaded at its first call.
+
+    It makes one page at a time, since a model reads one article at a time.
+    """
+    from lvm_pipeline.lineage.trying import ArticleTrier, article_trier
+    from lvm_pipeline.serving.try_page import try_page
+
+    lock, loaded = threading.Lock(), list[ArticleTrier]()
+
+    def page(text: str) -> str:
+        with lock:
+            if not loaded:
+                loaded.append(article_trier(settings))
+            return try_page(loaded[0](text), has_form=True)
+
+    return page
 
 
 def source_of(settings: Settings, *, trial: str | None = None) -> "Callable[[], Source]":

@@ -72,7 +72,7 @@ def test_names_of_the_request_stand_at_the_top_of_the_json(report):
 
 
 def test_sections_of_later_stages_are_optional_and_travel(report):
-    assert (report.preference, report.rollout, report.strategies) == (None,) * 3
+    assert (report.preference, report.strategies) == (None,) * 2
 
     more = replace(report, strategies={"bleu": 0.25, "by_article": {"a": [1, 2]}})
 

@@ -1,0 +1,269 @@
+"""Roll-out: the model goes on from its own predictions, and each step is scored against the concept that came.
+
+A sample of articles is continued for a few steps, one start an article. What is fed back is the predicted vector, or
+what is left of it after decoding: the concept nearest to it, or the text of a decoder, encoded again. Beside it the
+linear forecast goes on in the same way, and two lines that feed nothing back say what the curve means: the model
+that reads the true concepts, and the last concept read, held.
+
+A condition (TMD codes) of what was predicted is not known; it is zero, as for concepts without codes.
+
+Shapes: A = sampled articles, H = steps, P = candidates in the pool, D = vector width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.decoding._contract import Decoder
+from lvm_pipeline.evaluation.kept_forecast import kept_forecast
+from lvm_pipeline.evaluation.scoring import ScoredModel
+from lvm_pipeline.measures.linear_forecast import LinearForecast
+from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.retrieval import TIE_TOLERANCE, first_excluded_rows, primary_exclusion
+from lvm_pipeline.measures.targets import Contexts, Targets
+from lvm_pipeline.measures.uncertainty import Interval, paired_gain
+from lvm_pipeline.source.encoders.encoder import Encoder, unit_length
+from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
+from lvm_pipeline.training.data import Spans
+from lvm_pipeline.training.predictions import predict_spans
+
+NUM_STEPS = 8
+MOST_ARTICLES = 64
+MOST_DECODED = 16  # articles whose predictions are decoded and encoded again, which is slow
+MODEL, LINEAR = "model", "linear_forecast"
+NEAREST, TRUTH, HELD = "model, nearest concept fed back", "model, reading the truth", "last concept, held"
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
+Predict = Callable[[Sequence[Vectors]], Vectors]  # contexts, (T, D) each -> predictions (A, D)
+FeedBack = Callable[[Vectors], Vectors]  # predictions (A, D) -> what is read next (A, D)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutCurve:
+    """Mean cosine, and mean reciprocal rank of the true concept, after each step; over so many articles."""
+
+    name: str
+    num_articles: int
+    cosine: tuple[float, ...]
+    mrr: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutScores:
+    """How predictions fare when they are fed back.
+
+    Attributes:
+        steps: 1 to H; step 1 is the usual prediction.
+        num_articles: Sampled articles, one start each.
+        seed: Of the sample.
+        curves: The model first.
+        gains: At each step, cosine of the model minus that of the linear forecast, with its interval.
+    """
+
+    steps: tuple[int, ...]
+    num_articles: int
+    seed: int
+    curves: tuple[RolloutCurve, ...]
+    gains: tuple[Interval, ...]
+
+    @property
+    def by_name(self) -> dict[str, RolloutCurve]:
+        """The curves by name."""
+        return {curve.name: curve for curve in self.curves}
+
+
+def rollout_scores(
+    scored: ScoredModel,
+    *,
+    cache_dir: Path | None = None,
+    decoders: Sequence[Decoder] = (),
+    encoder: Encoder | None = None,
+    seed: int = 0,
+) -> RolloutScores | None:
+    """Continue a sample of the scored articles.
+
+    Args:
+        scored: The model, its targets and its predictions.
+        cache_dir: Where the linear forecast is kept.
+        decoders: With an encoder: their texts are fed back too, encoded again.
+        encoder: Of the vectors' space.
+        seed: Of the sample.
+
+    Returns:
+        The curves; None if no article has H targets in a row.
+    """
+    targets = scored.targets
+    starts = _sampled_starts(targets.scored, seed=seed)
+    if not len(starts):
+        return None
+    rollout = _Rollout(scored=scored, starts=starts)
+    forecast = kept_forecast(targets, fingerprint=scored.data.sequences.metadata.fingerprint, cache_dir=cache_dir)
+    found = {
+        MODEL: rollout.roll(rollout.predict, lambda predicted: predicted),
+        NEAREST: rollout.roll(rollout.predict, _NearestOnce(rollout)),
+        LINEAR: rollout.roll(rollout.forecast(forecast), lambda predicted: predicted),
+        TRUTH: scored.predictions[rollout.indices].transpose(1, 0, 2),
+        HELD: np.repeat(targets.vectors[targets.scored.target_rows[starts] - 1][None], NUM_STEPS, axis=0),
+    }
+    curves = [rollout.curve(name, predictions) for name, predictions in found.items()]
+    if encoder is not None:
+        curves += [_decoded_curve(scored, starts, decoder, encoder) for decoder in decoders]
+    articles = targets.scored.articles[starts]
+    measured = zip(*(rollout.cosines(found[name]) for name in (MODEL, LINEAR)), strict=True)
+    return RolloutScores(
+        steps=tuple(range(1, NUM_STEPS + 1)),
+        num_articles=len(starts),
+        seed=seed,
+        curves=tuple(curves),
+        gains=tuple(paired_gain(own, other, articles, seed=seed) for own, other in measured),
+    )
+
+
+def _decoded_curve(scored: ScoredModel, starts: Rows, decoder: Decoder, encoder: Encoder) -> RolloutCurve:
+    """Return the curve of the model that reads its own predictions decoded and encoded again, of few articles."""
+    few = _Rollout(scored=scored, starts=starts[:: -(-len(starts) // MOST_DECODED)])
+    predictions = few.roll(
+        few.predict, lambda predicted: np.asarray(encoder.encode(decoder.decode(predicted)), np.float32)
+    )
+    return few.curve(f"model, text of {decoder.name} fed back", predictions)
+
+
+def _sampled_starts(contexts: Contexts, *, seed: int) -> Rows:
+    """Return, for a sample of articles, one target each that H - 1 further targets of its article follow."""
+    last = np.arange(len(contexts)) + NUM_STEPS - 1
+    last = last[last < len(contexts)]
+    first = np.arange(len(last))
+    rows, articles = contexts.target_rows, contexts.articles
+    possible = first[(articles[first] == articles[last]) & (rows[last] - rows[first] == NUM_STEPS - 1)]
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(possible)
+    _, one_each = np.unique(articles[shuffled], return_index=True)
+    return np.sort(rng.permutation(shuffled[one_each])[:MOST_ARTICLES])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rollout:
+    """A model and the targets that its roll-outs begin with, as indices into the scored ones, (A,)."""
+
+    scored: ScoredModel
+    starts: Rows
+
+    @property
+    def targets(self) -> Targets:
+        return self.scored.targets
+
+    @property
+    def indices(self) -> Rows:
+        """The targets of all steps, (A, H)."""
+        return self.starts[:, None] + np.arange(NUM_STEPS)
+
+    @property
+    def first_rows(self) -> Rows:
+        return self.targets.scored.first_rows[self.starts]
+
+    @property
+    def start_rows(self) -> Rows:
+        """The first row that is not read, (A,)."""
+        return self.targets.scored.target_rows[self.starts]
+
+    def roll(self, predict: Predict, feed_back: FeedBack) -> Vectors:
+        """Return the predictions of every step, (H, A, D)."""
+        width = self.targets.vectors.shape[1]
+        contexts = [self._read(first, end) for first, end in zip(self.first_rows, self.start_rows, strict=True)]
+        predictions = []
+        for _ in range(NUM_STEPS):
+            predicted = np.asarray(predict(contexts), np.float32)
+            if self.scored.model.config.unit_length:
+                predicted = unit_length(predicted)
+            predictions.append(predicted)
+            added = np.pad(feed_back(predicted), ((0, 0), (0, contexts[0].shape[1] - width)))
+            grown = [np.concatenate([context, row[None]]) for context, row in zip(contexts, added, strict=True)]
+            contexts = [self._window(context) for context in grown]
+        return np.stack(predictions)
+
+    def _read(self, first: int, end: int) -> Vectors:
+        """Return the vectors of some rows, and beside them their condition where the model reads one."""
+        vectors, condition = np.asarray(self.targets.vectors[first:end]), self.scored.condition
+        return vectors if condition is None else np.concatenate([vectors, condition[first:end]], axis=1)
+
+    def _window(self, context: Vectors) -> Vectors:
+        return context if self.targets.context_mode == "articles" else context[-self.targets.context_length :]
+
+    def predict(self, contexts: Sequence[Vectors]) -> Vectors:
+        """Return the model's predictions after the contexts, cut as in scoring."""
+        rows, first_rows, ends = _stacked(contexts)
+        rows = np.concatenate([rows, rows[-1:]])  # a batch gathers the row after its last
+        vectors, condition = np.hsplit(rows, [self.targets.vectors.shape[1]])
+        device, lengths = self.scored.device, ends - first_rows
+        return predict_spans(
+            self.scored.model,
+            vectors_on_device(np.ascontiguousarray(vectors), device),
+            Spans(first_rows=first_rows, lengths=lengths, first_targets=lengths - 1),
+            condition=condition_on_device(condition if condition.size else None, device),
+        )
+
+    def forecast(self, forecast: LinearForecast) -> Predict:
+        """Return the linear forecast as a predictor of contexts; it reads no condition."""
+        width = self.targets.vectors.shape[1]
+
+        def predict(contexts: Sequence[Vectors]) -> Vectors:
+            rows, first_rows, ends = _stacked(contexts)
+            return forecast.predict(rows[:, :width], first_rows, ends)
+
+        return predict
+
+    def curve(self, name: str, predictions: Vectors) -> RolloutCurve:
+        """Score the predictions of every step, (H, A, D)."""
+        return RolloutCurve(
+            name=name,
+            num_articles=len(self.starts),
+            cosine=tuple(self.cosines(predictions).mean(axis=1, dtype=np.float64).tolist()),
+            mrr=tuple((1 / self.ranks(predictions)).mean(axis=1).tolist()),
+        )
+
+    def cosines(self, predictions: Vectors) -> Vectors:
+        """Return the cosine to the concept that came, (H, A)."""
+        rows = self.targets.scored.target_rows[self.indices].T
+        return np.stack(
+            [cosines(each, self.targets.vectors[true]) for each, true in zip(predictions, rows, strict=True)]
+        )
+
+    def is_candidate(self) -> NDArray[np.bool_]:
+        """Return which concepts of the pool were not read before the roll-out, (A, P)."""
+        first = first_excluded_rows(self.targets.scored, primary_exclusion(self.targets))[self.starts]
+        pool = self.targets.pool_rows
+        return (pool < first[:, None]) | (pool >= self.start_rows[:, None])
+
+    def ranks(self, predictions: Vectors) -> Rows:
+        """Rank the concept that came, in the report's pool without what was read before the roll-out, (H, A)."""
+        pool, is_candidate = self.targets.pool_directions, self.is_candidate()
+        rows = self.targets.scored.target_rows[self.indices].T
+        ranks = []
+        for each, true in zip(predictions, rows, strict=True):
+            found = unit_length(each) @ pool.T
+            own = found[np.arange(len(found)), np.searchsorted(self.targets.pool_rows, true)]
+            ranks.append(np.count_nonzero((found >= own[:, None] - TIE_TOLERANCE) & is_candidate, axis=1))
+        return np.maximum(np.stack(ranks), 1)
+
+
+class _NearestOnce:
+    """Feeds back the nearest concept of the pool that was neither read nor fed back before."""
+
+    def __init__(self, rollout: _Rollout):
+        self._targets, self._is_left = rollout.targets, rollout.is_candidate()
+
+    def __call__(self, predicted: Vectors) -> Vectors:
+        found = np.where(self._is_left, unit_length(predicted) @ self._targets.pool_directions.T, -np.inf)
+        best = found.argmax(axis=1)
+        self._is_left[np.arange(len(best)), best] = False
+        return np.asarray(self._targets.vectors[self._targets.pool_rows[best]], np.float32)
+
+
+def _stacked(contexts: Sequence[Vectors]) -> tuple[Vectors, Rows, Rows]:
+    """Return contexts one below the other, where each begins and where it ends."""
+    ends = np.cumsum([len(each) for each in contexts])
+    return np.concatenate(contexts), np.append(0, ends[:-1]), ends

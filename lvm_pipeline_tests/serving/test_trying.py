@@ -1,0 +1,109 @@
+"""`lvm try` and the page `/try`: every trained architecture and the linear forecast on one article."""
+
+import re
+from urllib.parse import quote_plus
+
+import numpy as np
+import pytest
+
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.inference.context import ReadingModel
+from lvm_pipeline.lineage.trials import named_trial
+from lvm_pipeline.lineage.trying import LINEAR_FORECAST, article_trier
+from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.source.articles import concepts_of_text
+from lvm_pipeline.training.trained_model import load_trained_model
+from lvm_pipeline_tests.serving.homes import LENGTHS, call, texts_of
+
+ARTICLE = "\n\n".join(
+    f"{first} Then there is more to say of it, and <b>somebody</b> says it at some length in the next sentence. {last}"
+    for first, last in zip(texts_of(LENGTHS)[:4], texts_of(LENGTHS)[20:24], strict=True)
+)
+
+NUM_CONCEPTS = 5
+
+
+@pytest.fixture(scope="module")
+def trier(trial_home):
+    return article_trier(trial_home)
+
+
+@pytest.fixture(scope="module")
+def tried(trier):
+    return trier(ARTICLE)
+
+
+def test_every_architecture_and_the_linear_forecast_predict_after_each_concept(trial_home, trier, tried):
+    texts = concepts_of_text(ARTICLE)
+    vectors = np.asarray(trier.encoder.encode(texts))
+
+    assert {each.name for each in tried.tried} == {"gru", "lstm", LINEAR_FORECAST}
+    assert list(tried.texts) == texts
+    assert len(texts) == NUM_CONCEPTS
+    model, _ = load_trained_model(named_trial(trial_home, "gru").model_dir)
+    reading = ReadingModel(model, window=None)
+    expected = cosines(np.stack([reading.read(vector) for vector in vectors])[:-1], vectors[1:])
+    gru = next(each for each in tried.tried if each.name == "gru")
+    np.testing.assert_allclose([each.cosine for each in gru.expected[:-1]], expected, atol=1e-5)
+    assert gru.expected[-1].cosine is None
+    assert gru.mean_cosine == pytest.approx(float(expected.mean()), abs=1e-5)
+
+
+def test_the_closest_wins_each_concept(tried):
+    for position, winner in enumerate(tried.winners):
+        best = max(tried.tried, key=lambda each: each.expected[position].cosine)
+        assert winner == best.name
+    assert sum(each.wins for each in tried.tried) == len(tried.winners) == NUM_CONCEPTS - 1
+    means = [each.mean_cosine for each in tried.tried]
+    assert means == sorted(means, reverse=True)
+
+
+def test_what_was_read_is_never_expected_again(trier):
+    texts = texts_of(LENGTHS)[:6]
+    more = "It goes on for a while so that the concept is long enough to stand on its own here."
+    padded = [f"{text} {more}" for text in texts]
+    article = trier("\n\n".join(padded))
+
+    for each in article.tried:
+        for position, expected in enumerate(each.expected):
+            assert expected.text not in article.texts[: position + 1]
+            assert expected.text
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "has 0 concepts"), ("One sentence.", "has 1 concepts")])
+def test_a_text_that_is_too_short_is_refused(trier, text, message):
+    with pytest.raises(LvmError, match=message):
+        trier(text)
+
+
+def test_the_command_prints_who_was_right_and_writes_a_page_of_its_own(trial_home, lvm, tmp_path, monkeypatch):
+    monkeypatch.setenv("LVM_HOME", str(trial_home.home))
+    path, page_path = tmp_path / "article.txt", tmp_path / "page.html"
+    path.write_text(ARTICLE)
+
+    code, out, err = lvm("try", path, "--output", page_path)
+
+    assert (code, err) == (0, "")
+    assert re.search(rf"gru .* of {NUM_CONCEPTS - 1}", out)
+    assert "linear forecast" in out
+    page = page_path.read_text()
+    assert "&lt;b&gt;somebody&lt;/b&gt;" in page
+    assert "<b>somebody" not in page
+    assert not re.findall(r"(?:src|href)=|https?://(?!www.w3.org)", page)
+    assert "<form" not in page
+    code, _, err = lvm("try", tmp_path / "nowhere.txt")
+    assert (code, "cannot be read" in err) == (1, True)
+
+
+def test_the_served_page_has_the_form_and_the_same_figures(server, tried):
+    status, headers, form = call(f"{server}/try")
+    assert (status, headers["Content-Type"].partition(";")[0]) == (200, "text/html")
+    assert "<form" in form
+
+    body = f"article={quote_plus(ARTICLE)}".encode()
+    status, _, page = call(f"{server}/try", body, content_type="application/x-www-form-urlencoded")
+    assert status == 200
+    for each in tried.tried:
+        assert f"{each.mean_cosine:.4f}" in page
+    status, _, text = call(f"{server}/try", b"article=", content_type="application/x-www-form-urlencoded")
+    assert (status, "has 0 concepts" in text) == (422, True)
