@@ -96,3 +96,17 @@ def test_only_the_mixing_head_has_a_state_that_grows():
     grows = {head: row["state_kb_at_40"] > row["state_kb_at_2"] for head, row in rows.items()}
     assert grows == {"mixing": True, "means": False, "none": False}
     assert all(row["targets_per_second"] > 0 and row["step_ms_at_40"] > 0 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_the_model_server_is_measured_under_load():
+    options = ("--architecture", "gru", "--preset", "smoke", "--concepts", "500", "--width", "32", "--seconds", "1")
+    rows = rows_of("serving.py", *options)
+
+    assert rows.keys() == {"1 client", "8 clients", "32 clients"}
+    assert {name for name, row in rows.items() if row["goal"]} == {"8 clients"}
+    for row in rows.values():
+        server, whole = row["server_ms"], row["end_to_end_ms"]
+        assert 0 < server["p50"] <= server["p95"] <= server["p99"]
+        assert server["p50"] <= whole["p50"]
+        assert row["ratio"] == pytest.approx(min(50 / server["p95"], 150 / whole["p95"]))

@@ -115,12 +115,15 @@ def loader_of(settings: Settings) -> "Callable[[Source], ServedModel]":
 
     def load(source: "Source") -> ServedModel:
         model, info = load_trained_model(source.model_dir, device=find_device(settings.device))
-        return ServedModel(
+        served = ServedModel(
             source=source,
             predictor=ContextPredictor(model, info, max_concepts=settings.serve_max_concepts),
             index=_index(settings, info.space_id),
             encoder=encoder_of_space(info.space_id, encoders_dir=settings.encoders_dir),
         )
+        if served.search is not None:
+            served.search.prepare()
+        return served
 
     return load
 
@@ -130,8 +133,6 @@ def _index(settings: Settings, space_id: str) -> "ConceptIndex | None":
     from lvm_pipeline.inference.nearest import open_index
 
     try:
-        index = open_index(settings.concepts_path, settings.vectors_dir, space_id=space_id)
+        return open_index(settings.concepts_path, settings.vectors_dir, space_id=space_id)
     except LvmError:
         return None
-    _ = index.bank.lengths  # computed once, before the first request
-    return index

@@ -20,6 +20,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.contexts import Context, ContextPredictor
 from lvm_pipeline.inference.nearest import ConceptIndex
 from lvm_pipeline.serving.messages import PredictRequest
+from lvm_pipeline.serving.search import BankSearch
 from lvm_pipeline.source.encoders.encoder import Encoder, unit_length
 
 NEAREST = "nearest"  # the decoder that answers with concepts of the table
@@ -74,6 +75,11 @@ class ServedModel:
     def decoder_names(self) -> list[str]:
         """Decoders that a request may name."""
         return [*([NEAREST] if self.index is not None else []), *self.decoders]
+
+    @cached_property
+    def search(self) -> BankSearch | None:
+        """How the concept table is searched."""
+        return None if self.index is None else BankSearch(self.index.bank)
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Encode texts with the encoder of the model's space, (n, D).
@@ -167,12 +173,14 @@ class ServedModel:
         self, requests: Sequence[PredictRequest], contexts: Sequence[Context], predictions: Vectors
     ) -> tuple[list[list[dict[str, Any]] | None], list[Found | None]]:
         """Return the nearest concepts of each request, and the one nearest to its prediction."""
-        if self.index is None:
+        if self.index is None or self.search is None:
             return [None] * len(requests), [None] * len(requests)
-        bank, by_rank = self.index.bank, self.predictor.has_ranking_output
+        by_rank = self.predictor.has_ranking_output
         queries = self.predictor.predict(contexts, to_rank=True) if by_rank else predictions
-        found = nearest_outside(bank, queries, contexts, requests, [max(1, each.nearest) for each in requests])
-        closest = nearest_outside(bank, predictions, contexts, requests, [1] * len(requests)) if by_rank else found
+        counts = [max(1, request.nearest) for request in requests]
+        found = closest = nearest_outside(self.search, queries, contexts, requests, counts)
+        if by_rank:
+            closest = nearest_outside(self.search, predictions, contexts, requests, [1] * len(requests))
         rows: list[list[dict[str, Any]] | None] = []
         for each, request in zip(found, requests, strict=True):
             rows.append(concepts_of(self.index.columns, each, request.nearest))
@@ -215,7 +223,7 @@ def round_trip(served: ServedModel, texts: Sequence[str], predictions: Vectors) 
 
 
 def nearest_outside(
-    bank: ConceptBank,
+    search: BankSearch,
     queries: Vectors,
     contexts: Sequence[Context],
     requests: Sequence[PredictRequest],
@@ -225,11 +233,11 @@ def nearest_outside(
 
     The table is searched once for all queries: enough concepts are found to leave those of the context out.
     """
-    most, num = max(counts) + max(len(each.vectors) for each in contexts), len(bank.vectors)
+    most, num = max(counts) + max(len(each.vectors) for each in contexts), len(search.bank.vectors)
     while True:
-        found = bank.nearest(queries, most)
+        found = search.nearest(queries, most)
         left = [
-            _outside(bank, each, context, request.texts or ())
+            _outside(search.bank, each, context, request.texts or ())
             for each, context, request in zip(found, contexts, requests, strict=True)
         ]
         if most >= num or all(len(each.rows) >= count for each, count in zip(left, counts, strict=True)):

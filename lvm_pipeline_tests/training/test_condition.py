@@ -8,12 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 
 from lvm_pipeline.adapters.mlflow_model import Predictor, model_signature
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.controls import control_scores
 from lvm_pipeline.evaluation.latency import latency_ms
 from lvm_pipeline.evaluation.scoring import score_model
+from lvm_pipeline.inference.contexts import ContextPredictor
 from lvm_pipeline.inference.predict import StreamPredictor
 from lvm_pipeline.inference.reading import read_file, read_lines
 from lvm_pipeline.training.batches import vectors_on_device
@@ -165,16 +167,20 @@ def test_a_recurrent_model_carries_its_state_with_the_condition(conditioned, mod
     np.testing.assert_allclose(found, expected.detach(), atol=1e-5)
 
 
-def test_the_mlflow_model_reads_the_condition(conditioned, model):
+def test_the_mlflow_model_reads_the_condition(conditioned, model, trained):
     contexts, condition = conditioned.vectors[None, :5], conditioned.condition(16)[None, :5]
-    predictor = Predictor(model)
+    predictor = Predictor(ContextPredictor(model, trained.info))
     found = predictor.predict({"contexts": contexts, "condition": condition})
     expected = model(torch.from_numpy(np.array(contexts)), torch.from_numpy(condition))[:, -1]
     np.testing.assert_allclose(found, expected.detach(), atol=1e-6)
-    for wrong in (contexts, {"contexts": contexts, "condition": condition[..., :3]}):
-        with pytest.raises(LvmError, match="condition of width 16"):
+    for wrong, reason in (
+        (contexts, "reads 16 TMD numbers"),
+        ({"contexts": contexts, "condition": condition[..., :3]}, "must have 16 numbers"),
+        ({"contexts": contexts, "condition": condition[:, :3]}, "5 concepts and 3 rows"),
+    ):
+        with pytest.raises(MlflowException, match=reason):
             predictor.predict(wrong)
-    with pytest.raises(LvmError, match="no field contexts"):
+    with pytest.raises(MlflowException, match="no field contexts"):
         predictor.predict({"condition": condition})
     assert model_signature(16, 16).inputs.input_names() == ["contexts", "condition"]
     assert not model_signature(16).inputs.has_input_names()
