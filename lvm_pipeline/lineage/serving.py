@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.decoders import PREFIX, load_text_decoder
 from lvm_pipeline.lineage.trials import named_trial
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from lvm_pipeline.decoding._contract import Decoder
     from lvm_pipeline.inference.nearest import ConceptIndex
     from lvm_pipeline.serving.model import ServedModel, Source
 
@@ -99,7 +101,7 @@ def source_of(settings: Settings, *, trial: str | None = None) -> "Callable[[], 
         return Source(model_dir=champion.model_dir, version=champion.version, stamp=stamp(champion.model_dir))
 
     def stamp(model_dir: Path) -> str:
-        paths = (model_dir / "trained_model.json", settings.concepts_path)
+        paths = (model_dir / "trained_model.json", settings.concepts_path, settings.decoders_dir / PREFIX)
         return " ".join(str(path.stat().st_mtime_ns if path.exists() else 0) for path in paths)
 
     return find
@@ -120,6 +122,7 @@ def loader_of(settings: Settings) -> "Callable[[Source], ServedModel]":
             predictor=ContextPredictor(model, info, max_concepts=settings.serve_max_concepts),
             index=_index(settings, info.space_id),
             encoder=encoder_of_space(info.space_id, encoders_dir=settings.encoders_dir),
+            decoders=_decoders(settings, info.space_id),
         )
         if served.search is not None:
             served.search.prepare()
@@ -136,3 +139,12 @@ def _index(settings: Settings, space_id: str) -> "ConceptIndex | None":
         return open_index(settings.concepts_path, settings.vectors_dir, space_id=space_id)
     except LvmError:
         return None
+
+
+def _decoders(settings: Settings, space_id: str) -> "dict[str, Decoder]":
+    """Return the trained decoders of a space; the nearest concept needs none."""
+    try:
+        decoder = load_text_decoder(settings, space_id=space_id)
+    except LvmError:
+        return {}
+    return {decoder.name: decoder}
