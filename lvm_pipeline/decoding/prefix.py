@@ -8,6 +8,7 @@ Shapes: B = vectors, D = vector width, C = candidates, V = vocabulary.
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ WEIGHTS_FILE, TOKENIZER_FILE, INFO_FILE = "decoder.safetensors", "tokenizer.json
 IDENTITY_KEY = "identity"
 BATCH = 64  # texts written at once
 REPEATED = 4  # no run of so many tokens is written twice in a text
+
+Followers = defaultdict[tuple[int, ...], set[int]]  # what has come after a run of tokens in a text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,15 +279,18 @@ def _written(model: "PrefixModel", vectors: "Tensor", *, temperature: float, gen
     logits, topic, state = model.start(vectors.to(model.mean.device))
     logits[:, END] = -torch.inf  # no text is empty
     lines: list[list[int]] = [[] for _ in vectors]
+    written: list[Followers] = [defaultdict(set) for _ in vectors]
     for _ in range(model.config.max_tokens):
-        _forbid_repeats(logits, lines)
+        for index, (line, followers) in enumerate(zip(lines, written, strict=True)):
+            logits[index, list(followers[_last(line)])] = -torch.inf
         if temperature:
             weights = (logits / temperature).softmax(dim=-1).cpu()
             tokens = torch.multinomial(weights, 1, generator=generator)[:, 0]
         else:
             tokens = logits.argmax(dim=-1).cpu()
-        for line, token in zip(lines, tokens.tolist(), strict=True):
+        for line, followers, token in zip(lines, written, tokens.tolist(), strict=True):
             if not line or line[-1] != END:
+                followers[_last(line)].add(token)
                 line.append(token)
         if all(line[-1] == END for line in lines):
             break
@@ -293,14 +299,6 @@ def _written(model: "PrefixModel", vectors: "Tensor", *, temperature: float, gen
     return lines
 
 
-def _forbid_repeats(logits: "Tensor", lines: Sequence[Sequence[int]]) -> None:
-    """Rule out tokens that would end a run of `REPEATED` tokens which stands in the text already."""
-    import torch
-
-    for index, line in enumerate(lines):
-        last = line[len(line) - REPEATED + 1 :] if len(line) >= REPEATED else None
-        if last is None:
-            continue
-        for begin in range(len(line) - REPEATED + 1):
-            if line[begin : begin + REPEATED - 1] == last:
-                logits[index, line[begin + REPEATED - 1]] = -torch.inf
+def _last(line: Sequence[int]) -> tuple[int, ...]:
+    """Return the last tokens of a line, which a repeated run would go on from."""
+    return tuple(line[1 - REPEATED :])

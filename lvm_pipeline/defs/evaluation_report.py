@@ -69,6 +69,7 @@ def scores(report: "EvaluationReport") -> dict[str, float]:
             **vars(report.counts),
             **{f"gain_{name}": value for name, value in vars(gain).items()},
             "pool_size": report.pool.size,
+            "text_accuracy": getattr(report.text, "accuracy", None),
             "latency_p50_ms": latency.p50,
             "latency_p95_ms": latency.p95,
         }

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.decoding.prefix import load_prefix_decoder, save_prefix_decoder
 from lvm_pipeline.decoding.prefix_training import PrefixOptions, train_prefix
 from lvm_pipeline.errors import LvmError
@@ -95,23 +96,25 @@ def scored(corpus, trained_dir):
     return score_model(trained_dir, corpus[0].data(), device="cpu", num_threads=1)
 
 
-@pytest.fixture(scope="module")
-def prefix(corpus, tmp_path_factory):
-    found, encoder, texts = corpus
-    data = found.data()
+def small_decoder(products, folder):
+    data = products.data()
     rows = data.train_rows()
-    trained = train_prefix(np.asarray(data.vectors[rows]), [texts[row] for row in rows], SMALL)
-    folder = tmp_path_factory.mktemp("decoder") / "prefix"
+    texts = read_columns(products.concepts_path, ["concept_text"])["concept_text"].take(rows).to_pylist()
     save_prefix_decoder(
         folder,
-        trained,
-        space_id=encoder.space_id,
+        train_prefix(np.asarray(data.vectors[rows]), texts, SMALL),
+        space_id=data.concepts.space_id,
         fingerprints=data.fingerprints,
         code_version="1",
         options={},
         num_texts=len(rows),
     )
     return load_prefix_decoder(folder)
+
+
+@pytest.fixture(scope="module")
+def prefix(corpus, tmp_path_factory):
+    return small_decoder(corpus[0], tmp_path_factory.mktemp("decoder") / "prefix")
 
 
 @pytest.fixture
@@ -247,9 +250,11 @@ def test_a_decoder_of_another_space_is_refused(score, prefix):
 
 
 @pytest.fixture(scope="module")
-def text_report(corpus, trained_dir, prefix):
-    request = TextRequest(num_targets=20, decoders=[prefix], missing={"vec2text": "It is <not> installed."})
-    return corpus[0].evaluate(trained_dir, text=request)
+def text_report(products, model_dir, tmp_path_factory):
+    """A report without the encoder."""
+    decoder = small_decoder(products, tmp_path_factory.mktemp("small") / "prefix")
+    request = TextRequest(num_targets=20, decoders=[decoder], missing={"vec2text": "It is <not> installed."})
+    return products.evaluate(model_dir, text=request)
 
 
 def test_the_report_carries_the_scores_through_json_to_the_page(text_report):
@@ -265,7 +270,7 @@ def test_the_report_carries_the_scores_through_json_to_the_page(text_report):
     assert "10 examples" in page
     assert "Not run: the decoder vec2text. It is &lt;not&gt; installed." in page
     assert again.text.examples[0].decoded["nearest"].text in page
-    assert "not encoded" in page  # evaluated without the encoder
+    assert "not encoded" in page
     table = text_table(again.text)
     assert [row.decoder for row in table.rows] == ["nearest"] * 4 + ["prefix"] * 4 + ["copy last"]
     assert "vec2text accuracy is the mean token F1".lower() in page.lower()

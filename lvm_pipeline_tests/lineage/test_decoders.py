@@ -12,14 +12,18 @@ from typer.testing import CliRunner
 from lvm_pipeline import lineage
 from lvm_pipeline.cli import app
 from lvm_pipeline.decoding.prefix_training import PrefixOptions
+from lvm_pipeline.defs.evaluation_report import scores
 from lvm_pipeline.defs.text_decoder import text_decoder
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage import decoders
-from lvm_pipeline.lineage.decoders import decoders_at_hand
+from lvm_pipeline.lineage.decoders import decoders_at_hand, text_request
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.lsa import fit_lsa
 from lvm_pipeline.source.encoders.registry import remember_encoder
+from lvm_pipeline.training import rescore
 from lvm_pipeline.training.data import load_training_data
+from lvm_pipeline_tests.lineage.test_trials import OPTIONS as TRIAL
+from lvm_pipeline_tests.lineage.test_trials import make_data
 from lvm_pipeline_tests.synthetic import synthetic_table, write_table
 from lvm_pipeline_tests.synthetic import write_synthetic_sequences as write_sequences
 
@@ -93,6 +97,33 @@ def test_several_candidates_need_the_encoder(home):
 
     assert decoders_at_hand(several, data_of(settings), encoder=encoder).decoders[0].num_candidates == 3
     assert decoders_at_hand(several, data_of(settings)).decoders[0].num_candidates == 1
+
+
+def test_a_report_is_asked_for_every_decoder_at_hand_and_told_of_those_that_are_not(home):
+    settings, _ = home
+
+    before = text_request(settings)
+    lineage.train_text_decoder(settings, options=OPTIONS)
+    after = text_request(settings)
+
+    assert (before.num_targets, before.decoders) == (settings.text_targets, ())
+    assert "train one with `lvm decoder train`" in before.missing["prefix"]
+    assert ([each.name for each in after.decoders], after.missing) == (["prefix"], {})
+    assert text_request(settings.model_copy(update={"text_targets": 0})).num_targets == 0
+
+
+def test_the_report_of_a_trial_has_decoded_predictions(tmp_path, monkeypatch):
+    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    settings = Settings(home=tmp_path / "home", device="cpu", text_targets=5, **TRIAL)
+    make_data(settings)
+    trial = lineage.train_trial(settings, lineage.training_config_of(settings))
+
+    report = lineage.evaluate_trial(settings, trial.folder)
+
+    assert report.text.num_targets == 5
+    assert [each.name for each in report.text.decoders] == ["nearest"]
+    assert "train one with `lvm decoder train`" in (trial.folder.path / "report.html").read_text()
+    assert scores(report)["text_accuracy"] == report.text.accuracy
 
 
 def test_another_process_that_trains_it_is_named(home):
