@@ -213,8 +213,8 @@ def prefer(scores: Sequence[DecoderScores]) -> tuple[str, str]:
         return NEAREST, "no other decoder is at hand"
     if all(each.gain_over_nearest is None for each in others):
         return NEAREST, "the texts of other decoders could not be encoded to compare them"
-    names = " and ".join(each.name for each in others)
-    return NEAREST, f"{names} does not beat the nearest concept in round-trip cosine on true vectors"
+    names, verb = " and ".join(each.name for each in others), "does" if len(others) == 1 else "do"
+    return NEAREST, f"{names} {verb} not beat the nearest concept in round-trip cosine on true vectors"
 
 
 @dataclass(frozen=True, kw_only=True)

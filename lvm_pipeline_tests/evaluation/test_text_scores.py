@@ -215,7 +215,9 @@ def test_a_decoder_is_preferred_if_the_interval_of_its_gain_is_above_zero():
     nearest = decoder_scores("nearest")
 
     assert prefer([nearest, decoder_scores("prefix", gain=0.02, cosine=0.6)])[0] == "prefix"
-    assert prefer([nearest, decoder_scores("prefix", gain=0.005)])[0] == "nearest"
+    worse = [decoder_scores("prefix", gain=0.005), decoder_scores("a", gain=-0.1)]
+    assert prefer([nearest, worse[0]])[1].startswith("prefix does not beat the nearest concept")
+    assert prefer([nearest, *worse])[1].startswith("prefix and a do not beat the nearest concept")
     three = [nearest, decoder_scores("a", gain=0.02, cosine=0.6), decoder_scores("b", gain=0.1, cosine=0.7)]
     assert prefer(three) == ("b", "b beats the nearest concept in round-trip cosine on true vectors")
     assert prefer([nearest, decoder_scores("prefix")])[0] == "nearest"
