@@ -1,13 +1,19 @@
-"""A second output for ranking: queries that find the next concept among many, beside the prediction of its vector.
-
-Shapes: B = batch, T = context in concepts, D = vector width, H = hidden width, J = decayed means, R = rank.
-
-    m^d_t  = sum_{s<=t} d^(t-s) x_s / sum_{s<=t} d^(t-s)                     x in the principal directions of train rows
-    q_t    = normalise(sum_j g_j m^(d_j)_t + V (U_h h_t + U_m [m^0_t, m^0.7_t, m^1_t]))                    g_j: (D,)
+"""A second output for ranking: which of many concepts comes next, beside the prediction of its vector.
 
 What lies near the mean of all that may follow is not what tells the next concept from others, so the best vector for
-cosine and the best query differ. V starts at zero and g at the decayed mean 0.5, mildly whitened: each direction times
-its standard deviation to the power of -0.5. Candidates are ranked by the cosine to the query, turned back.
+cosine and the best order of candidates differ. Two steps:
+
+1. A query finds the nearest candidates by cosine: the decayed mean 0.5 of the context, mildly whitened. It is not
+   trained: a query that learned by softmax ranked worse than its start.
+2. A small network orders the first M of them by their cosines to K views of the context, f (2K):
+
+    s_c = a f_c + w gelu(W (f_c - 0.2) * 4 + b)
+
+The views are the last four concepts (cosine 0 where there are fewer), the decayed means 0.3, 0.5, 0.85 and 1, and the
+prediction; f holds their cosines to the candidate in the space as it is and in the whitened space. It starts at the
+whitened cosine to the decayed mean 0.5.
+
+Shapes: B = batch, T = context in concepts, D = vector width, K = views, n = positions, M = candidates of a position.
 """
 
 from typing import Any, ClassVar
@@ -17,86 +23,104 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, OptimiserSetting
-from lvm_pipeline.architectures._dropout import Dropout
 
-DECAYS = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)
-START, SUMMARIES = 2, (0, 3, 5)  # the mean that the queries start at, and those that the correction reads
-WHITENING = -0.5
-LEADING_DIRECTIONS, RANK = 128, 64
-INPUT_DROPOUT, CORRECTION_DROPOUT = 0.3, 0.5
-START_SCALE = 14.0  # of the cosines in the softmax; learned
+DECAYS = (0.3, 0.5, 0.85, 1.0)
+NUM_LAGS = 4
+NUM_VIEWS = NUM_LAGS + len(DECAYS) + 1
+START = NUM_LAGS + DECAYS.index(0.5)  # the view that finds the candidates
+WHITENING = -0.5  # power of the standard deviations
+HIDDEN = 32
+USUAL_COSINE, SPREAD = 0.2, 0.25  # of the cosines; brings them to about unit scale
+RANKED = 200  # candidates that the network orders; those behind them keep the order of the query
 MODULE = "ranking_head"  # its name in a model
 
 
 class RankingHead(nn.Module):
-    """Queries from decayed means of the context, with a gain for each direction, and a correction of low rank."""
+    """Views of the context, and a small network that scores candidates by their cosines to them."""
 
     optimiser_settings: ClassVar = {
-        "gains": OptimiserSetting(weight_decay=False, learning_rate_factor=10.0),
-        "log_scale": OptimiserSetting(weight_decay=False, learning_rate_factor=5.0),
-        "correction_out": OptimiserSetting(learning_rate_factor=0.5),
+        name: OptimiserSetting(weight_decay=False, learning_rate_factor=3.0) for name in ("linear", "hidden", "out")
     }
-    basis: Tensor
+    whitening: Tensor
     decays: Tensor
 
-    def __init__(self, vector_dim: int, hidden_dim: int):
-        """Start at the decayed mean; `fit` sets the directions and whitens."""
+    def __init__(self, vector_dim: int):
+        """Start at the decayed mean; `fit` sets the whitening."""
         super().__init__()
-        self.leading = min(LEADING_DIRECTIONS, vector_dim)
-        self.input_scale = vector_dim**0.5 / 2.5
-        self.register_buffer("basis", torch.eye(vector_dim))
+        self.register_buffer("whitening", torch.eye(vector_dim))
         self.register_buffer("decays", torch.tensor(DECAYS), persistent=False)
-        self.gains = nn.Parameter(torch.zeros(len(DECAYS), vector_dim))
-        self.log_scale = nn.Parameter(torch.tensor(START_SCALE).log())
-        self.from_states = nn.Linear(hidden_dim, RANK, bias=False)
-        self.from_means = nn.Linear(len(SUMMARIES) * self.leading, RANK, bias=False)
-        self.correction_out = nn.Parameter(torch.zeros(RANK, vector_dim))
-        self.dropout, self.correction_dropout = Dropout(INPUT_DROPOUT), Dropout(CORRECTION_DROPOUT)
+        self.linear = nn.Linear(2 * NUM_VIEWS, 1, bias=False)
+        self.hidden = nn.Linear(2 * NUM_VIEWS, HIDDEN)
+        self.out = nn.Linear(HIDDEN, 1, bias=False)
         with torch.no_grad():
-            self.gains[START] = 1.0
+            self.linear.weight.zero_()
+            self.linear.weight[0, NUM_VIEWS + START] = 1.0
+            self.out.weight.zero_()
 
     @torch.no_grad()
     def fit(self, train_vectors: Tensor) -> None:
-        """Set the principal directions of train vectors (N, D), and the whitening that the queries start with."""
+        """Set the whitening: each principal direction of train vectors (N, D), by its spread to the power -0.5."""
         variances, directions = torch.linalg.eigh(torch.cov(train_vectors.double().T, correction=0))
-        self.basis.copy_(directions.flip(1))
         largest = variances.max().clamp(min=1e-12)
-        whitening = variances.flip(0).clamp(min=1e-4 * float(largest)).sqrt() ** WHITENING
-        self.gains.zero_()
-        self.gains[START] = (whitening / whitening.mean()).to(self.gains)
+        weights = variances.clamp(min=1e-4 * float(largest)).sqrt() ** WHITENING
+        self.whitening.copy_((directions * (weights / weights.mean())) @ directions.T)
 
-    def forward(self, contexts: Tensor, states: Tensor, at: Tensor | None = None) -> Tensor:
-        """Return unit queries in the space of the vectors.
+    def views(self, contexts: Tensor, predictions: Tensor, at: Tensor | None = None) -> Tensor:
+        """Return the views of the context at each position.
 
         Args:
             contexts: (B, T, D).
-            states: Of the mixers: (B, T, H), or (n, H) where `at` is True.
-            at: Positions to predict at, bool (B, T); None: all.
+            predictions: Of the model: (B, T, D), or (n, D) where `at` is True.
+            at: Positions to look from, bool (B, T); None: all.
 
         Returns:
-            (B, T, D) or (n, D).
+            (B, T, K, D) or (n, K, D).
         """
         with torch.autocast(contexts.device.type, enabled=False):
-            means = self._means(contexts.float() @ self.basis)
-            means = means if at is None else means[at]
-            inputs = means[..., SUMMARIES, : self.leading].flatten(-2) * self.input_scale
-            correction = self.from_states(self.dropout(states.float())) + self.from_means(self.dropout(inputs))
-            mixed = (means * self.gains).sum(dim=-2) + self.correction_dropout(correction) @ self.correction_out
-            return F.normalize(mixed, dim=-1) @ self.basis.T
+            contexts = contexts.float()
+            lags = [F.pad(contexts, (0, 0, lag, 0))[:, : contexts.shape[1]] for lag in range(NUM_LAGS)]
+            found = torch.cat([torch.stack(lags, dim=-2), self._means(contexts)], dim=-2)
+            found = found if at is None else found[at]
+            return torch.cat([found, predictions.float()[..., None, :]], dim=-2)
 
-    def _means(self, rotated: Tensor) -> Tensor:
+    def query(self, views: Tensor) -> Tensor:
+        """Return the unit query that finds candidates, (..., D), from views (..., K, D)."""
+        return F.normalize(views[..., START, :] @ self.whitening, dim=-1)
+
+    def whitened(self, vectors: Tensor) -> Tensor:
+        """Return unit directions of vectors (..., D) in the whitened space."""
+        return F.normalize(vectors.float() @ self.whitening, dim=-1)
+
+    def score(self, views: Tensor, candidates: Tensor, whitened: Tensor) -> Tensor:
+        """Score candidates; the highest is ranked first.
+
+        Args:
+            views: (n, K, D).
+            candidates: Their unit directions, (n, M, D).
+            whitened: The same in the whitened space, (n, M, D).
+
+        Returns:
+            (n, M).
+        """
+        with torch.autocast(views.device.type, enabled=False):
+            plain = candidates @ F.normalize(views, dim=-1).transpose(-1, -2)
+            cosines = torch.cat([plain, whitened @ self.whitened(views).transpose(-1, -2)], dim=-1)
+            hidden = F.gelu(self.hidden((cosines - USUAL_COSINE) / SPREAD))
+            return (self.linear(cosines) + self.out(hidden))[..., 0]
+
+    def _means(self, contexts: Tensor) -> Tensor:
         """Return the decayed means at each position, (B, T, J, D)."""
-        positions = torch.arange(rotated.shape[1], device=rotated.device)
+        positions = torch.arange(contexts.shape[1], device=contexts.device)
         lags = positions[:, None] - positions
         weights = self.decays[:, None, None] ** lags.clamp(min=0) * (lags >= 0)
         shares = weights / weights.sum(dim=-1, keepdim=True)
-        return torch.einsum("jts,bsd->btjd", shares, rotated)
+        return torch.einsum("jts,bsd->btjd", shares, contexts)
 
 
 class RankingOutput(LatentVectorModel):
-    """A model with a ranking head, seen through it: `forward` returns queries and not predictions.
+    """A model with a ranking head, seen through it: `forward` returns views, flat (..., K D), and not predictions.
 
-    It carries no state; queries of an article are made from the article so far.
+    It carries no state; views of an article are made from the article so far.
     """
 
     def __init__(self, model: LatentVectorModel):
@@ -105,12 +129,16 @@ class RankingOutput(LatentVectorModel):
         self.model = model
         self.max_context, self.is_causal = model.max_context, model.is_causal
 
-    def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Return the query after each position; see the contract."""
+    @property
+    def head(self) -> RankingHead:
+        """The ranking head of the model."""
         head = self.model.get_submodule(MODULE)
         assert isinstance(head, RankingHead)
-        _, states = predict_with_states(self.model, contexts, condition, at)
-        return head(contexts, states, at)
+        return head
+
+    def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        """Return the views after each position; see the contract."""
+        return self.head.views(contexts, self.model(contexts, condition, at), at).flatten(-2)
 
 
 def ranking_output(model: LatentVectorModel) -> RankingOutput | None:

@@ -1,7 +1,8 @@
 """How well does a model find the next concept, beside baselines that are made for ranking?
 
 One pool for all: the concepts of the scored split without the earlier rows of the target's article. Every predictor is
-ranked twice, by cosine and with the hubness correction, and stands with the better of the two.
+ranked twice, by cosine and with the hubness correction, and stands with the better of the two. A model with a ranking
+head is ranked by its scores, which the correction of cosines does not fit.
 
 Shapes: S = targets, P = candidates in the pool.
 """
@@ -34,11 +35,11 @@ Predict = Callable[[Contexts], NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class RankedPredictor:
-    """One predictor, ranked by cosine and with the hubness correction."""
+    """One predictor, ranked by cosine and with the hubness correction; None where there is no correction."""
 
     name: str
     mrr: float
-    corrected_mrr: float
+    corrected_mrr: float | None
     r_at_1: float
     r_at_10: float
     fitted: dict[str, float]
@@ -46,7 +47,7 @@ class RankedPredictor:
     @property
     def better_mrr(self) -> float:
         """MRR with or without the correction."""
-        return max(self.mrr, self.corrected_mrr)
+        return self.mrr if self.corrected_mrr is None else max(self.mrr, self.corrected_mrr)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +69,17 @@ class RankingScores:
 
 @dataclass(frozen=True, kw_only=True)
 class _Ranked:
-    """Ranks of the targets by cosine and with the correction, (S,) each."""
+    """Ranks of the targets as they are and with the correction, (S,) each."""
 
     plain: Ranks
-    corrected: Ranks
+    corrected: Ranks | None
     fitted: Mapping[str, float]
 
     def as_predictor(self, name: str) -> RankedPredictor:
         return RankedPredictor(
             name=name,
             mrr=float((1 / self.plain).mean()),
-            corrected_mrr=float((1 / self.corrected).mean()),
+            corrected_mrr=None if self.corrected is None else float((1 / self.corrected).mean()),
             r_at_1=float((self.plain <= 1).mean()),
             r_at_10=float((self.plain <= 10).mean()),
             fitted=dict(self.fitted),
@@ -86,7 +87,7 @@ class _Ranked:
 
     def better(self) -> NDArray[np.float64]:
         """Return the reciprocal ranks with the higher mean, (S,)."""
-        return max((1 / self.plain, 1 / self.corrected), key=np.mean)
+        return max((1 / ranks for ranks in (self.plain, self.corrected) if ranks is not None), key=np.mean)
 
 
 def ranking_scores(scored: ScoredModel, *, cache_dir: Path | None, seed: int) -> RankingScores:
@@ -102,8 +103,7 @@ def ranking_scores(scored: ScoredModel, *, cache_dir: Path | None, seed: int) ->
     """
     targets = scored.targets
     baselines = _baselines(scored, cache_dir, seed=seed)
-    penalties = candidate_penalties(targets, scored.train_queries(MAX_TRAIN_PREDICTIONS))
-    model = _ranked(given_predictions(scored.queries, targets), targets, penalties, fitted={})
+    model = _ranked_model(scored)
     best = max(baselines, key=lambda name: baselines[name].better().mean())
     return RankingScores(
         exclusion=EARLIER_ROWS,
@@ -114,6 +114,14 @@ def ranking_scores(scored: ScoredModel, *, cache_dir: Path | None, seed: int) ->
         best_baseline=best,
         gain=paired_gain(model.better(), baselines[best].better(), targets.scored.articles, seed=seed),
     )
+
+
+def _ranked_model(scored: ScoredModel) -> _Ranked:
+    if scored.ranks_of_prediction is not None:
+        return _Ranked(plain=scored.scores.ranks[EARLIER_ROWS], corrected=None, fitted={})
+    targets = scored.targets
+    penalties = candidate_penalties(targets, scored.train_predictions(MAX_TRAIN_PREDICTIONS))
+    return _ranked(given_predictions(scored.predictions, targets), targets, penalties, fitted={})
 
 
 def _ranked(predict: Predict, targets: Targets, penalties: NDArray[np.float32], fitted: Mapping[str, float]) -> _Ranked:

@@ -17,8 +17,9 @@ from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._ranking_head import ranking_output
 from lvm_pipeline.concepts.schema import is_declared
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.evaluation.reranking import ranks_by_head
 from lvm_pipeline.measures.retrieval import Exclusion
-from lvm_pipeline.measures.scores import Scores, given_predictions, ranks_of, score_predictor
+from lvm_pipeline.measures.scores import Scores, given_predictions, score_predictor
 from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
@@ -72,21 +73,18 @@ class ScoredModel:
     train_mean: NDArray[np.float32] = field(repr=False)
     scores: Scores = field(repr=False)
     predictions: NDArray[np.float32] = field(repr=False)  # of the scored targets, (S, D)
-    queries: NDArray[np.float32] = field(
-        repr=False
-    )  # what is ranked, (S, D): the predictions, or the output of a ranking head
     split: Split
     device: str
     condition: NDArray[np.float32] | None = field(default=None, repr=False)  # of every concept, (N, C)
-    # of a model that ranks by an output of its own: what its predictions would rank
+    # of a model with a ranking head, whose ranks are in `scores`: what its predictions would rank
     ranks_of_prediction: dict[Exclusion, NDArray[np.int64]] | None = field(default=None, repr=False)
 
-    def train_queries(self, num_targets: int) -> NDArray[np.float32]:
-        """Return what about so many targets of the train split, evenly spaced, are ranked by, (n, D)."""
+    def train_predictions(self, num_targets: int) -> NDArray[np.float32]:
+        """Return the predictions of about so many targets of the train split, evenly spaced, (n, D)."""
         spans = self.data.scored_spans("train", mode=self.targets.context_mode)
         every = -(-int(spans.num_targets.sum()) // num_targets)
         return predict_spans(
-            ranking_output(self.model) or self.model,
+            self.model,
             vectors_on_device(self.data.vectors, self.device),
             spans.take(np.arange(0, len(spans), every)),
             condition=condition_on_device(self.condition, self.device),
@@ -160,9 +158,9 @@ def score_model(
     with _torch_threads(num_threads or info.training["num_threads"]):
         predictions = predict_spans(model, vectors, spans, condition=condition_on_device(condition, device))
         ranker = ranking_output(model)
-        queries = None
+        ranks = None
         if ranker is not None:
-            queries = predict_spans(ranker, vectors, spans, condition=condition_on_device(condition, device))
+            ranks = ranks_by_head(ranker, vectors, spans, targets, condition=condition_on_device(condition, device))
     if not np.isfinite(predictions).all():
         raise LvmError(f"The model in {model_dir} predicts numbers that are not finite; train it again.")
     train_mean = targets.train_mean()
@@ -174,10 +172,9 @@ def score_model(
         data=data,
         targets=targets,
         train_mean=train_mean,
-        scores=scores if queries is None else replace(scores, ranks=ranks_of(queries, targets)),
-        ranks_of_prediction=None if queries is None else scores.ranks,
+        scores=scores if ranks is None else replace(scores, ranks=ranks),
+        ranks_of_prediction=None if ranks is None else scores.ranks,
         predictions=predictions,
-        queries=predictions if queries is None else queries,
         split=split,
         device=device,
         condition=condition,

@@ -3,7 +3,7 @@
 Shapes: D = vector width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,24 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.decoding.nearest import ConceptBank, open_bank
+from lvm_pipeline.source.encoders.encoder import unit_length
 
 COLUMNS = ("cpe_id", "article_id", "position", "concept_text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """How a model orders concepts by an output of its own.
+
+    Attributes:
+        query: The concepts nearest to it are candidates, (D,).
+        score: Gives the score of each candidate's vector, (M, D) to (M,); the highest comes first.
+        num_scored: How many candidates are scored, M; those behind keep the order of the query.
+    """
+
+    query: NDArray[np.float32]
+    score: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    num_scored: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +41,39 @@ class ConceptIndex:
     bank: ConceptBank
     columns: pa.Table
 
-    def nearest(self, vector: NDArray[np.float32], count: int, *, exclude: Iterable[int] = ()) -> list[dict[str, Any]]:
-        """Return the `count` concepts of the highest cosine to a vector (D,), best first; ties in table order.
+    def nearest(
+        self, vector: NDArray[np.float32], count: int, *, exclude: Iterable[int] = (), ranking: Ranking | None = None
+    ) -> list[dict[str, Any]]:
+        """Return concepts with their cosine to a vector, best first.
 
-        Rows in `exclude` are left out.
+        Args:
+            vector: The prediction, (D,).
+            count: How many.
+            exclude: Rows that are left out.
+            ranking: Of a model with a ranking output, which orders them; None: by cosine, ties in table order.
+
+        Returns:
+            The columns of each concept, and `cosine`.
         """
-        rows = np.array(sorted(exclude), np.int64)
-        (best,) = self.bank.nearest(vector[None], count, exclude=[rows])
-        found = self.columns.take(pa.array(best.rows)).to_pylist()
-        return [
-            {**concept, "cosine": round(float(cosine), 6)} for concept, cosine in zip(found, best.cosines, strict=True)
-        ]
+        left_out = [np.array(sorted(exclude), np.int64)]
+        if ranking is None:
+            (best,) = self.bank.nearest(vector[None], count, exclude=left_out)
+            rows, cosines = best.rows, best.cosines
+        else:
+            rows = self._ranked(ranking, count, left_out)
+            cosines = unit_length(self.bank.vectors[rows]) @ unit_length(vector[None])[0]
+        found = self.columns.take(pa.array(rows)).to_pylist()
+        return [{**concept, "cosine": round(float(cosine), 6)} for concept, cosine in zip(found, cosines, strict=True)]
+
+    def _ranked(self, ranking: Ranking, count: int, left_out: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Return the first rows in the order of a ranking."""
+        size = max(count, ranking.num_scored)
+        rows = self.bank.nearest(ranking.query[None], size, exclude=left_out)[0].rows
+        scored = rows[: ranking.num_scored]
+        if len(scored):
+            order = np.argsort(-ranking.score(self.bank.vectors[scored]), kind="stable")
+            rows = np.concatenate([scored[order], rows[ranking.num_scored :]])
+        return rows[:count]
 
     def rows_like(self, vector: NDArray[np.float32], text: str | None = None) -> list[int]:
         """Return the rows of the concepts that have this vector (D,) or this text."""

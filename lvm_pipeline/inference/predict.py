@@ -16,7 +16,8 @@ from lvm_pipeline.architectures._products import laid_out
 from lvm_pipeline.architectures._ranking_head import ranking_output
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.context import ReadingModel
-from lvm_pipeline.inference.nearest import ConceptIndex
+from lvm_pipeline.inference.nearest import ConceptIndex, Ranking
+from lvm_pipeline.inference.ranking import ranking_of
 from lvm_pipeline.inference.reading import GivenConcept
 from lvm_pipeline.source.encoders.encoder import Encoder
 from lvm_pipeline.source.encoders.registry import encoder_of_space
@@ -114,23 +115,23 @@ class StreamPredictor:
     def _prediction_after(self, concept: GivenConcept) -> Prediction:
         given, condition = self._vector_of(concept), self._condition_of(concept)
         vector = self.reading.read(given, condition)
-        query = vector if self._ranking is None else self._ranking.read(given, condition)
+        ranking = None if self._ranking is None else ranking_of(self._ranking, given, condition)
         return Prediction(
             article_id=concept.article_id,
             position=self.reading.num_read - 1,
             num_context=self.reading.num_remembered,
             vector=vector,
-            nearest=self._nearest(query, given, concept.text),
+            nearest=self._nearest(vector, given, concept.text, ranking),
         )
 
     def _nearest(
-        self, query: NDArray[np.float32], read: NDArray[np.float32], text: str | None
+        self, vector: NDArray[np.float32], read: NDArray[np.float32], text: str | None, ranking: Ranking | None
     ) -> list[dict[str, Any]] | None:
         """Return the nearest concepts without those read so far, the last of which has this vector and text."""
         if self._index is None:
             return None
         self._rows_read.update(self._index.rows_like(read, text))
-        return self._index.nearest(query, self._num_nearest, exclude=self._rows_read)
+        return self._index.nearest(vector, self._num_nearest, exclude=self._rows_read, ranking=ranking)
 
     def _condition_of(self, concept: GivenConcept) -> NDArray[np.float32] | None:
         """Return the condition of a concept, (C,); None for a model without one, which ignores TMD vectors."""

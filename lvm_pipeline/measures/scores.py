@@ -77,13 +77,6 @@ def score_predictor(predict: Callable[[Contexts], Values], targets: Targets, *, 
     )
 
 
-def ranks_of(queries: Values, targets: Targets) -> dict[Exclusion, NDArray[np.int64]]:
-    """Rank every target by given queries, (S, D), in the order of `targets.scored`."""
-    given = given_predictions(queries, targets)
-    ranks = [target_ranks(given(contexts), contexts, targets) for contexts in blocks_of(targets.scored)]
-    return {rule: np.concatenate([block[rule] for block in ranks]) for rule in EXCLUSIONS}
-
-
 def given_predictions(predictions: Values, targets: Targets) -> Callable[[Contexts], Values]:
     """Turn predictions for all scored targets, (S, D), into what `score_predictor` calls."""
     return lambda contexts: predictions[np.searchsorted(targets.scored.target_rows, contexts.target_rows)]

@@ -37,22 +37,23 @@ def predict_spans(
     spans = spans.no_longer_than(model.max_context)
     predictions = np.empty((int(spans.num_targets.sum()), vectors.shape[1]), np.float32)
     starts = np.cumsum(spans.num_targets) - spans.num_targets
-    for indices, found in _predicted_batches(model, vectors, spans, condition):
+    for indices, found in predicted_batches(model, vectors, spans, condition):
         counts = spans.num_targets[indices]
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        predictions[np.repeat(starts[indices], counts) + offsets] = found
+        predictions[np.repeat(starts[indices], counts) + offsets] = found.cpu().numpy()
     return predictions
 
 
-def _predicted_batches(
+def predicted_batches(
     model: LatentVectorModel, vectors: Tensor, spans: Spans, condition: Tensor | None
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Yield which spans a batch holds, and what the model says of their targets, one after the other, in float32."""
     model.eval()
     for part in _padded_together(model, spans):
         for indices, batch in batches(vectors, spans.take(part), TARGETS_IN_A_BATCH, condition=condition):
             with torch.inference_mode():
                 found = model(batch.contexts, batch.condition, batch.is_target)
-            yield part[indices], found.float().cpu().numpy()
+            yield part[indices], found.float()
 
 
 def _padded_together(model: LatentVectorModel, spans: Spans) -> list[NDArray[np.int64]]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.evaluation import evaluate, scoring
+from lvm_pipeline.evaluation import evaluate, rollout, scoring
 from lvm_pipeline.evaluation.report import report_from_json
 from lvm_pipeline.evaluation.standing_scores import standing_scores
 from lvm_pipeline.experiments.selection import select_champion
@@ -66,6 +66,7 @@ def test_a_model_is_scored_on_the_device_that_was_asked_for(products, model_dir,
         recorded(scoring, name)
     for name in ("control_scores", "latency_ms"):
         recorded(evaluate, name)
+    recorded(rollout, "vectors_on_device")
 
     products.evaluate(model_dir, device="cuda:1")
 

@@ -10,11 +10,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lvm_pipeline.adapters import mlflow_registry
 from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
 from lvm_pipeline.architectures._contract import config_with, count_parameters
-from lvm_pipeline.architectures._ranking_head import ranking_output
+from lvm_pipeline.architectures._ranking_head import NUM_VIEWS, RANKED, ranking_output
 from lvm_pipeline.architectures.lstm import ARCHITECTURE as LSTM
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.from_files import model_folder, predict_on
@@ -125,13 +126,18 @@ def test_a_model_with_a_ranking_output_finds_the_nearest_concepts_with_it(settin
 
     found = predicted(settings, model_dir, lines_of({"a": vectors[0][:2], "b": vectors[1][:2]}), num_nearest=3)
 
-    with torch.inference_mode():
-        query = ranking_output(model)(torch.from_numpy(vectors[1][:2])[None])[0, -1].numpy()
+    ranker = ranking_output(model)
+    assert ranker is not None
     table = np.asarray(products.data().vectors)
     table = np.delete(table, np.arange(len(vectors[0]), len(vectors[0]) + 2), axis=0)  # what was read of this article
-    nearest = [concept["cosine"] for concept in found[3].nearest]
-    assert nearest == pytest.approx(np.sort(table @ query)[::-1][:3].tolist(), abs=1e-5)
-    assert nearest != pytest.approx(np.sort(table @ found[3].vector)[::-1][:3].tolist(), abs=1e-5)
+    with torch.inference_mode():
+        views = ranker(torch.from_numpy(vectors[1][:2])[None])[:, -1].unflatten(-1, (NUM_VIEWS, -1))
+        nearest = np.argsort(-table @ ranker.head.query(views)[0].numpy())[:RANKED]
+        directions = F.normalize(torch.from_numpy(table[nearest]), dim=-1)[None]
+        scores = ranker.head.score(views, directions, ranker.head.whitened(directions))[0].numpy()
+    best = table[nearest[np.argsort(-scores)[:3]]] @ found[3].vector
+    assert [concept["cosine"] for concept in found[3].nearest] == pytest.approx(best.tolist(), abs=1e-5)
+    assert best.tolist() != pytest.approx(np.sort(table @ found[3].vector)[::-1][:3].tolist(), abs=1e-5)
 
 
 def test_no_nearest_concept_was_read_in_the_same_article(settings, products, model_dir, vectors):

@@ -1,6 +1,10 @@
-"""The term that trains a model's ranking head: a softmax over train concepts.
+"""The term that trains a model's ranking head: the mean logarithm of the target's rank, made smooth.
 
-Shapes: n = positions that count, M = candidates, D = vector width.
+    rank = 1 + sum_c sigmoid((s_c - s_target) / temperature)       over the candidates that the query finds first
+
+Of the reciprocal rank itself, its logarithm and a softmax, the logarithm reached the highest MRR in the fewest steps.
+
+Shapes: n = targets, C = concepts to choose from, M = candidates, K = views, D = vector width.
 """
 
 import math
@@ -17,34 +21,30 @@ from lvm_pipeline.training.terms import TermModule, TermSources
 if TYPE_CHECKING:
     from lvm_pipeline.training.strategies.ranking import RankingOptions
 
-SOFT_TEMPERATURE = 0.05  # of the spread target: cosines to the true concept are divided by it
+LEFT_OUT = -2.0  # below every cosine
 
 
 class RankingTerm(TermModule):
-    """Cross-entropy of the true concept among train concepts, as a share of guessing; see `ranking`."""
+    """Mean logarithm of the smooth rank of the targets among train concepts, as a share of guessing; see `ranking`."""
 
-    reads_states = True
     bank: Tensor
     first_rows: Tensor
-    step: Tensor
 
-    def __init__(self, sources: TermSources, *, options: "RankingOptions", num_drawn: int, first_soft_step: int):
-        """Fit the head's directions and keep where articles begin.
+    def __init__(self, sources: TermSources, *, options: "RankingOptions", num_drawn: int):
+        """Fit the head's whitening and keep where articles begin.
 
         Args:
             sources: The model with its head, vectors and data.
             options: Of the strategy.
             num_drawn: Train concepts drawn at each step.
-            first_soft_step: Step from which the target is spread.
         """
         super().__init__()
-        self.options, self.num_drawn, self.first_soft_step = options, num_drawn, first_soft_step
+        self.options, self.num_drawn = options, num_drawn
         self.vectors = sources.vectors
         articles = sources.data.articles
         starts = [*articles.first_rows.tolist(), int(articles.first_rows[-1] + articles.lengths[-1])]
         self.register_buffer("first_rows", torch.tensor(starts), persistent=False)
         self.register_buffer("bank", torch.from_numpy(sources.data.train_rows()), persistent=False)
-        self.register_buffer("step", torch.zeros((), dtype=torch.long))
         head = sources.model.get_submodule(MODULE)
         assert isinstance(head, RankingHead)
         head.fit(torch.from_numpy(sources.data.train_sample()).to(sources.vectors.device))
@@ -52,30 +52,31 @@ class RankingTerm(TermModule):
 
     def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:
         """Return the term; see the contract."""
-        assert states is not None
         (head,) = self._head
-        self.step += 1
         rows = batch.rows[batch.is_target]
-        article = torch.searchsorted(self.first_rows, rows, right=True) - 1
-        candidates = self._candidates(article)
-        queries = head(
-            batch.contexts, states if self.options.ranking_trains_mixers else states.detach(), batch.is_target
-        )
+        concepts = self._concepts(torch.searchsorted(self.first_rows, rows, right=True) - 1)
+        views = head.views(batch.contexts, predictions.detach(), batch.is_target)
+        chosen = torch.randperm(len(rows))[: self.options.ranked_targets].to(rows.device)
         with torch.autocast(predictions.device.type, enabled=False):
-            directions = F.normalize(self.vectors[candidates].float(), dim=-1)
-            logits = queries @ directions.T * head.log_scale.exp()
-            if not self.options.context_negatives:
-                is_read = (candidates >= self.first_rows[article][:, None]) & (candidates < rows[:, None])
-                logits = logits.masked_fill(is_read, -1e9)
-            own = torch.searchsorted(candidates, rows)
-            loss = F.cross_entropy(logits, own)
-            if self.options.soft_weight and int(self.step) > self.first_soft_step:
-                near = (directions[own] @ directions.T / SOFT_TEMPERATURE).masked_fill(logits < -1e8, -1e9)
-                spread = F.cross_entropy(logits, near.softmax(dim=-1))
-                loss = (1 - self.options.soft_weight) * loss + self.options.soft_weight * spread
-            return loss / math.log(len(candidates))
+            directions = F.normalize(self.vectors[concepts].float(), dim=-1)
+            candidates = self._candidates(head.query(views[chosen]) @ directions.T, concepts, rows[chosen])
+            scores = head.score(views[chosen], directions[candidates], head.whitened(directions)[candidates])
+            is_ahead = torch.sigmoid((scores[:, 1:] - scores[:, :1]) / self.options.ranking_temperature)
+            return torch.log1p(is_ahead.sum(dim=1)).mean() / math.log(1 + scores.shape[1] / 2)
 
-    def _candidates(self, article: Tensor) -> Tensor:
+    def _candidates(self, cosines: Tensor, concepts: Tensor, rows: Tensor) -> Tensor:
+        """Return where the target (first) and the candidates nearest to the query stand among the concepts, (n, M)."""
+        targets = torch.searchsorted(concepts, rows)[:, None]
+        cosines = cosines.scatter(1, targets, LEFT_OUT)
+        if not self.options.context_negatives:
+            first = self.first_rows[torch.searchsorted(self.first_rows, rows, right=True) - 1]
+            is_read = (concepts >= first[:, None]) & (concepts < rows[:, None])
+            cosines = cosines.masked_fill(is_read, LEFT_OUT)
+        # No more than every target has left, so that nothing left out comes in.
+        most = min(self.options.ranked_candidates, int((cosines > LEFT_OUT).sum(dim=1).min()))
+        return torch.cat([targets, cosines.topk(most, dim=1).indices], dim=1)
+
+    def _concepts(self, article: Tensor) -> Tensor:
         """Return the rows of the batch's articles and of a fresh sample of train concepts, each once, ascending."""
         drawn = self.bank[torch.randperm(len(self.bank))[: self.num_drawn].to(self.bank.device)]
         found = article.unique()

@@ -3,15 +3,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lvm_pipeline.architectures._ranking_head import DECAYS, RankingHead, ranking_output
+from lvm_pipeline.architectures._ranking_head import NUM_VIEWS, RankingHead, ranking_output
 from lvm_pipeline.architectures._registry import load_architecture
+from lvm_pipeline.evaluation import reranking, scoring
 from lvm_pipeline.evaluation.evaluate import evaluate_model
 from lvm_pipeline.evaluation.report_page import report_html
-from lvm_pipeline.measures.retrieval import retrieval_scores
+from lvm_pipeline.evaluation.scoring import targets_of
+from lvm_pipeline.measures.retrieval import EXCLUSIONS
 from lvm_pipeline.training.assembly import assemble
 from lvm_pipeline.training.batches import gather
 from lvm_pipeline.training.loop import train
-from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.settle import settled
 from lvm_pipeline.training.strategies._ranking import RankingTerm
 from lvm_pipeline.training.trained_model import load_trained_model
@@ -25,28 +26,53 @@ def trained(data, tmp_path_factory):
 
 
 @torch.no_grad()
-def test_queries_start_at_the_whitened_decayed_mean_and_never_see_what_comes_later():
+def test_candidates_are_found_and_scored_by_the_whitened_decayed_mean_at_the_start():
     torch.manual_seed(0)
     train_vectors = torch.randn(400, 6) * torch.tensor([4.0, 3.0, 2.0, 1.0, 0.7, 0.5])
-    head = RankingHead(6, 5).eval()
+    head = RankingHead(6).eval()
     head.fit(train_vectors)
-    contexts, states = F.normalize(torch.randn(2, 7, 6), dim=-1), torch.randn(2, 7, 5)
-    spread = ((train_vectors - train_vectors.mean(0)) @ head.basis).std(0, correction=0)
-    whitening = head.basis @ torch.diag(spread**-0.5) @ head.basis.T
+    variances, directions = torch.linalg.eigh(torch.cov(train_vectors.T, correction=0))
+    weights = variances**-0.25
+    whitening = directions @ torch.diag(weights / weights.mean()) @ directions.T
+    contexts, predictions = F.normalize(torch.randn(2, 7, 6), dim=-1), torch.randn(2, 7, 6)
+    candidates = F.normalize(torch.randn(9, 6), dim=-1)
 
-    found = head(contexts, states)
+    views = head.views(contexts, predictions)
 
+    scores = head.score(
+        views.flatten(0, 1), candidates.expand(14, 9, 6), head.whitened(candidates).expand(14, 9, 6)
+    ).unflatten(0, (2, 7))
     for position in range(7):
-        weights = 0.5 ** torch.arange(position, -1, -1.0)
-        mean = (weights[:, None] * contexts[:, : position + 1]).sum(1) / weights.sum()
-        torch.testing.assert_close(found[:, position], F.normalize(mean @ whitening, dim=-1), rtol=1e-4, atol=1e-5)
-    head.correction_out.normal_()
-    head.gains.normal_()
-    before = head(contexts, states)
-    contexts[:, 5:], states[:, 5:] = 9.0, -9.0
-    torch.testing.assert_close(head(contexts, states)[:, :5], before[:, :5])
-    at = torch.rand(2, 7) < 0.5
-    torch.testing.assert_close(head(contexts, states[at], at), head(contexts, states)[at])
+        powers = 0.5 ** torch.arange(position, -1, -1.0)
+        mean = (powers[:, None] * contexts[:, : position + 1]).sum(1) / powers.sum()
+        query = F.normalize(mean @ whitening, dim=-1)
+        torch.testing.assert_close(head.query(views[:, position]), query, rtol=1e-4, atol=1e-5)
+        whitened = F.normalize(candidates @ whitening, dim=-1)
+        torch.testing.assert_close(scores[:, position], query @ whitened.T, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_views_are_the_last_concepts_the_decayed_means_and_the_prediction_and_see_nothing_later():
+    torch.manual_seed(0)
+    head, contexts, predictions = RankingHead(4), torch.randn(2, 6, 4), torch.randn(2, 6, 4)
+
+    views = head.views(contexts, predictions)
+
+    assert views.shape == (2, 6, NUM_VIEWS, 4)
+    torch.testing.assert_close(views[:, 4, :4], contexts[:, [4, 3, 2, 1]])
+    torch.testing.assert_close(views[:, 1, :4], torch.cat([contexts[:, [1, 0]], torch.zeros(2, 2, 4)], dim=1))
+    torch.testing.assert_close(views[:, 4, 7], contexts[:, :5].mean(1))
+    torch.testing.assert_close(views[..., 8, :], predictions)
+    at = torch.rand(2, 6) < 0.5
+    torch.testing.assert_close(head.views(contexts, predictions[at], at), views[at])
+    contexts[:, 4:] = 9.0
+    torch.testing.assert_close(head.views(contexts, predictions)[:, :4], views[:, :4])
+
+
+def head_of(model):
+    head = model.get_submodule("ranking_head")
+    assert isinstance(head, RankingHead)
+    return head
 
 
 def term_of(data, tmp_path, **options):
@@ -60,80 +86,104 @@ def term_of(data, tmp_path, **options):
     return made.model.eval(), term, batch
 
 
+def drawn_scores(head: RankingHead):
+    """Draw every weight of the head from noise."""
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+
+
 @pytest.mark.parametrize("context_negatives", [False, True])
-def test_the_term_is_the_cross_entropy_among_train_concepts_without_those_read_so_far(
-    data, tmp_path, context_negatives
-):
-    model, term, batch = term_of(
-        data, tmp_path, candidates=10**6, soft_fraction=0.0, context_negatives=context_negatives
-    )
-    head = model.get_submodule("ranking_head")
-    states = torch.randn(int(batch.is_target.sum()), model.config.hidden_dim)
-    rows, targets = data.train_rows(), batch.rows[batch.is_target].numpy()
-    directions = F.normalize(torch.from_numpy(np.array(data.vectors[rows])), dim=-1)
-    logits = head(batch.contexts, states, batch.is_target) @ directions.T * head.log_scale.exp()
-    first = data.articles.first_rows[np.searchsorted(data.articles.first_rows, targets, side="right") - 1]
-    is_read = (rows >= first[:, None]) & (rows < targets[:, None])
-    assert is_read.sum(axis=1).min() >= 1
-    if not context_negatives:
-        logits[torch.from_numpy(is_read)] = -torch.inf
-    expected = F.cross_entropy(logits, torch.from_numpy(np.searchsorted(rows, targets))) / np.log(len(rows))
+def test_the_term_is_the_logarithm_of_the_smooth_rank_among_the_nearest_candidates(data, tmp_path, context_negatives):
+    options = {
+        "candidates": 10**6,
+        "ranked_candidates": 10,
+        "ranking_temperature": 0.1,
+        "context_negatives": context_negatives,
+    }
+    model, term, batch = term_of(data, tmp_path, **options)
+    head = head_of(model)
+    drawn_scores(head)
+    with torch.no_grad():
+        predictions = model(batch.contexts, None, batch.is_target)
+        views = head.views(batch.contexts, predictions, batch.is_target)
+        rows, targets = data.train_rows(), batch.rows[batch.is_target].numpy()
+        directions = F.normalize(torch.from_numpy(np.array(data.vectors[rows])), dim=-1)
+        logarithms = []
+        for view, target in zip(views, targets, strict=True):
+            first = data.articles.first_rows[np.searchsorted(data.articles.first_rows, target, side="right") - 1]
+            is_read = (rows >= first) & (rows < target)
+            assert is_read.any()
+            left = np.flatnonzero((rows != target) & (context_negatives | ~is_read))
+            near = left[(-(directions[left] @ head.query(view))).argsort()[:10]]
+            chosen = directions[[np.searchsorted(rows, target), *near]][None]
+            scores = head.score(view[None], chosen, head.whitened(chosen))[0]
+            logarithms.append(torch.log1p(torch.sigmoid((scores[1:] - scores[0]) / 0.1).sum()))
 
-    found = term(torch.empty(0), batch, states)
+    found = term(predictions, batch, None)
 
-    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
-
-
-@pytest.mark.parametrize("trains_mixers", [False, True])
-def test_the_mixers_learn_from_the_term_only_where_that_is_asked_for(data, tmp_path, trains_mixers):
-    _, term, batch = term_of(data, tmp_path, candidates=50, ranking_trains_mixers=trains_mixers)
-    (head,) = term._head
-    torch.nn.init.normal_(head.correction_out)
-    states = torch.randn(int(batch.is_target.sum()), head.from_states.in_features, requires_grad=True)
-
-    term(torch.empty(0), batch, states).backward()
-
-    assert (states.grad is not None) == trains_mixers
-    assert all(parameter.grad is not None for parameter in head.parameters())
+    assert float(found.detach()) == pytest.approx(float(torch.stack(logarithms).mean()) / np.log(6.5), rel=1e-5)
 
 
-def test_the_target_is_spread_in_the_last_steps(data, tmp_path):
-    _, term, batch = term_of(data, tmp_path, candidates=10**6, soft_fraction=0.5, soft_weight=0.5)
-    states = torch.zeros(int(batch.is_target.sum()), term._head[0].from_states.in_features)
-    values = []
-    for step in (0, term.first_soft_step - 1, term.first_soft_step):
-        term.step.fill_(step)
-        values.append(float(term(torch.empty(0), batch, states).detach()))
-    assert term.first_soft_step > 1
-    assert values[0] == values[1] != values[2]
+def test_only_the_ranking_head_learns_from_the_term(data, tmp_path):
+    model, term, batch = term_of(data, tmp_path, candidates=50)
+    drawn_scores(head_of(model))
+
+    term(model(batch.contexts, None, batch.is_target), batch, None).backward()
+
+    assert {name for name, each in model.named_parameters() if each.grad is not None} == {
+        f"ranking_head.{name}" for name in ("linear.weight", "hidden.weight", "hidden.bias", "out.weight")
+    }
 
 
-def test_reports_rank_with_the_ranking_output_and_measure_closeness_of_the_prediction(trained, data, data_dir):
+def test_the_head_orders_the_candidates_nearest_to_its_query_and_the_others_stay_behind(trained, data, monkeypatch):
+    monkeypatch.setattr(reranking, "RANKED", 12)
+    ranker = ranking_output(load_trained_model(trained.path)[0].eval())
+    assert ranker is not None
+    torch.manual_seed(1)
+    drawn_scores(ranker.head)
+    torch.nn.init.orthogonal_(ranker.head.whitening)  # so that the query does not find the target at once
+    spans, vectors = data.scored_spans("validation", mode="articles"), torch.from_numpy(np.array(data.vectors))
+    targets = targets_of(data, split="validation", context_mode="articles")
+
+    found = reranking.ranks_by_head(ranker, vectors, spans, targets)["earlier_rows_of_article"]
+
+    pool = np.flatnonzero(np.isin(data.articles.ids, pool_ids(data))[article_of(data)])
+    by_query, by_head = [], []
+    for row in targets.scored.target_rows:
+        first = data.articles.first_rows[article_of(data)[row]]
+        left = pool[(pool < first) | (pool >= row)]
+        directions = F.normalize(vectors[left], dim=-1)
+        with torch.inference_mode():
+            view = ranker(vectors[first:row][None])[0, -1].unflatten(-1, (NUM_VIEWS, -1))
+            order = (-(directions @ ranker.head.query(view))).argsort(stable=True)
+            scored = directions[order[:12]][None]
+            scores = ranker.head.score(view[None], scored, ranker.head.whitened(scored))[0]
+        reordered = torch.cat([order[:12][(-scores).argsort(stable=True)], order[12:]])
+        by_query.append(1 + int(np.flatnonzero(left[order] == row)[0]))
+        by_head.append(1 + int(np.flatnonzero(left[reordered] == row)[0]))
+    assert found.tolist() == by_head
+    assert sum(rank <= 12 for rank in by_query) > 3
+    assert sum(rank > 12 for rank in by_query) > 3
+    assert by_head != by_query
+
+
+def test_reports_rank_with_the_ranking_head_and_measure_closeness_of_the_prediction(trained, data_dir, monkeypatch):
+    def third(ranker, vectors, spans, targets, **others):
+        return {rule: np.full(len(targets.scored), 3) for rule in EXCLUSIONS}  # the data are so easy that all are first
+
+    monkeypatch.setattr(scoring, "ranks_by_head", third)
     paths = (data_dir / "concepts.parquet", data_dir / "sequences.parquet")
     report = evaluate_model(trained.path, *paths, vectors_dir=data_dir / "vectors", device="cpu", num_threads=1)
-    model, info = load_trained_model(trained.path)
-    spans, vectors = data.scored_spans("validation", mode="articles"), torch.from_numpy(np.array(data.vectors))
 
-    def mrr(predictions):
-        rows, pool = spans.target_rows(), np.flatnonzero(np.isin(data.articles.ids, pool_ids(data))[article_of(data)])
-        ranks = []
-        for prediction, row in zip(predictions, rows, strict=True):
-            first = data.articles.first_rows[article_of(data)[row]]
-            left = pool[(pool < first) | (pool >= row)]
-            cosines = data.vectors[left] @ (prediction / np.linalg.norm(prediction))
-            ranks.append(int((cosines >= cosines[left == row] - 1e-6).sum()))
-        return retrieval_scores(np.array(ranks)).mrr
-
-    ranker = ranking_output(model)
-    assert ranker is not None
-    queries, predictions = predict_spans(ranker, vectors, spans), predict_spans(model, vectors, spans)
     rule = "earlier_rows_of_article"
     assert report.retrieval_of_prediction is not None
-    assert report.retrieval[rule].mrr == pytest.approx(mrr(queries), abs=1e-6)
-    assert report.retrieval_of_prediction[rule].mrr == pytest.approx(mrr(predictions), abs=1e-6)
-    assert report.cosine == pytest.approx(info.score, abs=1e-6)
+    assert report.ranking is not None
+    assert report.retrieval[rule].mrr == pytest.approx(1 / 3)
+    assert report.retrieval_of_prediction[rule].mrr > 0.5
+    assert report.ranking.predictors[0].mrr == pytest.approx(1 / 3)
+    assert report.ranking.predictors[0].corrected_mrr is None
+    assert report.cosine == pytest.approx(trained.info.score, abs=1e-6)
     assert "The model ranks with its ranking output" in report_html(report)
-    assert len(DECAYS) == model.get_submodule("ranking_head").gains.shape[0]
 
 
 def pool_ids(data):

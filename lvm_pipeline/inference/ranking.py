@@ -1,0 +1,39 @@
+"""What a model with a ranking head says of the order of concepts, after each concept that it reads.
+
+Shapes: M = candidates, K = views, C = condition width, D = vector width.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from lvm_pipeline.architectures._ranking_head import NUM_VIEWS, RANKED, RankingOutput
+from lvm_pipeline.inference.context import ReadingModel
+from lvm_pipeline.inference.nearest import Ranking
+
+
+@torch.inference_mode()
+def ranking_of(
+    reading: ReadingModel, vector: NDArray[np.float32], condition: NDArray[np.float32] | None = None
+) -> Ranking:
+    """Read the next concept and return how its successor is ranked.
+
+    Args:
+        reading: A model seen through its ranking head.
+        vector: Of the concept, (D,).
+        condition: Of the concept, (C,), for models that have one.
+
+    Returns:
+        The order of concepts.
+    """
+    assert isinstance(reading.model, RankingOutput)
+    head = reading.model.head
+    views = torch.from_numpy(reading.read(vector, condition)).unflatten(-1, (NUM_VIEWS, -1)).to(reading.device)
+
+    @torch.inference_mode()
+    def score(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
+        directions = F.normalize(torch.from_numpy(np.asarray(candidates, np.float32)).to(reading.device), dim=-1)[None]
+        return head.score(views[None], directions, head.whitened(directions))[0].cpu().numpy()
+
+    return Ranking(query=head.query(views).cpu().numpy(), score=score, num_scored=RANKED)
