@@ -52,7 +52,7 @@ ARCHITECTURE = Architecture(
     config_class=LcmConfig,
     presets={
         "smoke": Preset(config=LcmConfig(hidden_dim=64, num_layers=2, num_heads=4), num_params=462_924),
-        "small": Preset(config=LcmConfig(hidden_dim=256, num_layers=6, num_heads=4), num_params=5_806_156),
+        "small": Preset(config=LcmConfig(dropout=0.5, hidden_dim=256, num_layers=6, num_heads=4), num_params=5_806_156),
         "full": Preset(config=LcmConfig(), num_params=1_648_875_596),
         "published": Preset(config=LcmConfig(vector_dim=1024, head="none"), num_params=1_649_185_792),
     },

@@ -148,6 +148,8 @@ def test_findings_are_there_with_their_severities(report):
         "cosine_is_above_minimum_viable": Severity.WARNING,
         "cosine_is_above_production": Severity.WARNING,
         "inference_takes_under_50_ms": Severity.WARNING,
+        "text_accuracy_is_above_minimum_viable": Severity.WARNING,
+        "text_accuracy_is_above_production": Severity.WARNING,
         "training_takes_under_an_hour": Severity.WARNING,
     }
 
