@@ -1,56 +1,138 @@
 """TMD codes for concepts of the source table that have none."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from lvm_pipeline.adapters import databases
-from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.concepts.store import memory_mapped_vectors, read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from lvm_pipeline.chat import ChatModel
+    from lvm_pipeline.source.tmd_chat import OnConcept
     from lvm_pipeline.source.tmd_labels import TmdAssignment
 
 CODES = ("domain", "task", "modifier")
+JOURNAL = "tmd_chat.jsonl"  # beside the concept table
+
+Method = Literal["labels", "chat"]
 
 
-def assign_tmd(settings: Settings) -> "TmdAssignment":
+def assign_tmd(
+    settings: Settings,
+    *,
+    method: Method = "labels",
+    chat: "ChatModel | None" = None,
+    progress: "OnConcept | None" = None,
+) -> "TmdAssignment":
     """Give TMD codes to the concepts that have none, in the source table; those that have codes keep them.
 
     Reads the promoted concepts and their vectors. Extract the concepts again afterwards, so that they have the codes.
 
+    Args:
+        settings: Where the concepts and the source table are, and which language model is asked.
+        method: `labels` for the nearest label description, `chat` for a language model that reads the text. With
+            `chat`, an interrupted call is resumed by the next, and concepts that got no valid codes keep none.
+        chat: The language model; None: that of the settings.
+        progress: Called after every concept that a language model was asked about.
+
     Raises:
-        LvmError: If there are no concepts, the encoder of their space is not on this machine, or the table cannot be
-            written.
+        LvmError: If there are no concepts, the encoder of their space or the language model is missing, or the table
+            cannot be written.
     """
-    from lvm_pipeline.adapters.postgres_writer import PostgresWriter
+    from lvm_pipeline.source import tmd_labels
+
+    concepts = read_concepts_metadata(settings.concepts_path)
+    table = read_columns(settings.concepts_path, ["cpe_id", *CODES])
+    known = np.stack([np.nan_to_num(table[name].to_numpy(), nan=0) for name in CODES])
+    rows = np.flatnonzero((known == 0).all(axis=0))
+    cpe_ids = np.asarray(table["cpe_id"].to_pylist(), dtype=object)[rows].tolist()
+    if method == "chat":
+        return _assigned_by_chat(settings, concepts, rows, cpe_ids, chat=chat, progress=progress)
+    codes = _nearest_codes(settings, concepts, rows)
+    return _written(
+        settings,
+        concepts,
+        zip(cpe_ids, codes, strict=True),
+        method=tmd_labels.METHOD,
+        labels=tmd_labels.labels_hash(),
+        num_without=len(rows),
+    )
+
+
+def _nearest_codes(settings: Settings, concepts: ConceptsMetadata, rows: np.ndarray) -> list[list[int]]:
     from lvm_pipeline.source import tmd_labels
     from lvm_pipeline.source.encoders.registry import encoder_of_space
 
-    concepts = read_concepts_metadata(settings.concepts_path)
     encoder = encoder_of_space(concepts.space_id, encoders_dir=settings.encoders_dir)
     if encoder is None:
         raise LvmError(
             f"The encoder of the space {concepts.space_id} is not on this machine, so label descriptions cannot be "
             f"encoded; put it into {settings.encoders_dir}, with the extra `encoders` installed."
         )
-    table = read_columns(settings.concepts_path, ["cpe_id", *CODES])
-    known = np.stack([np.nan_to_num(table[name].to_numpy(), nan=0) for name in CODES])
-    rows = np.flatnonzero((known == 0).all(axis=0))
     vectors = memory_mapped_vectors(settings.concepts_path, settings.vectors_dir)
-    codes = tmd_labels.nearest_codes(np.asarray(vectors[rows]), encoder)
-    cpe_ids = np.asarray(table["cpe_id"].to_pylist(), dtype=object)[rows]
+    return tmd_labels.nearest_codes(np.asarray(vectors[rows]), encoder).tolist()
+
+
+def _assigned_by_chat(
+    settings: Settings,
+    concepts: ConceptsMetadata,
+    rows: np.ndarray,
+    cpe_ids: Sequence[str],
+    *,
+    chat: "ChatModel | None",
+    progress: "OnConcept | None",
+) -> "TmdAssignment":
+    from lvm_pipeline.adapters.chat import open_chat
+    from lvm_pipeline.source import tmd_chat
+
+    chat = chat or open_chat(settings)
+    texts = read_columns(settings.concepts_path, ["concept_text"])["concept_text"].take(rows).to_pylist()
+    chosen = tmd_chat.choose_codes(
+        [(cpe_id, text or "") for cpe_id, text in zip(cpe_ids, texts, strict=True)],
+        chat,
+        journal=settings.data_dir / JOURNAL,
+        progress=progress,
+    )
+    return _written(
+        settings,
+        concepts,
+        chosen.codes.items(),
+        method=tmd_chat.METHOD.format(name=chat.name),
+        labels=tmd_chat.prompt_hash(),
+        num_without=len(rows),
+        failures=chosen.failures,
+    )
+
+
+def _written(
+    settings: Settings,
+    concepts: ConceptsMetadata,
+    codes: Iterable[tuple[str, Sequence[int]]],
+    *,
+    method: str,
+    labels: str,
+    num_without: int,
+    failures: dict[str, int] | None = None,
+) -> "TmdAssignment":
+    """Write codes into the source table and keep where they come from."""
+    from lvm_pipeline.adapters.postgres_writer import PostgresWriter
+    from lvm_pipeline.source import tmd_labels
+
     writer = PostgresWriter(databases.source_url(settings), entry_table=settings.entry_table)
     assignment = tmd_labels.TmdAssignment(
         dataset_source=concepts.dataset_source,
         space_id=concepts.space_id,
-        method=tmd_labels.METHOD,
-        labels=tmd_labels.labels_hash(),
+        method=method,
+        labels=labels,
         num_concepts=concepts.num_concepts,
-        num_without=len(rows),
-        num_assigned=writer.write_codes(zip(cpe_ids, codes.tolist(), strict=True)),
+        num_without=num_without,
+        num_assigned=writer.write_codes(codes),
+        failures=failures or {},
     )
     if assignment.num_assigned:
         tmd_labels.write_assignment(settings.data_dir, assignment)

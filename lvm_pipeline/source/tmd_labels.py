@@ -10,7 +10,7 @@ Shapes: N = concepts, D = vector width.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +87,15 @@ class TmdAssignment:
     num_concepts: int
     num_without: int
     num_assigned: int
+    failures: dict[str, int] = field(default_factory=dict)  # of a language model, by kind
 
     def in_words(self) -> str:
         """Say where the codes come from."""
+        source = "vector" if self.method == METHOD else "text"
+        failed = f"; {sum(self.failures.values()):,} got none" if self.failures else ""
         return (
             f"TMD codes of {self.num_assigned:,} of {self.num_concepts:,} concepts were assigned by {self.method} "
-            f"(labels {self.labels}), so they are a function of the vector"
+            f"(labels {self.labels}), so they are a function of the {source}{failed}"
         )
 
 

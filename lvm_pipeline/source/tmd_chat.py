@@ -1,0 +1,143 @@
+"""TMD codes by a language model: the other way to give codes to concepts that have none.
+
+The model chooses from the same descriptions as `tmd_labels` (template `prompts/tmd.jinja`). Codes are validated
+and failures recorded. All codes are kept in a journal, so that an interrupted assignment continues where it stopped.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lvm_pipeline.chat import ChatFailure, ChatModel, ChatRequest
+from lvm_pipeline.source.schema import Tmd
+from lvm_pipeline.source.tmd_labels import LABELS
+
+METHOD = "the language model {name}"
+PROMPTS_DIR, TEMPLATE = Path(__file__).parent / "prompts", "tmd.jinja"
+MAX_TOKENS = 64
+MAX_CHARACTERS = 2000  # of a concept; what follows says little about its kind
+NUM_FAILURES = 3  # of the server, in a row; then it is not asked again
+
+OnConcept = Callable[[int, int], None]  # concepts done, concepts in all
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatAssignment:
+    """What a language model chose: the codes by concept, and the number of failures by reason."""
+
+    codes: dict[str, Tmd]
+    failures: dict[str, int]
+
+
+def choose_codes(
+    concepts: Sequence[tuple[str, str]], chat: ChatModel, *, journal: Path, progress: OnConcept | None = None
+) -> ChatAssignment:
+    """Ask a language model for the codes of concepts.
+
+    Args:
+        concepts: Id and text of each.
+        chat: The language model. After three failures of its server in a row it is not asked again.
+        journal: File of the codes so far, one JSON line per concept; those of the same text, prompt and model are not
+            asked for again. Failures are not in it.
+        progress: Called after every concept.
+
+    Returns:
+        The codes and the failures.
+    """
+    known = _read_journal(journal)
+    codes: dict[str, Tmd] = {}
+    failures: Counter[str] = Counter()
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a", encoding="utf-8") as written:
+        for number, (cpe_id, text, found) in enumerate(_chosen(concepts, chat, known), start=1):
+            if isinstance(found, Tmd):
+                codes[cpe_id] = found
+                if (key := _key(cpe_id, text, chat)) not in known:
+                    written.write(json.dumps({"key": key, "codes": found}) + "\n")
+                    written.flush()
+            else:
+                failures[found] += 1
+            if progress is not None:
+                progress(number, len(concepts))
+    return ChatAssignment(codes=codes, failures=dict(failures))
+
+
+def _chosen(
+    concepts: Iterable[tuple[str, str]], chat: ChatModel, known: dict[str, Tmd]
+) -> Iterator[tuple[str, str, Tmd | str]]:
+    """Yield id and text of each concept with its codes, or the kind of failure."""
+    num_failed = 0
+    for cpe_id, text in concepts:
+        earlier = known.get(_key(cpe_id, text, chat))
+        if earlier is not None:
+            yield cpe_id, text, earlier
+        elif num_failed >= NUM_FAILURES:
+            yield cpe_id, text, "not asked"
+        else:
+            answer = chat.ask(code_request(text))
+            if isinstance(answer, ChatFailure):
+                num_failed = num_failed + 1 if answer.is_of_server else 0
+                yield cpe_id, text, answer.kind
+            else:
+                num_failed = 0
+                yield cpe_id, text, read_codes(answer.text) or "no valid codes"
+
+
+def code_request(text: str) -> ChatRequest:
+    """Return the question for one concept; its text is data and cannot end the marked part of the message."""
+    template: Any = (
+        Environment(loader=FileSystemLoader(PROMPTS_DIR), autoescape=False, undefined=StrictUndefined)
+        .get_template(TEMPLATE)
+        .module
+    )
+    mark = hashlib.sha256(text.encode()).hexdigest()[:12]
+    user = template.user(text=text[:MAX_CHARACTERS], mark=mark)
+    return ChatRequest(system=template.system(labels=LABELS), user=user, max_tokens=MAX_TOKENS)
+
+
+def read_codes(answer: str) -> Tmd | None:
+    """Return the codes of an answer; None unless it holds one JSON object with a known code of each kind."""
+    found = re.findall(r"\{[^{}]*\}", answer)
+    if len(found) != 1:
+        return None
+    try:
+        values = json.loads(found[0])
+    except ValueError:
+        return None
+    codes = [values.get(kind) for kind in LABELS]
+    is_valid = all(
+        isinstance(code, int) and not isinstance(code, bool) and 1 <= code <= len(descriptions)
+        for code, descriptions in zip(codes, LABELS.values(), strict=True)
+    )
+    return Tmd(*codes) if is_valid else None
+
+
+def prompt_hash() -> str:
+    """Return what tells one version of prompt and descriptions from another."""
+    content = (PROMPTS_DIR / TEMPLATE).read_bytes() + json.dumps(LABELS, sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()[:8]
+
+
+def _key(cpe_id: str, text: str, chat: ChatModel) -> str:
+    return hashlib.sha256(json.dumps([cpe_id, text, chat.name, prompt_hash()]).encode()).hexdigest()
+
+
+def _read_journal(path: Path) -> dict[str, Tmd]:
+    """Return the codes so far; a line that was cut by a crash is left out."""
+    if not path.is_file():
+        return {}
+    known = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+            known[entry["key"]] = Tmd(*entry["codes"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return known
