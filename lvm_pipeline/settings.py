@@ -225,6 +225,11 @@ class Settings(TrainingConfig, BaseSettings):
         return self.home / "preference"
 
     @property
+    def vec2text_dir(self) -> Path:
+        """Environment and weights of vec2text."""
+        return self.home / "vec2text"
+
+    @property
     def encoders_dir(self) -> Path:
         """Fitted encoders, one folder per space id."""
         return self.home / "encoders"

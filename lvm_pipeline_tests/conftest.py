@@ -49,6 +49,8 @@ def pytest_configure():
 def pytest_addoption(parser):
     parser.addoption("--wikipedia-concepts", type=Path, help="Parquet of real concepts (article_id, position, ...).")
     parser.addoption("--validation-articles", type=Path, help="The article ids of its validation split, one a line.")
+    parser.addoption("--vec2text-environment", type=Path, help="Folder `env` of an installed vec2text.")
+    parser.addoption("--language-model", type=Path, help="Folder of a small chat model for transformers.")
     parser.addoption("--screenshots", type=Path, help="Folder for pictures of the pages that browser tests look at.")
 
 
@@ -112,6 +114,18 @@ def wikipedia_concepts(pytestconfig):
 def validation_articles(pytestconfig):
     """The file given by --validation-articles; the test is skipped without."""
     return _given_path(pytestconfig, "--validation-articles")
+
+
+@pytest.fixture(scope="session")
+def vec2text_environment(pytestconfig):
+    """The environment given by --vec2text-environment; the test is skipped without."""
+    return _given_path(pytestconfig, "--vec2text-environment")
+
+
+@pytest.fixture(scope="session")
+def language_model(pytestconfig):
+    """The folder given by --language-model; the test is skipped without."""
+    return _given_path(pytestconfig, "--language-model")
 
 
 def _given_path(config, option):

@@ -13,7 +13,20 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lvm_pipeline.cli import curve, decoder, ensembles, lists, plan, preference, render, services, serving, smooth, tmd
+from lvm_pipeline.cli import (
+    curve,
+    decoder,
+    ensembles,
+    lists,
+    plan,
+    preference,
+    render,
+    services,
+    serving,
+    smooth,
+    tmd,
+    vec2text,
+)
 from lvm_pipeline.cli.options import PresetOption, SetOption, settings_of, training_option
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
@@ -36,6 +49,7 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(smooth.app)
 app.add_typer(preference.app, name="preference")
 app.add_typer(tmd.app, name="tmd")
+app.add_typer(vec2text.app, name="vec2text")
 app.add_typer(services.app)
 app.add_typer(serving.app)
 

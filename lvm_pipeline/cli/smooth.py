@@ -1,7 +1,7 @@
 """The command `lvm smooth`."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,13 @@ def smooth(
     architecture: Annotated[str, typer.Option("--architecture", "-a", help="Use its latest trial.")] = "lstm",
     targets: Annotated[int, typer.Option(min=1, help="Number of validation targets, drawn at random.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    decoder: Annotated[
+        Literal["nearest", "prefix", "vec2text"],
+        typer.Option(
+            help="What decodes the predictions: the nearest train concept, the trained text decoder (`lvm decoder "
+            "train`), or vec2text (GTR-T5 vectors)."
+        ),
+    ] = "nearest",
     as_json: JsonOption = False,
 ) -> None:
     """Rewrite the decoded predictions of a trial as fluent text, and write scores and texts into the trial's folder.
@@ -33,7 +40,7 @@ def smooth(
     settings, out = load_settings(), render.plain(quiet=as_json)
     folder = lineage.named_trial(settings, trial) if trial else lineage.latest_trial(settings, architecture)
     with out.status("Asking the language model"):
-        scores = lineage.smooth_trial(settings, folder, num_targets=targets, seed=seed)
+        scores = lineage.smooth_trial(settings, folder, num_targets=targets, seed=seed, decoder=decoder)
     if as_json:
         render.print_json(asdict(scores))
     else:

@@ -95,7 +95,26 @@ def decoders_at_hand(settings: Settings, data: "TrainingData", *, encoder: "Enco
     """Load every decoder that was trained on the present data; the nearest concept needs none of this.
 
     With the encoder of the space and `text_candidates` above 1, decoders that write several texts keep the closest.
+    vec2text is among them if it is installed and decodes this space.
     """
+    found = _prefix_at_hand(settings, data, encoder=encoder)
+    vec2text = _vec2text_at_hand(settings, data.concepts.space_id)
+    return DecodersAtHand(decoders=(*found.decoders, *vec2text.decoders), missing={**found.missing, **vec2text.missing})
+
+
+def _vec2text_at_hand(settings: Settings, space_id: str) -> DecodersAtHand:
+    """Return vec2text, or why it is missing; nothing for spaces that it does not decode."""
+    from lvm_pipeline.decoding.vec2text import is_decoded, open_vec2text
+
+    if not is_decoded(space_id):
+        return DecodersAtHand(decoders=(), missing={})
+    try:
+        return DecodersAtHand(decoders=(open_vec2text(settings.vec2text_dir, space_id=space_id),), missing={})
+    except LvmError as error:
+        return DecodersAtHand(decoders=(), missing={"vec2text": str(error)})
+
+
+def _prefix_at_hand(settings: Settings, data: "TrainingData", *, encoder: "Encoder | None") -> DecodersAtHand:
     try:
         prefix = load_text_decoder(settings, space_id=data.concepts.space_id)
     except LvmError as error:

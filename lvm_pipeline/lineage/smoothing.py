@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from lvm_pipeline.concepts.store import read_columns
+from lvm_pipeline.lineage.decoders import load_text_decoder
 from lvm_pipeline.lineage.trials import TrialFolder
 from lvm_pipeline.settings import Settings
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.evaluation.smoothing import OnPassage, SmoothingScores
     from lvm_pipeline.evaluation.smoothing_prompt import Codes, Passage
 
+DecoderName = Literal["nearest", "prefix", "vec2text"]
 CODES = ("domain", "task", "modifier")
 
 
@@ -27,7 +29,7 @@ def smooth_trial(
     num_targets: int = 50,
     seed: int = 0,
     chat: "ChatModel | None" = None,
-    decoder: "Decoder | None" = None,
+    decoder: DecoderName = "nearest",
     progress: "OnPassage | None" = None,
 ) -> "SmoothingScores":
     """Smooth the decoded predictions of a sample of a trial's validation targets; its report then shows the scores.
@@ -41,14 +43,13 @@ def smooth_trial(
         num_targets: Size of the sample.
         seed: Of the sample.
         chat: The language model; None: that of the settings.
-        decoder: Decodes the predictions; None: the nearest concept of the train articles.
+        decoder: What decodes the predictions: `nearest` concept of the train articles, `prefix` or `vec2text`.
         progress: Called after every target.
 
     Raises:
         LvmError: If no language model is set up, or the trial does not belong to the present data.
     """
     from lvm_pipeline.adapters.chat import open_chat
-    from lvm_pipeline.decoding._contract import refuse_other_space
     from lvm_pipeline.evaluation.report import read_report
     from lvm_pipeline.evaluation.report_page import write_report
     from lvm_pipeline.evaluation.scoring import score_model
@@ -59,17 +60,16 @@ def smooth_trial(
     chat = chat or open_chat(settings)
     data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
     scored = score_model(folder.model_dir, data, device=settings.device, num_threads=settings.num_threads)
-    decoder = decoder or nearest_of_train(settings, scored)
-    refuse_other_space(decoder, data.concepts.space_id)
+    opened = open_decoder(settings, scored, decoder)
     chosen = sample_of(len(scored.predictions), num_targets, seed=seed)
     scores = smooth(
-        passages_of(settings, scored, decoder, chosen),
+        passages_of(settings, scored, opened, chosen),
         chat,
         predictions=scored.predictions[chosen],
         targets=np.asarray(data.vectors[scored.targets.scored.target_rows[chosen]], np.float32),
         encoder=encoder_of_space(data.concepts.space_id, encoders_dir=settings.encoders_dir),
         model_fingerprint=scored.model_fingerprint,
-        decoder=decoder.name,
+        decoder=opened.name,
         seed=seed,
         progress=progress,
     )
@@ -79,11 +79,20 @@ def smooth_trial(
     return scores
 
 
-def nearest_of_train(settings: Settings, scored: "ScoredModel") -> "Decoder":
-    """Return the decoder that is always there: the nearest concept of the train articles."""
+def open_decoder(settings: Settings, scored: "ScoredModel", name: DecoderName) -> "Decoder":
+    """Return a decoder of the model's space.
+
+    Raises:
+        LvmError: If it cannot decode vectors of this space, or is not installed.
+    """
     from lvm_pipeline.decoding.nearest import NearestConcept, open_bank
+    from lvm_pipeline.decoding.vec2text import open_vec2text
 
     space_id = scored.data.concepts.space_id
+    if name == "prefix":
+        return load_text_decoder(settings, space_id=space_id)
+    if name == "vec2text":
+        return open_vec2text(settings.vec2text_dir, space_id=space_id)
     rows = scored.targets.train_rows
     return NearestConcept(bank=open_bank(settings.concepts_path, settings.vectors_dir, space_id=space_id, rows=rows))
 

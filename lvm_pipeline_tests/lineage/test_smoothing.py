@@ -83,6 +83,9 @@ def test_without_a_server_the_error_says_what_is_missing_and_the_report_is_left(
 
     monkeypatch.setenv("LVM_CHAT_URL", f"http://127.0.0.1:{free_port()}/v1")
     monkeypatch.setenv("LVM_CHAT_MODEL", "scripted")
+    code, _, err = lvm("smooth", "-a", "gru", "--decoder", "vec2text")
+    assert code == 1
+    assert "vec2text does not decode vectors of space" in " ".join(err.split())
     code, _, err = lvm("smooth", "-a", "gru", "--targets", 2)
     assert code == 1
     assert "gave no answer: no connection to the server" in " ".join(err.split())
