@@ -2,7 +2,7 @@
 
 Read the folders in this order; each imports only those above it.
 
-    errors, files, findings/, settings   shared by everything below
+    errors, files, findings/, settings, chat   shared by everything below
     source/          text -> rows of `cpe_entry` and `cpe_vectors`
     concepts/        those rows -> the ordered concept table (Parquet); drift
     sequences/       the concept table -> contexts with their targets, split by article

