@@ -13,12 +13,21 @@ from lvm_pipeline.settings import Settings
 
 app = typer.Typer()
 
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Encoder of the vectors, where none is recorded: a sentence-transformers model or its folder. It must "
+        "reproduce the concepts' vectors."
+    ),
+]
+
 
 @app.command(short_help="Serve the champion over HTTP.")
 def serve(
     model: Annotated[
         str | None, typer.Option(help="Trial id, or the beginning of one. Default: the champion.", metavar="TRIAL")
     ] = None,
+    encoder: EncoderOption = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port. Default: LVM_SERVE_PORT.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on. The server has no authentication.")] = "127.0.0.1",
     mlflow: Annotated[
@@ -39,12 +48,13 @@ def serve(
     def say() -> None:
         out.print(escape(f"Serving on http://{host}:{port} (requests: /docs, try an article: /try). Ctrl-C stops."))
 
-    serving.serve(settings, trial=model, host=host, port=port, on_start=say)
+    serving.serve(settings, trial=model, encoder_name=encoder, host=host, port=port, on_start=say)
 
 
 @app.command(name="try", short_help="Let all trained architectures predict an article.")
 def try_(
     article: Annotated[Path, typer.Argument(help="Text file; paragraphs are separated by empty lines.")],
+    encoder: EncoderOption = None,
     output: Annotated[
         Path | None, typer.Option(help="HTML file for the page. Default: in LVM_HOME/reports/try.")
     ] = None,
@@ -59,7 +69,7 @@ def try_(
 
     settings, out = settings_of(), render.plain()
     with out.status("Predicting"):
-        tried = article_trier(settings)(read_article(article))
+        tried = article_trier(settings, encoder_name=encoder)(read_article(article))
         path = (output or settings.reports_dir / "try" / f"{article.stem}.html").absolute()
         files.write_text(path, try_page(tried, title=article.name))
     render.show_table(out, positions_table(tried))

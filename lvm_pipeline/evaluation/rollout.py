@@ -5,6 +5,9 @@ what is left of it after decoding: the concept nearest to it, or the text of a d
 linear forecast goes on in the same way, and two lines that feed nothing back say what the curve means: the model
 that reads the true concepts, and the last concept read, held.
 
+The pool holds the later concepts of the article too, so what is nearest may be one of them: that curve is no forecast
+from the past alone.
+
 A condition (TMD codes) of what was predicted is not known; it is zero, as for concepts without codes.
 
 Shapes: A = sampled articles, H = steps, P = candidates in the pool, D = vector width.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.decoders import PREFIX, load_text_decoder
+from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.lineage.trials import named_trial
 from lvm_pipeline.settings import Settings
 
@@ -18,12 +19,21 @@ if TYPE_CHECKING:
     from lvm_pipeline.serving.model import ServedModel, Source
 
 
-def serve(settings: Settings, *, trial: str | None = None, host: str, port: int, on_start: Callable[[], None]) -> None:
+def serve(
+    settings: Settings,
+    *,
+    trial: str | None = None,
+    encoder_name: str | None = None,
+    host: str,
+    port: int,
+    on_start: Callable[[], None],
+) -> None:
     """Serve a model until the process is interrupted.
 
     Args:
         settings: Where models, concepts and encoders are.
         trial: Trial id, or the beginning of one; None: the champion.
+        encoder_name: Encoder of the model's space, where none is recorded; see `space_encoder`.
         host: Address to listen on.
         port: Port to listen on.
         on_start: Called when the model is loaded.
@@ -37,12 +47,12 @@ def serve(settings: Settings, *, trial: str | None = None, host: str, port: int,
 
     if not is_free(port):
         raise LvmError(f"Port {port} is in use; choose another with --port or LVM_SERVE_PORT.")
-    app = serving_app(settings, trial=trial)
+    app = serving_app(settings, trial=trial, encoder_name=encoder_name)
     on_start()
     uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
 
 
-def serving_app(settings: Settings, *, trial: str | None = None) -> "FastAPI":
+def serving_app(settings: Settings, *, trial: str | None = None, encoder_name: str | None = None) -> "FastAPI":
     """Return the application that `serve` runs."""
     import torch
 
@@ -53,22 +63,21 @@ def serving_app(settings: Settings, *, trial: str | None = None) -> "FastAPI":
     from lvm_pipeline.serving.try_page import try_page
 
     torch.set_num_threads(settings.num_threads)
-    holder = ModelHolder(
-        source_of(settings, trial=trial), loader_of(settings), poll_seconds=settings.serve_poll_seconds
-    )
+    load = loader_of(settings, encoder_name=encoder_name)
+    holder = ModelHolder(source_of(settings, trial=trial), load, poll_seconds=settings.serve_poll_seconds)
     return make_app(
         Serving(
             holder=holder,
             batcher=Batcher(),
             metrics=Metrics(),
             max_body_bytes=settings.serve_max_body_megabytes * 2**20,
-            try_article=_pages(settings),
+            try_article=_pages(settings, encoder_name),
             try_form=try_page(None, has_form=True),
         )
     )
 
 
-def _pages(settings: Settings) -> Callable[[str], str]:
+def _pages(settings: Settings, encoder_name: str | None) -> Callable[[str], str]:
     """Return a function that makes the page of an article; the models are loaded at its first call.
 
     It makes one page at a time, since a model reads one article at a time.
@@ -81,7 +90,7 @@ def _pages(settings: Settings) -> Callable[[str], str]:
     def page(text: str) -> str:
         with lock:
             if not loaded:
-                loaded.append(article_trier(settings))
+                loaded.append(article_trier(settings, encoder_name=encoder_name))
             return try_page(loaded[0](text), has_form=True)
 
     return page
@@ -107,11 +116,10 @@ def source_of(settings: Settings, *, trial: str | None = None) -> "Callable[[], 
     return find
 
 
-def loader_of(settings: Settings) -> "Callable[[Source], ServedModel]":
+def loader_of(settings: Settings, *, encoder_name: str | None = None) -> "Callable[[Source], ServedModel]":
     """Return a function that loads a model with the concept table, encoder and decoders of its space."""
     from lvm_pipeline.inference.contexts import ContextPredictor
     from lvm_pipeline.serving.model import ServedModel
-    from lvm_pipeline.source.encoders.registry import encoder_of_space
     from lvm_pipeline.training.settle import find_device
     from lvm_pipeline.training.trained_model import load_trained_model
 
@@ -121,7 +129,7 @@ def loader_of(settings: Settings) -> "Callable[[Source], ServedModel]":
             source=source,
             predictor=ContextPredictor(model, info, max_concepts=settings.serve_max_concepts),
             index=_index(settings, info.space_id),
-            encoder=encoder_of_space(info.space_id, encoders_dir=settings.encoders_dir),
+            encoder=space_encoder(settings, info.space_id, name=encoder_name),
             decoders=_decoders(settings, info.space_id),
         )
         if served.search is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,21 +45,24 @@ class ArticleTrier:
         )
 
 
-def article_trier(settings: Settings) -> ArticleTrier:
+def article_trier(settings: Settings, *, encoder_name: str | None = None) -> ArticleTrier:
     """Load all models of the promoted concepts' space.
+
+    Args:
+        settings: Where models, concepts and encoders are.
+        encoder_name: Encoder of the space; see `space_encoder`.
 
     Raises:
         LvmError: If there are no concepts, or the encoder of their space is not on this machine.
     """
     from lvm_pipeline.inference.nearest import open_index
-    from lvm_pipeline.source.encoders.registry import encoder_of_space
 
     space_id = read_concepts_metadata(settings.concepts_path).space_id
-    encoder = encoder_of_space(space_id, encoders_dir=settings.encoders_dir)
+    encoder = space_encoder(settings, space_id, name=encoder_name)
     if encoder is None:
         raise LvmError(
-            f"The encoder of the concepts' space {space_id} is not in {settings.encoders_dir}, so the article cannot "
-            "be encoded; load the data with `lvm ingest --encoder`, which records it."
+            f"The encoder of the concepts' space {space_id} is not recorded in {settings.encoders_dir}, so the article "
+            "cannot be encoded; name it with --encoder."
         )
     predictors, left_out = _trained(settings, space_id)
     if LINEAR not in predictors:

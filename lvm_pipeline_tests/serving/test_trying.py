@@ -6,12 +6,16 @@ from urllib.parse import quote_plus
 import numpy as np
 import pytest
 
+from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.context import ReadingModel
+from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.lineage.trials import named_trial
 from lvm_pipeline.lineage.trying import LINEAR_FORECAST, article_trier
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.source.articles import concepts_of_text
+from lvm_pipeline.source.encoders.lsa import fit_lsa
+from lvm_pipeline.source.encoders.registry import remember_encoder
 from lvm_pipeline.training.trained_model import load_trained_model
 from lvm_pipeline_tests.serving.homes import LENGTHS, call, texts_of
 
@@ -107,3 +111,15 @@ def test_the_served_page_has_the_form_and_the_same_figures(server, tried):
         assert f"{each.mean_cosine:.4f}" in page
     status, _, text = call(f"{server}/try", b"article=", content_type="application/x-www-form-urlencoded")
     assert (status, "has 0 concepts" in text) == (422, True)
+
+
+def test_a_named_encoder_must_make_the_vectors_of_the_concepts(trial_home, tmp_path):
+    space_id = read_concepts_metadata(trial_home.concepts_path).space_id
+    named = space_encoder(trial_home, space_id, name=space_id)
+    assert named.space_id == space_id
+    other = fit_lsa([text.replace("river", "lake")[::-1] for text in texts_of(LENGTHS)])
+    remember_encoder(other, encoders_dir=trial_home.encoders_dir)
+
+    with pytest.raises(LvmError, match=r"makes other vectors than the concepts have \(mean cosine"):
+        space_encoder(trial_home, space_id, name=other.space_id)
+    assert space_encoder(trial_home, "nobody's") is None
