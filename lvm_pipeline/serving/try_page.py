@@ -4,7 +4,7 @@ from lvm_pipeline.evaluation.pages import render
 from lvm_pipeline.inference.trying import Tried, TriedArticle
 from lvm_pipeline.tables import Column, Table, number
 
-LONGEST_TEXT = 60  # characters of a concept in the terminal
+LONGEST_TEXT = 50  # characters of a concept in the terminal
 
 
 def try_page(article: TriedArticle | None, *, title: str = "Try an article", has_form: bool = False) -> str:
@@ -29,18 +29,23 @@ def tried_table(article: TriedArticle) -> Table[Tried]:
 
 
 def positions_table(article: TriedArticle) -> Table[int]:
-    """Return one row per concept that followed: the closest predictor and the cosine of each."""
+    """Return one row per concept that followed: the closest predictor, its cosine and the mean of all."""
+    by_name = {each.name: each for each in article.tried}
+
+    def cosine(row: int) -> float | None:
+        return by_name[article.winners[row]].expected[row].cosine
+
+    def mean(row: int) -> float:
+        return sum(each.expected[row].cosine or 0.0 for each in article.tried) / len(article.tried)
+
     columns: list[Column[int]] = [
         number("concept", lambda row: row + 2, "d"),
-        Column(title="text", text=lambda row: _beginning(article.texts[row + 1]), is_text=True),
         Column(title="closest", text=lambda row: article.winners[row], is_text=True),
+        number("its cosine", cosine),
+        number("mean of all", mean),
+        Column(title="text", text=lambda row: _beginning(article.texts[row + 1]), is_text=True),
     ]
-    columns += [_cosine_of(each) for each in article.tried]
     return Table(columns=columns, rows=range(len(article.winners)))
-
-
-def _cosine_of(tried: Tried) -> Column[int]:
-    return number(tried.name, lambda row: tried.expected[row].cosine)
 
 
 def _beginning(text: str) -> str:
