@@ -40,7 +40,7 @@ from lvm_pipeline.evaluation.report import (
     TrainingRecord,
 )
 from lvm_pipeline.evaluation.resolution_scores import resolution_scores
-from lvm_pipeline.evaluation.rollout import rollout_scores
+from lvm_pipeline.evaluation.rollout import NO_ROLLOUT, rollout_scores
 from lvm_pipeline.evaluation.scoring import ScoredModel, score_model
 from lvm_pipeline.evaluation.standing_scores import standing_scores
 from lvm_pipeline.evaluation.text_scores import TextRequest, TextScores, text_scores
@@ -142,7 +142,10 @@ def evaluate_model(
         findings=tuple(findings),
         data_findings=None if data_findings is None else tuple(data_findings),
         training_findings=tuple(known["training_findings"]),
-        not_checked=tuple(not_checked(scored, report.controls, findings, **known)),
+        not_checked=(
+            *not_checked(scored, report.controls, findings, **known),
+            *((NO_ROLLOUT,) if report.rollout is None else ()),
+        ),
     )
 
 

@@ -34,6 +34,7 @@ from lvm_pipeline.training.data import Spans
 from lvm_pipeline.training.predictions import predict_spans
 
 NUM_STEPS = 8
+NO_ROLLOUT = f"Roll-out: no article of the split has {NUM_STEPS} targets in a row."
 MOST_ARTICLES = 64
 MOST_DECODED = 16  # articles whose predictions are decoded and encoded again, which is slow
 MODEL, LINEAR = "model", "linear_forecast"

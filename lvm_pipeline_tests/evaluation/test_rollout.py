@@ -133,9 +133,13 @@ def test_the_same_seed_gives_the_same_articles_and_at_most_as_many_as_wanted(sco
 
 def test_short_articles_have_no_rollout(tmp_path):
     products = make_products(tmp_path, lengths=[10] * 30)
-    scored = score_model(products.train("short"), products.data(), device="cpu", num_threads=1)
+    model_dir = products.train("short")
+    scored = score_model(model_dir, products.data(), device="cpu", num_threads=1)
 
     assert rollout_scores(scored) is None
+    report = products.evaluate(model_dir)
+    assert report.rollout is None
+    assert "Roll-out: no article of the split has 8 targets in a row." in report.not_checked
 
 
 def test_the_kept_forecast_is_the_fitted_one(scored, tmp_path):
