@@ -64,6 +64,7 @@ def test_a_model_is_scored_on_the_device_that_was_asked_for(products, model_dir,
     monkeypatch.setattr(scoring, "find_device", lambda name: name)
     for name in ("load_trained_model", "vectors_on_device"):
         recorded(scoring, name)
+    recorded(rollout, "vectors_on_device")
     for name in ("control_scores", "latency_ms"):
         recorded(evaluate, name)
     recorded(rollout, "vectors_on_device")
