@@ -1,12 +1,15 @@
 """Answer requests that wait at the same time together.
 
-One thread runs the model. While it works, requests queue; then it takes all that wait, up to a limit. So a lone request
-never waits for others, and under load the cost of a forward pass and of a search is shared.
+One thread runs the model. While it works, requests queue; then it takes all that wait, up to a limit. Clients that were
+just answered send their next request a moment later: as long as fewer requests wait than were answered or waiting
+before, the thread waits a few milliseconds for them, so that all clients share one batch instead of taking turns. A
+lone client never waits for others.
 """
 
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -18,6 +21,7 @@ AnswerOut = TypeVar("AnswerOut", covariant=True)
 
 MAX_BATCH = 32
 MAX_WAITING = 512
+GATHER_SECONDS = 0.004
 
 
 class Model(Protocol[RequestIn, AnswerOut]):
@@ -76,13 +80,24 @@ class Batcher(Generic[Request, Answer]):
         return await asyncio.wrap_future(job.answer)
 
     def _run(self) -> None:
-        is_over = False
+        expected, is_over = 1, False
         while not is_over:
-            jobs = [self._jobs.get()]
-            while len(jobs) < self.max_batch and jobs[-1] is not None and not self._jobs.empty():
-                jobs.append(self._jobs.get())
+            jobs = self._gathered(expected)
             is_over = jobs[-1] is None
             self._answer([job for job in jobs if job is not None])
+            expected = len(jobs) + self._jobs.qsize()
+
+    def _gathered(self, expected: int) -> list[_Job | None]:
+        """Return the next jobs: all that wait, and those that come soon if fewer wait than were there before."""
+        jobs = [self._jobs.get()]
+        until = time.monotonic() + GATHER_SECONDS
+        while jobs[-1] is not None and len(jobs) < self.max_batch:
+            left = until - time.monotonic() if len(jobs) < expected else 0
+            try:
+                jobs.append(self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait())
+            except queue.Empty:
+                break
+        return jobs
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
         """Answer jobs, those of one model together; whatever fails is the answer of its jobs and ends nothing else."""

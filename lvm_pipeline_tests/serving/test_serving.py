@@ -14,6 +14,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.from_files import predict_on
 from lvm_pipeline.lineage.serving import loader_of, serving_app, source_of
 from lvm_pipeline.lineage.trials import named_trial
+from lvm_pipeline.serving import batcher as batcher_module
 from lvm_pipeline.serving.batcher import Batcher, TooManyWaitingError
 from lvm_pipeline.serving.holder import ModelHolder
 from lvm_pipeline.training.data import load_training_data
@@ -232,6 +233,31 @@ def test_requests_under_way_finish_on_the_model_that_they_began_with():
 
     assert run(both()) == ["old 1", "old 2", "new 3", "new 4"]
     assert batcher.batch_sizes == {1: 2, 2: 1}
+    batcher.stop()
+
+
+def test_clients_that_take_turns_come_to_share_a_batch_and_a_lone_one_never_waits(monkeypatch):
+    import asyncio
+
+    monkeypatch.setattr(batcher_module, "GATHER_SECONDS", 10)
+    quick = Slow("quick")
+    quick.may_answer.set()
+    batcher = Batcher()
+    batcher.start()
+
+    async def ask(times):
+        for number in range(times):
+            await batcher.answer(quick, number)
+
+    async def both():
+        began = time.monotonic()
+        await ask(3)
+        assert time.monotonic() - began < 5
+        await asyncio.wait_for(asyncio.gather(ask(20), ask(20)), 60)
+
+    run(both())
+    assert batcher.batch_sizes[2] >= 15
+    assert batcher.batch_sizes[1] >= 3
     batcher.stop()
 
 
