@@ -9,10 +9,13 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 
 from lvm_pipeline.adapters import mlflow_model, mlflow_serving
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port
 from lvm_pipeline.inference.context import ReadingModel
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.trained_model import load_trained_model
 from lvm_pipeline_tests.adapters.processes import wait_until
 from lvm_pipeline_tests.evaluation.products import make_products
@@ -149,3 +152,15 @@ def test_mlflow_models_serve_works_without_an_activated_environment(mlflow_dir, 
             assert (status, "not finite" in text, "Traceback" in text) == (400, True, False), text
         for body in (b"{", b'{"inputs": [[[1, 2]]]}', json.dumps({"inputs": [[[0.5] * WIDTH] * 5000]}).encode()):
             assert answer(url, body)[0] == 400
+
+
+def test_the_linear_forecast_is_a_model_like_any_other(products, contexts, tmp_path):
+    config = TrainingConfig(preset="smoke", architecture="linear", mode="articles", num_threads=1)
+    folder = train(config, products.data(), output_dir=tmp_path / "linear").path
+
+    found = mlflow_model._load_pyfunc(str(folder)).predict(contexts)
+
+    model, _ = load_trained_model(folder)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(contexts))[:, -1].numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
