@@ -26,7 +26,7 @@ def test_every_make_target_of_the_readme_exists():
 def test_every_command_of_the_readme_exists_with_its_options():
     commands = typer.main.get_command(cli.app).commands
 
-    named = re.findall(r"(?:`|^)lvm ([a-z-]+)([^`\n#]*)", README, re.MULTILINE)
+    named = re.findall(r"(?:`|^)lvm ([a-z0-9-]+)([^`\n#]*)", README, re.MULTILINE)
     assert {name for name, _ in named} >= {"ingest", "verify", "run", "train", "evaluate", "down"}
     for name, rest in named:
         assert name in commands, name

@@ -101,9 +101,14 @@ def demo(
     encoder: EncoderOption = "lsa-768",
     set_: SetOption = None,
 ) -> None:
-    """Load the demo corpus into the source table and materialize every asset with Dagster."""
+    """Load the demo corpus into the source table and materialize every asset with Dagster.
+
+    Also run the first trials of the plan, train one architecture with a strategy, and combine trials into an ensemble.
+    """
     from lvm_pipeline import lineage
+    from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
     from lvm_pipeline.defs.launch import materialise_lineage
+    from lvm_pipeline.lineage.demo import DemoExperiments
 
     out = render.plain()
     settings = settings_of(preset=preset, set_options=set_)
@@ -113,8 +118,21 @@ def demo(
             settings, encoder=encoder, progress=bars.task("Loading the demo corpus into cpe_entry")
         )
         settings = with_options(settings, {"dataset_source": report.dataset_source})
-        materialise_lineage(settings, architectures, on_progress=render.stage_bars(bars))
+        experiments = DemoExperiments(
+            settings,
+            architectures,
+            bars.task,
+            lambda week: MlflowTracker(settings) if week is None else lineage.plan_tracker(settings, week),
+        )
+        materialise_lineage(
+            settings,
+            architectures,
+            on_progress=render.stage_bars(bars),
+            before_training=experiments.before_training,
+            before_choice=experiments.before_choice,
+        )
     render.show_results(out, settings)
+    out.print(f"Study report of the plan: {experiments.study_page}", soft_wrap=True)
 
 
 @app.command(short_help="Load articles into the source table.")

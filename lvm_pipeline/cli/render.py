@@ -358,5 +358,8 @@ def show_results(console: Console, settings: Settings) -> None:
     for what, path in (("Leaderboard", "leaderboard.html"), ("Verification report", "verification.md")):
         console.print(f"{what}: {reports / path}", soft_wrap=True)
     for row in board.models:
-        console.print(f"Report of {row.name}: {reports / row.architecture / 'report.html'}", soft_wrap=True)
+        own = settings.trials_dir / row.name
+        latest = reports / row.architecture
+        folder = latest if not own.is_dir() or latest.resolve() == own.resolve() else own
+        console.print(f"Report of {row.name}: {folder / 'report.html'}", soft_wrap=True)
     console.print("Dagster web UI and MLflow UI: `make ui`.")

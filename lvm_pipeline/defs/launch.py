@@ -7,7 +7,7 @@ and the next command ends the runs of dead ones.
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +45,12 @@ class LaunchedRun:
 
 
 def materialise_lineage(
-    settings: Settings, architectures: Sequence[str], *, on_progress: OnProgress | None = None
+    settings: Settings,
+    architectures: Sequence[str],
+    *,
+    on_progress: OnProgress | None = None,
+    before_training: Callable[[], None] | None = None,
+    before_choice: Callable[[], None] | None = None,
 ) -> list[LaunchedRun]:
     """Materialise everything from the source table to the champion; return the Dagster runs, all successful.
 
@@ -53,6 +58,8 @@ def materialise_lineage(
         settings: What to use; the same for this process and the trainings.
         architectures: Partitions of `trained_model` and `evaluation_report`.
         on_progress: Called, from another thread, whenever a stage has something new to show.
+        before_training: Called when the data are promoted.
+        before_choice: Called when all architectures are scored, before leaderboard and champion.
 
     Raises:
         LvmError: If an asset fails, with its sentence; what was materialised before stays.
@@ -63,7 +70,11 @@ def materialise_lineage(
         end_abandoned_runs(instance)
         run = partial(_run, instance, defs())
         runs = [run("refresh_data", DATA)]
+        if before_training is not None:
+            before_training()
         runs += [run("train_architecture", MODEL, partition=architecture) for architecture in architectures]
+        if before_choice is not None:
+            before_choice()
         return [*runs, run("crown_champion", CHOICE)]
 
 
