@@ -18,6 +18,7 @@ from lvm_pipeline.cli import (
     decoder,
     ensembles,
     lists,
+    npz,
     plan,
     preference,
     render,
@@ -27,7 +28,7 @@ from lvm_pipeline.cli import (
     tmd,
     vec2text,
 )
-from lvm_pipeline.cli.options import PresetOption, SetOption, settings_of, training_option
+from lvm_pipeline.cli.options import PresetOption, SetOption, ValidationArticlesOption, settings_of, training_option
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, with_options
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
+app.add_typer(npz.app)
 app.add_typer(lists.app, name="list")
 app.add_typer(curve.app)
 app.add_typer(decoder.app, name="decoder")
@@ -65,10 +67,6 @@ SeedOption = Annotated[int | None, training_option("seed")]
 AgainOption = Annotated[
     bool,
     typer.Option("--again", help="Train even if nothing has changed, or if a checkpoint cannot be resumed."),
-]
-ValidationArticlesOption = Annotated[
-    Path | None,
-    typer.Option(help="File of article ids, one per line, for the validation split; all others are train."),
 ]
 EncoderOption = Annotated[
     str,
@@ -369,29 +367,6 @@ def leaderboard(as_json: JsonOption = False) -> None:
         render.print_json(board.as_json())
     else:
         render.show_leaderboard(render.plain(), board)
-
-
-@app.command(name="export", short_help="Export concepts and sequences as NPZ files.")
-def export_(folder: Annotated[Path, typer.Argument(help="Folder for the NPZ files.")]) -> None:
-    """Export the promoted concepts and sequences as NPZ files that load without pickle."""
-    from lvm_pipeline.lineage import from_files
-
-    for path in from_files.export_npz(settings_of(), folder):
-        render.plain().print(f"Wrote {path}", soft_wrap=True)
-
-
-@app.command(name="import", short_help="Import an NPZ file.")
-def import_(
-    file: Annotated[Path, typer.Argument(help="NPZ file of ordered concepts, or of sequences.")],
-    validation_articles: ValidationArticlesOption = None,
-) -> None:
-    """Import an NPZ file as the promoted concepts and sequences, if it passes all checks."""
-    from lvm_pipeline.lineage import from_files
-
-    verification = from_files.import_npz(settings_of(validation_articles=validation_articles), file)
-    render.show_verification(render.plain(), verification)
-    if not verification.passed:
-        raise typer.Exit(1)
 
 
 def _chosen(names: list[str] | None, settings: Settings) -> list[str]:

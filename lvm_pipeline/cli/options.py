@@ -1,6 +1,7 @@
 """Options that several commands share, and the settings with them in."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,10 @@ def training_option(name: str, *flags: str) -> Any:
     return typer.Option(*flags, help=TrainingConfig.model_fields[name].description)
 
 
+ValidationArticlesOption = Annotated[
+    Path | None,
+    typer.Option(help="File of article ids, one per line, for the validation split; all others are train."),
+]
 PresetOption = Annotated[str | None, training_option("preset", "--preset", "-p")]
 SetOption = Annotated[
     list[str] | None,

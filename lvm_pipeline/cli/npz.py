@@ -1,0 +1,34 @@
+"""The commands `lvm export` and `lvm import`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lvm_pipeline.cli import render
+from lvm_pipeline.cli.options import ValidationArticlesOption, settings_of
+
+app = typer.Typer()
+
+
+@app.command(name="export", short_help="Export concepts and sequences as NPZ files.")
+def export_(folder: Annotated[Path, typer.Argument(help="Folder for the NPZ files.")]) -> None:
+    """Export the promoted concepts and sequences as NPZ files that load without pickle."""
+    from lvm_pipeline.lineage import from_files
+
+    for path in from_files.export_npz(settings_of(), folder):
+        render.plain().print(f"Wrote {path}", soft_wrap=True)
+
+
+@app.command(name="import", short_help="Import an NPZ file.")
+def import_(
+    file: Annotated[Path, typer.Argument(help="NPZ file of ordered concepts, or of sequences.")],
+    validation_articles: ValidationArticlesOption = None,
+) -> None:
+    """Import an NPZ file as the promoted concepts and sequences, if it passes all checks."""
+    from lvm_pipeline.lineage import from_files
+
+    verification = from_files.import_npz(settings_of(validation_articles=validation_articles), file)
+    render.show_verification(render.plain(), verification)
+    if not verification.passed:
+        raise typer.Exit(1)
