@@ -13,7 +13,7 @@ from lvm_pipeline.settings import Settings, with_options
 if TYPE_CHECKING:
     from lvm_pipeline.training.tracking import Tracker
 
-STRATEGY = "curriculum"
+STRATEGY = "auxiliary_targets"
 PLANNED_WEEK, PLANNED_PRESET = 1, "smoke"
 PLANNED_ARCHITECTURES = ("lstm", "gru")  # the first trial of each
 MOST_MEMBERS = 5

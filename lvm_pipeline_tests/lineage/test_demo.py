@@ -32,6 +32,6 @@ def test_the_demo_runs_two_planned_trials_a_strategy_and_an_ensemble_and_leaves_
     board = lineage.build_leaderboard(settings)
     ensemble = next(row for row in board.models if row.architecture == "ensemble")
     assert {row.architecture for row in board.models} == {"gru", "ensemble"}
-    assert any("curriculum" in row.name for row in board.models)
+    assert any("auxiliary" in row.name for row in board.models)
     assert (settings.trials_dir / ensemble.name / "report.html").is_file()
-    assert bars == ["plan, week 1, preset smoke", "trained_model gru curriculum", "ensemble"]
+    assert bars == ["plan, week 1, preset smoke", "trained_model gru auxiliary_targets", "ensemble"]
