@@ -211,7 +211,7 @@ def read_prefix_info(folder: Path) -> PrefixInfo:
     restore_dir(folder)
     path = folder / INFO_FILE
     if not path.is_file():
-        raise LvmError(f"There is no text decoder in {folder}; train one with `lvm decoder train`.")
+        raise LvmError("There is no text decoder in this home; train one with `lvm decoder train`.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -67,7 +67,6 @@ def test_a_model_is_scored_on_the_device_that_was_asked_for(products, model_dir,
     recorded(rollout, "vectors_on_device")
     for name in ("control_scores", "latency_ms"):
         recorded(evaluate, name)
-    recorded(rollout, "vectors_on_device")
 
     products.evaluate(model_dir, device="cuda:1")
 
