@@ -13,9 +13,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
-from lvm_pipeline.architectures._ranking_head import ranking_output
+from lvm_pipeline.architectures._ranking_head import NUM_VIEWS, ranking_output
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.context import num_remembered
+from lvm_pipeline.inference.nearest import Ranking
+from lvm_pipeline.inference.ranking import ranking_from
 from lvm_pipeline.training.data import UNIT_LENGTH_TOLERANCE
 from lvm_pipeline.training.trained_model import TrainedModelInfo
 
@@ -89,30 +91,34 @@ class ContextPredictor:
             raise LvmError(f"There are {len(given)} concepts and {len(tmd)} rows of tmd_dense; give one for each.")
         return Context(vectors=self._scaled(given), condition=tmd)
 
-    def predict(self, contexts: Sequence[Context], *, to_rank: bool = False) -> NDArray[np.float32]:
+    def predict(self, contexts: Sequence[Context]) -> NDArray[np.float32]:
         """Return the prediction after each context, (B, D).
-
-        Args:
-            contexts: At least one.
-            to_rank: Return what concepts are ranked by: the ranking output of a model that has one.
 
         Raises:
             LvmError: If the model predicts a number that is not finite.
         """
-        model = self._ranker if to_rank and self._ranker is not None else self.model
+        return self._outputs(self.model, contexts, self.config.vector_dim)
+
+    def rankings(self, contexts: Sequence[Context]) -> list[Ranking] | None:
+        """Return the order of concepts after each context; None for a model that ranks by its prediction.
+
+        Raises:
+            LvmError: If the model predicts a number that is not finite.
+        """
+        if self._ranker is None:
+            return None
+        outputs = self._outputs(self._ranker, contexts, NUM_VIEWS * self.config.vector_dim)
+        return [ranking_from(self._ranker, output) for output in outputs]
+
+    def _outputs(self, model: LatentVectorModel, contexts: Sequence[Context], width: int) -> NDArray[np.float32]:
         cut = [self._cut(context) for context in contexts]
-        predictions = np.empty((len(cut), self.config.vector_dim), np.float32)
+        predictions = np.empty((len(cut), width), np.float32)
         with torch.inference_mode():
             for chosen in _batches([len(each.vectors) for each in cut], may_pad=model.is_causal):
                 predictions[chosen] = _forward(model, [cut[index] for index in chosen])
         if not np.isfinite(predictions).all():
             raise LvmError(f"The model of {self.info.trial_id} predicted a number that is not finite; train it again.")
         return predictions
-
-    @property
-    def has_ranking_output(self) -> bool:
-        """Whether concepts are ranked by another output than the prediction."""
-        return self._ranker is not None
 
     def num_read(self, context: Context) -> int:
         """Return how many concepts of a context the model reads: the last ones."""

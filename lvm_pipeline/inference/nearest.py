@@ -33,6 +33,14 @@ class Ranking:
     score: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     num_scored: int
 
+    def reordered(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return rows in the order of the query, (k,), in that of the scores; `vectors` are those of the table."""
+        scored = rows[: self.num_scored]
+        if not len(scored):
+            return rows
+        order = np.argsort(-self.score(vectors[scored]), kind="stable")
+        return np.concatenate([scored[order], rows[self.num_scored :]])
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptIndex:
@@ -69,11 +77,7 @@ class ConceptIndex:
         """Return the first rows in the order of a ranking."""
         size = max(count, ranking.num_scored)
         rows = self.bank.nearest(ranking.query[None], size, exclude=left_out)[0].rows
-        scored = rows[: ranking.num_scored]
-        if len(scored):
-            order = np.argsort(-ranking.score(self.bank.vectors[scored]), kind="stable")
-            rows = np.concatenate([scored[order], rows[ranking.num_scored :]])
-        return rows[:count]
+        return ranking.reordered(rows, self.bank.vectors)[:count]
 
     def rows_like(self, vector: NDArray[np.float32], text: str | None = None) -> list[int]:
         """Return the rows of the concepts that have this vector (D,) or this text."""

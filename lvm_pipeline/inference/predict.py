@@ -33,8 +33,8 @@ class Prediction:
 
     `position` counts the concepts of the article from 0; the prediction is for the one after it. `num_context`
     concepts were read for it. `nearest` are the concepts of a table nearest to it, where they were asked for, without
-    those of the article that were read; a model with a ranking output finds them with that, so their cosines are to its
-    query.
+    those of the article that were read; a model with a ranking output orders them by that.
+    Cosines are to the prediction.
     """
 
     article_id: str | int | None

@@ -28,12 +28,18 @@ def ranking_of(
         The order of concepts.
     """
     assert isinstance(reading.model, RankingOutput)
-    head = reading.model.head
-    views = torch.from_numpy(reading.read(vector, condition)).unflatten(-1, (NUM_VIEWS, -1)).to(reading.device)
+    return ranking_from(reading.model, reading.read(vector, condition))
+
+
+@torch.inference_mode()
+def ranking_from(ranker: RankingOutput, output: NDArray[np.float32]) -> Ranking:
+    """Return the order of concepts that the output of a ranker, flat views (K D,), stands for."""
+    head, device = ranker.head, ranker.head.whitening.device
+    views = torch.from_numpy(output).unflatten(-1, (NUM_VIEWS, -1)).to(device)
 
     @torch.inference_mode()
     def score(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
-        directions = F.normalize(torch.from_numpy(np.asarray(candidates, np.float32)).to(reading.device), dim=-1)[None]
+        directions = F.normalize(torch.from_numpy(np.array(candidates, np.float32)).to(device), dim=-1)[None]
         return head.score(views[None], directions, head.whitened(directions))[0].cpu().numpy()
 
     return Ranking(query=head.query(views).cpu().numpy(), score=score, num_scored=RANKED)

@@ -34,7 +34,7 @@ class PredictRequest(BaseModel):
 
 
 class NearestConcept(BaseModel):
-    """A concept of the promoted table and its cosine to the prediction (or ranking output, where a model has one)."""
+    """A concept of the promoted table and its cosine to the prediction; a ranking output gives the order."""
 
     cpe_id: str
     article_id: str

@@ -18,7 +18,7 @@ from lvm_pipeline.decoding._contract import Decoder
 from lvm_pipeline.decoding.nearest import SAME_VECTOR, ConceptBank, Found
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.contexts import Context, ContextPredictor
-from lvm_pipeline.inference.nearest import ConceptIndex
+from lvm_pipeline.inference.nearest import ConceptIndex, Ranking
 from lvm_pipeline.serving.messages import PredictRequest
 from lvm_pipeline.serving.search import BankSearch
 from lvm_pipeline.source.encoders.encoder import Encoder, unit_length
@@ -175,16 +175,36 @@ class ServedModel:
         """Return the nearest concepts of each request, and the one nearest to its prediction."""
         if self.index is None or self.search is None:
             return [None] * len(requests), [None] * len(requests)
-        by_rank = self.predictor.has_ranking_output
-        queries = self.predictor.predict(contexts, to_rank=True) if by_rank else predictions
         counts = [max(1, request.nearest) for request in requests]
-        found = closest = nearest_outside(self.search, queries, contexts, requests, counts)
-        if by_rank:
+        rankings = self.predictor.rankings(contexts)
+        if rankings is None:
+            found = closest = nearest_outside(self.search, predictions, contexts, requests, counts)
+        else:
+            found = self._ranked(rankings, requests, contexts, predictions)
             closest = nearest_outside(self.search, predictions, contexts, requests, [1] * len(requests))
         rows: list[list[dict[str, Any]] | None] = []
         for each, request in zip(found, requests, strict=True):
             rows.append(concepts_of(self.index.columns, each, request.nearest))
         return rows, list(closest)
+
+    def _ranked(
+        self,
+        rankings: Sequence[Ranking],
+        requests: Sequence[PredictRequest],
+        contexts: Sequence[Context],
+        predictions: Vectors,
+    ) -> list[Found]:
+        """Return the nearest concepts in the order of a ranking output, with their cosines to the prediction."""
+        assert self.search is not None
+        vectors, queries = self.search.bank.vectors, np.stack([ranking.query for ranking in rankings])
+        counts = [max(request.nearest, rank.num_scored) for request, rank in zip(requests, rankings, strict=True)]
+        ordered = []
+        for each, ranking, prediction in zip(
+            nearest_outside(self.search, queries, contexts, requests, counts), rankings, predictions, strict=True
+        ):
+            rows = ranking.reordered(each.rows, vectors)
+            ordered.append(Found(rows=rows, cosines=unit_length(vectors[rows]) @ unit_length(prediction[None])[0]))
+        return ordered
 
     def _decoded(
         self,

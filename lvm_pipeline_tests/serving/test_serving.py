@@ -34,6 +34,22 @@ def predict(url, body):
     return status, json.loads(text)
 
 
+def test_a_model_with_a_ranking_output_orders_the_nearest_concepts_as_lvm_predict_does(tmp_path):
+    home = make_home(tmp_path / "home")
+    trial = train_trial(home, architecture="gru", mode="articles", strategy="ranking")
+    lines = [json.dumps({"text": text}).encode() for text in TEXTS]
+    *_, expected = predict_on(home, trial.model_dir, lines, num_nearest=5, warn=pytest.fail)
+
+    with running(serving_app(home, trial="gru")) as url:
+        status, found = predict(url, {"texts": TEXTS, "nearest": 5})
+
+    assert status == 200
+    assert [each["cpe_id"] for each in found["nearest"]] == [each["cpe_id"] for each in expected.nearest]
+    cosines = [each["cosine"] for each in found["nearest"]]
+    assert cosines == pytest.approx([each["cosine"] for each in expected.nearest], abs=1e-5)
+    assert cosines != sorted(cosines, reverse=True)
+
+
 def test_texts_and_their_vectors_are_answered_alike_and_as_lvm_predict_does(server, trial_home, vectors):
     status, of_texts = predict(server, {"texts": TEXTS, "nearest": 3})
     _, of_vectors = predict(server, {"vectors": vectors[:4].tolist(), "nearest": 3})
