@@ -256,14 +256,21 @@ def test_clients_that_take_turns_come_to_share_a_batch_and_a_lone_one_never_wait
     import asyncio
 
     monkeypatch.setattr(batcher_module, "GATHER_SECONDS", 10)
-    quick = Slow("quick")
-    quick.may_answer.set()
+
+    class Working:
+        """Works long enough for another client to ask meanwhile."""
+
+        def answers(self, requests):
+            time.sleep(0.05)
+            return requests
+
+    working = Working()
     batcher = Batcher()
     batcher.start()
 
     async def ask(times):
         for number in range(times):
-            await batcher.answer(quick, number)
+            await batcher.answer(working, number)
 
     async def both():
         began = time.monotonic()
@@ -272,6 +279,7 @@ def test_clients_that_take_turns_come_to_share_a_batch_and_a_lone_one_never_wait
         await asyncio.wait_for(asyncio.gather(ask(20), ask(20)), 60)
 
     run(both())
+    batcher.stop()
     assert batcher.batch_sizes[2] >= 15
     assert batcher.batch_sizes[1] >= 3
     batcher.stop()
