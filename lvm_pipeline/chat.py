@@ -11,17 +11,11 @@ FailureKind = Literal["unreachable", "timeout", "refused", "malformed", "empty",
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """One question.
+    """One question."""
 
-    Attributes:
-        system: Instructions.
-        user: The data that the instructions speak of.
-        max_tokens: Longest answer in tokens of the model; a longer one is a failure.
-    """
-
-    system: str
-    user: str
-    max_tokens: int
+    system: str  # instructions
+    user: str  # the data that the instructions speak of
+    max_tokens: int  # longest answer in tokens of the model; a longer one is a failure
 
 
 @dataclass(frozen=True, kw_only=True)

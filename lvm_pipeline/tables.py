@@ -13,21 +13,13 @@ OUTCOME_MARKS: Mapping[str, Mark] = {"passed": "good", "failed": "bad", "warning
 
 @dataclass(frozen=True, kw_only=True)
 class Column(Generic[Row]):
-    """One column.
+    """One column."""
 
-    Attributes:
-        title: Its heading.
-        text: The cell of a row as plain text; empty if there is no value.
-        html: A richer cell for pages; default: the text.
-        mark: How a page or terminal colours the cell; "" is plain.
-        is_text: Whether cells are words, which align left, or numbers.
-    """
-
-    title: str
-    text: Callable[[Row], str]
-    html: Callable[[Row], Markup] | None = None
-    mark: Callable[[Row], Mark] | None = None
-    is_text: bool = False
+    title: str  # its heading
+    text: Callable[[Row], str]  # the cell of a row as plain text; empty if there is no value
+    html: Callable[[Row], Markup] | None = None  # a richer cell for pages; default: the text
+    mark: Callable[[Row], Mark] | None = None  # how a page or terminal colours the cell; "" is plain
+    is_text: bool = False  # whether cells are words, which align left, or numbers
 
     def html_cell(self, row: Row) -> Markup:
         """Return the content of a cell of an HTML table."""

@@ -54,23 +54,14 @@ class _NoAnswerError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ChatClient:
-    """A chat model.
+    """A chat model."""
 
-    Attributes:
-        url: Base URL of the server, most often ending in `/v1`.
-        name: Name of the model at the server.
-        key: Secret of the server; in no representation and no message.
-        timeout_seconds: Longest time for one attempt.
-        cache_dir: Folder of the answers.
-        num_retries: Further attempts after errors of the connection, time-outs and 5xx responses.
-    """
-
-    url: str
-    name: str
-    key: SecretStr
-    timeout_seconds: float
-    cache_dir: Path
-    num_retries: int = NUM_RETRIES
+    url: str  # base URL of the server, most often ending in `/v1`
+    name: str  # name of the model at the server
+    key: SecretStr  # secret of the server; in no representation and no message
+    timeout_seconds: float  # longest time for one attempt
+    cache_dir: Path  # folder of the answers
+    num_retries: int = NUM_RETRIES  # further attempts after errors of the connection, time-outs and 5xx responses
 
     def ask(self, request: ChatRequest) -> ChatAnswer | ChatFailure:
         """Answer one question from the cache or the server, or say why there is no answer."""

@@ -19,18 +19,12 @@ def needed_lengths(at: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Where the packed positions lie in a batch.
+    """Where the packed positions lie in a batch."""
 
-    Attributes:
-        batch_size: B.
-        length: T.
-        sizes: Contexts that have a position, for each position that any has; never growing, of sum P.
-        places: Place of each packed position in the flattened batch (B * T), shape (P,); None if nothing is padded.
-    """
-
-    batch_size: int
-    length: int
-    sizes: list[int]
+    batch_size: int  # B
+    length: int  # T
+    sizes: list[int]  # contexts that have a position, for each position that any has; never growing, of sum P
+    # place of each packed position in the flattened batch (B * T), shape (P,); None if nothing is padded
     places: Tensor | None
 
     @classmethod

@@ -35,47 +35,26 @@ COLUMNS = ("row", "cpe_id", "article_id", "article_index", "position", "concept_
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptFacts:
-    """Facts about a concept table.
+    """Facts about a concept table."""
 
-    Attributes:
-        metadata: Metadata of the file.
-        source_findings: Findings of the extraction.
-        cpe_ids: Id of each concept, N of them.
-        article_ids: Ids of the articles by first appearance, A of them.
-        article_codes: Index into `article_ids` of each concept, shape (N,).
-        rows: Column `row`, shape (N,).
-        article_indices: Column `article_index`, shape (N,).
-        positions: Column `position`, shape (N,).
-        codes: Domain, task, modifier of each concept, -1 where there is none, shape (N, 3).
-        is_text_empty: Whether there is no text, or only white space, shape (N,).
-        text_hashes: Hash of each text, shape (N,).
-        widths: Width of each vector, -1 where it is missing, shape (N,).
-        is_finite: Whether a vector has no NaN and no infinity; True where it is missing, shape (N,).
-        norms: Length of each vector; NaN where it is missing or not finite, shape (N,).
-        vector_hashes: Hash of each vector, shape (N,); 0 where it is missing.
-        canary_rows: Some rows spread over the table.
-        canary_texts: Their texts.
-        canary_vectors: Their vectors, None where one is missing.
-    """
-
-    metadata: ConceptsMetadata
-    source_findings: list[Finding]
-    cpe_ids: pa.Array
-    article_ids: list[str]
-    article_codes: NDArray[np.int32]
-    rows: NDArray[np.int64]
-    article_indices: NDArray[np.int32]
-    positions: NDArray[np.int32]
-    codes: NDArray[np.int16]
-    is_text_empty: NDArray[np.bool_]
-    text_hashes: NDArray[np.int64]
-    widths: NDArray[np.int32]
-    is_finite: NDArray[np.bool_]
-    norms: NDArray[np.float64]
-    vector_hashes: NDArray[np.int64]
-    canary_rows: NDArray[np.int64]
-    canary_texts: list[str]
-    canary_vectors: list[NDArray[np.float32] | None]
+    metadata: ConceptsMetadata  # metadata of the file
+    source_findings: list[Finding]  # findings of the extraction
+    cpe_ids: pa.Array  # id of each concept, N of them
+    article_ids: list[str]  # ids of the articles by first appearance, A of them
+    article_codes: NDArray[np.int32]  # index into `article_ids` of each concept, shape (N,)
+    rows: NDArray[np.int64]  # column `row`, shape (N,)
+    article_indices: NDArray[np.int32]  # column `article_index`, shape (N,)
+    positions: NDArray[np.int32]  # column `position`, shape (N,)
+    codes: NDArray[np.int16]  # domain, task, modifier of each concept, -1 where there is none, shape (N, 3)
+    is_text_empty: NDArray[np.bool_]  # whether there is no text, or only white space, shape (N,)
+    text_hashes: NDArray[np.int64]  # hash of each text, shape (N,)
+    widths: NDArray[np.int32]  # width of each vector, -1 where it is missing, shape (N,)
+    is_finite: NDArray[np.bool_]  # whether a vector has no NaN and no infinity; True where it is missing, shape (N,)
+    norms: NDArray[np.float64]  # length of each vector; NaN where it is missing or not finite, shape (N,)
+    vector_hashes: NDArray[np.int64]  # hash of each vector, shape (N,); 0 where it is missing
+    canary_rows: NDArray[np.int64]  # some rows spread over the table
+    canary_texts: list[str]  # their texts
+    canary_vectors: list[NDArray[np.float32] | None]  # their vectors, None where one is missing
 
     @property
     def num_concepts(self) -> int:

@@ -239,17 +239,11 @@ def _mapped(path: Path, shape: tuple[int, int]) -> np.memmap | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Articles:
-    """Where each article lies in the table, in reading order.
+    """Where each article lies in the table, in reading order."""
 
-    Attributes:
-        ids: Article ids, A of them.
-        first_rows: Row of each article's first concept, shape (A,).
-        lengths: Concepts of each article, shape (A,).
-    """
-
-    ids: list[str]
-    first_rows: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    ids: list[str]  # article ids, A of them
+    first_rows: NDArray[np.int64]  # row of each article's first concept, shape (A,)
+    lengths: NDArray[np.int64]  # concepts of each article, shape (A,)
 
 
 def article_ranges(path: Path) -> Articles:

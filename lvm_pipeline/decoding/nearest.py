@@ -35,19 +35,12 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptBank:
-    """Concepts that can be found by their vectors.
+    """Concepts that can be found by their vectors."""
 
-    Attributes:
-        space_id: Space of the vectors.
-        vectors: Vectors of the whole table, may be memory-mapped, shape (N, D).
-        texts: Text of each concept, N of them.
-        rows: The candidates, ascending; None: all rows.
-    """
-
-    space_id: str
-    vectors: NDArray[np.float32]
-    texts: pa.ChunkedArray
-    rows: Rows | None = None
+    space_id: str  # space of the vectors
+    vectors: NDArray[np.float32]  # vectors of the whole table, may be memory-mapped, shape (N, D)
+    texts: pa.ChunkedArray  # text of each concept, N of them
+    rows: Rows | None = None  # the candidates, ascending; None: all rows
 
     @cached_property
     def lengths(self) -> NDArray[np.float32]:

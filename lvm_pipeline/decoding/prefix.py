@@ -40,57 +40,34 @@ Followers = defaultdict[tuple[int, ...], set[int]]  # what has come after a run 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixInfo:
-    """What a prefix decoder says of itself.
+    """What a prefix decoder says of itself."""
 
-    Attributes:
-        space_id: Space of its vectors.
-        config: Sizes of its model.
-        fingerprints: Of the concept and sequence table that it was trained on.
-        code_version: Of the code that trained it.
-        options: How it was trained.
-        num_texts: Train concepts.
-        num_steps: Optimiser steps done.
-        seconds: Time of the training.
-        loss: Mean loss per token of the last steps.
-        num_params: Parameters.
-    """
-
-    space_id: str
-    config: dict[str, int]
-    fingerprints: dict[str, str]
-    code_version: str
-    options: dict[str, Any]
-    num_texts: int
-    num_steps: int
-    seconds: float
-    loss: float
-    num_params: int
+    space_id: str  # space of its vectors
+    config: dict[str, int]  # sizes of its model
+    fingerprints: dict[str, str]  # of the concept and sequence table that it was trained on
+    code_version: str  # of the code that trained it
+    options: dict[str, Any]  # how it was trained
+    num_texts: int  # train concepts
+    num_steps: int  # optimiser steps done
+    seconds: float  # time of the training
+    loss: float  # mean loss per token of the last steps
+    num_params: int  # parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixDecoder:
-    """A trained prefix decoder.
+    """A trained prefix decoder."""
 
-    Attributes:
-        model: In evaluation mode; its weights take no gradient.
-        tokens: The tokenizer.
-        info: What it says of itself.
-        encoder: Encoder of its space; with one, `num_candidates` texts are written for each vector and the one whose
-            vector is closest is kept.
-        num_candidates: How many; 1 is greedy decoding, which the others are added to.
-        temperature: The logits of the others are divided by this.
-        seed: Of the others.
-        name: Used in reports.
-    """
-
-    model: "PrefixModel"
-    tokens: TextTokens
-    info: PrefixInfo
+    model: "PrefixModel"  # in evaluation mode; its weights take no gradient
+    tokens: TextTokens  # the tokenizer
+    info: PrefixInfo  # what it says of itself
+    # encoder of its space; with one, `num_candidates` texts are written for each vector and the one whose vector is
+    # closest is kept
     encoder: Encoder | None = None
-    num_candidates: int = 1
-    temperature: float = 0.7
-    seed: int = 0
-    name: str = "prefix"
+    num_candidates: int = 1  # how many; 1 is greedy decoding, which the others are added to
+    temperature: float = 0.7  # the logits of the others are divided by this
+    seed: int = 0  # of the others
+    name: str = "prefix"  # used in reports
 
     @property
     def space_id(self) -> str:

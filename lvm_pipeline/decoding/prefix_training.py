@@ -38,29 +38,19 @@ OnStep = Callable[[int, int, float], None]  # steps done, steps in all, loss
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixOptions:
-    """How a prefix decoder is trained.
+    """How a prefix decoder is trained."""
 
-    Attributes:
-        steps: Optimiser steps.
-        seconds: Time limit; None: no limit. With a limit, weights depend on the speed of the machine.
-        batch_size: Texts in a step.
-        learning_rate: Peak learning rate.
-        noise: Standard deviation of the noise added to the vectors, relative to their own mean standard deviation.
-        vocabulary_size: Tokens of the tokenizer, at most.
-        hidden_dim: Hidden width.
-        num_layers: Number of layers.
-        seed: Of the weights, batches and noise.
-    """
-
-    steps: Annotated[int, Field(ge=1)] = 1500
+    steps: Annotated[int, Field(ge=1)] = 1500  # optimiser steps
+    # time limit; None: no limit. With a limit, weights depend on the speed of the machine
     seconds: Annotated[float, Field(gt=0)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    batch_size: Annotated[int, Field(ge=1)] = 16  # texts in a step
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3  # peak learning rate
+    # standard deviation of the noise added to the vectors, relative to their own mean standard deviation
     noise: Annotated[float, Field(ge=0)] = 0.0
-    vocabulary_size: Annotated[int, Field(ge=257)] = 4096
-    hidden_dim: Annotated[int, Field(ge=4, multiple_of=4)] = 192
-    num_layers: Annotated[int, Field(ge=1)] = 3
-    seed: int = 0
+    vocabulary_size: Annotated[int, Field(ge=257)] = 4096  # tokens of the tokenizer, at most
+    hidden_dim: Annotated[int, Field(ge=4, multiple_of=4)] = 192  # hidden width
+    num_layers: Annotated[int, Field(ge=1)] = 3  # number of layers
+    seed: int = 0  # of the weights, batches and noise
 
 
 @dataclass(frozen=True, kw_only=True)

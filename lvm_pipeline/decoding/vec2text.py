@@ -51,25 +51,15 @@ VARIANTS: Mapping[str, Variant] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Vec2Text:
-    """Decodes vectors of one of the two spaces.
+    """Decodes vectors of one of the two spaces."""
 
-    Attributes:
-        name: `vec2text ielab` or `vec2text jxe`.
-        space_id: The space of the vectors.
-        python: Interpreter of vec2text's environment.
-        weights_dir: Folder with `inversion` and `corrector`, and `base` and `embedder` where there is no network.
-        num_steps: Steps of correction; 0 gives the first hypothesis.
-        beam: Width of the sequence-level beam; 0 is greedy.
-        device: `cpu` or `cuda`.
-    """
-
-    name: str
-    space_id: str
-    python: Path
-    weights_dir: Path
-    num_steps: int = 6
-    beam: int = 0
-    device: str = "cpu"
+    name: str  # `vec2text ielab` or `vec2text jxe`
+    space_id: str  # the space of the vectors
+    python: Path  # interpreter of vec2text's environment
+    weights_dir: Path  # folder with `inversion` and `corrector`, and `base` and `embedder` where there is no network
+    num_steps: int = 6  # steps of correction; 0 gives the first hypothesis
+    beam: int = 0  # width of the sequence-level beam; 0 is greedy
+    device: str = "cpu"  # `cpu` or `cuda`
 
     def decode(self, vectors: NDArray[np.float32], *, exclude: Sequence[Rows] | None = None) -> list[str]:
         """Return the text of each vector; `exclude` is ignored.

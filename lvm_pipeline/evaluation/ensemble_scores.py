@@ -15,21 +15,13 @@ from lvm_pipeline.training.predictions import predict_spans
 
 @dataclass(frozen=True, kw_only=True)
 class MemberScores:
-    """One member of an ensemble.
+    """One member of an ensemble."""
 
-    Attributes:
-        trial_id: Its trial.
-        mode: What it reads: `windows` or `articles`.
-        weight: Its part of the mean.
-        cosine: Its own mean cosine on the report's targets.
-        gain: Mean difference in cosine, ensemble minus member, on the same targets.
-    """
-
-    trial_id: str
-    mode: str
-    weight: float
-    cosine: float
-    gain: Interval
+    trial_id: str  # its trial
+    mode: str  # what it reads: `windows` or `articles`
+    weight: float  # its part of the mean
+    cosine: float  # its own mean cosine on the report's targets
+    gain: Interval  # mean difference in cosine, ensemble minus member, on the same targets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,18 +86,10 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaderboard:
-    """Models and baselines that were scored on the same targets and pool.
-
-    Attributes:
-        fingerprint: Of the sequence table.
-        exclusion: Rule for retrieval that excludes whatever any of the models reads.
-        rows: Models and baselines, highest cosine first.
-        decision_reason: What the champion rule decided last on these sequences.
-        left_out: Reports that were not ranked.
-    """
+    """Models and baselines that were scored on the same targets and pool."""
 
     leaderboard_version: int = LEADERBOARD_VERSION
-    fingerprint: str
+    fingerprint: str  # of the sequence table
     split: Split
     space_id: str
     dataset_source: str
@@ -105,10 +97,10 @@ class Leaderboard:
     counts: Counts
     pool_size: int
     pool_fingerprint: str
-    exclusion: Exclusion
-    rows: tuple[ModelRow | BaselineRow, ...]
-    decision_reason: str | None
-    left_out: tuple[LeftOut, ...]
+    exclusion: Exclusion  # rule for retrieval that excludes whatever any of the models reads
+    rows: tuple[ModelRow | BaselineRow, ...]  # models and baselines, highest cosine first
+    decision_reason: str | None  # what the champion rule decided last on these sequences
+    left_out: tuple[LeftOut, ...]  # reports that were not ranked
 
     @property
     def models(self) -> list[ModelRow]:

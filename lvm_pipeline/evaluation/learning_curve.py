@@ -32,21 +32,13 @@ OnPoint = Callable[[int, int], None]  # points done, points in all
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """The model trained on a part of the train articles.
+    """The model trained on a part of the train articles."""
 
-    Attributes:
-        fraction: Of the train articles.
-        num_articles: Train articles of this part.
-        cosine: Mean cosine on the validation split.
-        linear_cosine: Of the linear forecast fitted on the same articles.
-        gain: Model minus linear forecast.
-    """
-
-    fraction: float
-    num_articles: int
-    cosine: Interval
-    linear_cosine: float
-    gain: Interval
+    fraction: float  # of the train articles
+    num_articles: int  # train articles of this part
+    cosine: Interval  # mean cosine on the validation split
+    linear_cosine: float  # of the linear forecast fitted on the same articles
+    gain: Interval  # model minus linear forecast
 
 
 @dataclass(frozen=True, kw_only=True)

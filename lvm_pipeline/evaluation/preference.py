@@ -30,52 +30,30 @@ POWER = 0.8  # of a study that has the judgements it needs
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """One answer of one rater.
+    """One answer of one rater."""
 
-    Attributes:
-        rater: Who answered.
-        pair_id: The pair of texts; a repeat has that of the pair it repeats.
-        article_id: Article of the texts.
-        treatment: Arm that is expected to win.
-        baseline: The other arm.
-        value: 1 where the treatment was preferred, 0 where the baseline was, 0.5 for a tie.
-        chose_first: Whether the text shown first was preferred; None for a tie.
-        is_repeat: Whether the rater had been shown the pair before.
-        is_human: Whether a person answered, and not a program.
-    """
-
-    rater: str
-    pair_id: str
-    article_id: str
-    treatment: str
-    baseline: str
-    value: float
-    chose_first: bool | None
-    is_repeat: bool = False
-    is_human: bool = True
+    rater: str  # who answered
+    pair_id: str  # the pair of texts; a repeat has that of the pair it repeats
+    article_id: str  # article of the texts
+    treatment: str  # arm that is expected to win
+    baseline: str  # the other arm
+    value: float  # 1 where the treatment was preferred, 0 where the baseline was, 0.5 for a tie
+    chose_first: bool | None  # whether the text shown first was preferred; None for a tie
+    is_repeat: bool = False  # whether the rater had been shown the pair before
+    is_human: bool = True  # whether a person answered, and not a program
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonScores:
-    """Two arms compared.
+    """Two arms compared."""
 
-    Attributes:
-        treatment: Arm that is expected to win.
-        baseline: The other arm.
-        num_pairs: Pairs with at least one judgement.
-        num_judgements: Repeats left out.
-        num_ties: Judgements without a preference.
-        win_rate: Share of judgements that prefer the treatment, ties counted half.
-        is_above_threshold: Whether the lower bound is above the threshold; None without bounds.
-    """
-
-    treatment: str
-    baseline: str
-    num_pairs: int
-    num_judgements: int
-    num_ties: int
-    win_rate: Interval
-    is_above_threshold: bool | None
+    treatment: str  # arm that is expected to win
+    baseline: str  # the other arm
+    num_pairs: int  # pairs with at least one judgement
+    num_judgements: int  # repeats left out
+    num_ties: int  # judgements without a preference
+    win_rate: Interval  # share of judgements that prefer the treatment, ties counted half
+    is_above_threshold: bool | None  # whether the lower bound is above the threshold; None without bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,48 +66,28 @@ class Strength:
 
 @dataclass(frozen=True, kw_only=True)
 class RaterScores:
-    """One rater.
+    """One rater."""
 
-    Attributes:
-        rater: Name.
-        num_judgements: Repeats left out.
-        num_repeats: Pairs that were judged twice.
-        self_consistency: Share of these that were judged alike both times.
-        first_share: Share of preferences for the text that was shown first; 0.5 is no bias.
-        is_human: Whether a person answered.
-    """
-
-    rater: str
-    num_judgements: int
-    num_repeats: int
-    self_consistency: float | None
-    first_share: float | None
-    is_human: bool
+    rater: str  # name
+    num_judgements: int  # repeats left out
+    num_repeats: int  # pairs that were judged twice
+    self_consistency: float | None  # share of these that were judged alike both times
+    first_share: float | None  # share of preferences for the text that was shown first; 0.5 is no bias
+    is_human: bool  # whether a person answered
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceScores:
-    """A study of the texts of one model.
+    """A study of the texts of one model."""
 
-    Attributes:
-        study_id: The study.
-        model_fingerprint: Of the weights whose predictions the texts come from.
-        seed: Of pairs, sides and order.
-        threshold: That the lower bound of a win rate has to exceed.
-        comparisons: One for each two arms that were compared.
-        strengths: All arms on one scale, strongest first.
-        raters: Who judged.
-        agreement: Krippendorff's alpha over the raters; None with fewer than two raters of the same pairs.
-    """
-
-    study_id: str
-    model_fingerprint: str
-    seed: int
-    threshold: float
-    comparisons: tuple[ComparisonScores, ...]
-    strengths: tuple[Strength, ...]
-    raters: tuple[RaterScores, ...]
-    agreement: float | None
+    study_id: str  # the study
+    model_fingerprint: str  # of the weights whose predictions the texts come from
+    seed: int  # of pairs, sides and order
+    threshold: float  # that the lower bound of a win rate has to exceed
+    comparisons: tuple[ComparisonScores, ...]  # one for each two arms that were compared
+    strengths: tuple[Strength, ...]  # all arms on one scale, strongest first
+    raters: tuple[RaterScores, ...]  # who judged
+    agreement: float | None  # Krippendorff's alpha over the raters; None with fewer than two raters of the same pairs
 
     @property
     def has_programs(self) -> bool:

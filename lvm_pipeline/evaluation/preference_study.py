@@ -27,27 +27,16 @@ REPEATED_SHARE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two texts and their arms: the key of one item.
+    """Two texts and their arms: the key of one item."""
 
-    Attributes:
-        pair_id: Equal for a pair and its repeat.
-        article_id: Article of the context.
-        context: What both texts continue, oldest first.
-        treatment: Arm that is expected to win.
-        baseline: The other arm.
-        texts: Text of each of the two arms.
-        is_treatment_first: Whether the treatment is shown as A.
-        is_repeat: Whether it is shown for the second time.
-    """
-
-    pair_id: str
-    article_id: str
-    context: tuple[str, ...]
-    treatment: str
-    baseline: str
-    texts: dict[str, str]
-    is_treatment_first: bool
-    is_repeat: bool = False
+    pair_id: str  # equal for a pair and its repeat
+    article_id: str  # article of the context
+    context: tuple[str, ...]  # what both texts continue, oldest first
+    treatment: str  # arm that is expected to win
+    baseline: str  # the other arm
+    texts: dict[str, str]  # text of each of the two arms
+    is_treatment_first: bool  # whether the treatment is shown as A
+    is_repeat: bool = False  # whether it is shown for the second time
 
     @property
     def shown(self) -> dict[str, str]:
@@ -66,31 +55,18 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A study as it was created.
+    """A study as it was created."""
 
-    Attributes:
-        study_id: Its name.
-        trial_id: Trial whose texts are judged.
-        model_fingerprint: Of its weights.
-        seed: Of pairs, sides, repeats and order.
-        raters: Who is asked.
-        pairs: Every item, with repeats.
-        queues: Review queue of each rater.
-        items: Trace of each item, by rater, in the order of `pairs`.
-        experiment_id: Of MLflow.
-        urls: Review page of each rater.
-    """
-
-    study_id: str
-    trial_id: str
-    model_fingerprint: str
-    seed: int
-    raters: tuple[str, ...]
-    pairs: tuple[Pair, ...]
-    queues: dict[str, str]
-    items: dict[str, tuple[str, ...]]
-    experiment_id: str
-    urls: dict[str, str]
+    study_id: str  # its name
+    trial_id: str  # trial whose texts are judged
+    model_fingerprint: str  # of its weights
+    seed: int  # of pairs, sides, repeats and order
+    raters: tuple[str, ...]  # who is asked
+    pairs: tuple[Pair, ...]  # every item, with repeats
+    queues: dict[str, str]  # review queue of each rater
+    items: dict[str, tuple[str, ...]]  # trace of each item, by rater, in the order of `pairs`
+    experiment_id: str  # of MLflow
+    urls: dict[str, str]  # review page of each rater
 
 
 def make_pairs(

@@ -52,19 +52,12 @@ class RankedPredictor:
 
 @dataclass(frozen=True, kw_only=True)
 class RankingScores:
-    """The model and the ranking baselines.
+    """The model and the ranking baselines."""
 
-    Attributes:
-        exclusion: Rule of the pool.
-        predictors: The model first.
-        best_baseline: The ranking baseline with the highest MRR, with or without the correction.
-        gain: MRR of the model minus that of the best ranking baseline, on the same targets.
-    """
-
-    exclusion: Exclusion
-    predictors: tuple[RankedPredictor, ...]
-    best_baseline: str
-    gain: Interval
+    exclusion: Exclusion  # rule of the pool
+    predictors: tuple[RankedPredictor, ...]  # the model first
+    best_baseline: str  # the ranking baseline with the highest MRR, with or without the correction
+    gain: Interval  # MRR of the model minus that of the best ranking baseline, on the same targets
 
 
 @dataclass(frozen=True, kw_only=True)

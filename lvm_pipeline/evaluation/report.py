@@ -41,15 +41,10 @@ JSON_NAME, HTML_NAME = "report.json", "report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineScores(MeanScores):
-    """Mean scores of a baseline, and what the model gains over it.
+    """Mean scores of a baseline, and what the model gains over it."""
 
-    Attributes:
-        fitted: What was fitted for it on the train articles.
-        gain: Mean difference in cosine, model minus baseline, on the same targets.
-    """
-
-    fitted: dict[str, float]
-    gain: Interval
+    fitted: dict[str, float]  # what was fitted for it on the train articles
+    gain: Interval  # mean difference in cosine, model minus baseline, on the same targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,51 +59,34 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The retrieval pool.
+    """The retrieval pool."""
 
-    Attributes:
-        size: Candidates before any are excluded.
-        fingerprint: Hash of rows and vectors; figures of other pools cannot be compared.
-        exclusion: Rule that excludes exactly the context of this model.
-        chance: What random ranking scores under each rule.
-    """
-
-    size: int
-    fingerprint: str
-    exclusion: Exclusion
-    chance: dict[Exclusion, Chance]
+    size: int  # candidates before any are excluded
+    fingerprint: str  # hash of rows and vectors; figures of other pools cannot be compared
+    exclusion: Exclusion  # rule that excludes exactly the context of this model
+    chance: dict[Exclusion, Chance]  # what random ranking scores under each rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
-    """How the model was trained: the provenance stored with its weights.
-
-    Attributes:
-        score: Validation `selection_metric` of the selected checkpoint, as training measured it.
-        start_score: The same before the first step.
-        context_weights: Decay and article weight that the residual head started from.
-        model_config: Config of the model.
-        training_config: Config of the training.
-        split: Rule, seed and counts of the split.
-        history: Metrics of each epoch; epoch 0 is before the first step.
-    """
+    """How the model was trained: the provenance stored with its weights."""
 
     mode: str
     seed: int
     training_seconds: float
     trained_on: str
     selection_metric: str
-    score: float
-    start_score: float
+    score: float  # validation `selection_metric` of the selected checkpoint, as training measured it
+    start_score: float  # the same before the first step
     best_epoch: int
-    context_weights: dict[str, float]
-    model_config: dict[str, JsonValue]
-    training_config: dict[str, JsonValue]
-    split: dict[str, JsonValue]
+    context_weights: dict[str, float]  # decay and article weight that the residual head started from
+    model_config: dict[str, JsonValue]  # config of the model
+    training_config: dict[str, JsonValue]  # config of the training
+    split: dict[str, JsonValue]  # rule, seed and counts of the split
     fingerprints: dict[str, str]
     code_version: str
     packages: dict[str, str]
-    history: list[dict[str, int | float | str]]
+    history: list[dict[str, int | float | str]]  # metrics of each epoch; epoch 0 is before the first step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,62 +125,32 @@ class RetrievalCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport(MeanScores):
-    """Scores of one model on one split, beside the baselines on the same targets.
-
-    Attributes:
-        name: The model, in words.
-        trial_id: The trial that trained it; None for models of earlier versions.
-        model_fingerprint: Hash of the weights.
-        fingerprint: Of the sequence table.
-        is_same_data_as_training: Whether the model was trained on these very tables.
-        order_warning: Set if the order of the concepts was not given by the source.
-        context_mode: What the model reads: `windows` or `articles`.
-        context_length: Context concepts of a window.
-        is_leaking: Whether train and validation share articles or windows; `leak_reason` says how.
-        best_baseline: The baseline with the highest mean cosine.
-        seed: Of resampling and controls.
-        findings: Invariants that this evaluation checked.
-        data_findings: Invariants of the concepts and sequences; None if no verification report was available.
-        training_findings: Invariants checked after training; empty if they were not stored.
-        not_checked: What this report does not cover, one sentence each.
-        text: Scores of decoded predictions, or why they were not decoded; None in reports of earlier versions.
-        preference: Preference of raters between texts, or why none were asked.
-        smoothing: Decoded predictions rewritten by a language model, or why that was not done.
-        rollout: Scores when the model continues from its own predictions; None in reports of earlier versions, and
-            where no article is long enough.
-        strategies: What each strategy of the training did with the data, one sentence each.
-        ranking: The model beside baselines made for ranking; None in reports of earlier versions.
-        learning_curve: Scores by number of train articles, if `lvm learning-curve` was run.
-        standing: Figures that say what a mean cosine is worth; None in reports of earlier versions.
-        ensemble: The members of an ensemble with their weights and scores.
-        resolutions: Scores at each width of a model that predicts at several.
-        retrieval_of_prediction: Retrieval by the prediction, for a model whose `retrieval` is by its ranking output.
-    """
+    """Scores of one model on one split, beside the baselines on the same targets."""
 
     report_version: int = REPORT_VERSION
-    name: str
-    trial_id: str | None = None
+    name: str  # the model, in words
+    trial_id: str | None = None  # the trial that trained it; None for models of earlier versions
     architecture: str
     preset: str
     num_params: int
-    model_fingerprint: str
-    fingerprint: str
+    model_fingerprint: str  # hash of the weights
+    fingerprint: str  # of the sequence table
     concepts_fingerprint: str
-    is_same_data_as_training: bool
+    is_same_data_as_training: bool  # whether the model was trained on these very tables
     space_id: str
     source: str
     dataset_source: str
-    order_warning: str | None
+    order_warning: str | None  # set if the order of the concepts was not given by the source
     split: Split
     split_rule: str
-    context_mode: ContextMode
-    context_length: int
-    is_leaking: bool
+    context_mode: ContextMode  # what the model reads: `windows` or `articles`
+    context_length: int  # context concepts of a window
+    is_leaking: bool  # whether train and validation share articles or windows; `leak_reason` says how
     leak_reason: str | None
     counts: Counts
     pool: Pool
     baselines: dict[str, BaselineScores]
-    best_baseline: str
+    best_baseline: str  # the baseline with the highest mean cosine
     latency_ms: Latency
     controls: Controls
     spread: Spread
@@ -210,21 +158,30 @@ class EvaluationReport(MeanScores):
     articles: tuple[ArticleScores, ...]
     cosine_histogram: CosineHistogram
     retrieval_curve: RetrievalCurve
-    seed: int
-    findings: tuple[Finding, ...] = ()
+    seed: int  # of resampling and controls
+    findings: tuple[Finding, ...] = ()  # invariants that this evaluation checked
+    # invariants of the concepts and sequences; None if no verification report was available
     data_findings: tuple[Finding, ...] | None = None
-    training_findings: tuple[Finding, ...] = ()
-    not_checked: tuple[str, ...] = ()
+    training_findings: tuple[Finding, ...] = ()  # invariants checked after training; empty if they were not stored
+    not_checked: tuple[str, ...] = ()  # what this report does not cover, one sentence each
+    # scores of decoded predictions, or why they were not decoded; None in reports of earlier versions
     text: TextScores | NotRun | None = None
-    preference: PreferenceScores | NotRun | None = None
+    preference: PreferenceScores | NotRun | None = None  # preference of raters between texts, or why none were asked
+    # decoded predictions rewritten by a language model, or why that was not done
     smoothing: SmoothingScores | NotRun | None = None
+    # scores when the model continues from its own predictions; None in reports of earlier versions, and where no
+    # article is long enough
     rollout: RolloutScores | None = None
+    # what each strategy of the training did with the data, one sentence each
     strategies: dict[str, JsonValue] | None = None
+    # the model beside baselines made for ranking; None in reports of earlier versions
     ranking: RankingScores | None = None
+    # figures that say what a mean cosine is worth; None in reports of earlier versions
     standing: StandingScores | None = None
-    learning_curve: LearningCurve | None = None
-    ensemble: EnsembleScores | None = None
-    resolutions: tuple[ResolutionScores, ...] | None = None
+    learning_curve: LearningCurve | None = None  # scores by number of train articles, if `lvm learning-curve` was run
+    ensemble: EnsembleScores | None = None  # the members of an ensemble with their weights and scores
+    resolutions: tuple[ResolutionScores, ...] | None = None  # scores at each width of a model that predicts at several
+    # retrieval by the prediction, for a model whose `retrieval` is by its ranking output
     retrieval_of_prediction: dict[Exclusion, RetrievalScores] | None = None
 
     @property

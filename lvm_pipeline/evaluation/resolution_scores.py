@@ -13,17 +13,11 @@ from lvm_pipeline.training.strategies._resolutions import MODULE, AtWidth, Resol
 
 @dataclass(frozen=True, kw_only=True)
 class ResolutionScores:
-    """Mean cosines in the leading principal directions of the train rows.
+    """Mean cosines in the leading principal directions of the train rows."""
 
-    Attributes:
-        width: Number of directions.
-        cosine: Of the head of this width; of the full prediction at the full width.
-        full_cosine: Of the full prediction in the same directions.
-    """
-
-    width: int
-    cosine: float
-    full_cosine: float
+    width: int  # number of directions
+    cosine: float  # of the head of this width; of the full prediction at the full width
+    full_cosine: float  # of the full prediction in the same directions
 
 
 def resolution_scores(scored: ScoredModel) -> tuple[ResolutionScores, ...] | None:

@@ -58,20 +58,13 @@ class RolloutCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutScores:
-    """How predictions fare when they are fed back.
+    """How predictions fare when they are fed back."""
 
-    Attributes:
-        steps: 1 to H; step 1 is the usual prediction.
-        num_articles: Sampled articles, one start each.
-        seed: Of the sample.
-        curves: The model first.
-        gains: At each step, cosine of the model minus that of the linear forecast, with its interval.
-    """
-
-    steps: tuple[int, ...]
-    num_articles: int
-    seed: int
-    curves: tuple[RolloutCurve, ...]
+    steps: tuple[int, ...]  # 1 to H; step 1 is the usual prediction
+    num_articles: int  # sampled articles, one start each
+    seed: int  # of the sample
+    curves: tuple[RolloutCurve, ...]  # the model first
+    # at each step, cosine of the model minus that of the linear forecast, with its interval
     gains: tuple[Interval, ...]
 
     @property

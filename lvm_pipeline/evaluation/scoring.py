@@ -33,27 +33,16 @@ from lvm_pipeline.training.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class RowScores:
-    """Cosine of one predictor to every target of a split, with all that two of them must share to be compared.
+    """Cosine of one predictor to every target of a split, with all that two of them must share to be compared."""
 
-    Attributes:
-        name: The predictor, in words.
-        fingerprint: Of the sequence table that the targets come from.
-        split: Split of the targets.
-        target_rows: Row of each target, shape (S,).
-        articles: Article of each target, shape (S,).
-        cosines: Shape (S,).
-        is_leaking: Whether the sequences leak.
-        model_fingerprint: Of the weights; None for a baseline.
-    """
-
-    name: str
-    fingerprint: str
-    split: str
-    target_rows: NDArray[np.int64]
-    articles: NDArray[np.int64]
-    cosines: NDArray[np.float32]
-    is_leaking: bool = False
-    model_fingerprint: str | None = None
+    name: str  # the predictor, in words
+    fingerprint: str  # of the sequence table that the targets come from
+    split: str  # split of the targets
+    target_rows: NDArray[np.int64]  # row of each target, shape (S,)
+    articles: NDArray[np.int64]  # article of each target, shape (S,)
+    cosines: NDArray[np.float32]  # shape (S,)
+    is_leaking: bool = False  # whether the sequences leak
+    model_fingerprint: str | None = None  # of the weights; None for a baseline
 
     @property
     def cosine(self) -> float:

@@ -44,27 +44,16 @@ OnPassage = Callable[[int, int], None]  # passages done, passages in all
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenText:
-    """What one arm has for one target.
+    """What one arm has for one target."""
 
-    Attributes:
-        text: None where there is no answer.
-        failure: Why there is none.
-        cited: Ids of context concepts that the answer cites.
-        cites_context: Whether it cites the context and nothing else; None for the decoder's text.
-        length_ratio: Words relative to the mean concept of the context.
-        cosine_to_prediction: Of the encoded text to the predicted vector; None without the encoder.
-        cosine_to_target: To the target's vector.
-        holds: Whether all guards of the text hold.
-    """
-
-    text: str | None
-    failure: ChatFailure | None = None
-    cited: tuple[str, ...] = ()
-    cites_context: bool | None = None
-    length_ratio: float | None = None
-    cosine_to_prediction: float | None = None
-    cosine_to_target: float | None = None
-    holds: bool | None = None
+    text: str | None  # none where there is no answer
+    failure: ChatFailure | None = None  # why there is none
+    cited: tuple[str, ...] = ()  # ids of context concepts that the answer cites
+    cites_context: bool | None = None  # whether it cites the context and nothing else; None for the decoder's text
+    length_ratio: float | None = None  # words relative to the mean concept of the context
+    cosine_to_prediction: float | None = None  # of the encoded text to the predicted vector; None without the encoder
+    cosine_to_target: float | None = None  # to the target's vector
+    holds: bool | None = None  # whether all guards of the text hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,62 +66,38 @@ class SmoothedExample:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmScores:
-    """One arm over all targets.
+    """One arm over all targets."""
 
-    Attributes:
-        name: The arm.
-        num_texts: Targets that have a text.
-        failures: Number of failures of each kind.
-        cosine_to_prediction: Mean with its interval by articles; None without texts or without the encoder.
-        cosine_to_target: The same to the targets' vectors.
-        length_ratio: Median.
-        right_length: Share of texts within the allowed length ratios.
-        cites_context: Share of texts that cite the context and nothing else.
-        near_prediction: Share of texts that are as near to the prediction as the decoded text, within the tolerance.
-        holds: Share of texts for which all guards hold.
-    """
-
-    name: Arm
-    num_texts: int
-    failures: dict[str, int]
+    name: Arm  # the arm
+    num_texts: int  # targets that have a text
+    failures: dict[str, int]  # number of failures of each kind
+    # mean with its interval by articles; None without texts or without the encoder
     cosine_to_prediction: Interval | None = None
-    cosine_to_target: Interval | None = None
-    length_ratio: float | None = None
-    right_length: float | None = None
-    cites_context: float | None = None
+    cosine_to_target: Interval | None = None  # the same to the targets' vectors
+    length_ratio: float | None = None  # median
+    right_length: float | None = None  # share of texts within the allowed length ratios
+    cites_context: float | None = None  # share of texts that cite the context and nothing else
+    # share of texts that are as near to the prediction as the decoded text, within the tolerance
     near_prediction: float | None = None
-    holds: float | None = None
+    holds: float | None = None  # share of texts for which all guards hold
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothingScores:
-    """Smoothed predictions of one model.
+    """Smoothed predictions of one model."""
 
-    Attributes:
-        model_fingerprint: Of the weights that predicted.
-        language_model: Name of the language model.
-        decoder: Name of the decoder.
-        prompt: Hash of the prompt.
-        seed: Of the sample of targets.
-        num_targets: Targets that were sampled.
-        has_encoder: Whether texts could be encoded in the space of the vectors.
-        arms: In the order decoded, smoothed, control.
-        gain_over_decoded: Smoothed minus decoded, cosine to the target, on targets that have both.
-        gain_over_control: Smoothed minus control; what the prediction adds to what the language model knows.
-        examples: All targets in the trial's file, the first few in a report.
-    """
-
-    model_fingerprint: str
-    language_model: str
-    decoder: str
-    prompt: str
-    seed: int
-    num_targets: int
-    has_encoder: bool
-    arms: tuple[ArmScores, ...]
-    gain_over_decoded: Interval | None
+    model_fingerprint: str  # of the weights that predicted
+    language_model: str  # name of the language model
+    decoder: str  # name of the decoder
+    prompt: str  # hash of the prompt
+    seed: int  # of the sample of targets
+    num_targets: int  # targets that were sampled
+    has_encoder: bool  # whether texts could be encoded in the space of the vectors
+    arms: tuple[ArmScores, ...]  # in the order decoded, smoothed, control
+    gain_over_decoded: Interval | None  # smoothed minus decoded, cosine to the target, on targets that have both
+    # smoothed minus control; what the prediction adds to what the language model knows
     gain_over_control: Interval | None
-    examples: tuple[SmoothedExample, ...]
+    examples: tuple[SmoothedExample, ...]  # all targets in the trial's file, the first few in a report
 
     @property
     def why_no_answers(self) -> str | None:

@@ -25,23 +25,14 @@ Codes = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """A target and what a language model may know of it.
+    """A target and what a language model may know of it."""
 
-    Attributes:
-        target_row: Row of the target in the concept table.
-        article_id: Its article.
-        context: Texts of the concepts right before it, oldest first.
-        codes: TMD codes of each of these; None where a concept has none.
-        decoded: The prediction, decoded.
-        truth: Text of the target; no prompt contains it.
-    """
-
-    target_row: int
-    article_id: str
-    context: tuple[str, ...]
-    codes: tuple[Codes | None, ...]
-    decoded: str
-    truth: str
+    target_row: int  # row of the target in the concept table
+    article_id: str  # its article
+    context: tuple[str, ...]  # texts of the concepts right before it, oldest first
+    codes: tuple[Codes | None, ...]  # TMD codes of each of these; None where a concept has none
+    decoded: str  # the prediction, decoded
+    truth: str  # text of the target; no prompt contains it
 
     @property
     def context_ids(self) -> tuple[str, ...]:

@@ -53,17 +53,11 @@ class LeakStep:
 
 @dataclass(frozen=True, kw_only=True)
 class StandingScores:
-    """The model and the last concept, and the leak ladder.
+    """The model and the last concept, and the leak ladder."""
 
-    Attributes:
-        predictors: The model first.
-        target_effective_rank: Of the targets themselves.
-        leak_ladder: None if the encoder of the space is not on this machine.
-    """
-
-    predictors: tuple[Standing, ...]
-    target_effective_rank: float
-    leak_ladder: tuple[LeakStep, ...] | None
+    predictors: tuple[Standing, ...]  # the model first
+    target_effective_rank: float  # of the targets themselves
+    leak_ladder: tuple[LeakStep, ...] | None  # none if the encoder of the space is not on this machine
 
 
 def standing_scores(

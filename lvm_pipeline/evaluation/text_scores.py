@@ -39,60 +39,38 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class TextRequest:
-    """What to decode, and with what besides the nearest concept.
+    """What to decode, and with what besides the nearest concept."""
 
-    Attributes:
-        num_targets: Size of the sample; 0 decodes nothing.
-        decoders: Trained decoders of the vectors' space.
-        missing: The reason for each decoder that is not at hand.
-    """
-
-    num_targets: int
-    decoders: Sequence[Decoder] = ()
-    missing: Mapping[str, str] = field(default_factory=dict)
+    num_targets: int  # size of the sample; 0 decodes nothing
+    decoders: Sequence[Decoder] = ()  # trained decoders of the vectors' space
+    missing: Mapping[str, str] = field(default_factory=dict)  # the reason for each decoder that is not at hand
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextMeasures:
-    """Means over the sample.
+    """Means over the sample."""
 
-    Attributes:
-        token_f1: See `text_measures`.
-        bleu: See `text_measures`.
-        rouge_l: See `text_measures`.
-        exact_match: See `text_measures`.
-        round_trip_cosine: Of the decoded text's own vector to the vector that was decoded; None if texts could not be
-            encoded, and for the floor.
-        target_cosine: Of the decoded text's own vector to the vector of the target.
-    """
-
-    token_f1: float
-    bleu: float
-    rouge_l: float
-    exact_match: float
+    token_f1: float  # see `text_measures`
+    bleu: float  # see `text_measures`
+    rouge_l: float  # see `text_measures`
+    exact_match: float  # see `text_measures`
+    # of the decoded text's own vector to the vector that was decoded; None if texts could not be encoded, and for the
+    # floor
     round_trip_cosine: float | None = None
-    target_cosine: float | None = None
+    target_cosine: float | None = None  # of the decoded text's own vector to the vector of the target
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderScores:
-    """One decoder.
+    """One decoder."""
 
-    Attributes:
-        name: The decoder.
-        prediction: Decoding the model's predictions.
-        ceiling: Decoding the true vectors.
-        floor: Decoding the true vectors of other targets.
-        token_f1: Of the predictions, with its interval by articles.
-        gain_over_nearest: Round-trip cosine on true vectors, this decoder minus the nearest concept; None for the
-            nearest concept itself, and if texts could not be encoded.
-    """
-
-    name: str
-    prediction: TextMeasures
-    ceiling: TextMeasures
-    floor: TextMeasures
-    token_f1: Interval
+    name: str  # the decoder
+    prediction: TextMeasures  # decoding the model's predictions
+    ceiling: TextMeasures  # decoding the true vectors
+    floor: TextMeasures  # decoding the true vectors of other targets
+    token_f1: Interval  # of the predictions, with its interval by articles
+    # round-trip cosine on true vectors, this decoder minus the nearest concept; None for the nearest concept itself,
+    # and if texts could not be encoded
     gain_over_nearest: Interval | None = None
 
     def share(self, measure: str) -> float | None:
@@ -124,31 +102,18 @@ class TextExample:
 
 @dataclass(frozen=True, kw_only=True)
 class TextScores:
-    """Text accuracy of one model.
+    """Text accuracy of one model."""
 
-    Attributes:
-        definition: What the accuracy is, in one sentence.
-        num_targets: Targets in the sample.
-        seed: Of the sample.
-        has_encoder: Whether texts could be encoded in the space of the vectors.
-        copy_last: The last concept of the context as the answer.
-        decoders: The nearest concept first.
-        preferred: The decoder that is preferred.
-        why_preferred: Why, in one sentence.
-        examples: Ten targets.
-        missing: The reason for each decoder that was not run.
-    """
-
-    definition: str
-    num_targets: int
-    seed: int
-    has_encoder: bool
-    copy_last: TextMeasures
-    decoders: tuple[DecoderScores, ...]
-    preferred: str
-    why_preferred: str
-    examples: tuple[TextExample, ...]
-    missing: dict[str, str]
+    definition: str  # what the accuracy is, in one sentence
+    num_targets: int  # targets in the sample
+    seed: int  # of the sample
+    has_encoder: bool  # whether texts could be encoded in the space of the vectors
+    copy_last: TextMeasures  # the last concept of the context as the answer
+    decoders: tuple[DecoderScores, ...]  # the nearest concept first
+    preferred: str  # the decoder that is preferred
+    why_preferred: str  # why, in one sentence
+    examples: tuple[TextExample, ...]  # ten targets
+    missing: dict[str, str]  # the reason for each decoder that was not run
 
     @property
     def preferred_scores(self) -> DecoderScores:

@@ -28,32 +28,19 @@ DECIDING_SPLIT = "validation"
 
 @dataclass(frozen=True, kw_only=True)
 class ChampionDecision:
-    """What the rule said.
+    """What the rule said."""
 
-    Attributes:
-        promote: Whether the challenger becomes champion.
-        reason: Why or why not, one sentence.
-        challenger: Its name.
-        challenger_fingerprint: Of its weights.
-        against: Name of what it was compared with, None where nothing was compared.
-        gain: Paired gain in cosine over that.
-        cosine: Mean cosine of the challenger.
-        fingerprint: Of the sequences that decided.
-        num_targets: Targets compared on.
-        num_articles: Articles they come from.
-        num_candidates: Models that the challenger was picked from; the interval of the gain is corrected for them.
-    """
-
-    promote: bool
-    reason: str
-    challenger: str
-    challenger_fingerprint: str | None
-    against: str | None
-    gain: Interval | None
-    cosine: float
-    fingerprint: str
-    num_targets: int
-    num_articles: int
+    promote: bool  # whether the challenger becomes champion
+    reason: str  # why or why not, one sentence
+    challenger: str  # its name
+    challenger_fingerprint: str | None  # of its weights
+    against: str | None  # name of what it was compared with, None where nothing was compared
+    gain: Interval | None  # paired gain in cosine over that
+    cosine: float  # mean cosine of the challenger
+    fingerprint: str  # of the sequences that decided
+    num_targets: int  # targets compared on
+    num_articles: int  # articles they come from
+    # models that the challenger was picked from; the interval of the gain is corrected for them
     num_candidates: int = 1
 
     def as_json(self) -> dict[str, Any]:

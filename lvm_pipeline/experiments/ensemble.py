@@ -62,17 +62,11 @@ class WeightChoice:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What weights are chosen from.
+    """What weights are chosen from."""
 
-    Attributes:
-        with_targets: Cosine of each member's prediction with its target, (S, M).
-        among_members: Cosine of each two members' predictions, (S, M, M).
-        articles: Article of each target, (S,).
-    """
-
-    with_targets: NDArray[np.float64]
-    among_members: NDArray[np.float64]
-    articles: NDArray[np.int64]
+    with_targets: NDArray[np.float64]  # cosine of each member's prediction with its target, (S, M)
+    among_members: NDArray[np.float64]  # cosine of each two members' predictions, (S, M, M)
+    articles: NDArray[np.int64]  # article of each target, (S,)
 
     def cosines(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the cosine of the weighted mean with each target, (S,)."""

@@ -28,21 +28,13 @@ Purpose = Literal["sweep", "refinement", "ensemble"]
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """How many trials of the plan an architecture gets, in which week.
+    """How many trials of the plan an architecture gets, in which week."""
 
-    Attributes:
-        architecture: Its name.
-        week: Week of the plan.
-        count: Number of trials.
-        options: Training options that all of them share.
-        is_addition: Whether the trials come on top of the 100 that were asked for.
-    """
-
-    architecture: str
-    week: int
-    count: int
-    options: Mapping[str, Any] = field(default_factory=dict)
-    is_addition: bool = False
+    architecture: str  # its name
+    week: int  # week of the plan
+    count: int  # number of trials
+    options: Mapping[str, Any] = field(default_factory=dict)  # training options that all of them share
+    is_addition: bool = False  # whether the trials come on top of the 100 that were asked for
 
 
 SHARES = (
@@ -64,18 +56,12 @@ NUM_ENSEMBLES, NUM_REFINEMENTS = 5, 10
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
-    """One trial of the plan.
+    """One trial of the plan."""
 
-    Attributes:
-        week: Its week.
-        config: What is trained, completely.
-        is_addition: Whether it comes on top of the 100 trials that were asked for.
-        purpose: What it is for: the sweep of an architecture, the refinement of the best config, or an ensemble.
-    """
-
-    week: int
-    config: TrainingConfig
-    is_addition: bool = False
+    week: int  # its week
+    config: TrainingConfig  # what is trained, completely
+    is_addition: bool = False  # whether it comes on top of the 100 trials that were asked for
+    # what it is for: the sweep of an architecture, the refinement of the best config, or an ensemble
     purpose: Purpose = "sweep"
 
     @property

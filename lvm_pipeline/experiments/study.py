@@ -26,17 +26,7 @@ RULE = (
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRow:
-    """One trial of the plan.
-
-    Attributes:
-        status: done, failed, refused, stale, planned or waiting.
-        reason: Why it failed, was refused or waits.
-        scores: What it scored, if it is done.
-        corrected_gain: Gain over the best baseline; the interval is corrected for the number of trials.
-        to_best: Cosine minus that of the best trial, corrected likewise.
-        fronts: Costs on whose Pareto front against the cosine it lies.
-        seconds: Time from its start to its scores.
-    """
+    """One trial of the plan."""
 
     trial_id: str
     week: int
@@ -45,15 +35,16 @@ class StudyRow:
     strategy: str
     overrides: dict[str, Any]
     seed: int
-    status: str
+    status: str  # done, failed, refused, stale, planned or waiting
     is_addition: bool
     group: str
-    reason: str | None = None
-    scores: TrialScores | None = None
+    reason: str | None = None  # why it failed, was refused or waits
+    scores: TrialScores | None = None  # what it scored, if it is done
+    # gain over the best baseline; the interval is corrected for the number of trials
     corrected_gain: Interval | None = None
-    to_best: Interval | None = None
-    fronts: tuple[str, ...] = ()
-    seconds: float | None = None
+    to_best: Interval | None = None  # cosine minus that of the best trial, corrected likewise
+    fronts: tuple[str, ...] = ()  # costs on whose Pareto front against the cosine it lies
+    seconds: float | None = None  # time from its start to its scores
     overhead_seconds: float | None = None
     mlflow_url: str | None = None
 
@@ -65,34 +56,22 @@ class StudyRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigGroup:
-    """The trials of one config, which differ in their seed.
-
-    Attributes:
-        cosine: Mean over the seeds with its 95 % t interval; no bounds for one seed.
-        best_trial_id: The seed with the highest cosine.
-    """
+    """The trials of one config, which differ in their seed."""
 
     group: str
     architecture: str
     strategy: str
     overrides: dict[str, Any]
     seeds: tuple[int, ...]
-    cosine: Interval
-    best_trial_id: str
+    cosine: Interval  # mean over the seeds with its 95 % t interval; no bounds for one seed
+    best_trial_id: str  # the seed with the highest cosine
     num_params: int
     training_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """All trials of the plan on one data set.
-
-    Attributes:
-        rows: Trials; done ones first, highest cosine first.
-        groups: Configs by mean cosine over their seeds, highest first.
-        best_configs: The best group of each architecture.
-        champion_reason: What the champion rule decided last.
-    """
+    """All trials of the plan on one data set."""
 
     study_version: int = STUDY_VERSION
     preset: str
@@ -102,10 +81,10 @@ class Study:
     num_targets: int
     num_articles: int
     rule: str = RULE
-    rows: tuple[StudyRow, ...] = field(repr=False)
-    groups: tuple[ConfigGroup, ...] = field(repr=False)
-    best_configs: tuple[ConfigGroup, ...] = field(repr=False)
-    champion_reason: str | None = None
+    rows: tuple[StudyRow, ...] = field(repr=False)  # trials; done ones first, highest cosine first
+    groups: tuple[ConfigGroup, ...] = field(repr=False)  # configs by mean cosine over their seeds, highest first
+    best_configs: tuple[ConfigGroup, ...] = field(repr=False)  # the best group of each architecture
+    champion_reason: str | None = None  # what the champion rule decided last
 
     @property
     def done(self) -> list[StudyRow]:

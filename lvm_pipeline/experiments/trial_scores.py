@@ -27,72 +27,42 @@ OutcomeStatus = Literal["done", "failed", "refused"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrialScores:
-    """Scores of one trained model on the validation split.
+    """Scores of one trained model on the validation split."""
 
-    Attributes:
-        mode: `windows` or `articles`: what it was trained on and reads.
-        num_params: Learned values.
-        cosine: Mean cosine of prediction and target.
-        best_baseline: The best baseline that reads the same context.
-        gain: Gain in cosine over it, with its own 95 % interval.
-        mrr: Mean reciprocal rank; no earlier concept of the article is a candidate.
-        r_at_10: Recall at 10, likewise.
-        exclusion: Rule of the retrieval pool.
-        latency_ms: Median latency of one prediction.
-        training_seconds: Time in optimiser steps and validation.
-        best_epoch: Epoch whose weights were kept.
-        cosine_sums: Sum of the cosine over the targets of each article, in reading order.
-        gain_sums: Sum of the gain over the best baseline, likewise.
-        target_counts: Targets of each article.
-    """
-
-    mode: str
-    num_params: int
-    cosine: float
-    best_baseline: str
-    gain: Interval
-    mrr: float
-    r_at_10: float
-    exclusion: Exclusion
-    latency_ms: float
-    training_seconds: float
-    best_epoch: int
+    mode: str  # `windows` or `articles`: what it was trained on and reads
+    num_params: int  # learned values
+    cosine: float  # mean cosine of prediction and target
+    best_baseline: str  # the best baseline that reads the same context
+    gain: Interval  # gain in cosine over it, with its own 95 % interval
+    mrr: float  # mean reciprocal rank; no earlier concept of the article is a candidate
+    r_at_10: float  # recall at 10, likewise
+    exclusion: Exclusion  # rule of the retrieval pool
+    latency_ms: float  # median latency of one prediction
+    training_seconds: float  # time in optimiser steps and validation
+    best_epoch: int  # epoch whose weights were kept
+    # sum of the cosine over the targets of each article, in reading order
     cosine_sums: tuple[float, ...] = field(repr=False)
-    gain_sums: tuple[float, ...] = field(repr=False)
-    target_counts: tuple[int, ...] = field(repr=False)
+    gain_sums: tuple[float, ...] = field(repr=False)  # sum of the gain over the best baseline, likewise
+    target_counts: tuple[int, ...] = field(repr=False)  # targets of each article
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a trial of the plan ended.
+    """How a trial of the plan ended."""
 
-    Attributes:
-        trial_id: Id of the trial.
-        week: Its week.
-        purpose: See `plan.PlannedTrial`.
-        status: done; failed: it began to train and broke off; refused: it cannot work with these data or options.
-        reason: Why it failed or was refused.
-        options: The options that tell the trial from others.
-        fingerprints: Of the data.
-        code_version: Of the code that it uses.
-        seconds: Time from its start to its scores.
-        overhead_seconds: The part of it that was neither training nor scoring.
-        mlflow_url: Page of its MLflow run.
-        scores: What it scored, if it is done.
-    """
-
-    trial_id: str
-    week: int
-    purpose: Purpose
+    trial_id: str  # id of the trial
+    week: int  # its week
+    purpose: Purpose  # see `plan.PlannedTrial`
+    # done; failed: it began to train and broke off; refused: it cannot work with these data or options
     status: OutcomeStatus
-    reason: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    fingerprints: dict[str, str]
-    code_version: str
-    seconds: float
-    overhead_seconds: float | None = None
-    mlflow_url: str | None = None
-    scores: TrialScores | None = None
+    reason: str | None = None  # why it failed or was refused
+    options: dict[str, Any] = field(default_factory=dict)  # the options that tell the trial from others
+    fingerprints: dict[str, str]  # of the data
+    code_version: str  # of the code that it uses
+    seconds: float  # time from its start to its scores
+    overhead_seconds: float | None = None  # the part of it that was neither training nor scoring
+    mlflow_url: str | None = None  # page of its MLflow run
+    scores: TrialScores | None = None  # what it scored, if it is done
 
     def is_current(self, fingerprints: Mapping[str, str], code_version: str) -> bool:
         """Whether it was made with these data and this code."""

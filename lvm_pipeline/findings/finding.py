@@ -19,29 +19,17 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The result of checking one invariant. Made by `Invariant.finding`, which fills in name, severity and remedy.
+    """The result of checking one invariant. Made by `Invariant.finding`, which fills in name, severity and remedy."""
 
-    Attributes:
-        name: The invariant, as a full statement (`articles_are_contiguous`).
-        passed: Whether the invariant holds. True where it could not be checked.
-        severity: What a failure does.
-        message: One sentence that names rows, articles or ids.
-        observed: The measured number, which Dagster plots.
-        allowed: The number it was compared with.
-        was_checked: False where the evidence was missing, such as an encoder that is not installed.
-        remedy: What to do if the check failed.
-        details: JSON values, such as up to `MAX_LISTED` offenders.
-    """
-
-    name: str
-    passed: bool
-    severity: Severity
-    message: str
-    observed: float | None = None
-    allowed: float | None = None
-    was_checked: bool = True
-    remedy: str = ""
-    details: dict[str, Any] = field(default_factory=dict)
+    name: str  # the invariant, as a full statement (`articles_are_contiguous`)
+    passed: bool  # whether the invariant holds. True where it could not be checked
+    severity: Severity  # what a failure does
+    message: str  # one sentence that names rows, articles or ids
+    observed: float | None = None  # the measured number, which Dagster plots
+    allowed: float | None = None  # the number it was compared with
+    was_checked: bool = True  # false where the evidence was missing, such as an encoder that is not installed
+    remedy: str = ""  # what to do if the check failed
+    details: dict[str, Any] = field(default_factory=dict)  # JSON values, such as up to `MAX_LISTED` offenders
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""

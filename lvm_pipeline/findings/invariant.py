@@ -29,19 +29,12 @@ class _Fields(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Invariant:
-    """A statement about data or a model that must hold.
+    """A statement about data or a model that must hold."""
 
-    Attributes:
-        name: The statement as an identifier (`positions_have_no_gap`); the name of the Dagster check.
-        severity: What a failure does, unless a finding says otherwise.
-        meaning: What holds if the check passes, and why it matters.
-        remedy: What to do if it fails.
-    """
-
-    name: str
-    severity: Severity = Severity.BLOCKING
-    meaning: str
-    remedy: str
+    name: str  # the statement as an identifier (`positions_have_no_gap`); the name of the Dagster check
+    severity: Severity = Severity.BLOCKING  # what a failure does, unless a finding says otherwise
+    meaning: str  # what holds if the check passes, and why it matters
+    remedy: str  # what to do if it fails
 
     def finding(
         self,

@@ -21,17 +21,12 @@ COLUMNS = ("cpe_id", "article_id", "position", "concept_text")
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """How a model orders concepts by an output of its own.
+    """How a model orders concepts by an output of its own."""
 
-    Attributes:
-        query: The concepts nearest to it are candidates, (D,).
-        score: Gives the score of each candidate's vector, (M, D) to (M,); the highest comes first.
-        num_scored: How many candidates are scored, M; those behind keep the order of the query.
-    """
-
-    query: NDArray[np.float32]
+    query: NDArray[np.float32]  # the concepts nearest to it are candidates, (D,)
+    # gives the score of each candidate's vector, (M, D) to (M,); the highest comes first
     score: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-    num_scored: int
+    num_scored: int  # how many candidates are scored, M; those behind keep the order of the query
 
     def reordered(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return rows in the order of the query, (k,), in that of the scores; `vectors` are those of the table."""

@@ -43,21 +43,13 @@ class Tried:
 
 @dataclass(frozen=True, kw_only=True)
 class TriedArticle:
-    """The article and what each predictor made of it, best mean cosine first.
+    """The article and what each predictor made of it, best mean cosine first."""
 
-    Attributes:
-        texts: The concepts.
-        space_id: Space of their vectors.
-        tried: The predictors.
-        winners: The predictor closest to what followed each concept but the last.
-        left_out: Models that could not read the article, each with the reason.
-    """
-
-    texts: tuple[str, ...]
-    space_id: str
-    tried: tuple[Tried, ...]
-    winners: tuple[str, ...]
-    left_out: dict[str, str]
+    texts: tuple[str, ...]  # the concepts
+    space_id: str  # space of their vectors
+    tried: tuple[Tried, ...]  # the predictors
+    winners: tuple[str, ...]  # the predictor closest to what followed each concept but the last
+    left_out: dict[str, str]  # models that could not read the article, each with the reason
 
 
 def reader(model: LatentVectorModel, info: TrainedModelInfo) -> Predictor:

@@ -21,21 +21,14 @@ MOST_MEMBERS = 5
 
 @dataclass
 class DemoExperiments:
-    """Trials that are trained before those of the lineage, so that the latest of an architecture is a plain one.
+    """Trials that are trained before those of the lineage, so that the latest of an architecture is a plain one."""
 
-    Attributes:
-        settings: What to use.
-        architectures: Those of the lineage; the first is also trained with the strategy.
-        task: Makes a progress bar.
-        tracker_for: Returns the tracker of a trial, given its week of the plan; None: it is of no week.
-        study_page: The study report of the plan, once it is made.
-    """
-
-    settings: Settings
-    architectures: Sequence[str]
-    task: Task
+    settings: Settings  # what to use
+    architectures: Sequence[str]  # those of the lineage; the first is also trained with the strategy
+    task: Task  # makes a progress bar
+    # returns the tracker of a trial, given its week of the plan; None: it is of no week
     tracker_for: "Callable[[int | None], Tracker | None]"
-    study_page: Path | None = None
+    study_page: Path | None = None  # the study report of the plan, once it is made
     _trial_ids: list[str] = field(default_factory=list)
 
     def before_training(self) -> None:

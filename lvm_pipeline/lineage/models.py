@@ -34,24 +34,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedTrial:
-    """A trial with its trained model.
+    """A trial with its trained model."""
 
-    Attributes:
-        folder: Where it lies.
-        info: What the trained model says of itself.
-        findings: What was checked before it was promoted.
-        was_trained: False if it had been trained before with the same data, code and options.
-        mlflow_run_id: The MLflow run that made it, None where nothing tracked it.
-        mlflow_url: Its page.
-        tracking_problem: Why MLflow does not hold the model yet; it is tried again at the next training.
-    """
-
-    folder: TrialFolder
-    info: "TrainedModelInfo"
-    findings: tuple[Finding, ...]
-    was_trained: bool
-    mlflow_run_id: str | None
-    mlflow_url: str | None
+    folder: TrialFolder  # where it lies
+    info: "TrainedModelInfo"  # what the trained model says of itself
+    findings: tuple[Finding, ...]  # what was checked before it was promoted
+    was_trained: bool  # False if it had been trained before with the same data, code and options
+    mlflow_run_id: str | None  # the MLflow run that made it, None where nothing tracked it
+    mlflow_url: str | None  # its page
+    # why MLflow does not hold the model yet; it is tried again at the next training
     tracking_problem: str | None = None
 
 

@@ -46,26 +46,16 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class LinearForecast:
-    """The fitted arrays; all but `basis` and `decays` are in the eigenbasis.
+    """The fitted arrays; all but `basis` and `decays` are in the eigenbasis."""
 
-    Attributes:
-        basis: Eigenvectors of the train covariance in columns, by descending variance, (D, D).
-        decays: Of the means, (K,).
-        weights: Of each summary in each direction, (K + 1, D): the means in the order of `decays`, then the
-            first concept.
-        inputs: Which of the summaries the low-rank part reads, in this order.
-        low_rank: From the first P / len(inputs) directions of each of the `inputs`, side by side, (P, D).
-        constant: (D,).
-        penalties: The selected penalties of `weights` and `low_rank`.
-    """
-
-    basis: Vectors
-    decays: Vectors
+    basis: Vectors  # eigenvectors of the train covariance in columns, by descending variance, (D, D)
+    decays: Vectors  # of the means, (K,)
+    # of each summary in each direction, (K + 1, D): the means in the order of `decays`, then the first concept
     weights: Vectors
-    inputs: tuple[int, ...]
-    low_rank: Vectors
-    constant: Vectors
-    penalties: tuple[float, float]
+    inputs: tuple[int, ...]  # which of the summaries the low-rank part reads, in this order
+    low_rank: Vectors  # from the first P / len(inputs) directions of each of the `inputs`, side by side, (P, D)
+    constant: Vectors  # (D,)
+    penalties: tuple[float, float]  # the selected penalties of `weights` and `low_rank`
 
     def predict(self, vectors: Vectors, first_rows: Rows, target_rows: Rows) -> Vectors:
         """Predict targets, (S, D), from the rows `first_row` up to, not including, `target_row`.

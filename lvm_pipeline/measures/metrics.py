@@ -15,22 +15,15 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Closeness:
-    """Five measures of every prediction, each of shape (S,).
+    """Five measures of every prediction, each of shape (S,)."""
 
-    Attributes:
-        cosine: Cosine of prediction and target; 0 where either is zero.
-        centred_cosine: The same after the mean train vector is taken off both: what is left when the direction
-            that all vectors share earns nothing.
-        mse: Squared difference, mean over the D numbers.
-        l2: Length of the difference.
-        norm_ratio: Length of the prediction over length of the target; 0 where the target is zero.
-    """
-
-    cosine: Values
+    cosine: Values  # cosine of prediction and target; 0 where either is zero
+    # the same after the mean train vector is taken off both: what is left when the direction that all vectors share
+    # earns nothing
     centred_cosine: Values
-    mse: Values
-    l2: Values
-    norm_ratio: Values
+    mse: Values  # squared difference, mean over the D numbers
+    l2: Values  # length of the difference
+    norm_ratio: Values  # length of the prediction over length of the target; 0 where the target is zero
 
     def means(self) -> dict[str, float]:
         """Return the mean of each measure over all targets."""
@@ -60,16 +53,11 @@ class Spread:
     """Whether predictions still depend on their context, or have collapsed to one vector (FIELD_NOTES' fault F9).
 
     All vectors are scaled to length one first. Variance is the mean squared distance from the mean.
-
-    Attributes:
-        cosine_to_mean: Mean cosine of the predictions to the mean train vector.
-        prediction_variance: Variance of the predictions.
-        target_variance: Variance of the targets.
     """
 
-    cosine_to_mean: float
-    prediction_variance: float
-    target_variance: float
+    cosine_to_mean: float  # mean cosine of the predictions to the mean train vector
+    prediction_variance: float  # variance of the predictions
+    target_variance: float  # variance of the targets
 
     @property
     def variance_fraction(self) -> float:

@@ -30,17 +30,11 @@ class MeanScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Everything measured of one predictor.
+    """Everything measured of one predictor."""
 
-    Attributes:
-        closeness: Measures of every prediction.
-        ranks: Rank of every target under each exclusion rule, shape (S,) each.
-        spread: Whether predictions depend on the context.
-    """
-
-    closeness: Closeness
-    ranks: dict[Exclusion, NDArray[np.int64]]
-    spread: Spread
+    closeness: Closeness  # measures of every prediction
+    ranks: dict[Exclusion, NDArray[np.int64]]  # rank of every target under each exclusion rule, shape (S,) each
+    spread: Spread  # whether predictions depend on the context
 
     def means(self) -> MeanScores:
         """Return the means over all targets."""

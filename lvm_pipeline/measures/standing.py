@@ -22,30 +22,19 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveAccuracy:
-    """Share of predictions nearer (by cosine) to their target than to another concept, drawn once for every target.
+    """Share of predictions nearer (by cosine) to their target than to another concept, drawn once for every target."""
 
-    Attributes:
-        random: The other is any concept of the pool.
-        same_article: The other is any other concept of the target's article.
-    """
-
-    random: float
-    same_article: float
+    random: float  # the other is any concept of the pool
+    same_article: float  # the other is any other concept of the target's article
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterScores:
-    """Where the cluster of the target ranks among the clusters of train concepts, by cosine of their centroids.
+    """Where the cluster of the target ranks among the clusters of train concepts, by cosine of their centroids."""
 
-    Attributes:
-        num_clusters: C.
-        accuracy: Share of targets whose cluster ranks first.
-        median_rank: Median rank, from 1.
-    """
-
-    num_clusters: int
-    accuracy: float
-    median_rank: float
+    num_clusters: int  # C
+    accuracy: float  # share of targets whose cluster ranks first
+    median_rank: float  # median rank, from 1
 
 
 def contrastive_accuracy(predictions: Vectors, targets: Targets, *, seed: int) -> ContrastiveAccuracy:

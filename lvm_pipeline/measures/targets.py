@@ -22,21 +22,13 @@ LONGEST_WINDOW_OF_A_RIDGE = 5  # concepts; regressions on more of them would cos
 
 @dataclass(frozen=True, kw_only=True)
 class Contexts:
-    """Targets of one split, ascending, with what lies before each.
+    """Targets of one split, ascending, with what lies before each."""
 
-    Attributes:
-        target_rows: Row of each target, shape (S,).
-        first_rows: First row of the context that a model reads, shape (S,); the context ends before the target.
-        window_rows: First row of the T concepts right before each target, shape (S,).
-        article_first_rows: First row of the article of each target, shape (S,).
-        articles: Index of the article of each target, shape (S,).
-    """
-
-    target_rows: Rows
-    first_rows: Rows
-    window_rows: Rows
-    article_first_rows: Rows
-    articles: Rows
+    target_rows: Rows  # row of each target, shape (S,)
+    first_rows: Rows  # first row of the context that a model reads, shape (S,); the context ends before the target
+    window_rows: Rows  # first row of the T concepts right before each target, shape (S,)
+    article_first_rows: Rows  # first row of the article of each target, shape (S,)
+    articles: Rows  # index of the article of each target, shape (S,)
 
     def __len__(self) -> int:
         """Return S."""
@@ -55,26 +47,17 @@ class Contexts:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Everything that a score depends on besides the predictions.
+    """Everything that a score depends on besides the predictions."""
 
-    Attributes:
-        vectors: All vectors, shape (N, D), may be memory-mapped.
-        scored: The targets that are scored.
-        train: The targets that baselines are fitted on.
-        train_rows: All concepts of train articles.
-        pool_rows: Candidates for retrieval, ascending and unique, shape (P,): all concepts of the scored split.
-        context_mode: `windows`, where a model reads the T concepts before its target, or `articles`, where
-            it reads everything before it.
-        context_length: T.
-    """
-
-    vectors: NDArray[np.float32]
-    scored: Contexts
-    train: Contexts
-    train_rows: Rows
-    pool_rows: Rows
+    vectors: NDArray[np.float32]  # all vectors, shape (N, D), may be memory-mapped
+    scored: Contexts  # the targets that are scored
+    train: Contexts  # the targets that baselines are fitted on
+    train_rows: Rows  # all concepts of train articles
+    pool_rows: Rows  # candidates for retrieval, ascending and unique, shape (P,): all concepts of the scored split
+    # `windows`, where a model reads the T concepts before its target, or `articles`, where it reads everything before
+    # it
     context_mode: ContextMode
-    context_length: int
+    context_length: int  # T
 
     @property
     def has_long_contexts(self) -> bool:

@@ -40,16 +40,11 @@ class NearDuplicateLinks:
     The links are a spanning forest: if three articles repeat the same concept, the third is linked to one of the
     others, not to both. So M < A, and if articles of one group are in different splits, at least one link
     connects two splits.
-
-    Attributes:
-        articles: The two articles of each link, shape (M, 2), sorted.
-        rows: The two near-duplicate rows, shape (M, 2), smaller row first.
-        groups: Group of each article, shape (A,): the index of the group's first article.
     """
 
-    articles: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    groups: NDArray[np.int64]
+    articles: NDArray[np.int64]  # the two articles of each link, shape (M, 2), sorted
+    rows: NDArray[np.int64]  # the two near-duplicate rows, shape (M, 2), smaller row first
+    groups: NDArray[np.int64]  # group of each article, shape (A,): the index of the group's first article
 
 
 def save_links(path: Path, links: NearDuplicateLinks, *, key: str) -> None:

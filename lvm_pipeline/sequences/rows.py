@@ -18,22 +18,14 @@ from lvm_pipeline.sequences.near_duplicates import NearDuplicateLinks, find_near
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptRows:
-    """The columns of a concept table that determine its sequences.
+    """The columns of a concept table that determine its sequences."""
 
-    Attributes:
-        path: The concept table.
-        article_ids: The A article ids in order of first appearance.
-        article_indices: Article of each row as an index into `article_ids`, shape (N,).
-        texts: The N texts.
-        metadata: Metadata of the table.
-        links_path: Where near-duplicates are saved between the steps of one refresh; None to always search.
-    """
-
-    path: Path
-    article_ids: list[str]
-    article_indices: NDArray[np.int64]
-    texts: list[str | None]
-    metadata: ConceptsMetadata
+    path: Path  # the concept table
+    article_ids: list[str]  # the A article ids in order of first appearance
+    article_indices: NDArray[np.int64]  # article of each row as an index into `article_ids`, shape (N,)
+    texts: list[str | None]  # the N texts
+    metadata: ConceptsMetadata  # metadata of the table
+    # where near-duplicates are saved between the steps of one refresh; None to always search
     links_path: Path | None = None
 
     @property

@@ -78,21 +78,13 @@ class SequencesMetadata:
 
 @dataclass(frozen=True, kw_only=True)
 class Sequences:
-    """All sequences of a table, in reading order.
+    """All sequences of a table, in reading order."""
 
-    Attributes:
-        article_ids: Article of each target, shape (S,).
-        first_rows: Row of the first context concept, shape (S,); the context is T rows from there.
-        target_rows: Row of the target, shape (S,).
-        splits: Split of each sequence, shape (S,).
-        metadata: Metadata of the file.
-    """
-
-    article_ids: NDArray[np.str_]
-    first_rows: NDArray[np.int64]
-    target_rows: NDArray[np.int64]
-    splits: NDArray[np.str_]
-    metadata: SequencesMetadata
+    article_ids: NDArray[np.str_]  # article of each target, shape (S,)
+    first_rows: NDArray[np.int64]  # row of the first context concept, shape (S,); the context is T rows from there
+    target_rows: NDArray[np.int64]  # row of the target, shape (S,)
+    splits: NDArray[np.str_]  # split of each sequence, shape (S,)
+    metadata: SequencesMetadata  # metadata of the file
 
     def of_split(self, split: str) -> NDArray[np.int64]:
         """Return the indices of the sequences of a split, ascending.

@@ -42,23 +42,14 @@ class BodyTooLargeError(LvmError):
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """What the application is made of.
+    """What the application is made of."""
 
-    Attributes:
-        holder: The model.
-        batcher: Answers requests with it.
-        metrics: Figures of this process.
-        max_body_bytes: Largest body of a request.
-        try_article: Makes the page of an article; None offers none.
-        try_form: The page with the form for an article.
-    """
-
-    holder: ModelHolder
-    batcher: Batcher[PredictRequest, Answer]
-    metrics: Metrics
-    max_body_bytes: int
-    try_article: TryArticle | None = None
-    try_form: str = ""
+    holder: ModelHolder  # the model
+    batcher: Batcher[PredictRequest, Answer]  # answers requests with it
+    metrics: Metrics  # figures of this process
+    max_body_bytes: int  # largest body of a request
+    try_article: TryArticle | None = None  # makes the page of an article; None offers none
+    try_form: str = ""  # the page with the form for an article
 
 
 def make_app(serving: Serving) -> FastAPI:

@@ -21,29 +21,17 @@ from lvm_pipeline.training.terms import AddedTerms, TermSources, added_terms
 
 @dataclass(frozen=True, kw_only=True)
 class Assembly:
-    """Everything of a training that does not change while it runs, and the fresh model and optimiser.
+    """Everything of a training that does not change while it runs, and the fresh model and optimiser."""
 
-    Attributes:
-        staging: What the strategies made of config and data.
-        phases: Their phases, cut to what the model reads.
-        model_config: Config of the model.
-        model: The model on its device, at its start.
-        terms: Terms that phases add to the objective.
-        optimiser: Of the weights of model and terms.
-        vectors: All vectors on the device, (N, D).
-        condition: Condition of all concepts on the device, (N, C), for models that have one.
-        weighted_mean: Decay and article weight that the residual head starts from.
-    """
-
-    staging: Staging
-    phases: tuple[Phase, ...]
-    model_config: ModelConfig
-    model: LatentVectorModel
-    terms: AddedTerms
-    optimiser: torch.optim.Optimizer
-    vectors: Tensor
-    condition: Tensor | None
-    weighted_mean: dict[str, float]
+    staging: Staging  # what the strategies made of config and data
+    phases: tuple[Phase, ...]  # their phases, cut to what the model reads
+    model_config: ModelConfig  # config of the model
+    model: LatentVectorModel  # the model on its device, at its start
+    terms: AddedTerms  # terms that phases add to the objective
+    optimiser: torch.optim.Optimizer  # of the weights of model and terms
+    vectors: Tensor  # all vectors on the device, (N, D)
+    condition: Tensor | None  # condition of all concepts on the device, (N, C), for models that have one
+    weighted_mean: dict[str, float]  # decay and article weight that the residual head starts from
 
 
 def assemble(

@@ -21,21 +21,13 @@ LENGTH_JITTER = 0.05  # spans whose lengths differ by less than this share swap 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one optimiser step sees.
+    """What one optimiser step sees."""
 
-    Attributes:
-        contexts: (B, T, D); arbitrary finite values after the end of a span.
-        targets: The vector after each position, (B, T, D).
-        is_target: Positions whose target counts, bool (B, T).
-        rows: Row of each target in the concept table, int64 (B, T); a context is one row before its target.
-        condition: The condition of each context concept, (B, T, C), for models that have one.
-    """
-
-    contexts: Tensor
-    targets: Tensor
-    is_target: Tensor
-    rows: Tensor
-    condition: Tensor | None = None
+    contexts: Tensor  # (B, T, D); arbitrary finite values after the end of a span
+    targets: Tensor  # the vector after each position, (B, T, D)
+    is_target: Tensor  # positions whose target counts, bool (B, T)
+    rows: Tensor  # row of each target in the concept table, int64 (B, T); a context is one row before its target
+    condition: Tensor | None = None  # the condition of each context concept, (B, T, C), for models that have one
 
     def chosen_targets(self) -> Tensor:
         """Return the targets that count, (n, D), in row-major order."""

@@ -27,37 +27,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Progress:
-    """Counters and metrics of a training.
+    """Counters and metrics of a training."""
 
-    Attributes:
-        phase: Index of the phase under way.
-        first_epoch_of_phase: Last epoch before the phase.
-        objective_scales: For each phase so far, what each term of its objective is divided by.
-        epoch: The epoch under way, from 1 over all phases; 0 before the first.
-        step_in_epoch: Steps done in it.
-        step: Steps done in total.
-        seconds: Time spent in steps and validation.
-        epoch_started_seconds: `seconds` when the epoch began.
-        best_epoch: Epoch of the best weights.
-        best_score: Their validation metric.
-        history: Metrics of each finished epoch, before training first.
-        unreported: Metrics by step since the last report.
-        targets_in_epoch: Targets seen in this epoch.
-    """
-
-    phase: int = 0
-    first_epoch_of_phase: int = 0
+    phase: int = 0  # index of the phase under way
+    first_epoch_of_phase: int = 0  # last epoch before the phase
+    # for each phase so far, what each term of its objective is divided by
     objective_scales: list[dict[str, float]] = field(default_factory=list)
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    epoch_started_seconds: float = 0.0
-    best_epoch: int = 0
-    best_score: float = float("nan")
+    epoch: int = 0  # the epoch under way, from 1 over all phases; 0 before the first
+    step_in_epoch: int = 0  # steps done in it
+    step: int = 0  # steps done in total
+    seconds: float = 0.0  # time spent in steps and validation
+    epoch_started_seconds: float = 0.0  # `seconds` when the epoch began
+    best_epoch: int = 0  # epoch of the best weights
+    best_score: float = float("nan")  # their validation metric
+    # metrics of each finished epoch, before training first
     history: list[dict[str, float]] = field(default_factory=list)
+    # metrics by step since the last report
     unreported: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    targets_in_epoch: int = 0
+    targets_in_epoch: int = 0  # targets seen in this epoch
 
     @property
     def last_epoch(self) -> int:

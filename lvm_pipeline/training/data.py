@@ -26,16 +26,11 @@ class Spans:
 
     Position t of a span is row `first_row + t`; its target is the row after it. Positions before
     `first_target` are context only.
-
-    Attributes:
-        first_rows: Shape (R,).
-        lengths: Context concepts of each span, shape (R,).
-        first_targets: First position whose target counts, shape (R,).
     """
 
-    first_rows: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    first_targets: NDArray[np.int64]
+    first_rows: NDArray[np.int64]  # shape (R,)
+    lengths: NDArray[np.int64]  # context concepts of each span, shape (R,)
+    first_targets: NDArray[np.int64]  # first position whose target counts, shape (R,)
 
     def __len__(self) -> int:
         """Return R."""
@@ -86,25 +81,15 @@ class Spans:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Everything a training reads.
+    """Everything a training reads."""
 
-    Attributes:
-        vectors: All vectors, memory-mapped, shape (N, D).
-        articles: Where each article lies.
-        article_splits: Split of each article, shape (A,).
-        sequences: Contexts and targets by row.
-        concepts: What the concept table says of itself.
-        concepts_path: The concept table, from which the condition is read when a model needs it.
-        encoders_dir: Where the encoder of the concepts' space is looked for when a strategy needs it.
-    """
-
-    vectors: NDArray[np.float32]
-    articles: Articles
-    article_splits: NDArray[np.str_]
-    sequences: Sequences
-    concepts: ConceptsMetadata
-    concepts_path: Path | None = None
-    encoders_dir: Path | None = None
+    vectors: NDArray[np.float32]  # all vectors, memory-mapped, shape (N, D)
+    articles: Articles  # where each article lies
+    article_splits: NDArray[np.str_]  # split of each article, shape (A,)
+    sequences: Sequences  # contexts and targets by row
+    concepts: ConceptsMetadata  # what the concept table says of itself
+    concepts_path: Path | None = None  # the concept table, from which the condition is read when a model needs it
+    encoders_dir: Path | None = None  # where the encoder of the concepts' space is looked for when a strategy needs it
 
     def has_written_negatives(self) -> bool:
         """Return whether the table names a soft or hard negative of any concept."""

@@ -54,19 +54,12 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A finished training.
+    """A finished training."""
 
-    Attributes:
-        path: Folder of the model.
-        info: What it says of itself.
-        findings: What was checked of it.
-        tracking_problem: Why the tracker does not hold the model; None if it does.
-    """
-
-    path: Path
-    info: TrainedModelInfo
-    findings: tuple[Finding, ...] = ()
-    tracking_problem: str | None = None
+    path: Path  # folder of the model
+    info: TrainedModelInfo  # what it says of itself
+    findings: tuple[Finding, ...] = ()  # what was checked of it
+    tracking_problem: str | None = None  # why the tracker does not hold the model; None if it does
 
 
 Accept = Callable[[TrainedModel], TrainedModel]  # checks a saved model and moves it to where it belongs

@@ -22,46 +22,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AddedTerm:
-    """A term that a phase adds to its objective.
+    """A term that a phase adds to its objective."""
 
-    Attributes:
-        name: Shown in curves and MLflow. Phases that name the same term share its module.
-        weight: Its factor in the sum.
-        make: Makes the module; see `terms`.
-    """
-
-    name: str
-    weight: float
-    make: "Callable[[TermSources], TermModule]"
+    name: str  # shown in curves and MLflow. Phases that name the same term share its module
+    weight: float  # its factor in the sum
+    make: "Callable[[TermSources], TermModule]"  # makes the module; see `terms`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One stage of a training.
+    """One stage of a training."""
 
-    Attributes:
-        name: Shown in progress, curves and MLflow.
-        spans: What is learned from.
-        draw: Draws the indices of the spans that an epoch sees, with a generator of that epoch. Default: each once.
-        counted: Rows whose concept counts as a target, bool (N,). Default: every target of the spans.
-        terms: Terms added to the objective.
-        epochs: Maximum number of passes over the spans.
-        batch_size: Targets per optimiser step, about.
-        learning_rate: Peak of this phase's warm-up and cosine schedule.
-        objective: See `objectives`.
-        is_shuffled: Whether every epoch draws its own order; else spans are seen in the order given.
-    """
-
-    name: str
-    spans: Spans
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    objective: str
-    is_shuffled: bool = True
+    name: str  # shown in progress, curves and MLflow
+    spans: Spans  # what is learned from
+    epochs: int  # maximum number of passes over the spans
+    batch_size: int  # targets per optimiser step, about
+    learning_rate: float  # peak of this phase's warm-up and cosine schedule
+    objective: str  # see `objectives`
+    is_shuffled: bool = True  # whether every epoch draws its own order; else spans are seen in the order given
+    # draws the indices of the spans that an epoch sees, with a generator of that epoch. Default: each once
     draw: Callable[[np.random.Generator], NDArray[np.int64]] | None = None
+    # rows whose concept counts as a target, bool (N,). Default: every target of the spans
     counted: NDArray[np.bool_] | None = None
-    terms: tuple[AddedTerm, ...] = ()
+    terms: tuple[AddedTerm, ...] = ()  # terms added to the objective
 
     def for_model(self, max_context: int | None, *, rng: np.random.Generator) -> Spans:
         """Return the spans of one epoch, none longer than the model reads and none without a target that counts."""

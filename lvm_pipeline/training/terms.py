@@ -19,17 +19,11 @@ from lvm_pipeline.training.phases import AddedTerm
 
 @dataclass(frozen=True, kw_only=True)
 class TermSources:
-    """What the module of a term is made from.
+    """What the module of a term is made from."""
 
-    Attributes:
-        model: The model that is trained, on its device.
-        vectors: All vectors on that device, (N, D).
-        data: What the training reads.
-    """
-
-    model: LatentVectorModel
-    vectors: Tensor
-    data: TrainingData
+    model: LatentVectorModel  # the model that is trained, on its device
+    vectors: Tensor  # all vectors on that device, (N, D)
+    data: TrainingData  # what the training reads
 
 
 class TermModule(nn.Module, ABC):
@@ -37,12 +31,9 @@ class TermModule(nn.Module, ABC):
 
     Its parameters are trained with the model and kept in the checkpoint; they are not part of the trained model. A
     module that needs randomness draws it from torch's random state, which the checkpoint keeps.
-
-    Attributes:
-        reads_states: Whether it reads the hidden states behind the predictions.
     """
 
-    reads_states: bool = False
+    reads_states: bool = False  # whether it reads the hidden states behind the predictions
 
     @abstractmethod
     def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:

@@ -37,87 +37,49 @@ PACKAGE = __name__.partition(".")[0]
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A trained model in an ensemble.
+    """A trained model in an ensemble."""
 
-    Attributes:
-        trial_id: Its trial; its files are in the folder of this name.
-        architecture: Its architecture.
-        preset: Its preset.
-        mode: `windows` or `articles`: what it reads, in the ensemble too.
-        weight: Its part of the mean.
-        score: Its own validation cosine.
-        weights_fingerprint: Hash of its weights.
-    """
-
-    trial_id: str
-    architecture: str
-    preset: str
-    mode: str
-    weight: float
-    score: float
-    weights_fingerprint: str
+    trial_id: str  # its trial; its files are in the folder of this name
+    architecture: str  # its architecture
+    preset: str  # its preset
+    mode: str  # `windows` or `articles`: what it reads, in the ensemble too
+    weight: float  # its part of the mean
+    score: float  # its own validation cosine
+    weights_fingerprint: str  # hash of its weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModelInfo:
-    """What a trained model says of itself.
+    """What a trained model says of itself."""
 
-    Attributes:
-        architecture: Name of the architecture.
-        preset: Preset that the config started from.
-        model_class: Class that the weights belong to, and the classes of its parts.
-        config: The model's config.
-        num_params: Learned values.
-        space_id: Space of the vectors it reads and predicts.
-        trial: The options that tell its trial from others.
-        training: Every training option, with nothing left open.
-        mode: `windows` or `articles`: the contexts that the scores were measured with.
-        seed: Of weights, order and dropout.
-        code_version: Of the sources that decide what a training computes.
-        packages: Versions of Python and packages.
-        fingerprints: Fingerprint of each data product read.
-        context_length: Context concepts of a sequence.
-        split: Rule, seed and counts of the split.
-        is_leaking: Whether the sequences leak, so that the scores say nothing about unseen articles.
-        arithmetic: Decay and article weight that the residual head started from.
-        selection_metric: Validation metric that chose the checkpoint.
-        score: Its value for these weights.
-        start_score: Its value before the first step.
-        best_epoch: Epoch whose weights these are; 0 is the start.
-        history: Metrics of each epoch.
-        training_seconds: Time in optimiser steps and validation.
-        trained_on: The device, in words.
-        strategy_notes: What each strategy did with the data, one sentence each.
-        members: The members of an ensemble; empty for any other model.
-        is_oracle: Whether it reads something of its targets, so that it cannot be used on what is not known yet.
-    """
-
-    architecture: str
-    preset: str
-    model_class: str
-    config: dict[str, Any]
-    num_params: int
-    space_id: str
-    trial: dict[str, Any]
-    training: dict[str, Any]
-    mode: str
-    seed: int
-    code_version: str
-    packages: dict[str, str]
-    fingerprints: dict[str, str]
-    context_length: int
-    split: dict[str, Any]
-    is_leaking: bool
-    arithmetic: dict[str, float]
-    selection_metric: str
-    score: float
-    start_score: float
-    best_epoch: int
-    history: list[dict[str, float]]
-    training_seconds: float
-    trained_on: str
+    architecture: str  # name of the architecture
+    preset: str  # preset that the config started from
+    model_class: str  # class that the weights belong to, and the classes of its parts
+    config: dict[str, Any]  # the model's config
+    num_params: int  # learned values
+    space_id: str  # space of the vectors it reads and predicts
+    trial: dict[str, Any]  # the options that tell its trial from others
+    training: dict[str, Any]  # every training option, with nothing left open
+    mode: str  # `windows` or `articles`: the contexts that the scores were measured with
+    seed: int  # of weights, order and dropout
+    code_version: str  # of the sources that decide what a training computes
+    packages: dict[str, str]  # versions of Python and packages
+    fingerprints: dict[str, str]  # fingerprint of each data product read
+    context_length: int  # context concepts of a sequence
+    split: dict[str, Any]  # rule, seed and counts of the split
+    is_leaking: bool  # whether the sequences leak, so that the scores say nothing about unseen articles
+    arithmetic: dict[str, float]  # decay and article weight that the residual head started from
+    selection_metric: str  # validation metric that chose the checkpoint
+    score: float  # its value for these weights
+    start_score: float  # its value before the first step
+    best_epoch: int  # epoch whose weights these are; 0 is the start
+    history: list[dict[str, float]]  # metrics of each epoch
+    training_seconds: float  # time in optimiser steps and validation
+    trained_on: str  # the device, in words
+    # what each strategy did with the data, one sentence each
     strategy_notes: dict[str, str] = field(default_factory=dict)
-    members: list[Member] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)  # the members of an ensemble; empty for any other model
+    # whether it reads something of its targets, so that it cannot be used on what is not known yet
     is_oracle: bool = False
     schema_version: int = SCHEMA_VERSION
 

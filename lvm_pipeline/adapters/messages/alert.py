@@ -12,39 +12,22 @@ MIN_SECRET_LENGTH = 4  # shorter ones are words like `db`
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """A failure to report.
+    """A failure to report."""
 
-    Attributes:
-        alert_id: Identifies the failure: a check execution, a run or a silence.
-        happened_at: In seconds since 1970.
-        title: What failed, in a few words.
-        message: One sentence.
-        remedy: What to do about it.
-        is_warning: Whether the pipeline goes on.
-        asset: The asset whose check or materialization failed.
-        partition: Its partition.
-        check: Name of the check.
-        observed: What the check measured.
-        allowed: The limit of the check.
-        dagster_run_id: The Dagster run in which it happened.
-        link: Page of the Dagster web UI.
-        repeats_by_itself: Whether a schedule or sensor retries, so that the same failure may come back.
-    """
-
-    alert_id: str
-    happened_at: float
-    title: str
-    message: str
-    remedy: str | None = None
-    is_warning: bool = False
-    asset: str | None = None
-    partition: str | None = None
-    check: str | None = None
-    observed: float | None = None
-    allowed: float | None = None
-    dagster_run_id: str | None = None
-    link: str | None = None
-    repeats_by_itself: bool = False
+    alert_id: str  # identifies the failure: a check execution, a run or a silence
+    happened_at: float  # in seconds since 1970
+    title: str  # what failed, in a few words
+    message: str  # one sentence
+    remedy: str | None = None  # what to do about it
+    is_warning: bool = False  # whether the pipeline goes on
+    asset: str | None = None  # the asset whose check or materialization failed
+    partition: str | None = None  # its partition
+    check: str | None = None  # name of the check
+    observed: float | None = None  # what the check measured
+    allowed: float | None = None  # the limit of the check
+    dagster_run_id: str | None = None  # the Dagster run in which it happened
+    link: str | None = None  # page of the Dagster web UI
+    repeats_by_itself: bool = False  # whether a schedule or sensor retries, so that the same failure may come back
 
     @property
     def series(self) -> str | None:

@@ -12,14 +12,10 @@ class SilenceWatch:
 
     Only changes of a heartbeat are timed, by the watcher's own clock, so that neither another machine's clock nor a
     laptop that slept counts as silence.
-
-    Attributes:
-        required: Names of the daemons that must send heartbeats.
-        silence_seconds: Time without a new heartbeat that counts as silence.
     """
 
-    required: Iterable[str]
-    silence_seconds: float
+    required: Iterable[str]  # names of the daemons that must send heartbeats
+    silence_seconds: float  # time without a new heartbeat that counts as silence
     _heard: dict[str, tuple[float | None, float]] = field(default_factory=dict)  # heartbeat, when it came here
     _is_reported: bool = False
 

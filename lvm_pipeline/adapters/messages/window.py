@@ -25,17 +25,11 @@ Series = dict[str, tuple[float, float]]  # time of the sent alert and of the lat
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Alerts that were handled.
+    """Alerts that were handled."""
 
-    Attributes:
-        since: Everything before is handled, in seconds since 1970.
-        handled: Time of each alert handled since, by id.
-        ongoing: Series that go on.
-    """
-
-    since: float
-    handled: dict[str, float] = field(default_factory=dict)
-    ongoing: Series = field(default_factory=dict)
+    since: float  # everything before is handled, in seconds since 1970
+    handled: dict[str, float] = field(default_factory=dict)  # time of each alert handled since, by id
+    ongoing: Series = field(default_factory=dict)  # series that go on
 
     @classmethod
     def from_text(cls, text: str | None, *, now: float) -> "Window":

@@ -22,23 +22,14 @@ from lvm_pipeline.concepts.store import article_ranges, read_columns, stream_row
 
 @dataclass(frozen=True, kw_only=True)
 class ArticleSample:
-    """Some articles, in order.
+    """Some articles, in order."""
 
-    Attributes:
-        ids: Article ids, A of them.
-        digests: Hash of each article's vectors and codes, A of them.
-        lengths: Concepts of each, shape (A,).
-        codes: Domain, task, modifier of each concept, -1 where missing, shape (N, 3).
-        num_sampled: Sampled concepts of each, shape (A,).
-        vectors: Vectors of the sampled concepts, shape (n, D).
-    """
-
-    ids: list[str]
-    digests: list[bytes]
-    lengths: NDArray[np.int64]
-    codes: NDArray[np.int16]
-    num_sampled: NDArray[np.int64]
-    vectors: NDArray[np.float32]
+    ids: list[str]  # article ids, A of them
+    digests: list[bytes]  # hash of each article's vectors and codes, A of them
+    lengths: NDArray[np.int64]  # concepts of each, shape (A,)
+    codes: NDArray[np.int16]  # domain, task, modifier of each concept, -1 where missing, shape (N, 3)
+    num_sampled: NDArray[np.int64]  # sampled concepts of each, shape (A,)
+    vectors: NDArray[np.float32]  # vectors of the sampled concepts, shape (n, D)
 
     @property
     def num_articles(self) -> int:

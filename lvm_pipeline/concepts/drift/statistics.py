@@ -48,21 +48,13 @@ class Groups:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistic:
-    """A statistic of two groups.
+    """A statistic of two groups."""
 
-    Attributes:
-        values: For each grouping, larger where the groups differ more, shape (P,).
-        summary: What differs most, a clause.
-        details: JSON-able evidence.
-        scale: Multiplies `values` where they are reported.
-        not_checked: Why the groups cannot be tested; None if they can.
-    """
-
-    values: NDArray[np.float64]
-    summary: str
-    details: Mapping[str, Any]
-    scale: float = 1.0
-    not_checked: str | None = None
+    values: NDArray[np.float64]  # for each grouping, larger where the groups differ more, shape (P,)
+    summary: str  # what differs most, a clause
+    details: Mapping[str, Any]  # JSON-able evidence
+    scale: float = 1.0  # multiplies `values` where they are reported
+    not_checked: str | None = None  # why the groups cannot be tested; None if they can
 
 
 @dataclass(frozen=True, kw_only=True)

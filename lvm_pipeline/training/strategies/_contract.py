@@ -41,21 +41,17 @@ def strategy_option(default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Staging:
-    """How a training is staged. It starts as one phase over the train split, and each strategy returns it changed.
+    """How a training is staged. It starts as one phase over the train split, and each strategy returns it changed."""
 
-    Attributes:
-        phases: The phases of the training, in order.
-        model: Fields of the model's config that the strategies set, by name.
-        measures: Further validation metrics, each a function of predictions (S, D) and targets (S, D).
-        notes: One sentence for each strategy about what it did with these data: what it used and what it used instead
-            of something that is missing. Recorded with the model, in MLflow and in the report.
-        is_oracle: Whether the model reads something of its targets, so that it can be studied but never promoted.
-    """
-
-    phases: tuple[Phase, ...]
+    phases: tuple[Phase, ...]  # the phases of the training, in order
+    # fields of the model's config that the strategies set, by name
     model: Mapping[str, Any] = field(default_factory=dict)
+    # further validation metrics, each a function of predictions (S, D) and targets (S, D)
     measures: tuple[Measure, ...] = ()
+    # one sentence for each strategy about what it did with these data: what it used and what it used instead of
+    # something that is missing. Recorded with the model, in MLflow and in the report
     notes: Mapping[str, str] = field(default_factory=dict)
+    # whether the model reads something of its targets, so that it can be studied but never promoted
     is_oracle: bool = False
 
     @property
@@ -70,29 +66,23 @@ def _nothing_refused(trial: Trial, options: Any) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """One way to stage a training.
+    """One way to stage a training."""
 
-    Attributes:
-        name: Its name, which is its module's.
-        summary: What it does, one sentence.
-        affects: What it changes; see `AFFECTS` and `EXCLUSIVE`.
-        stage: Returns the staging changed, for a settled config, the data and the strategy's options. It raises
-            LvmError with what is missing if the strategy cannot work on the data.
-        options: Frozen dataclass of its options, each with a default, declared with `strategy_option`; limits are
-            written as pydantic's `Annotated[int, Field(ge=1)]`. Names are unique among strategies that can be combined.
-        refused: Returns why a trial contradicts the strategy or its options; None if it does not.
-        extend: Returns a built model with modules of the strategy added, or another model around it. Called when a
-            training builds its model and whenever a trained model is loaded, before the weights are.
-        condition: Returns the condition (N, C) that a model of this strategy reads, where it is not the TMD vectors.
-    """
-
-    name: str
-    summary: str
-    affects: Affects
+    name: str  # its name, which is its module's
+    summary: str  # what it does, one sentence
+    affects: Affects  # what it changes; see `AFFECTS` and `EXCLUSIVE`
+    # returns the staging changed, for a settled config, the data and the strategy's options. It raises LvmError with
+    # what is missing if the strategy cannot work on the data
     stage: Callable[[Staging, TrainingConfig, TrainingData, Any], Staging]
+    # frozen dataclass of its options, each with a default, declared with `strategy_option`; limits are written as
+    # pydantic's `Annotated[int, Field(ge=1)]`. Names are unique among strategies that can be combined
     options: type = NoOptions
+    # returns why a trial contradicts the strategy or its options; None if it does not
     refused: Callable[[Trial, Any], str | None] = _nothing_refused
+    # returns a built model with modules of the strategy added, or another model around it. Called when a training
+    # builds its model and whenever a trained model is loaded, before the weights are
     extend: "Callable[[LatentVectorModel, Any], LatentVectorModel] | None" = None
+    # returns the condition (N, C) that a model of this strategy reads, where it is not the TMD vectors
     condition: Callable[[TrainingData, Any], NDArray[np.float32]] | None = None
 
     def options_from(self, values: Mapping[str, Any]) -> Any:
