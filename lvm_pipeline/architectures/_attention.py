@@ -23,16 +23,9 @@ Rotate = Callable[[Tensor, int], Tensor]  # queries or keys (B, K, T, N) and the
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float = 0.0) -> Tensor:
-    """Attend from the last T of S positions to all up to each.
+    """Attend from the last T of S positions to all up to each: queries (B, K, T, N), keys and values (B, G, S, N).
 
-    Args:
-        queries: (B, K, T, N).
-        keys: (B, G, S, N); query head k reads head k // (K/G).
-        values: (B, G, S, N).
-        dropout: Share of the weights that is dropped.
-
-    Returns:
-        (B, K, T, N).
+    Query head k reads head k // (K/G); the result is (B, K, T, N).
     """
     length, num_seen = queries.shape[2], keys.shape[2]
     mask = None
@@ -72,7 +65,6 @@ class CausalSelfAttention(nn.Module):
         self.dropout = dropout
 
     def forward(self, states: Tensor) -> Tensor:
-        """Attend within the context."""
         return self.prefill(states, None)[0]
 
     def prefill(self, states: Tensor, state: KeysAndValues | None) -> tuple[Tensor, KeysAndValues]:

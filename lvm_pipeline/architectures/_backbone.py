@@ -4,9 +4,9 @@ Shapes: B = batch, T = context in concepts, D = vector width, H = hidden width, 
 
 Linear D->H, the architecture's mixers, Linear H->D (through `correction_rank` directions if given), then the head,
 which reads the context too: prediction = output of the head + correction, of unit length where the space is. The last
-projection starts at zero when there is a head, so that an untrained model is exactly the head's fitted weighted mean.
-A normaliser, where an architecture has one, is around the mixers: they read normalised vectors, and their correction
-is scaled back.
+projection starts at zero when there is a head, so that an untrained model is exactly the head's fitted weighted mean. A
+normaliser, where an architecture has one, is around the mixers: they read normalised vectors, and their correction is
+scaled back.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -30,7 +30,7 @@ class RecurrentMixers(Protocol):
     """Mixers that can also continue from a state."""
 
     def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Mix states (B, T, H) that follow on `state` (None at the start); return the state after them."""
+        """Mix states (B, T, H) that follow on `state` (None at the start); return the state after them, too."""
         ...
 
 
@@ -38,9 +38,7 @@ class RecurrentMixers(Protocol):
 class StepAwareMixers(Protocol):
     """Mixers that change something between optimiser steps."""
 
-    def start_step(self, step: int) -> None:
-        """Prepare for an optimiser step, counted from 1."""
-        ...
+    def start_step(self, step: int) -> None: ...
 
 
 class Backbone(LatentVectorModel):
@@ -55,14 +53,10 @@ class Backbone(LatentVectorModel):
         is_causal: bool = True,
         normaliser: RobustNormaliser | None = None,
     ):
-        """Wrap an architecture's mixers.
+        """Wrap mixers: `mixers(states (B, T, H), at)` returns (B, T, H), or (n, H) where `at` is True.
 
-        Args:
-            config: Of the model.
-            mixers: Called with states (B, T, H) and `at`; returns states (B, T, H), or (n, H) where `at` is True.
-            max_context: Longest context, None for any.
-            is_causal: Whether a prediction depends only on earlier positions.
-            normaliser: Applied to what the mixers read and undone on their correction.
+        `max_context` is the longest context, None for any; `normaliser` is applied to what the mixers read and undone
+        on their correction.
         """
         super().__init__(config)
         self.normaliser = normaliser
@@ -86,11 +80,9 @@ class Backbone(LatentVectorModel):
             last.bias.zero_()
 
     def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Predict the next vector after each position; see the contract."""
         return self.predict_from(contexts, self.mixers(self.states_of(contexts, condition), at), at)
 
     def prefill(self, contexts: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Predict for contexts that continue from `state`; see the contract."""
         if not self.is_recurrent:
             return super().prefill(contexts, state, condition)
         assert isinstance(self.mixers, RecurrentMixers)
@@ -104,10 +96,7 @@ class Backbone(LatentVectorModel):
         return self._finish(prediction), (mixer_state, head_state)
 
     def states_of(self, contexts: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Project and modulate the contexts.
-
-        Returns:
-            What the mixers read, (B, T, H).
+        """Project and modulate the contexts to what the mixers read, (B, T, H).
 
         Raises:
             LvmError: If the contexts are longer than the model reads, or it needs a condition and none is given.
@@ -136,7 +125,7 @@ class Backbone(LatentVectorModel):
         return self._finish(prediction)
 
     def _correction_from(self, states: Tensor) -> Tensor:
-        """Project states to what is added to the arithmetic, or is the prediction where there is no head."""
+        """Project states to the correction, which is the whole prediction where there is no head."""
         correction = self.leave(states)
         if self.normaliser is None:
             return correction
@@ -147,19 +136,16 @@ class Backbone(LatentVectorModel):
         return F.normalize(prediction, dim=-1) if self.config.unit_length else prediction
 
     def start_step(self, step: int) -> None:
-        """Prepare the mixers for an optimiser step, where they need it; see the contract."""
         if isinstance(self.mixers, StepAwareMixers):
             self.mixers.start_step(step)
 
     def fit(self, train_vectors: Tensor) -> None:
-        """Fit the normaliser and the head's directions, where there are any."""
         if self.normaliser is not None:
             self.normaliser.fit(train_vectors)
         if isinstance(self.residual_head, MixingHead):
             self.residual_head.fit(train_vectors)
 
     def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
-        """Start the residual head at this arithmetic, where there is a head."""
         if self.residual_head is not None:
             self.residual_head.set_arithmetic(decay=decay, article_weight=article_weight)
 

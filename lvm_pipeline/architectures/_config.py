@@ -23,7 +23,7 @@ def meanings(config_class: type["ModelConfig"]) -> dict[str, tuple[Any, str]]:
 
 
 def _meaning(config_class: type["ModelConfig"], name: str) -> str:
-    """Return the meaning that the nearest class declares; a default may be replaced further down."""
+    """Return the meaning that the nearest class declares; a subclass may replace the default alone."""
     declared = (each.__dict__.get("__dataclass_fields__", {}).get(name) for each in config_class.__mro__)
     return next((each.metadata["meaning"] for each in declared if each is not None and each.metadata), "")
 
@@ -38,15 +38,9 @@ class ModelConfig:
     condition_dim: ClassVar[int] = 0  # width of the condition beside every concept
 
     def __post_init__(self) -> None:
-        """Refuse a config that cannot work, with the field and the value seen."""
         self.require(self.vector_dim >= 1, "vector_dim", "at least 1")
 
     def require(self, condition: bool, name: str, allowed: str) -> None:
-        """Raise unless the condition holds.
-
-        Raises:
-            LvmError: With the config's kind, the field, its value and what is allowed.
-        """
         if not condition:
             raise LvmError(f"{type(self).__name__}: {name} must be {allowed}, got {getattr(self, name)!r}.")
 
@@ -72,7 +66,6 @@ class BackboneConfig(ModelConfig):
     )
 
     def __post_init__(self) -> None:
-        """Refuse a config that cannot work, with the field and the value seen."""
         super().__post_init__()
         self.require(self.hidden_dim >= 1, "hidden_dim", "at least 1")
         self.require(self.num_layers >= 1, "num_layers", "at least 1")
@@ -89,8 +82,7 @@ def config_with(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfi
     """Return the config with some fields replaced.
 
     Raises:
-        LvmError: If a field does not exist (the message lists what exists), has a value of another
-            type, or the whole cannot work.
+        LvmError: If a field does not exist (the message lists what exists) or has a value that cannot be used.
     """
     declared = {f.name: f for f in fields(config)}
     for name, value in overrides.items():

@@ -2,9 +2,8 @@
 
 Shapes: B = batch, T = context in concepts, D = vector width, H = hidden width, C = condition width.
 
-An architecture is one module in this folder with a constant `ARCHITECTURE`. Its config, presets and
-builder live there and nowhere else; partitions, conformance tests, plan and command line find it by
-scanning the folder (`_registry`).
+An architecture is one module in this folder with a constant `ARCHITECTURE`. Its config, presets and builder live there
+and nowhere else; partitions, conformance tests, plan and command line find it by scanning the folder (`_registry`).
 """
 
 from abc import ABC, abstractmethod
@@ -80,7 +79,6 @@ class LatentVectorModel(nn.Module, ABC):
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {}
 
     def __init__(self, config: ModelConfig):
-        """Keep the config; it travels with the weights."""
         super().__init__()
         self.config = config
 
@@ -116,7 +114,7 @@ class LatentVectorModel(nn.Module, ABC):
         """Take the arrays of a linear forecast that was fitted with `linear_forecast_options`, by name."""
 
     def prefill(self, contexts: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Predict like `forward` for contexts that continue from `state`, and return the state after them.
+        """Predict like `forward` for contexts that continue from `state`; return the state after them, too.
 
         Raises:
             LvmError: If the architecture carries no state.
@@ -124,15 +122,10 @@ class LatentVectorModel(nn.Module, ABC):
         raise LvmError(f"{type(self).__name__} carries no state from concept to concept; give it the whole context.")
 
     def step(self, vectors: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Predict from one more concept.
+        """Predict from one more concept of each context, (B, D), with its condition (B, C) if the config has one.
 
-        Args:
-            vectors: The new concept of each context, (B, D).
-            state: What the previous step returned, nothing at the start.
-            condition: (B, C) or nothing.
-
-        Returns:
-            Predictions (B, D) and the state for the next step.
+        `state` is what the previous step returned, None at the start; the result is the predictions (B, D) and the next
+        state.
         """
         condition = None if condition is None else condition[:, None]
         predictions, state = self.prefill(vectors[:, None], state, condition)
@@ -179,11 +172,6 @@ class Architecture:
     is_closed_form: bool = False
 
     def __post_init__(self) -> None:
-        """Hold the declaration to the contract.
-
-        Raises:
-            ValueError: If a required preset is missing or a preset is of another config class.
-        """
         missing = [name for name in REQUIRED_PRESETS if name not in self.presets]
         if missing:
             raise ValueError(f"architecture {self.name} lacks the presets {missing}")
@@ -193,16 +181,12 @@ class Architecture:
 
     @property
     def kind(self) -> str:
-        """What it is, in words."""
         if self.is_baseline:
             return "baseline model"
         return f"variant of {self.variant_of}" if self.variant_of else "architecture"
 
     def build(self, config: ModelConfig) -> LatentVectorModel:
-        """Build the model.
-
-        Returns:
-            A model with fresh weights drawn from torch's present random state.
+        """Build the model, its weights drawn from torch's current random state.
 
         Raises:
             LvmError: If the config is another architecture's.

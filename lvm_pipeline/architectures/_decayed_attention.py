@@ -33,16 +33,13 @@ def decayed_attention(
     """Attend with fading memory.
 
     Args:
-        queries: (B, T, G, N); head k reads group k // (K/G).
+        queries: (B, T, G, N), like `keys`; head k reads group k // (K/G).
         keys: (B, T, G, N).
         values: (B, T, K, P).
         log_decay: a, at most 0, (B or 1, T, K).
         write: w, (B, T, K); one everywhere if left out.
         state: S before the first position, (B, K, N, P); zero if left out.
-        returns_state: Whether the state after the last position is wanted.
-
-    Returns:
-        y (B, T, K, P), and the state after the last position where it is wanted.
+        returns_state: Whether to return the state after the last position (else None) beside y (B, T, K, P).
     """
     log_decay = at_least_float32(log_decay)
     write = None if write is None else at_least_float32(write)

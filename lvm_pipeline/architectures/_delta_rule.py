@@ -50,10 +50,7 @@ def delta_rule(
         a: Along what it forgets, (B, T, K, N).
         b: Where what is read along `a` is added, (B, T, K, N).
         state: S before the first position, (B, K, N, P); zero if left out.
-        returns_state: Whether the state after the last position is wanted.
-
-    Returns:
-        y (B, T, K, P), and the state after the last position where it is wanted.
+        returns_state: Whether to return the state after the last position (else None) beside y (B, T, K, P).
     """
     form = DELTA_RULE.form_for(r)
     return form(r, log_decay, k, v, a, b, state=state, returns_state=returns_state)
@@ -70,7 +67,6 @@ def torch_delta_rule(
     state: Tensor | None = None,
     returns_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run it in plain torch; see `delta_rule`."""
     with without_autocast(r):
         length = r.shape[1]
         num_chunks = -(-length // CHUNK)

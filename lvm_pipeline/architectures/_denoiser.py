@@ -56,7 +56,6 @@ class StepEmbedding(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, steps: Tensor) -> Tensor:
-        """Embed the steps."""
         return self.mix(F.silu(self.widen(embedded_steps(steps).to(self.widen.weight.dtype))))
 
 
@@ -64,7 +63,6 @@ class SelfAlone(nn.Module):
     """Attention of a position to itself, (B, T, H) -> (B, T, H)."""
 
     def __init__(self, width: int, *, has_idle_projections: bool):
-        """Make the projections to values and out, and those to queries and keys where they are asked for."""
         super().__init__()
         self.idle = nn.Linear(width, 2 * width) if has_idle_projections else None
         self.value = nn.Linear(width, width)
@@ -73,7 +71,6 @@ class SelfAlone(nn.Module):
         draw_projection(self.out)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Work on each position alone."""
         return self.out(self.value(states))
 
 
@@ -81,7 +78,6 @@ class CrossAttention(nn.Module):
     """Attention to the encoded context."""
 
     def __init__(self, width: int, *, num_heads: int):
-        """Make the projections; keys before values."""
         super().__init__()
         self.num_heads = num_heads
         self.query = nn.Linear(width, width)
@@ -135,12 +131,10 @@ class DenoiserLayer(nn.Module):
         return states + self.gated(mlp, self.mlp(self.read(2, states, mlp)))
 
     def read(self, number: int, states: Tensor, modulation: Tensor) -> Tensor:
-        """Normalise, scale and shift."""
         shift, scale, _ = modulation.chunk(3, dim=-1)
         return self.norms[number](states) * (1 + scale) + shift
 
     def gated(self, modulation: Tensor, found: Tensor) -> Tensor:
-        """Let through what the gate lets through."""
         return modulation.chunk(3, dim=-1)[2] * self.dropout(found)
 
 
@@ -148,7 +142,6 @@ class Denoiser(nn.Module):
     """Noisy vectors (B, T, D) -> states (B, T, H), from which the clean vectors are projected."""
 
     def __init__(self, config: DecoderConfig, *, num_layers: int, has_idle_projections: bool):
-        """Make the layers and the last norm."""
         super().__init__()
         self.enter = nn.Linear(config.vector_dim, config.hidden_dim)
         self.embed_step = StepEmbedding(config.hidden_dim)
@@ -170,16 +163,10 @@ class Denoiser(nn.Module):
         ]
 
     def forward(self, noisy: Tensor, steps: Tensor, memory: Memory, is_without: Tensor | None = None) -> Tensor:
-        """Denoise.
+        """Denoise one vector for each of the last T positions of the memory, (B, T, D), to states (B, T, H).
 
-        Args:
-            noisy: One vector for each of the last T positions of the memory, (B, T, D).
-            steps: How noisy each is, (B, T), or (1, 1) for all.
-            memory: What `read` returned.
-            is_without: Which positions do without their context, bool (B, T).
-
-        Returns:
-            States (B, T, H).
+        `steps` says how noisy each is, (B, T), or (1, 1) for all; `memory` is what `read` returned; positions where
+        `is_without` (B, T) do without their context.
         """
         states, embedding = at_least_float32(self.enter(noisy)), self.embed_step(steps)
         for layer, layer_memory in zip(self._layers(), memory, strict=True):
@@ -201,16 +188,9 @@ def repeated(memory: Memory, num_times: int) -> Memory:
 
 
 def reference_denoiser(denoiser: Denoiser, noisy: Tensor, step: int, read: Tensor) -> Tensor:
-    """Denoise one vector of each context by the formulas above; the slow twin.
+    """Denoise one vector of each context, (B, D) -> (B, H), by the formulas above; the slow twin.
 
-    Args:
-        denoiser: Whose weights.
-        noisy: (B, D).
-        step: How noisy they are.
-        read: The vector of zeros and the encoded concepts, (B, S, H).
-
-    Returns:
-        States (B, H).
+    `read` is the vector of zeros and the encoded concepts, (B, S, H).
     """
     states = denoiser.enter(noisy)
     embedding = denoiser.embed_step(torch.full((len(noisy), 1), step))[:, 0]

@@ -58,7 +58,6 @@ class NoiseSchedule(nn.Module):
     rates: Tensor
 
     def __init__(self, schedule: str, num_steps: int):
-        """Compute the rates of all steps."""
         super().__init__()
         self.shares = signal_shares(schedule, num_steps)
         rates = [(math.sqrt(share), math.sqrt(1 - share)) for share in self.shares]
@@ -91,16 +90,10 @@ class NoiseSchedule(nn.Module):
 
 
 def guided(conditional: Tensor, unconditional: Tensor, *, scale: float, rescale: float) -> Tensor:
-    """Go further than the conditional noise (..., D), away from the unconditional one.
+    """Move the conditional noise (..., D) away from the unconditional one.
 
-    Args:
-        conditional: Noise predicted with the context.
-        unconditional: Noise predicted without it.
-        scale: How far; 1 is the conditional noise.
-        rescale: Share, 0 to 1, in which the result is given the conditional noise's spread back.
-
-    Returns:
-        Noise, (..., D).
+    `scale` says how far; 1 is the conditional noise. `rescale` is the share, 0 to 1, in which the result is given the
+    conditional noise's spread back.
     """
     found = unconditional + scale * (conditional - unconditional)
     factor = _spread(conditional) / _spread(found).clamp_min(SMALLEST_LENGTH)

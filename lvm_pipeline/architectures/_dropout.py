@@ -17,21 +17,11 @@ class Dropout(nn.Dropout):
     """`nn.Dropout`, by the function below."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Drop elements of a tensor of any shape in training; leave it as it is otherwise."""
         return dropout(input, self.p, training=self.training)
 
 
 def dropout(states: Tensor, probability: float, *, training: bool) -> Tensor:
-    """Set elements to zero at random and scale the others so that the expectation stays.
-
-    Args:
-        states: Any shape.
-        probability: Of an element to be dropped, below 1.
-        training: False leaves the states as they are.
-
-    Returns:
-        A tensor like `states`.
-    """
+    """Set elements to zero with a probability below 1 and scale the others so that the expectation stays."""
     if states.device.type != "cpu" or not training:
         return F.dropout(states, probability, training)
     dropped_levels = round(probability * _LEVELS)

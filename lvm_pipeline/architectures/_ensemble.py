@@ -47,12 +47,6 @@ class Ensemble(LatentVectorModel):
     weights: Tensor
 
     def __init__(self, config: EnsembleConfig, members: Sequence[EnsembleMember]):
-        """Combine models.
-
-        Args:
-            config: Widths of vectors and condition, and whether predictions are of unit length.
-            members: All of one vector width.
-        """
         super().__init__(config)
         self.members = torch.nn.ModuleList(member.model for member in members)
         self.windows = [_readable(member) for member in members]
@@ -62,11 +56,9 @@ class Ensemble(LatentVectorModel):
         self.max_context = min((length for length in whole if length is not None), default=None)
 
     def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Predict the next vector after each position; see the contract."""
         return self._mean([self._predict(index, contexts, condition, at) for index in range(len(self.members))])
 
     def prefill(self, contexts: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, list[Any]]:
-        """Predict for contexts that continue from `state`, each member in its own way; see the contract."""
         states = [None] * len(self.members) if state is None else state
         found = [self._prefill(index, contexts, each, condition) for index, each in enumerate(states)]
         return self._mean([predictions for predictions, _ in found]), [each for _, each in found]

@@ -66,17 +66,9 @@ def orthogonal_projection(num_features: int, width: int, *, generator: torch.Gen
 def favor_features(
     queries: Tensor, keys: Tensor, projection: Tensor, *, kernel: str, maximum: Tensor | None = None
 ) -> Features:
-    """Turn queries and keys (B, T, K, N) into features, in float32 or wider.
+    """Turn queries and keys (B, T, K, N) into features by W (M, N), in float32 or wider.
 
-    Args:
-        queries: (B, T, K, N).
-        keys: (B, T, K, N).
-        projection: W, (M, N).
-        kernel: One of `KERNELS`.
-        maximum: m before the first position, (B, K); nothing at the start.
-
-    Returns:
-        The features.
+    `kernel` is one of `KERNELS`; `maximum` is m before the first position, (B, K), None at the start.
     """
     with without_autocast(queries):
         queries, keys = (at_least_float32(each) * each.shape[-1] ** -0.25 for each in (queries, keys))
@@ -105,16 +97,9 @@ def largest_so_far(projected_keys: Tensor, before: Tensor | None) -> Tensor:
 def favor_attention(
     features: Features, values: Tensor, *, state: FavorState | None = None, returns_state: bool = False
 ) -> tuple[Tensor, FavorState | None]:
-    """Attend by features.
+    """Attend by features, made with the maximum of `state`, to values (B, T, K, P).
 
-    Args:
-        features: Of queries and keys; made with the maximum of `state`.
-        values: (B, T, K, P).
-        state: After the positions before these; nothing at the start.
-        returns_state: Whether the state after the last position is wanted.
-
-    Returns:
-        y (B, T, K, P) in float32 or wider, and the state after the last position where it is wanted.
+    Returns y (B, T, K, P) in float32 or wider, and the state after the last position if `returns_state`.
     """
     queries, keys, maximum, floor = features
     before = maximum[:, :1] if state is None else state.maximum[:, None]

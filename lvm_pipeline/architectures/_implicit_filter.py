@@ -49,7 +49,6 @@ class FilterLinear(nn.Linear):
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"weight": OF_THE_FILTER, "bias": OF_THE_FILTER}
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map the last axis."""
         return F.linear(input, self.weight.to(input.dtype), self.bias.to(input.dtype))
 
 
@@ -66,7 +65,6 @@ class ImplicitFilter(nn.Module):
     decay: Tensor
 
     def __init__(self, channels: int, *, num_positions: int, num_bands: int, width: int):
-        """Draw weights as torch's linear maps do; features, frequencies and decays start as above."""
         super().__init__()
         self.positions = nn.Parameter(position_features(num_positions, num_bands))
         self.frequency = nn.Parameter(torch.full((width,), SINE_FREQUENCY))

@@ -35,7 +35,6 @@ class DecoderConfig(BackboneConfig):
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse heads that do not divide the width, and those that cannot be rotated in pairs."""
         super().__post_init__()
         self.require(self.num_heads >= 1, "num_heads", "at least 1")
         self.require(self.hidden_dim % self.num_heads == 0, "num_heads", f"a divisor of hidden_dim = {self.hidden_dim}")

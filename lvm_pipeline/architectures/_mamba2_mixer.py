@@ -48,7 +48,6 @@ class MixerConfig(BackboneConfig):
     conv_width: int = option(4, "Width of the short convolution before the state space.")
 
     def __post_init__(self) -> None:
-        """Refuse widths that do not divide."""
         super().__post_init__()
         for name in ("state_dim", "head_dim", "num_groups", "expand", "conv_width"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
@@ -83,12 +82,7 @@ class Mamba2Mixer(nn.Module):
     }
 
     def __init__(self, config: MixerConfig, *, num_residuals: int):
-        """Draw weights as the authors do.
-
-        Args:
-            config: The model's.
-            num_residuals: Residual additions in the whole model; the way out starts smaller by its root.
-        """
+        """Draw weights as the authors do; the way out is smaller by the root of all residual additions."""
         super().__init__()
         self.config = config
         inner_dim, num_heads = config.inner_dim, config.num_state_heads
@@ -106,11 +100,9 @@ class Mamba2Mixer(nn.Module):
             self.out_proj.weight /= math.sqrt(num_residuals)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
         return self._mix(states, None, returns_state=False)[0]
 
     def prefill(self, states: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState]:
-        """Mix what follows on `state`."""
         mixed, conv_state, memory = self._mix(states, state, returns_state=True)
         assert memory is not None
         return mixed, (conv_state, memory)
@@ -169,16 +161,13 @@ def selective_state_space(
     Args:
         x: (B, T, K, P).
         dt: Time steps before bias and softplus, (B, T, K).
-        A: Below 0, (K,).
-        B: (B, T, G, N).
+        A: Below 0, (K,), like `D` and `dt_bias`.
+        B: (B, T, G, N), like `C`.
         C: (B, T, G, N).
         D: (K,).
         dt_bias: (K,).
         state: S before the first position, (B, K, N, P); zero if left out.
-        returns_state: Whether the state after the last position is wanted.
-
-    Returns:
-        y (B, T, K, P), and the state after the last position where it is wanted.
+        returns_state: Whether to return the state after the last position (else None) beside y (B, T, K, P).
     """
     form = STATE_SPACE.form_for(x)
     return form(x, dt, A, B, C, D, dt_bias=dt_bias, state=state, returns_state=returns_state)
@@ -196,7 +185,6 @@ def torch_state_space(
     state: Tensor | None = None,
     returns_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run it in plain torch; see `selective_state_space`."""
     dt = F.softplus(at_least_float32(dt) + dt_bias)
     y, state = decayed_attention(C, B, x, log_decay=dt * A, write=dt, state=state, returns_state=returns_state)
     return torch.addcmul(y, x, D[:, None]), state

@@ -70,10 +70,8 @@ class MixingHead(nn.Module):
     def __init__(self, vector_dim: int, hidden_dim: int | None, scales: tuple[float, ...]):
         """Start at the recency-weighted mean; `set_arithmetic` sets the fitted weights, `fit` the directions.
 
-        Args:
-            vector_dim: D.
-            hidden_dim: Width of the mixers' states (H); None: nothing but the context feeds the queries.
-            scales: Decays d_j of the means that are added, from 0 (the last concept) to 1, besides 0.7 and 1.
+        `hidden_dim` is H; None: nothing but the context feeds the queries. `scales` are the decays d_j, from 0 (the
+        last concept) to 1, of the means that are added besides 0.7 and 1.
         """
         super().__init__()
         leading, heads = min(LEADING_DIRECTIONS, vector_dim), (NUM_HEADS, HEAD_WIDTH)
@@ -119,15 +117,9 @@ class MixingHead(nn.Module):
         self.article_weight.fill_(article_weight)
 
     def forward(self, contexts: Tensor, states: Tensor | None, at: Tensor | None = None) -> Tensor:
-        """Predict at each position, float32 or wider.
+        """Predict from contexts (B, T, D) and mixers' states, (B, T, H) or (n, H) where `at` is True.
 
-        Args:
-            contexts: (B, T, D).
-            states: Of the mixers: (B, T, H), or (n, H) where `at` is True.
-            at: Positions to predict at, bool (B, T); None: all.
-
-        Returns:
-            (B, T, D) or (n, D).
+        Returns (B, T, D), or (n, D) where `at` (B, T) is True, in float32 or wider.
         """
         rotated = self._rotated(contexts)
         positions = torch.arange(contexts.shape[1], device=contexts.device)
@@ -215,16 +207,7 @@ def _split(states: Tensor) -> Tensor:
 
 
 def reference_mixing(head: MixingHead, contexts: Tensor, states: Tensor | None = None) -> Tensor:
-    """Predict by the formulas of the module, one position and one head at a time, without dropout; the slow twin.
-
-    Args:
-        head: Whose weights.
-        contexts: (B, T, D).
-        states: Of the mixers, (B, T, H), if the head has them.
-
-    Returns:
-        (B, T, D).
-    """
+    """Predict by the formulas of the module, one position and one head at a time, without dropout; the slow twin."""
     rows = contexts / head.length @ head.basis
     predictions = []
     for t in range(rows.shape[1]):

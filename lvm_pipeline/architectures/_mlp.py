@@ -16,14 +16,12 @@ class Mlp(nn.Module):
     """Two linear maps with an activation between."""
 
     def __init__(self, width: int, inner_width: int, *, activation: Callable[[Tensor], Tensor] = F.gelu):
-        """Widen, then narrow."""
         super().__init__()
         self.widen = nn.Linear(width, inner_width)
         self.narrow = nn.Linear(inner_width, width)
         self.activation = activation
 
     def forward(self, states: Tensor) -> Tensor:
-        """Work on each position alone."""
         return self.narrow(self.activation(self.widen(states)))
 
 
@@ -31,12 +29,10 @@ class SwiGlu(nn.Module):
     """A gated MLP; gate and values come from one product, the gate first."""
 
     def __init__(self, width: int, inner_width: int, *, has_bias: bool = False):
-        """Widen twice, then narrow."""
         super().__init__()
         self.widen = nn.Linear(width, 2 * inner_width, bias=has_bias)
         self.narrow = nn.Linear(inner_width, width, bias=has_bias)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Work on each position alone."""
         gate, values = self.widen(states).chunk(2, dim=-1)
         return self.narrow(F.silu(gate) * values)

@@ -22,6 +22,5 @@ class Modulation(nn.Linear):
         self.unknown = nn.Parameter(torch.ones(condition_dim))
 
     def forward(self, input: Tensor) -> Tensor:  # named as in nn.Linear
-        """Return scale and shift side by side."""
         is_known = (input != 0).any(-1, keepdim=True)
         return super().forward(torch.where(is_known, input, self.unknown.to(input.dtype)))

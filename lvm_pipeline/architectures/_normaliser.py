@@ -30,7 +30,6 @@ class RobustNormaliser(nn.Module):
     scale: Tensor
 
     def __init__(self, vector_dim: int):
-        """Start at centre zero and scale one."""
         super().__init__()
         self.register_buffer("center", torch.zeros(vector_dim))
         self.register_buffer("scale", torch.ones(vector_dim))

@@ -32,13 +32,11 @@ class RMSNorm(nn.Module):
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"weight": NO_DECAY}
 
     def __init__(self, width: int, *, eps: float = 1e-5):
-        """Start with gains of one."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
 
     def forward(self, states: Tensor) -> Tensor:
-        """Normalise the last axis."""
         return rms_norm(states, self.weight, eps=self.eps)
 
 
@@ -48,14 +46,12 @@ class GatedRMSNorm(nn.Module):
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"weight": NO_DECAY}
 
     def __init__(self, width: int, *, num_groups: int = 1, eps: float = 1e-5):
-        """Start with gains of one."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.num_groups = num_groups
         self.eps = eps
 
     def forward(self, states: Tensor, gate: Tensor) -> Tensor:
-        """Gate, then normalise."""
         gated = at_least_float32(states) * F.silu(at_least_float32(gate))
         if self.num_groups == 1:
             return rms_norm(gated, self.weight, eps=self.eps)
@@ -68,7 +64,6 @@ class LayerNorm(nn.LayerNorm):
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"weight": NO_DECAY, "bias": NO_DECAY}
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise the last axis."""
         with without_autocast(input):
             return super().forward(at_least_float32(input))
 
@@ -79,14 +74,12 @@ class HeadNorm(nn.Module):
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"weight": NO_DECAY, "bias": NO_DECAY}
 
     def __init__(self, width: int, *, eps: float):
-        """Start with gains of one and offsets of zero."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
         self.eps = eps
 
     def forward(self, states: Tensor) -> Tensor:
-        """Normalise the last axis, then join the heads."""
         with without_autocast(states):
             normalised = F.layer_norm(at_least_float32(states), states.shape[-1:], eps=self.eps)
             return torch.addcmul(self.bias, normalised.flatten(-2), self.weight)

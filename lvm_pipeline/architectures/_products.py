@@ -21,16 +21,9 @@ MIN_TIMES = 8  # laying out costs about as much as it saves in so many products
 def repeated_product(
     weight: Tensor, bias: Tensor | None = None, *, rows: int, times: int
 ) -> Callable[[Tensor], Tensor]:
-    """Prepare a linear map.
+    """Return the linear map of a weight (O, I) and bias (O,), without gradient.
 
-    Args:
-        weight: (O, I); not changed while the result is in use.
-        bias: (O,) or nothing.
-        rows: Of a product, about.
-        times: Number of products, about.
-
-    Returns:
-        A function of (n, I) that returns (n, O) and keeps no gradient.
+    The map is for about `times` products of `rows` rows; the weight must not change while it is in use.
     """
     if rows > MAX_ROWS or times < MIN_TIMES or not _can_lay_out(weight.dtype):
         return lambda inputs: F.linear(inputs, weight, bias)

@@ -66,15 +66,9 @@ class RankingHead(nn.Module):
         self.whitening.copy_((directions * (weights / weights.mean())) @ directions.T)
 
     def views(self, contexts: Tensor, predictions: Tensor, at: Tensor | None = None) -> Tensor:
-        """Return the views of the context at each position.
+        """Return the views of the context at each position, (B, T, K, D), or (n, K, D) where `at` (B, T) is True.
 
-        Args:
-            contexts: (B, T, D).
-            predictions: Of the model: (B, T, D), or (n, D) where `at` is True.
-            at: Positions to look from, bool (B, T); None: all.
-
-        Returns:
-            (B, T, K, D) or (n, K, D).
+        `contexts` are (B, T, D); the model's `predictions` (B, T, D), or (n, D) where `at` is True.
         """
         with torch.autocast(contexts.device.type, enabled=False):
             contexts = contexts.float()
@@ -92,15 +86,9 @@ class RankingHead(nn.Module):
         return F.normalize(vectors.float() @ self.whitening, dim=-1)
 
     def score(self, views: Tensor, candidates: Tensor, whitened: Tensor) -> Tensor:
-        """Score candidates; the highest is ranked first.
+        """Score candidates, (n, M), from views (n, K, D); the highest is ranked first.
 
-        Args:
-            views: (n, K, D).
-            candidates: Their unit directions, (n, M, D).
-            whitened: The same in the whitened space, (n, M, D).
-
-        Returns:
-            (n, M).
+        `candidates` are unit directions (n, M, D), `whitened` the same in the whitened space.
         """
         with torch.autocast(views.device.type, enabled=False):
             plain = candidates @ F.normalize(views, dim=-1).transpose(-1, -2)
@@ -124,20 +112,17 @@ class RankingOutput(LatentVectorModel):
     """
 
     def __init__(self, model: LatentVectorModel):
-        """Look at a model; its weights stay where they are."""
         super().__init__(model.config)
         self.model = model
         self.max_context, self.is_causal = model.max_context, model.is_causal
 
     @property
     def head(self) -> RankingHead:
-        """The ranking head of the model."""
         head = self.model.get_submodule(MODULE)
         assert isinstance(head, RankingHead)
         return head
 
     def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Return the views after each position; see the contract."""
         return self.head.views(contexts, self.model(contexts, condition, at), at).flatten(-2)
 
 

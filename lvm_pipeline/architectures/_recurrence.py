@@ -31,7 +31,6 @@ class RecurrentLayers(nn.Module):
     """Stacked layers of torch on (B, T, H); in training on a CPU the faster functions of this module run them."""
 
     def __init__(self, layers: nn.RNNBase, layer: Layer):
-        """Wrap torch's layers, which hold the weights, and the function that runs one of them."""
         super().__init__()
         self.layers, self.layer = layers, layer
 
@@ -43,7 +42,6 @@ class RecurrentLayers(nn.Module):
         return mixed if at is None else mixed[at]
 
     def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Mix what follows on `state`, torch's own, (L, B, H) each."""
         return self.layers(states, state)
 
 
@@ -74,17 +72,10 @@ def run_layers(
     at: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Run all layers of a torch module by one of the functions below.
+    """Run all layers of a torch module by `lstm_layer` or `gru_layer`, (B, T, I) -> (B, T, H).
 
-    Args:
-        layers: Holds the weights, and says how much is dropped out between layers.
-        states: (B, T, I).
-        layer: `lstm_layer` or `gru_layer`.
-        at: Positions whose outputs are needed, bool (B, T); None: all. Later positions of a context are skipped.
-        dtype: Type of the products; nothing for autocast's where that is on, else that of the states.
-
-    Returns:
-        The last layer's outputs, (B, T, H), or (n, H) where `at` is True.
+    Only outputs where `at` (B, T) is True are returned, (n, H), if it is given; later positions of a context are
+    skipped. `dtype` is that of the products; None: autocast's where that is on, else that of the states.
     """
     if dtype is None:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype

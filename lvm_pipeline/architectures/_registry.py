@@ -49,7 +49,7 @@ def _declares(name: str, pattern: str) -> bool:
 
 
 def architectures_named(words: str) -> list[str]:
-    """Return the architectures that some words name, between commas or spaces; `all` is every one of the architectures.
+    """Return the architectures that a text names, separated by commas or spaces; `all` is every one of them.
 
     Raises:
         LvmError: If there is none of a name; the message lists what exists.
@@ -71,10 +71,7 @@ def _unknown(name: str) -> str:
 
 
 def load_architecture(name: str) -> "Architecture":
-    """Import one architecture or baseline model.
-
-    Returns:
-        What the module declares.
+    """Import the module of one architecture or baseline model and return what it declares.
 
     Raises:
         LvmError: If there is none of that name; the message lists what exists.

@@ -41,9 +41,7 @@ class ResidualHead(nn.Module):
     def __init__(self, hidden_dim: int, scales: tuple[float, ...]):
         """Start at the recency-weighted mean; `set_arithmetic` puts the fitted values in.
 
-        Args:
-            hidden_dim: Width of the mixers' states (H).
-            scales: Decays of the further means, from 0 (the last concept) to 1 (all alike).
+        `scales` are the decays of the further means, from 0 (the last concept) to 1 (all alike).
         """
         super().__init__()
         self.decay = nn.Parameter(torch.tensor(START_DECAY))
@@ -61,15 +59,9 @@ class ResidualHead(nn.Module):
         self.article_weight.fill_(article_weight)
 
     def forward(self, contexts: Tensor, states: Tensor, at: Tensor | None = None) -> Tensor:
-        """Return the weighted mean of the context at each position, float32 or wider.
+        """Return the weighted mean of contexts (B, T, D) at each position, (B, T, D) or (n, D), in float32 or wider.
 
-        Args:
-            contexts: (B, T, D).
-            states: Of the mixers: (B, T, H), or (n, H) where `at` is True.
-            at: Positions to predict at, bool (B, T); None: all.
-
-        Returns:
-            (B, T, D) or (n, D).
+        `states` are those of the mixers, (B, T, H), or (n, H) where `at` (B, T) is True.
         """
         with torch.autocast(contexts.device.type, enabled=False):
             weights = self._weights(_at_least_float32(states))
@@ -115,11 +107,6 @@ class ResidualHead(nn.Module):
 
 
 def check_weighted_mean(*, decay: float, article_weight: float) -> None:
-    """Check the weights of the context that a head starts from.
-
-    Raises:
-        LvmError: If decay is outside 0 to 1 or the article weight is negative.
-    """
     if not 0.0 <= decay <= 1.0 or not 0.0 <= article_weight < float("inf"):
         raise LvmError(
             f"The weighted mean cannot be used: decay {decay}, article weight {article_weight}; fit it again."

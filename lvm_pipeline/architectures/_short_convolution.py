@@ -30,14 +30,9 @@ class CausalConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
 
     def forward(self, inputs: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Convolve; shifted products instead of a convolution, which is slow on few positions.
+        """Convolve (B, T, C) after the width - 1 inputs `before` (default: zeros); return the last inputs, too.
 
-        Args:
-            inputs: (B, T, C).
-            before: The width - 1 inputs before them, (B, width - 1, C); zeros if left out.
-
-        Returns:
-            The sums (B, T, C) and the last width - 1 inputs.
+        Shifted products instead of a convolution, which is slow on few positions.
         """
         length, num_before = inputs.shape[1], len(self.weight) - 1
         joined = F.pad(inputs, (0, 0, num_before, 0)) if before is None else torch.cat([before, inputs], dim=1)

@@ -17,21 +17,19 @@ WORKS_ON_EACH_POSITION = (Mlp, SwiGlu)
 
 
 class Residual(nn.Module):
-    """states + dropout(inner(norm(states))); `inner` mixes along the context, or works on each position alone."""
+    """Residual connection: states + dropout(inner(norm(states)))."""
 
     def __init__(self, norm: nn.Module, inner: nn.Module, *, dropout: float = 0.0):
-        """Wrap a mixer or an MLP."""
         super().__init__()
         self.norm = norm
         self.inner = inner
         self.dropout = Dropout(dropout)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Add what the inner module says."""
         return states + self.dropout(self.inner(self.norm(states)))
 
     def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Add what it says after `state`; a module without `prefill` works on each position alone."""
+        """Continue after `state`; a module without `prefill` works on each position alone."""
         if not isinstance(self.inner, RecurrentMixers):
             return self(states), None
         mixed, state = self.inner.prefill(self.norm(states), state)
@@ -46,7 +44,6 @@ class ResidualStack(nn.Module):
     """
 
     def __init__(self, layers: Iterable[Residual], norm: nn.Module):
-        """Keep the layers in order."""
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.norm = norm
@@ -86,7 +83,6 @@ class RecurrentStack(ResidualStack):
         return self.prefill_layers(self.prepare(states), state)
 
     def prefill_layers(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Do so with prepared states."""
         layer_states = [None] * len(self.layers) if state is None else state
         after = []
         for layer, layer_state in zip(self.layers, layer_states, strict=True):

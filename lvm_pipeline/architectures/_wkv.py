@@ -45,17 +45,9 @@ class Sums(NamedTuple):
 def weighted_key_values(
     decay: Tensor, bonus: Tensor, keys: Tensor, values: Tensor, *, sums: Sums | None = None
 ) -> tuple[Tensor, Sums]:
-    """Run the mean over a context.
+    """Run the mean over keys and values (B, T, C), with w (C,) below 0 and u (C,), after `sums`, None at the start.
 
-    Args:
-        decay: w, below 0, (C,).
-        bonus: u, (C,).
-        keys: (B, T, C).
-        values: (B, T, C).
-        sums: Of what came before, (B, C) each; nothing at the start.
-
-    Returns:
-        wkv (B, T, C) in float32 or wider, and the sums after the last position.
+    Returns wkv (B, T, C) in float32 or wider, and the sums after the last position.
     """
     with without_autocast(keys):
         decay, bonus, keys, values = (at_least_float32(part) for part in (decay, bonus, keys, values))

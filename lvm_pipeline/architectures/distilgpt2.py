@@ -50,7 +50,6 @@ class DistilGpt2Config(BackboneConfig):
     num_positions: int = option(512, "Longest context.")
 
     def __post_init__(self) -> None:
-        """Refuse heads that do not divide the width."""
         super().__post_init__()
         self.require(self.num_heads >= 1, "num_heads", "at least 1")
         self.require(self.hidden_dim % self.num_heads == 0, "num_heads", f"a divisor of hidden_dim = {self.hidden_dim}")
@@ -74,16 +73,12 @@ class Gpt2Mixers(RecurrentStack):
                 nn.init.zeros_(module.bias)
 
     def prefill(self, states: Tensor, state: Gpt2State | None) -> tuple[Tensor, Gpt2State]:
-        """Mix what follows on `state`."""
         num_seen, layer_states = (0, None) if state is None else state
         mixed, layer_states = self.prefill_layers(self.prepare(states, num_seen), layer_states)
         return mixed, (num_seen + states.shape[1], layer_states)
 
     def prepare(self, states: Tensor, start: int = 0) -> Tensor:
-        """Add the positions from `start` on.
-
-        Returns:
-            States in float32 or wider, (B, T, H).
+        """Add the positions from `start` on, in float32 or wider.
 
         Raises:
             LvmError: If there are not so many positions.
@@ -110,7 +105,6 @@ def _layers(config: DistilGpt2Config) -> list[Residual]:
 
 
 def build(config: DistilGpt2Config) -> Backbone:
-    """Build the model."""
     return Backbone(config, Gpt2Mixers(config), max_context=config.num_positions)
 
 

@@ -34,7 +34,6 @@ class GruLayers(RecurrentLayers):
     """L layers on (B, T, H)."""
 
     def __init__(self, config: GruConfig):
-        """Use torch's layers."""
         super().__init__(stacked(nn.GRU, config), gru_layer)
 
 
@@ -52,7 +51,6 @@ def reference_cell(
 
 
 def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with the plain layers."""
     assert isinstance(model.mixers, GruLayers)
     return model.predict_from(
         contexts, reference_layers(model.mixers.layers, model.states_of(contexts), reference_cell)
@@ -60,7 +58,6 @@ def reference(model: Backbone, contexts: Tensor) -> Tensor:
 
 
 def build(config: GruConfig) -> Backbone:
-    """Build the model."""
     return Backbone(config, GruLayers(config))
 
 

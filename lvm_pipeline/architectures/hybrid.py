@@ -47,7 +47,6 @@ class HybridConfig(MixerConfig):
     mlp_dim: int = option(2048, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
-        """Refuse widths that do not divide, and a model without attention."""
         super().__post_init__()
         for name in ("mamba_per_attention", "num_heads", "num_key_value_heads", "mlp_dim"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
@@ -68,7 +67,6 @@ class HybridConfig(MixerConfig):
         return 2 * int(self.rotary_fraction * self.hidden_dim / self.num_heads / 2)
 
     def is_attention(self, layer: int) -> bool:
-        """Whether that layer, from 0, is one of attention."""
         return (layer + 1) % (self.mamba_per_attention + 1) == 0
 
 
@@ -112,7 +110,6 @@ def mixers(config: HybridConfig) -> RecurrentStack:
 
 
 def build(config: HybridConfig) -> Backbone:
-    """Build the model."""
     return Backbone(config, mixers(config))
 
 

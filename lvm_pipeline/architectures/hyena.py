@@ -54,7 +54,6 @@ class HyenaConfig(BackboneConfig):
     mlp_dim: int = option(3072, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
-        """Refuse an operator without a long convolution, and kernels drawn from nothing."""
         super().__post_init__()
         self.require(self.order >= 2, "order", "at least 2")
         for name in ("num_positions", "num_bands", "filter_dim", "conv_width", "mlp_dim"):
@@ -82,7 +81,6 @@ class HyenaOperator(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
         first_gate, *gates, values = self.project(states)
         for gate, kernel, skip in zip(reversed(gates), self.kernels(states.shape[1]), self.skip, strict=True):
             gated = gate * values
@@ -100,7 +98,6 @@ class HyenaOperator(nn.Module):
 
 
 def mixers(config: HyenaConfig) -> ResidualStack:
-    """Build the L pairs and the last norm."""
     layers = []
     for _ in range(config.num_layers):
         mlp = Mlp(config.hidden_dim, config.mlp_dim, activation=partial(F.gelu, approximate="tanh"))
@@ -110,7 +107,6 @@ def mixers(config: HyenaConfig) -> ResidualStack:
 
 
 def build(config: HyenaConfig) -> Backbone:
-    """Build the model."""
     return Backbone(config, mixers(config), max_context=config.num_positions)
 
 

@@ -38,7 +38,6 @@ class LcmConfig(DecoderConfig):
 
 
 def build(config: LcmConfig) -> Backbone:
-    """Build the model."""
     return Backbone(config, decoder(config, config.num_layers), normaliser=RobustNormaliser(config.vector_dim))
 
 

@@ -76,7 +76,6 @@ class TwoTowerConfig(DecoderConfig):
     initial_noise_scale: float = option(0.0, "Scale of the noise that a prediction starts from; 0 predicts the mean.")
 
     def __post_init__(self) -> None:
-        """Refuse a schedule that does not exist, and steps and shares out of range."""
         super().__post_init__()
         for name in ("num_denoiser_layers", "draws_per_target"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
@@ -109,7 +108,6 @@ class TwoTowerLcm(Backbone):
 
     @property
     def space(self) -> RobustNormaliser:
-        """The normaliser."""
         assert self.normaliser is not None
         return self.normaliser
 
@@ -134,7 +132,6 @@ class TwoTowerLcm(Backbone):
     def prefill(
         self, contexts: Tensor, state: TwoTowerState | None = None, condition: Tensor | None = None
     ) -> tuple[Tensor, TwoTowerState]:
-        """Predict for contexts that continue from `state`; see the contract."""
         encoder_state, memory, head_state = (None, None, None) if state is None else state
         assert isinstance(self.mixers, RecurrentStack)
         encoded, encoder_state = self.mixers.prefill(self.states_of(contexts, condition), encoder_state)
@@ -201,7 +198,6 @@ class TwoTowerLcm(Backbone):
 
 
 def build(config: TwoTowerConfig) -> TwoTowerLcm:
-    """Build the model."""
     return TwoTowerLcm(config)
 
 

@@ -32,7 +32,6 @@ class LinearConfig(ModelConfig):
     leading_directions: int = option(256, "Principal directions that the low-rank part reads.")
 
     def __post_init__(self) -> None:
-        """Refuse a config that cannot work."""
         super().__post_init__()
         self.require(len(self.scales) > 0, "scales", "at least one decay")
         self.require(self.leading_directions >= 1, "leading_directions", "at least 1")
@@ -44,7 +43,6 @@ class LinearConfig(ModelConfig):
 
     @property
     def num_leading(self) -> int:
-        """Leading directions, at most D."""
         return min(self.leading_directions, self.vector_dim)
 
 
@@ -70,16 +68,10 @@ class Linear(LatentVectorModel):
 
     @property
     def linear_forecast_options(self) -> Mapping[str, Any]:
-        """What the forecast is fitted with; see the contract."""
         return {"decays": self.scales, "inputs": self.inputs, "leading_directions": self.num_leading}
 
     @torch.no_grad()
     def set_linear_forecast(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take the fitted arrays.
-
-        Raises:
-            LvmError: If one has another shape.
-        """
         for name, parameter in self.named_parameters():
             if arrays[name].shape != tuple(parameter.shape):
                 raise LvmError(
@@ -89,7 +81,6 @@ class Linear(LatentVectorModel):
             parameter.copy_(torch.from_numpy(arrays[name]))
 
     def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Predict the next vector after each position; see the contract."""
         with torch.autocast(contexts.device.type, enabled=False):
             summaries, _ = self._summaries(self._rotated(contexts), None)
             return self._forecast(summaries if at is None else summaries[at])
@@ -97,7 +88,6 @@ class Linear(LatentVectorModel):
     def prefill(
         self, contexts: Tensor, state: LinearState | None = None, condition: Tensor | None = None
     ) -> tuple[Tensor, LinearState]:
-        """Predict for contexts that continue from `state`; see the contract."""
         with torch.autocast(contexts.device.type, enabled=False):
             summaries, state = self._summaries(self._rotated(contexts), state)
             return self._forecast(summaries), state
@@ -135,7 +125,6 @@ class Linear(LatentVectorModel):
         return self.finish(forecast @ self.basis.T)
 
     def finish(self, predictions: Tensor) -> Tensor:
-        """Normalise predictions where the space is of unit length."""
         return F.normalize(predictions, dim=-1) if self.config.unit_length else predictions
 
 

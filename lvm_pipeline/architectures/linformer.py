@@ -47,7 +47,6 @@ class LinformerConfig(BackboneConfig):
     mlp_dim: int = option(3072, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
-        """Refuse heads that do not divide the width, and more sums than positions."""
         super().__post_init__()
         for name in ("num_heads", "num_positions", "num_sums", "mlp_dim"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
@@ -60,7 +59,6 @@ class LinformerAttention(nn.Module):
     """Attention to sums over the context, (B, T, H) -> (B, T, H)."""
 
     def __init__(self, config: LinformerConfig):
-        """Draw weights as the authors do."""
         super().__init__()
         self.head_dim = config.hidden_dim // config.num_heads
         self.dropout = config.dropout
@@ -73,7 +71,6 @@ class LinformerAttention(nn.Module):
         self.out = nn.Linear(config.hidden_dim, config.hidden_dim)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Attend within the window."""
         queries, keys, values = self.project(states)
         dropout = self.dropout if self.training else 0.0
         is_shared = keys.shape[1] != queries.shape[1]
@@ -104,7 +101,6 @@ def _summed(states: Tensor, weights_Sk: Tensor) -> Tensor:
 
 
 def mixers(config: LinformerConfig) -> ResidualStack:
-    """Build the L pairs and the last norm."""
     layers = []
     for _ in range(config.num_layers):
         inner = (LinformerAttention(config), Mlp(config.hidden_dim, config.mlp_dim))
@@ -113,7 +109,6 @@ def mixers(config: LinformerConfig) -> ResidualStack:
 
 
 def build(config: LinformerConfig) -> Backbone:
-    """Build the model."""
     return Backbone(config, mixers(config), max_context=config.num_positions, is_causal=False)
 
 

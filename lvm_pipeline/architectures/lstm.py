@@ -35,7 +35,6 @@ class LstmLayers(RecurrentLayers):
     """L layers on (B, T, H)."""
 
     def __init__(self, config: LstmConfig):
-        """Use torch's layers."""
         super().__init__(stacked(nn.LSTM, config), lstm_layer)
 
 
@@ -50,7 +49,6 @@ def reference_cell(
 
 
 def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    """Predict with the plain layers."""
     assert isinstance(model.mixers, LstmLayers)
     return model.predict_from(
         contexts, reference_layers(model.mixers.layers, model.states_of(contexts), reference_cell)
@@ -58,7 +56,6 @@ def reference(model: Backbone, contexts: Tensor) -> Tensor:
 
 
 def build(config: LstmConfig) -> Backbone:
-    """Build the model."""
     return Backbone(config, LstmLayers(config))
 
 

@@ -32,7 +32,6 @@ class Mamba2Config(MixerConfig):
 
 
 def mixers(config: Mamba2Config) -> RecurrentStack:
-    """Build the L layers and the last norm."""
     layers = (
         Residual(
             RMSNorm(config.hidden_dim),
@@ -45,7 +44,6 @@ def mixers(config: Mamba2Config) -> RecurrentStack:
 
 
 def build(config: Mamba2Config) -> Backbone:
-    """Build the model."""
     return Backbone(config, mixers(config))
 
 

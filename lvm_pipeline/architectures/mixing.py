@@ -26,31 +26,25 @@ class Mixing(LatentVectorModel):
     is_recurrent = True
 
     def __init__(self, config: MixingConfig):
-        """Build the head."""
         super().__init__(config)
         self.head = MixingHead(config.vector_dim, None, config.scales)
 
     def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Predict the next vector after each position; see the contract."""
         return self.finish(self.head(contexts, None, at))
 
     def prefill(
         self, contexts: Tensor, state: HeadState | None = None, condition: Tensor | None = None
     ) -> tuple[Tensor, HeadState]:
-        """Predict for contexts that continue from `state`; see the contract."""
         predictions, state = self.head.prefill(contexts, None, state)
         return self.finish(predictions), state
 
     def finish(self, predictions: Tensor) -> Tensor:
-        """Normalise predictions where the space is of unit length."""
         return F.normalize(predictions, dim=-1) if self.config.unit_length else predictions
 
     def fit(self, train_vectors: Tensor) -> None:
-        """Fit the head's directions."""
         self.head.fit(train_vectors)
 
     def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
-        """Start at this weighted mean."""
         self.head.set_arithmetic(decay=decay, article_weight=article_weight)
 
 

@@ -57,7 +57,6 @@ class PerformerConfig(BackboneConfig):
     mlp_dim: int = option(3072, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
-        """Refuse heads that do not divide the width or cannot be turned in pairs, and unknown kernels."""
         super().__post_init__()
         for name in ("num_heads", "num_features", "mlp_dim"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
@@ -75,7 +74,6 @@ class PerformerAttention(nn.Module):
     projection: Tensor
 
     def __init__(self, config: PerformerConfig):
-        """Draw weights as torch does, and the projection."""
         super().__init__()
         self.head_dim = config.hidden_dim // config.num_heads
         self.kernel, self.has_rotation = config.kernel, config.has_rotation
@@ -88,14 +86,12 @@ class PerformerAttention(nn.Module):
         self.projection.copy_(orthogonal_projection(*self.projection.shape, generator=generator))
 
     def forward(self, states: Tensor) -> Tensor:
-        """Attend within the context."""
         queries, keys, values = self.project(states, 0)
         features = favor_features(queries, keys, self.projection, kernel=self.kernel)
         attended, _ = favor_attention(features, values)
         return self.out(attended.flatten(2))
 
     def prefill(self, states: Tensor, state: PerformerState | None) -> tuple[Tensor, PerformerState]:
-        """Attend to what came before, too."""
         num_seen, sums = (0, None) if state is None else state
         queries, keys, values = self.project(states, num_seen)
         maximum = None if sums is None else sums.maximum
@@ -117,7 +113,6 @@ class PerformerMixers(RecurrentStack):
     """L pairs of attention and MLP, and when their features are drawn again."""
 
     def __init__(self, config: PerformerConfig):
-        """Make the layers in order."""
         layers = []
         for _ in range(config.num_layers):
             inner = (PerformerAttention(config), Mlp(config.hidden_dim, config.mlp_dim))
@@ -140,12 +135,10 @@ class PerformerMixers(RecurrentStack):
         return torch.tensor(self.redraw_seed % 2**63, device="cpu")
 
     def set_extra_state(self, state: Any) -> None:
-        """Restore it."""
         self.redraw_seed = int(state)
 
 
 def build(config: PerformerConfig) -> Backbone:
-    """Build the model."""
     return Backbone(config, PerformerMixers(config))
 
 

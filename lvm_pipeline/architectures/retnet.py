@@ -54,7 +54,6 @@ class RetNetConfig(BackboneConfig):
     mlp_dim: int = option(1536, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
-        """Refuse heads that do not divide the widths, and keys that cannot be rotated in pairs."""
         super().__post_init__()
         for name in ("num_heads", "value_dim", "mlp_dim"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
@@ -69,7 +68,6 @@ class Retention(nn.Module):
     """Multi-scale retention, (B, T, H) -> (B, T, H)."""
 
     def __init__(self, config: RetNetConfig):
-        """Draw weights as the authors do."""
         super().__init__()
         self.num_heads = config.num_heads
         self.widths = (config.hidden_dim, config.hidden_dim, config.value_dim, config.value_dim)
@@ -80,13 +78,11 @@ class Retention(nn.Module):
         nn.init.xavier_uniform_(self.out.weight)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
         queries, keys, values, gate = self.project(states, 0)
         retained, _ = retain(queries, keys, values)
         return self.leave(retained, gate)
 
     def prefill(self, states: Tensor, state: RetentionState | None) -> tuple[Tensor, RetentionState]:
-        """Mix what follows on `state`."""
         num_seen, memory = (0, None) if state is None else state
         queries, keys, values, gate = self.project(states, num_seen)
         retained, memory = retain(queries, keys, values, state=memory, returns_state=True)
@@ -127,10 +123,7 @@ def retain(
         keys: Rotated and scaled, (B, T, K, N).
         values: (B, T, K, P).
         state: Before the first position, (B, K, N, P); zero if left out.
-        returns_state: Whether the state after the last position is wanted.
-
-    Returns:
-        y (B, T, K, P), and the state after the last position where it is wanted.
+        returns_state: Whether to return the state after the last position (else None) beside y (B, T, K, P).
     """
     return RETENTION.form_for(values)(queries, keys, values, state=state, returns_state=returns_state)
 
@@ -138,7 +131,6 @@ def retain(
 def torch_retention(
     queries: Tensor, keys: Tensor, values: Tensor, *, state: Tensor | None = None, returns_state: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Retain in plain torch; see `retain`."""
     log_decay = log_gamma(values.shape[2], values.device).expand(1, values.shape[1], -1)
     return decayed_attention(queries, keys, values, log_decay=log_decay, state=state, returns_state=returns_state)
 
@@ -163,7 +155,6 @@ RETENTION = OptionalKernel(
 
 
 def mixers(config: RetNetConfig) -> RecurrentStack:
-    """Build the L pairs and the last norm."""
     layers = []
     for _ in range(config.num_layers):
         inner = (Retention(config), SwiGlu(config.hidden_dim, config.mlp_dim))
@@ -172,7 +163,6 @@ def mixers(config: RetNetConfig) -> RecurrentStack:
 
 
 def build(config: RetNetConfig) -> Backbone:
-    """Build the model."""
     return Backbone(config, mixers(config))
 
 

@@ -63,7 +63,6 @@ class RwkvConfig(BackboneConfig):
     mlp_dim: int = option(3072, "Inner width of the channel mixes.")
 
     def __post_init__(self) -> None:
-        """Refuse heads that do not divide the width."""
         super().__post_init__()
         for name in ("head_dim", "decay_rank", "rate_rank", "value_rank", "gate_rank", "mlp_dim"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
@@ -76,7 +75,6 @@ class LowRank(nn.Module):
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"down": NO_DECAY, "up": NO_DECAY}
 
     def __init__(self, width: int, rank: int, act: Callable[[Tensor], Tensor] | None = None):
-        """Start close to a constant."""
         super().__init__()
         self.down = nn.Parameter(torch.randn(width, rank) * SMALL)
         self.up = nn.Parameter(torch.empty(rank, width))
@@ -84,7 +82,6 @@ class LowRank(nn.Module):
         self.act = act
 
     def forward(self, states: Tensor) -> Tensor:
-        """Project down and up."""
         narrow = states @ self.down
         return (narrow if self.act is None else self.act(narrow)) @ self.up
 
@@ -149,15 +146,9 @@ class TimeMix(nn.Module):
         nn.init.constant_(self.norm.weight, ((1 + layer) / config.num_layers) ** 0.7)
 
     def project(self, states: Tensor, before: Tensor, first_values: Tensor | None) -> tuple[Mixed, Tensor]:
-        """Prepare what the memory does.
+        """Prepare what the memory reads and writes from states (B, T, H) and the same one position earlier.
 
-        Args:
-            states: (B, T, H).
-            before: The same one position earlier.
-            first_values: v of the first layer (B, T, H); nothing in the first layer.
-
-        Returns:
-            What the memory reads and writes, and v of the first layer.
+        `first_values` is v of the first layer (B, T, H), which is returned too; None in the first layer.
         """
         to_r, to_w, to_k, to_v, to_a, to_g = (states + (before - states) * self.mix[:, None, None]).unbind(0)
         r, k, v = self.receptance(to_r), at_least_float32(self.key(to_k)), at_least_float32(self.value(to_v))
@@ -204,7 +195,6 @@ class ChannelMix(nn.Module):
         nn.init.zeros_(self.value.weight)
 
     def forward(self, states: Tensor, before: Tensor) -> Tensor:
-        """Mix with the position before, then among channels."""
         return self.value(F.relu(self.key(torch.lerp(states, before, self.mix))).square())
 
 
@@ -212,7 +202,6 @@ class RwkvBlock(nn.Module):
     """Time mix and channel mix, each with its norm and residual."""
 
     def __init__(self, config: RwkvConfig, layer: int):
-        """Make the layer of that number, from 0."""
         super().__init__()
         self.time_norm, self.channel_norm = LayerNorm(config.hidden_dim), LayerNorm(config.hidden_dim)
         self.time_mix, self.channel_mix = TimeMix(config, layer), ChannelMix(config, layer)
@@ -241,7 +230,6 @@ class RwkvMixers(nn.Module):
     """A norm, L blocks, a norm."""
 
     def __init__(self, config: RwkvConfig):
-        """Make the blocks in order."""
         super().__init__()
         self.first_norm = LayerNorm(config.hidden_dim)
         self.blocks = nn.ModuleList(RwkvBlock(config, layer) for layer in range(config.num_layers))
@@ -253,7 +241,6 @@ class RwkvMixers(nn.Module):
         return self.norm(mixed if at is None else mixed[at])
 
     def prefill(self, states: Tensor, state: list[Any] | None) -> tuple[Tensor, list[Any]]:
-        """Mix what follows on `state`, one entry a block."""
         block_states = [None] * len(self.blocks) if state is None else state
         mixed, after = self._mix(states, block_states, returns_state=True)
         return self.norm(mixed), after
@@ -267,7 +254,6 @@ class RwkvMixers(nn.Module):
 
 
 def build(config: RwkvConfig) -> Backbone:
-    """Build the model."""
     return Backbone(config, RwkvMixers(config))
 
 

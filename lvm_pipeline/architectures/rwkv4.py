@@ -52,7 +52,6 @@ class Rwkv4Config(BackboneConfig):
     mlp_dim: int = option(3072, "Inner width of the channel mixes.")
 
     def __post_init__(self) -> None:
-        """Refuse an empty channel mix."""
         super().__post_init__()
         self.require(self.mlp_dim >= 1, "mlp_dim", "at least 1")
 
@@ -88,11 +87,9 @@ class TimeMix(nn.Module):
             nn.init.normal_(linear.weight, std=deviation)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
         return self.prefill(states, None)[0]
 
     def prefill(self, states: Tensor, state: TimeMixState | None) -> tuple[Tensor, TimeMixState]:
-        """Mix what follows on `state`."""
         last, sums = (None, None) if state is None else state
         keys, values, receptance = self.project(states, previous(states, last))
         mean, sums = weighted_key_values(-self.decay.exp(), self.bonus, keys, values, sums=sums)
@@ -124,11 +121,9 @@ class ChannelMix(nn.Module):
             nn.init.normal_(linear.weight, std=deviation)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Mix with the position before, then among channels."""
         return self.prefill(states, None)[0]
 
     def prefill(self, states: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mix what follows on `state`."""
         before = previous(states, state)
         keys = F.relu(self.key(torch.lerp(before, states, self.mix_k))).square()
         receptance = torch.sigmoid(self.receptance(torch.lerp(before, states, self.mix_r)))
@@ -139,7 +134,6 @@ class Rwkv4Mixers(RecurrentStack):
     """A norm, L pairs of time mix and channel mix, a norm."""
 
     def __init__(self, config: Rwkv4Config):
-        """Make the layers in order."""
         layers = []
         for layer in range(config.num_layers):
             inner = (TimeMix(config, layer), ChannelMix(config, layer))
@@ -148,12 +142,10 @@ class Rwkv4Mixers(RecurrentStack):
         self.first_norm = LayerNorm(config.hidden_dim)
 
     def prepare(self, states: Tensor) -> Tensor:
-        """Return the normalised states."""
         return at_least_float32(self.first_norm(states))
 
 
 def build(config: Rwkv4Config) -> Backbone:
-    """Build the model."""
     return Backbone(config, Rwkv4Mixers(config))
 
 

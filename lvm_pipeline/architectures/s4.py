@@ -53,7 +53,6 @@ class S4Config(BackboneConfig):
     mlp_dim: int = option(3072, "Inner width of the MLPs.")
 
     def __post_init__(self) -> None:
-        """Refuse a state that is no pairs."""
         super().__post_init__()
         self.require(self.state_dim >= 2 and self.state_dim % 2 == 0, "state_dim", "an even number, at least 2")
         self.require(self.mlp_dim >= 1, "mlp_dim", "at least 1")
@@ -82,7 +81,6 @@ class DiagonalStateSpace(nn.Module):
         self.D = nn.Parameter(torch.randn(width))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Convolve with the kernel."""
         with without_autocast(inputs):
             inputs = at_least_float32(inputs)
             return torch.addcmul(causal_convolution(inputs, self.kernel(inputs.shape[1])), inputs, self.D)
@@ -126,27 +124,22 @@ class S4Mixer(nn.Module):
     """State space, activation and a gated projection, (B, T, H) -> (B, T, H)."""
 
     def __init__(self, config: S4Config):
-        """Mix along the context in every channel, then among the channels."""
         super().__init__()
         self.state_space = DiagonalStateSpace(config.hidden_dim, config.state_dim)
         self.out = nn.Linear(config.hidden_dim, 2 * config.hidden_dim)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Mix along the context."""
         return self.project_out(self.state_space(states))
 
     def prefill(self, states: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mix what follows on `state`."""
         mixed, state = self.state_space.prefill(states, state)
         return self.project_out(mixed), state
 
     def project_out(self, mixed: Tensor) -> Tensor:
-        """Activate, project, gate."""
         return F.glu(self.out(F.gelu(mixed)), dim=-1)
 
 
 def mixers(config: S4Config) -> RecurrentStack:
-    """Build the L pairs and the last norm."""
     layers = []
     for _ in range(config.num_layers):
         inner = (S4Mixer(config), Mlp(config.hidden_dim, config.mlp_dim))
@@ -155,7 +148,6 @@ def mixers(config: S4Config) -> RecurrentStack:
 
 
 def build(config: S4Config) -> Backbone:
-    """Build the model."""
     return Backbone(config, mixers(config))
 
 
@@ -173,7 +165,6 @@ def reference_state_space(space: DiagonalStateSpace, inputs: Tensor) -> Tensor:
 
 
 def reference_s4_mixer(mixer: S4Mixer, states: Tensor) -> Tensor:
-    """Mix with the plain state space."""
     return mixer.project_out(reference_state_space(mixer.state_space, states))
 
 

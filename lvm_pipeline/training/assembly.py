@@ -37,13 +37,7 @@ class Assembly:
 def assemble(
     architecture: Architecture, config: TrainingConfig, data: TrainingData, *, compile_cache_dir: Path
 ) -> Assembly:
-    """Stage a training and build its model.
-
-    Args:
-        architecture: What is built.
-        config: The training, settled.
-        data: What it reads.
-        compile_cache_dir: What torch.compile keeps.
+    """Stage a settled training and build its model; torch.compile keeps its results in `compile_cache_dir`.
 
     Raises:
         LvmError: If a strategy cannot work on the data, or the config is not usable with the data.

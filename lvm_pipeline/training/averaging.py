@@ -18,7 +18,6 @@ class WeightAverage:
     """The averaged weights of one model."""
 
     def __init__(self, model: nn.Module, decay: float):
-        """Start at the model's weights."""
         self.decay = decay
         self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 

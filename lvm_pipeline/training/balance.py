@@ -30,14 +30,8 @@ def objective_at_start(
 ) -> SumOfTerms:
     """Return the phase's objective, each term of a sum divided by its value at the start of the phase.
 
-    A single term stays as it is: there is nothing that it could be out of proportion with.
-
-    Args:
-        phase: Objective, and the spans on which the terms are compared.
-        model: As it is when the phase starts.
-        vectors: All vectors, (N, D).
-        condition: The condition of all concepts, (N, C), for models that have one.
-        scales: The values, if they are known from a checkpoint.
+    A single term stays as it is. `vectors` are all vectors (N, D), `condition` that of all concepts (N, C); `scales`
+    are the values, if they are known from a checkpoint.
     """
     objective = objective_named(phase.objective)
     if not objective.is_mixed:

@@ -54,17 +54,10 @@ def group_spans(
     rng: np.random.Generator | None = None,
     num_targets: NDArray[np.int64] | None = None,
 ) -> list[NDArray[np.int64]]:
-    """Group spans of similar length into batches of about `batch_size` targets.
+    """Group spans of similar length into batches of about `batch_size` targets; return the indices of each.
 
-    Args:
-        spans: What to group.
-        batch_size: Targets in a batch, about; a span with more is a batch of its own.
-        rng: Shuffles which spans of similar length meet, and the order of the batches; without it both
-            follow the lengths.
-        num_targets: Targets of each span that count. Default: all.
-
-    Returns:
-        Indices of the spans in each batch.
+    A span with more targets is a batch of its own. `rng` shuffles which spans of similar length meet, and the order of
+    the batches; without it both follow the lengths. `num_targets` counts the targets of each span (default: all).
     """
     if not len(spans):
         return []
@@ -98,16 +91,10 @@ def groups_in_order(
 def gather(
     vectors: Tensor, spans: Spans, condition: Tensor | None = None, *, counted: NDArray[np.bool_] | None = None
 ) -> Batch:
-    """Gather the batch of some spans.
+    """Gather the batch of some spans, on the device of the vectors (N, D).
 
-    Args:
-        vectors: All vectors, (N, D).
-        spans: The spans of the batch.
-        condition: The condition of all concepts, (N, C), for models that have one.
-        counted: Rows whose concept counts as a target, bool (N,). Default: all.
-
-    Returns:
-        The batch, on the device of the vectors.
+    `condition` is that of all concepts, (N, C), for models that have one; `counted` marks the rows whose concept counts
+    as a target, bool (N,), default all.
     """
     longest = int(spans.lengths.max())
     positions = np.arange(longest + 1)

@@ -48,7 +48,6 @@ class Progress:
 
     @property
     def last_epoch(self) -> int:
-        """The last finished epoch."""
         return len(self.history) - 1
 
     @property
@@ -57,7 +56,6 @@ class Progress:
         return self.last_epoch - self.first_epoch_of_phase
 
     def note(self, name: str, value: float) -> None:
-        """Keep a metric of the present step until it is reported."""
         self.unreported.setdefault(name, []).append((self.step, value))
 
 
@@ -101,18 +99,10 @@ def save_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any
 
 
 def load_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any], *, again: bool = False) -> bool:
-    """Resume from a checkpoint.
+    """Overwrite the state with that of a checkpoint; return whether there was one to resume from.
 
-    A checkpoint of other data is set aside, with a warning: the data have changed since, and training starts afresh.
-
-    Args:
-        path: The checkpoint.
-        state: Overwritten in place.
-        identity: What identifies the training.
-        again: Set a checkpoint aside that cannot be resumed, instead of refusing to go on.
-
-    Returns:
-        Whether there was a checkpoint to resume from.
+    A checkpoint of other data is set aside, with a warning, and training starts afresh. So is one that cannot be
+    resumed with `again`.
 
     Raises:
         LvmError: If the checkpoint is damaged, or of other options or code; it stays where it is.

@@ -28,11 +28,8 @@ def compile_mixers(model: LatentVectorModel, *, cache_dir: Path) -> None:
     """Compile the mixers of a model at their first training step for each shape; predictions stay as they are.
 
     The choice of positions and the residual head are not compiled: how many positions there are depends on the data,
-    which the compiler cannot follow, and rounding in the head would differ from that of a plain training.
-
-    Args:
-        model: On its device. Its weights and their names do not change.
-        cache_dir: Where the compiler keeps its results, also for later trainings.
+    which the compiler cannot follow, and rounding in the head would differ from that of a plain training. Compiled code
+    is kept in `cache_dir`, also for later trainings.
 
     Raises:
         LvmError: At the first training step, if there is no compiler.

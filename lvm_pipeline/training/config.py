@@ -25,26 +25,17 @@ class TrainingConfig(Trial):
 
     @property
     def trial(self) -> Trial:
-        """The trial alone."""
         return Trial(**{name: getattr(self, name) for name in Trial.model_fields})
 
     def as_json(self) -> dict[str, Any]:
-        """Return every option as a plain JSON value."""
         return {name: getattr(self, name) for name in TrainingConfig.model_fields}
 
     def with_options(self, **changes: Any) -> "TrainingConfig":
-        """Return the same training with some options replaced, checked again."""
         return training_config({**self.as_json(), **changes})
 
 
 def training_config(values: Mapping[str, Any]) -> TrainingConfig:
-    """Make a config from named values; dotted names reach into `model` and `strategy_options`.
-
-    Args:
-        values: Options by name; text is read as the option's type.
-
-    Returns:
-        The config; options that are not named keep their defaults.
+    """Make a config from options by name; dotted names reach into nested ones, text is read as the option's type.
 
     Raises:
         LvmError: If there is no such option, or a value cannot be used.

@@ -33,22 +33,18 @@ class Spans:
     first_targets: NDArray[np.int64]  # first position whose target counts, shape (R,)
 
     def __len__(self) -> int:
-        """Return R."""
         return len(self.first_rows)
 
     @property
     def num_targets(self) -> NDArray[np.int64]:
-        """Targets of each span, shape (R,)."""
         return self.lengths - self.first_targets
 
     def target_rows(self) -> NDArray[np.int64]:
-        """Return the rows of all targets, span after span."""
         counts = self.num_targets
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.repeat(self.first_rows + self.first_targets + 1, counts) + offsets
 
     def take(self, indices: NDArray[np.int64]) -> "Spans":
-        """Return some of the spans."""
         return Spans(
             first_rows=self.first_rows[indices],
             lengths=self.lengths[indices],
@@ -56,11 +52,10 @@ class Spans:
         )
 
     def no_longer_than(self, max_context: int | None) -> "Spans":
-        """Cut spans for a model that reads at most so many concepts.
+        """Cut spans for a model that reads at most so many concepts; targets and their order stay.
 
-        Returns:
-            Spans with the same targets in the same order. The pieces of a cut span overlap by half, so
-            that a target keeps at least half the longest context; a span's only target keeps all of it.
+        The pieces of a cut span overlap by half, so that a target keeps at least half the longest context; a span's
+        only target keeps all of it.
         """
         if max_context is None or not len(self) or self.lengths.max() <= max_context:
             return self
@@ -99,10 +94,7 @@ class TrainingData:
         return any(len(each.combine_chunks().flatten().drop_null()) for each in columns.columns)
 
     def condition(self, condition_dim: int) -> NDArray[np.float32] | None:
-        """Return the condition of every concept for a model of this `condition_dim`: its TMD vector, (N, C).
-
-        Returns:
-            The column `tmd_dense`, zeros where it is null; None for a model without a condition.
+        """Return the TMD vector of every concept, (N, C), zeros where it is null; None for a model without a condition.
 
         Raises:
             LvmError: If the table has no TMD vectors, or `condition_dim` is not their width.
@@ -124,12 +116,10 @@ class TrainingData:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprint of each product read."""
         return {"concepts": self.concepts.fingerprint, "sequences": self.sequences.metadata.fingerprint}
 
     @property
     def context_length(self) -> int:
-        """Context concepts of a sequence (T)."""
         return self.sequences.metadata.context_length
 
     def train_rows(self) -> NDArray[np.int64]:
@@ -151,12 +141,7 @@ class TrainingData:
     def scored_spans(self, split: Split, *, mode: str) -> Spans:
         """Return spans whose targets are exactly those of a split's sequences, in their order.
 
-        Args:
-            split: Which split.
-            mode: `windows` gives every target its T concepts of context, `articles` all before it.
-
-        Returns:
-            The spans.
+        Mode `windows` gives every target its T concepts of context, `articles` all before it.
 
         Raises:
             LvmError: If the sequences do not keep to whole articles and the mode is articles.
@@ -198,16 +183,7 @@ class TrainingData:
 def load_training_data(
     concepts_path: Path, sequences_path: Path, vectors_dir: Path, *, encoders_dir: Path | None = None
 ) -> TrainingData:
-    """Open concepts and sequences that belong together.
-
-    Args:
-        concepts_path: The concept table.
-        sequences_path: The sequence table made from it.
-        vectors_dir: Where the memory-mapped vectors are kept.
-        encoders_dir: Where encoders are kept.
-
-    Returns:
-        The data.
+    """Open a concept table and the sequences made from it; the memory-mapped vectors are kept in `vectors_dir`.
 
     Raises:
         LvmError: If a file cannot be read, or the sequences were made from other concepts.

@@ -40,14 +40,9 @@ def check_trained_model(
     *,
     rescorer: "Rescorer | None" = None,
 ) -> list[Finding]:
-    """Score the model again in another process and check every invariant of a trained model.
+    """Score a model again in another process and check every invariant of a trained model.
 
-    Args:
-        model_dir: Folder of the trained model.
-        concepts_path: The concept table.
-        sequences_path: The sequence table.
-        vectors_dir: Where the memory-mapped vectors are kept.
-        rescorer: Scores the model in another process; None: one that is started for this model alone.
+    `rescorer` scores it; None starts a process for this model alone.
     """
     from lvm_pipeline.training import rescore
     from lvm_pipeline.training.trained_model import read_trained_model_info

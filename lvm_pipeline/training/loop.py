@@ -77,7 +77,7 @@ def train(
     again: bool = False,
     accept: Accept | None = None,
 ) -> TrainedModel:
-    """Train a model and save it. Nothing of a good training is lost when tracking fails: that is only reported.
+    """Train a model and save it. A good training is not lost when tracking fails: that is only reported.
 
     Args:
         config: What to train and how.
@@ -87,11 +87,9 @@ def train(
         compile_cache_dir: What torch.compile keeps from one training to the next. Default: beside the output folder.
         tracker: What to report to.
         progress: Called every few steps.
-        again: Start from the beginning if there is a checkpoint that cannot be resumed; it is set aside.
-        accept: Called with the saved model, before the tracked run is closed and the checkpoint deleted.
-
-    Returns:
-        The trained model, as `accept` returned it.
+        again: Set a checkpoint that cannot be resumed aside and start from the beginning.
+        accept: Called with the saved model, before the tracked run is closed and the checkpoint deleted; what it
+            returns is returned.
 
     Raises:
         LvmError: If the config cannot be used with the data, a checkpoint cannot be resumed, or the loss is not finite.
@@ -189,7 +187,6 @@ class _Training:
         )
 
     def run(self, on_progress: OnProgress | None) -> None:
-        """Run the phases that are left, epoch after epoch."""
         self.clock = time.monotonic()
         progress = self.state.progress
         if not progress.history:
@@ -281,11 +278,7 @@ class _Training:
         )
 
     def _flush_losses(self, pending: list[_Step]) -> float:
-        """Move the losses of the latest steps from the device to the log; return the last one.
-
-        Raises:
-            LvmError: If a loss or a gradient is not finite.
-        """
+        """Move the losses of the latest steps to the log; return the last. LvmError if one is not finite."""
         loss = math.nan
         for step in pending:
             loss, norm = float(step.loss), float(step.gradient_norm)
@@ -352,7 +345,6 @@ class _Training:
         return metrics, weights
 
     def _is_best(self, score: float) -> bool:
-        """Keep the score if it is the best so far."""
         progress = self.state.progress
         is_first = math.isnan(progress.best_score)
         if is_best := is_first or self.validation.metric.is_better(score, progress.best_score):
@@ -372,7 +364,6 @@ class _Training:
         self.last_checkpoint = time.monotonic()
 
     def save(self, output_dir: Path) -> TrainedModel:
-        """Write the best weights with everything that is known of them."""
         self._seconds_so_far()
         info = trained_model_info(self.config, self.state, self.made, self.data, trial=self.trial)
         save_trained_model(output_dir, self.state.best_weights, info)

@@ -1,8 +1,8 @@
 """What training minimises, each scaled so that a prediction that knows nothing costs about one.
 
-Unscaled, a mean squared error of unit vectors is about 0.001 and would vanish beside a contrastive
-loss of 1 to 7 (FIELD_NOTES' fault F14). So every term is a share of what no knowledge costs, and in a
-sum each is also divided by its value where the training starts: weights mean what they say.
+Unscaled, a mean squared error of unit vectors is about 0.001 and would vanish beside a contrastive loss of 1 to 7. So
+every term is a share of what no knowledge costs, and in a sum each is also divided by its value where the training
+starts, so that weights are comparable.
 
 Shapes: B = batch, T = context, D = vector width, n = positions that count.
 """
@@ -65,7 +65,6 @@ class WeightedTerm:
     scale: float = 1.0
 
     def __call__(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """Return the term's part of the sum, from (n, D) and (n, D)."""
         return self.weight / self.scale * OBJECTIVES[self.name](predictions, targets)
 
 
@@ -82,7 +81,6 @@ class SumOfTerms:
 
     @property
     def scales(self) -> dict[str, float]:
-        """What each term is divided by."""
         return {term.name: term.scale for term in self.terms}
 
     @property
@@ -97,15 +95,9 @@ class SumOfTerms:
         return SumOfTerms(tuple(replace(term, scale=max(SMALLEST_SCALE, values[term.name])) for term in self.terms))
 
     def shares(self, predictions: Tensor, targets: Tensor, *, is_unit: bool) -> dict[str, "TermShare"]:
-        """Measure what each term is worth and how hard it pulls, for predictions (n, D) and targets (n, D).
+        """Measure what each term is worth and how hard it pulls, for detached predictions (n, D) and targets (n, D).
 
-        Args:
-            predictions: Of a model, detached.
-            targets: The truth.
-            is_unit: Whether the model normalises its predictions, so that a pull along them moves nothing.
-
-        Returns:
-            The terms' shares by name.
+        `is_unit` says that the model normalises its predictions, so that a pull along them moves nothing.
         """
         values, pulls = {}, {}
         for term in self.terms:
@@ -118,12 +110,9 @@ class SumOfTerms:
 
 
 def training_loss(model: nn.Module, batch: Batch, objective: Objective) -> Tensor:
-    """Run the model once on a batch and return what training minimises, a scalar.
+    """Run the model, or a wrapper around it (DDP, FSDP), once on a batch and return what training minimises, a scalar.
 
-    Args:
-        model: A model, or a wrapper around one that is called as it is (DDP, FSDP).
-        batch: Contexts and targets.
-        objective: Of the predictions that have a target; of a model that learns by denoising, of each of its draws.
+    The objective is of the predictions that have a target; of a model that learns by denoising, of each of its draws.
     """
     if not learns_by_denoising(model):
         return objective(model(batch.contexts, batch.condition, batch.is_target), batch)
@@ -150,13 +139,7 @@ def _share(values: Mapping[str, float], name: str) -> float:
 
 
 def objective_named(text: str) -> SumOfTerms:
-    """Make the objective from its text.
-
-    Args:
-        text: A sum of terms, each with an optional weight before it: `cosine`, `cosine + 0.1 mse`.
-
-    Returns:
-        The sum, its terms not yet scaled.
+    """Make the objective from a sum of terms, each with an optional weight: `cosine`, `cosine + 0.1 mse`.
 
     Raises:
         LvmError: If the text is no such sum; the message lists the terms.

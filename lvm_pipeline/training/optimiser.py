@@ -16,11 +16,9 @@ BETAS = (0.9, 0.95)
 def make_optimiser(model: LatentVectorModel, config: TrainingConfig) -> torch.optim.AdamW:
     """Make a fused AdamW whose groups follow what the modules declare.
 
-    Vectors and scalars (biases, norms, decays) have no weight decay. Where the model has a residual
-    head, everything else learns at `correction_learning_rate_factor` of the learning rate.
-
-    Returns:
-        The optimiser; each group keeps its share of the learning rate as `learning_rate_factor`.
+    Vectors and scalars (biases, norms, decays) have no weight decay. Where the model has a residual head, everything
+    else learns at `correction_learning_rate_factor` of the learning rate. Each group keeps its factor as
+    `learning_rate_factor`.
     """
     assert config.learning_rate is not None
     heads = [module for module in model.modules() if isinstance(module, ResidualHead | MixingHead)]
@@ -46,16 +44,9 @@ def make_optimiser(model: LatentVectorModel, config: TrainingConfig) -> torch.op
 def set_learning_rate(
     optimiser: torch.optim.Optimizer, config: TrainingConfig, *, peak: float, done_fraction: float
 ) -> float:
-    """Set the learning rate of one step: linear warm-up to the peak, then a cosine schedule.
+    """Set and return the learning rate of one step: linear warm-up to the peak of the phase, then a cosine schedule.
 
-    Args:
-        optimiser: Its groups keep their factors.
-        config: Fractions of the warm-up and of the end.
-        peak: Peak learning rate of the phase.
-        done_fraction: Fraction of the phase that is done after this step, above 0 to 1.
-
-    Returns:
-        The learning rate of a group with factor one.
+    `done_fraction` is the part of the phase that is done after this step, above 0 to 1. Groups keep their factors.
     """
     warmup, final = config.warmup_fraction, config.final_learning_rate_fraction
     if done_fraction < warmup:

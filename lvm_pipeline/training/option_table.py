@@ -46,7 +46,6 @@ class Option:
     meaning: str
 
     def as_row(self) -> dict[str, Any]:
-        """Return what a table shows."""
         return {"option": self.name, "default": self.default, "limits": self.limits, "meaning": self.meaning}
 
 

@@ -23,16 +23,10 @@ TARGETS_IN_A_BATCH = 2048
 def predict_spans(
     model: LatentVectorModel, vectors: Tensor, spans: Spans, *, condition: Tensor | None = None
 ) -> NDArray[np.float32]:
-    """Predict the targets of the spans, in float32.
+    """Predict the targets of the spans in the order of `spans.target_rows()`, (S, D), in float32.
 
-    Args:
-        model: Left in evaluation mode.
-        vectors: All vectors on the model's device, (N, D).
-        spans: Their targets; spans longer than the model reads are cut.
-        condition: The condition of all concepts, (N, C), for models that have one.
-
-    Returns:
-        Predictions in the order of `spans.target_rows()`, shape (S, D).
+    The model is left in evaluation mode; spans longer than it reads are cut. `vectors` are all vectors (N, D) on its
+    device, `condition` that of all concepts (N, C).
     """
     spans = spans.no_longer_than(model.max_context)
     predictions = np.empty((int(spans.num_targets.sum()), vectors.shape[1]), np.float32)
@@ -71,7 +65,6 @@ class SelectionMetric:
     higher_is_better: bool = True
 
     def is_better(self, value: float, than: float) -> bool:
-        """Whether the first value is the better one."""
         return value > than if self.higher_is_better else value < than
 
 

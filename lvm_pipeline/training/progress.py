@@ -26,6 +26,4 @@ class ProgressReport:
 class OnProgress(Protocol):
     """Called every few steps."""
 
-    def __call__(self, report: ProgressReport, /) -> None:
-        """Show it."""
-        ...
+    def __call__(self, report: ProgressReport, /) -> None: ...

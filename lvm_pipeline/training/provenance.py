@@ -27,9 +27,6 @@ def code_version(*modules: str) -> str:
     """Return the package's version and a hash of some modules with everything of this package that they import.
 
     Comments, docstrings and formatting do not count.
-
-    Args:
-        *modules: Full names of the modules.
     """
     digest = hashlib.sha256()
     for name in sorted(import_closure(modules)):

@@ -49,9 +49,6 @@ def rescore(
 ) -> Rescore:
     """Load a trained model and score it on the validation split it was selected on; `data` spares reading the tables.
 
-    Returns:
-        The scores.
-
     Raises:
         LvmError: If the model cannot be loaded, or was trained on other data.
     """
@@ -79,9 +76,6 @@ def rescore(
 def rescore_in_fresh_process(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:
     """Run this module and read what it prints.
 
-    Returns:
-        The scores.
-
     Raises:
         LvmError: If the model cannot be loaded and scored there; with its sentence.
     """
@@ -104,14 +98,12 @@ class RescoringProcess:
     """
 
     def __enter__(self) -> "RescoringProcess":
-        """Return itself; nothing is started yet."""
         self._process: subprocess.Popen[str] | None = None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the process."""
         self._end()
 
     def _end(self) -> None:

@@ -25,9 +25,6 @@ DEFAULTS = {
 def settled(config: TrainingConfig, *, architecture: Architecture, is_leaking: bool) -> TrainingConfig:
     """Settle every `auto` and None for an architecture, data and this machine.
 
-    Returns:
-        The same training with nothing left open.
-
     Raises:
         LvmError: If the mode cannot be used with this architecture or data, or the device is not here.
     """

@@ -39,10 +39,8 @@ class TermModule(nn.Module, ABC):
     def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:
         """Return the value of the term, a scalar.
 
-        Args:
-            predictions: Where the batch has targets, (n, D), in row-major order.
-            batch: Contexts, targets and their rows.
-            states: Outputs of the mixers at the same positions, (n, H); None for a term that does not read them.
+        `predictions` are those where the batch has targets, (n, D), in row-major order; `states` the outputs of the
+        mixers at the same positions, (n, H), None for a term that does not read them.
         """
 
 
@@ -55,11 +53,9 @@ class AddedTerms:
     values: dict[str, Tensor] = field(default_factory=dict)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the weights that the terms learn."""
         return list(self.modules.parameters())
 
     def around(self, objective: Objective, terms: Iterable[AddedTerm]) -> Objective:
-        """Return an objective with some of the terms added."""
         self.values = {}
         return lambda predictions, batch: self._sum(objective(predictions, batch), predictions, batch, tuple(terms))
 

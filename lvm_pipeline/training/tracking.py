@@ -49,9 +49,7 @@ class Tracker(Protocol):
         """
         ...
 
-    def log_metrics(self, metrics: MetricSeries) -> None:
-        """Report many values at once."""
-        ...
+    def log_metrics(self, metrics: MetricSeries) -> None: ...
 
     def log_artifacts(self, folder: Path) -> None:
         """Keep every file of a folder with the run."""
@@ -61,17 +59,11 @@ class Tracker(Protocol):
         """Keep a finished trained model: `model.safetensors` with `trained_model.json`."""
         ...
 
-    def finish(self, status: TrainingStatus) -> None:
-        """Close the run; a second call changes nothing."""
-        ...
+    def finish(self, status: TrainingStatus) -> None: ...
 
 
 def log_and_close(tracker: Tracker, model_dir: Path) -> str | None:
-    """Log a good model and close its run; a tracker that fails cannot undo a training.
-
-    Returns:
-        Why the tracker does not hold the model; None if it does.
-    """
+    """Log a good model and close its run; return why the tracker does not hold the model, None if it does."""
     problem = None
     try:
         tracker.log_model(model_dir)
@@ -96,12 +88,10 @@ class NullTracker:
 
     @property
     def run_id(self) -> str | None:
-        """No run."""
         return None
 
     @property
     def run_url(self) -> str | None:
-        """No page."""
         return None
 
     def start(

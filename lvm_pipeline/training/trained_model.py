@@ -1,9 +1,9 @@
-"""Trained models and checkpoints on disk: safetensors for numbers, JSON for everything else, never pickle.
+"""Trained models on disk: safetensors for numbers, JSON for everything else, never pickle.
 
-A trained model is a folder with `model.safetensors` and `trained_model.json`. The weights carry the
-identity of what they belong to in their own header, so that another class, config or space that
-happens to have the same keys and shapes is refused (FIELD_NOTES' fault F8). An ensemble also has the folder
-`members`, with the trained model of each; its own weights are those of the mean.
+A trained model is a folder with `model.safetensors` and `trained_model.json`. The weights carry the identity of what
+they belong to in their own header, so that another class, config or space that happens to have the same keys and shapes
+is refused. An ensemble also has the folder `members`, with the trained model of each; its own weights are those of the
+mean.
 """
 
 import hashlib
@@ -84,12 +84,10 @@ class TrainedModelInfo:
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:
-        """Return the record as plain JSON values."""
         return asdict(self)
 
     @property
     def trial_id(self) -> str:
-        """Id of the trial that made it."""
         return Trial(**self.trial).trial_id
 
     @property
@@ -129,9 +127,6 @@ def save_trained_model(model_dir: Path, weights: Mapping[str, Tensor], info: Tra
 def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
     """Read what a trained model says of itself.
 
-    Returns:
-        The record.
-
     Raises:
         LvmError: If there is no trained model, or it is not readable.
     """
@@ -164,20 +159,11 @@ def trial_in(values: Mapping[str, Any]) -> Trial:
 def load_trained_model(
     model_dir: Path, *, architecture: str | None = None, space_id: str | None = None, device: str = "cpu"
 ) -> tuple[LatentVectorModel, TrainedModelInfo]:
-    """Load a trained model for prediction.
-
-    Args:
-        model_dir: Its folder.
-        architecture: Refuse any other architecture than this, if given.
-        space_id: Refuse a model of any other space than this, if given.
-        device: Where to put the model.
-
-    Returns:
-        The model in evaluation mode, and what it says of itself.
+    """Load a trained model for prediction, in evaluation mode, with what it says of itself.
 
     Raises:
-        LvmError: If there is no readable model, it is another one than asked for, or its weights belong to
-            another class, config or space.
+        LvmError: If there is no readable model, it is of another `architecture` or `space_id` than asked for, or its
+            weights belong to another class, config or space.
     """
     info = read_trained_model_info(model_dir)
     for wanted, found, what in ((architecture, info.architecture, "architecture"), (space_id, info.space_id, "space")):
@@ -252,9 +238,6 @@ def _refuse_other_class(model_dir: Path, model: LatentVectorModel, info: Trained
 
 def config_from_json(config_class: type[ModelConfig], values: Mapping[str, Any]) -> ModelConfig:
     """Make a config from its JSON values, all of which must be there.
-
-    Returns:
-        The config.
 
     Raises:
         LvmError: If a field is missing or unknown.

@@ -32,15 +32,6 @@ class Validation:
         condition: Tensor | None,
         measures: Sequence[Measure] = (),
     ):
-        """Find the targets.
-
-        Args:
-            config: Mode and selection metric.
-            data: Where the targets are.
-            vectors: All vectors on the model's device, (N, D).
-            condition: The condition of all concepts, for models that have one.
-            measures: Further metrics.
-        """
         self.metric = selection_metric(config.selection_metric)
         self.metric_name = f"validation_{config.selection_metric}"
         self.vectors, self.condition, self.measures = vectors, condition, measures

@@ -19,21 +19,15 @@ class BankCrossEntropy(TermModule):
     bank: Tensor
 
     def __init__(self, sources: TermSources, *, num_drawn: int, temperature: float):
-        """Keep which rows are in the bank.
-
-        Args:
-            sources: Vectors and data; the bank is every concept of the train split.
-            num_drawn: Concepts drawn from it at each step (K).
-            temperature: Cosines are divided by it.
-        """
+        """Keep the bank, every concept of the train split, of which each step draws `num_drawn`."""
         super().__init__()
         self.vectors, self.num_drawn, self.temperature = sources.vectors, num_drawn, temperature
         self.register_buffer("bank", torch.from_numpy(sources.data.train_rows()), persistent=False)
 
     def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:
-        """Return the cross-entropy divided by that of guessing; see the contract.
+        """Return the cross-entropy divided by that of guessing.
 
-        The draw is without the true concept: a drawn concept that is the target of a position is not counted there.
+        A drawn concept that is the target of a position is not counted there.
         """
         rows = batch.rows[batch.is_target]
         drawn = self.bank[torch.randperm(len(self.bank))[: self.num_drawn].to(self.bank.device)]

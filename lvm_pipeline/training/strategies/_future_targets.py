@@ -22,13 +22,7 @@ class FutureTargets(TermModule):
     article_ends: Tensor
 
     def __init__(self, sources: TermSources, *, offsets: tuple[int, ...], mean_of_next: int):
-        """Make a head for each target.
-
-        Args:
-            sources: The model and what it reads.
-            offsets: Concepts ahead, 1 being the next concept.
-            mean_of_next: How many next concepts the last head predicts the mean of; 0 for none.
-        """
+        """Make a head for each offset (1 is the next concept), and for the mean of `mean_of_next` concepts if not 0."""
         super().__init__()
         articles = sources.data.articles
         ends = torch.from_numpy(articles.first_rows + articles.lengths)
@@ -46,7 +40,6 @@ class FutureTargets(TermModule):
             nn.init.zeros_(head.bias)
 
     def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:
-        """Return the mean over the heads; see the formula above."""
         assert states is not None
         rows = batch.rows[batch.is_target]
         losses = []

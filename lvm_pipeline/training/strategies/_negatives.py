@@ -37,14 +37,9 @@ class WrittenNegatives:
 def encode_negatives(
     data: TrainingData, encoder: Encoder, rows: NDArray[np.int64], *, limit: int, seed: int
 ) -> WrittenNegatives | None:
-    """Encode the soft and hard negatives of some rows; None if none of the rows has any.
+    """Encode the soft and hard negatives of some rows of train concepts; None if none of the rows has any.
 
-    Args:
-        data: Its concept table holds the texts.
-        encoder: Of the space of the concepts.
-        rows: Rows of train concepts.
-        limit: Texts to encode at most; others are left out, drawn by the seed.
-        seed: Of that draw.
+    At most `limit` texts are encoded; others are left out, drawn by the seed.
     """
     assert data.concepts_path is not None
     columns = read_columns(data.concepts_path, ["soft_negatives", "hard_negatives"])
@@ -86,14 +81,10 @@ class ContrastiveTerm(TermModule):
         num_hard: int,
         temperature: float,
     ):
-        """Keep the bank of train concepts.
+        """Keep the bank of train concepts and the written negatives, where there are any.
 
-        Args:
-            sources: The model and what it reads.
-            negatives: Of the table, where there are any.
-            num_own: Negatives from the target's own article, half of them from its context.
-            num_hard: Concepts of other train articles that lie nearest to the target among those drawn.
-            temperature: Cosines are divided by it.
+        `num_own` negatives are of the target's own article, half of them from its context; `num_hard` are the concepts
+        of other train articles that lie nearest to the target among those drawn.
         """
         super().__init__()
         data, device = sources.data, sources.vectors.device
@@ -112,7 +103,6 @@ class ContrastiveTerm(TermModule):
             self.register_buffer(name, None if tensor is None else tensor.to(device), persistent=False)
 
     def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:
-        """Return the loss of the formula above."""
         rows = batch.rows[batch.is_target]
         with torch.autocast(predictions.device.type, enabled=False):
             found = F.normalize(predictions.float(), dim=-1)

@@ -31,13 +31,6 @@ class RankingTerm(TermModule):
     first_rows: Tensor
 
     def __init__(self, sources: TermSources, *, options: "RankingOptions", num_drawn: int):
-        """Fit the head's whitening and keep where articles begin.
-
-        Args:
-            sources: The model with its head, vectors and data.
-            options: Of the strategy.
-            num_drawn: Train concepts drawn at each step.
-        """
         super().__init__()
         self.options, self.num_drawn = options, num_drawn
         self.vectors = sources.vectors
@@ -51,7 +44,6 @@ class RankingTerm(TermModule):
         self._head = (head,)  # in a tuple, since its weights are the model's and not the term's
 
     def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:
-        """Return the term; see the contract."""
         (head,) = self._head
         rows = batch.rows[batch.is_target]
         concepts = self._concepts(torch.searchsorted(self.first_rows, rows, right=True) - 1)

@@ -25,7 +25,6 @@ class ResolutionHeads(nn.Module):
     basis: Tensor
 
     def __init__(self, vector_dim: int, hidden_dim: int, widths: Sequence[int]):
-        """Start at the full prediction in fewer directions."""
         super().__init__()
         self.widths = tuple(widths)
         self.register_buffer("basis", torch.eye(vector_dim))
@@ -60,12 +59,7 @@ class ResolutionTerm(TermModule):
     reads_states = True
 
     def __init__(self, sources: TermSources, *, consistency: float):
-        """Fit the model's principal directions.
-
-        Args:
-            sources: The model with its heads, and the train rows.
-            consistency: Weight of the agreement with the full prediction.
-        """
+        """Fit the model's principal directions; `consistency` weighs the agreement with the full prediction."""
         super().__init__()
         self.consistency = consistency
         heads = sources.model.get_submodule(MODULE)
@@ -74,7 +68,6 @@ class ResolutionTerm(TermModule):
         self._heads = (heads,)  # in a tuple, since its weights are the model's and not the term's
 
     def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:
-        """Return the term; see the contract."""
         assert states is not None
         (heads,) = self._heads
         targets = batch.chosen_targets()
@@ -91,13 +84,11 @@ class AtWidth(LatentVectorModel):
     """A model with resolution heads, seen at one lower width: predictions in its directions, zeros in the others."""
 
     def __init__(self, model: LatentVectorModel, width: int):
-        """Look at a model; its weights stay where they are."""
         super().__init__(model.config)
         self.model, self.width = model, width
         self.max_context, self.is_causal = model.max_context, model.is_causal
 
     def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        """Predict in the leading principal directions; see the contract."""
         heads = self.model.get_submodule(MODULE)
         assert isinstance(heads, ResolutionHeads)
         predictions, states = predict_with_states(self.model, contexts, condition, at)

@@ -32,8 +32,6 @@ class AuxiliaryOptions:
 
 
 def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options: AuxiliaryOptions) -> Staging:
-    """Add the term to every phase."""
-
     def make(sources: "TermSources") -> "TermModule":
         from lvm_pipeline.training.strategies._future_targets import FutureTargets
 
@@ -51,7 +49,6 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
 
 
 def refused(trial: Trial, options: AuxiliaryOptions) -> str | None:
-    """Refuse a term without targets."""
     return None if options.offsets or options.mean_of_next else "neither offsets nor mean_of_next names a target"
 
 

@@ -40,7 +40,6 @@ class ContrastiveOptions:
 
 
 def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options: ContrastiveOptions) -> Staging:
-    """Put the contrastive phase first."""
     negatives, said = written_negatives(data, seed=config.seed)
 
     def make(sources: "TermSources") -> "TermModule":

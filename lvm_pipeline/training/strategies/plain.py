@@ -6,7 +6,6 @@ from lvm_pipeline.training.strategies._contract import NoOptions, Staging, Strat
 
 
 def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options: NoOptions) -> Staging:
-    """Return the staging as it is."""
     return staging
 
 

@@ -65,7 +65,6 @@ def _drawn_articles(
 
 
 def refused(trial: Trial, options: ProgressiveOptions) -> str | None:
-    """Refuse sizes that do not grow."""
     if list(options.sizes) != sorted(set(options.sizes)):
         return f"sizes must grow, got {list(options.sizes)}"
     return None

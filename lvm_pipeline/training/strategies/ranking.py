@@ -45,7 +45,6 @@ class RankingOptions:
 
 
 def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options: RankingOptions) -> Staging:
-    """Add the term to every phase."""
     size = len(data.train_rows())
     drawn = min(options.candidates, size)
 
@@ -65,7 +64,6 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
 
 
 def extend(model: "LatentVectorModel", options: RankingOptions) -> "LatentVectorModel":
-    """Add the ranking head to the model."""
     from lvm_pipeline.architectures._ranking_head import MODULE, RankingHead
 
     model.add_module(MODULE, RankingHead(model.config.vector_dim))
