@@ -38,16 +38,9 @@ class ScoredBaseline:
 def baseline_scores(
     targets: Targets, *, fingerprint: str, split: str, cache_dir: Path | None
 ) -> dict[str, ScoredBaseline]:
-    """Fit and score every baseline, or read what an earlier call kept.
+    """Fit and score every baseline, or read what an earlier call kept in `cache_dir` (None keeps nothing).
 
-    Args:
-        targets: What is predicted.
-        fingerprint: Of the sequence table (which covers the concepts).
-        split: Split of the targets.
-        cache_dir: Where results are kept; None keeps nothing.
-
-    Returns:
-        The baselines by name.
+    `fingerprint` is that of the sequence table, which covers the concepts.
     """
     if cache_dir is None:
         return _scored(targets)

@@ -98,7 +98,7 @@ def _sample(targets: Targets, context_length: int, rng: np.random.Generator) -> 
 def _of_other_articles(
     rows: NDArray[np.int64], articles: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64] | None:
-    """Give each target the context rows of a target of another article; nothing where there is one article only."""
+    """Give each target the context rows of a target of another article; None where there is one article only."""
     if len(np.unique(articles)) < 2:
         return None
     donors = rng.permutation(len(rows))

@@ -90,7 +90,7 @@ def evaluate_model(
     encoders_dir: Path | None = None,
     text: TextRequest | None = None,
 ) -> EvaluationReport:
-    """Evaluate a trained model.
+    """Evaluate a trained model on a concept table and its sequences.
 
     Args:
         model_dir: Folder of the trained model.
@@ -104,12 +104,9 @@ def evaluate_model(
         num_threads: PyTorch threads on a CPU; None: as in training.
         seed: Of resampling and controls.
         require_same_data: Refuse data other than the model was trained on.
-        data_findings: What was found of these concepts and sequences; None where nobody looked.
+        data_findings: What was found of these concepts and sequences; None where they were not checked.
         encoders_dir: Where the encoder of the vectors' space is looked up, for the leak ladder.
         text: Decode predictions to text; None decodes none.
-
-    Returns:
-        The report.
     """
     data = load_training_data(concepts_path, sequences_path, vectors_dir)
     scored = score_model(

@@ -17,15 +17,9 @@ KEPT_FILES = 4
 
 
 def kept_forecast(targets: Targets, *, fingerprint: str, cache_dir: Path | None) -> LinearForecast:
-    """Fit the linear forecast on the train targets, or read what an earlier call kept.
+    """Fit the linear forecast on the train targets, or read what an earlier call kept in `cache_dir`, if given.
 
-    Args:
-        targets: What is predicted, from which contexts.
-        fingerprint: Of the sequence table (which covers the concepts).
-        cache_dir: Where it is kept; None keeps nothing.
-
-    Returns:
-        The forecast.
+    `fingerprint` is that of the sequence table, which covers the concepts.
     """
     if cache_dir is None:
         return _fitted(targets)

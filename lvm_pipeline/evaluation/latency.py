@@ -42,18 +42,10 @@ def latency_ms(
     num_threads: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Latency:
-    """Time predictions of the concept after one context.
+    """Time predictions of the concept after one context, (T, D), with its condition (T, C) for models that have one.
 
-    Args:
-        model: The model, on `device`.
-        context: Shape (T, D).
-        condition: The condition of each concept, (T, C), for models that have one.
-        device: Where the model is; copies of context and prediction to and from it are timed too.
-        num_threads: PyTorch threads on a CPU; None leaves them as they are.
-        clock: Returns seconds; `time.process_time`, with one thread, ignores other load on the machine.
-
-    Returns:
-        The latency, with how it was measured.
+    Copies to and from `device`, where the model is, are timed too. `num_threads` are PyTorch's on a CPU; None leaves
+    them. `clock` returns seconds; `time.process_time`, with one thread, ignores other load on the machine.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(num_threads or threads)

@@ -104,7 +104,6 @@ class Leaderboard:
 
     @property
     def models(self) -> list[ModelRow]:
-        """The models, best first."""
         return [row for row in self.rows if isinstance(row, ModelRow)]
 
     @property
@@ -123,7 +122,6 @@ class Leaderboard:
         return list(dict.fromkeys(sentence for row in self.models for sentence in row.not_checked))
 
     def as_json(self) -> dict[str, Any]:
-        """Return the leaderboard as JSON values."""
         return _adapter().dump_python(self, mode="json")
 
 
@@ -136,15 +134,13 @@ def leaderboard(
 ) -> Leaderboard:
     """Put reports side by side.
 
+    Reports of other sequences, splits or pools are left out, since their figures cannot be compared.
+
     Args:
-        reports: Reports of any models. Those of other sequences, splits or pools are left out, since their figures
-            cannot be compared.
+        reports: Reports of any models.
         fingerprint: Sequence table to rank on; None: that of most reports, the last of equals.
         champion_fingerprint: `model_fingerprint` of the champion, which is marked.
         decision_reason: What the champion rule decided last.
-
-    Returns:
-        The leaderboard.
 
     Raises:
         LvmError: If no report can be ranked.
@@ -172,11 +168,6 @@ def leaderboard(
 
 
 def read_leaderboard(path: Path) -> Leaderboard:
-    """Read a leaderboard.
-
-    Raises:
-        LvmError: If it cannot be read.
-    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return _adapter().validate_python(values)

@@ -30,15 +30,9 @@ BoardRow = ModelRow | BaselineRow
 def write_leaderboard(
     board: Leaderboard, board_dir: Path, *, links: Mapping[str, str] | None = None
 ) -> tuple[Path, Path]:
-    """Write `leaderboard.json` and `leaderboard.html`.
+    """Write `leaderboard.json` and `leaderboard.html` and return their paths.
 
-    Args:
-        board: The leaderboard.
-        board_dir: Folder of the files.
-        links: Path of each model's report relative to the folder, by `model_fingerprint`.
-
-    Returns:
-        The paths of both files.
+    `links` is the path of each model's report relative to the folder, by `model_fingerprint`.
     """
     json_path, html_path = board_dir / JSON_NAME, board_dir / HTML_NAME
     write_json(json_path, board.as_json())
@@ -47,7 +41,6 @@ def write_leaderboard(
 
 
 def leaderboard_html(board: Leaderboard, *, links: Mapping[str, str] | None = None) -> str:
-    """Return the page."""
     other = EARLIER_ROWS if board.exclusion == CONTEXT_ROWS else CONTEXT_ROWS
     return render(
         "leaderboard.html.jinja",

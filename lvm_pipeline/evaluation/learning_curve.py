@@ -54,15 +54,7 @@ def learning_curve(
 ) -> LearningCurve:
     """Train a model's configuration on 25 and 50 % of the train articles and score it beside the model itself.
 
-    Args:
-        model_dir: The model trained on all train articles.
-        data: What it was trained on.
-        work_dir: Where the smaller trainings are kept; one that is there and fits the model is not trained again.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        progress: Called after every point.
-
-    Returns:
-        The curve.
+    A smaller training that is in `work_dir` and fits the model is not repeated; `progress` is called after every point.
 
     Raises:
         LvmError: If the model is not one that can be trained again alone, or there are fewer than 4 train articles.
@@ -135,7 +127,6 @@ def _linear_cosines(targets: Targets) -> np.ndarray:
 
 
 def write_curve(curve: LearningCurve, folder: Path) -> None:
-    """Write the curve into a trial's folder."""
     write_json(folder / CURVE_FILE, asdict(curve))
 
 

@@ -86,13 +86,8 @@ class _Ranked:
 def ranking_scores(scored: ScoredModel, *, cache_dir: Path | None, seed: int) -> RankingScores:
     """Rank the targets by a model and by the ranking baselines.
 
-    Args:
-        scored: The model with its predictions.
-        cache_dir: Where ranks of baselines are kept for the next model; None keeps nothing.
-        seed: Of the fit of the ranking query and of resampling.
-
-    Returns:
-        The scores.
+    Ranks of baselines are kept in `cache_dir` for the next model; None keeps nothing. The seed is that of the fit of
+    the ranking query and of resampling.
     """
     targets = scored.targets
     baselines = _baselines(scored, cache_dir, seed=seed)

@@ -101,7 +101,6 @@ class ArticleScores:
 
     @property
     def gain(self) -> float:
-        """Model minus best baseline."""
         return self.cosine - self.best_baseline_cosine
 
 
@@ -186,12 +185,10 @@ class EvaluationReport(MeanScores):
 
     @property
     def best(self) -> BaselineScores:
-        """Scores of the best baseline."""
         return self.baselines[self.best_baseline]
 
     @property
     def gain(self) -> Interval:
-        """Gain in cosine over the best baseline."""
         return self.best.gain
 
     @property
@@ -210,7 +207,6 @@ class EvaluationReport(MeanScores):
         return (*(self.data_findings or ()), *self.training_findings, *self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
         return _adapter().dump_python(self, mode="json")
 
 

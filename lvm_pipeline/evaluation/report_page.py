@@ -50,7 +50,6 @@ def write_report(report: EvaluationReport, report_dir: Path) -> tuple[Path, Path
 
 
 def report_html(report: EvaluationReport) -> str:
-    """Return the page."""
     tables = {rule: predictor_table(report, rule).only(*RETRIEVAL) for rule in EXCLUSIONS}
     rules = sorted(EXCLUSIONS, key=lambda rule: rule != report.pool.exclusion)
     sections = ("strategies",)

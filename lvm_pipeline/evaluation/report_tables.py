@@ -93,7 +93,6 @@ def interval_mark(gain: Interval, gains: Sequence[Interval]) -> Markup:
 
 
 def findings_table(findings: Iterable[Finding]) -> Table[Finding]:
-    """Return one row per invariant."""
     return Table(columns=_FINDING_COLUMNS, rows=list(findings))
 
 

@@ -27,17 +27,10 @@ Ranks = dict[Exclusion, NDArray[np.int64]]
 def ranks_by_head(
     ranker: RankingOutput, vectors: Tensor, spans: Spans, targets: Targets, *, condition: Tensor | None = None
 ) -> Ranks:
-    """Rank every target under each exclusion rule.
+    """Rank every target of `targets.scored` under each exclusion rule, from 1, (S,) each.
 
-    Args:
-        ranker: The model, seen through its ranking head.
-        vectors: All vectors on the model's device, (N, D).
-        spans: Of the scored split.
-        targets: The targets of these spans, and the pool.
-        condition: The condition of all concepts, (N, C), for models that have one.
-
-    Returns:
-        The ranks, from 1, in the order of `targets.scored`, shape (S,) each.
+    `spans` are those of the scored split, `vectors` all vectors (N, D) on the model's device, `condition` that of all
+    concepts (N, C).
     """
     pool = torch.from_numpy(targets.pool_directions).to(vectors.device)
     whitened = ranker.head.whitened(pool)

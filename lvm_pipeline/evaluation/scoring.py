@@ -46,7 +46,6 @@ class RowScores:
 
     @property
     def cosine(self) -> float:
-        """Mean cosine."""
         return float(np.mean(self.cosines, dtype=np.float64))
 
 
@@ -116,7 +115,7 @@ def score_model(
     num_threads: int | None = None,
     require_same_data: bool = True,
 ) -> ScoredModel:
-    """Load a trained model and score it.
+    """Load a trained model and score it on a split of the data.
 
     Args:
         model_dir: Folder of the trained model.
@@ -125,11 +124,8 @@ def score_model(
         split: Whose targets.
         context_mode: What it may read; None: what it was trained to read.
         num_threads: PyTorch threads on a CPU; None: as in training.
-        require_same_data: Refuse data other than the model was trained on. The champion rule, which scores an
-            incumbent on newer data of the same space, turns this off.
-
-    Returns:
-        The scores.
+        require_same_data: Refuse data other than the model was trained on. The champion rule, which scores an incumbent
+            on newer data of the same space, turns this off.
 
     Raises:
         LvmError: If there is no such model, it belongs to another space or other data, or it cannot be scored.

@@ -65,15 +65,8 @@ def standing_scores(
 ) -> StandingScores:
     """Measure the model and the last concept.
 
-    Args:
-        scored: The model with its predictions.
-        concepts_path: The concept table, for the texts.
-        cache_dir: Where the clusters of train concepts are kept; None keeps nothing.
-        encoder: Encoder of the vectors' space, if it is on this machine.
-        seed: Of the draws and clusters.
-
-    Returns:
-        The figures.
+    The clusters of train concepts are kept in `cache_dir` (None keeps nothing); the leak ladder needs the encoder of
+    the vectors' space.
     """
     targets = scored.targets
     rows = targets.scored.target_rows

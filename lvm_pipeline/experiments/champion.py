@@ -44,7 +44,6 @@ class ChampionDecision:
     num_candidates: int = 1
 
     def as_json(self) -> dict[str, Any]:
-        """Return the decision as plain JSON values."""
         return asdict(self)
 
 
@@ -56,18 +55,15 @@ def decide(
     others: Sequence[RowScores] = (),
     seed: int = 0,
 ) -> ChampionDecision:
-    """Apply the rule.
+    """Apply the rule to validation scores.
 
     Args:
-        challenger: Validation scores of the challenger.
-        incumbent: Scores of the present champion on the challenger's targets, measured now; None where there is
-            no champion, or none that these vectors can be scored with.
-        best_baseline: Scores of the baseline with the highest mean cosine on the challenger's targets.
-        others: Scores of the other candidates; the challenger has the highest mean cosine of all.
+        challenger: The trained model with the highest mean cosine.
+        incumbent: The present champion on the challenger's targets, measured now; None where there is no champion, or
+            none that these vectors can be scored with.
+        best_baseline: The baseline with the highest mean cosine on the challenger's targets.
+        others: The other candidates.
         seed: Of the resampling.
-
-    Returns:
-        The decision.
 
     Raises:
         ValueError: If the scores are not of the same validation targets.

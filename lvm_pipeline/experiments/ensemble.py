@@ -74,7 +74,6 @@ class Agreement:
         return self.with_targets @ weights / np.sqrt(np.maximum(lengths, 1e-12))
 
     def take(self, chosen: NDArray[Any]) -> "Agreement":
-        """Return some of the targets."""
         return Agreement(self.with_targets[chosen], self.among_members[chosen], self.articles[chosen])
 
 
@@ -163,7 +162,7 @@ def build_ensemble(
     num_threads: int = 2,
     seed: int = 0,
 ) -> TrainedModelInfo:
-    """Combine trained models and write the ensemble as a trained model.
+    """Combine trained models and write the ensemble as a trained model; return its record.
 
     Args:
         member_dirs: Model folders of the members, by trial id.
@@ -173,9 +172,6 @@ def build_ensemble(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         num_threads: PyTorch threads on a CPU.
         seed: Of the folds and of the resampling.
-
-    Returns:
-        What the ensemble says of itself.
     """
     started = time.monotonic()
     config = TrainingConfig(**dict(trial), device=find_device(device), num_threads=num_threads)

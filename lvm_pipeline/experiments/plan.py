@@ -66,7 +66,6 @@ class PlannedTrial:
 
     @property
     def trial_id(self) -> str:
-        """Id of the trial."""
         return self.config.trial.trial_id
 
     @property
@@ -91,9 +90,7 @@ def group_of(identity: Mapping[str, Any]) -> str:
 def planned_trials(base: TrainingConfig, *, shares: Iterable[Share]) -> list[PlannedTrial]:
     """Return the trials of weeks 1 to 4, in the order in which they are run.
 
-    Args:
-        base: Preset and first seed of the plan, and every option that the plan does not vary.
-        shares: How many trials each architecture gets.
+    `base` has the preset, the first seed and every option that the plan does not vary.
     """
     return [
         PlannedTrial(week=share.week, config=config, is_addition=share.is_addition)
@@ -149,16 +146,10 @@ def axis_values(architecture: "Architecture", preset: str, name: str) -> tuple[A
 
 
 def check_week(week: int | None) -> None:
-    """Refuse a week that the plan does not have.
-
-    Raises:
-        LvmError: With the weeks there are.
-    """
     if week is not None and week not in WEEKS:
         listed = ", ".join(f"{number} ({words})" for number, words in WEEKS.items())
         raise LvmError(f"The plan has no week {week}; its weeks are {listed}.")
 
 
 def of_week(trials: Sequence[PlannedTrial], week: int | None) -> list[PlannedTrial]:
-    """Return the trials of one week; None: all of them."""
     return [trial for trial in trials if week in (None, trial.week)]

@@ -30,17 +30,7 @@ def row_scores_of(
     num_threads: int | None = None,
     require_same_data: bool = True,
 ) -> RowScores:
-    """Return a model's cosines on a split, from the cache or measured now.
-
-    Args:
-        model_dir: Folder of the trained model.
-        data: What to score it on.
-        split: Whose targets.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        cache_dir: Where scores are kept; None keeps nothing.
-        num_threads: PyTorch threads on a CPU; None: as in training.
-        require_same_data: Refuse data other than the model was trained on.
-    """
+    """Return a model's cosines on a split, from `cache_dir` (None keeps nothing) or measured now; see `score_model`."""
     kept = None if cache_dir is None else _read(cache_dir, model_dir, data, split)
     if kept is not None:
         return kept

@@ -49,9 +49,6 @@ def select_champion(
         num_threads: PyTorch threads on a CPU; None: as in training.
         seed: Of the resampling.
 
-    Returns:
-        The decision.
-
     Raises:
         LvmError: If no trained model is given, or one cannot be scored on these data.
     """

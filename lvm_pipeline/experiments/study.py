@@ -92,7 +92,6 @@ class Study:
         return [row for row in self.rows if row.scores is not None]
 
     def count(self, status: str) -> int:
-        """Return how many trials have a status."""
         return sum(row.status == status for row in self.rows)
 
     def as_json(self) -> dict[str, Any]:
@@ -108,13 +107,6 @@ class Study:
 def study_rows(
     rows: Iterable[Mapping[str, Any]], trials: Mapping[str, PlannedTrial], outcomes: Mapping[str, Outcome]
 ) -> list[StudyRow]:
-    """Return the rows of a study: done trials first, highest cosine first.
-
-    Args:
-        rows: Rows of the plan with the status of each trial.
-        trials: The trials of the plan by id.
-        outcomes: How they ended on the present data, by id.
-    """
     names = StudyRow.__dataclass_fields__
     found = [
         StudyRow(
@@ -223,7 +215,6 @@ def experiments_csv(study: Study) -> str:
 
 
 def csv_row(row: StudyRow) -> dict[str, Any]:
-    """Return a trial as flat values."""
     scores, gain = row.scores, row.corrected_gain or Interval(0.0, None, None)
     measured = ("mode", "num_params", "cosine", "mrr", "r_at_10", "latency_ms", "training_seconds", "best_epoch")
     return {

@@ -27,7 +27,6 @@ def write_study_files(study: Study, folder: Path) -> tuple[Path, Path, Path]:
 
 
 def study_html(study: Study) -> str:
-    """Return the page."""
     return render(
         "study.html.jinja",
         study=study,

@@ -70,7 +70,6 @@ class Outcome:
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
-    """Write an outcome into its trial's folder."""
     write_json(folder / OUTCOME_FILE, asdict(outcome))
 
 
@@ -83,15 +82,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def score_trial(model_dir: Path, data: TrainingData, *, device: str, num_threads: int, cache_dir: Path) -> TrialScores:
-    """Score a trained model on the validation split, and keep its cosines for the champion rule.
-
-    Args:
-        model_dir: Folder of the trained model.
-        data: What it was trained on.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        num_threads: PyTorch threads on a CPU.
-        cache_dir: Where scores of baselines and models are kept.
-    """
+    """Score a trained model on the validation split of its data, and keep its cosines for the champion rule."""
     scored = score_model(model_dir, data, split=DECIDING_SPLIT, device=device, num_threads=num_threads)
     keep_row_scores(cache_dir, model_dir, scored)
     baselines = baseline_scores(

@@ -109,14 +109,9 @@ def _replaced(config: TrainingConfig, options: Mapping[str, float]) -> TrainingC
 
 
 def refined_options(training: Mapping[str, Any], *, count: int, seed: int = 0) -> list[dict[str, float]]:
-    """Return options to replace in the best config, one mapping for each trial.
+    """Return `count` replacements of options in the best config, whose settled training options are `training`.
 
     Every axis is cut into `count` slices of equal size and each slice is used once, in random order.
-
-    Args:
-        training: Settled training options of the best trial.
-        count: Number of trials.
-        seed: Of the sampling.
     """
     rng = np.random.default_rng(seed)
     drawn = {axis.option: (rng.permutation(count) + rng.uniform(size=count)) / count for axis in AXES}

@@ -25,12 +25,7 @@ class ReadingModel:
     """A model that reads one concept at a time; `num_read` counts those of the current article."""
 
     def __init__(self, model: LatentVectorModel, *, window: int | None):
-        """Start an article.
-
-        Args:
-            model: In evaluation mode.
-            window: T where the model reads windows, None where it reads articles.
-        """
+        """Start an article; `window` is T where the model reads windows, None where it reads articles."""
         self.model = model.eval()
         self.device = next(model.parameters()).device
         self.carries_state = model.is_recurrent and window is None
@@ -41,14 +36,12 @@ class ReadingModel:
         self.start_article()
 
     def start_article(self) -> None:
-        """Forget what was read."""
         self.num_read = 0
         self._state: Any = None
         self._context: list[Concept] = []
 
     @property
     def num_remembered(self) -> int:
-        """Number of concepts that the last prediction was made from."""
         return len(self._context) if self._keeps_context else self.num_read
 
     @property
@@ -57,15 +50,7 @@ class ReadingModel:
 
     @torch.inference_mode()
     def read(self, vector: NDArray[np.float32], condition: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Read the next concept of the article and predict the one after it.
-
-        Args:
-            vector: Of the concept, (D,).
-            condition: Of the concept, (C,), for models that have one.
-
-        Returns:
-            The predicted vector, (D,).
-        """
+        """Read the next concept of the article, (D,), with its condition (C,) if the model has one; predict the next."""
         concept = (
             torch.from_numpy(vector).to(self.device),
             None if condition is None else torch.from_numpy(condition).to(self.device),

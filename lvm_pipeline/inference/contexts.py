@@ -36,12 +36,7 @@ class ContextPredictor:
     """A trained model that predicts the vector after each of several contexts."""
 
     def __init__(self, model: LatentVectorModel, info: TrainedModelInfo, *, max_concepts: int = MAX_CONCEPTS):
-        """Take a model.
-
-        Args:
-            model: The model.
-            info: Its record; its mode decides what is read of a context.
-            max_concepts: Longest context that is accepted.
+        """Take a model; `max_concepts` is the longest context that is accepted.
 
         Raises:
             LvmError: If the model reads something of its targets.
@@ -59,12 +54,9 @@ class ContextPredictor:
     def context(
         self, vectors: ArrayLike, condition: ArrayLike | None = None, *, space_id: str | None = None
     ) -> Context:
-        """Check one context and scale its vectors to unit length where those of the model's space are.
+        """Check the vectors (T, D) of one context, and their condition (T, C) if the model reads one.
 
-        Args:
-            vectors: Numbers, (T, D).
-            condition: Numbers, (T, C), for a model that reads a condition; others ignore it.
-            space_id: Space of the vectors, if it is known.
+        Vectors are scaled to unit length where those of the model's space are.
 
         Raises:
             LvmError: If the model cannot read it; the message gives the reason.

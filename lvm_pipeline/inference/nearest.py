@@ -47,16 +47,10 @@ class ConceptIndex:
     def nearest(
         self, vector: NDArray[np.float32], count: int, *, exclude: Iterable[int] = (), ranking: Ranking | None = None
     ) -> list[dict[str, Any]]:
-        """Return concepts with their cosine to a vector, best first.
+        """Return the columns of the concepts nearest to a vector (D,), best first, with `cosine`.
 
-        Args:
-            vector: The prediction, (D,).
-            count: How many.
-            exclude: Rows that are left out.
-            ranking: Of a model with a ranking output, which orders them; None: by cosine, ties in table order.
-
-        Returns:
-            The columns of each concept, and `cosine`.
+        Rows of `exclude` are left out. A ranking is that of a model with a ranking output; None: by cosine, ties in
+        table order.
         """
         left_out = [np.array(sorted(exclude), np.int64)]
         if ranking is None:
@@ -82,8 +76,8 @@ class ConceptIndex:
 def open_index(concepts_path: Path, vectors_dir: Path, *, space_id: str) -> ConceptIndex:
     """Open a concept table for looking up.
 
-    Returns:
-        The index. An `LvmError` says so where there is no table, or its vectors are of another space.
+    Raises:
+        LvmError: If there is no table, or its vectors are of another space.
     """
     bank = open_bank(concepts_path, vectors_dir, space_id=space_id)
     return ConceptIndex(bank=bank, columns=read_columns(concepts_path, COLUMNS))

@@ -65,15 +65,10 @@ class StreamPredictor:
         num_nearest: int = 0,
         warn: Warn,
     ):
-        """Get ready.
+        """Get ready; `warn` is called once when vectors had to be scaled.
 
-        Args:
-            model: The model, loaded.
-            info: What it says of itself; its space decides what is accepted, its mode what is remembered.
-            encoders_dir: Where the encoder of its space is looked for once a text is read.
-            index: Where nearest concepts are looked up.
-            num_nearest: How many.
-            warn: Told, once, when vectors had to be scaled.
+        The encoder of the model's space is looked for in `encoders_dir` once a text is read; `num_nearest` concepts are
+        looked up in the index.
 
         Raises:
             LvmError: If the model reads something of its targets.

@@ -17,16 +17,7 @@ from lvm_pipeline.inference.nearest import Ranking
 def ranking_of(
     reading: ReadingModel, vector: NDArray[np.float32], condition: NDArray[np.float32] | None = None
 ) -> Ranking:
-    """Read the next concept and return how its successor is ranked.
-
-    Args:
-        reading: A model seen through its ranking head.
-        vector: Of the concept, (D,).
-        condition: Of the concept, (C,), for models that have one.
-
-    Returns:
-        The order of concepts.
-    """
+    """Read the next concept (D,) with its condition (C,), and return how its successor is ranked."""
     assert isinstance(reading.model, RankingOutput)
     return ranking_from(reading.model, reading.read(vector, condition))
 

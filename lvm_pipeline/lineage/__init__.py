@@ -1,9 +1,9 @@
 """The stages with their products: what asset bodies and `lvm run` both call.
 
-Each function takes the settings, makes the library calls of one stage and returns a small record.
-Products are staged, checked, and promoted only when no blocking finding failed, so a product that
-exists has passed. Nothing here knows of Dagster; what weighs (torch, MLflow, scikit-learn) is imported by
-the functions that need it, so that a code server which only lists the assets stays small.
+Each function takes the settings, makes the library calls of one stage and returns a small record. Products are staged,
+checked, and promoted only when no blocking finding failed, so a product that exists has passed. Nothing here knows of
+Dagster; torch, MLflow and scikit-learn are imported by the functions that need them, so that a code server which only
+lists the assets stays small.
 """
 
 from lvm_pipeline.lineage.data import (

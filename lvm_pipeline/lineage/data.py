@@ -114,9 +114,8 @@ def promote_concepts(settings: Settings, staged: StagedConcepts) -> ConceptsMeta
     """Put a staged concept table in its place if sequences can be made of it, and write the verification report.
 
     Raises:
-        InvariantError: If a blocking finding failed, as the report says; the staged file is deleted and the earlier
-            product stays.
-        LvmError: If the concepts give no sequences, with what to do; the report stays that of the earlier product, too.
+        InvariantError: If a blocking finding failed; the staged file is deleted and the earlier product stays.
+        LvmError: If the concepts give no sequences; the report stays that of the earlier product, too.
     """
     try:
         if staged.path is not None and not blocking_failures(staged.findings):
@@ -163,10 +162,7 @@ def promote_sequences(
 ) -> SequencesMetadata:
     """Put a staged sequence table in its place, and complete the verification report.
 
-    Args:
-        settings: The settings.
-        staged: The table.
-        concept_findings: Findings of the concepts; None: those of the verification report, written by another process.
+    `concept_findings` None: those of the verification report, written by another process.
 
     Raises:
         InvariantError: If a blocking finding failed; the staged file is deleted and the earlier product stays.
@@ -217,11 +213,9 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether no blocking invariant failed."""
         return not blocking_failures(self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Return verdict and report as plain JSON values."""
         return {"passed": self.passed, **self.report, "report_paths": [str(path) for path in self.report_paths]}
 
 

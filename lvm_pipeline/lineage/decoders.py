@@ -52,13 +52,8 @@ def train_text_decoder(
 ) -> TextDecoder:
     """Train the prefix decoder on the train articles of the promoted data.
 
-    A decoder that was trained before with the same data, code and options is left as it is.
-
-    Args:
-        settings: Where the data are; `decoder_steps` and `seed` are the defaults of the options.
-        options: How to train it.
-        progress: Called after every step.
-        again: Train it even if there is nothing new.
+    A decoder that was trained before with the same data, code and options is left as it is, except with `again`.
+    Settings give the defaults of the options.
 
     Raises:
         LvmError: If an option cannot be used, there are too few concepts, or another process trains the decoder.

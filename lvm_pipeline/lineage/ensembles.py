@@ -36,7 +36,7 @@ def make_ensemble(
 ) -> TrainedTrial:
     """Combine trained trials into an ensemble with a trial folder of its own; `models/ensemble` then leads to it.
 
-    An ensemble that was made before of the same weights, data and code is left as it is.
+    An ensemble that was made before of the same weights, data and code is left as it is, except with `again`.
 
     Args:
         settings: Where the data and the trials are.

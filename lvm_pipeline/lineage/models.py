@@ -176,11 +176,8 @@ def accepted_at(
 ) -> "Accept":
     """Return what a training does with its model: check it, and move it to `model_dir` if no blocking finding failed.
 
-    Args:
-        model_dir: Where the model goes; an earlier one is replaced in one step.
-        tables: Concept table, sequence table and folder of the memory-mapped vectors.
-        tracker: What the training reports to.
-        rescorer: Scores the model in another process; None: one that is started for this model alone.
+    `tables` are concept table, sequence table and folder of the memory-mapped vectors; `rescorer` scores the model in
+    another process (None: one that is started for this model alone).
     """
     from lvm_pipeline.training.invariants import check_trained_model, write_findings
 

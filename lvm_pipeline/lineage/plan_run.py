@@ -28,9 +28,7 @@ logger = logging.getLogger(__name__)
 class OnTrial(Protocol):
     """Called when a trial ends, with how many of how many have ended."""
 
-    def __call__(self, outcome: "Outcome", done: int, total: int, /, *, is_new: bool) -> None:
-        """Show it."""
-        ...
+    def __call__(self, outcome: "Outcome", done: int, total: int, /, *, is_new: bool) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,6 @@ class PlanRun:
     num_left: int
 
     def count(self, status: str) -> int:
-        """Return how many trials ended with a status."""
         return sum(outcome.status == status for outcome in self.outcomes)
 
 
@@ -240,7 +237,6 @@ class StartNoted:
     """A tracker that remembers whether a training started: an error before that is a refusal, not a failure."""
 
     def __init__(self, tracker: "Tracker | None"):
-        """Report to another tracker; None tracks nothing."""
         from lvm_pipeline.training.tracking import NullTracker
 
         self._tracker = tracker or NullTracker()
@@ -248,33 +244,26 @@ class StartNoted:
 
     @property
     def run_id(self) -> str | None:
-        """Id of the tracked run."""
         return self._tracker.run_id
 
     @property
     def run_url(self) -> str | None:
-        """Page of the tracked run."""
         return self._tracker.run_url
 
     def start(self, run_name: str, **values: Any) -> None:
-        """Open the run."""
         self.has_started = True
         self._tracker.start(run_name, **values)
 
     def log_metrics(self, metrics: "MetricSeries") -> None:
-        """Report many values at once."""
         self._tracker.log_metrics(metrics)
 
     def log_artifacts(self, folder: Path) -> None:
-        """Keep every file of a folder with the run."""
         self._tracker.log_artifacts(folder)
 
     def log_model(self, model_dir: Path) -> None:
-        """Keep a finished trained model."""
         self._tracker.log_model(model_dir)
 
     def finish(self, status: "TrainingStatus") -> None:
-        """Close the run."""
         self._tracker.finish(status)
 
 

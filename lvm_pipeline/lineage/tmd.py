@@ -41,8 +41,7 @@ def assign_tmd(
         progress: Called after every concept that a language model was asked about.
 
     Raises:
-        LvmError: If there are no concepts, the encoder of their space or the language model is missing, or the table
-            cannot be written.
+        LvmError: If there are no concepts, encoder or language model are missing, or the table cannot be written.
     """
     from lvm_pipeline.source import tmd_labels
 

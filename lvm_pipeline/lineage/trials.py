@@ -42,7 +42,6 @@ class TrialFolder:
 
     @property
     def trial_id(self) -> str:
-        """The trial's id, which is the folder's name."""
         return self.path.name
 
     @property
@@ -62,7 +61,6 @@ class TrialFolder:
 
     @property
     def report_path(self) -> Path:
-        """The latest report, as JSON."""
         return self.path / REPORT_FILE
 
     def info(self) -> "TrainedModelInfo | None":
@@ -75,7 +73,6 @@ class TrialFolder:
             return None
 
     def architecture(self) -> str:
-        """Return the trial's architecture."""
         return json.loads((self.path / TRIAL_FILE).read_text(encoding="utf-8"))["options"].get(
             "architecture", Trial.model_fields["architecture"].default
         )
@@ -103,7 +100,6 @@ def trial_folder(settings: Settings, trial_id: str) -> TrialFolder:
 
 
 def write_trial(folder: TrialFolder, trial: Trial) -> None:
-    """Keep the options of a trial in its folder."""
     files.write_json(folder.path / TRIAL_FILE, {"trial_id": trial.trial_id, "options": trial.identity()})
 
 
@@ -144,12 +140,10 @@ def latest_trial(settings: Settings, architecture: str) -> TrialFolder:
 
 
 def link_model(settings: Settings, architecture: str, folder: TrialFolder) -> None:
-    """Let `models/<architecture>` lead to this trial's model."""
     files.link_dir(settings.models_dir / architecture, folder.model_dir)
 
 
 def link_report(settings: Settings, architecture: str, folder: TrialFolder) -> None:
-    """Let `reports/<architecture>` lead to this trial's report."""
     files.link_dir(settings.reports_dir / architecture, folder.path)
 
 

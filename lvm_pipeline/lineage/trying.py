@@ -46,11 +46,7 @@ class ArticleTrier:
 
 
 def article_trier(settings: Settings, *, encoder_name: str | None = None) -> ArticleTrier:
-    """Load all models of the promoted concepts' space.
-
-    Args:
-        settings: Where models, concepts and encoders are.
-        encoder_name: Encoder of the space; see `space_encoder`.
+    """Load all models of the promoted concepts' space; `encoder_name` as in `space_encoder`.
 
     Raises:
         LvmError: If there are no concepts, or the encoder of their space is not on this machine.

@@ -10,16 +10,10 @@ Task = Callable[[str], Callable[..., Any]]  # description -> (done, total, note)
 
 
 def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: bool = False) -> dict[str, Any]:
-    """Run every stage from the source table to the champion, by the calls that Dagster makes.
+    """Run every stage from the source table to the champion, by the calls that Dagster makes; return the decision.
 
-    Args:
-        settings: What to use.
-        architectures: What to train and score.
-        task: Makes a progress bar.
-        again: Train even where a trial was trained before with the same data, code and options.
-
-    Returns:
-        What the champion stage decided.
+    `task` makes a progress bar. With `again`, trials that were trained before with the same data, code and options are
+    trained, too.
 
     Raises:
         LvmError: If a stage cannot do its work; what was promoted before stays.

@@ -58,15 +58,9 @@ class LinearForecast:
     penalties: tuple[float, float]  # the selected penalties of `weights` and `low_rank`
 
     def predict(self, vectors: Vectors, first_rows: Rows, target_rows: Rows) -> Vectors:
-        """Predict targets, (S, D), from the rows `first_row` up to, not including, `target_row`.
+        """Predict targets, (S, D), from the rows `first_row` up to, not including, `target_row` of vectors (N, D).
 
-        Args:
-            vectors: All vectors, (N, D), may be memory-mapped.
-            first_rows: First row of each context, (S,).
-            target_rows: Row of each target, ascending, (S,).
-
-        Returns:
-            Predictions, not normalised.
+        Target rows ascend. Predictions are not normalised.
         """
         predictions = np.empty((len(target_rows), len(self.constant)), np.float32)
         for part in _parts(len(target_rows)):
@@ -101,9 +95,6 @@ def fit_linear_forecast(
         decays: Of the means, (K,).
         inputs: Which of the means the low-rank part reads.
         leading_directions: In how many directions the low-rank part reads them, at most D.
-
-    Returns:
-        The fitted forecast.
 
     Raises:
         ValueError: If there is no target.

@@ -26,7 +26,6 @@ class Closeness:
     norm_ratio: Values  # length of the prediction over length of the target; 0 where the target is zero
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each measure over all targets."""
         return {name: float(np.mean(values, dtype=np.float64)) for name, values in asdict(self).items()}
 
 
@@ -50,7 +49,7 @@ def cosines(left: Values, right: Values) -> Values:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Whether predictions still depend on their context, or have collapsed to one vector (FIELD_NOTES' fault F9).
+    """Whether predictions still depend on their context, or have collapsed to one vector.
 
     All vectors are scaled to length one first. Variance is the mean squared distance from the mean.
     """
@@ -69,7 +68,6 @@ class SpreadMeter:
     """Measures `Spread` block by block."""
 
     def __init__(self, train_mean: Values):
-        """Start with no predictions."""
         self._mean_direction = unit_length(train_mean)
         self._num = 0
         self._cosine = 0.0
@@ -77,7 +75,6 @@ class SpreadMeter:
         self._squares = np.zeros(2)
 
     def add(self, predictions: Values, targets: Values) -> None:
-        """Add predictions (B, D) and their targets (B, D)."""
         self._num += len(predictions)
         for index, directions in enumerate((unit_length(predictions), unit_length(targets))):
             self._sums[index] += directions.sum(axis=0, dtype=np.float64)
@@ -85,7 +82,6 @@ class SpreadMeter:
         self._cosine += float((unit_length(predictions) @ self._mean_direction).sum(dtype=np.float64))
 
     def spread(self) -> Spread:
-        """Return the spread of all that was added."""
         variances = self._squares / self._num - np.square(self._sums / self._num).sum(axis=1)
         return Spread(
             cosine_to_mean=self._cosine / self._num,

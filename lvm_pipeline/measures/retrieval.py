@@ -46,16 +46,9 @@ def first_excluded_rows(contexts: Contexts, exclusion: Exclusion) -> NDArray[np.
 def target_ranks(
     predictions: Values, contexts: Contexts, targets: Targets, *, penalties: Values | None = None
 ) -> dict[Exclusion, NDArray[np.int64]]:
-    """Rank each target among the candidates of its prediction.
+    """Rank each target among the candidates of its prediction (B, D), from 1, under each rule, (B,).
 
-    Args:
-        predictions: One for each of `contexts`, shape (B, D).
-        contexts: Some of the scored targets.
-        targets: Vectors and pool.
-        penalties: Taken from the cosines of each candidate, shape (P,).
-
-    Returns:
-        The rank, from 1, of each target under each rule, shape (B,).
+    `contexts` are some of the scored targets; `penalties` (P,) are taken from the cosines of each candidate.
 
     Raises:
         ValueError: If a prediction is not finite, or a target is not in the pool.

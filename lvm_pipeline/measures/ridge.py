@@ -57,16 +57,9 @@ def flat_contexts(vectors: Vectors, target_rows: Rows, num_lags: int) -> Vectors
 
 
 def fit_ridges(vectors: Vectors, target_rows: Rows, articles: Rows, *, num_lags: int) -> dict[str, AffineMap]:
-    """Fit both regressions.
+    """Fit both regressions on train targets, ascending; at most 60,000 are used, evenly spaced.
 
-    Args:
-        vectors: All vectors, shape (N, D).
-        target_rows: Train targets, ascending; at most 60,000 are used, evenly spaced.
-        articles: Article of each train target, shape (S,).
-        num_lags: L; every target has at least as many rows before it.
-
-    Returns:
-        The map of each name.
+    Every target has at least `num_lags` (L) rows before it; `articles` is the article of each, (S,).
     """
     every = -(-len(target_rows) // MAX_FITTED_TARGETS)
     target_rows, articles = target_rows[::every], articles[::every]

@@ -37,7 +37,6 @@ class Scores:
     spread: Spread  # whether predictions depend on the context
 
     def means(self) -> MeanScores:
-        """Return the means over all targets."""
         retrieval: dict[Exclusion, RetrievalScores] = {
             rule: retrieval_scores(ranks) for rule, ranks in self.ranks.items()
         }
@@ -45,16 +44,7 @@ class Scores:
 
 
 def score_predictor(predict: Callable[[Contexts], Values], targets: Targets, *, train_mean: Values) -> Scores:
-    """Score what `predict` says of each block of contexts, (B, D).
-
-    Args:
-        predict: Called with blocks in order.
-        targets: What is predicted, and the pool.
-        train_mean: Mean train vector, shape (D,).
-
-    Returns:
-        The scores, in the order of `targets.scored`.
-    """
+    """Score what `predict` says of each block of contexts, (B, D), called in the order of `targets.scored`."""
     meter = SpreadMeter(train_mean)
     measured, ranks = [], []
     for contexts in blocks_of(targets.scored):

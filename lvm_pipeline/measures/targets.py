@@ -31,11 +31,9 @@ class Contexts:
     articles: Rows  # index of the article of each target, shape (S,)
 
     def __len__(self) -> int:
-        """Return S."""
         return len(self.target_rows)
 
     def part(self, chosen: slice | NDArray[np.bool_] | Rows) -> "Contexts":
-        """Return some of the targets."""
         return Contexts(
             target_rows=self.target_rows[chosen],
             first_rows=self.first_rows[chosen],
@@ -94,7 +92,7 @@ def find_targets(
     split: str,
     context_mode: ContextMode,
 ) -> Targets:
-    """Describe the targets of one split of a sequence table.
+    """Describe the targets of one split of a sequence table, those of train, and the pool.
 
     Args:
         vectors: All vectors, shape (N, D).
@@ -106,12 +104,9 @@ def find_targets(
         split: The split that is scored.
         context_mode: What a model reads.
 
-    Returns:
-        The targets of the split, those of train, and the pool.
-
     Raises:
-        LvmError: If the split holds no target, or the mode is `articles` and some target starts its article,
-            as in the compatibility mode that lets windows cross articles.
+        LvmError: If the split holds no target, or the mode is `articles` and some target starts its article, as in the
+            compatibility mode that lets windows cross articles.
     """
     lengths = np.diff(article_first_rows, append=len(vectors))
     is_chosen = np.repeat(article_splits == split, lengths)

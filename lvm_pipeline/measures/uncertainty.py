@@ -31,20 +31,13 @@ class Interval:
         return self.low is not None and self.low > ROUNDING
 
     def as_json(self) -> dict[str, float | None]:
-        """Return the three numbers by name."""
         return asdict(self)
 
 
 def article_interval(values: ArrayLike, articles: ArrayLike, *, seed: int = 0) -> Interval:
-    """Return the mean of values over targets and its percentile interval under resampling of articles.
+    """Return the mean of values (S,) and its percentile interval under resampling of articles, any labels (S,).
 
-    Args:
-        values: One for each target, shape (S,).
-        articles: Article of each target, shape (S,); any labels.
-        seed: Of the resampling; equal input gives equal output.
-
-    Returns:
-        Mean and interval.
+    Equal input and seed give equal output.
 
     Raises:
         ValueError: If there are no values, or not one article for each.
@@ -79,15 +72,9 @@ def simultaneous_intervals(sums: ArrayLike, counts: ArrayLike, *, seed: int = 0)
     The chance that any of the K intervals misses its true mean is 5 %, so the best of K predictors may be picked first
     and its interval read afterwards. The width comes from the largest studentised deviation among the K predictors
     under resampling of whole articles (bootstrap-t of the maximum), which is narrower than Bonferroni where predictors
-    resemble each other. One predictor alone gets its plain interval.
+    resemble each other. One predictor alone gets its plain interval; too few articles give no bounds.
 
-    Args:
-        sums: Sum of the values of each predictor in each article, shape (K, A).
-        counts: Targets of each article, shape (A,).
-        seed: Of the resampling; equal input gives equal output.
-
-    Returns:
-        One interval for each predictor; without bounds if there are too few articles to tell.
+    `sums` (K, A) are the sums of each predictor's values in each article, `counts` (A,) the targets of each article.
 
     Raises:
         ValueError: If the shapes do not fit, or there is no predictor.

@@ -31,16 +31,9 @@ class ArticleMix:
 
 
 def decayed_means(vectors: Vectors, first_context_rows: Rows, target_rows: Rows, *, decay: float) -> Vectors:
-    """Average each context with weights decay^k, k = 0 for the last concept.
+    """Average each context with weights decay^k, k = 0 for the last concept; not normalised, (S, D).
 
-    Args:
-        vectors: All vectors, shape (N, D).
-        first_context_rows: First row of each context, shape (S,).
-        target_rows: Row of each target, ascending, shape (S,).
-        decay: 0 copies the last concept, 1 is the plain mean.
-
-    Returns:
-        Means, not normalised, shape (S, D).
+    Decay 0 copies the last concept, 1 is the plain mean. First rows and ascending target rows are (S,).
     """
     means = np.empty((len(target_rows), vectors.shape[1]), np.float32)
     for start in range(0, len(target_rows), TARGETS_IN_A_RUN):  # one matrix product a block, so that memory stays small

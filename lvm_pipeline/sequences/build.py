@@ -58,17 +58,14 @@ def build_sequences(
 
     Args:
         concepts_path: The concept table.
-        staged_path: Where the sequence table is written, whole or not at all; the caller promotes it if no
-            blocking finding is returned.
+        staged_path: Where the sequence table is written, whole or not at all; the caller promotes it if no blocking
+            finding is returned.
         options: How to cut and split.
         links_path: Where near-duplicates are saved for the next call on the same concepts; None to always search.
 
-    Returns:
-        The findings of every sequence invariant for the written file.
-
     Raises:
-        LvmError: If the concepts cannot be read, there is only one article, no article is long
-            enough for a sequence, or the train or validation split would be empty.
+        LvmError: If the concepts cannot be read, there is only one article, no article is long enough for a sequence,
+            or the train or validation split would be empty.
     """
     rows = read_concept_rows(concepts_path, links_path=links_path)
     write_sequences(staged_path, rows, **_cut_and_split(rows, options), provenance=_provenance(options))
@@ -93,14 +90,9 @@ def write_sequences(
 ) -> None:
     """Write a sequence table with its metadata.
 
-    Args:
-        staged_path: Where the table is written.
-        rows: The concepts.
-        starts: First context row of each sequence, shape (S,).
-        splits: Split of each sequence, shape (S,).
-        article_splits: Split of each article, A of them.
-        provenance: The metadata fields that do not follow from the concepts: `context_length`,
-            `boundaries`, `split_rule` and, if they apply, seed, fractions and leak.
+    `starts` are first context rows and `splits` those of the sequences, (S,) each. `provenance` has the metadata fields
+    that do not follow from the concepts: `context_length`, `boundaries`, `split_rule` and, if they apply, seed,
+    fractions and leak.
     """
     targets = starts + provenance["context_length"]
     article_ids = np.array(rows.article_ids, dtype=object)[rows.article_indices[targets]]

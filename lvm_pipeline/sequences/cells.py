@@ -25,17 +25,11 @@ SLACK = 1e-5  # covers float32 rounding of a score
 def candidate_blocks(
     points: NDArray[np.float32], radius: float
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield the blocks of pairs that must be compared to find all pairs within `radius`.
+    """Yield the blocks of pairs that must be compared to find all pairs of points (N, K) within `radius`.
 
-    Needs about sqrt(N) / 8 bytes per point beside what is yielded.
-
-    Args:
-        points: Shape (N, K), none much longer than 1.
-        radius: Largest distance of a close pair.
-
-    Yields:
-        Indices of the members of a cell (n,) and of the candidates to compare them with (m,). The first n candidates
-        are the members themselves, the others belong to later cells. Each close pair of two cells is in one block.
+    A block is the members of a cell (n,) and the candidates to compare them with (m,). The first n candidates are the
+    members themselves, the others belong to later cells; each close pair is in one block. Points are not much longer
+    than 1. Needs about sqrt(N) / 8 bytes per point beside what is yielded.
     """
     if len(points) <= FEW_POINTS:
         everything = np.arange(len(points))
@@ -69,11 +63,10 @@ def _centroids(points: NDArray[np.float32]) -> NDArray[np.float32]:
 def _assign(
     points: NDArray[np.float32], centroids: NDArray[np.float32], radius: float
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Assign each point to the cell of its nearest centroid.
+    """Assign each point to the cell of its nearest centroid, (N,).
 
-    Returns:
-        The cell of each point, shape (N,), and for each cell one bit per point, shape (C, N / 8): whether the point
-        belongs to a later cell and is within `radius` of the plane between the two centroids.
+    Also return for each cell one bit per point, shape (C, N / 8): whether the point belongs to a later cell and is
+    within `radius` of the plane between the two centroids.
     """
     from scipy.spatial.distance import cdist
 

@@ -27,10 +27,7 @@ def invariants() -> tuple[InvariantCheck[...], ...]:
 def check_sequences(concepts_path: Path, sequences_path: Path, *, rows: ConceptRows | None = None) -> list[Finding]:
     """Check every invariant of a sequence table.
 
-    Args:
-        concepts_path: The concept table.
-        sequences_path: The sequence table.
-        rows: The rows of the concept table if already read; saves a second search for near-duplicates.
+    `rows`, those of the concept table if already read, save a second search for near-duplicates.
 
     Raises:
         LvmError: If a file cannot be read, or the sequences were built from other concepts.

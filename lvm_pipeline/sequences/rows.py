@@ -30,7 +30,6 @@ class ConceptRows:
 
     @property
     def article_lengths(self) -> NDArray[np.int64]:
-        """Number of concepts of each article, shape (A,)."""
         return np.bincount(self.article_indices, minlength=len(self.article_ids))
 
     @cached_property

@@ -68,11 +68,9 @@ class SequencesMetadata:
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:
-        """Return the metadata as plain JSON values."""
         return asdict(self)
 
     def as_parquet_metadata(self) -> dict[bytes, bytes]:
-        """Return the key-value pair for the Parquet file metadata."""
         return {METADATA_KEY: json.dumps(self.as_json()).encode()}
 
 
@@ -123,12 +121,7 @@ def read_sequences_metadata(path: Path) -> SequencesMetadata:
 
 
 def read_sequences(path: Path, *, concepts_fingerprint: str | None = None) -> Sequences:
-    """Read a sequence table.
-
-    Args:
-        path: The file.
-        concepts_fingerprint: Fingerprint of the concept table that the rows refer to; a file built from another
-            table is refused. None skips this check.
+    """Read a sequence table; one that refers to other concepts than `concepts_fingerprint`, if given, is refused.
 
     Raises:
         LvmError: If the file cannot be read, or belongs to other concepts.

@@ -28,19 +28,9 @@ def split_by_hash(
 ) -> list[str]:
     """Hash each article to a split, keeping the articles of a near-duplicate group together.
 
-    A group is train if any member hashes to train; otherwise it gets the split of its first member. So no article
-    moves out of train, and an encoder fitted on the articles that hash to train has seen no validation or test
-    article.
-
-    Args:
-        article_ids: The A articles in table order.
-        groups: Group of each article, shape (A,): the index of its first article.
-        seed: Seed of the hash.
-        train_fraction: Expected share of articles in train.
-        validation_fraction: Expected share in validation; the rest is test.
-
-    Returns:
-        The split of each article, in table order.
+    A group is train if any member hashes to train; otherwise it gets the split of its first member. So no article moves
+    out of train, and an encoder fitted on the articles that hash to train has seen no validation or test article.
+    `groups` (A,) holds the index of the first article of each article's group; what the fractions leave is test.
     """
     hashed = [
         split_of(article_id, seed=seed, train_fraction=train_fraction, validation_fraction=validation_fraction)
