@@ -119,7 +119,6 @@ def link_or_copy(source: Path, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
     with staged_file(path) as staged:
         staged.write_text(text, encoding="utf-8")
 

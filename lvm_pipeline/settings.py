@@ -161,7 +161,6 @@ class Settings(TrainingConfig, BaseSettings):
 
     @property
     def ui_address(self) -> str:
-        """Address of the Dagster web UI for links."""
         return (self.dagster_url or f"http://127.0.0.1:{self.dagster_port}").rstrip("/")
 
     @property
@@ -176,7 +175,6 @@ class Settings(TrainingConfig, BaseSettings):
 
     @property
     def concepts_path(self) -> Path:
-        """The promoted concept table."""
         return self.data_dir / "concepts.parquet"
 
     @property
@@ -186,7 +184,6 @@ class Settings(TrainingConfig, BaseSettings):
 
     @property
     def sequences_path(self) -> Path:
-        """The promoted sequence table."""
         return self.data_dir / "sequences.parquet"
 
     @property
@@ -282,9 +279,7 @@ def load_settings(**overrides: object) -> Settings:
 def with_options(settings: Settings, options: Mapping[str, Any]) -> Settings:
     """Return the settings with some training options (or other fields) replaced and checked.
 
-    Args:
-        settings: Settings to start from.
-        options: Values by name; dotted names reach into `model` and `strategy_options`, None changes nothing.
+    Dotted names reach into `model` and `strategy_options`; None changes nothing.
 
     Raises:
         LvmError: If a name does not exist, or a value cannot be used; named as given, not as a variable.
@@ -325,11 +320,7 @@ def unknown_variables() -> dict[str, str | None]:
 
 
 def refuse_unknown_variables() -> None:
-    """Refuse to train while some `LVM_...` variable is not a setting: most often a typing error.
-
-    Raises:
-        LvmError: With the variable, and the nearest setting or how to list them.
-    """
+    """Refuse to train while some `LVM_...` variable is not a setting: most often a typing error. Raises LvmError."""
     for name, nearest in unknown_variables().items():
         fix = f"did you mean {nearest}?" if nearest else "`lvm settings` lists them all."
         raise LvmError(f"The environment variable {name} is not a setting; {fix} Rename or unset it.")

@@ -22,7 +22,6 @@ class Column(Generic[Row]):
     is_text: bool = False  # whether cells are words, which align left, or numbers
 
     def html_cell(self, row: Row) -> Markup:
-        """Return the content of a cell of an HTML table."""
         content = self.html(row) if self.html else escape(self.text(row))
         mark = self.mark(row) if self.mark else ""
         return Markup('<span class="pill {}">{}</span>').format(mark, content) if mark and content else content
@@ -42,7 +41,6 @@ class Table(Generic[Row]):
         return replace(self, columns=[by_title[title] for title in titles])
 
     def markdown(self) -> str:
-        """Return the table in Markdown."""
         if not self.rows:
             return "(none)"
         lines = ["| " + " | ".join(column.title for column in self.columns) + " |", "|" + " --- |" * len(self.columns)]

@@ -41,9 +41,7 @@ MAX_SHOWN = 10  # duplicates or bad rows of a file
 class Bar(Protocol):
     """Moves one bar to `done` of `total`; `note` is shown beside it."""
 
-    def __call__(self, done: float, total: float, note: str = "") -> None:
-        """Show it."""
-        ...
+    def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
 
 def plain(*, quiet: bool = False) -> Console:
@@ -52,7 +50,6 @@ def plain(*, quiet: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print plain JSON values and nothing else."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -60,12 +57,10 @@ class Bars:
     """One bar per task; if the output is not a terminal, one line when a task ends."""
 
     def __init__(self, progress: Progress, console: Console):
-        """Draw on a rich progress display."""
         self._progress = progress
         self._console = console
 
     def task(self, description: str) -> Bar:
-        """Start a bar."""
         task_id = self._progress.add_task(escape(description), total=UNITS, note="")
         is_done = False
 
@@ -82,7 +77,6 @@ class Bars:
 
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Bars]:
-    """Show progress bars on a console while the block runs."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -242,7 +236,6 @@ def training_bar(bar: Bar) -> Callable[[Any], None]:
 def show_trained(
     console: Console, info: Any, *, path: Path, problem: str | None = None, was_trained: bool = True
 ) -> None:
-    """Show what a training reached and where the model is."""
     if not was_trained:
         console.print(
             f"{info.trial_id} was trained before with the same data, code and options; --again trains it once more."
@@ -261,7 +254,6 @@ def show_trained(
 def show_ensemble(
     console: Console, info: Any, *, path: Path, problem: str | None = None, was_made: bool = True
 ) -> None:
-    """Show the members of an ensemble, what it reached and where it is."""
     if not was_made:
         console.print(f"{info.trial_id} was made before of the same members; --again makes it once more.")
     show_rows(
@@ -279,7 +271,6 @@ def show_ensemble(
 
 
 def show_text_decoder(console: Console, decoder: Any) -> None:
-    """Show what the training of a text decoder reached and where it is."""
     info = decoder.info
     if not decoder.was_trained:
         console.print("It was trained before with the same data, code and options; --again trains it once more.")
@@ -309,7 +300,6 @@ def stage_bars(bars: Bars) -> Callable[[Any], None]:
 
 
 def show_leaderboard(console: Console, board: "Leaderboard") -> None:
-    """Print models and baselines of one leaderboard, highest cosine first."""
     from lvm_pipeline.evaluation.leaderboard_page import leaderboard_table
 
     titles = ("champion", "predictor", "reads", "cosine", "gain over the best baseline", "R@1", "R@10")

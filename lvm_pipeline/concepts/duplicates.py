@@ -28,7 +28,6 @@ class DuplicateFilter:
     """Keeps the first of all concepts with the same text or vector; `dropped` lists the others."""
 
     def __init__(self) -> None:
-        """Start with no concept seen."""
         self.dropped: list[dict[str, str]] = []
         self._texts: dict[int, int] = {}
         self._vectors: dict[int, int] = {}
@@ -36,13 +35,7 @@ class DuplicateFilter:
         self._num_seen = 0
 
     def keep(self, cpe_ids: pa.Array, texts: Sequence[str | None], vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Return which of the next rows are kept, shape (n,).
-
-        Args:
-            cpe_ids: Ids of the rows.
-            texts: Their texts; empty ones are never duplicates of each other.
-            vectors: Their vectors, shape (n, D).
-        """
+        """Return which of the next rows, with vectors (n, D), are kept, (n,). Empty texts are never duplicates."""
         kept = np.ones(len(cpe_ids), np.bool_)
         hashes = zip(text_hashes(texts).tolist(), vector_hashes(vectors).tolist(), texts, strict=True)
         first_row = self._num_seen

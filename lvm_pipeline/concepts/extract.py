@@ -77,7 +77,6 @@ class _VectorCensus:
         return not self.num_missing and len(self.widths) == 1 and 0 not in self.widths
 
     def findings(self) -> list[Finding]:
-        """Return the findings about missing vectors and widths."""
         return [
             coverage_finding(self.num_rows, self.num_missing, self.missing_ids),
             source_findings.width_finding(self.widths, self.ids_by_width),
@@ -119,7 +118,6 @@ class _Assembly:
         self.writer.write(table)
 
     def abandon(self) -> None:
-        """Delete the unfinished file."""
         if self.writer is not None:
             self.writer.abandon()
         self.path.unlink(missing_ok=True)
@@ -160,16 +158,10 @@ class _Assembly:
 def extract_concepts(
     reader: ConceptReader, *, options: ExtractOptions, staged_path: Path, progress: Progress | None = None
 ) -> Extraction:
-    """Read the selected concepts of a source, in order, into a Parquet file at `staged_path`.
+    """Read the selected concepts of a source, in order, into a Parquet file at `staged_path`, whose folder exists.
 
-    Args:
-        reader: The source.
-        options: Order, duplicates, space.
-        staged_path: The file to write; its folder exists. Nothing is left there unless the result names it.
-        progress: Called with the rows done and the rows in all after each batch.
-
-    Returns:
-        The staged table with all findings; no table if a blocking one failed.
+    Nothing is left there unless the result names it; `progress` gets the rows done and the rows in all after each
+    batch.
 
     Raises:
         LvmError: If the source cannot be read, or the disk is full.

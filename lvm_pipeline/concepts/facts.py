@@ -58,7 +58,6 @@ class ConceptFacts:
 
     @property
     def num_concepts(self) -> int:
-        """N."""
         return len(self.rows)
 
     def article_lengths(self) -> NDArray[np.int64]:

@@ -43,7 +43,6 @@ class ParquetTable:
     records: SourceRecords
 
     def describe(self) -> SourceDescription:
-        """Count the rows."""
         num_rows = len(self.records.concepts)
         return SourceDescription(
             source=self.records.path.name,

@@ -15,15 +15,10 @@ def invariants() -> tuple[InvariantCheck[...], ...]:
 
 
 def check_concepts(path: Path, *, encoder: CanaryEncoder | None = None, context_length: int = 5) -> list[Finding]:
-    """Check every invariant of a concept table.
+    """Check every invariant of a concept table; findings that only the source could show are read from the file.
 
-    Args:
-        path: The table.
-        encoder: Encoder of the vectors' space, to encode some texts again; without it that is not checked.
-        context_length: Context concepts of a sequence, which decides whether an article is long enough for one.
-
-    Returns:
-        One finding for each invariant. Findings that only the source could show are read from the file.
+    The encoder of the vectors' space encodes some texts again (None: not checked); `context_length` decides whether an
+    article is long enough for a sequence.
 
     Raises:
         LvmError: If the file cannot be read.

@@ -57,16 +57,9 @@ def number_by_rank(starts: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArra
 def number_by_source(
     starts: NDArray[np.int64], source_positions: NDArray[np.int64], kept: NDArray[np.bool_], *, first_position: int
 ) -> NDArray[np.int64]:
-    """Number rows by their source positions, from 0; gaps are kept, except those of dropped concepts.
+    """Number rows (n,) by their source positions, from 0; gaps are kept, except those of dropped concepts.
 
-    Args:
-        starts: First row of each article.
-        source_positions: Position in the source, ascending inside an article, shape (n,).
-        kept: Which rows are kept, shape (n,).
-        first_position: Position of the first concept in the source, 0 or 1.
-
-    Returns:
-        Number of each row, shape (n,); undefined for dropped rows.
+    Positions ascend inside an article and begin at `first_position`, 0 or 1. Numbers of dropped rows are undefined.
 
     Raises:
         LvmError: If a position does not fit int32.

@@ -44,7 +44,6 @@ class KeyPart:
     form: KeyForm = KeyForm.TEXT
 
     def __str__(self) -> str:
-        """Return the column, with the JSON key after a dot."""
         return f"{self.column}.{self.json_key}" if self.json_key else self.column
 
 
@@ -77,7 +76,6 @@ class AmbiguousArticle:
     num_distinct: int
 
     def described(self, what: str) -> str:
-        """Return `ID (N rows, M what)`."""
         return f"{self.article_id} ({self.num_rows} rows, {self.num_distinct} {what})"
 
 
@@ -122,15 +120,9 @@ class OrderDecision:
 def choose_order(
     kinds: Mapping[str, ColumnKind], examine: Callable[[OrderRule], KeyFacts], *, request: OrderRequest
 ) -> OrderDecision:
-    """Choose the first rule that orders every row.
+    """Choose the first rule that orders every row; if none does, the finding names the ambiguous articles.
 
-    Args:
-        kinds: Columns of the entry table.
-        examine: Counts the facts of a rule in the database.
-        request: What the user asked for.
-
-    Returns:
-        The decision. If no rule fits, its finding failed and names the ambiguous articles.
+    `kinds` are the columns of the entry table; `examine` counts the facts of a rule in the database.
     """
     failed: list[dict[str, Any]] = []
     table_rules = _table_order_rules(kinds, request) if request.accept_table_order else ()

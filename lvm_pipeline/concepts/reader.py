@@ -65,13 +65,9 @@ class SourceDescription:
 class SourceTable(Protocol):
     """An open source table; all methods read the same snapshot."""
 
-    def describe(self) -> SourceDescription:
-        """Count the selected rows and their contents."""
-        ...
+    def describe(self) -> SourceDescription: ...
 
-    def examine(self, rule: OrderRule) -> KeyFacts:
-        """Count what a rule depends on."""
-        ...
+    def examine(self, rule: OrderRule) -> KeyFacts: ...
 
     def read_batches(self, rule: OrderRule) -> Iterator[pa.RecordBatch]:
         """Stream all rows in `SOURCE_SCHEMA`, ordered by the rule, then by cpe_id."""

@@ -24,13 +24,9 @@ JSON_NAME, MARKDOWN_NAME = "verification.json", "verification.md"
 def verification_report(
     concepts_path: Path | None, *, findings: Iterable[Finding], sequences: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the report as plain JSON values.
+    """Return the report as plain JSON values; `concepts_path` is None if a failed check prevented the table.
 
-    Args:
-        concepts_path: The concept table; None if a failed check prevented it from being written.
-        findings: The findings of source, concepts and sequences.
-        sequences: Summary of the sequence table, if there is one: at least `num_windows` and
-            `num_expected_windows`, the sum over articles of max(0, length - context_length).
+    `sequences` is the summary of the sequence table, if there is one.
 
     Raises:
         LvmError: If the table cannot be read.
@@ -123,7 +119,6 @@ def _shortened(text: str) -> str:
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """Return a report as Markdown."""
     verdict = "passed" if report["passed"] else "FAILED"
     counts = (
         f"{report['num_failed']} failed, {report['num_warnings']} warnings, {report['num_not_checked']} not checked"

@@ -81,11 +81,9 @@ class ConceptsMetadata:
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:
-        """Return the metadata as plain JSON values."""
         return asdict(self)
 
     def as_parquet_metadata(self) -> dict[bytes, bytes]:
-        """Return the key-value pair for the Parquet file metadata."""
         return {METADATA_KEY: json.dumps(self.as_json()).encode()}
 
 
@@ -111,18 +109,13 @@ def read_concepts_metadata(path: Path) -> ConceptsMetadata:
 
 
 def read_file_metadata(path: Path) -> dict[bytes, bytes]:
-    """Return the key-value metadata of a Parquet file."""
     with explain_bad_parquet(path):
         return pq.read_metadata(path).metadata or {}
 
 
 @contextmanager
 def explain_bad_parquet(path: Path, *, remedy: str = "restore it or extract the concepts again") -> Iterator[None]:
-    """Convert the errors of reading a missing or damaged Parquet file to `LvmError`.
-
-    Raises:
-        LvmError: If reading failed.
-    """
+    """Convert the errors of reading a missing or damaged Parquet file to `LvmError`."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:

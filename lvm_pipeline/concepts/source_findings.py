@@ -9,12 +9,7 @@ from lvm_pipeline.findings import MAX_LISTED, Finding, listed
 
 
 def width_finding(widths: Mapping[int, int], ids_by_width: Mapping[int, Sequence[str]]) -> Finding:
-    """Check that all vectors have one width above 0.
-
-    Args:
-        widths: Number of vectors of each width.
-        ids_by_width: Some concepts of each width; those without the most common width are listed.
-    """
+    """Check that all vectors have one width above 0; `ids_by_width` names some concepts of each."""
     commonest = max(widths, key=lambda width: (width > 0, widths[width]), default=0)
     others = [
         (cpe_id, width) for width in sorted(widths) if width != commonest or not width for cpe_id in ids_by_width[width]
@@ -38,14 +33,10 @@ def width_finding(widths: Mapping[int, int], ids_by_width: Mapping[int, Sequence
 
 
 def choose_space(counts: Mapping[str | None, int], *, wanted: str | None) -> tuple[str | None, Finding | None]:
-    """Choose the space of the vectors: the one that the table declares, or else the one of the setting.
+    """Choose the space of the vectors: the one that the table declares, or else the `wanted` one of the setting.
 
-    Args:
-        counts: Number of vectors for each space id of the table; None for those that declare none.
-        wanted: Space id of the setting.
-
-    Returns:
-        The space id, None if nothing declares it; and a failed finding if table and setting disagree.
+    `counts` is the number of vectors for each space id; None for those that declare none. The space id is None if
+    nothing declares it; if table and setting disagree, there is a failed finding.
     """
     named = {space: count for space, count in counts.items() if space is not None}
     num_unnamed = counts.get(None, 0)

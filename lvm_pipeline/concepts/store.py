@@ -50,7 +50,6 @@ class ConceptsFingerprint:
     """Order-sensitive hash of ids, articles and vectors, the same however the rows are cut into pieces."""
 
     def __init__(self) -> None:
-        """Start with no rows."""
         self._ids = hashlib.sha256()
         self._vectors = hashlib.sha256()
 
@@ -61,7 +60,6 @@ class ConceptsFingerprint:
         self._vectors.update(np.ascontiguousarray(vectors, dtype="<f4").data)
 
     def hexdigest(self) -> str:
-        """Return the fingerprint of the rows so far."""
         return hashlib.sha256(self._ids.digest() + self._vectors.digest()).hexdigest()
 
 
@@ -113,19 +111,13 @@ class ConceptsWriter:
         self._writer.close()
 
     def abandon(self) -> None:
-        """Close the file without its metadata; the caller deletes it."""
         with suppress(OSError, pa.ArrowException):  # on a full disk even closing fails
             self._writer.close()
 
 
 @contextmanager
 def explain_full_disk(folder: Path) -> Iterator[None]:
-    """Convert the errors of a full disk to `LvmError`.
-
-    Raises:
-        LvmError: If the disk, the quota or the size limit of a file was full.
-        OSError: If it was something else.
-    """
+    """Convert the errors of a full disk, quota or file size limit to `LvmError`."""
     try:
         yield
     except OSError as error:

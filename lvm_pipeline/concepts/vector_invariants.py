@@ -21,9 +21,7 @@ class CanaryEncoder(Protocol):
     """What the invariants need of an encoder."""
 
     @property
-    def space_id(self) -> str:
-        """Space of the encoder's vectors."""
-        ...
+    def space_id(self) -> str: ...
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Encode texts to vectors (n, D)."""

@@ -19,7 +19,6 @@ Condition = dg.AutomationCondition
 
 
 def automated(assets: Iterable[dg.AssetsDefinition], settings: Settings) -> list[dg.AssetsDefinition]:
-    """Return the assets with their automation conditions."""
     conditions = automation_conditions(settings)
 
     def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -29,7 +28,6 @@ def automated(assets: Iterable[dg.AssetsDefinition], settings: Settings) -> list
 
 
 def automation_conditions(settings: Settings) -> Mapping[str, Condition]:
-    """Return the condition of each automated asset."""
     conditions = {
         "cpe_entry": dg.AutomationCondition.on_cron(settings.observation_cron),
         "concepts": when_its_checked_input_changed() | retry_on_cron(settings.observation_cron),
@@ -92,11 +90,9 @@ class IsRetrained(dg.AutomationCondition):
 
     @property
     def description(self) -> str:
-        """What the UI shows."""
         return "Is among LVM_RETRAINED_ARCHITECTURES"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
-        """Keep the candidates that are retrained automatically."""
         candidates = context.candidate_subset
         if candidates.is_empty:
             return dg.AutomationResult(context, true_subset=context.get_empty_subset())

@@ -25,7 +25,6 @@ def check_specs(
     partitions_def: dg.PartitionsDefinition | None = None,
     automation_condition: dg.AutomationCondition | None = None,
 ) -> list[dg.AssetCheckSpec]:
-    """Return the check specs of an asset's invariants."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)  # Dagster calls checks of one partition a preview
         return [
@@ -76,11 +75,6 @@ def check_results(findings: Iterable[Finding], invariants: Iterable[Invariant]) 
 
 @contextmanager
 def lvm_errors_as_failures() -> Iterator[None]:
-    """Convert `LvmError` to `dagster.Failure`, without a traceback.
-
-    Raises:
-        Failure: In place of an `LvmError`.
-    """
     try:
         yield
     except LvmError as error:

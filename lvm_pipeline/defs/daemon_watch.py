@@ -67,7 +67,6 @@ def watch(instance: dg.DagsterInstance, settings: Settings, *, is_over: threadin
 
 
 def _touch_liveness_file(settings: Settings) -> None:
-    """Touch a file that shows that this watch is running."""
     path = settings.dagster_dir / "daemon-watch"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()

@@ -31,13 +31,9 @@ EVENTS = {
 def find_failures(
     instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], *, since: float, ui_address: str
 ) -> Iterator[Alert]:
-    """Return the failures since a time, each once, under an id that does not change between calls.
+    """Return the failures of these checks and their runs since a time (in seconds since 1970), each once.
 
-    Args:
-        instance: Where runs and checks are on record.
-        checks: The checks to look at.
-        since: When to begin, in seconds since 1970.
-        ui_address: Of the Dagster web UI, for the links.
+    Ids do not change between calls. `ui_address` is that of the Dagster web UI, for the links.
     """
     for check in sorted(checks):
         failed_executions = instance.event_log_storage.get_asset_check_execution_history(

@@ -55,14 +55,14 @@ def materialise_lineage(
     """Materialise everything from the source table to the champion; return the Dagster runs, all successful.
 
     Args:
-        settings: What to use; the same for this process and the trainings.
+        settings: The same for this process and the trainings.
         architectures: Partitions of `trained_model` and `evaluation_report`.
         on_progress: Called, from another thread, whenever a stage has something new to show.
         before_training: Called when the data are promoted.
         before_choice: Called when all architectures are scored, before leaderboard and champion.
 
     Raises:
-        LvmError: If an asset fails, with its sentence; what was materialised before stays.
+        LvmError: If an asset fails; what was materialised before stays.
     """
     from lvm_pipeline.definitions import defs
 

@@ -47,7 +47,6 @@ def table_schema(schema: pa.Schema, meanings: Mapping[str, str]) -> dg.TableSche
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the finite numbers, which Dagster plots over time."""
     return {
         name: value
         for name, value in values.items()
@@ -68,10 +67,8 @@ def link(url: str | None) -> dict[str, dg.MetadataValue]:
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
-    """Return rows with equal keys as a table."""
     return dg.MetadataValue.md(table_of(rows).markdown())
 
 
 def markdown_list(sentences: Sequence[str]) -> dg.MarkdownMetadataValue:
-    """Return sentences as a bulleted list."""
     return dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences) or "(none)")

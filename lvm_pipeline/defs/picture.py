@@ -88,7 +88,6 @@ def _draw_asset(axes: Any, left: float, row: tuple[str, str, bool, int]) -> None
 
 
 def main() -> None:
-    """Draw the picture at the path given on the command line."""
     from lvm_pipeline.definitions import defs
 
     draw(lineage_of(defs()), Path(sys.argv[1]))

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run, report."""
     signal.signal(signal.SIGTERM, interrupt)
     with open_dagster_pipes() as pipes:
         pipes.report_custom_message(report_of(pipes))

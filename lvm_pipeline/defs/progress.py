@@ -39,7 +39,6 @@ class ProgressFile:
     """Where one stage says how far it is."""
 
     def __init__(self, settings: Settings, stage: str, partition: str | None = None):
-        """Name the file; it is written by the first report."""
         self._stage = stage
         self._partition = partition
         self._path = _folder(settings) / f"{stage}{'' if partition is None else f'-{partition}'}.json"
@@ -59,7 +58,6 @@ class ProgressFile:
         staged.replace(self._path)
 
     def count(self, done: int, total: int) -> None:
-        """Say how far the stage is by counting."""
         self.report(done / total if total else 1.0)
 
 

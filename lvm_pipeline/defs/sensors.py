@@ -15,8 +15,6 @@ NO_URL = "LVM_ALERT_URL is not set: no alerts are sent."
 
 
 def alerts_sensor(settings: Settings) -> dg.SensorDefinition:
-    """Return the sensor that reports failures; it is on by default and skips while no URL is set."""
-
     @dg.sensor(
         name="alerts",
         description="Sends failed asset checks (warnings too) and failed runs to LVM_ALERT_URL, each once. "

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Train, report, promote."""
     signal.signal(signal.SIGTERM, interrupt)
     with open_dagster_pipes() as pipes:
         pipes.report_custom_message(report_of(pipes))

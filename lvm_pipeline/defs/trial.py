@@ -50,8 +50,6 @@ def trial(
 
 
 def week_job(week: int, words: str) -> dg.JobDefinition:
-    """Return the job that runs one week of the plan."""
-
     @dg.op(name=f"week_{week}", pool=GPU_POOL, description="Train and score the week's trials in one process.")
     def run_week(context: dg.OpExecutionContext, config: PlanOptions, settings: dg.ResourceParam[Settings]) -> None:
         with lvm_errors_as_failures(), stage_shown(settings, "plan", f"week_{week}"):
@@ -103,7 +101,6 @@ def run_in_child(
 
 
 def metadata_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata of a trial that is done."""
     scores = outcome["scores"]
     gain = {f"gain_{name}": value for name, value in scores["gain"].items()}
     return {

@@ -33,15 +33,12 @@ class Subject:
     name: str
 
     def ok(self, found: str) -> Diagnosis:
-        """Return the diagnosis that all is well."""
         return self._diagnosis(State.OK, found, None)
 
     def warning(self, found: str, fix: str) -> Diagnosis:
-        """Return a diagnosis that can be ignored."""
         return self._diagnosis(State.WARNING, found, fix)
 
     def problem(self, found: str, fix: str) -> Diagnosis:
-        """Return a diagnosis that must be fixed."""
         return self._diagnosis(State.PROBLEM, found, fix)
 
     def refused(self, refusal: LvmError | str, *, fix: str) -> Diagnosis:

@@ -32,12 +32,10 @@ class Finding:
     details: dict[str, Any] = field(default_factory=dict)  # JSON values, such as up to `MAX_LISTED` offenders
 
     def as_json(self) -> dict[str, Any]:
-        """Return the finding as plain JSON values."""
         return asdict(self)
 
     @property
     def outcome(self) -> str:
-        """Return `passed`, `failed` (blocking), `warning` or `not checked`."""
         if self.passed:
             return "passed" if self.was_checked else "not checked"
         return "failed" if self.severity is Severity.BLOCKING else "warning"
@@ -64,11 +62,6 @@ class InvariantError(LvmError):
 
 
 def raise_on_blocking(findings: Iterable[Finding]) -> None:
-    """Raise if a blocking check failed.
-
-    Raises:
-        InvariantError: If any blocking finding did not pass.
-    """
     findings = list(findings)
     if blocking_failures(findings):
         raise InvariantError(findings)

@@ -79,19 +79,13 @@ class InvariantCheck(Invariant, Generic[P]):
     function: Callable[P, Finding]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Finding:
-        """Run the check."""
         return self.function(*args, **kwargs)
 
 
 def invariant(
     *, remedy: str, severity: Severity = Severity.BLOCKING
 ) -> Callable[[Callable[P, Finding]], InvariantCheck[P]]:
-    """Declare the decorated function as the check of an invariant; its docstring is the meaning.
-
-    Args:
-        remedy: What to do if the check fails.
-        severity: What a failure does.
-    """
+    """Declare the decorated function as the check of an invariant; its docstring is the meaning."""
 
     def declare(function: Callable[P, Finding]) -> InvariantCheck[P]:
         meaning = " ".join((inspect.getdoc(function) or "").split())

@@ -50,7 +50,7 @@ class ReadingModel:
 
     @torch.inference_mode()
     def read(self, vector: NDArray[np.float32], condition: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Read the next concept of the article, (D,), with its condition (C,) if the model has one; predict the next."""
+        """Read the next concept of the article, (D,), with its condition (C,) if any; predict the next one."""
         concept = (
             torch.from_numpy(vector).to(self.device),
             None if condition is None else torch.from_numpy(condition).to(self.device),

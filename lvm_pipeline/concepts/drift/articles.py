@@ -33,12 +33,10 @@ class ArticleSample:
 
     @property
     def num_articles(self) -> int:
-        """A."""
         return len(self.ids)
 
     @property
     def num_concepts(self) -> int:
-        """N."""
         return len(self.codes)
 
     @property
@@ -47,7 +45,6 @@ class ArticleSample:
         return np.repeat(np.arange(self.num_articles), self.num_sampled)
 
     def take(self, articles: Sequence[int]) -> "ArticleSample":
-        """Select articles, in the given order."""
         return ArticleSample(
             ids=[self.ids[article] for article in articles],
             digests=[self.digests[article] for article in articles],
@@ -58,7 +55,6 @@ class ArticleSample:
         )
 
     def followed_by(self, other: "ArticleSample") -> "ArticleSample":
-        """Concatenate two samples."""
         return ArticleSample(
             ids=self.ids + other.ids,
             digests=self.digests + other.digests,
@@ -70,11 +66,7 @@ class ArticleSample:
 
 
 def read_articles(path: Path, *, max_sampled: int) -> ArticleSample:
-    """Read a concept table once, row group by row group.
-
-    Args:
-        path: The table.
-        max_sampled: Largest number of concepts to sample from an article, evenly spread over it.
+    """Read a concept table once, row group by row group; of an article at most `max_sampled` concepts are sampled.
 
     Raises:
         LvmError: If the table cannot be read, lacks a vector, or has an article in more than one run.

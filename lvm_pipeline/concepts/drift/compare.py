@@ -63,16 +63,13 @@ class Drift:
 
     @property
     def has_drifted(self) -> bool:
-        """Whether any check failed."""
         return not all(finding.passed for finding in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the comparison as plain JSON values."""
         return {"has_drifted": self.has_drifted, **asdict(self)}
 
 
 def drift_invariants() -> tuple[Invariant, ...]:
-    """Return the invariants that a comparison checks."""
     return num_concepts_is_as_before, *TESTED
 
 
@@ -87,14 +84,9 @@ def not_compared(present_path: Path, why: str, *, reference: TableSummary | None
 
 
 def compare_concepts(reference_path: Path, present_path: Path) -> Drift:
-    """Compare the present concept table with the one a model was trained on.
+    """Compare the present concept table with the one a model was trained on, by all of `drift_invariants()`.
 
-    Args:
-        reference_path: The concept table the model was trained on.
-        present_path: The present concept table.
-
-    Returns:
-        One finding for each of `drift_invariants()`. Tables of different vector spaces are not compared.
+    Tables of different vector spaces are not compared.
 
     Raises:
         LvmError: If a table cannot be read.

@@ -32,9 +32,8 @@ class PermutationTest(NamedTuple):
 def permutation_test(values: NDArray[np.float64], *, false_alarm_rate: float) -> PermutationTest:
     """Test K statistics together, by the minP rule of Westfall and Young (1993).
 
-    Args:
-        values: Each statistic for each grouping, larger where the groups differ more, shape (P, K).
-        false_alarm_rate: Largest fraction of the permuted groupings that fail in any statistic.
+    Values (P, K) are larger where the groups differ more; `false_alarm_rate` is the largest fraction of the permuted
+    groupings that fail in any statistic.
     """
     from scipy.stats import rankdata
 

@@ -20,7 +20,6 @@ def write_drift_report(report_dir: Path, drift: Drift) -> tuple[Path, Path]:
 
 
 def drift_table(drift: Drift) -> Table[Finding]:
-    """Return the checks with their results."""
     columns: list[Column[Finding]] = [
         Column(title="check", text=lambda row: f"`{row.name}`", is_text=True),
         RESULT,
@@ -33,7 +32,6 @@ def drift_table(drift: Drift) -> Table[Finding]:
 
 
 def as_markdown(drift: Drift) -> str:
-    """Return the report as Markdown."""
     verdict = "the concepts have drifted" if drift.has_drifted else "no drift found"
     lines = ["# Drift from the champion's training data", "", f"Result: **{verdict}**.", ""]
     summaries = [
