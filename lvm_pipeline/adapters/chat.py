@@ -83,11 +83,6 @@ class ChatClient:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def _answer(self, request: ChatRequest) -> str:
-        """Return the text of a complete answer.
-
-        Raises:
-            _NoAnswerError: With the failure.
-        """
         try:
             choice = _Completion.model_validate_json(self._response(request)).choices[0]
         except ValidationError as error:
@@ -104,11 +99,6 @@ class ChatClient:
         return text
 
     def _response(self, request: ChatRequest) -> bytes:
-        """Return the body of the response.
-
-        Raises:
-            _NoAnswerError: With the failure.
-        """
         import httpx2
         import openai
 

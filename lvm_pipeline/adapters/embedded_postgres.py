@@ -77,7 +77,6 @@ class ServerStatus(NamedTuple):
 
     @property
     def is_running(self) -> bool:
-        """Whether the server accepts connections."""
         return self.pid is not None
 
 
@@ -90,14 +89,9 @@ class _Postmaster(NamedTuple):
 
 
 def ensure_running(directory: Path, *, outside_dirs: Sequence[Path] = OUTSIDE_DIRS) -> Server:
-    """Start the server of `directory` if it is not running; the first time, create its cluster.
+    """Start the server of `directory` if it is not running, and return it; the first time, create its cluster.
 
-    Args:
-        directory: Folder in LVM_HOME, created if missing.
-        outside_dirs: Where root puts the files if the server's user cannot access `directory`.
-
-    Returns:
-        The server, ready for connections.
+    If the server's user cannot access `directory`, root puts the files into the first usable of `outside_dirs`.
 
     Raises:
         LvmError: If it cannot be started; contains the server's error message.

@@ -6,7 +6,6 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_port() -> int:
-    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]

@@ -32,20 +32,15 @@ class Predictor:
     """
 
     def __init__(self, predictor: "ContextPredictor"):
-        """Wrap a model."""
         self._predictor = predictor
 
     def predict(
         self, inputs: "NDArray[np.float32] | Mapping[str, NDArray[np.float32]]", params: dict[str, Any] | None = None
     ) -> NDArray[np.float32]:
-        """Return the prediction after each context.
+        """Return the predictions (B, D) after contexts (B, T, D).
 
-        Args:
-            inputs: Contexts (B, T, D); for a model with a condition, `contexts` and their `condition` (B, T, C).
-            params: MLflow's; unused.
-
-        Returns:
-            Predictions (B, D).
+        For a model with a condition, inputs are `contexts` and their `condition` (B, T, C). MLflow's `params` are
+        unused.
 
         Raises:
             MlflowException: If the contexts cannot be used: missing, not finite, too long or of the wrong width.

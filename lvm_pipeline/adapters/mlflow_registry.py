@@ -59,11 +59,7 @@ def champion(settings: Settings) -> RegisteredModel | None:
 def promote(settings: Settings, *, mlflow_run_id: str, tags: Mapping[str, str], description: str) -> RegisteredModel:
     """Register the model of an MLflow run, if it is not registered, and point the alias `champion` to it.
 
-    Args:
-        settings: Where the store is.
-        mlflow_run_id: Run whose model is registered.
-        tags: Strings kept with the version, such as architecture and fingerprints.
-        description: Why it is promoted, one sentence.
+    Tags are kept with the version; the description says why it is promoted.
 
     Raises:
         LvmError: If the run has no model, or the store cannot be used.

@@ -64,17 +64,9 @@ def create_queue(
     experiment_id: str,
     order: Sequence[int],
 ) -> CreatedQueue:
-    """Create a rater's queue with a trace for each item.
+    """Create a rater's queue with a trace for each item, which shows `passage`, `A` and `B`.
 
-    Args:
-        settings: Where the store is.
-        rater: Name of the rater and of the queue.
-        items: What the rater sees of each item: `passage`, `A` and `B`.
-        experiment_id: From `create_experiment`.
-        order: Positions of the items in the order in which the rater is shown them.
-
-    Returns:
-        The queue.
+    `order` has the positions of the items in the order in which the rater is shown them.
     """
     store = _store(settings)
     with mlflow_store.store_errors():

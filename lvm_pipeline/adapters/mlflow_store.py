@@ -108,11 +108,7 @@ def _check_answers(uri: str) -> None:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Convert errors of MLflow and its database driver to `LvmError`.
-
-    Raises:
-        LvmError: In place of an error inside the block.
-    """
+    """Convert errors of MLflow and its database driver to `LvmError`."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -37,7 +37,6 @@ class MlflowTracker:
     """
 
     def __init__(self, settings: Settings, *, experiment: str = mlflow_store.EXPERIMENT, system_metrics: bool = True):
-        """Store the settings; `start` opens the run."""
         self._settings = settings
         self._experiment = experiment
         self._experiment_id = ""
@@ -97,7 +96,6 @@ class MlflowTracker:
             logger.warning("%d metric values wait for the next attempt: %s", len(self._unsent), error)
 
     def log_artifacts(self, folder: Path) -> None:
-        """Copy the files of a folder to the run."""
         with mlflow_store.store_errors():
             self._client.log_artifacts(self._open_run_id, str(folder))
 
@@ -110,7 +108,6 @@ class MlflowTracker:
         log_model_to_run(self._settings, self._open_run_id, model_dir)
 
     def finish(self, status: TrainingStatus) -> None:
-        """Close the run; a second call changes nothing."""
         if not self._is_open:
             return
         self._is_open = False

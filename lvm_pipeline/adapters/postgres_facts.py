@@ -45,12 +45,10 @@ def size_bytes(url: str, tables: Sequence[str]) -> int:
 
 
 def has_database(url: str, name: str) -> bool:
-    """Whether the server of a URL has a database of that name."""
     return bool(_answer(url, "SELECT 1 FROM pg_database WHERE datname = %s", name))
 
 
 def has_table(url: str, name: str) -> bool:
-    """Whether a database has a table of that name."""
     return _answer(url, "SELECT to_regclass(%s) IS NOT NULL", name)[0][0]
 
 

@@ -44,7 +44,6 @@ class Account:
 
     @property
     def process_options(self) -> dict[str, Any]:
-        """Options of `subprocess.run` that start a child as this user."""
         return {} if self.uid == os.geteuid() else {"user": self.uid, "group": self.gid, "extra_groups": []}
 
 
@@ -62,17 +61,13 @@ class ServerFiles:
 
     @property
     def log_path(self) -> Path:
-        """The server's log."""
         return self.folder / "server.log"
 
 
 def server_files(directory: Path, *, recorded_folder: Path | None, outside_dirs: Sequence[Path]) -> ServerFiles:
-    """Return the folder of the server's files, created if it is new.
+    """Return the folder of the server's files, created if it is new; a `recorded_folder` is kept.
 
-    Args:
-        directory: The default folder, in LVM_HOME.
-        recorded_folder: The folder chosen the first time; it is kept.
-        outside_dirs: Alternatives, in this order, if the server's user cannot access `directory`.
+    The default is `directory`, in LVM_HOME; else the first of `outside_dirs` that the server's user can access.
 
     Raises:
         LvmError: If no folder can be used.

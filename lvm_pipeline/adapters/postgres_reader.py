@@ -90,7 +90,6 @@ class _Query:
             return self.cursor.fetch_arrow_table().to_pylist()
 
     def stream(self, query: sql.Composable) -> Iterator[pa.RecordBatch]:
-        """Yield record batches as the server sends them."""
         with _database_errors(self.url):
             self.cursor.execute(query.as_string(None))
             yield from self.cursor.fetch_record_batch()
@@ -105,7 +104,6 @@ class PostgresTable:
     selection: Selection
 
     def describe(self) -> SourceDescription:
-        """Count the selected rows, the space ids of their vectors and the packings of their codes."""
         entry = self.tables.entry
         spaces = self.query(postgres_queries.spaces_query(self.tables, self.rows(with_vectors=True)))
         packed_query = postgres_queries.packed_codes_query(entry, self.rows())
@@ -144,7 +142,6 @@ class PostgresTable:
             yield self._parsed(batch)
 
     def rows(self, *, with_vectors: bool = False) -> sql.Composable:
-        """Return `FROM ... WHERE ...` of the selected rows."""
         is_filtered = self.selection.dataset_source is not None
         return postgres_queries.rows_of(self.tables, is_filtered=is_filtered, with_vectors=with_vectors)
 

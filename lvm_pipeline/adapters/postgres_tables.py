@@ -41,7 +41,6 @@ class Table:
 
     @property
     def identifier(self) -> sql.Composable:
-        """The quoted name."""
         return table_identifier(self.name)
 
     def column(self, name: str) -> sql.Composable:

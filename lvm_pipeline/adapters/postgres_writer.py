@@ -250,13 +250,9 @@ class PostgresWriter:
 
 
 def vector_rows(cpe_ids: Sequence[str], vectors: NDArray[np.float32], *, space_id: str, is_uuid: bool) -> bytes:
-    """Return rows of cpe_id, vector and space id in the format of binary COPY.
+    """Return rows of cpe_id, vector (n, D) and space id in the format of binary COPY.
 
-    Args:
-        cpe_ids: Canonical UUIDs, one per row.
-        vectors: Shape (n, D).
-        space_id: The same in each row.
-        is_uuid: Whether the column cpe_id is a uuid; else it is text.
+    Ids are canonical UUIDs; `is_uuid` says whether the column cpe_id is a uuid, else it is text.
     """
     keys = [uuid.UUID(cpe_id).bytes if is_uuid else cpe_id.encode() for cpe_id in cpe_ids]
     packed, space = vector_bytes(vectors), space_id.encode()

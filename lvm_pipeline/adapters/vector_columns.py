@@ -24,13 +24,9 @@ READABLE_TYPES = (*PGVECTOR_NUMBERS, *ARRAY_TYPES, *CAST_ARRAY_TYPES, *JSON_TYPE
 def parse_vectors(
     column: pa.Array, *, type_name: str, cpe_ids: Sequence[str] | pa.Array, name: str
 ) -> pa.LargeListArray:
-    """Convert a column to float32 lists; missing vectors are null, missing numbers NaN.
+    """Convert a column of one of `READABLE_TYPES` to float32 lists; missing vectors are null, missing numbers NaN.
 
-    Args:
-        column: The column as read by the driver, n rows.
-        type_name: Its Postgres type, one of `READABLE_TYPES`.
-        cpe_ids: Concept of each row, for the error.
-        name: Table and column, for the error.
+    `cpe_ids` and `name` (table and column) are for the error.
 
     Raises:
         LvmError: If a JSON text is not a list of numbers; names the concept.

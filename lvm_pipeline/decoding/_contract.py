@@ -21,9 +21,7 @@ class Decoder(Protocol):
     """Decodes vectors of the space `space_id` to texts."""
 
     @property
-    def name(self) -> str:
-        """Short name, used in reports."""
-        ...
+    def name(self) -> str: ...
 
     @property
     def space_id(self) -> str:
@@ -31,15 +29,10 @@ class Decoder(Protocol):
         ...
 
     def decode(self, vectors: NDArray[np.float32], *, exclude: Sequence[Rows] | None = None) -> list[str]:
-        """Decode vectors.
+        """Decode vectors (B, D) of the space `space_id`, each to one text.
 
-        Args:
-            vectors: Vectors of the space `space_id`, shape (B, D).
-            exclude: For each vector, the rows of the concept table that it was predicted from. A decoder that answers
-                with concepts of that table does not answer with these; others ignore it.
-
-        Returns:
-            One text for each vector.
+        `exclude` are for each vector the rows of the concept table that it was predicted from. A decoder that answers
+        with concepts of that table does not answer with these; others ignore it.
         """
         ...
 

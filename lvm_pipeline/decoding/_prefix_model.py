@@ -87,8 +87,8 @@ class PrefixModel(nn.Module):
     def start(self, vectors: Tensor) -> tuple[Tensor, Tensor, list[KeysAndValues]]:
         """Read the prefix of each vector, (B, D).
 
-        Returns:
-            Logits of the first token (B, V), the shift of the output by the vector (B, H), and the state of each layer.
+        Return logits of the first token (B, V), the shift of the output by the vector (B, H), and the state of each
+        layer.
         """
         inputs = (vectors - self.mean) * self.scale
         topic = self.topic(inputs)

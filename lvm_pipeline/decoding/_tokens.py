@@ -22,7 +22,6 @@ class TextTokens:
 
     @property
     def size(self) -> int:
-        """Number of tokens."""
         return self.tokenizer.get_vocab_size()
 
     def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
@@ -36,7 +35,6 @@ class TextTokens:
         return [" ".join(text.split()) for text in self.tokenizer.decode_batch(whole)]
 
     def as_json(self) -> str:
-        """Return the tokenizer as JSON."""
         return self.tokenizer.to_str()
 
 
@@ -58,11 +56,6 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> TextTokens
 
 
 def read_tokenizer(path: Path) -> TextTokens:
-    """Read a tokenizer.
-
-    Raises:
-        LvmError: If the file is missing or damaged.
-    """
     from tokenizers import Tokenizer
 
     try:

@@ -50,21 +50,14 @@ class ConceptBank:
 
     @property
     def num_candidates(self) -> int:
-        """Number of candidates."""
         return len(self.vectors) if self.rows is None else len(self.rows)
 
     def nearest(
         self, vectors: NDArray[np.float32], count: int = 1, *, exclude: Sequence[Rows] | None = None
     ) -> list[Found]:
-        """Find the candidates of the highest cosine to each vector; ties in table order.
+        """Find the `count` candidates of the highest cosine to each vector (B, D), or all; ties in table order.
 
-        Args:
-            vectors: Shape (B, D).
-            count: How many to find for each; fewer are found where there are fewer candidates.
-            exclude: For each vector, rows that are not candidates.
-
-        Returns:
-            What was found for each vector.
+        `exclude` are for each vector the rows that are not candidates.
         """
         refuse_other_shape("nearest", vectors, self.vectors.shape[1])
         directions = unit_length(vectors)
@@ -92,7 +85,6 @@ class ConceptBank:
         return np.union1d(np.concatenate(like) if like else [], of_text).astype(np.int64)
 
     def texts_of(self, rows: Rows) -> list[str]:
-        """Return the texts of some rows."""
         return [text or "" for text in self.texts.take(pa.array(rows)).to_pylist()]
 
     @cached_property
@@ -122,7 +114,6 @@ class NearestConcept:
 
     @property
     def space_id(self) -> str:
-        """The space of the bank."""
         return self.bank.space_id
 
     def decode(self, vectors: NDArray[np.float32], *, exclude: Sequence[Rows] | None = None) -> list[str]:
@@ -133,19 +124,10 @@ class NearestConcept:
 
 
 def open_bank(concepts_path: Path, vectors_dir: Path, *, space_id: str, rows: Rows | None = None) -> ConceptBank:
-    """Open a concept table as a bank.
-
-    Args:
-        concepts_path: The concept table.
-        vectors_dir: Where the memory-mapped vectors are kept.
-        space_id: The space that the vectors must be of.
-        rows: The candidates, ascending; None: all rows.
-
-    Returns:
-        The bank.
+    """Open a concept table as a bank; `rows` are the candidates, ascending, None for all.
 
     Raises:
-        LvmError: If there is no table, or its vectors are of another space.
+        LvmError: If there is no table, or its vectors are of another space than `space_id`.
     """
     metadata = read_concepts_metadata(concepts_path)
     if metadata.space_id != space_id:

@@ -71,7 +71,6 @@ class PrefixDecoder:
 
     @property
     def space_id(self) -> str:
-        """Space of its vectors."""
         return self.info.space_id
 
     def best_of(self, num_candidates: int, encoder: Encoder, *, temperature: float = 0.7) -> "PrefixDecoder":
@@ -105,16 +104,7 @@ class PrefixDecoder:
         return closest_texts(vectors, written, self.encoder)
 
     def write(self, vectors: NDArray[np.float32], *, temperature: float = 0.0, seed: int = 0) -> list[str]:
-        """Write one text for each vector, (B, D).
-
-        Args:
-            vectors: Vectors of the decoder's space.
-            temperature: 0 takes the most likely token; above, tokens are drawn.
-            seed: Of the draws.
-
-        Returns:
-            The texts.
-        """
+        """Write one text for each vector, (B, D); at temperature 0 of the most likely tokens, above of drawn ones."""
         import torch
 
         generator = torch.Generator().manual_seed(seed)
@@ -203,15 +193,7 @@ def read_prefix_info(folder: Path) -> PrefixInfo:
 
 
 def load_prefix_decoder(folder: Path, *, space_id: str | None = None, device: str = "cpu") -> PrefixDecoder:
-    """Load a trained decoder.
-
-    Args:
-        folder: Where it lies.
-        space_id: The space that it must be of, if given.
-        device: `cpu`, `cuda` or `cuda:N`.
-
-    Returns:
-        The decoder, greedy.
+    """Load a trained decoder, greedy; if a space is given, it has to be of that space.
 
     Raises:
         LvmError: If there is none, it is of another space, or its files do not belong together.

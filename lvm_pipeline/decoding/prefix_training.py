@@ -65,11 +65,6 @@ class TrainedPrefix:
 
 
 def checked_options(options: PrefixOptions) -> PrefixOptions:
-    """Return the options.
-
-    Raises:
-        LvmError: If a value cannot be used.
-    """
     try:
         return TypeAdapter(PrefixOptions).validate_python(vars(options))
     except ValidationError as error:
@@ -87,18 +82,9 @@ def train_prefix(
     num_threads: int = 1,
     progress: OnStep | None = None,
 ) -> TrainedPrefix:
-    """Train a tokenizer on the texts and a model to write each text from its vector.
+    """Train a tokenizer on texts of train concepts and a model to write each text from its vector, (N, D).
 
-    Args:
-        vectors: Of the train concepts, shape (N, D).
-        texts: Of the same concepts.
-        options: How.
-        device: `cpu`, `cuda` or `cuda:N`.
-        num_threads: PyTorch threads on a CPU.
-        progress: Called after every step.
-
-    Returns:
-        What was trained; the model is in evaluation mode and takes no gradient.
+    The model comes in evaluation mode and takes no gradient. `progress` is called after every step.
 
     Raises:
         LvmError: If an option cannot be used, or there are too few texts.

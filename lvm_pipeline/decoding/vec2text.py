@@ -121,14 +121,7 @@ def variant_of(space_id: str) -> str:
 
 
 def open_vec2text(folder: Path, *, space_id: str, num_steps: int = 6, beam: int = 0, device: str = "cpu") -> Vec2Text:
-    """Return the decoder of a space.
-
-    Args:
-        folder: Where vec2text is installed: its environment `env`, and a folder of weights for each variant.
-        space_id: The space of the vectors.
-        num_steps: Steps of correction.
-        beam: Width of the sequence-level beam.
-        device: `cpu` or `cuda`.
+    """Return the decoder of a space; the folder holds the environment `env` and the weights of each variant.
 
     Raises:
         LvmError: If no variant decodes this space, or the environment or the weights are missing.

@@ -225,11 +225,8 @@ def _rater(judgements: Sequence[Judgement], rater: str) -> RaterScores:
 def judgements_needed(win_rate: float, *, threshold: float = THRESHOLD) -> int:
     """Return how many judgements, each on another article, a study needs to show that the threshold is exceeded.
 
-    That is the smallest number at which the lower bound by Wilson exceeds the threshold in 80 % of studies.
-
-    Args:
-        win_rate: What the true win rate is assumed to be, above the threshold.
-        threshold: To be exceeded.
+    That is the smallest number at which the lower bound by Wilson exceeds the threshold in 80 % of studies, if
+    `win_rate` is the true one.
 
     Raises:
         ValueError: If the assumed win rate is not between the threshold and 1.

@@ -76,16 +76,10 @@ def make_pairs(
     num_pairs: int,
     seed: int,
 ) -> list[Pair]:
-    """Return the pairs of a study with their hidden repeats.
+    """Return pairs of a trial's examples in which the two texts differ, then hidden repeats with swapped sides.
 
-    Args:
-        examples: Texts of the trial.
-        against: Texts of another trial by row of the target, for a comparison of the two.
-        num_pairs: Most pairs of each comparison.
-        seed: Of the choice, the sides and the repeats.
-
-    Returns:
-        Pairs in which the two texts differ, then the repeats with swapped sides.
+    `against` has texts of another trial by row of the target, for a comparison of the two; `num_pairs` is the most for
+    each comparison.
 
     Raises:
         LvmError: If there is no such pair.
@@ -165,7 +159,6 @@ def judgement_of(pair: Pair, rater: str, answer: Answer) -> Judgement | None:
 
 
 def write_study(study: Study, folder: Path) -> None:
-    """Write the study with its key."""
     write_json(folder / STUDY_FILE, asdict(study))
 
 

@@ -81,17 +81,10 @@ def rollout_scores(
     encoder: Encoder | None = None,
     seed: int = 0,
 ) -> RolloutScores | None:
-    """Continue a sample of the scored articles.
+    """Continue a sample of the scored articles; None if no article has H targets in a row.
 
-    Args:
-        scored: The model, its targets and its predictions.
-        cache_dir: Where the linear forecast is kept.
-        decoders: With an encoder: their texts are fed back too, encoded again.
-        encoder: Of the vectors' space.
-        seed: Of the sample.
-
-    Returns:
-        The curves; None if no article has H targets in a row.
+    With an encoder of the vectors' space, texts of the decoders are fed back too, encoded again. The linear forecast is
+    kept in `cache_dir`.
     """
     targets = scored.targets
     starts = _sampled_starts(targets.scored, seed=seed)

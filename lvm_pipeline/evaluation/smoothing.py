@@ -136,9 +136,6 @@ def smooth(
         decoder: Name of what decoded.
         seed: Of the sample of targets, and of the resampling.
         progress: Called after every target.
-
-    Returns:
-        The scores with all texts.
     """
     texts: list[dict[Arm, WrittenText]] = []
     for written in _written(passages, chat):

@@ -117,7 +117,6 @@ class TextScores:
 
     @property
     def preferred_scores(self) -> DecoderScores:
-        """Scores of the preferred decoder."""
         return next(each for each in self.decoders if each.name == self.preferred)
 
     @property
@@ -129,18 +128,7 @@ class TextScores:
 def text_scores(
     scored: ScoredModel, request: TextRequest, *, concepts_path: Path, encoder: Encoder | None, seed: int = 0
 ) -> TextScores:
-    """Decode a sample of the predictions and score the texts.
-
-    Args:
-        scored: The model with its predictions.
-        request: What to decode and with what.
-        concepts_path: The concept table, for the texts.
-        encoder: Encoder of the vectors' space, if it is on this machine.
-        seed: Of the sample and of the floor.
-
-    Returns:
-        The scores.
-    """
+    """Decode a sample of the predictions and score the texts; the encoder of the vectors' space may be missing."""
     sample = _Sample.draw(scored, request.num_targets, concepts_path=concepts_path, encoder=encoder, seed=seed)
     nearest = NearestConcept(bank=sample.bank)
     for decoder in request.decoders:

@@ -23,14 +23,8 @@ def write_concept_table(
 ) -> ConceptsMetadata:
     """Write a concept table that comes in pieces; it appears at `path` whole or not at all.
 
-    Args:
-        path: Where to.
-        pieces: Columns `cpe_id`, `article_id`, `position`, `concept_text`, `tmd` and `vector` (n, D) of some rows.
-        vector_dim: D.
-        **described: Fields of `ConceptsMetadata` that do not follow from the rows.
-
-    Returns:
-        The metadata of the table.
+    Pieces have `cpe_id`, `article_id`, `position`, `concept_text`, `tmd` and `vector` (n, D) of some rows; `described`
+    are fields of `ConceptsMetadata` that do not follow from the rows.
 
     Raises:
         LvmError: If the disk is full or a text cannot be stored.

@@ -32,10 +32,7 @@ SEQUENCE_FIELDS = (
 
 
 def export_npz(concepts_path: Path, sequences_path: Path, output_dir: Path) -> list[Path]:
-    """Write both NPZ files and the metadata into a folder; each appears whole or not at all.
-
-    Returns:
-        The paths of the ordered concepts, their metadata, and the sequences.
+    """Write both NPZ files and the metadata into a folder, each whole or not at all; return their paths.
 
     Raises:
         LvmError: If a table cannot be read, the sequences belong to other concepts, or the disk is full.

@@ -42,7 +42,6 @@ class NpzReader:
     """The arrays of one NPZ file; use as a context manager."""
 
     def __init__(self, path: Path):
-        """Open the file."""
         self.path = path
         if not path.is_file():
             raise LvmError(f"There is no NPZ file at {path}; check the path.")
@@ -69,11 +68,9 @@ class NpzReader:
         return ";".join(f"{name}:{info.file_size}:{info.CRC:08x}" for name, info in sorted(self._infos.items()))
 
     def error(self, what: str) -> LvmError:
-        """Make the error of a file that cannot be used."""
         return LvmError(f"{self.path} {what}; export or copy it again.")
 
     def require(self, names: Iterable[str]) -> None:
-        """Check that arrays are there."""
         missing = [name for name in names if name not in self._infos]
         if missing:
             raise self.error(f"lacks the arrays {', '.join(missing)} (it holds {', '.join(self._infos) or 'none'})")
@@ -192,7 +189,6 @@ class NpzWriter:
     """Writes arrays into one NPZ file, each in pieces; what it writes loads without pickle."""
 
     def __init__(self, path: Path):
-        """Create the file."""
         self._zip = zipfile.ZipFile(path, "w", allowZip64=True)
 
     def __enter__(self) -> Self:
@@ -215,7 +211,6 @@ class NpzWriter:
                 member.write(np.ascontiguousarray(piece, dtype=dtype).data.cast("B") if piece.size else b"")
 
     def write_array(self, name: str, values: NDArray[Any]) -> None:
-        """Write an array that is in memory."""
         self.write_pieces(name, [values], shape=values.shape, dtype=values.dtype)
 
     def write_texts(self, name: str, texts: Sequence[str]) -> None:

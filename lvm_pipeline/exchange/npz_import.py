@@ -45,17 +45,12 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "lvm-pipeline/npz")
 def import_concepts_npz(path: Path, staged_path: Path, *, space_id: str | None = None) -> ConceptsMetadata:
     """Convert an NPZ file of ordered concepts into a concept table; articles are its `batch_ids`.
 
-    Args:
-        path: The NPZ file.
-        staged_path: Where the concept table is written, whole or not at all; the caller checks and promotes it.
-        space_id: Space of the vectors if the file does not name one; without either it is `undeclared-<D>`.
-
-    Returns:
-        The metadata of the table.
+    The table is written at `staged_path`, whole or not at all; the caller checks and promotes it. `space_id` is used if
+    the file does not name one; without either it is `undeclared-<D>`.
 
     Raises:
-        LvmError: If the file is damaged, lacks an array, contradicts itself, holds a vector that is not
-            finite, is out of order, or asks for anything to be executed.
+        LvmError: If the file is damaged, lacks an array, contradicts itself, holds a vector that is not finite, is out
+            of order, or asks for anything to be executed.
     """
     with NpzReader(path) as reader:
         reader.require(CONCEPT_ARRAYS)
@@ -139,26 +134,17 @@ class _SequenceFile:
 def import_sequences_npz(
     path: Path, concepts_staged: Path, sequences_staged: Path, *, space_id: str | None = None
 ) -> list[Finding]:
-    """Convert an NPZ file of sequences into a concept table and a sequence table.
+    """Convert an NPZ file of sequences into a concept table and a sequence table, and check the latter.
 
     Concepts are restored exactly. If a context is the previous context followed by its target, bit by bit, both
-    sequences share rows; otherwise a new run of T + 1 rows begins. Runs become articles. If the file names articles
-    and splits (as exported files do), they are kept. If not, the last 20 % of the sequences are validation, a new
-    run begins there, and everything made from the file is labelled as leaking (compatibility mode). The first T rows
-    of a run have no text.
-
-    Args:
-        path: The NPZ file, with at least `context_sequences` (S, T, D) and `target_vectors` (S, D).
-        concepts_staged: Where the concept table is written.
-        sequences_staged: Where the sequence table is written.
-        space_id: Space of the vectors if the file does not name one; without either it is `undeclared-<D>`.
-
-    Returns:
-        The findings of every sequence invariant.
+    sequences share rows; otherwise a new run of T + 1 rows begins. Runs become articles. If the file names articles and
+    splits (as exported files do), they are kept. If not, the last 20 % of the sequences are validation, a new run
+    begins there, and everything made from the file is labelled as leaking (compatibility mode). The first T rows of a
+    run have no text. `space_id` is used as in `import_concepts_npz`.
 
     Raises:
-        LvmError: If the file is damaged, lacks an array, contradicts itself, holds a vector that is not
-            finite, or asks for anything to be executed.
+        LvmError: If the file is damaged, lacks an array, contradicts itself, holds a vector that is not finite, or asks
+            for anything to be executed.
     """
     with NpzReader(path) as reader:
         file = _SequenceFile(reader)

@@ -48,12 +48,7 @@ class RefusedObjectsError(Exception):
 def read_objects(stored: bytes, *, num_entries: int) -> list[Any]:
     """Return the entries of a stored object array, flat, as plain Python values.
 
-    Args:
-        stored: The pickle, as it follows the header in the `.npy` member.
-        num_entries: How many entries the array must have.
-
-    Returns:
-        str, bytes, int, float, bool, None, uuid.UUID, datetime, and arrays, lists, tuples and dicts of these.
+    That is str, bytes, int, float, bool, None, uuid.UUID, datetime, and arrays, lists, tuples and dicts of these.
 
     Raises:
         RefusedObjectsError: If there is anything else in it, or another number of entries.

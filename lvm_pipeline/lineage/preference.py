@@ -38,18 +38,10 @@ def create_study(
     num_pairs: int = 30,
     seed: int = 0,
 ) -> "Study":
-    """Create a blinded study of a trial's smoothed texts in MLflow, with one review queue per rater.
+    """Create a blinded study of a smoothed trial's texts in MLflow, with one review queue per rater.
 
-    Args:
-        settings: Where trials, studies and the MLflow store are.
-        folder: The trial; it has to be smoothed.
-        raters: Names, each once; at least one.
-        against: Another smoothed trial, such as the champion, to compare with on the same targets.
-        num_pairs: Most pairs of each comparison.
-        seed: Of pairs, sides, repeats and order.
-
-    Returns:
-        The study; its file holds the key.
+    The study's file holds the key. `against` is another smoothed trial, such as the champion, to compare with on the
+    same targets; `num_pairs` is the most for each comparison.
 
     Raises:
         LvmError: If there are no raters or no texts, or MLflow cannot be used.
@@ -165,11 +157,6 @@ def named_study(settings: Settings, study_id: str | None) -> "Study":
 
 
 def _smoothed(folder: TrialFolder) -> "SmoothingScores":
-    """Return the smoothed texts of a trial's present model.
-
-    Raises:
-        LvmError: If there are none.
-    """
     from lvm_pipeline.evaluation.smoothing import read_smoothing
     from lvm_pipeline.training.trained_model import weights_fingerprint
 

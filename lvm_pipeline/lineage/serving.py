@@ -28,15 +28,10 @@ def serve(
     port: int,
     on_start: Callable[[], None],
 ) -> None:
-    """Serve a model until the process is interrupted.
+    """Serve a trial (by id or the beginning of one), or the champion, until the process is interrupted.
 
-    Args:
-        settings: Where models, concepts and encoders are.
-        trial: Trial id, or the beginning of one; None: the champion.
-        encoder_name: Encoder of the model's space, where none is recorded; see `space_encoder`.
-        host: Address to listen on.
-        port: Port to listen on.
-        on_start: Called when the model is loaded.
+    `encoder_name` is for a space whose encoder is not recorded, see `space_encoder`; `on_start` is called when the
+    model is loaded.
 
     Raises:
         LvmError: If there is no such model, or the port is in use.

@@ -18,10 +18,7 @@ SAME_SPACE = 0.98  # mean cosine of re-encoded concepts to their vectors; roundi
 def space_encoder(settings: Settings, space_id: str, *, name: str | None = None) -> "Encoder | None":
     """Return the encoder of a space; None if no name is given and none is recorded.
 
-    Args:
-        settings: Where encoders and concepts are.
-        space_id: The space.
-        name: A sentence-transformers model or its folder. It must reproduce the vectors of the promoted concepts.
+    A named encoder, a sentence-transformers model or its folder, must reproduce the vectors of the promoted concepts.
 
     Raises:
         LvmError: If the named encoder cannot be loaded, or makes other vectors.

@@ -27,9 +27,7 @@ GATHER_SECONDS = 0.004
 class Model(Protocol[RequestIn, AnswerOut]):
     """What answers requests together."""
 
-    def answers(self, requests: Sequence[RequestIn]) -> Sequence[AnswerOut]:
-        """Return one answer for each request."""
-        ...
+    def answers(self, requests: Sequence[RequestIn]) -> Sequence[AnswerOut]: ...
 
 
 class TooManyWaitingError(Exception):
@@ -46,24 +44,20 @@ class Batcher(Generic[Request, Answer]):
     """A thread that answers; `batch_sizes` counts the batches of each size."""
 
     def __init__(self, *, max_batch: int = MAX_BATCH, max_waiting: int = MAX_WAITING):
-        """Take the limits; `start` begins."""
         self.max_batch = max_batch
         self.batch_sizes: dict[int, int] = {}
         self._jobs: queue.Queue[_Job | None] = queue.Queue(max_waiting)
         self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer what waits, and end."""
         self._jobs.put(None)
         self._thread.join()
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait, about."""
         return self._jobs.qsize()
 
     async def answer(self, model: Model[Request, Answer], request: Request) -> Answer:

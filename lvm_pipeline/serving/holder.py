@@ -14,13 +14,7 @@ class ModelHolder:
     """The model that is served now; requests keep the one that they began with."""
 
     def __init__(self, find: Callable[[], Source], load: Callable[[Source], ServedModel], *, poll_seconds: float):
-        """Load the model.
-
-        Args:
-            find: Says which model should be served; called every `poll_seconds`.
-            load: Loads it.
-            poll_seconds: Time between two looks.
-        """
+        """Load the model that `find` names; `find` is called again every `poll_seconds`."""
         self._find, self._load, self._poll_seconds = find, load, poll_seconds
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -29,12 +23,10 @@ class ModelHolder:
         self.current = load(find())
 
     def start(self) -> None:
-        """Begin to look for another model."""
         self._thread = threading.Thread(target=self._poll, name="model reload", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End that."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()

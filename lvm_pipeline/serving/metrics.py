@@ -13,14 +13,12 @@ class Metrics:
     """Requests by path and status, and the time in the server by path."""
 
     def __init__(self) -> None:
-        """Begin at zero."""
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, int]] = Counter()
         self._buckets: dict[str, list[int]] = {}
         self._seconds: dict[str, float] = {}
 
     def observe(self, path: str, status: int, seconds: float) -> None:
-        """Count one request."""
         with self._lock:
             self._requests[path, status] += 1
             buckets = self._buckets.setdefault(path, [0] * (len(SECONDS) + 1))

@@ -57,7 +57,6 @@ class ServedModel:
 
     @property
     def space_id(self) -> str:
-        """Space of the vectors it reads and predicts."""
         return self.predictor.info.space_id
 
     @cached_property
@@ -73,7 +72,6 @@ class ServedModel:
 
     @property
     def decoder_names(self) -> list[str]:
-        """Decoders that a request may name."""
         return [*([NEAREST] if self.index is not None else []), *self.decoders]
 
     @cached_property

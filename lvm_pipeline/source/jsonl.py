@@ -48,11 +48,6 @@ class _ArticleReader:
         self._lines: dict[str, int] = {}  # article id -> line
 
     def article(self, line: bytes, *, number: int) -> Article:
-        """Parse one line.
-
-        Raises:
-            ValueError: If the line is bad.
-        """
         record = _record(line)
         title = record["title"].strip()
         concepts = _texts(record)

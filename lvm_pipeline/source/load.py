@@ -53,9 +53,7 @@ class ConceptWriter(Protocol):
         """Return the rows of a dataset source; creates missing tables."""
         ...
 
-    def write(self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str) -> int:
-        """Insert all batches in one transaction and return the number of rows."""
-        ...
+    def write(self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +71,6 @@ class IngestReport:
     bad_rows: list[BadRow]
 
     def sentence(self) -> str:
-        """Summarise what was loaded."""
         what = (
             f"Loaded {self.num_inserted:,} new concepts of {self.num_articles:,} articles from {Path(self.path).name} "
             f"as dataset source {self.dataset_source!r}, space {self.space_id}"
@@ -114,8 +111,8 @@ def ingest(
 
     Raises:
         BadInputError: If the file has bad rows and `skip_bad` is off; nothing was loaded.
-        LvmError: If the file cannot be read or is empty, if its vectors are of another space than
-            those in the table or than `space_id`, or if it has duplicates under the policy `fail`.
+        LvmError: If the file cannot be read or is empty, if its vectors are of another space than those in the table or
+            than `space_id`, or if it has duplicates under the policy `fail`.
     """
     records = read_records(path, dataset_source=dataset_source)
     _raise_on_bad(records, records.bad_rows, skip_bad=skip_bad)

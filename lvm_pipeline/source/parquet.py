@@ -66,11 +66,9 @@ def read_parquet(path: Path, *, dataset_source: str) -> SourceRecords:
 def vectors_of_width(
     array: pa.Array,
 ) -> tuple[NDArray[np.int64], dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]]]:
-    """Group the rows of a list array by width.
+    """Return the width of each row of a list array (-1 for null), and for each width its rows and vectors, (n, width).
 
-    Returns:
-        The width of each row (-1 for null), and for each width its rows and their vectors, shape (n, width); a missing
-        component is NaN.
+    A missing component is NaN.
     """
     is_there = np.asarray(array.is_valid())
     lists = array.filter(pa.array(is_there))
@@ -104,7 +102,6 @@ class _RowChecker:
         self._positions: dict[tuple[str, int], int] = {}  # (article, position) -> row number
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Check the rows of a batch."""
         values = {name: batch.column(name).to_pylist() for name in batch.schema.names if name != "vector"}
         digests, problems, widths = _examined_vectors(batch.column("vector"))
         for row in range(batch.num_rows):

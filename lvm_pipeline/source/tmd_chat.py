@@ -39,17 +39,10 @@ class ChatAssignment:
 def choose_codes(
     concepts: Sequence[tuple[str, str]], chat: ChatModel, *, journal: Path, progress: OnConcept | None = None
 ) -> ChatAssignment:
-    """Ask a language model for the codes of concepts.
+    """Ask a language model for the codes of concepts, given as id and text.
 
-    Args:
-        concepts: Id and text of each.
-        chat: The language model. After three failures of its server in a row it is not asked again.
-        journal: File of the codes so far, one JSON line per concept; those of the same text, prompt and model are not
-            asked for again. Failures are not in it.
-        progress: Called after every concept.
-
-    Returns:
-        The codes and the failures.
+    After three failures of its server in a row it is not asked again. `journal` is the file of the codes so far, one
+    JSON line per concept; those of the same text, prompt and model are not asked for again. Failures are not in it.
     """
     known = _read_journal(journal)
     codes: dict[str, Tmd] = {}

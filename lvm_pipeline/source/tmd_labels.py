@@ -90,7 +90,6 @@ class TmdAssignment:
     failures: dict[str, int] = field(default_factory=dict)  # of a language model, by kind
 
     def in_words(self) -> str:
-        """Say where the codes come from."""
         source = "vector" if self.method == METHOD else "text"
         failed = f"; {sum(self.failures.values()):,} got none" if self.failures else ""
         return (
@@ -105,13 +104,9 @@ def labels_hash() -> str:
 
 
 def nearest_codes(vectors: NDArray[np.float32], encoder: Encoder) -> NDArray[np.int16]:
-    """Return domain, task and modifier of each concept, (N, 3), each from 1.
+    """Return domain, task and modifier of each concept, (N, 3), each from 1, by its vector (N, D).
 
     Descriptions are compared without what all of one kind share, or the most general would be nearest to everything.
-
-    Args:
-        vectors: Of the concepts, (N, D), in the encoder's space.
-        encoder: Encodes the descriptions.
 
     Raises:
         LvmError: If the widths differ.

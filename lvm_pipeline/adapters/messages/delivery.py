@@ -21,7 +21,6 @@ class Delivery:
     problems: list[str]
 
     def in_words(self) -> str:
-        """Return the result as one sentence."""
         if not self.num_sent and not self.num_waiting:
             return "No new failures."
         sent = f"Sent {_alerts(self.num_sent)}"
@@ -32,14 +31,7 @@ class Delivery:
 
 
 def deliver(alerts: Iterable[Alert], window: Window, *, send: Callable[[Alert], None], now: float) -> Delivery:
-    """Send every alert that is not in the window.
-
-    Args:
-        alerts: Failures; may include handled ones.
-        window: Handled alerts.
-        send: Delivers one alert, or raises an `LvmError`.
-        now: In seconds since 1970.
-    """
+    """Send every alert that is not in the window, and return the new window; `send` raises an LvmError if it fails."""
     sent: list[Alert] = []
     repeated: list[Alert] = []
     waiting: list[Alert] = []

@@ -24,9 +24,7 @@ class Encoder(Protocol):
         ...
 
     @property
-    def vector_dim(self) -> int:
-        """Width of the vectors (D)."""
-        ...
+    def vector_dim(self) -> int: ...
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
         """Return one unit vector for each text, shape (N, D), which depends only on that text."""

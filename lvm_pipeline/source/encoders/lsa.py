@@ -61,7 +61,6 @@ class LsaEncoder:
 
     @property
     def vector_dim(self) -> int:
-        """Width of the vectors (D)."""
         return self.projection.shape[1]
 
     def encode(self, texts: Sequence[str], *, progress: Progress | None = None) -> NDArray[np.float32]:
