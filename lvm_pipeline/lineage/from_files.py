@@ -54,7 +54,7 @@ def train_on(
     output = (output or settings.models_dir / f"{config.architecture}-{data.stem}").absolute()
     trained = train(
         config,
-        load_training_data(*tables, encoders_dir=settings.encoders_dir),
+        load_training_data(*tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir),
         output_dir=output.with_name(f".{output.name}.staged"),
         checkpoint_dir=output.with_name(f".{output.name}.checkpoint"),
         compile_cache_dir=settings.compile_cache_dir,

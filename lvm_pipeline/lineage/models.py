@@ -92,7 +92,9 @@ def train_trial(
     folder = trial_folder(settings, config.trial.trial_id)
     with folder.locked():
         tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
-        data = data or load_training_data(*tables, encoders_dir=settings.encoders_dir)
+        data = data or load_training_data(
+            *tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir
+        )
         if not again and (finished := finished_trial(folder, config, data)):
             link_model(settings, config.architecture, folder)
             return finished

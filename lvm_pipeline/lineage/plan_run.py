@@ -91,7 +91,7 @@ def run_plan(
     check_week(week)
     started = time.monotonic()
     tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
-    data = load_training_data(*tables, encoders_dir=settings.encoders_dir)
+    data = load_training_data(*tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir)
     outcomes: list[Outcome] = []
     num_new = 0
     with RescoringProcess() as rescorer:

@@ -85,6 +85,7 @@ class TrainingData:
     concepts: ConceptsMetadata  # what the concept table says of itself
     concepts_path: Path | None = None  # the concept table, from which the condition is read when a model needs it
     encoders_dir: Path | None = None  # where the encoder of the concepts' space is looked for when a strategy needs it
+    decoders_dir: Path | None = None  # where trained text decoders are looked for when a strategy needs one
 
     def has_written_negatives(self) -> bool:
         """Return whether the table names a soft or hard negative of any concept."""
@@ -181,7 +182,12 @@ class TrainingData:
 
 
 def load_training_data(
-    concepts_path: Path, sequences_path: Path, vectors_dir: Path, *, encoders_dir: Path | None = None
+    concepts_path: Path,
+    sequences_path: Path,
+    vectors_dir: Path,
+    *,
+    encoders_dir: Path | None = None,
+    decoders_dir: Path | None = None,
 ) -> TrainingData:
     """Open a concept table and the sequences made from it; the memory-mapped vectors are kept in `vectors_dir`.
 
@@ -206,6 +212,7 @@ def load_training_data(
         concepts=concepts,
         concepts_path=concepts_path,
         encoders_dir=encoders_dir,
+        decoders_dir=decoders_dir,
     )
 
 
