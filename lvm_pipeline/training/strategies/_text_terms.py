@@ -3,8 +3,6 @@
 Shapes: n = positions that count, m = positions drawn, D = vector width.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -43,13 +41,13 @@ class TextCrossEntropy(TermModule):
         mean = np.asarray(data.train_sample()).mean(axis=0, keepdims=True)
         with torch.no_grad():
             vectors = torch.from_numpy(np.repeat(mean, len(chosen), axis=0)).to(sources.vectors.device)
-            self._guessing = float(decoder.nll(vectors, [self._texts[row] for row in chosen.tolist()]).mean())
+            self._guessing = float(decoder.nll(vectors, [self._texts[int(row)] for row in chosen.tolist()]).mean())
 
     def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:
         """Return the cross-entropy of the texts of some targets, divided by that of guessing; see the contract."""
         (decoder,) = self._decoder
         places = drawn(len(predictions), self.num_drawn, predictions.device)
-        texts = [self._texts[row] for row in batch.rows[batch.is_target][places].tolist()]
+        texts = [self._texts[int(row)] for row in batch.rows[batch.is_target][places].tolist()]
         with torch.autocast(predictions.device.type, enabled=False):
             losses = decoder.nll(predictions[places].float(), texts)
         return losses.mean() / self._guessing
@@ -83,7 +81,7 @@ def drawn(size: int, num: int, device: torch.device) -> Tensor:
     return torch.randperm(size)[:num].to(device)
 
 
-def texts_of(data: TrainingData) -> Sequence[str]:
+def texts_of(data: TrainingData) -> list[str]:
     """Return the text of every concept."""
     assert data.concepts_path is not None
     column = read_columns(data.concepts_path, ["concept_text"])["concept_text"]
