@@ -20,11 +20,7 @@ EXAMPLES = "slack://..., mailtos://..., jsons://HOST/PATH (a webhook) or file://
 
 
 def send(settings: Settings, alert: Alert) -> None:
-    """Deliver one alert.
-
-    Raises:
-        LvmError: If the URL is missing or invalid, or the delivery failed.
-    """
+    """Deliver one alert. Raises LvmError if the URL is missing or invalid, or the delivery failed."""
     if settings.alert_url is None:
         raise LvmError(f"LVM_ALERT_URL is not set; set it to an Apprise URL: {EXAMPLES}.")
     url = settings.alert_url.get_secret_value()

@@ -147,11 +147,7 @@ class ChatClient:
 
 
 def open_chat(settings: Settings) -> ChatClient:
-    """Return the chat model that the settings name. No server is asked yet.
-
-    Raises:
-        LvmError: If they name none.
-    """
+    """Return the chat model that the settings name. No server is asked yet. Raises LvmError if they name none."""
     needed = {"LVM_CHAT_URL": settings.chat_url, "LVM_CHAT_MODEL": settings.chat_model}
     if not settings.chat_url or not settings.chat_model:
         missing = " and ".join(variable for variable, value in needed.items() if not value)

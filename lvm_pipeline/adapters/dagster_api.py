@@ -33,11 +33,7 @@ WHERE run_tags.key = '.dagster/grpc_info' AND runs.status IN ('STARTING', 'START
 
 
 def has_loaded_definitions(address: str) -> bool:
-    """Whether the web server answers and has loaded the definitions.
-
-    Raises:
-        LvmError: If they cannot be loaded.
-    """
+    """Whether the web server answers and has loaded the definitions. Raises LvmError if they cannot be loaded."""
     state = ask(address, STATE_QUERY)
     if state is None:
         return False

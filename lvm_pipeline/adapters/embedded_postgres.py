@@ -111,11 +111,7 @@ def ensure_running(directory: Path, *, outside_dirs: Sequence[Path] = OUTSIDE_DI
 
 
 def stop(directory: Path) -> bool:
-    """Stop the server of `directory`; True if it was running.
-
-    Raises:
-        LvmError: If it does not stop.
-    """
+    """Stop the server of `directory`; True if it was running. Raises LvmError if it does not stop."""
     if not directory.exists():
         return False
     with _locked(directory):

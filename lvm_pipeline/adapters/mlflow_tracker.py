@@ -64,11 +64,7 @@ class MlflowTracker:
         tags: Mapping[str, str],
         fingerprints: Mapping[str, str],
     ) -> None:
-        """Open the run, and mark runs of killed processes as failed.
-
-        Raises:
-            LvmError: If the store cannot be used.
-        """
+        """Open the run, and mark runs of killed processes as failed. Raises LvmError if the store cannot be used."""
         client = mlflow_store.open_client(self._settings)
         mlflow_store.close_abandoned_runs(self._settings)
         self._experiment_id = mlflow_store.experiment_id(self._settings, self._experiment)

@@ -27,11 +27,7 @@ class ServerFacts:
 
 
 def server_facts(url: str) -> ServerFacts:
-    """Connect to a database and return the facts about its server.
-
-    Raises:
-        LvmError: If it cannot be reached.
-    """
+    """Connect to a database and return the facts about its server. Raises LvmError if it cannot be reached."""
     databases.check_connection(url)
     version, pgvector, available = _answer(url, FACTS_QUERY)[0]
     return ServerFacts(where=databases.shown(url), version=version, pgvector=pgvector, available_pgvector=available)

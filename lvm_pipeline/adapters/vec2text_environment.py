@@ -37,11 +37,7 @@ def install_environment(folder: Path) -> Path:
 
 
 def install_weights(folder: Path, variant: str) -> Path:
-    """Download the weights of a variant and return their folder.
-
-    Raises:
-        LvmError: If the model hub cannot be reached.
-    """
+    """Download the weights of a variant and return their folder. Raises LvmError if the model hub cannot be reached."""
     found = VARIANTS[variant]
     for part, repository in (("inversion", found.inversion), ("corrector", found.corrector)):
         target = folder / variant / part

@@ -41,11 +41,7 @@ def parse_vectors(
 
 
 def parse_tmd(lists: pa.LargeListArray, *, name: str) -> pa.ListArray:
-    """Check that every TMD vector has 16 numbers or is null.
-
-    Raises:
-        LvmError: If one has another width.
-    """
+    """Check that every TMD vector has 16 numbers or is null. Raises LvmError if one has another width."""
     widths = lists.value_lengths().drop_null().to_numpy()
     if len(widths) and not (widths == TMD_DIM).all():
         other = widths[widths != TMD_DIM][0]

@@ -196,11 +196,7 @@ class Architecture:
         return self.build_model(config)
 
     def preset(self, name: str) -> Preset:
-        """Return a preset by name.
-
-        Raises:
-            LvmError: If there is none of that name; the message lists what exists.
-        """
+        """Return a preset by name. Raises LvmError if there is none of that name; the message lists what exists."""
         if name not in self.presets:
             raise LvmError(f"{self.name} has no preset {name!r}; it has {', '.join(self.presets)}.")
         return self.presets[name]

@@ -78,9 +78,5 @@ class ConceptReader(Protocol):
     """A source of concepts."""
 
     def open(self) -> AbstractContextManager[SourceTable]:
-        """Open the source for reading.
-
-        Raises:
-            LvmError: If it cannot be reached, or a table or column is missing.
-        """
+        """Open the source for reading. Raises LvmError if it cannot be reached, or a table or column is missing."""
         ...

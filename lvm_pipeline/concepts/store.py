@@ -239,11 +239,7 @@ class Articles:
 
 
 def article_ranges(path: Path) -> Articles:
-    """Find where each article lies.
-
-    Raises:
-        LvmError: If the file is damaged, or an article has two runs.
-    """
+    """Find where each article lies. Raises LvmError if the file is damaged, or an article has two runs."""
     encoded = read_columns(path, ["article_id"])["article_id"].combine_chunks().dictionary_encode()
     codes = encoded.indices.to_numpy()
     first_rows = np.flatnonzero(np.diff(codes, prepend=-1))

@@ -170,11 +170,7 @@ def save_prefix_decoder(
 
 
 def read_prefix_info(folder: Path) -> PrefixInfo:
-    """Read what a decoder says of itself.
-
-    Raises:
-        LvmError: If there is none, or its record cannot be read.
-    """
+    """Read what a decoder says of itself. Raises LvmError if there is none, or its record cannot be read."""
     restore_dir(folder)
     path = folder / INFO_FILE
     if not path.is_file():

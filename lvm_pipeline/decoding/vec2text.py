@@ -108,11 +108,7 @@ def is_decoded(space_id: str) -> bool:
 
 
 def variant_of(space_id: str) -> str:
-    """Return which variant decodes a space.
-
-    Raises:
-        LvmError: If neither does.
-    """
+    """Return which variant decodes a space. Raises LvmError if neither does."""
     found = [name for name, variant in VARIANTS.items() if space_id.partition("@")[0] == variant.space]
     if not found:
         known = " or ".join(f"{variant.space} ({name})" for name, variant in VARIANTS.items())

@@ -163,11 +163,7 @@ def write_study(study: Study, folder: Path) -> None:
 
 
 def read_study(folder: Path) -> Study:
-    """Read a study.
-
-    Raises:
-        LvmError: If there is none, or it cannot be read.
-    """
+    """Read a study. Raises LvmError if there is none, or it cannot be read."""
     path = folder / STUDY_FILE
     try:
         return TypeAdapter(Study).validate_python(json.loads(path.read_text(encoding="utf-8")))

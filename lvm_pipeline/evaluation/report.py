@@ -229,11 +229,7 @@ def report_from_json(values: Any) -> EvaluationReport:
 
 
 def read_report(path: Path) -> EvaluationReport:
-    """Read a report.
-
-    Raises:
-        LvmError: If there is none, or it cannot be read.
-    """
+    """Read a report. Raises LvmError if there is none, or it cannot be read."""
     try:
         return report_from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -142,11 +142,7 @@ def text_request(settings: Settings) -> "TextRequest":
 
 
 def load_text_decoder(settings: Settings, *, space_id: str | None = None) -> "PrefixDecoder":
-    """Load the prefix decoder.
-
-    Raises:
-        LvmError: If it is not trained, or is of another space.
-    """
+    """Load the prefix decoder. Raises LvmError if it is not trained, or is of another space."""
     from lvm_pipeline.decoding.prefix import load_prefix_decoder
 
     return load_prefix_decoder(settings.decoders_dir / PREFIX, space_id=space_id)

@@ -141,11 +141,7 @@ def collect_study(settings: Settings, study_id: str | None = None) -> "Preferenc
 
 
 def named_study(settings: Settings, study_id: str | None) -> "Study":
-    """Return a study by its id; None: the latest.
-
-    Raises:
-        LvmError: If there is none.
-    """
+    """Return a study by its id; None: the latest. Raises LvmError if there is none."""
     from lvm_pipeline.evaluation.preference_study import STUDY_FILE, read_study
 
     if study_id is not None:

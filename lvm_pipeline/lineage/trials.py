@@ -127,11 +127,7 @@ def named_trial(settings: Settings, trial_id: str) -> TrialFolder:
 
 
 def latest_trial(settings: Settings, architecture: str) -> TrialFolder:
-    """Return the trial of an architecture that was trained last.
-
-    Raises:
-        LvmError: If none was trained.
-    """
+    """Return the trial of an architecture that was trained last. Raises LvmError if none was trained."""
     move_earlier_layout(settings)
     link = settings.models_dir / architecture
     if not link.exists():

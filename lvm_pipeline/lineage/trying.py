@@ -73,11 +73,7 @@ def article_trier(settings: Settings, *, encoder_name: str | None = None) -> Art
 
 
 def read_article(path: Path) -> str:
-    """Read the text of an article.
-
-    Raises:
-        LvmError: If the file cannot be read as UTF-8.
-    """
+    """Read the text of an article. Raises LvmError if the file cannot be read as UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -61,11 +61,7 @@ class Batcher(Generic[Request, Answer]):
         return self._jobs.qsize()
 
     async def answer(self, model: Model[Request, Answer], request: Request) -> Answer:
-        """Return the model's answer.
-
-        Raises:
-            TooManyWaitingError: If the queue is full.
-        """
+        """Return the model's answer. Raises TooManyWaitingError if the queue is full."""
         job = _Job(model=model, request=request, answer=Future())
         try:
             self._jobs.put_nowait(job)

@@ -14,11 +14,7 @@ BYTE_ORDER_MARK = codecs.BOM_UTF8
 
 
 def read_jsonl(path: Path, *, dataset_source: str) -> SourceRecords:
-    """Read and check every line; empty lines are skipped.
-
-    Raises:
-        LvmError: If the file cannot be read.
-    """
+    """Read and check every line; empty lines are skipped. Raises LvmError if the file cannot be read."""
     concepts: list[Concept] = []
     bad_rows: list[BadRow] = []
     reader = _ArticleReader(dataset_source)

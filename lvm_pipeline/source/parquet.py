@@ -35,11 +35,7 @@ def is_parquet(path: Path) -> bool:
 
 
 def read_parquet(path: Path, *, dataset_source: str) -> SourceRecords:
-    """Read and check every row.
-
-    Raises:
-        LvmError: If the file is damaged or has a missing column.
-    """
+    """Read and check every row. Raises LvmError if the file is damaged or has a missing column."""
     try:
         with pq.ParquetFile(path) as file:
             _check_schema(path, file.schema_arrow)

@@ -32,11 +32,7 @@ def pack_tmd(tmd: Tmd) -> int:
 
 
 def unpack_tmd(bits: int) -> Tmd:
-    """Undo `pack_tmd`.
-
-    Raises:
-        ValueError: If `bits` is outside 0-32767.
-    """
+    """Undo `pack_tmd`. Raises ValueError if `bits` is outside 0-32767."""
     if not 0 <= bits < 1 << 15:
         raise ValueError(f"packed TMD codes must lie in 0-32767, got {bits}")
     return Tmd(domain=bits >> 11, task=bits >> 6 & MAX_TASK, modifier=bits & MAX_MODIFIER)

@@ -65,11 +65,7 @@ def nested_options(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parsed_mapping(name: str, value: Any) -> dict[str, Any]:
-    """Return a nested option's values, given as a mapping or as JSON.
-
-    Raises:
-        LvmError: If it is neither.
-    """
+    """Return a nested option's values, given as a mapping or as JSON. Raises LvmError if it is neither."""
     value = parsed(value)
     if not isinstance(value, Mapping):
         raise LvmError(f"{name} must be a mapping of names to values, got {value!r}; set {name}.NAME=VALUE instead.")

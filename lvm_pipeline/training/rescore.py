@@ -113,11 +113,7 @@ class RescoringProcess:
             self._process = None
 
     def __call__(self, model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:
-        """Return the scores of one model.
-
-        Raises:
-            LvmError: If the model cannot be loaded and scored there.
-        """
+        """Return the scores of one model. Raises LvmError if the model cannot be loaded and scored there."""
         if self._process is None or self._process.poll() is not None:
             self._end()
             command = [sys.executable, "-m", MODULE]

@@ -125,11 +125,7 @@ def save_trained_model(model_dir: Path, weights: Mapping[str, Tensor], info: Tra
 
 
 def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
-    """Read what a trained model says of itself.
-
-    Raises:
-        LvmError: If there is no trained model, or it is not readable.
-    """
+    """Read what a trained model says of itself. Raises LvmError if there is no trained model, or it is not readable."""
     path = model_dir / INFO_FILE
     restore_dir(model_dir)
     if not path.is_file():
@@ -268,11 +264,7 @@ def _errno_in(error: SafetensorError) -> int:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a file.
-
-    Raises:
-        LvmError: If the file is damaged or missing.
-    """
+    """Read all tensors of a file. Raises LvmError if the file is damaged or missing."""
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -280,11 +272,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """Read the texts of a file of tensors.
-
-    Raises:
-        LvmError: If the file is damaged or missing.
-    """
+    """Read the texts of a file of tensors. Raises LvmError if the file is damaged or missing."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}

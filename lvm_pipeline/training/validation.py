@@ -41,11 +41,7 @@ class Validation:
         self.scores = {name: selection_metric(name) for name in sorted({"cosine", "mse", config.selection_metric})}
 
     def metrics(self, model: LatentVectorModel, objective: SumOfTerms, phase: Phase) -> dict[str, float]:
-        """Predict the split and return every metric by name.
-
-        Raises:
-            LvmError: If a prediction is not finite.
-        """
+        """Predict the split and return every metric by name. Raises LvmError if a prediction is not finite."""
         predictions = predict_spans(model, self.vectors, self.spans, condition=self.condition)
         if not np.isfinite(predictions).all():
             raise LvmError(f"predictions are not finite; try a smaller learning rate than {phase.learning_rate}")

@@ -99,11 +99,7 @@ class LsaEncoder:
 
 
 def fit_lsa(texts: Sequence[str]) -> LsaEncoder:
-    """Fit the encoder on texts of train articles.
-
-    Raises:
-        LvmError: If the texts have no words.
-    """
+    """Fit the encoder on texts of train articles. Raises LvmError if the texts have no words."""
     vectorizer = TfidfVectorizer(
         max_features=MAX_WORDS,
         min_df=2 if len(texts) >= RARE_BELOW else 1,
@@ -126,11 +122,7 @@ def fit_lsa(texts: Sequence[str]) -> LsaEncoder:
 
 
 def load_lsa(folder: Path) -> LsaEncoder:
-    """Read an encoder written by `LsaEncoder.save`.
-
-    Raises:
-        LvmError: If there is none, or its files are damaged.
-    """
+    """Read an encoder written by `LsaEncoder.save`. Raises LvmError if there is none, or its files are damaged."""
     if not folder.is_dir():
         raise LvmError(f"There is no fitted encoder at {folder}; restore the folder, or use another --dataset-source.")
     try:

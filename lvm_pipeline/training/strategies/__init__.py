@@ -22,11 +22,7 @@ def strategy_names() -> list[str]:
 
 
 def load_strategy(name: str) -> "Strategy":
-    """Import one strategy.
-
-    Raises:
-        LvmError: If there is none of that name; the message lists what exists.
-    """
+    """Import one strategy. Raises LvmError if there is none of that name; the message lists what exists."""
     if name not in strategy_names():
         raise LvmError(
             f"There is no strategy {name!r}; there are {', '.join(strategy_names())}. Join several with +, such as "

@@ -39,11 +39,7 @@ class ResolutionOptions:
 
 
 def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options: ResolutionOptions) -> Staging:
-    """Add the term to every phase.
-
-    Raises:
-        LvmError: If a width is not below that of the vectors.
-    """
+    """Add the term to every phase. Raises LvmError if a width is not below that of the vectors."""
     full = data.concepts.vector_dim
     widths = lower_widths(full, options)
     if not widths or max(widths) >= full:

@@ -35,11 +35,7 @@ class TmdOptions:
 
 
 def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options: TmdOptions) -> Staging:
-    """Give the model a condition.
-
-    Raises:
-        LvmError: If the concepts have no TMD codes.
-    """
+    """Give the model a condition. Raises LvmError if the concepts have no TMD codes."""
     found, source = _vectors(data, options)
     known = (found[data.train_rows()] != 0).any(axis=1)
     if (assigned := _assignment(data)) is not None:
