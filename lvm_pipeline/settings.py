@@ -23,11 +23,26 @@ COMPOSE_VARIABLES = ("LVM_POSTGRES_PASSWORD", "LVM_POSTGRES_PORT")  # read by do
 EARLIER_NAMES = {"LVM_TRAINING_MODE": "mode"}  # variables of earlier versions that are still read
 
 
+class InHome:
+    """A path below `home`, as an attribute of the settings."""
+
+    def __init__(self, *parts: str):
+        self.parts = parts
+
+    def __get__(self, settings: "Settings", owner: type) -> Path:
+        return settings.home.joinpath(*self.parts)
+
+
 class Settings(TrainingConfig, BaseSettings):
     """Everything that can be set from outside, with its default; the training options are inherited."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LVM_", env_nested_delimiter="__", frozen=True, extra="forbid", env_ignore_empty=True
+        env_prefix="LVM_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,
+        ignored_types=(InHome,),
     )
 
     home: Path = Field(default_factory=lambda: default_home(), description="Folder for all state.")
@@ -163,93 +178,25 @@ class Settings(TrainingConfig, BaseSettings):
     def ui_address(self) -> str:
         return (self.dagster_url or f"http://127.0.0.1:{self.dagster_port}").rstrip("/")
 
-    @property
-    def data_dir(self) -> Path:
-        """Promoted data products."""
-        return self.home / "data"
-
-    @property
-    def staging_dir(self) -> Path:
-        """Products that have not passed their checks yet; on the same disk as `data_dir`."""
-        return self.home / "data" / "staging"
-
-    @property
-    def concepts_path(self) -> Path:
-        return self.data_dir / "concepts.parquet"
-
-    @property
-    def champion_concepts_path(self) -> Path:
-        """The concept table that the champion was trained on, the reference for drift."""
-        return self.data_dir / "champion_concepts.parquet"
-
-    @property
-    def sequences_path(self) -> Path:
-        return self.data_dir / "sequences.parquet"
-
-    @property
-    def vectors_dir(self) -> Path:
-        """Memory-mapped (N, D) arrays, one per fingerprint."""
-        return self.data_dir / "vectors"
-
-    @property
-    def trials_dir(self) -> Path:
-        """Trials, one folder per trial id: options, model, checkpoint, report."""
-        return self.home / "trials"
-
-    @property
-    def compile_cache_dir(self) -> Path:
-        """What torch.compile keeps from one training to the next."""
-        return self.home / "cache" / "torch_compile"
-
-    @property
-    def chat_cache_dir(self) -> Path:
-        """Answers of language models, one file per question."""
-        return self.home / "cache" / "chat"
-
-    @property
-    def models_dir(self) -> Path:
-        """Links to the latest trained model of each architecture."""
-        return self.home / "models"
-
-    @property
-    def reports_dir(self) -> Path:
-        """Verification report, leaderboard, and links to the latest report of each architecture."""
-        return self.home / "reports"
-
-    @property
-    def preference_dir(self) -> Path:
-        """Studies of preference, one folder per study, with the key that raters must not see."""
-        return self.home / "preference"
-
-    @property
-    def vec2text_dir(self) -> Path:
-        """Environment and weights of vec2text."""
-        return self.home / "vec2text"
-
-    @property
-    def encoders_dir(self) -> Path:
-        """Fitted encoders, one folder per space id."""
-        return self.home / "encoders"
-
-    @property
-    def decoders_dir(self) -> Path:
-        """Text decoders, one folder each."""
-        return self.home / "decoders"
-
-    @property
-    def postgres_dir(self) -> Path:
-        """Files of the built-in Postgres."""
-        return self.home / "postgres"
-
-    @property
-    def dagster_dir(self) -> Path:
-        """DAGSTER_HOME."""
-        return self.home / "dagster"
-
-    @property
-    def mlflow_dir(self) -> Path:
-        """MLflow artefacts."""
-        return self.home / "mlflow"
+    # Files and folders.
+    data_dir = InHome("data")  # promoted data products
+    staging_dir = InHome("data", "staging")  # products that wait for their checks, on the same disk
+    concepts_path = InHome("data", "concepts.parquet")  # the promoted concept table
+    champion_concepts_path = InHome("data", "champion_concepts.parquet")  # reference for drift
+    sequences_path = InHome("data", "sequences.parquet")  # the promoted sequence table
+    vectors_dir = InHome("data", "vectors")  # memory-mapped (N, D) arrays, one per fingerprint
+    trials_dir = InHome("trials")  # trials, one folder per trial id: options, model, checkpoint, report
+    compile_cache_dir = InHome("cache", "torch_compile")  # what torch.compile keeps from one training to the next
+    chat_cache_dir = InHome("cache", "chat")  # answers of language models, one file per question
+    models_dir = InHome("models")  # links to the latest trained model of each architecture
+    reports_dir = InHome("reports")  # reports, and links to the latest one of each architecture
+    preference_dir = InHome("preference")  # studies, each with the key that raters must not see
+    vec2text_dir = InHome("vec2text")  # environment and weights of vec2text
+    encoders_dir = InHome("encoders")  # fitted encoders, one folder per space id
+    decoders_dir = InHome("decoders")  # text decoders, one folder each
+    postgres_dir = InHome("postgres")  # files of the built-in Postgres
+    dagster_dir = InHome("dagster")  # DAGSTER_HOME
+    mlflow_dir = InHome("mlflow")  # MLflow artefacts
 
 
 def default_home() -> Path:
