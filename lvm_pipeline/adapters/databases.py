@@ -1,17 +1,19 @@
 """URLs of the databases: source tables, Dagster's storage, MLflow's store.
 
 On the embedded server these are three databases, because Dagster and MLflow both have a table `alembic_version`.
-URLs contain their password: they are passed to drivers and child environments, and never printed (see `shown`).
+URLs contain their password: they are passed to drivers and child environments, and never printed (see
+`database_urls.shown`).
 """
 
 import time
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 
 import psycopg
 from psycopg import errors as postgres_errors
 from psycopg import sql
 
 from lvm_pipeline.adapters import embedded_postgres
+from lvm_pipeline.adapters.database_urls import plain_url, shown, sqlalchemy_url
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 
@@ -21,6 +23,7 @@ MLFLOW_DATABASE = "mlflow"
 SOURCE_VARIABLE = "LVM_DATABASE_URL"
 DAGSTER_VARIABLE = "LVM_DAGSTER_DATABASE_URL"
 CONNECT_SECONDS = 10
+CLIENT_ENCODING = "UTF8"
 CREATE_ATTEMPTS = 20
 
 
@@ -33,7 +36,7 @@ def source_url(settings: Settings) -> str:
         LvmError: If the URL is no Postgres URL, or the embedded server does not start.
     """
     if settings.database_url is not None:
-        return _plain_url(settings.database_url.get_secret_value(), SOURCE_VARIABLE)
+        return plain_url(settings.database_url.get_secret_value(), variable=SOURCE_VARIABLE)
     return _embedded_url(settings, SOURCE_DATABASE, extension="vector")
 
 
@@ -46,15 +49,20 @@ def dagster_url(settings: Settings) -> str:
         LvmError: If the database cannot be used, or the embedded server does not start.
     """
     if settings.dagster_database_url is None:
-        return _with_driver(_embedded_url(settings, DAGSTER_DATABASE), "psycopg2")
-    url = _plain_url(settings.dagster_database_url.get_secret_value(), DAGSTER_VARIABLE)
+        return sqlalchemy_url(_embedded_url(settings, DAGSTER_DATABASE), "psycopg2")
+    url = plain_url(settings.dagster_database_url.get_secret_value(), variable=DAGSTER_VARIABLE)
     check_connection(url, variable=DAGSTER_VARIABLE)
-    return _with_driver(url, "psycopg2")
+    return sqlalchemy_url(url, "psycopg2")
 
 
 def mlflow_url(settings: Settings) -> str:
     """Return the URL of MLflow's store on the embedded server, with psycopg2 as for Dagster."""
-    return _with_driver(_embedded_url(settings, MLFLOW_DATABASE), "psycopg2")
+    return sqlalchemy_url(_embedded_url(settings, MLFLOW_DATABASE), "psycopg2")
+
+
+def connect(url: str, **options: Any) -> psycopg.Connection:
+    """Open a connection on which texts are UTF-8, whatever the encoding of the database and of its clients is."""
+    return psycopg.connect(url, **{"connect_timeout": CONNECT_SECONDS, "client_encoding": CLIENT_ENCODING, **options})
 
 
 def check_connection(url: str, *, variable: str = SOURCE_VARIABLE) -> None:
@@ -64,38 +72,15 @@ def check_connection(url: str, *, variable: str = SOURCE_VARIABLE) -> None:
         LvmError: If there is no server or database, or the user or password is refused.
     """
     try:
-        with psycopg.connect(url, connect_timeout=CONNECT_SECONDS):
+        with connect(url):
             pass
-    except psycopg.OperationalError as error:
-        raise LvmError(_connection_problem(url, str(error), variable)) from None
     except psycopg.ProgrammingError:  # libpq's message contains the URL
+        plain_url(url, variable=variable)  # raises a precise error
         raise LvmError(
             f"The URL of {shown(url)} is invalid; percent-encode special characters in {variable}."
         ) from None
-
-
-def shown(url: str) -> str:
-    """Return a URL without its password and options, for printing."""
-    parts = urlsplit(url)
-    user = f"{parts.username}@" if parts.username else ""
-    port = f":{parts.port}" if parts.port else ""
-    return urlunsplit((parts.scheme, f"{user}{parts.hostname or ''}{port}", parts.path, "", ""))
-
-
-def _plain_url(url: str, variable: str) -> str:
-    """Drop the driver from a SQLAlchemy URL; psycopg and ADBC accept only `postgresql://`."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
-        raise LvmError(f"{variable} is not a Postgres URL; write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE.")
-    try:
-        urlsplit(url).port  # noqa: B018 - raises where the port is no number
-    except ValueError:
-        raise LvmError(f"{variable} has an invalid port; percent-encode / : @ in its password.") from None
-    return f"postgresql://{rest}"
-
-
-def _with_driver(url: str, driver: str) -> str:
-    return url.replace("postgresql://", f"postgresql+{driver}://", 1)
+    except psycopg.Error as error:
+        raise LvmError(_connection_problem(url, str(error), variable)) from None
 
 
 def _embedded_url(settings: Settings, database: str, *, extension: str | None = None) -> str:
@@ -136,6 +121,14 @@ def _create_extension(connection: psycopg.Connection, extension: str) -> None:
         connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(extension)))
     except (postgres_errors.UniqueViolation, postgres_errors.DuplicateObject):
         return  # IF NOT EXISTS is no lock: another process was faster
+
+
+def not_utf8(url: str) -> str:
+    """Return the sentence about a database (of the encoding SQL_ASCII) whose texts are not all UTF-8."""
+    return (
+        f"The database at {shown(url)} holds texts that are not UTF-8 and does not say in which encoding they are; "
+        "convert it to UTF8."
+    )
 
 
 def _connection_problem(url: str, message: str, variable: str) -> str:

@@ -50,7 +50,7 @@ def has_table(url: str, name: str) -> bool:
 
 def _answer(url: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
     try:
-        with psycopg.connect(url, connect_timeout=databases.CONNECT_SECONDS) as connection:
+        with databases.connect(url) as connection:
             return connection.execute(query.encode(), parameters).fetchall()
     except psycopg.Error as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]

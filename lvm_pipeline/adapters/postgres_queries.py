@@ -4,14 +4,12 @@ Names come from settings and are quoted. The only value, the filter, is in a ses
 not stream queries with parameters.
 """
 
-from collections.abc import Mapping
-from typing import LiteralString
-
 from psycopg import sql
 
 from lvm_pipeline.adapters.postgres_tables import Table, Tables
-from lvm_pipeline.adapters.vector_columns import CAST_ARRAY_TYPES, JSON_TYPES
+from lvm_pipeline.adapters.vector_columns import ARRAY_TYPES, CAST_ARRAY_TYPES, JSON_TYPES
 from lvm_pipeline.concepts.ordering import ColumnKind, KeyForm, KeyPart, OrderRule
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import MAX_LISTED
 
 FILTER_VARIABLE = "lvm.dataset_source"
@@ -19,20 +17,58 @@ FILTER_COLUMN = "dataset_source"
 CODE_COLUMNS = {"domain": "domain_code", "task": "task_code", "modifier": "modifier_code"}
 NEGATIVE_COLUMNS = ("soft_negatives", "hard_negatives")
 WHOLE_NUMBER = r"^\s*-?[0-9]{1,15}(\.0+)?\s*$"
+TEXT_TYPES = ("text", "varchar", "bpchar", "name")
+UUID_TEXT = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+TABLE_ORDER = "lvm_table_order"
+# The type json and text may hold the escape of NUL, which no text can.
+JSON_VALUE = r"(replace({0}::text, '\u0000', '')::json ->> {1})"
+JSON_TEXT_VALUE = r"CASE WHEN {0} IS JSON OBJECT THEN (replace({0}, '\u0000', '')::json ->> {1}) END"
 Key = tuple[sql.Composable, sql.Composable | None]  # SQL of article and position
 
 
-def rows_of(tables: Tables, *, is_filtered: bool, with_vectors: bool = False) -> sql.Composable:
-    """Return `FROM ... WHERE ...` of the selected rows, with `with_vectors` joined to their vectors, if any."""
-    join = sql.SQL("")
+def rows_of(
+    tables: Tables, *, is_filtered: bool, with_vectors: bool = False, is_numbered: bool = False
+) -> sql.Composable:
+    """Return `FROM ... WHERE ...` of the selected rows.
+
+    Args:
+        tables: The tables.
+        is_filtered: Only those of the dataset source.
+        with_vectors: Joined to their vectors, if those are in a table of their own.
+        is_numbered: With their number in the order in which the table returns them, for tables that have no `ctid`.
+    """
+    entry, join = tables.entry.identifier, sql.SQL("")
+    if is_numbered:
+        entry = sql.SQL("(SELECT *, row_number() OVER () AS {} FROM {})").format(sql.Identifier(TABLE_ORDER), entry)
     if with_vectors and tables.vectors is not None:
-        is_one_type = tables.vectors.types["cpe_id"] == tables.entry.types["cpe_id"]
-        condition = sql.SQL("v.cpe_id = e.cpe_id" if is_one_type else "v.cpe_id::text = e.cpe_id::text")
-        join = sql.SQL(" LEFT JOIN {} v ON {}").format(tables.vectors.identifier, condition)
+        ids = [_comparable_id(table) for table in (tables.vectors, tables.entry)]
+        if tables.vectors.types["cpe_id"] == tables.entry.types["cpe_id"] == "uuid":
+            ids = [table.column("cpe_id") for table in (tables.vectors, tables.entry)]
+        join = sql.SQL(" LEFT JOIN {} v ON {} = {}").format(tables.vectors.identifier, *ids)
     where = sql.SQL("true")
     if is_filtered:
-        where = sql.SQL("e.{} = (SELECT current_setting({}))").format(sql.Identifier(FILTER_COLUMN), FILTER_VARIABLE)
-    return sql.SQL("FROM {} e{} WHERE {}").format(tables.entry.identifier, join, where)
+        where = sql.SQL("e.{}::text = (SELECT current_setting({}))").format(
+            sql.Identifier(FILTER_COLUMN), FILTER_VARIABLE
+        )
+    return sql.SQL("FROM {} e{} WHERE {}").format(entry, join, where)
+
+
+def _comparable_id(table: Table) -> sql.Composable:
+    """Return the id as text, UUIDs in lower case; other texts may differ by case alone."""
+    if table.types["cpe_id"] not in TEXT_TYPES:
+        return sql.SQL("{}::text").format(table.column("cpe_id"))
+    return sql.SQL("CASE WHEN {0} ~ {1} THEN lower({0}::text) ELSE {0}::text END").format(
+        table.column("cpe_id"), UUID_TEXT
+    )
+
+
+def nested_query(tables: Tables, rows: sql.Composable) -> sql.Composable | None:
+    """Find a row whose vector is an array of several dimensions; None where vectors are no arrays."""
+    if tables.vector_home.types[tables.vector_column] not in (*ARRAY_TYPES, *CAST_ARRAY_TYPES):
+        return None
+    return sql.SQL(
+        "SELECT e.cpe_id::text AS cpe_id, array_dims({0}) AS dims {1} AND array_ndims({0}) > 1 LIMIT 1"
+    ).format(tables.vector_home.column(tables.vector_column), rows)
 
 
 def sources_query(entry: Table) -> sql.Composable:
@@ -70,8 +106,7 @@ def packed_codes_query(entry: Table, rows: sql.Composable) -> sql.Composable | N
 
 def key_of(rule: OrderRule, entry: Table) -> Key:
     """Return the SQL of a rule's article and position."""
-    kinds = entry.kinds()
-    return _part(rule.article, kinds), _part(rule.position, kinds) if rule.position else None
+    return _part(rule.article, entry), _part(rule.position, entry) if rule.position else None
 
 
 def key_query(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Composable:
@@ -79,14 +114,18 @@ def key_query(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Compos
     article, position = key_of(rule, entry)
     is_number = rule.position is not None and rule.position.form is KeyForm.NUMBER
     starts = (
-        sql.SQL("count(*) FILTER (WHERE first = 0) AS num_from_zero, count(*) FILTER (WHERE first = 1) AS num_from_one")
+        sql.SQL(
+            "count(*) FILTER (WHERE first = 0) AS num_from_zero, count(*) FILTER (WHERE first = 1) AS num_from_one, "
+            "count(*) FILTER (WHERE last - first + 1 = num_positions) AS num_gapless"
+        )
         if is_number
-        else sql.SQL("0 AS num_from_zero, 0 AS num_from_one")
+        else sql.SQL("0 AS num_from_zero, 0 AS num_from_one, NULL::bigint AS num_gapless")
     )
     return sql.SQL(
         "SELECT count(*) AS num_articles, coalesce(sum(num_rows), 0)::bigint AS num_keyed, "
         "count(*) FILTER (WHERE num_rows > num_positions) AS num_tied, {} FROM ("
-        "SELECT article, sum(num)::bigint AS num_rows, count(*) AS num_positions, min(position) AS first FROM ("
+        "SELECT article, sum(num)::bigint AS num_rows, count(*) AS num_positions, min(position) AS first, "
+        "max(position) AS last FROM ("
         "SELECT {} AS article, {} AS position, count(*) AS num {} GROUP BY 1, 2) AS positions "
         "WHERE article IS NOT NULL AND position IS NOT NULL GROUP BY article) AS articles"
     ).format(starts, article, position or sql.SQL("0"), rows)
@@ -107,13 +146,14 @@ def tied_query(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Compo
 
 def mixed_query(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Composable | None:
     """List article keys under which a witness has several values; None if the table has no witness."""
-    kinds = entry.kinds()
-    witnesses = [part for part in rule.witnesses if part.column in kinds]
+    witnesses = [part for part in rule.witnesses if part.column in entry.types]
     if not witnesses:
         return None
     article, _ = key_of(rule, entry)
     names = [sql.Identifier(f"witness_{number}") for number in range(len(witnesses))]
-    columns = [sql.SQL("{} AS {}").format(_text(part), name) for part, name in zip(witnesses, names, strict=True)]
+    columns = [
+        sql.SQL("{} AS {}").format(_text(part, entry), name) for part, name in zip(witnesses, names, strict=True)
+    ]
     counts = [sql.SQL("count(DISTINCT {})").format(name) for name in names]
     most = sql.SQL("greatest({})").format(sql.SQL(", ").join(counts))
     return sql.SQL(
@@ -124,7 +164,11 @@ def mixed_query(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Comp
 
 
 def ordered_query(rule: OrderRule, tables: Tables, rows: sql.Composable) -> sql.Composable:
-    """Select every column of the concept table, in the rule's order."""
+    """Select every column of the concept table, in the rule's order.
+
+    Raises:
+        LvmError: If created_at is no time.
+    """
     article, position = key_of(rule, tables.entry)
     tmd_table = tables.holder("tmd_dense")
     columns = {
@@ -132,10 +176,10 @@ def ordered_query(rule: OrderRule, tables: Tables, rows: sql.Composable) -> sql.
         "article_id": sql.SQL("({})::text").format(article),
         "source_position": position if rule.is_counted and position else sql.SQL("NULL::bigint"),
         "concept_text": sql.SQL("e.concept_text::text"),
-        **{name: _optional(tables.entry, column, "smallint") for name, column in CODE_COLUMNS.items()},
+        **{name: _code(tables.entry, column) for name, column in CODE_COLUMNS.items()},
         "tmd_dense": _vector(tmd_table, "tmd_dense") if tmd_table else sql.SQL("NULL::real[]"),
         **{name: _negatives(tables.entry, name) for name in NEGATIVE_COLUMNS},
-        "created_at": _optional(tables.entry, "created_at", "timestamptz"),
+        "created_at": _time(tables.entry, "created_at"),
         "vector": _vector(tables.vector_home, tables.vector_column),
     }
     selected = sql.SQL(", ").join(
@@ -151,41 +195,65 @@ def _sort_keys(rule: OrderRule, entry: Table) -> list[sql.Composable]:
     keys = [article if rule.article.form is KeyForm.NUMBER else sql.SQL('({}) COLLATE "C"').format(article)]
     if position:
         keys.append(position)
-    if rule.accepts_table_order:
+    if rule.accepts_table_order and entry.is_view:
+        keys.append(sql.Identifier("e", TABLE_ORDER))
+    elif rule.accepts_table_order:
         keys += [sql.SQL("e.tableoid"), sql.SQL("e.ctid")]
     return [*keys, sql.SQL("e.cpe_id")]
 
 
-def _part(part: KeyPart, kinds: Mapping[str, ColumnKind]) -> sql.Composable:
+def _part(part: KeyPart, entry: Table) -> sql.Composable:
     column = sql.Identifier("e", part.column)
     if part.form is KeyForm.NATIVE:
         return column
     if part.form is KeyForm.TEXT:
-        return _text(part)
-    kind = kinds[part.column]
+        return _text(part, entry)
+    kind = entry.kinds()[part.column]
     if kind is ColumnKind.INTEGER:
         return sql.SQL("{}::bigint").format(column)
     if kind is ColumnKind.NUMBER:
         return sql.SQL("CASE WHEN {0} = trunc({0}) AND abs({0}) < 1e15 THEN {0}::bigint END").format(column)
-    return sql.SQL("CASE WHEN {0} ~ {1} THEN {0}::numeric::bigint END").format(_text(part), WHOLE_NUMBER)
+    return sql.SQL("CASE WHEN {0} ~ {1} THEN {0}::numeric::bigint END").format(_text(part, entry), WHOLE_NUMBER)
 
 
-def _text(part: KeyPart) -> sql.Composable:
+def _text(part: KeyPart, entry: Table) -> sql.Composable:
     column = sql.Identifier("e", part.column)
-    if part.json_key is not None:
-        return sql.SQL("({}::jsonb ->> {})").format(column, part.json_key)
-    return sql.SQL("{}::text").format(column)
+    if part.json_key is None:
+        return sql.SQL("{}::text").format(column)
+    if entry.types[part.column] == "jsonb":
+        return sql.SQL("({} ->> {})").format(column, part.json_key)
+    query = JSON_VALUE if entry.kinds()[part.column] is ColumnKind.JSON else JSON_TEXT_VALUE
+    return sql.SQL(query).format(column, part.json_key)
 
 
-def _optional(table: Table, column: str, type_name: LiteralString) -> sql.Composable:
-    value = table.column(column) if column in table.types else sql.SQL("NULL")
-    return sql.SQL("CAST({} AS {})").format(value, sql.SQL(type_name))
+def _code(entry: Table, column: str) -> sql.Composable:
+    """Select a TMD code as text, for `optional_columns.parse_codes`."""
+    return sql.SQL("{}::text").format(entry.column(column)) if column in entry.types else sql.SQL("NULL::text")
+
+
+def _time(entry: Table, column: str) -> sql.Composable:
+    """Select a time; text stays text, and what Arrow or Python cannot hold (infinity, years before 1) is null."""
+    if column not in entry.types:
+        return sql.SQL("NULL::timestamptz")
+    kind, value = entry.kinds()[column], entry.column(column)
+    if kind is ColumnKind.TEXT:
+        return sql.SQL("{}::text").format(value)
+    if kind is not ColumnKind.TIME:
+        raise LvmError(
+            f"{entry.name}.{column} has the type {entry.types[column]}, which is no time; make it timestamptz (as by "
+            f"to_timestamp), or give it another name: a view over the table will do."
+        )
+    return sql.SQL(
+        "CASE WHEN isfinite({0}) AND {0} >= '0001-01-02' AND {0} < '9999-12-31' THEN {0}::timestamptz END"
+    ).format(value)
 
 
 def _negatives(entry: Table, column: str) -> sql.Composable:
     if column not in entry.types:
         return sql.SQL("NULL::text")
-    return sql.SQL("to_jsonb({})::text").format(entry.column(column))
+    if entry.types[column] in ("json", "jsonb"):
+        return sql.SQL("{}::text").format(entry.column(column))
+    return sql.SQL("to_json({})::text").format(entry.column(column))
 
 
 def _vector(table: Table, column: str) -> sql.Composable:

@@ -1,11 +1,9 @@
 """Read the source tables over ADBC, in order and from one snapshot."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi
@@ -14,6 +12,8 @@ from adbc_driver_postgresql import StatementOptions
 from psycopg import sql
 
 from lvm_pipeline.adapters import databases, postgres_queries
+from lvm_pipeline.adapters.database_urls import with_parameters
+from lvm_pipeline.adapters.optional_columns import parse_codes, parse_string_lists, parse_times
 from lvm_pipeline.adapters.postgres_tables import Tables, find_tables
 from lvm_pipeline.adapters.vector_columns import READABLE_TYPES, parse_tmd, parse_vectors
 from lvm_pipeline.concepts.ordering import AmbiguousArticle, KeyFacts, OrderRule
@@ -23,9 +23,16 @@ from lvm_pipeline.errors import LvmError
 DEFAULT_SOURCE = "user_input"
 EVERY_ROW = "(every row)"
 CONNECT_SECONDS = 10
+NOT_UTF8 = "invalid byte sequence for encoding"  # of a database that does not check its texts
+COUNTED = ("num_keyed", "num_articles", "num_from_zero", "num_from_one", "num_gapless")  # of `KeyFacts`
 BATCH_BYTES = 4 << 20  # a quarter of the driver's own choice: 250 MB at the peak instead of 350, and no slower
 SORT_MEMORY = "64MB"
 DATABASE_ERRORS = (adbc_driver_manager.Error, pa.ArrowException, OSError)
+PARSERS = {
+    parse_codes: postgres_queries.CODE_COLUMNS,
+    parse_times: {"created_at": "created_at"},
+    parse_string_lists: {name: name for name in postgres_queries.NEGATIVE_COLUMNS},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,7 @@ class PostgresReader:
             with _database_errors(self.url):
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 cursor.execute("SET LOCAL TIME ZONE 'UTC'")
+                cursor.execute(f"SET LOCAL client_encoding = '{databases.CLIENT_ENCODING}'")
                 cursor.execute(f"SET LOCAL work_mem = '{SORT_MEMORY}'")
             query = _Query(cursor, self.url)
             tables = find_tables(
@@ -125,7 +133,7 @@ class PostgresTable:
         tied = self.query(postgres_queries.tied_query(rule, entry, rows)) if is_keyed and counts["num_tied"] else []
         mixed_query = postgres_queries.mixed_query(rule, entry, rows) if is_keyed else None
         mixed = self.query(mixed_query) if mixed_query else []
-        counted = {name: counts[name] for name in ("num_keyed", "num_articles", "num_from_zero", "num_from_one")}
+        counted = {name: counts[name] for name in COUNTED}
         return KeyFacts(
             num_rows=self.selection.num_rows,
             **counted,
@@ -137,13 +145,28 @@ class PostgresTable:
 
     def read_batches(self, rule: OrderRule) -> Iterator[pa.RecordBatch]:
         """Stream all rows in the rule's order, batch by batch."""
-        query = postgres_queries.ordered_query(rule, self.tables, self.rows(with_vectors=True))
+        self._refuse_nested_vectors()
+        is_numbered = rule.accepts_table_order and self.tables.entry.is_view
+        rows = self.rows(with_vectors=True, is_numbered=is_numbered)
+        query = postgres_queries.ordered_query(rule, self.tables, rows)
         for batch in self.query.stream(query):
             yield self._parsed(batch)
 
-    def rows(self, *, with_vectors: bool = False) -> sql.Composable:
-        is_filtered = self.selection.dataset_source is not None
-        return postgres_queries.rows_of(self.tables, is_filtered=is_filtered, with_vectors=with_vectors)
+    def rows(self, *, with_vectors: bool = False, is_numbered: bool = False) -> sql.Composable:
+        return postgres_queries.rows_of(
+            self.tables,
+            is_filtered=self.selection.dataset_source is not None,
+            with_vectors=with_vectors,
+            is_numbered=is_numbered,
+        )
+
+    def _refuse_nested_vectors(self) -> None:
+        query = postgres_queries.nested_query(self.tables, self.rows(with_vectors=True))
+        for row in self.query(query) if query else []:
+            raise LvmError(
+                f"{self.tables.vector_name} of concept {row['cpe_id']} is an array of several dimensions "
+                f"{row['dims']}, expected one vector; correct or delete that row."
+            )
 
     def _parsed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         columns = {name: batch.column(name) for name in SOURCE_SCHEMA.names}
@@ -155,8 +178,10 @@ class PostgresTable:
             name=self.tables.vector_name,
         )
         columns["tmd_dense"] = self._parsed_tmd(columns["tmd_dense"], columns["cpe_id"])
-        for name in postgres_queries.NEGATIVE_COLUMNS:
-            columns[name] = _string_lists(columns[name])
+        for parse, names in PARSERS.items():
+            for name, column in names.items():
+                called = f"{self.tables.entry.name}.{column}"
+                columns[name] = parse(columns[name], cpe_ids=columns["cpe_id"], name=called)
         return pa.record_batch([columns[name] for name in SOURCE_SCHEMA.names], schema=SOURCE_SCHEMA)
 
     def _parsed_tmd(self, column: pa.Array, cpe_ids: pa.Array) -> pa.Array:
@@ -178,12 +203,22 @@ def _select(query: _Query, tables: Tables, wanted: str | None) -> Selection:
     entry = tables.entry
     counts = {row["name"]: row["num_rows"] for row in query(postgres_queries.sources_query(entry))}
     num_rows = sum(counts.values())
+    if not num_rows and entry.hides_rows:
+        raise LvmError(
+            f"Row-level security of the table {entry.name} hides every row from this user; add a policy that lets it "
+            "SELECT, or connect as the owner of the table."
+        )
     if not num_rows:
         raise LvmError(f"The table {entry.name} holds no rows; load some with `lvm ingest FILE`.")
     named = {name: count for name, count in counts.items() if name is not None}
     listed = ", ".join(f"{name} ({count} rows)" for name, count in list(named.items())[:20]) or "none"
     if wanted is None and not named:
         return Selection(dataset_source=None, num_rows=num_rows)
+    if wanted is None and counts.get(None):
+        raise LvmError(
+            f"{counts[None]} rows of {entry.name} have no dataset_source, others do: {listed}; give them one, "
+            "or choose one with LVM_DATASET_SOURCE, which leaves them out."
+        )
     if wanted is None:
         wanted = DEFAULT_SOURCE if DEFAULT_SOURCE in named else next(iter(named)) if len(named) == 1 else None
     if wanted is None:
@@ -201,33 +236,9 @@ def _ambiguous(rows: list[dict]) -> tuple[AmbiguousArticle, ...]:
     return tuple(AmbiguousArticle(**{name: row[name] for name in fields}) for row in rows)
 
 
-def _string_lists(column: pa.Array) -> pa.Array:
-    """Parse JSON texts into lists of strings, each different text once."""
-    encoded = column.dictionary_encode()
-    lists = pa.array([_strings(text) for text in encoded.dictionary.to_pylist()], pa.list_(pa.string()))
-    return lists.take(encoded.indices)
-
-
-def _strings(text: str) -> list[str] | None:
-    """A list of strings, a single string, or null; a string may itself be the JSON of a list."""
-    value = json.loads(text)
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return [value]
-    if value is None:
-        return None
-    values = value if isinstance(value, list) else [value]
-    return [item if isinstance(item, str) else json.dumps(item) for item in values]
-
-
 def _connection(url: str) -> adbc_driver_postgresql.dbapi.Connection:
-    timed = url
-    if "connect_timeout" not in url:
-        timed = f"{url}{'&' if urlsplit(url).query else '?'}connect_timeout={CONNECT_SECONDS}"
     try:
-        return adbc_driver_postgresql.dbapi.connect(timed)
+        return adbc_driver_postgresql.dbapi.connect(with_parameters(url, connect_timeout=str(CONNECT_SECONDS)))
     except adbc_driver_manager.Error:
         databases.check_connection(url)  # raises a precise error
         raise LvmError(f"The database at {databases.shown(url)} cannot be read over ADBC; see its log.") from None
@@ -240,6 +251,8 @@ def _database_errors(url: str) -> Iterator[None]:
     except DATABASE_ERRORS as error:
         reason = str(error).partition("Query was:")[0].split("ERROR:")[-1].strip().splitlines()
         words = reason[0].strip() if reason else "no reason given"
+        if NOT_UTF8 in words:
+            raise LvmError(databases.not_utf8(url)) from None
         raise LvmError(
             f"A query of the database at {databases.shown(url)} failed ({words}); correct this and try again."
         ) from None

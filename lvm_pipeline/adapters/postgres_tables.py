@@ -17,6 +17,7 @@ KINDS = {
     **dict.fromkeys(("json", "jsonb"), ColumnKind.JSON),
     **dict.fromkeys(("timestamp", "timestamptz", "date"), ColumnKind.TIME),
 }
+JSON_COLUMN = "chunk_position"  # may be JSON in a text column
 NAME_PART = re.compile(r'"(?:[^"]|"")+"|[^".]+')
 Query = Callable[..., list[dict]]  # (sql, *parameters) -> rows
 
@@ -24,6 +25,10 @@ COLUMNS_QUERY = """
     SELECT attname::text AS name, typname::text AS type
     FROM pg_catalog.pg_attribute JOIN pg_catalog.pg_type ON pg_type.oid = atttypid
     WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
+FACTS_QUERY = """
+    SELECT relkind IN ('v', 'f') AS is_view, row_security_active(oid) AS hides_rows,
+      current_setting('server_version_num')::int >= 160000 AS reads_json_text
+    FROM pg_catalog.pg_class WHERE oid = to_regclass($1)"""
 TABLES_QUERY = """
     SELECT CASE WHEN n.nspname = 'public' THEN c.relname::text ELSE n.nspname || '.' || c.relname END AS name
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -33,11 +38,23 @@ TABLES_QUERY = """
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table with the Postgres type of each column; `name` as in the settings."""
+    """A table with the Postgres type of each column; `name` as in the settings.
+
+    Attributes:
+        name: As in the settings.
+        alias: Its name in queries.
+        types: Postgres type of each column.
+        is_view: Whether it is a view or a foreign table, whose rows have no place of their own.
+        hides_rows: Whether row-level security applies to the user.
+        reads_json_text: Whether the server can tell JSON text from other text (Postgres 16).
+    """
 
     name: str
     alias: str
     types: Mapping[str, str]
+    is_view: bool = False
+    hides_rows: bool = False
+    reads_json_text: bool = False
 
     @property
     def identifier(self) -> sql.Composable:
@@ -49,7 +66,10 @@ class Table:
 
     def kinds(self) -> dict[str, ColumnKind]:
         """What each column can be used for."""
-        return {name: KINDS.get(type_name, ColumnKind.OTHER) for name, type_name in self.types.items()}
+        kinds = {name: KINDS.get(type_name, ColumnKind.OTHER) for name, type_name in self.types.items()}
+        if self.reads_json_text and kinds.get(JSON_COLUMN) is ColumnKind.TEXT:
+            kinds[JSON_COLUMN] = ColumnKind.JSON_TEXT
+        return kinds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +116,10 @@ def find_tables(query: Query, *, entry_table: str, vector_table: str, vector_col
     """
     entry = _find_table(query, entry_table, "e")
     if entry is None:
-        there = ", ".join(row["name"] for row in query(TABLES_QUERY)) or "none"
+        tables = [row["name"] for row in query(TABLES_QUERY)]
+        if entry_table in tables:
+            raise LvmError(f"The database user may not use the schema of {entry_table}; grant USAGE on it.")
+        there = ", ".join(tables) or "none"
         raise LvmError(
             f"There is no table {entry_table} in the database (tables: {there}); "
             "load concepts with `lvm ingest FILE` or set LVM_ENTRY_TABLE."
@@ -125,8 +148,9 @@ def find_tables(query: Query, *, entry_table: str, vector_table: str, vector_col
 
 
 def _find_table(query: Query, name: str, alias: str) -> Table | None:
-    types = {row["name"]: row["type"] for row in query(COLUMNS_QUERY, table_identifier(name).as_string(None))}
-    return Table(name=name, alias=alias, types=types) if types else None
+    quoted = table_identifier(name).as_string(None)
+    types = {row["name"]: row["type"] for row in query(COLUMNS_QUERY, quoted)}
+    return Table(name=name, alias=alias, types=types, **query(FACTS_QUERY, quoted)[0]) if types else None
 
 
 def _require(table: Table, column: str) -> None:

@@ -3,7 +3,6 @@
 Shapes: n = rows of a batch, D = vector width.
 """
 
-import re
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from lvm_pipeline.adapters import databases
+from lvm_pipeline.adapters.database_urls import plain_url
 from lvm_pipeline.adapters.postgres_tables import COLUMNS_QUERY, table_identifier
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.articles import NAMESPACE
@@ -27,9 +27,13 @@ from lvm_pipeline.source.load import EntryBatch
 from lvm_pipeline.source.records import vector_bytes
 from lvm_pipeline.source.schema import Tmd, pack_tmd, source_metadata
 
-CONNECT_SECONDS = 10
 FETCH_ROWS = 20_000
 LOCK_KEY = int.from_bytes(b"lvm-load")  # of the advisory lock that keeps two loads apart
+# Puts the schema of pgvector (Supabase: `extensions`) on the search path of the transaction.
+VECTOR_ON_PATH = """
+    SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), quote_ident(nspname)),
+    true) FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace AS schema ON schema.oid = extnamespace
+    WHERE extname = 'vector' AND nspname <> ALL (current_schemas(true))"""
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
 ADDED_TYPES = {"document_id": "text", "sequence_index": "integer", "space_id": "text"}  # foreign tables may lack these
@@ -40,6 +44,12 @@ UPDATE_CODES = """
     UPDATE {entry} AS entry SET domain_code = d, task_code = t, modifier_code = m, tmd_bits = bits FROM codes
     WHERE entry.cpe_id::text = codes.id AND coalesce(entry.domain_code, 0) = 0 AND coalesce(entry.task_code, 0) = 0
     AND coalesce(entry.modifier_code, 0) = 0"""
+TEXT_TYPES = ("text", "varchar", "bpchar")
+USABLE_TYPES = {
+    "cpe_id": ("uuid", "text", "varchar"),
+    "sequence_index": ("int4", "int8"),
+    **dict.fromkeys(("concept_text", "dataset_source", "document_id", "space_id"), TEXT_TYPES),
+}
 Types = dict[str, str]  # column -> name of its Postgres type
 
 
@@ -112,14 +122,15 @@ class PostgresWriter:
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection]:
         """Open a transaction, committed if the block succeeds, and convert database errors to `LvmError`."""
-        url = re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", self.url)
+        url = plain_url(self.url, variable=databases.SOURCE_VARIABLE)
         try:
-            connection = psycopg.connect(url, connect_timeout=CONNECT_SECONDS)
+            connection = databases.connect(url)
         except psycopg.Error:
             databases.check_connection(url)  # raises a precise error
             raise LvmError(f"The database at {databases.shown(url)} could not be reached; try again.") from None
         try:
             with connection:
+                connection.execute(VECTOR_ON_PATH)
                 yield connection
         except postgres_errors.UniqueViolation as error:
             raise LvmError(self._twice_sentence(error)) from None
@@ -128,6 +139,8 @@ class PostgresWriter:
             raise LvmError(
                 f"The database user lacks a privilege at {databases.shown(url)} ({reason}); grant it."
             ) from None
+        except postgres_errors.CharacterNotInRepertoire:
+            raise LvmError(databases.not_utf8(url)) from None
         except psycopg.Error as error:
             reason = error.diag.message_primary or str(error).split("\n", 1)[0]
             raise LvmError(
@@ -159,7 +172,9 @@ class PostgresWriter:
                 remedy = f"run ALTER TABLE {table} {added}" if added else "load into another database"
                 there = f"lacks the column {', '.join(missing)}" if types else "is missing beside the other one"
                 raise LvmError(f"The table {table} {there}, so nothing can be loaded into it; {remedy}.")
-            _require_type(f"{table}.cpe_id", types["cpe_id"], ("uuid", "text", "varchar"))
+            for column in needs:
+                if column in USABLE_TYPES:
+                    _require_type(f"{table}.{column}", types[column], USABLE_TYPES[column])
         _require_type(f"{self.vector_table}.{self.vector_column}", vector_types[self.vector_column], ("vector",))
 
     def _require_insert(self, connection: psycopg.Connection) -> None:
@@ -189,7 +204,7 @@ class PostgresWriter:
             cursor.itersize = FETCH_ROWS
             cursor.execute(query, [dataset_source])
             for cpe_id, article_id, position, article_index, text_digest, vector_digest, space_id in cursor:
-                rows[str(uuid.UUID(cpe_id))] = KnownRow(
+                rows[_canonical(cpe_id)] = KnownRow(
                     article_id=article_id,
                     position=position,
                     article_index=int(article_index) if (article_index or "").isdecimal() else None,
@@ -281,6 +296,14 @@ def _batch_id(article_id: str) -> str:
         return str(uuid.UUID(article_id))
     except ValueError:
         return str(uuid.uuid5(NAMESPACE, article_id))
+
+
+def _canonical(cpe_id: str) -> str:
+    """Return a UUID in lower case with hyphens; another id, of a table with a text cpe_id, as it is."""
+    try:
+        return str(uuid.UUID(cpe_id))
+    except ValueError:
+        return cpe_id
 
 
 def _as_column(key: str, type_name: str | None) -> str | uuid.UUID:

@@ -3,7 +3,6 @@
 Shapes: n = rows of a batch, D = vector width.
 """
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.reader import TMD_DIM
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.source.values import parse_json, vector_of
 
 HEADER_BYTES = 4  # pgvector sends width and an unused word, two bytes each, before the numbers
 PGVECTOR_NUMBERS = {"vector": np.dtype(">f4"), "halfvec": np.dtype(">f2")}
@@ -75,14 +75,10 @@ def _from_json(column: pa.StringArray, *, cpe_ids: Sequence[str] | pa.Array, nam
     rows: list[NDArray[np.float32]] = []
     for text, cpe_id in zip(column.to_pylist(), cpe_ids, strict=True):
         try:
-            values = [] if text is None else json.loads(text)
-            rows.append(np.array([np.nan if v is None else v for v in values], np.float32))
-        except (ValueError, TypeError):
-            raise LvmError(
-                f"{name} of concept {cpe_id} is not a JSON list of numbers; correct or delete that row."
-            ) from None
-        if rows[-1].ndim != 1:
-            raise LvmError(f"{name} of concept {cpe_id} is a nested list; correct or delete that row.")
+            rows.append(np.empty(0, np.float32) if text is None else vector_of(parse_json(text)))
+        except ValueError as error:
+            problem = str(error) if str(error).startswith("is ") else f"is {error}"
+            raise LvmError(f"{name} of concept {cpe_id} {problem}; correct or delete that row.") from None
     widths = np.array([len(row) for row in rows], np.int64)
     return _lists(np.concatenate(rows) if rows else np.empty(0, np.float32), widths, missing=column.is_null())
 

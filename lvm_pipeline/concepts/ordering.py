@@ -23,8 +23,12 @@ class ColumnKind(StrEnum):
     NUMBER = "number"
     TEXT = "text"
     JSON = "json"
+    JSON_TEXT = "json text"  # text that may be JSON
     TIME = "time"
     OTHER = "other"
+
+
+JSON_KINDS = (ColumnKind.JSON, ColumnKind.JSON_TEXT)
 
 
 class KeyForm(StrEnum):
@@ -85,7 +89,8 @@ class KeyFacts:
 
     `num_keyed` rows have both parts of the key. `num_tied` articles hold different texts at one position (equal texts
     are duplicates, whose order does not matter) and `num_mixed` articles have more than one value in a witness; `tied`
-    and `mixed` list some of them. `num_from_zero` and `num_from_one` count the articles by their first position.
+    and `mixed` list some of them. `num_from_zero` and `num_from_one` count the articles by their first position,
+    `num_gapless` those with a row at each whole number from their first position to their last.
     """
 
     num_rows: int
@@ -93,6 +98,7 @@ class KeyFacts:
     num_articles: int
     num_from_zero: int = 0
     num_from_one: int = 0
+    num_gapless: int | None = None
     num_tied: int = 0
     tied: tuple[AmbiguousArticle, ...] = ()
     num_mixed: int = 0
@@ -182,7 +188,7 @@ def _standard_rules(kinds: Mapping[str, ColumnKind]) -> list[OrderRule]:
 
 def _is_usable(part: KeyPart, kinds: Mapping[str, ColumnKind]) -> bool:
     kind = kinds.get(part.column)
-    return kind is ColumnKind.JSON if part.json_key else kind not in (None, ColumnKind.JSON)
+    return kind in JSON_KINDS if part.json_key else kind not in (None, ColumnKind.JSON)
 
 
 def _named_rule(kinds: Mapping[str, ColumnKind], request: OrderRequest) -> OrderRule | None:
@@ -202,7 +208,7 @@ def _named_rule(kinds: Mapping[str, ColumnKind], request: OrderRequest) -> Order
             return None
         raise LvmError("LVM_ARTICLE_COLUMN needs LVM_POSITION_COLUMN too (or LVM_ACCEPT_TABLE_ORDER=true); set both.")
     kind = kinds[request.position_column]
-    is_whole = kind in {ColumnKind.INTEGER, ColumnKind.TEXT}
+    is_whole = kind in {ColumnKind.INTEGER, ColumnKind.TEXT, ColumnKind.JSON_TEXT}
     return OrderRule(
         name=f"{request.article_column}, {request.position_column}",
         article=_article_part(request.article_column, kinds),
@@ -241,6 +247,10 @@ def _failure(rule: OrderRule, facts: KeyFacts) -> dict[str, Any] | None:
     parts = " or ".join(str(part) for part in (rule.article, rule.position) if part)
     if facts.num_keyed < facts.num_rows:
         return _failed(rule, f"{facts.num_rows - facts.num_keyed} of {facts.num_rows} rows have no {parts}")
+    if facts.num_articles == facts.num_rows > 1 and not rule.is_named and not rule.accepts_table_order:
+        return _failed(
+            rule, f"each of the {facts.num_rows} rows has a {rule.article} of its own, so none has a next one"
+        )
     if facts.num_mixed:
         names = ", ".join(str(part) for part in rule.witnesses)
         articles = ", ".join(article.described("values") for article in facts.mixed[:MAX_LISTED])
@@ -265,24 +275,40 @@ def _failed(
 
 
 def _decided(rule: OrderRule, facts: KeyFacts, failed: list[dict[str, Any]]) -> OrderDecision:
-    # A named column may count inside each article or through the whole table; only in the former are gaps visible.
-    starts = facts.num_from_zero + facts.num_from_one
-    is_counted = rule.is_counted and (not rule.is_named or 2 * starts > facts.num_articles)
+    is_counted = rule.is_counted and (not rule.is_named or _counts_each_article(facts))
     rule = replace(rule, is_counted=is_counted, first_position=int(facts.num_from_one > 0 and facts.num_from_zero == 0))
     warning = None
     message = f"{facts.num_rows} concepts of {facts.num_articles} articles are ordered by {rule.name}"
     if rule.accepts_table_order:
         warning = f"The order inside articles is that of the table's rows ({rule.name}): it was accepted, not verified."
         message = f"{message}, which was accepted but not verified"
+    elif rule.is_named and not rule.is_counted and (gaps := _gaps_in_words(rule, facts)):
+        message = f"{message}, {gaps}"
+        warning = message if 2 * (facts.num_gapless or 0) > facts.num_articles else None
     finding = order_is_unambiguous.finding(
-        passed=not rule.accepts_table_order,
-        severity=Severity.WARNING if rule.accepts_table_order else None,
+        passed=warning is None,
+        severity=Severity.WARNING if warning else None,
         message=message,
         observed=facts.num_tied if rule.accepts_table_order else 0,
         allowed=0,
         details={"order_key": rule.name, "tried": failed},
     )
     return OrderDecision(rule=rule, finding=finding, warning=warning)
+
+
+def _counts_each_article(facts: KeyFacts) -> bool:
+    """Whether a column that the user named counts the concepts of every article without a gap, and not only ranks."""
+    starts = facts.num_from_zero + facts.num_from_one
+    return facts.num_gapless in (None, facts.num_articles) and 2 * starts > facts.num_articles
+
+
+def _gaps_in_words(rule: OrderRule, facts: KeyFacts) -> str | None:
+    if facts.num_gapless is None or facts.num_gapless == facts.num_articles:
+        return None
+    return (
+        f"which only ranks them: in {facts.num_articles - facts.num_gapless} articles {rule.position} does not count "
+        "by ones, so concepts that are missing there cannot be seen"
+    )
 
 
 def _refusal(failed: list[dict[str, Any]]) -> Finding:

@@ -7,9 +7,11 @@ import psycopg
 import pytest
 import sqlalchemy
 
+from lvm_pipeline import lineage
 from lvm_pipeline.adapters import databases
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
+from lvm_pipeline_tests.adapters.source_tables import good_rows, load
 
 SECRET = "hush-hush"
 
@@ -65,7 +67,7 @@ def test_each_way_a_database_cannot_be_reached_has_its_own_sentence(embedded_ser
         "refuses the user or password": good.replace(embedded_server.password, SECRET),
         "There is no database": embedded_server.url("nowhere").replace("lvm:", "lvm:"),
         "No Postgres answers": f"postgresql://lvm:{SECRET}@127.0.0.1:1/lvm",
-        "is invalid": f"postgresql://lvm:{SECRET}@127.0.0.1/lvm?no_such_option=1",
+        "has the parameter no_such_option, which Postgres does not know": f"postgresql://lvm:{SECRET}@127.0.0.1/lvm?no_such_option=1",
     }
 
     for sentence, url in wrong.items():
@@ -74,6 +76,67 @@ def test_each_way_a_database_cannot_be_reached_has_its_own_sentence(embedded_ser
         assert SECRET not in str(refusal.value)
         assert embedded_server.password not in str(refusal.value)
         assert str(refusal.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("rest", "sentence"),
+    [
+        ("host/db?pgbouncer=true", "has the parameter pgbouncer, which Postgres does not know; remove it"),
+        ("host/db?schema=mine", "has the parameter schema, .* write the tables as SCHEMA.TABLE in LVM_ENTRY_TABLE"),
+        ("host/db?ssl=1", "has the parameter ssl, .* write sslmode=require"),
+        ("host/db?sslmode", "The parameter sslmode in LVM_DATABASE_URL has no value"),
+        ("host:1,other:2,third:3x/db", "has an invalid port"),
+        ("host,other:1:2/db", "has an invalid port"),
+        ("host/db\n?sslmode=require", "contains a line break"),
+        ("host/%zz", "is not a valid Postgres URL; percent-encode"),
+    ],
+)
+def test_what_is_wrong_with_a_url_is_named(rest, sentence, tmp_path):
+    with pytest.raises(LvmError, match=sentence) as refusal:
+        databases.source_url(Settings(home=tmp_path, database_url=f"postgresql://me:{SECRET}@{rest}"))
+
+    assert SECRET not in str(refusal.value)
+
+
+def test_white_space_around_a_url_is_dropped(tmp_path):
+    settings = Settings(home=tmp_path, database_url=f" postgresql://me:{SECRET}@host/mine\n")
+
+    assert databases.source_url(settings) == f"postgresql://me:{SECRET}@host/mine"
+
+
+@pytest.mark.postgres
+def test_of_several_hosts_the_one_that_answers_is_used(database_of_rows, tmp_path):
+    parts = psycopg.conninfo.conninfo_to_dict(database_of_rows)
+    url = "postgresql://{user}:{password}@127.0.0.1:1,{host}:{port}/{dbname}?target_session_attrs=any".format(**parts)
+    settings = Settings(home=tmp_path, database_url=url, dagster_database_url=url)
+
+    with lineage.source_reader(settings).open() as table:
+        assert table.describe().num_rows == 25
+        assert table.describe().source.startswith("postgresql://{user}@127.0.0.1:1,{host}:{port}/".format(**parts))
+    engine = sqlalchemy.create_engine(databases.dagster_url(settings), poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        assert connection.scalar(sqlalchemy.text("SELECT count(*) FROM cpe_entry")) == 25
+    with psycopg.connect(databases.dagster_url(settings).replace("+psycopg2", "", 1)) as connection:
+        assert connection.execute("SELECT count(*) FROM cpe_entry").fetchone() == (25,)
+
+
+@pytest.mark.postgres
+def test_a_service_file_names_the_server(database_of_rows, tmp_path, monkeypatch):
+    parts = psycopg.conninfo.conninfo_to_dict(database_of_rows)
+    lines = ["[mine]", *(f"{name}={value}" for name, value in parts.items())]
+    (tmp_path / "services.conf").write_text("\n".join(lines))
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services.conf"))
+    settings = Settings(home=tmp_path, database_url="postgresql://?service=mine")
+
+    with lineage.source_reader(settings).open() as table:
+        assert table.describe().num_rows == 25
+        assert table.describe().source.startswith("postgresql:///?service=mine")
+
+
+@pytest.fixture
+def database_of_rows(database):
+    load(database, good_rows())
+    return database
 
 
 def test_a_shown_url_has_no_password():

@@ -193,3 +193,36 @@ def test_the_order_of_the_table_is_taken_only_when_accepted_and_says_so(database
     assert "accepted, not verified" in extraction.metadata.order_warning
     finding = check_concepts(extraction.path)[0]
     assert (finding.name, finding.passed, finding.severity) == ("order_is_unambiguous", False, Severity.WARNING)
+
+
+@pytest.mark.parametrize(
+    "position_of",
+    [lambda position, _: 437 * position, lambda position, _: 10 * position, lambda position, _: position + 4],
+    ids=["character offsets", "steps of ten", "page numbers"],
+)
+def test_a_named_column_that_does_not_count_by_ones_ranks(database, tmp_path, position_of):
+    rows = [{**row, "at": position_of(row["sequence_index"], row)} for row in good_rows()]
+    rows = [{**row, "page": row["document_id"]} for row in rows]
+    load(database, shuffled(without(rows, *ORDER_COLUMNS)), entry_columns={"page": "text", "at": "integer"})
+
+    extraction = extract(database, tmp_path, options=ExtractOptions(article_column="page", position_column="at"))
+
+    assert table_of(extraction)["concept_text"].to_pylist() == texts_of(rows)
+    assert table_of(extraction)["position"].to_pylist() == [*range(6), *range(7), *range(12)]
+    assert not blocking_failures(check_concepts(extraction.path))
+    assert extraction.metadata.order_warning is None
+
+
+def test_a_named_column_with_a_few_gaps_ranks_and_warns(database, tmp_path):
+    rows = without(good_rows(), "chunk_position")
+    load(database, rows)
+    execute(database, sql.SQL("DELETE FROM cpe_entry WHERE cpe_id = {}").format(id_of("1#3")))
+    options = ExtractOptions(article_column="document_id", position_column="sequence_index")
+
+    extraction = extract(database, tmp_path, options=options)
+
+    findings = check_concepts(extraction.path)
+    assert not blocking_failures(findings)
+    assert table_of(extraction)["position"].to_pylist() == [*range(6), *range(6), *range(12)]
+    assert "in 1 articles sequence_index does not count by ones" in extraction.metadata.order_warning
+    assert findings[0].severity is Severity.WARNING
