@@ -8,5 +8,3 @@ from mlflow.store.db.utils import _all_tables_exist as all_tables_exist
 from mlflow.store.db.utils import _initialize_tables as initialize_tables
 from mlflow.store.db.utils import _make_parent_dirs_if_sqlite as make_parent_dirs_if_sqlite
 from mlflow.store.db.utils import _verify_schema as verify_schema  # says whether the tables belong to this MLflow
-
-__all__ = ["all_tables_exist", "initialize_tables", "make_parent_dirs_if_sqlite", "verify_schema"]

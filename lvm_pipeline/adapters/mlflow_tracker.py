@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lvm_pipeline.adapters import mlflow_model, mlflow_store
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
-from lvm_pipeline.training.tracking import MetricSeries, TrainingStatus
+from lvm_pipeline.training.tracking import MetricSeries, Tracker, TrainingStatus
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -29,8 +29,8 @@ MAX_VALUE_LENGTH = 6000
 MAX_DIGEST_LENGTH = 36
 
 
-class MlflowTracker:
-    """A `Tracker` that writes to the MLflow store of the settings.
+class MlflowTracker(Tracker):
+    """Writes to the MLflow store of the settings.
 
     Metrics that cannot be written are sent with the next ones, so that an outage of the tracking server does not end a
     training. Opening the run and logging the model raise errors.
@@ -57,14 +57,10 @@ class MlflowTracker:
         return self._run_id and mlflow_store.run_url(self._settings, self._experiment_id, self._run_id)
 
     def start(
-        self,
-        run_name: str,
-        *,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
-        fingerprints: Mapping[str, str],
+        self, run_name: str, *, params: Mapping[str, object], tags: Mapping[str, str], fingerprints: Mapping[str, str]
     ) -> None:
         """Open the run, and mark runs of killed processes as failed. Raises LvmError if the store cannot be used."""
+        self.has_started = True
         client = mlflow_store.open_client(self._settings)
         mlflow_store.close_abandoned_runs(self._settings)
         self._experiment_id = mlflow_store.experiment_id(self._settings, self._experiment)
@@ -90,10 +86,6 @@ class MlflowTracker:
             self._send_metrics()
         except LvmError as error:
             logger.warning("%d metric values wait for the next attempt: %s", len(self._unsent), error)
-
-    def log_artifacts(self, folder: Path) -> None:
-        with mlflow_store.store_errors():
-            self._client.log_artifacts(self._open_run_id, str(folder))
 
     def log_model(self, model_dir: Path) -> None:
         """Log a trained model as an MLflow model that `mlflow.pyfunc` loads.

@@ -15,25 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lvm_pipeline.architectures._config import ModelConfig, config_with
+from lvm_pipeline.architectures._config import ModelConfig
+from lvm_pipeline.architectures._config import config_with as config_with
 from lvm_pipeline.errors import LvmError
 
 REQUIRED_PRESETS = ("smoke", "small", "full")
-
-__all__ = [
-    "Architecture",
-    "DenoisingOutput",
-    "LatentVectorModel",
-    "ModelConfig",
-    "OptimiserSetting",
-    "Preset",
-    "TrainingDefaults",
-    "at_last_position",
-    "config_with",
-    "count_parameters",
-    "declared_settings",
-    "num_params_of",
-]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,3 @@
 """The command `lvm`: commands, services (start, stop, watch), render (what is printed)."""
 
 from lvm_pipeline.cli.commands import app, main
-
-__all__ = ["app", "main"]

@@ -9,14 +9,3 @@ from dagster._core.storage.asset_check_execution_record import (  # results of o
 )
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager  # leaves output on the terminal
 from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG, PARTITION_NAME_TAG  # the keys have no public constant
-
-__all__ = [
-    "AUTOMATION_CONDITION_TAG",
-    "PARTITION_NAME_TAG",
-    "AssetCheckExecutionRecord",
-    "AssetCheckExecutionRecordStatus",
-    "DagsterPipesExecutionError",
-    "InstanceRef",
-    "InstigatorStatus",
-    "NoOpComputeLogManager",
-]

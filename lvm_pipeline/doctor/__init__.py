@@ -13,8 +13,6 @@ from lvm_pipeline.doctor.source import examine_source
 from lvm_pipeline.doctor.storage import examine_storage
 from lvm_pipeline.doctor.variables import examine_agreement, examine_names, read_settings
 
-__all__ = ["Diagnosis", "State", "examine"]
-
 
 def examine() -> Iterator[Diagnosis]:
     """Yield all diagnoses.

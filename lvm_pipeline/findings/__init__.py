@@ -10,17 +10,3 @@ from lvm_pipeline.findings.finding import (
     raise_on_blocking,
 )
 from lvm_pipeline.findings.invariant import Invariant, InvariantCheck, declared_in, invariant
-
-__all__ = [
-    "MAX_LISTED",
-    "Finding",
-    "Invariant",
-    "InvariantCheck",
-    "InvariantError",
-    "Severity",
-    "blocking_failures",
-    "declared_in",
-    "invariant",
-    "listed",
-    "raise_on_blocking",
-]

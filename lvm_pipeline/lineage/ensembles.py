@@ -110,9 +110,11 @@ def _made(
 ) -> TrainedTrial:
     from lvm_pipeline.experiments.ensemble import build_ensemble
     from lvm_pipeline.training.loop import TrainedModel
-    from lvm_pipeline.training.tracking import NullTracker, log_and_close
+    from lvm_pipeline.training.tracking import Tracker, log_and_close
 
-    tracker = tracker or NullTracker()
+    if tracker is not None:
+        complete_tracking(settings)
+    tracker = tracker or Tracker()
     tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
     info = build_ensemble(
         {trial_id: each.model_dir for trial_id, each in members.items()},
@@ -122,8 +124,6 @@ def _made(
         device=settings.device,
         num_threads=settings.num_threads,
     )
-    if not isinstance(tracker, NullTracker):
-        complete_tracking(settings)
     accepted = _accepted(TrainedModel(path=folder.staged_dir, info=info), folder.model_dir, tables, tracker)
     problem = log_and_close(tracker, accepted.path)
     run_id, url = tracker.run_id, tracker.run_url

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lvm_pipeline.errors import LvmError
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.training.data import TrainingData
     from lvm_pipeline.training.progress import OnProgress
     from lvm_pipeline.training.rescore import Rescorer
-    from lvm_pipeline.training.tracking import MetricSeries, Tracker, TrainingStatus
+    from lvm_pipeline.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +180,9 @@ class _Batch:
 
     def _attempt(self, trial: "PlannedTrial") -> dict[str, Any]:
         """Return status, reason and scores of a trial."""
-        tracker = StartNoted(self._tracker_for(trial.week))
+        from lvm_pipeline.training.tracking import Tracker
+
+        tracker = self._tracker_for(trial.week) or Tracker()
         try:
             return {"status": "done", "reason": None, **self._trained(trial, tracker)}
         except LvmError as error:
@@ -190,7 +191,7 @@ class _Batch:
             logger.exception("Trial %s failed", trial.trial_id)
             return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
 
-    def _trained(self, trial: "PlannedTrial", tracker: "StartNoted") -> dict[str, Any]:
+    def _trained(self, trial: "PlannedTrial", tracker: "Tracker") -> dict[str, Any]:
         started = time.monotonic()
         trained = (self._combined if trial.purpose == "ensemble" else self._trained_alone)(trial, tracker)
         overhead = time.monotonic() - started - trained.info.training_seconds
@@ -200,7 +201,7 @@ class _Batch:
             "mlflow_url": trained.mlflow_url,
         }
 
-    def _trained_alone(self, trial: "PlannedTrial", tracker: "StartNoted") -> TrainedTrial:
+    def _trained_alone(self, trial: "PlannedTrial", tracker: "Tracker") -> TrainedTrial:
         return train_trial(
             self._settings,
             trial.config,
@@ -211,7 +212,7 @@ class _Batch:
             rescorer=self._rescorer,
         )
 
-    def _combined(self, trial: "PlannedTrial", tracker: "StartNoted") -> TrainedTrial:
+    def _combined(self, trial: "PlannedTrial", tracker: "Tracker") -> TrainedTrial:
         return make_ensemble(
             self._settings,
             trial.config.model["members"],
@@ -231,40 +232,6 @@ class _Batch:
             num_threads=trial.config.num_threads,
             cache_dir=self._settings.data_dir / "baselines",
         )
-
-
-class StartNoted:
-    """A tracker that remembers whether a training started: an error before that is a refusal, not a failure."""
-
-    def __init__(self, tracker: "Tracker | None"):
-        from lvm_pipeline.training.tracking import NullTracker
-
-        self._tracker = tracker or NullTracker()
-        self.has_started = False
-
-    @property
-    def run_id(self) -> str | None:
-        return self._tracker.run_id
-
-    @property
-    def run_url(self) -> str | None:
-        return self._tracker.run_url
-
-    def start(self, run_name: str, **values: Any) -> None:
-        self.has_started = True
-        self._tracker.start(run_name, **values)
-
-    def log_metrics(self, metrics: "MetricSeries") -> None:
-        self._tracker.log_metrics(metrics)
-
-    def log_artifacts(self, folder: Path) -> None:
-        self._tracker.log_artifacts(folder)
-
-    def log_model(self, model_dir: Path) -> None:
-        self._tracker.log_model(model_dir)
-
-    def finish(self, status: "TrainingStatus") -> None:
-        self._tracker.finish(status)
 
 
 def _finished(settings: Settings, trial: "PlannedTrial", data: "TrainingData") -> "Outcome | None":

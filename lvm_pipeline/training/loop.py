@@ -42,7 +42,7 @@ from lvm_pipeline.training.phases import Phase
 from lvm_pipeline.training.progress import OnProgress, ProgressReport
 from lvm_pipeline.training.record import checkpoint_identity, run_params, run_tags, trained_model_info
 from lvm_pipeline.training.settle import settled
-from lvm_pipeline.training.tracking import NullTracker, Tracker, TrainingStatus, close, log_and_close
+from lvm_pipeline.training.tracking import Tracker, TrainingStatus, close, log_and_close
 from lvm_pipeline.training.trained_model import TrainedModelInfo, save_trained_model
 from lvm_pipeline.training.trial import Trial
 from lvm_pipeline.training.validation import Validation
@@ -100,7 +100,7 @@ def train(
     raise_on_blocking([preset_has_its_declared_size(architecture, config.preset)])
     trial = config.trial
     config = settled(config, architecture=architecture, is_leaking=data.sequences.metadata.is_leaking)
-    tracker = tracker or NullTracker()
+    tracker = tracker or Tracker()
     checkpoint_dir = checkpoint_dir or output_dir.with_name(f".{output_dir.name}.checkpoint")
     cache_dir = compile_cache_dir or output_dir.with_name(COMPILE_CACHE)
     with _reproducible(config):

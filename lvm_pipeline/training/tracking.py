@@ -1,4 +1,4 @@
-"""What training reports to: a small protocol, so that the loop knows of no tracking system.
+"""What training reports to: a small class, so that the loop knows of no tracking system.
 
 One tracker follows one training: `start`, then `log_metrics` in batches (an epoch's worth at a time, never step by
 step), then `log_model` with the finished folder, then `finish`. Whoever calls `start` calls `finish`, with `FAILED`
@@ -8,7 +8,7 @@ when an error passes by.
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from lvm_pipeline.errors import LvmError
 
@@ -18,26 +18,23 @@ TrainingStatus = Literal["FINISHED", "FAILED", "KILLED"]
 MetricSeries = Mapping[str, Sequence[tuple[int, float]]]  # metric name to (step, value) pairs
 
 
-class Tracker(Protocol):
-    """Where parameters, metrics and the model of one training go."""
+class Tracker:
+    """Where parameters, metrics and the model of one training go. This one tracks nothing."""
+
+    has_started = False  # whether `start` was called: an error before that is a refusal, not a failed training
 
     @property
     def run_id(self) -> str | None:
         """Id of the tracked run; None before `start`, or where nothing is tracked."""
-        ...
+        return None
 
     @property
     def run_url(self) -> str | None:
         """Page of the tracked run, None where there is none."""
-        ...
+        return None
 
     def start(
-        self,
-        run_name: str,
-        *,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
-        fingerprints: Mapping[str, str],
+        self, run_name: str, *, params: Mapping[str, object], tags: Mapping[str, str], fingerprints: Mapping[str, str]
     ) -> None:
         """Open the run.
 
@@ -47,19 +44,16 @@ class Tracker(Protocol):
             tags: What identifies the run: architecture, preset, space id, code version.
             fingerprints: Fingerprint of each data product read, by its name (`concepts`, `sequences`).
         """
-        ...
+        self.has_started = True
 
-    def log_metrics(self, metrics: MetricSeries) -> None: ...
-
-    def log_artifacts(self, folder: Path) -> None:
-        """Keep every file of a folder with the run."""
-        ...
+    def log_metrics(self, metrics: MetricSeries) -> None:
+        """Log the values of some steps."""
 
     def log_model(self, model_dir: Path) -> None:
         """Keep a finished trained model: `model.safetensors` with `trained_model.json`."""
-        ...
 
-    def finish(self, status: TrainingStatus) -> None: ...
+    def finish(self, status: TrainingStatus) -> None:
+        """Close the run; a second call changes nothing."""
 
 
 def log_and_close(tracker: Tracker, model_dir: Path) -> str | None:
@@ -81,37 +75,3 @@ def close(tracker: Tracker, status: TrainingStatus) -> str | None:
         logger.warning("The tracked run could not be closed as %s: %s", status, error)
         return str(error)
     return None
-
-
-class NullTracker:
-    """Tracks nothing."""
-
-    @property
-    def run_id(self) -> str | None:
-        return None
-
-    @property
-    def run_url(self) -> str | None:
-        return None
-
-    def start(
-        self,
-        run_name: str,
-        *,
-        params: Mapping[str, object],
-        tags: Mapping[str, str],
-        fingerprints: Mapping[str, str],
-    ) -> None:
-        """Do nothing."""
-
-    def log_metrics(self, metrics: MetricSeries) -> None:
-        """Do nothing."""
-
-    def log_artifacts(self, folder: Path) -> None:
-        """Do nothing."""
-
-    def log_model(self, model_dir: Path) -> None:
-        """Do nothing."""
-
-    def finish(self, status: TrainingStatus) -> None:
-        """Do nothing."""
