@@ -1,6 +1,6 @@
-"""URLs of the databases: source tables, Dagster's storage, MLflow's store.
+"""URLs of the databases: source tables, Dagster's storage, MLflow's store, Optuna's studies.
 
-On the embedded server these are three databases, because Dagster and MLflow both have a table `alembic_version`.
+On the embedded server each is a database of its own, because all have a table `alembic_version`.
 URLs contain their password: they are passed to drivers and child environments, and never printed (see
 `database_urls.shown`).
 """
@@ -20,6 +20,7 @@ from lvm_pipeline.settings import Settings
 SOURCE_DATABASE = "lvm"
 DAGSTER_DATABASE = "dagster"
 MLFLOW_DATABASE = "mlflow"
+OPTUNA_DATABASE = "optuna"
 SOURCE_VARIABLE = "LVM_DATABASE_URL"
 DAGSTER_VARIABLE = "LVM_DAGSTER_DATABASE_URL"
 CONNECT_SECONDS = 10
@@ -63,6 +64,11 @@ def mlflow_url(settings: Settings) -> str:
 def connect(url: str, **options: Any) -> psycopg.Connection:
     """Open a connection on which texts are UTF-8, whatever the encoding of the database and of its clients is."""
     return psycopg.connect(url, **{"connect_timeout": CONNECT_SECONDS, "client_encoding": CLIENT_ENCODING, **options})
+
+
+def optuna_url(settings: Settings) -> str:
+    """Return the URL of Optuna's studies on the embedded server, with psycopg2 as for Dagster."""
+    return sqlalchemy_url(_embedded_url(settings, OPTUNA_DATABASE), "psycopg2")
 
 
 def check_connection(url: str, *, variable: str = SOURCE_VARIABLE) -> None:

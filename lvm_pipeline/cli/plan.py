@@ -10,7 +10,7 @@ from lvm_pipeline.cli import render
 from lvm_pipeline.cli.options import PresetOption, SetOption, settings_of
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.settings import Settings
-from lvm_pipeline.tables import Column, Mark, Table
+from lvm_pipeline.tables import Column, Table
 
 if TYPE_CHECKING:
     from lvm_pipeline.experiments.trial_scores import Outcome
@@ -21,7 +21,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 WeekOption = Annotated[int | None, typer.Option("--week", "-w", help="Week of the plan, 1 to 5. Default: all.")]
-STATUS_MARKS: dict[str, Mark] = {"done": "good", "failed": "bad", "refused": "warn", "stale": "unsure"}
 BEST_COLUMNS = ("architecture", "config", "cosine over seeds", "parameters")
 
 
@@ -31,10 +30,11 @@ def list_(
 ) -> None:
     """List the trials of the plan with their status.
 
-    planned: not run yet. done, failed, refused: how it ended. stale: run with other data or code. waiting: settled when
-    weeks 1 to 4 have been run.
+    planned: not run yet. done, failed, refused: how it ended. stopped: ended early, since others were better. stale:
+    run with other data or code. waiting: settled later.
     """
     from lvm_pipeline import lineage
+    from lvm_pipeline.experiments.study_page import STATUS_MARKS
 
     rows = lineage.plan_rows(settings_of(preset=preset, set_options=set_), week=week)
     if as_json:

@@ -85,6 +85,7 @@ class Study:
     groups: tuple[ConfigGroup, ...] = field(repr=False)  # configs by mean cosine over their seeds, highest first
     best_configs: tuple[ConfigGroup, ...] = field(repr=False)  # the best group of each architecture
     champion_reason: str | None = None  # what the champion rule decided last
+    refinements: tuple[StudyRow, ...] = field(default=(), repr=False)  # refinements of the best config, as proposed
 
     @property
     def done(self) -> list[StudyRow]:
@@ -97,6 +98,7 @@ class Study:
     def as_json(self) -> dict[str, Any]:
         """Return the study as JSON values, without the sums by article, which lie in the trials' folders."""
         values = json.loads(json.dumps(asdict(self)))
+        values["refinements"] = [row.trial_id for row in self.refinements]
         for row in values["rows"]:
             for name in ("cosine_sums", "gain_sums", "target_counts"):
                 if row["scores"] is not None:

@@ -7,6 +7,7 @@ from markupsafe import Markup
 from lvm_pipeline.evaluation.pages import duration, render, size
 from lvm_pipeline.evaluation.report_tables import interval_in_words, interval_mark, noted
 from lvm_pipeline.experiments.plan import WEEKS
+from lvm_pipeline.experiments.refinement import AXES, PRUNER, SAMPLER
 from lvm_pipeline.experiments.study import ConfigGroup, Study, StudyRow, experiments_csv
 from lvm_pipeline.experiments.study_plots import parallel_coordinates, pareto_plots, sensitivity_plots
 from lvm_pipeline.files import write_json, write_text
@@ -14,7 +15,13 @@ from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.tables import Column, Mark, Table, number
 
 JSON_NAME, HTML_NAME, CSV_NAME = "study.json", "study.html", "experiments.csv"
-STATUS_MARKS: dict[str, Mark] = {"done": "good", "failed": "bad", "refused": "warn", "stale": "unsure"}
+STATUS_MARKS: dict[str, Mark] = {
+    "done": "good",
+    "stopped": "unsure",
+    "failed": "bad",
+    "refused": "warn",
+    "stale": "unsure",
+}
 
 
 def write_study_files(study: Study, folder: Path) -> tuple[Path, Path, Path]:
@@ -35,6 +42,8 @@ def study_html(study: Study) -> str:
         best=best_configs_table(study),
         trials=trials_table(study),
         configs=configs_table(study),
+        refinements=refinements_table(study) if study.refinements else None,
+        search=f"Optuna: {SAMPLER}; a training is stopped if its score is {PRUNER}.",
         pareto=pareto_plots(study) if study.done else [],
         sensitivity=sensitivity_plots(study),
         parallel=parallel_coordinates(study),
@@ -66,6 +75,23 @@ def configs_table(study: Study) -> Table[ConfigGroup]:
     return Table(columns=_CONFIG_COLUMNS, rows=study.groups)
 
 
+def refinements_table(study: Study) -> Table[StudyRow]:
+    """Return the refinements in the order in which they were proposed, with the options that were searched."""
+
+    def option(name: str) -> Column[StudyRow]:
+        return number(name.removeprefix("model."), lambda row: row.overrides.get(name), ".3g")
+
+    columns: list[Column[StudyRow]] = [
+        Column(title="number", text=lambda row: str(study.refinements.index(row) + 1)),
+        Column(title="trial", text=lambda row: row.trial_id, html=_trial_html, is_text=True),
+        Column(title="status", text=lambda row: row.status, mark=_status_mark, is_text=True),
+        *[option(axis.option) for axis in AXES],
+        number("cosine", lambda row: row.scores and row.scores.cosine),
+        Column(title="remark", text=lambda row: row.reason or "", is_text=True),
+    ]
+    return Table(columns=columns, rows=study.refinements)
+
+
 def trials_table(study: Study) -> Table[StudyRow]:
     """Return one row for each trial."""
     gains = [row.corrected_gain for row in study.done if row.corrected_gain]
@@ -80,9 +106,7 @@ def trials_table(study: Study) -> Table[StudyRow]:
         Column(title="week", text=lambda row: str(row.week)),
         Column(title="architecture", text=lambda row: row.architecture, is_text=True),
         Column(title="seed", text=lambda row: str(row.seed)),
-        Column(
-            title="status", text=lambda row: row.status, mark=lambda row: STATUS_MARKS.get(row.status, ""), is_text=True
-        ),
+        Column(title="status", text=lambda row: row.status, mark=_status_mark, is_text=True),
         number("cosine", lambda row: row.scores and row.scores.cosine),
         Column(
             title="gain, corrected 95 % interval",

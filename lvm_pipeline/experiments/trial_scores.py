@@ -22,7 +22,7 @@ from lvm_pipeline.training.data import TrainingData
 
 OUTCOME_FILE = "outcome.json"  # in the trial's folder
 
-OutcomeStatus = Literal["done", "failed", "refused"]
+OutcomeStatus = Literal["done", "stopped", "failed", "refused"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,10 @@ class Outcome:
     trial_id: str  # id of the trial
     week: int  # its week
     purpose: Purpose  # see `plan.PlannedTrial`
-    # done; failed: it began to train and broke off; refused: it cannot work with these data or options
+    # done; stopped: ended early as worse than others; failed: it began to train and broke off; refused: it cannot work
+    # with these data or options
     status: OutcomeStatus
-    reason: str | None = None  # why it failed or was refused
+    reason: str | None = None  # why it is not done
     options: dict[str, Any] = field(default_factory=dict)  # the options that tell the trial from others
     fingerprints: dict[str, str]  # of the data
     code_version: str  # of the code that it uses

@@ -1,6 +1,7 @@
-"""Week 5: ensembles of the best trials, and refinement of the best config by Latin hypercube sampling.
+"""Week 5: ensembles of the best trials, and refinement of the best config.
 
-Its trials follow from the scores of weeks 1 to 4, so they are settled when those have been run.
+Its trials follow from the scores of weeks 1 to 4, so they are settled when those have been run. Which refinement comes
+next follows from those before it.
 """
 
 from collections import defaultdict
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from lvm_pipeline.experiments.ensemble import Weighting, ensemble_trial
-from lvm_pipeline.experiments.plan import LAST_WEEK, NUM_REFINEMENTS, PlannedTrial
+from lvm_pipeline.experiments.plan import LAST_WEEK, PlannedTrial
+from lvm_pipeline.experiments.refinement import AXES
 from lvm_pipeline.training.config import TrainingConfig
 
 # Name, number of members, weights, and whether every member is of another architecture.
@@ -21,35 +23,6 @@ ENSEMBLES: tuple[tuple[str, int, Weighting, bool], ...] = (
     ("top3_architectures", 3, "equal", True),
     ("top3_architectures_weighted", 3, "validation", True),
     ("top5_architectures", 5, "equal", True),
-)
-
-DIGITS = 3  # of a drawn value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Axis:
-    """A training option and the range that is searched; relative ranges are factors of the best config's value."""
-
-    option: str
-    low: float
-    high: float
-    is_log: bool = True
-    is_relative: bool = False
-
-    def value(self, fraction: float, best: float) -> float:
-        """Return the value at a fraction, 0 to 1, of the range."""
-        if self.is_log:
-            found = self.low * (self.high / self.low) ** fraction
-        else:
-            found = self.low + (self.high - self.low) * fraction
-        return float(f"{found * (best if self.is_relative else 1.0):.{DIGITS}g}")
-
-
-AXES = (
-    Axis(option="learning_rate", low=1 / 3, high=3.0, is_relative=True),
-    Axis(option="correction_learning_rate_factor", low=0.1, high=1.0),
-    Axis(option="weight_decay", low=1e-3, high=0.1),
-    Axis(option="model.dropout", low=0.0, high=0.4, is_log=False),
 )
 
 
@@ -84,12 +57,19 @@ def ensembles(scored: Sequence[Scored], base: TrainingConfig) -> list[PlannedTri
     return planned
 
 
-def refinements(best: PlannedTrial, training: Mapping[str, Any]) -> list[PlannedTrial]:
-    """Return the refinements of the best config; `training` has its settled training options."""
-    return [
-        PlannedTrial(week=LAST_WEEK, config=_replaced(best.config, options), purpose="refinement")
-        for options in refined_options(training, count=NUM_REFINEMENTS)
-    ]
+def refinement(best: PlannedTrial, options: Mapping[str, float]) -> PlannedTrial:
+    """Return the best config with other values of some options."""
+    model = {name.removeprefix("model."): value for name, value in options.items() if name.startswith("model.")}
+    rest = {name: value for name, value in options.items() if not name.startswith("model.")}
+    config = best.config.with_options(**rest, model={**best.config.model, **model})
+    return PlannedTrial(week=LAST_WEEK, config=config, purpose="refinement")
+
+
+def refined_options(trial: PlannedTrial) -> dict[str, float]:
+    """Return the values of a refinement's options, as they were proposed."""
+    config = trial.config
+    values = {f"model.{name}": value for name, value in config.model.items()}
+    return {axis.option: values.get(axis.option, getattr(config, axis.option, None)) for axis in AXES}
 
 
 def from_identity(options: Mapping[str, Any], base: TrainingConfig) -> TrainingConfig:
@@ -100,22 +80,3 @@ def from_identity(options: Mapping[str, Any], base: TrainingConfig) -> TrainingC
 def _machine_options(base: TrainingConfig) -> dict[str, Any]:
     """Return the options that do not belong to the trial: device, threads and the like."""
     return {name: value for name, value in base.as_json().items() if name not in type(base.trial).model_fields}
-
-
-def _replaced(config: TrainingConfig, options: Mapping[str, float]) -> TrainingConfig:
-    model = {name.removeprefix("model."): value for name, value in options.items() if name.startswith("model.")}
-    rest = {name: value for name, value in options.items() if not name.startswith("model.")}
-    return config.with_options(**rest, model={**config.model, **model})
-
-
-def refined_options(training: Mapping[str, Any], *, count: int, seed: int = 0) -> list[dict[str, float]]:
-    """Return `count` replacements of options in the best config, whose settled training options are `training`.
-
-    Every axis is cut into `count` slices of equal size and each slice is used once, in random order.
-    """
-    rng = np.random.default_rng(seed)
-    drawn = {axis.option: (rng.permutation(count) + rng.uniform(size=count)) / count for axis in AXES}
-    return [
-        {axis.option: axis.value(float(drawn[axis.option][i]), training.get(axis.option, 1.0)) for axis in AXES}
-        for i in range(count)
-    ]

@@ -1,20 +1,19 @@
 """The plan of trials: what it holds and how far it is. `plan_run` runs it.
 
 LVM_HOME/trials/<trial_id>/outcome.json     how each trial ended, with its scores
-LVM_HOME/plan/week_5.json                   what week 5 refines, settled when weeks 1 to 4 have been run
+LVM_HOME/plan/week_5.json                   what week 5 consists of, see `week_five`
 LVM_HOME/reports/study.json, .html          the study report
 LVM_HOME/reports/experiments.csv            one row a trial
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvm_pipeline import files
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.lineage.models import training_config_of
 from lvm_pipeline.lineage.trials import trial_folder
+from lvm_pipeline.lineage.week_five import WeekFive, read_week_5, settle_week_5
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
 
@@ -24,19 +23,26 @@ if TYPE_CHECKING:
     from lvm_pipeline.experiments.trial_scores import Outcome, TrialScores
     from lvm_pipeline.training.config import TrainingConfig
 
-WEEK_5_FILE = "week_5.json"
+NOT_SETTLED = "it is settled when weeks 1 to 4 have been run"
+NOT_PROPOSED = "Optuna proposes it when those before it have ended"
+
+
+def trials_of_weeks_1_to_4(settings: Settings) -> "list[PlannedTrial]":
+    """Return the trials of weeks 1 to 4 at the settings' preset."""
+    from lvm_pipeline.experiments import plan
+
+    return plan.planned_trials(training_config_of(settings), shares=plan.SHARES)
 
 
 def planned(settings: Settings) -> "list[PlannedTrial]":
-    """Return the trials of weeks 1 to 4 at the settings' preset, and those of week 5 once they are settled."""
-    from lvm_pipeline.experiments import plan
-
-    trials = plan.planned_trials(training_config_of(settings), shares=plan.SHARES)
-    return [*trials, *_week_5(settings, trials)]
+    """Return the trials of weeks 1 to 4 and those of week 5 that are known by now."""
+    trials = trials_of_weeks_1_to_4(settings)
+    week_5 = week_5_of(settings, trials)
+    return trials if week_5 is None else [*trials, *week_5.ensembles, *week_5.refinements]
 
 
 def plan_rows(settings: Settings, *, week: int | None = None) -> list[dict[str, Any]]:
-    """Return one row for each trial of the plan with its status; week 5 is waiting until weeks 1 to 4 have been run.
+    """Return one row for each trial of the plan with its status; what is not settled yet is waiting.
 
     Raises:
         LvmError: If there is no such week.
@@ -47,10 +53,13 @@ def plan_rows(settings: Settings, *, week: int | None = None) -> list[dict[str, 
     trials = planned(settings)
     fingerprints = present_fingerprints(settings)
     rows = [_row(settings, trial, fingerprints) for trial in of_week(trials, week)]
-    if week in (None, LAST_WEEK) and not of_week(trials, LAST_WEEK):
-        names = [f"refinement-{number + 1}" for number in range(NUM_REFINEMENTS)]
-        names += [f"ensemble-{number + 1}" for number in range(NUM_ENSEMBLES)]
-        rows += [_waiting_row(settings, name) for name in names]
+    if week in (None, LAST_WEEK):
+        known = [trial.purpose for trial in of_week(trials, LAST_WEEK)]
+        if not known:
+            rows += [_waiting_row(settings, f"ensemble-{number + 1}", NOT_SETTLED) for number in range(NUM_ENSEMBLES)]
+        reason = NOT_PROPOSED if known else NOT_SETTLED
+        names = [f"refinement-{number + 1}" for number in range(known.count("refinement"), NUM_REFINEMENTS)]
+        rows += [_waiting_row(settings, name, reason) for name in names]
     return rows
 
 
@@ -73,7 +82,7 @@ def _row(settings: Settings, trial: "PlannedTrial", fingerprints: dict[str, str]
     }
 
 
-def _waiting_row(settings: Settings, name: str) -> dict[str, Any]:
+def _waiting_row(settings: Settings, name: str, reason: str) -> dict[str, Any]:
     return {
         "trial_id": name,
         "week": 5,
@@ -84,7 +93,7 @@ def _waiting_row(settings: Settings, name: str) -> dict[str, Any]:
         "seed": settings.seed,
         "status": "waiting",
         "is_addition": False,
-        "reason": "it is settled when weeks 1 to 4 have been run",
+        "reason": reason,
     }
 
 
@@ -124,32 +133,18 @@ def not_attempted(settings: Settings, trials: "Sequence[PlannedTrial]") -> "list
     return [trial for trial, outcome in outcomes if outcome is None or outcome.fingerprints != fingerprints]
 
 
-def _week_5(settings: Settings, trials: "Sequence[PlannedTrial]") -> "list[PlannedTrial]":
-    """Return the trials of week 5, settled once for these data; none before weeks 1 to 4 have been run."""
-    from lvm_pipeline.experiments import week_five
-    from lvm_pipeline.experiments.plan import LAST_WEEK, PlannedTrial
+def week_5_of(settings: Settings, trials: "Sequence[PlannedTrial]") -> "WeekFive | None":
+    """Return week 5, settled once for these data and trials of weeks 1 to 4; None before those have been run."""
+    from lvm_pipeline.experiments.week_five import Scored
 
-    path, base = settings.home / "plan" / WEEK_5_FILE, training_config_of(settings)
     fingerprints = present_fingerprints(settings)
     key = {"fingerprints": fingerprints, "of": [trial.trial_id for trial in trials]}
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if kept.get("key") == key:
-        return [
-            PlannedTrial(week=LAST_WEEK, config=week_five.from_identity(each["options"], base), purpose=each["purpose"])
-            for each in kept["trials"]
-        ]
-    scored = [week_five.Scored(trial=trial, cosine=scores.cosine) for trial, scores in done_trials(settings, trials)]
+    if (found := read_week_5(settings, key)) is not None:
+        return found
+    scored = [Scored(trial=trial, cosine=scores.cosine) for trial, scores in done_trials(settings, trials)]
     if fingerprints is None or not scored or not_attempted(settings, trials):
-        return []
-    best = week_five.best_of(scored)
-    info = trial_folder(settings, best.trial.trial_id).info()
-    settled = [
-        *(week_five.refinements(best.trial, info.training) if info is not None else []),
-        *week_five.ensembles(scored, base),
-    ]
-    options = [{"purpose": trial.purpose, "options": trial.config.trial.identity()} for trial in settled]
-    files.write_json(path, {"key": key, "best": best.trial.trial_id, "trials": options})
-    return settled
+        return None
+    return settle_week_5(settings, key, scored)
 
 
 def done_trials(settings: Settings, trials: "Sequence[PlannedTrial]") -> "Iterator[tuple[PlannedTrial, TrialScores]]":
@@ -180,6 +175,8 @@ def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
     current = {name: found for name, found in outcomes.items() if found.fingerprints == present_fingerprints(settings)}
     rows = study_rows(plan_rows(settings), trials, current)
     groups = config_groups(rows)
+    week_5 = week_5_of(settings, trials_of_weeks_1_to_4(settings))
+    by_id = {row.trial_id: row for row in rows}
     counts = next((row.scores.target_counts for row in rows if row.scores is not None), ())
     study = Study(
         preset=settings.preset,
@@ -191,6 +188,7 @@ def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
         rows=tuple(rows),
         groups=tuple(groups),
         best_configs=tuple(best_configs(groups)),
+        refinements=tuple(by_id[trial.trial_id] for trial in (week_5.refinements if week_5 is not None else ())),
         champion_reason=(read_champion(settings).get("decision") or {}).get("reason"),
     )
     return study, write_study_files(study, settings.reports_dir)

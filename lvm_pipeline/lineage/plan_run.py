@@ -1,6 +1,8 @@
 """Run trials of the plan one after the other in one process."""
 
+import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,16 +10,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.ensembles import make_ensemble
-from lvm_pipeline.lineage.models import TrainedTrial, train_trial, training_config_of
-from lvm_pipeline.lineage.plan import code_version_of, is_current, not_attempted, outcome_of, planned
+from lvm_pipeline.lineage.models import TrainedTrial, train_trial
+from lvm_pipeline.lineage.plan import code_version_of, is_current, outcome_of
+from lvm_pipeline.lineage.plan_queue import TrialQueue
 from lvm_pipeline.lineage.trials import TrialFolder, trial_folder, write_trial
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.training.progress import StoppedError
 
 if TYPE_CHECKING:
     from lvm_pipeline.experiments.plan import PlannedTrial
+    from lvm_pipeline.experiments.refinement import Proposal
     from lvm_pipeline.experiments.trial_scores import Outcome, TrialScores
     from lvm_pipeline.training.data import TrainingData
-    from lvm_pipeline.training.progress import OnProgress
+    from lvm_pipeline.training.progress import OnProgress, ProgressReport
     from lvm_pipeline.training.rescore import Rescorer
     from lvm_pipeline.training.tracking import Tracker
 
@@ -83,7 +88,7 @@ def run_plan(
     Raises:
         LvmError: If there is no such week or trial, the data cannot be used, or week 5 is asked for too early.
     """
-    from lvm_pipeline.experiments.plan import LAST_WEEK, check_week
+    from lvm_pipeline.experiments.plan import check_week
     from lvm_pipeline.training.data import load_training_data
     from lvm_pipeline.training.rescore import RescoringProcess
 
@@ -93,51 +98,24 @@ def run_plan(
     data = load_training_data(*tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir)
     outcomes: list[Outcome] = []
     num_new = 0
-    with RescoringProcess() as rescorer:
+    with RescoringProcess() as rescorer, contextlib.closing(TrialQueue(settings, week, trial_ids)) as queue:
         batch = _Batch(settings, data, rescorer, tracker_for=tracker_for, progress=progress, again=again)
-        waiting = _chosen(settings, week, trial_ids)
-        while waiting:
-            trial = waiting.pop(0)
-            finished = None if again else _finished(settings, trial, data)
-            if finished is None and budget_seconds is not None and time.monotonic() - started >= budget_seconds:
-                waiting.insert(0, trial)
+        while len(queue):
+            is_over = budget_seconds is not None and time.monotonic() - started >= budget_seconds
+            trial = queue.known()
+            outcome = None if again or trial is None else _finished(settings, trial, data)
+            if outcome is None and is_over:
                 break
-            outcome = finished or batch.run(trial)
+            is_new = outcome is None
+            if outcome is None:
+                trial, proposal = queue.start()
+                outcome = batch.run(trial, proposal)
+            queue.end()
             outcomes.append(outcome)
-            num_new += finished is None
-            if not waiting and week is None and trial_ids is None and trial.week != LAST_WEEK:
-                waiting = _chosen(settings, LAST_WEEK, None)
+            num_new += is_new
             if on_trial is not None:
-                on_trial(outcome, len(outcomes), len(outcomes) + len(waiting), is_new=finished is None)
-    return PlanRun(outcomes=tuple(outcomes), num_new=num_new, num_left=len(waiting))
-
-
-def _chosen(settings: Settings, week: int | None, trial_ids: Sequence[str] | None) -> "list[PlannedTrial]":
-    from lvm_pipeline.experiments.plan import LAST_WEEK, of_week
-
-    trials = planned(settings)
-    if trial_ids is not None:
-        known = {trial.trial_id: trial for trial in trials}
-        return [known.get(trial_id) or _run_before(settings, trial_id) for trial_id in trial_ids]
-    if week == LAST_WEEK and not of_week(trials, LAST_WEEK):
-        num_missing = len(not_attempted(settings, trials))
-        raise LvmError(
-            f"Week 5 refines the best of weeks 1 to 4, and {num_missing} of their trials have not been run on these "
-            "data; run them first with `lvm plan run`."
-        )
-    return of_week([trial for trial in trials if week is not None or trial.week != LAST_WEEK], week)
-
-
-def _run_before(settings: Settings, trial_id: str) -> "PlannedTrial":
-    """Return a trial that an earlier run of the plan recorded, perhaps at another preset."""
-    from lvm_pipeline.experiments.plan import PlannedTrial
-    from lvm_pipeline.experiments.week_five import from_identity
-
-    outcome = outcome_of(settings, trial_id)
-    if outcome is None:
-        raise LvmError(f"The plan has no trial {trial_id!r} with these settings; `lvm plan list` lists them.")
-    config = from_identity(outcome.options, training_config_of(settings))
-    return PlannedTrial(week=outcome.week, config=config, purpose=outcome.purpose)
+                on_trial(outcome, len(outcomes), len(outcomes) + len(queue), is_new=is_new)
+    return PlanRun(outcomes=tuple(outcomes), num_new=num_new, num_left=len(queue))
 
 
 class _Batch:
@@ -156,15 +134,18 @@ class _Batch:
         self._settings, self._data, self._rescorer = settings, data, rescorer
         self._tracker_for, self._progress, self._again = tracker_for, progress, again
 
-    def run(self, trial: "PlannedTrial") -> "Outcome":
-        """Train and score a trial, and record how it ended."""
+    def run(self, trial: "PlannedTrial", proposal: "Proposal | None" = None) -> "Outcome":
+        """Train and score a trial, and record how it ended; Optuna hears of it if it proposed the trial."""
         from lvm_pipeline.experiments.trial_scores import Outcome, write_outcome
 
         folder = trial_folder(self._settings, trial.trial_id)
         folder.path.mkdir(parents=True, exist_ok=True)
         write_trial(folder, trial.config.trial)
         started = time.monotonic()
-        ended = self._attempt(trial)
+        ended = self._attempt(trial, proposal)
+        if proposal is not None:
+            scores = ended.get("scores")
+            proposal.report(cosine=scores and scores.cosine, was_stopped=ended["status"] == "stopped")
         outcome = Outcome(
             trial_id=trial.trial_id,
             week=trial.week,
@@ -178,22 +159,28 @@ class _Batch:
         write_outcome(folder.path, outcome)
         return outcome
 
-    def _attempt(self, trial: "PlannedTrial") -> dict[str, Any]:
+    def _attempt(self, trial: "PlannedTrial", proposal: "Proposal | None") -> dict[str, Any]:
         """Return status, reason and scores of a trial."""
         from lvm_pipeline.training.tracking import Tracker
 
         tracker = self._tracker_for(trial.week) or Tracker()
         try:
-            return {"status": "done", "reason": None, **self._trained(trial, tracker)}
+            return {"status": "done", "reason": None, **self._trained(trial, tracker, proposal)}
+        except StoppedError as stopped:
+            shutil.rmtree(trial_folder(self._settings, trial.trial_id).checkpoint_dir, ignore_errors=True)
+            return {"status": "stopped", "reason": str(stopped)}
         except LvmError as error:
             return {"status": "failed" if tracker.has_started else "refused", "reason": str(error)}
         except Exception as error:  # whatever breaks a trial is recorded, and the plan goes on
             logger.exception("Trial %s failed", trial.trial_id)
             return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
 
-    def _trained(self, trial: "PlannedTrial", tracker: "Tracker") -> dict[str, Any]:
+    def _trained(self, trial: "PlannedTrial", tracker: "Tracker", proposal: "Proposal | None") -> dict[str, Any]:
         started = time.monotonic()
-        trained = (self._combined if trial.purpose == "ensemble" else self._trained_alone)(trial, tracker)
+        if trial.purpose == "ensemble":
+            trained = self._combined(trial, tracker)
+        else:
+            trained = self._trained_alone(trial, tracker, watchers(self._progress, proposal and proposal.on_progress))
         overhead = time.monotonic() - started - trained.info.training_seconds
         return {
             "scores": self._scores(trained.folder, trial),
@@ -201,12 +188,12 @@ class _Batch:
             "mlflow_url": trained.mlflow_url,
         }
 
-    def _trained_alone(self, trial: "PlannedTrial", tracker: "Tracker") -> TrainedTrial:
+    def _trained_alone(self, trial: "PlannedTrial", tracker: "Tracker", progress: "OnProgress | None") -> TrainedTrial:
         return train_trial(
             self._settings,
             trial.config,
             tracker=tracker,
-            progress=self._progress,
+            progress=progress,
             again=self._again,
             data=self._data,
             rescorer=self._rescorer,
@@ -234,9 +221,22 @@ class _Batch:
         )
 
 
+def watchers(*each: "OnProgress | None") -> "OnProgress":
+    """Return one callback that calls all of them."""
+
+    def on_progress(report: "ProgressReport", /) -> None:
+        for watcher in each:
+            if watcher is not None:
+                watcher(report)
+
+    return on_progress
+
+
 def _finished(settings: Settings, trial: "PlannedTrial", data: "TrainingData") -> "Outcome | None":
-    """Return the outcome of a trial that need not be run: done with these data and this code, its model still there."""
+    """Return the outcome of a trial that need not be run: done or stopped with these data and this code."""
     outcome = outcome_of(settings, trial.trial_id)
-    if outcome is None or outcome.status != "done" or not is_current(outcome, trial, data.fingerprints):
+    if outcome is None or not is_current(outcome, trial, data.fingerprints):
         return None
-    return outcome if trial_folder(settings, trial.trial_id).info() is not None else None
+    if outcome.status == "stopped":
+        return outcome
+    return outcome if outcome.status == "done" and trial_folder(settings, trial.trial_id).info() is not None else None

@@ -39,7 +39,7 @@ from lvm_pipeline.training.invariants import preset_has_its_declared_size
 from lvm_pipeline.training.objectives import SumOfTerms, training_loss
 from lvm_pipeline.training.optimiser import set_learning_rate
 from lvm_pipeline.training.phases import Phase
-from lvm_pipeline.training.progress import OnProgress, ProgressReport
+from lvm_pipeline.training.progress import OnProgress, ProgressReport, StoppedError
 from lvm_pipeline.training.record import checkpoint_identity, run_params, run_tags, trained_model_info
 from lvm_pipeline.training.settle import settled
 from lvm_pipeline.training.tracking import Tracker, TrainingStatus, close, log_and_close
@@ -93,6 +93,7 @@ def train(
 
     Raises:
         LvmError: If the config cannot be used with the data, a checkpoint cannot be resumed, or the loss is not finite.
+        StoppedError: If `progress` stopped it; the tracked run is closed as KILLED.
         InvariantError: If the preset has not its declared size, or `accept` found a blocking failure.
         KeyboardInterrupt: If it was interrupted; the tracked run is closed as KILLED.
     """
@@ -112,7 +113,7 @@ def train(
             trained = training.save(output_dir)
             trained = accept(trained) if accept is not None else trained
             status = "FINISHED"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StoppedError):
             status = "KILLED"
             raise
         finally:
@@ -306,6 +307,7 @@ class _Training:
             loss=loss,
             metric_name=self.config.selection_metric,
             best_score=progress.best_score,
+            epochs_validated=progress.last_epoch,
         )
 
     def _end_epoch(self, *, train_loss: float | None) -> None:

@@ -17,6 +17,7 @@ from lvm_pipeline.experiments import plan
 from lvm_pipeline.experiments.plan import Share
 from lvm_pipeline.settings import Settings, settings_environment, with_options
 from lvm_pipeline.training import rescore
+from lvm_pipeline.training.progress import StoppedError
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
 from lvm_pipeline_tests.training.test_loop import Recorder
 
@@ -155,25 +156,49 @@ def test_what_the_plan_does_not_have_is_refused(settings, small_plan):
         run(settings, week=5)
 
 
-def test_week_5_is_settled_by_the_weeks_before_it(settings, small_plan):
-    assert statuses(settings, week=5) == ["waiting"] * 15
+def test_week_5_combines_and_refines_the_best_of_the_weeks_before(lvm_home, embedded_server, small_plan, monkeypatch):
+    monkeypatch.setattr(plan, "NUM_REFINEMENTS", 3)
+    monkeypatch.setattr(rescore, "RescoringProcess", InProcess)
+    settings = Settings(home=lvm_home, device="cpu", preset="smoke", epochs=1, num_threads=1)
+    make_data(settings)
+    assert statuses(settings, week=5) == ["waiting"] * 8
     run(settings)
     run(settings, week=2)
-
     rows = lineage.plan_rows(settings, week=5)
-    refined, combined = ([row for row in rows if (row["architecture"] == "ensemble") is kind] for kind in (False, True))
+    assert [row["status"] for row in rows] == ["planned"] * (len(rows) - 3) + ["waiting"] * 3
 
-    assert {row["status"] for row in rows} == {"planned"}
-    assert (len(refined), len({row["architecture"] for row in refined})) == (10, 1)
-    assert [row["trial_id"] for row in lineage.plan_rows(settings, week=5)] == [row["trial_id"] for row in rows]
+    combined = [row["trial_id"] for row in rows if row["architecture"] == "ensemble"]
+    first = run(settings, week=5, budget_seconds=0)
+    assert (first.num_new, first.num_left) == (0, len(rows))
+    ended = run(settings, week=5)
 
-    chosen = [refined[0]["trial_id"], combined[0]["trial_id"]]
-    ended = run(settings, week=5, trial_ids=chosen)
-    assert [(outcome.trial_id, outcome.status) for outcome in ended.outcomes] == [(each, "done") for each in chosen]
-    members = combined[0]["overrides"]["model.members"]
-    assert len(lineage.named_trial(settings, chosen[1]).info().members) == len(members) == 3
-    study, _ = lineage.write_study(settings)
-    assert chosen[1] in [row.trial_id for row in study.done]
+    assert {outcome.trial_id: outcome.status for outcome in ended.outcomes[: len(combined)]} == dict.fromkeys(
+        combined, "done"
+    )
+    refined = ended.outcomes[len(combined) :]
+    assert [outcome.status for outcome in refined] == ["done"] * 3
+    assert len({outcome.trial_id for outcome in refined}) == 3
+    assert {"learning_rate", "weight_decay", "correction_learning_rate_factor"} <= set(refined[0].options)
+    assert len(lineage.named_trial(settings, combined[0]).info().members) == 3
+    assert statuses(settings, week=5) == ["done"] * len(rows)
+    assert run(settings, week=5).num_new == 0
+    (settings.trials_dir / refined[1].trial_id / "outcome.json").unlink()
+    assert [each.trial_id for each in run(settings, week=5).outcomes] == [each.trial_id for each in ended.outcomes]
+
+    study, (html_path, *_) = lineage.write_study(settings)
+    assert [row.trial_id for row in study.refinements] == [outcome.trial_id for outcome in refined]
+    assert "Refinement of the best config" in html_path.read_text()
+
+
+def test_a_refinement_that_is_stopped_early_is_recorded_and_not_run_again(settings, small_plan, monkeypatch):
+    def stops(*_, **__):
+        raise StoppedError("after epoch 3 its cosine was below the median of earlier trials")
+
+    monkeypatch.setattr(lineage.plan_run, "train_trial", stops)
+
+    assert {(each.status, each.reason[:15]) for each in run(settings).outcomes} == {("stopped", "after epoch 3 i")}
+    assert statuses(settings, week=1) == ["stopped"] * 3
+    assert run(settings).num_new == 0
 
 
 PROGRAM = """
