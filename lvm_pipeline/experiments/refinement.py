@@ -14,7 +14,7 @@ from lvm_pipeline.training.progress import ProgressReport, StoppedError
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
-    from optuna.distributions import FloatDistribution
+    from optuna.distributions import BaseDistribution, FloatDistribution
 
 NUM_RANDOM = 4  # trials drawn at random before the sampler learns from scores, and before any training is stopped
 NUM_WARMUP_EPOCHS = 2  # after which a training can be stopped
@@ -97,7 +97,9 @@ class Refinement:
         from optuna.trial import TrialState
 
         self._study = _study(storage, name, seed=seed)
-        self._axes = {axis.option: axis.distribution(float(training.get(axis.option, 1.0))) for axis in AXES}
+        self._axes: dict[str, BaseDistribution] = {
+            axis.option: axis.distribution(float(training.get(axis.option, 1.0))) for axis in AXES
+        }
         for interrupted in self._study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING)):
             self._study.tell(interrupted.number, state=TrialState.FAIL)  # its options are tried again if asked for
 

@@ -68,8 +68,8 @@ def refinement(best: PlannedTrial, options: Mapping[str, float]) -> PlannedTrial
 def refined_options(trial: PlannedTrial) -> dict[str, float]:
     """Return the values of a refinement's options, as they were proposed."""
     config = trial.config
-    values = {f"model.{name}": value for name, value in config.model.items()}
-    return {axis.option: values.get(axis.option, getattr(config, axis.option, None)) for axis in AXES}
+    model = {f"model.{name}": value for name, value in config.model.items()}
+    return {axis.option: model[axis.option] if axis.option in model else getattr(config, axis.option) for axis in AXES}
 
 
 def from_identity(options: Mapping[str, Any], base: TrainingConfig) -> TrainingConfig:
