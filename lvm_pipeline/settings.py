@@ -64,6 +64,11 @@ class Settings(TrainingConfig, BaseSettings):
     space_id: str | None = Field(
         default=None, description="Space id of the vectors (what encoder made them), for tables that do not say."
     )
+    encoder: str | None = Field(
+        default=None,
+        description="Encoder of that space, for a space id that does not say where it is: a sentence-transformers "
+        "model or its folder. It must reproduce the concepts' vectors.",
+    )
     article_column: str | None = Field(
         default=None, description="Column that holds the article id. Overrides the order rule."
     )

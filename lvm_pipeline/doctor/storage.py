@@ -71,10 +71,10 @@ def examine_encoders(settings: Settings) -> Iterator[Diagnosis]:
     except LvmError as error:
         yield ENCODERS.refused(error, fix="Extract the concepts again with `lvm run`.")
         return
-    if encoder_of_space(space_id, encoders_dir=settings.encoders_dir) is None:
+    if settings.encoder is None and encoder_of_space(space_id, encoders_dir=settings.encoders_dir) is None:
         yield ENCODERS.warning(
             f"none for {space_id}, the space of the concepts, so no texts are encoded again to check it",
-            f"Put the encoder's folder into {settings.encoders_dir}, with the extra `encoders` installed.",
+            "Set LVM_ENCODER to the encoder's folder, with the extra `encoders` installed.",
         )
 
 

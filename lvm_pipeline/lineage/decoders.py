@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -128,15 +129,12 @@ def _prefix_at_hand(settings: Settings, data: "TrainingData", *, encoder: "Encod
 def text_request(settings: Settings) -> "TextRequest":
     """Return what a report decodes: as many predictions as the settings say, with every decoder at hand."""
     from lvm_pipeline.evaluation.text_scores import TextRequest
-    from lvm_pipeline.source.encoders.registry import encoder_of_space
     from lvm_pipeline.training.data import load_training_data
 
     if not settings.text_targets:
         return TextRequest(num_targets=0)
     data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
-    encoder = None
-    if settings.text_candidates > 1:
-        encoder = encoder_of_space(data.concepts.space_id, encoders_dir=settings.encoders_dir)
+    encoder = space_encoder(settings, data.concepts.space_id)
     found = decoders_at_hand(settings, data, encoder=encoder)
     return TextRequest(num_targets=settings.text_targets, decoders=found.decoders, missing=found.missing)
 
@@ -161,11 +159,10 @@ def decode_lines(settings: Settings, lines: Iterable[bytes], *, num_candidates: 
     from lvm_pipeline.decoding._contract import refuse_other_space
     from lvm_pipeline.inference.reading import read_lines
     from lvm_pipeline.source.encoders.encoder import unit_length
-    from lvm_pipeline.source.encoders.registry import encoder_of_space
 
     torch.set_num_threads(settings.num_threads)
     decoder: Decoder = load_text_decoder(settings)
-    encoder = encoder_of_space(decoder.space_id, encoders_dir=settings.encoders_dir)
+    encoder = space_encoder(settings, decoder.space_id)
     if num_candidates > 1:
         decoder = load_text_decoder(settings).best_of(num_candidates, _needed(encoder, decoder.space_id))
     for concept in read_lines(map(_prediction_as_vector, lines)):
@@ -195,8 +192,8 @@ def _prediction_as_vector(line: bytes) -> bytes:
 def _needed(encoder: "Encoder | None", space_id: str) -> "Encoder":
     if encoder is None:
         raise LvmError(
-            f"The encoder of space {space_id} is not on this machine, so texts cannot be encoded; put it into the "
-            "folder of encoders, or give vectors and ask for one candidate."
+            f"The encoder of space {space_id} is not on this machine, so texts cannot be encoded; name it with "
+            "LVM_ENCODER, or give vectors and ask for one candidate."
         )
     return encoder
 

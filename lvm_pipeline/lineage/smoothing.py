@@ -8,6 +8,7 @@ import numpy as np
 
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.lineage.decoders import load_text_decoder
+from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.lineage.trials import TrialFolder
 from lvm_pipeline.settings import Settings
 
@@ -54,7 +55,6 @@ def smooth_trial(
     from lvm_pipeline.evaluation.report_page import write_report
     from lvm_pipeline.evaluation.scoring import score_model
     from lvm_pipeline.evaluation.smoothing import smooth, write_smoothing
-    from lvm_pipeline.source.encoders.registry import encoder_of_space
     from lvm_pipeline.training.data import load_training_data
 
     chat = chat or open_chat(settings)
@@ -67,7 +67,7 @@ def smooth_trial(
         chat,
         predictions=scored.predictions[chosen],
         targets=np.asarray(data.vectors[scored.targets.scored.target_rows[chosen]], np.float32),
-        encoder=encoder_of_space(data.concepts.space_id, encoders_dir=settings.encoders_dir),
+        encoder=space_encoder(settings, data.concepts.space_id),
         model_fingerprint=scored.model_fingerprint,
         decoder=opened.name,
         seed=seed,

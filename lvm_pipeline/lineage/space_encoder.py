@@ -16,20 +16,33 @@ SAME_SPACE = 0.98  # mean cosine of re-encoded concepts to their vectors; roundi
 
 
 def space_encoder(settings: Settings, space_id: str, *, name: str | None = None) -> "Encoder | None":
-    """Return the encoder of a space; None if no name is given and none is recorded.
+    """Return the encoder of a space; None if none is recorded and none is named.
 
-    A named encoder, a sentence-transformers model or its folder, must reproduce the vectors of the promoted concepts.
+    It is named by `name`, the setting `encoder`, or a model's folder in the folder of encoders that is called as the
+    space. A named encoder must reproduce the vectors of the promoted concepts; it is then recorded.
 
     Raises:
         LvmError: If the named encoder cannot be loaded, or makes other vectors.
     """
-    from lvm_pipeline.source.encoders.registry import encoder_named, encoder_of_space
+    from lvm_pipeline.source.encoders.registry import encoder_named, encoder_of_space, remember_encoder, renamed
+    from lvm_pipeline.source.encoders.sentence_transformer import SentenceTransformerEncoder
 
-    if name is None:
-        return encoder_of_space(space_id, encoders_dir=settings.encoders_dir)
+    recorded = encoder_of_space(space_id, encoders_dir=settings.encoders_dir) if name is None else None
+    name = name or settings.encoder or _own_folder(settings, space_id)
+    if recorded is not None or name is None or not settings.concepts_path.is_file():
+        return recorded
     encoder = encoder_named(name, encoders_dir=settings.encoders_dir)
     _refuse_other_vectors(settings, encoder, name)
+    if isinstance(encoder, SentenceTransformerEncoder) and encoder.space_id != space_id:
+        found, encoder = encoder.space_id, renamed(encoder, space_id)
+        remember_encoder(encoder, encoders_dir=settings.encoders_dir, found_space=found)
     return encoder
+
+
+def _own_folder(settings: Settings, space_id: str) -> str | None:
+    """Return the folder of a model that someone put into the folder of encoders under the name of the space."""
+    folder = settings.encoders_dir / space_id
+    return str(folder) if (folder / "modules.json").is_file() else None
 
 
 def _refuse_other_vectors(settings: Settings, encoder: "Encoder", name: str) -> None:

@@ -9,6 +9,7 @@ from lvm_pipeline.adapters import databases
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.concepts.store import memory_mapped_vectors, read_columns
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,13 +66,12 @@ def assign_tmd(
 
 def _nearest_codes(settings: Settings, concepts: ConceptsMetadata, rows: np.ndarray) -> list[list[int]]:
     from lvm_pipeline.source import tmd_labels
-    from lvm_pipeline.source.encoders.registry import encoder_of_space
 
-    encoder = encoder_of_space(concepts.space_id, encoders_dir=settings.encoders_dir)
+    encoder = space_encoder(settings, concepts.space_id)
     if encoder is None:
         raise LvmError(
             f"The encoder of the space {concepts.space_id} is not on this machine, so label descriptions cannot be "
-            f"encoded; put it into {settings.encoders_dir}, with the extra `encoders` installed."
+            f"encoded; name it with LVM_ENCODER, with the extra `encoders` installed."
         )
     vectors = memory_mapped_vectors(settings.concepts_path, settings.vectors_dir)
     return tmd_labels.nearest_codes(np.asarray(vectors[rows]), encoder).tolist()

@@ -58,7 +58,7 @@ def article_trier(settings: Settings, *, encoder_name: str | None = None) -> Art
     if encoder is None:
         raise LvmError(
             f"The encoder of the concepts' space {space_id} is not recorded in {settings.encoders_dir}, so the article "
-            "cannot be encoded; name it with --encoder."
+            "cannot be encoded; name it with --encoder or LVM_ENCODER."
         )
     predictors, left_out = _trained(settings, space_id)
     if LINEAR not in predictors:

@@ -1,6 +1,7 @@
 """Encoders by name and by space id."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from lvm_pipeline.errors import LvmError
@@ -30,13 +31,17 @@ def encoder_named(name: str, *, encoders_dir: Path) -> Encoder:
     return load_sentence_transformer(name, encoders_dir=encoders_dir)
 
 
-def remember_encoder(encoder: Encoder, *, encoders_dir: Path) -> None:
-    """Register an encoder for `encoder_of_space`: save a fitted one, record the folder of a model."""
+def remember_encoder(encoder: Encoder, *, encoders_dir: Path, found_space: str | None = None) -> None:
+    """Register an encoder for `encoder_of_space`: save a fitted one, record the folder of a model.
+
+    `found_space` is the space id that the model's files have, where the encoder goes by another one.
+    """
     folder = encoder_folder(encoders_dir, encoder.space_id)
     if isinstance(encoder, lsa.LsaEncoder) and not folder.exists():
         encoder.save(folder)
     if isinstance(encoder, SentenceTransformerEncoder):
-        write_json(folder / MODEL_FOLDER_FILE, {"space_id": encoder.space_id, "folder": str(encoder.folder)})
+        record = {"space_id": encoder.space_id, "folder": str(encoder.folder)}
+        write_json(folder / MODEL_FOLDER_FILE, record if found_space is None else {**record, "found": found_space})
 
 
 def encoder_of_space(space_id: str, *, encoders_dir: Path) -> Encoder | None:
@@ -53,11 +58,13 @@ def encoder_of_space(space_id: str, *, encoders_dir: Path) -> Encoder | None:
 
 
 def _model_of_space(space_id: str, folder: Path) -> Encoder:
-    model_dir = Path(json.loads((folder / MODEL_FOLDER_FILE).read_text(encoding="utf-8"))["folder"])
-    name = space_id.partition("/")[0]
-    encoder = load_sentence_transformer(str(model_dir), encoders_dir=folder, may_download=False)
-    if encoder.space_id.partition("/")[2] != space_id.partition("/")[2]:
-        raise ValueError(f"{model_dir} no longer holds {name}")
-    return SentenceTransformerEncoder(
-        space_id=space_id, vector_dim=encoder.vector_dim, folder=encoder.folder, model=encoder.model
-    )
+    record = json.loads((folder / MODEL_FOLDER_FILE).read_text(encoding="utf-8"))
+    encoder = load_sentence_transformer(record["folder"], encoders_dir=folder, may_download=False)
+    if encoder.space_id.partition("/")[2] != record.get("found", space_id).partition("/")[2]:
+        raise ValueError(f"{record['folder']} no longer holds {space_id}")
+    return renamed(encoder, space_id)
+
+
+def renamed(encoder: SentenceTransformerEncoder, space_id: str) -> SentenceTransformerEncoder:
+    """Return an encoder that goes by another space id."""
+    return replace(encoder, space_id=space_id)
