@@ -28,10 +28,7 @@ PROCESS_TAG = "lvm/process"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 # Dagster would send what steps print through files and a second process for each step; here it stays on the terminal.
 NO_COMPUTE_LOGS = {
-    "compute_logs": {
-        "module": NoOpComputeLogManager.__module__,
-        "class": NoOpComputeLogManager.__name__,
-    }
+    "compute_logs": {"module": NoOpComputeLogManager.__module__, "class": NoOpComputeLogManager.__name__}
 }
 
 

@@ -46,10 +46,7 @@ def from_version_1(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scores(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **{name: found[name] for name in MEASURES},
-        "retrieval": found["retrieval_by_exclusion"],
-    }
+    return {**{name: found[name] for name in MEASURES}, "retrieval": found["retrieval_by_exclusion"]}
 
 
 def _chance(found: Mapping[str, Any]) -> dict[str, float]:

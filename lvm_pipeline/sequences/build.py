@@ -193,10 +193,7 @@ def _splits_of_articles(rows: ConceptRows, target_articles: NDArray[np.int64], s
 
 
 def _refuse_empty_split(
-    rows: ConceptRows,
-    target_articles: NDArray[np.int64],
-    splits: NDArray[np.str_],
-    options: SequenceOptions,
+    rows: ConceptRows, target_articles: NDArray[np.int64], splits: NDArray[np.str_], options: SequenceOptions
 ) -> None:
     empty = [split for split in ("train", "validation") if not np.any(splits == split)]
     if not empty:

@@ -60,11 +60,7 @@ def training_options(architecture: str) -> list[Option]:
 
 def as_markdown() -> str:
     """Return `docs/training-options.md`; `make docs` writes it."""
-    parts = [
-        INTRODUCTION,
-        *_markdown_table(_general_options()),
-        STRATEGIES_INTRODUCTION,
-    ]
+    parts = [INTRODUCTION, *_markdown_table(_general_options()), STRATEGIES_INTRODUCTION]
     for name, strategy in STRATEGIES.items():
         options = [*_options_of(strategy)]
         parts += [f"\n### {name}\n\n{strategy.summary}.\n", *(_markdown_table(options) if options else ())]

@@ -48,11 +48,7 @@ class Validation:
         targets, mean = self.targets, self.train_mean
         scores = {f"validation_{name}": each.measure(predictions, targets, mean) for name, each in self.scores.items()}
         shares = share_metrics(
-            objective,
-            predictions,
-            targets,
-            batch_size=phase.batch_size,
-            is_unit=model.config.unit_length,
+            objective, predictions, targets, batch_size=phase.batch_size, is_unit=model.config.unit_length
         )
         further = {name: value for measure in self.measures for name, value in measure(predictions, targets).items()}
         return {**scores, **asdict(spread_of(predictions, targets, mean)), **shares, **further}
