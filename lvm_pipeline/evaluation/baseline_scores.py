@@ -6,17 +6,12 @@ a table and split holds the measures of every baseline on every target.
 Shapes: S = targets.
 """
 
-import hashlib
-import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lvm_pipeline.files import mark_used, prune_cache, staged_file
+from lvm_pipeline.evaluation.kept import kept_or_made
 from lvm_pipeline.measures.baselines import fit_baselines
 from lvm_pipeline.measures.metrics import Closeness, Spread
 from lvm_pipeline.measures.retrieval import EXCLUSIONS
@@ -42,17 +37,15 @@ def baseline_scores(
 
     `fingerprint` is that of the sequence table, which covers the concepts.
     """
-    if cache_dir is None:
-        return _scored(targets)
-    identity = json.dumps([fingerprint, split, targets.context_mode, targets.context_length, code_version()])
-    path = cache_dir / f"baselines-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npz"
-    kept = _read(path, num_targets=len(targets.scored))
-    if kept is None:
-        kept = _scored(targets)
-        _write(path, kept)
-    mark_used(path)
-    prune_cache(cache_dir, "baselines-*.npz", num_kept=KEPT_FILES)
-    return kept
+    return kept_or_made(
+        cache_dir,
+        "baselines",
+        [fingerprint, split, targets.context_mode, targets.context_length, code_version()],
+        make=lambda: _scored(targets),
+        pack=_packed,
+        unpack=lambda arrays, facts: _unpacked(arrays, facts, num_targets=len(targets.scored)),
+        num_kept=KEPT_FILES,
+    )
 
 
 def _scored(targets: Targets) -> dict[str, ScoredBaseline]:
@@ -65,24 +58,17 @@ def _scored(targets: Targets) -> dict[str, ScoredBaseline]:
     }
 
 
-def _write(path: Path, baselines: Mapping[str, ScoredBaseline]) -> None:
+def _packed(baselines: Mapping[str, ScoredBaseline]) -> tuple[dict[str, Any], Any]:
     arrays, facts = {}, {}
     for name, found in baselines.items():
         facts[name] = {"fitted": dict(found.fitted), "spread": asdict(found.scores.spread)}
         arrays |= {f"{name}/{measure}": values for measure, values in asdict(found.scores.closeness).items()}
         arrays |= {f"{name}/{rule}": found.scores.ranks[rule] for rule in EXCLUSIONS}
-    with staged_file(path) as staged, staged.open("wb") as file:
-        np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
+    return arrays, facts
 
 
-def _read(path: Path, *, num_targets: int) -> dict[str, ScoredBaseline] | None:
-    """Return what was kept; nothing where there is no file, or it is not whole."""
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            facts: dict[str, Any] = json.loads(str(file["facts"]))
-            kept = {name: _baseline(name, found, file) for name, found in facts.items()}
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-        return None
+def _unpacked(arrays: Mapping[str, Any], facts: Any, *, num_targets: int) -> dict[str, ScoredBaseline] | None:
+    kept = {name: _baseline(name, found, arrays) for name, found in facts.items()}
     is_whole = all(len(found.scores.closeness.cosine) == num_targets for found in kept.values())
     return kept if is_whole else None
 

@@ -1,14 +1,11 @@
 """The linear forecast of a set of targets, fitted once and kept beside the scores of the baselines."""
 
-import hashlib
-import json
-import zipfile
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from lvm_pipeline.files import mark_used, prune_cache, staged_file
+from lvm_pipeline.evaluation.kept import kept_or_made
 from lvm_pipeline.measures.linear_forecast import LinearForecast, fit_linear_forecast
 from lvm_pipeline.measures.targets import Targets
 from lvm_pipeline.training.provenance import code_version
@@ -21,18 +18,15 @@ def kept_forecast(targets: Targets, *, fingerprint: str, cache_dir: Path | None)
 
     `fingerprint` is that of the sequence table, which covers the concepts.
     """
-    if cache_dir is None:
-        return _fitted(targets)
-    identity = json.dumps([fingerprint, targets.context_mode, targets.context_length, code_version()])
-    path = cache_dir / f"linear-forecast-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npz"
-    forecast = _read(path)
-    if forecast is None:
-        forecast = _fitted(targets)
-        with staged_file(path) as staged, staged.open("wb") as file:
-            np.savez(file, **vars(forecast))
-    mark_used(path)
-    prune_cache(cache_dir, "linear-forecast-*.npz", num_kept=KEPT_FILES)
-    return forecast
+    return kept_or_made(
+        cache_dir,
+        "linear-forecast",
+        [fingerprint, targets.context_mode, targets.context_length, code_version()],
+        make=lambda: _fitted(targets),
+        pack=lambda forecast: (vars(forecast), None),
+        unpack=_unpacked,
+        num_kept=KEPT_FILES,
+    )
 
 
 def _fitted(targets: Targets) -> LinearForecast:
@@ -46,12 +40,7 @@ def _fitted(targets: Targets) -> LinearForecast:
     )
 
 
-def _read(path: Path) -> LinearForecast | None:
-    """Return what was kept; None where there is no file, or it is not whole."""
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {each.name: file[each.name] for each in fields(LinearForecast)}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
+def _unpacked(file: Mapping[str, Any], _facts: Any) -> LinearForecast:
+    arrays = {each.name: file[each.name] for each in fields(LinearForecast)}
     arrays["inputs"], arrays["penalties"] = tuple(arrays["inputs"].tolist()), tuple(arrays["penalties"].tolist())
     return LinearForecast(**arrays)

@@ -7,18 +7,16 @@ head is ranked by its scores, which the correction of cosines does not fit.
 Shapes: S = targets, P = candidates in the pool.
 """
 
-import hashlib
-import json
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_pipeline.evaluation.kept import kept_or_made
 from lvm_pipeline.evaluation.scoring import ScoredModel
-from lvm_pipeline.files import mark_used, prune_cache, staged_file
 from lvm_pipeline.measures.hubness import MAX_TRAIN_PREDICTIONS, candidate_penalties, train_sample
 from lvm_pipeline.measures.ranking import fit_ranking_baselines
 from lvm_pipeline.measures.retrieval import EARLIER_ROWS, Exclusion, target_ranks
@@ -124,17 +122,15 @@ def _ranked(predict: Predict, targets: Targets, penalties: NDArray[np.float32], 
 def _baselines(scored: ScoredModel, cache_dir: Path | None, *, seed: int) -> dict[str, _Ranked]:
     """Fit and rank the baselines, or read what an earlier call kept."""
     targets, fingerprint = scored.targets, scored.data.sequences.metadata.fingerprint
-    if cache_dir is None:
-        return _fitted(targets, seed=seed)
-    identity = [fingerprint, scored.split, targets.context_mode, targets.context_length, seed, code_version()]
-    path = cache_dir / f"ranking-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]}.npz"
-    kept = _read(path, num_targets=len(targets.scored))
-    if kept is None:
-        kept = _fitted(targets, seed=seed)
-        _write(path, kept)
-    mark_used(path)
-    prune_cache(cache_dir, "ranking-*.npz", num_kept=KEPT_FILES)
-    return kept
+    return kept_or_made(
+        cache_dir,
+        "ranking",
+        [fingerprint, scored.split, targets.context_mode, targets.context_length, seed, code_version()],
+        make=lambda: _fitted(targets, seed=seed),
+        pack=_packed,
+        unpack=lambda arrays, facts: _unpacked(arrays, facts, num_targets=len(targets.scored)),
+        num_kept=KEPT_FILES,
+    )
 
 
 def _fitted(targets: Targets, *, seed: int) -> dict[str, _Ranked]:
@@ -146,23 +142,16 @@ def _fitted(targets: Targets, *, seed: int) -> dict[str, _Ranked]:
     return found
 
 
-def _write(path: Path, baselines: Mapping[str, _Ranked]) -> None:
+def _packed(baselines: Mapping[str, _Ranked]) -> tuple[dict[str, Any], Any]:
     arrays = {f"{name}/{kind}": getattr(found, kind) for name, found in baselines.items() for kind in _KINDS}
-    facts = {name: dict(found.fitted) for name, found in baselines.items()}
-    with staged_file(path) as staged, staged.open("wb") as file:
-        np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
+    return arrays, {name: dict(found.fitted) for name, found in baselines.items()}
 
 
-def _read(path: Path, *, num_targets: int) -> dict[str, _Ranked] | None:
-    """Return what was kept; None if there is no file, or it is not whole."""
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            kept = {
-                name: _Ranked(**{kind: file[f"{name}/{kind}"] for kind in _KINDS}, fitted=fitted)
-                for name, fitted in json.loads(str(file["facts"])).items()
-            }
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-        return None
+def _unpacked(arrays: Mapping[str, Any], facts: Any, *, num_targets: int) -> dict[str, _Ranked] | None:
+    kept = {
+        name: _Ranked(**{kind: arrays[f"{name}/{kind}"] for kind in _KINDS}, fitted=fitted)
+        for name, fitted in facts.items()
+    }
     return kept if all(len(found.plain) == num_targets for found in kept.values()) else None
 
 

@@ -91,19 +91,6 @@ class ScoredModel:
             model_fingerprint=self.model_fingerprint,
         )
 
-    def baseline_row_scores(self, name: str, scores: Scores) -> RowScores:
-        """Return the same of a baseline scored on the same targets."""
-        own = self.row_scores()
-        return RowScores(
-            name=name,
-            fingerprint=own.fingerprint,
-            split=own.split,
-            target_rows=own.target_rows,
-            articles=own.articles,
-            cosines=scores.closeness.cosine,
-            is_leaking=own.is_leaking,
-        )
-
 
 def score_model(
     model_dir: Path,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.architectures._contract import Architecture
 
 WEEKS = {1: "baselines", 2: "state space", 3: "transformers", 4: "advanced", 5: "ensembles and refinement"}
-TRAINING_WEEKS, LAST_WEEK = (1, 2, 3, 4), 5
+LAST_WEEK = 5
 LARGEST_STEP = 32  # widths are multiples of this, or of the largest power of two that divides the preset's width
 FULL = "full"
 

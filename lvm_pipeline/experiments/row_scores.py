@@ -1,16 +1,12 @@
 """Cosines of a trained model on the validation targets, kept on disk: a hundred trials are compared more than once."""
 
-import hashlib
-import json
-import zipfile
 from pathlib import Path
-
-import numpy as np
 
 from lvm_pipeline.architectures._registry import PACKAGE as ARCHITECTURES
 from lvm_pipeline.evaluation import scoring
+from lvm_pipeline.evaluation.kept import kept_path, read_kept, write_kept
 from lvm_pipeline.evaluation.scoring import RowScores, ScoredModel, score_model
-from lvm_pipeline.files import mark_used, prune_cache, staged_file
+from lvm_pipeline.files import mark_used, prune_cache
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.provenance import code_version
@@ -46,11 +42,8 @@ def keep_row_scores(cache_dir: Path, model_dir: Path, scored: ScoredModel) -> No
     """Keep the cosines of a model that was just scored."""
     found = scored.row_scores()
     facts = {"name": found.name, "is_leaking": found.is_leaking, "model_fingerprint": found.model_fingerprint}
-    with (
-        staged_file(_path(cache_dir, model_dir, scored.data, scored.split)) as staged,
-        staged.open("wb") as file,
-    ):
-        np.savez(file, facts=np.array(json.dumps(facts)), **{name: getattr(found, name) for name in ARRAYS})
+    arrays = {name: getattr(found, name) for name in ARRAYS}
+    write_kept(_path(cache_dir, model_dir, scored.data, scored.split), arrays, facts)
     prune_cache(cache_dir, "row_scores-*.npz", num_kept=KEPT_FILES)
 
 
@@ -58,18 +51,16 @@ def _read(cache_dir: Path, model_dir: Path, data: TrainingData, split: Split) ->
     path = _path(cache_dir, model_dir, data, split)
     if read_trained_model_info(model_dir).fingerprints != data.fingerprints:
         return None  # whether it may be scored at all is for `score_model` to say
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays, facts = {name: file[name] for name in ARRAYS}, json.loads(str(file["facts"]))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+    kept = read_kept(path, lambda arrays, facts: {**facts, **{name: arrays[name] for name in ARRAYS}})
+    if kept is None:
         return None
     mark_used(path)
-    return RowScores(**facts, **arrays, fingerprint=data.sequences.metadata.fingerprint, split=split)
+    return RowScores(**kept, fingerprint=data.sequences.metadata.fingerprint, split=split)
 
 
 def _path(cache_dir: Path, model_dir: Path, data: TrainingData, split: Split) -> Path:
     info = read_trained_model_info(model_dir)
     architectures = sorted({info.architecture, *(member.architecture for member in info.members)})
     code = code_version(scoring.__name__, *(f"{ARCHITECTURES}.{name}" for name in architectures))
-    identity = json.dumps([weights_fingerprint(model_dir), info.identity, info.mode, data.fingerprints, split, code])
-    return cache_dir / f"row_scores-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npz"
+    identity = [weights_fingerprint(model_dir), info.identity, info.mode, data.fingerprints, split, code]
+    return kept_path(cache_dir, "row_scores", identity)
