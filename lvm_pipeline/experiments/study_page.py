@@ -124,6 +124,10 @@ def trials_table(study: Study) -> Table[StudyRow]:
     return Table(columns=columns, rows=study.rows)
 
 
+def _status_mark(row: StudyRow) -> Mark:
+    return STATUS_MARKS.get(row.status, "")
+
+
 def _trial_html(row: StudyRow) -> Markup:
     name = Markup('<a href="../trials/{0}/">{0}</a>').format(row.trial_id) if row.scores else row.trial_id
     addition = "addition to the 100" if row.is_addition else ""

@@ -1,18 +1,18 @@
 """Ensembles of trained trials: combined, checked, promoted and tracked like a trial."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.lineage.models import TrainedTrial, accepted_at, complete_tracking, trained_before
+from lvm_pipeline.lineage.models import TrainedTrial, accepted_at, complete_tracking, trained_before, trained_now
 from lvm_pipeline.lineage.results import build_leaderboard
 from lvm_pipeline.lineage.trials import (
     TrialFolder,
     link_model,
     named_trial,
     trial_folder,
-    write_tracking,
     write_trial,
 )
 from lvm_pipeline.settings import Settings
@@ -126,17 +126,7 @@ def _made(
     )
     accepted = _accepted(TrainedModel(path=folder.staged_dir, info=info), folder.model_dir, tables, tracker)
     problem = log_and_close(tracker, accepted.path)
-    run_id, url = tracker.run_id, tracker.run_url
-    write_tracking(folder.model_dir, run_id=run_id, url=url, is_complete=problem is None)
-    return TrainedTrial(
-        folder=folder,
-        info=info,
-        findings=accepted.findings,
-        was_trained=True,
-        mlflow_run_id=run_id,
-        mlflow_url=url,
-        tracking_problem=problem,
-    )
+    return trained_now(folder, replace(accepted, tracking_problem=problem), tracker)
 
 
 def _accepted(

@@ -63,8 +63,7 @@ def train_on(
         again=again,
         accept=accepted_at(output, tables, tracker),
     )
-    is_complete = trained.tracking_problem is None
-    write_tracking(output, run_id=tracker.run_id, url=tracker.run_url, is_complete=is_complete)
+    write_tracking(output, tracker, is_complete=trained.tracking_problem is None)
     return trained
 
 

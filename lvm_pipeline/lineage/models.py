@@ -9,6 +9,7 @@ from lvm_pipeline import files
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, raise_on_blocking
 from lvm_pipeline.lineage.trials import (
+    TRACKING_FILE,
     TrialFolder,
     link_model,
     move_earlier_layout,
@@ -40,8 +41,7 @@ class TrainedTrial:
     info: "TrainedModelInfo"  # what the trained model says of itself
     findings: tuple[Finding, ...]  # what was checked before it was promoted
     was_trained: bool  # False if it had been trained before with the same data, code and options
-    mlflow_run_id: str | None  # the MLflow run that made it, None where nothing tracked it
-    mlflow_url: str | None  # its page
+    mlflow_url: str | None  # page of the MLflow run that made it, None where nothing tracked it
     # why MLflow does not hold the model yet; it is tried again at the next training
     tracking_problem: str | None = None
 
@@ -87,6 +87,8 @@ def train_trial(
         InvariantError: If a blocking finding failed; an earlier model of the trial stays.
     """
     from lvm_pipeline.training.data import load_training_data
+    from lvm_pipeline.training.loop import train
+    from lvm_pipeline.training.tracking import Tracker
 
     move_earlier_layout(settings)
     folder = trial_folder(settings, config.trial.trial_id)
@@ -99,27 +101,43 @@ def train_trial(
             link_model(settings, config.architecture, folder)
             return finished
         write_trial(folder, config.trial)
-        tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
-        accept = accepted_at(folder.model_dir, tables, tracker, rescorer=rescorer)
-        trained = _trained(
-            settings, folder, config, data, tracker=tracker, progress=progress, again=again, accept=accept
+        if tracker is not None:
+            complete_tracking(settings)
+        tracker = tracker or Tracker()
+        trained = train(
+            config,
+            data,
+            output_dir=folder.staged_dir,
+            checkpoint_dir=folder.checkpoint_dir,
+            compile_cache_dir=settings.compile_cache_dir,
+            tracker=tracker,
+            progress=progress,
+            again=again,
+            accept=accepted_at(folder.model_dir, tables, tracker, rescorer=rescorer),
         )
+        made = trained_now(folder, trained, tracker)
         link_model(settings, config.architecture, folder)
-        return trained
+        return made
 
 
 def trained_before(folder: TrialFolder, info: "TrainedModelInfo") -> TrainedTrial:
     """Return a trial that is left as it is, with what was found and tracked when it was trained."""
     from lvm_pipeline.training.invariants import read_findings
 
-    tracking = read_tracking(folder.model_dir)
+    url, findings = read_tracking(folder.model_dir)["mlflow_url"], tuple(read_findings(folder.model_dir))
+    return TrainedTrial(folder=folder, info=info, findings=findings, was_trained=False, mlflow_url=url)
+
+
+def trained_now(folder: TrialFolder, trained: "TrainedModel", tracker: "Tracker") -> TrainedTrial:
+    """Return a trial whose model was just made and promoted, and keep which MLflow run made it."""
+    write_tracking(folder.model_dir, tracker, is_complete=trained.tracking_problem is None)
     return TrainedTrial(
         folder=folder,
-        info=info,
-        findings=tuple(read_findings(folder.model_dir)),
-        was_trained=False,
-        mlflow_run_id=tracking["mlflow_run_id"],
-        mlflow_url=tracking["mlflow_url"],
+        info=trained.info,
+        findings=trained.findings,
+        was_trained=True,
+        mlflow_url=tracker.run_url,
+        tracking_problem=trained.tracking_problem,
     )
 
 
@@ -134,47 +152,8 @@ def finished_trial(folder: TrialFolder, config: "TrainingConfig", data: "Trainin
     return trained_before(folder, info)
 
 
-def _trained(
-    settings: Settings,
-    folder: TrialFolder,
-    config: "TrainingConfig",
-    data: "TrainingData",
-    *,
-    tracker: "Tracker | None",
-    progress: "OnProgress | None",
-    again: bool,
-    accept: "Accept",
-) -> TrainedTrial:
-    from lvm_pipeline.training.loop import train
-
-    if tracker is not None:
-        complete_tracking(settings)
-    trained = train(
-        config,
-        data,
-        output_dir=folder.staged_dir,
-        checkpoint_dir=folder.checkpoint_dir,
-        compile_cache_dir=settings.compile_cache_dir,
-        tracker=tracker,
-        progress=progress,
-        again=again,
-        accept=accept,
-    )
-    run_id, url = (tracker.run_id, tracker.run_url) if tracker else (None, None)
-    write_tracking(folder.model_dir, run_id=run_id, url=url, is_complete=trained.tracking_problem is None)
-    return TrainedTrial(
-        folder=folder,
-        info=trained.info,
-        findings=trained.findings,
-        was_trained=True,
-        mlflow_run_id=run_id,
-        mlflow_url=url,
-        tracking_problem=trained.tracking_problem,
-    )
-
-
 def accepted_at(
-    model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker | None", *, rescorer: "Rescorer | None" = None
+    model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker", *, rescorer: "Rescorer | None" = None
 ) -> "Accept":
     """Return what a training does with its model: check it, and move it to `model_dir` if no blocking finding failed.
 
@@ -186,8 +165,7 @@ def accepted_at(
     def accept(trained: "TrainedModel") -> "TrainedModel":
         findings = check_trained_model(trained.path, *tables, rescorer=rescorer)
         write_findings(trained.path, findings)
-        run_id, url = (tracker.run_id, tracker.run_url) if tracker else (None, None)
-        write_tracking(trained.path, run_id=run_id, url=url, is_complete=run_id is None)
+        write_tracking(trained.path, tracker, is_complete=tracker.run_id is None)
         raise_on_blocking(findings)
         files.replace_dir(trained.path, model_dir)
         return replace(trained, path=model_dir, findings=tuple(findings))
@@ -203,10 +181,9 @@ def complete_tracking(settings: Settings) -> None:
         tracking = read_tracking(folder.model_dir)
         if tracking["is_complete"]:
             continue
-        run_id, url = tracking["mlflow_run_id"], tracking["mlflow_url"]
         try:
-            log_model_to_run(settings, run_id, folder.model_dir)
+            log_model_to_run(settings, tracking["mlflow_run_id"], folder.model_dir)
         except LvmError as error:
             logger.warning("MLflow still lacks the model of %s: %s", folder.trial_id, error)
         else:
-            write_tracking(folder.model_dir, run_id=run_id, url=url, is_complete=True)
+            files.write_json(folder.model_dir / TRACKING_FILE, {**tracking, "is_complete": True})

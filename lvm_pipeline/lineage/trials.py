@@ -27,6 +27,7 @@ from lvm_pipeline.settings import Settings
 from lvm_pipeline.training.trial import Trial
 
 if TYPE_CHECKING:
+    from lvm_pipeline.training.tracking import Tracker
     from lvm_pipeline.training.trained_model import TrainedModelInfo
 
 TRIAL_FILE, REPORT_FILE, TRACKING_FILE = "trial.json", "report.json", "tracking.json"
@@ -151,9 +152,9 @@ def read_tracking(model_dir: Path) -> dict[str, Any]:
     return {"is_complete": True, **values}
 
 
-def write_tracking(model_dir: Path, *, run_id: str | None, url: str | None, is_complete: bool) -> None:
+def write_tracking(model_dir: Path, tracker: "Tracker", *, is_complete: bool) -> None:
     """Keep beside the weights which MLflow run made them, and whether it holds the model already."""
-    values = {"mlflow_run_id": run_id, "mlflow_url": url, "is_complete": is_complete}
+    values = {"mlflow_run_id": tracker.run_id, "mlflow_url": tracker.run_url, "is_complete": is_complete}
     files.write_json(model_dir / TRACKING_FILE, values)
 
 

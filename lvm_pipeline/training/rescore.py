@@ -1,9 +1,9 @@
 """Score a trained model on its validation split in a process of its own.
 
-    python -m lvm_pipeline.training.rescore MODEL_DIR CONCEPTS SEQUENCES VECTORS_DIR
+    python -m lvm_pipeline.training.rescore
 
-prints one line of JSON. What loads and scores here knows nothing of the process that trained. Without arguments it
-reads such lists of four paths from stdin, one JSON line a model, and answers each with a line.
+reads folder of the model, concept table, sequence table and folder of vectors from stdin, one JSON line a model, and
+answers each with a line. What loads and scores here knows nothing of the process that trained.
 """
 
 import json
@@ -74,21 +74,9 @@ def rescore(
 
 
 def rescore_in_fresh_process(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:
-    """Run this module and read what it prints.
-
-    Raises:
-        LvmError: If the model cannot be loaded and scored there; with its sentence.
-    """
-    command = [sys.executable, "-m", MODULE, *map(str, (model_dir, concepts_path, sequences_path, vectors_dir))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
-        raise LvmError(f"The model in {model_dir} could not be scored in a fresh process: {lines[-1]}")
-    return _rescore_from(json.loads(done.stdout.splitlines()[-1]))
-
-
-def _rescore_from(values: dict[str, Any]) -> Rescore:
-    return Rescore(**{**values, "spread": Spread(**values["spread"])})
+    """Score one model in a process of its own. Raises LvmError if it cannot be loaded and scored there."""
+    with RescoringProcess() as score:
+        return score(model_dir, concepts_path, sequences_path, vectors_dir)
 
 
 class RescoringProcess:
@@ -128,10 +116,12 @@ class RescoringProcess:
             answer = process.stdout.readline()
         except BrokenPipeError:
             answer = ""
-        values = json.loads(answer) if answer else {ERROR: f"the process ended with code {process.wait()}"}
+        values: dict[str, Any] = (
+            json.loads(answer) if answer else {ERROR: f"the process ended with code {process.wait()}"}
+        )
         if ERROR in values:
             raise LvmError(f"The model in {model_dir} could not be scored in a fresh process: {values[ERROR]}")
-        return _rescore_from(values)
+        return Rescore(**{**values, "spread": Spread(**values["spread"])})
 
 
 def serve() -> None:
@@ -150,19 +140,5 @@ def serve() -> None:
         sys.stdout.flush()
 
 
-def main(arguments: list[str]) -> int:
-    """Print the scores as JSON; return the exit code."""
-    if not arguments:
-        serve()
-        return 0
-    try:
-        found = rescore(*map(Path, arguments))
-    except LvmError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    sys.stdout.write(json.dumps(asdict(found)) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    serve()
