@@ -95,14 +95,14 @@ def _gradient(
 ) -> Vectors:
     """Return the gradient of the mean cross-entropy over some targets, (K + 1, D)."""
     rows = np.union1d(contexts.target_rows, others)
-    candidates = unit_length(np.asarray(vectors[rows], np.float32)) @ basis
+    candidates = unit_length(np.asarray(vectors[rows], np.float32))
     summaries = _summaries(vectors, contexts, basis)
-    logits = np.einsum("kbd,kd->bd", summaries, weights) @ candidates.T
+    logits = np.einsum("kbd,kd->bd", summaries, weights) @ basis.T @ candidates.T
     is_earlier = (rows >= contexts.article_first_rows[:, None]) & (rows < contexts.target_rows[:, None])
     logits[is_earlier] = -np.inf
     shares = softmax(logits, axis=1)
     shares[np.arange(len(shares)), np.searchsorted(rows, contexts.target_rows)] -= 1
-    return np.einsum("kbd,bd->kd", summaries, shares @ candidates) / len(contexts)
+    return np.einsum("kbd,bd->kd", summaries, shares @ candidates @ basis) / len(contexts)
 
 
 class _Adam:
