@@ -46,7 +46,7 @@ from steps import CONTEXT_LENGTH, Step, num_targets, optimiser_step, random_vect
 from torch import nn
 
 from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel, config_with
-from lvm_pipeline.architectures._products import laid_out
+from lvm_pipeline.architectures._products import packed_weights
 from lvm_pipeline.architectures._registry import architecture_names, load_architecture
 from lvm_pipeline.evaluation.latency import latency_ms
 from lvm_pipeline.training.compiled import compile_mixers
@@ -288,7 +288,7 @@ class Measurement:
         model = self.architecture.build(self.config).to(self.work.device).eval()
         has_limit = self.is_of_middle_size or (self.device_type == "cuda" and self.num_params < MIDDLE_SIZES[1])
         limit = LIMIT_MS[self.device_type] if has_limit and self.work.preset == "full" else None
-        with laid_out(model):
+        with packed_weights(model):
             rows = [self._prediction_row("prediction", model, limit)]
             if model.is_recurrent:
                 rows.append(self._prediction_row("step", Step(model, self.work.device).eval(), limit))
@@ -303,7 +303,7 @@ class Measurement:
     def prediction_ms(self, model: LatentVectorModel) -> float:
         """Time predictions of a fresh model, ours as `lvm predict` makes them and theirs as they come."""
         is_ours = type(model.mixers) is not TheirMixers  # pyright: ignore[reportAttributeAccessIssue]
-        with laid_out(model) if is_ours else nullcontext():
+        with packed_weights(model) if is_ours else nullcontext():
             return self.latency(model.to(self.work.device).eval())["p50"]
 
     def latency(self, model: nn.Module) -> dict[str, Any]:

@@ -63,18 +63,18 @@ class Backbone(LatentVectorModel):
         self.max_context = max_context
         self.is_causal = is_causal
         self.is_recurrent = isinstance(mixers, RecurrentMixers)
-        self.enter = nn.Linear(config.vector_dim, config.hidden_dim)
+        self.input_projection = nn.Linear(config.vector_dim, config.hidden_dim)
         self.modulation = Modulation(config.condition_dim, config.hidden_dim) if config.condition_dim else None
         self.mixers = mixers
         self.dropout = Dropout(config.dropout)
-        self.leave = _way_out(config)
+        self.output_projection = _output_projection(config)
         self.residual_head = _head(config)
         self._start_without_effect()
 
     @torch.no_grad()
     def _start_without_effect(self) -> None:
         if self.residual_head is not None:
-            last = self.leave[-1]
+            last = self.output_projection[-1]
             assert isinstance(last, nn.Linear)
             last.weight.zero_()
             last.bias.zero_()
@@ -103,7 +103,7 @@ class Backbone(LatentVectorModel):
         """
         if self.max_context is not None and contexts.shape[1] > self.max_context:
             raise LvmError(f"This model reads at most {self.max_context} concepts, got {contexts.shape[1]}; cut it.")
-        states = self.dropout(self.enter(contexts if self.normaliser is None else self.normaliser(contexts)))
+        states = self.dropout(self.input_projection(contexts if self.normaliser is None else self.normaliser(contexts)))
         if self.modulation is None:
             return states
         wanted = (*contexts.shape[:2], self.config.condition_dim)
@@ -126,7 +126,7 @@ class Backbone(LatentVectorModel):
 
     def _correction_from(self, states: Tensor) -> Tensor:
         """Project states to the correction, which is the whole prediction where there is no head."""
-        correction = self.leave(states)
+        correction = self.output_projection(states)
         if self.normaliser is None:
             return correction
         return self.normaliser.undo(correction) if self.residual_head is None else self.normaliser.scale * correction
@@ -156,7 +156,7 @@ def _head(config: BackboneConfig) -> MixingHead | ResidualHead | None:
     return ResidualHead(config.hidden_dim, config.scales) if config.head == "means" else None
 
 
-def _way_out(config: BackboneConfig) -> nn.Sequential:
+def _output_projection(config: BackboneConfig) -> nn.Sequential:
     if config.correction_rank is None:
         return nn.Sequential(nn.Linear(config.hidden_dim, config.vector_dim))
     narrow = nn.Linear(config.hidden_dim, config.correction_rank, bias=False)

@@ -59,7 +59,7 @@ class StepEmbedding(nn.Module):
         return self.mix(F.silu(self.widen(embedded_steps(steps).to(self.widen.weight.dtype))))
 
 
-class SelfAlone(nn.Module):
+class PointwiseAttention(nn.Module):
     """Attention of a position to itself, (B, T, H) -> (B, T, H)."""
 
     def __init__(self, width: int, *, has_idle_projections: bool):
@@ -113,7 +113,7 @@ class DenoiserLayer(nn.Module):
         super().__init__()
         width = config.hidden_dim
         self.norms = nn.ModuleList(RMSNorm(width) for _ in range(3))
-        self.itself = SelfAlone(width, has_idle_projections=has_idle_projections)
+        self.itself = PointwiseAttention(width, has_idle_projections=has_idle_projections)
         self.context = CrossAttention(width, num_heads=config.num_heads)
         self.mlp = SwiGlu(width, config.mlp_dim, has_bias=True)
         self.modulation = nn.Linear(width, 9 * width)
@@ -143,7 +143,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, config: DecoderConfig, *, num_layers: int, has_idle_projections: bool):
         super().__init__()
-        self.enter = nn.Linear(config.vector_dim, config.hidden_dim)
+        self.input_projection = nn.Linear(config.vector_dim, config.hidden_dim)
         self.embed_step = StepEmbedding(config.hidden_dim)
         self.layers = nn.ModuleList(
             DenoiserLayer(config, has_idle_projections=has_idle_projections) for _ in range(num_layers)
@@ -168,7 +168,7 @@ class Denoiser(nn.Module):
         `steps` says how noisy each is, (B, T), or (1, 1) for all; `memory` is what `read` returned; positions where
         `is_without` (B, T) do without their context.
         """
-        states, embedding = at_least_float32(self.enter(noisy)), self.embed_step(steps)
+        states, embedding = at_least_float32(self.input_projection(noisy)), self.embed_step(steps)
         for layer, layer_memory in zip(self._layers(), memory, strict=True):
             states = layer(states, embedding, layer_memory, is_without)
         return self.norm(states)
@@ -192,7 +192,7 @@ def reference_denoiser(denoiser: Denoiser, noisy: Tensor, step: int, read: Tenso
 
     `read` is the vector of zeros and the encoded concepts, (B, S, H).
     """
-    states = denoiser.enter(noisy)
+    states = denoiser.input_projection(noisy)
     embedding = denoiser.embed_step(torch.full((len(noisy), 1), step))[:, 0]
     for layer in denoiser.layers:
         assert isinstance(layer, DenoiserLayer)

@@ -125,7 +125,7 @@ class Mamba2Mixer(nn.Module):
             state=memory,
             returns_state=returns_state,
         )
-        return self.leave(mixed, gate), conv_state, memory
+        return self.project_out(mixed, gate), conv_state, memory
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return z (B, T, E), what is convolved (B, T, C) and dt before its bias (B, T, K)."""
@@ -139,7 +139,7 @@ class Mamba2Mixer(nn.Module):
         groups = (config.num_groups, config.state_dim)
         return x.unflatten(-1, (-1, config.head_dim)), b.unflatten(-1, groups), c.unflatten(-1, groups)
 
-    def leave(self, mixed: Tensor, gate: Tensor) -> Tensor:
+    def project_out(self, mixed: Tensor, gate: Tensor) -> Tensor:
         """Gate, norm and projection: y (B, T, K, P), z (B, T, E) -> (B, T, H)."""
         return self.out_proj(self.norm(mixed.flatten(-2), gate))
 
@@ -235,4 +235,4 @@ def reference_mixer(mixer: Mamba2Mixer, states: Tensor) -> Tensor:
     x, b, c = mixer.split(torch.stack(convolved, dim=1))
     decay = -mixer.A_log.exp()
     mixed = reference_selective_state_space(x, time_step, decay, b, c, mixer.D, dt_bias=mixer.dt_bias)
-    return mixer.leave(mixed, gate)
+    return mixer.project_out(mixed, gate)

@@ -1,7 +1,7 @@
-"""Many products of few rows with one matrix, which is laid out for it once.
+"""Many products of few rows with one matrix, whose packed layout is made once.
 
-A product of few rows takes less time than bringing its matrix into the order in which the processor reads it. oneDNN
-can keep a matrix in that order; without it, or where it does not pay, the products are torch's.
+A product of few rows takes less time than packing its matrix into the layout that the processor reads. oneDNN can keep
+a packed matrix; without it, or where packing is not faster, the products are torch's.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from lvm_pipeline.architectures import _torch_internals
 
 MAX_ROWS = 64  # measured: from here on a product costs as much as with the matrix as it is
 USUAL_ROWS = 5  # of a prediction: a context
-MIN_TIMES = 8  # laying out costs about as much as it saves in so many products
+MIN_TIMES = 8  # packing costs about as much as it saves in so many products
 
 
 def repeated_product(
@@ -25,22 +25,22 @@ def repeated_product(
 
     The map is for about `times` products of `rows` rows; the weight must not change while it is in use.
     """
-    if rows > MAX_ROWS or times < MIN_TIMES or not _can_lay_out(weight.dtype):
+    if rows > MAX_ROWS or times < MIN_TIMES or not _can_pack(weight.dtype):
         return lambda inputs: F.linear(inputs, weight, bias)
-    laid_out = _torch_internals.reorder_linear_weight(weight.contiguous(), rows)
-    return lambda inputs: _torch_internals.linear_pointwise(inputs, laid_out, bias)
+    packed = _torch_internals.reorder_linear_weight(weight.contiguous(), rows)
+    return lambda inputs: _torch_internals.linear_pointwise(inputs, packed, bias)
 
 
 @contextmanager
-def laid_out(model: nn.Module) -> Iterator[None]:
-    """Keep the matrices of a model's linear maps laid out for predictions from few concepts, on a CPU.
+def packed_weights(model: nn.Module) -> Iterator[None]:
+    """On a CPU, also keep the weights of a model's linear maps in a packed layout for predictions from few concepts.
 
     Takes their memory a second time. One map of 4224 x 1056 takes 1.1 ms and not 2.9 ms for five concepts; with more
     than `MAX_ROWS`, or where gradients are wanted, the model is as it was.
     """
-    linears = [module for module in model.modules() if type(module) is nn.Linear and _pays_to_lay_out(module)]
+    linears = [module for module in model.modules() if type(module) is nn.Linear and _can_be_packed(module)]
     for linear in linears:
-        linear.forward = _laid_out_forward(linear)  # pyright: ignore[reportAttributeAccessIssue]
+        linear.forward = _forward_with_packed_weight(linear)  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
@@ -48,11 +48,11 @@ def laid_out(model: nn.Module) -> Iterator[None]:
             linear.__dict__.pop("forward", None)  # gone already where two streams shared the model
 
 
-def _pays_to_lay_out(linear: nn.Linear) -> bool:
-    return linear.weight.device.type == "cpu" and linear.weight.dtype == torch.float32 and _can_lay_out(torch.float32)
+def _can_be_packed(linear: nn.Linear) -> bool:
+    return linear.weight.device.type == "cpu" and linear.weight.dtype == torch.float32 and _can_pack(torch.float32)
 
 
-def _laid_out_forward(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
+def _forward_with_packed_weight(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
     few = repeated_product(linear.weight.detach(), linear.bias, rows=USUAL_ROWS, times=MIN_TIMES)
 
     def forward(inputs: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def _laid_out_forward(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _can_lay_out(dtype: torch.dtype) -> bool:
+def _can_pack(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and _torch_internals.has_mkldnn_bfloat16())

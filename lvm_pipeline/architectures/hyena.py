@@ -69,7 +69,7 @@ class HyenaOperator(nn.Module):
         """Draw weights as the authors do."""
         super().__init__()
         width, num_convolutions = config.hidden_dim, config.order - 1
-        self.enter = nn.Linear(width, (config.order + 1) * width)
+        self.input_projection = nn.Linear(width, (config.order + 1) * width)
         self.conv = CausalConv((config.order + 1) * width, config.conv_width)
         self.filter = ImplicitFilter(
             num_convolutions * width,
@@ -89,7 +89,7 @@ class HyenaOperator(nn.Module):
 
     def project(self, states: Tensor) -> tuple[Tensor, ...]:
         """Return the gates x_0 .. x_{O-1} and v, (B, T, H) each."""
-        convolved, _ = self.conv(self.enter(states))
+        convolved, _ = self.conv(self.input_projection(states))
         return convolved.chunk(len(self.skip) + 2, dim=-1)
 
     def kernels(self, length: int) -> Tensor:
@@ -113,7 +113,7 @@ def build(config: HyenaConfig) -> Backbone:
 def reference_operator(operator: HyenaOperator, states: Tensor) -> Tensor:
     """Convolve by plain sums, one position at a time, (B, T, H) -> (B, T, H); the slow twin."""
     length, weight = states.shape[1], operator.conv.weight
-    projected, width = operator.enter(states), len(weight)
+    projected, width = operator.input_projection(states), len(weight)
     convolved = []
     for t in range(length):
         taps = [weight[width - 1 - lag] * projected[:, t - lag] for lag in range(min(width, t + 1))]

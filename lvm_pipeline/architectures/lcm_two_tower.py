@@ -169,7 +169,7 @@ class TwoTowerLcm(Backbone):
         self, noisy: Tensor, steps: Tensor, start: Tensor, memory: Memory, is_without: Tensor | None = None
     ) -> Tensor:
         states = self.denoiser(noisy, steps, memory, is_without)
-        return start + at_least_float32(self.leave(self.dropout(states)))
+        return start + at_least_float32(self.output_projection(self.dropout(states)))
 
     def _sampled(self, noise: Tensor, start: Tensor, memory: Memory) -> Tensor:
         """Go from noise to predictions (B, T, D)."""
@@ -223,7 +223,7 @@ def _reference_sample(model: TwoTowerLcm, encoded: Tensor, start: Tensor) -> Ten
         signal, spread = model.schedule.shares[step] ** 0.5, (1 - model.schedule.shares[step]) ** 0.5
         noisy = noisy if number == 0 else signal * clean + spread * noise
         clean, without = (
-            start + model.leave(reference_denoiser(model.denoiser, noisy, step, read)) for read in readings
+            start + model.output_projection(reference_denoiser(model.denoiser, noisy, step, read)) for read in readings
         )
         noise, noise_without = ((noisy - signal * each) / spread for each in (clean, without))
         if signal > 0:

@@ -80,14 +80,14 @@ class Retention(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         queries, keys, values, gate = self.project(states, 0)
         retained, _ = retain(queries, keys, values)
-        return self.leave(retained, gate)
+        return self.project_out(retained, gate)
 
     def prefill(self, states: Tensor, state: RetentionState | None) -> tuple[Tensor, RetentionState]:
         num_seen, memory = (0, None) if state is None else state
         queries, keys, values, gate = self.project(states, num_seen)
         retained, memory = retain(queries, keys, values, state=memory, returns_state=True)
         assert memory is not None
-        return self.leave(retained, gate), (num_seen + states.shape[1], memory)
+        return self.project_out(retained, gate), (num_seen + states.shape[1], memory)
 
     def project(self, states: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return rotated queries and keys (B, T, K, N), values (B, T, K, P) and gate (B, T, K P)."""
@@ -98,7 +98,7 @@ class Retention(nn.Module):
         queries, keys = (rotate_neighbours(part.transpose(1, 2), turn).transpose(1, 2) for part in (queries, keys))
         return queries, keys / math.sqrt(key_dim), values, gate
 
-    def leave(self, retained: Tensor, gate: Tensor) -> Tensor:
+    def project_out(self, retained: Tensor, gate: Tensor) -> Tensor:
         """Norm of each head, gate and projection: y (B, T, K, P), gate (B, T, K P) -> (B, T, H)."""
         return self.out(F.silu(gate) * rms_norm(retained, eps=EPS).flatten(-2).to(gate.dtype))
 
@@ -171,7 +171,7 @@ def reference_retention(retention: Retention, states: Tensor) -> Tensor:
     queries, keys, values, gate = retention.project(states, 0)
     gammas = [1 - 2.0 ** (-5 - head) for head in range(retention.num_heads)]
     log_decay = states.new_tensor(gammas).log().expand(1, states.shape[1], -1)
-    return retention.leave(reference_decayed_attention(queries, keys, values, log_decay=log_decay), gate)
+    return retention.project_out(reference_decayed_attention(queries, keys, values, log_decay=log_decay), gate)
 
 
 ARCHITECTURE = Architecture(

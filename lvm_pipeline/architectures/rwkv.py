@@ -163,7 +163,7 @@ class TimeMix(nn.Module):
         r, log_decay, k, v_heads, rate = (self._heads(part) for part in (r, log_decay, k, v, rate))
         return Mixed(r, log_decay, k, v_heads, -removal, removal * rate, self.low_gate(to_g)), first_values
 
-    def leave(self, memory: Tensor, mixed: Mixed) -> Tensor:
+    def project_out(self, memory: Tensor, mixed: Mixed) -> Tensor:
         """Norm, bonus of the present position, gate and projection: y (B, T, K, N) -> (B, T, H)."""
         bonus = (mixed.r * mixed.k * self.bonus).sum(-1, keepdim=True) * mixed.v
         return self.out((self.norm(memory) + bonus.flatten(-2)) * mixed.gate)
@@ -219,7 +219,7 @@ class RwkvBlock(nn.Module):
         to_time = self.time_norm(states)
         mixed, first_values = self.time_mix.project(to_time, previous(to_time, last_time), first_values)
         read, memory = delta_rule(*mixed[:6], state=memory, returns_state=returns_state)
-        states = states + self.dropout(self.time_mix.leave(read, mixed))
+        states = states + self.dropout(self.time_mix.project_out(read, mixed))
         to_channel = self.channel_norm(states)
         states = states + self.dropout(self.channel_mix(to_channel, previous(to_channel, last_channel)))
         after = None if memory is None else (to_time[:, -1], memory, to_channel[:, -1])
@@ -267,7 +267,7 @@ def reference(model: Backbone, contexts: Tensor) -> Tensor:
         normed = block.time_norm(states)
         before = torch.cat([torch.zeros_like(normed[:, :1]), normed[:, :-1]], dim=1)
         mixed, first_values = block.time_mix.project(normed, before, first_values)
-        states = states + block.time_mix.leave(reference_delta_rule(*mixed[:6]), mixed)
+        states = states + block.time_mix.project_out(reference_delta_rule(*mixed[:6]), mixed)
         normed = block.channel_norm(states)
         before = torch.cat([torch.zeros_like(normed[:, :1]), normed[:, :-1]], dim=1)
         states = states + block.channel_mix(normed, before)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.architectures._products import laid_out
+from lvm_pipeline.architectures._products import packed_weights
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline, baseline_scores
@@ -274,7 +274,7 @@ def prediction_latency(scored: ScoredModel, num_threads: int | None) -> Latency:
             f"No target has the {length} concepts of context that latency is timed with; load longer articles."
         )
     target_row = contexts.target_rows[lengths >= length][0]
-    with laid_out(scored.model):  # as `lvm predict` does
+    with packed_weights(scored.model):  # as `lvm predict` does
         return latency_ms(
             scored.model,
             scored.data.vectors[target_row - length : target_row],

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
-from lvm_pipeline.architectures._products import laid_out
+from lvm_pipeline.architectures._products import packed_weights
 from lvm_pipeline.architectures._ranking_head import ranking_output
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.context import ReadingModel
@@ -96,7 +96,7 @@ class StreamPredictor:
         Raises:
             LvmError: If a concept does not fit the model; the predictions before it were yielded.
         """
-        with laid_out(self.reading.model):
+        with packed_weights(self.reading.model):
             article_id = None
             for concept in concepts:
                 if concept.article_id != article_id:

@@ -33,6 +33,9 @@ MEMBERS_DIR = "members"  # in an ensemble's folder: the trained model of each me
 IDENTITY_KEY = "lvm_identity"
 OPTIONAL = ("trial", "members", "strategy_notes", "is_oracle")  # records of earlier versions lack them
 PACKAGE = __name__.partition(".")[0]
+# Names in the files of earlier versions: parts of the names of weights, and classes.
+EARLIER_WEIGHTS = {"enter": "input_projection", "leave": "output_projection"}
+EARLIER_CLASSES = {"._denoiser.SelfAlone": "._denoiser.PointwiseAttention"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +143,22 @@ def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
     if missing:
         raise LvmError(f"{path} lacks {', '.join(missing)}; train the model again.")
     values["trial"] = trial_in(values).identity()
+    values["model_class"] = _present_classes(values["model_class"])
     values["members"] = [Member(**each) for each in values.get("members", [])]
     values.setdefault("strategy_notes", {})
     values.setdefault("is_oracle", False)
     return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo)})
+
+
+def _present_classes(text: str) -> str:
+    for earlier, present in EARLIER_CLASSES.items():
+        text = text.replace(earlier, present)
+    return text
+
+
+def _present_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    parts = ((name.split("."), tensor) for name, tensor in tensors.items())
+    return {".".join(EARLIER_WEIGHTS.get(part, part) for part in name): tensor for name, tensor in parts}
 
 
 def trial_in(values: Mapping[str, Any]) -> Trial:
@@ -170,7 +185,7 @@ def load_trained_model(
     model = ensemble_from(model_dir, info.members) if info.members else _built(info)
     _refuse_other_class(model_dir, model, info)
     path = model_dir / WEIGHTS_FILE
-    identity = read_header(path).get(IDENTITY_KEY)
+    identity = _present_classes(read_header(path).get(IDENTITY_KEY, ""))
     if identity != info.identity:
         raise LvmError(
             f"The weights {path} do not belong to the record beside them: they are of {identity or 'unknown origin'}; "
@@ -178,7 +193,7 @@ def load_trained_model(
         )
     try:
         from_members = model.members.state_dict(prefix="members.") if isinstance(model, Ensemble) else {}
-        model.load_state_dict({**from_members, **load_tensors(path)}, strict=True)
+        model.load_state_dict({**from_members, **_present_weights(load_tensors(path))}, strict=True)
     except RuntimeError as error:
         raise LvmError(
             f"The weights {path} do not fit the model ({_first_line(error)}); train the model again."

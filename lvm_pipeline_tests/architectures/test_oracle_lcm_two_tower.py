@@ -57,7 +57,7 @@ def test_denoised_vectors_equal_the_oracle(model, recorded):
     # Their position t sees the contexts before t: the memory ends one concept earlier than the noisy vectors.
     memory = model.denoiser.read(encoded(model, recorded)[:, :-1])
     noisy = recorded["in.noisy"].to(model.noise.dtype)
-    found = model.leave(model.denoiser(noisy, recorded["in.timesteps"], memory))
+    found = model.output_projection(model.denoiser(noisy, recorded["in.timesteps"], memory))
     assert_equals(found, recorded["out.pred"], STACK_TOLERANCE)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lvm_pipeline.architectures import _products
-from lvm_pipeline.architectures._products import MAX_ROWS, MIN_TIMES, laid_out, repeated_product
+from lvm_pipeline.architectures._products import MAX_ROWS, MIN_TIMES, packed_weights, repeated_product
 from lvm_pipeline.architectures._registry import architecture_names
 from lvm_pipeline_tests.architectures.models import is_recurrent, noise, noisy_model
 
@@ -37,7 +37,7 @@ def test_a_model_that_is_laid_out_predicts_the_same_and_is_itself_again(name):
             return model(context), model.prefill(context)[0] if is_recurrent(name) else None
 
     before, of_prefill = predicted()
-    with laid_out(model):
+    with packed_weights(model):
         torch.testing.assert_close(predicted()[0], before, rtol=1e-4, atol=1e-5)
         if of_prefill is not None:
             torch.testing.assert_close(predicted()[1], of_prefill, rtol=1e-4, atol=1e-5)
@@ -47,7 +47,7 @@ def test_a_model_that_is_laid_out_predicts_the_same_and_is_itself_again(name):
 def test_few_rows_are_multiplied_with_the_laid_out_matrix_and_others_are_not(monkeypatch):
     linear, calls = torch.nn.Linear(8, 3), []
     monkeypatch.setattr(_products, "repeated_product", lambda *given, **options: lambda inputs: calls.append(inputs))
-    with laid_out(torch.nn.Sequential(linear)):
+    with packed_weights(torch.nn.Sequential(linear)):
         with torch.inference_mode():
             linear(torch.ones(5, 8))
             assert linear(torch.ones(MAX_ROWS + 1, 8)) is not None

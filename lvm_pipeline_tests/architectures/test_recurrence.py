@@ -108,7 +108,7 @@ def test_drops_out_between_layers_in_training_only(kind):
 
 def test_the_first_layer_of_a_model_learns_its_projection(kind):
     model = build(kind)
-    torch.nn.init.normal_(model.leave[-1].weight)
+    torch.nn.init.normal_(model.output_projection[-1].weight)
     with torch.autocast("cpu", torch.bfloat16):
         model(noise(2, 5, 32, dtype=torch.float32)).square().mean().backward()
-    assert model.enter.weight.grad.abs().max() > 0
+    assert model.input_projection.weight.grad.abs().max() > 0

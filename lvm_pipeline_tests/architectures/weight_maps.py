@@ -154,12 +154,13 @@ def rwkv4_mixers(reference):
 
 
 def hyena_operator(reference):
-    """in_proj -> enter, short_filter (C, 1, width) -> conv (width, C), out_proj -> out, filter_fn.bias -> skip.
+    """in_proj -> input_projection, short_filter (C, 1, width) -> conv (width, C), out_proj -> out.
 
+    filter_fn.bias -> skip;
     filter_fn.implicit_filter.0, 2, 4 -> filter.layers.0, 1, 2 and 6 -> amplitudes; the sines share one freq (1, W).
     pos_emb.z -> positions and pos_emb.t -> times without their outer ones; modulation.deltas -> decay, its magnitude.
     """
-    ours = under("enter", part(reference, "in_proj")) | under("out", part(reference, "out_proj"))
+    ours = under("input_projection", part(reference, "in_proj")) | under("out", part(reference, "out_proj"))
     ours["conv.weight"] = reference["short_filter.weight"].squeeze(1).T
     ours["conv.bias"] = reference["short_filter.bias"]
     ours["skip"] = reference["filter_fn.bias"].unflatten(0, (-1, len(reference["out_proj.bias"])))
@@ -240,16 +241,20 @@ def lcm_decoder(reference):
 
 
 def base_lcm(reference):
-    """frontend.pre_linear -> enter, postnet.fc -> leave.0, lcm -> mixers, frontend.sonar_normalizer -> normaliser."""
+    """Map lcm to mixers, and the rest as listed in `places`."""
     ours = under("mixers", lcm_decoder(part(reference, "lcm")))
-    places = {"frontend.pre_linear": "enter", "postnet.fc": "leave.0", "frontend.sonar_normalizer": "normaliser"}
+    places = {
+        "frontend.pre_linear": "input_projection",
+        "postnet.fc": "output_projection.0",
+        "frontend.sonar_normalizer": "normaliser",
+    }
     for theirs, place in places.items():
         ours |= under(place, part(reference, theirs))
     return ours
 
 
 def two_tower_lcm(reference):
-    """encoder_frontend.pre_linear -> enter, context_encoder -> mixers, denoiser.final_proj.fc -> leave.0.
+    """Map context_encoder to mixers, and the rest as listed below.
 
     In the denoiser the norms are norms.0 (self), 1 (cross), 2 (ffn); queries and keys of self-attention, which sees the
     position itself only, are stacked to itself.idle; keys and values of cross-attention to context.key_value.
@@ -257,9 +262,9 @@ def two_tower_lcm(reference):
     ours = under("mixers", lcm_decoder(part(reference, "context_encoder")))
     ours["denoiser.norm.weight"] = reference["denoiser.layer_norm.weight"]
     places = {
-        "encoder_frontend.pre_linear": "enter",
-        "denoiser.initial_proj.fc": "denoiser.enter",
-        "denoiser.final_proj.fc": "leave.0",
+        "encoder_frontend.pre_linear": "input_projection",
+        "denoiser.initial_proj.fc": "denoiser.input_projection",
+        "denoiser.final_proj.fc": "output_projection.0",
         "denoiser.embed_time.fc1": "denoiser.embed_step.widen",
         "denoiser.embed_time.fc2": "denoiser.embed_step.mix",
     }

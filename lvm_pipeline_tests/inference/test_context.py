@@ -82,18 +82,18 @@ class Counting(torch.nn.Module):
 def test_a_recurrent_model_reads_each_concept_once(name):
     model, vectors = noisy_model(name, dtype=torch.float32), articles(LENGTH)
     window = None if ARCHITECTURES[name].causal else 5
-    if not hasattr(model, "enter"):
+    if not hasattr(model, "input_projection"):
         pytest.skip("has a way in of its own")
-    model.enter = Counting(model.enter)
+    model.input_projection = Counting(model.input_projection)
 
     read_one_by_one(model, vectors, window=window)
 
     if is_recurrent(name):
-        assert model.enter.num_read == LENGTH
+        assert model.input_projection.num_read == LENGTH
     elif window is None:
-        assert model.enter.num_read == LENGTH * (LENGTH + 1) // 2
+        assert model.input_projection.num_read == LENGTH * (LENGTH + 1) // 2
     else:
-        assert model.enter.num_read == 1 + 2 + 3 + 4 + 5 * (LENGTH - 4)
+        assert model.input_projection.num_read == 1 + 2 + 3 + 4 + 5 * (LENGTH - 4)
 
 
 @pytest.mark.parametrize("carries_state", [True, False])

@@ -35,7 +35,7 @@ def test_the_head_has_three_learning_rates():
 
 
 def test_without_a_head_there_is_no_correction_to_slow():
-    assert settings_by_name(build("lstm", head="none"))["leave.0.weight"] == (1.0, 0.1)
+    assert settings_by_name(build("lstm", head="none"))["output_projection.0.weight"] == (1.0, 0.1)
 
 
 def test_vectors_have_no_weight_decay():

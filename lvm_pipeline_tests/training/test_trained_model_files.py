@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lvm_pipeline.architectures import lstm
+from lvm_pipeline.architectures._contract import count_parameters
+from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.architectures.lstm import LstmConfig
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.config import TrainingConfig
@@ -51,6 +53,30 @@ def test_loads_what_was_saved(model_dir):
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     assert info == read_trained_model_info(model_dir)
     assert class_name(model) == info.model_class
+
+
+def test_weights_and_classes_may_have_the_names_of_earlier_versions(model_dir, tmp_path):
+    architecture = load_architecture("lcm_two_tower")
+    model = architecture.build(architecture.preset("smoke").config)
+    info = dataclasses.replace(
+        read_trained_model_info(model_dir),
+        architecture=architecture.name,
+        model_class=class_name(model).replace("PointwiseAttention", "SelfAlone"),
+        config=dataclasses.asdict(model.config),
+        num_params=count_parameters(model),
+    )
+    earlier = {
+        name.replace("input_projection", "enter").replace("output_projection", "leave"): tensor
+        for name, tensor in model.state_dict().items()
+    }
+    save_trained_model(tmp_path / "earlier", earlier, info)
+
+    loaded, _ = load_trained_model(tmp_path / "earlier")
+
+    assert "enter.weight" in earlier
+    assert "SelfAlone" in info.model_class
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("wanted", [{"architecture": "gru"}, {"space_id": "gtr-t5-base"}])

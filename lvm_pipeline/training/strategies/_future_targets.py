@@ -31,7 +31,7 @@ class FutureTargets(TermModule):
         self.register_buffer("article_ends", ends.repeat_interleave(lengths), persistent=False)
         self.ahead = [list(range(offset, offset + 1)) for offset in offsets]
         self.ahead += [list(range(1, mean_of_next + 1))] if mean_of_next else []
-        width = dict(sources.model.named_modules())["enter"].out_features
+        width = dict(sources.model.named_modules())["input_projection"].out_features
         assert isinstance(width, int)
         self.heads = nn.ModuleList(nn.Linear(width, sources.vectors.shape[1]) for _ in self.ahead)
         for head in self.heads:
