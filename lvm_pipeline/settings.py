@@ -136,6 +136,16 @@ class Settings(TrainingConfig, BaseSettings):
         default=None,
         description="Where alerts are sent: any Apprise URL (slack://, mailtos://, jsons://, file://, ...).",
     )
+    alert_level: Literal["info", "warning", "failure"] = Field(
+        default="info",
+        description="Least severe alerts to send: info (also recoveries and retrainings), warning or failure.",
+    )
+    alert_quiet_checks: str = Field(
+        default="cosine_is_above_minimum_viable, cosine_is_above_production, text_accuracy_is_above_minimum_viable, "
+        "text_accuracy_is_above_production",
+        description="Checks whose warnings are never sent, separated by commas. Default: the thresholds, which are "
+        "reported and not required.",
+    )
     daemon_silence_seconds: int = Field(
         default=300, ge=1, description="Seconds without a heartbeat after which the Dagster daemon counts as down."
     )
@@ -182,6 +192,11 @@ class Settings(TrainingConfig, BaseSettings):
     @property
     def ui_address(self) -> str:
         return (self.dagster_url or f"http://127.0.0.1:{self.dagster_port}").rstrip("/")
+
+    @property
+    def quiet_checks(self) -> frozenset[str]:
+        """Names of the checks whose warnings are never sent as alerts."""
+        return frozenset(name.strip() for name in self.alert_quiet_checks.split(",") if name.strip())
 
     # Files and folders.
     data_dir = InHome("data")  # promoted data products

@@ -62,16 +62,14 @@ def _notify(url: str, alert: Alert, *, title: str, body: str) -> str | None:
     with apprise.LogCapture(level=logging.WARNING, fmt="%(message)s") as said:
         if not notifier.add(url):
             raise LvmError(f"LVM_ALERT_URL is not a valid Apprise URL; examples: {EXAMPLES}.")
-        kind = apprise.NotifyType.WARNING if alert.is_warning else apprise.NotifyType.FAILURE
-        was_delivered = notifier.notify(title=title, body=body, notify_type=kind)
+        was_delivered = notifier.notify(title=title, body=body, notify_type=apprise.NotifyType(alert.level))
         said.seek(0)
         return None if was_delivered else said.read()
 
 
 def _append(path: Path, alert: Alert, *, title: str, body: str) -> str | None:
     """Append a message to a file as one line of JSON; return the error, None if it was written."""
-    kind = "warning" if alert.is_warning else "failure"
-    line = {"time": datetime.now(UTC).isoformat(), "type": kind, "title": title, "message": body}
+    line = {"time": datetime.now(UTC).isoformat(), "type": alert.level, "title": title, "message": body}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lvm_pipeline.cli import (
+    alerts,
     curve,
     decoder,
     ensembles,
@@ -53,6 +54,7 @@ app.add_typer(preference.app, name="preference")
 app.add_typer(tmd.app, name="tmd")
 app.add_typer(vec2text.app, name="vec2text")
 app.add_typer(services.app)
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(serving.app)
 
 

@@ -1,6 +1,5 @@
-"""Commands for services, settings, diagnosis and alerts."""
+"""Commands for services, settings and diagnosis."""
 
-import time
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,12 +9,6 @@ from lvm_pipeline.cli import render
 from lvm_pipeline.settings import Settings, load_settings
 
 app = typer.Typer()
-alerts_app = typer.Typer(
-    help="Alerts about failures. Set LVM_ALERT_URL to an Apprise URL.",
-    short_help="Test alerts, and watch the Dagster daemon.",
-    no_args_is_help=True,
-)
-app.add_typer(alerts_app, name="alerts")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -69,34 +62,6 @@ def down() -> None:
 
     was_running = embedded_postgres.stop(load_settings().postgres_dir)
     render.plain().print("Stopped the embedded Postgres." if was_running else "The embedded Postgres was not running.")
-
-
-@alerts_app.command()
-def test() -> None:
-    """Send a test alert to LVM_ALERT_URL."""
-    from lvm_pipeline.adapters import alerts
-    from lvm_pipeline.adapters.messages.alert import Alert
-
-    settings = load_settings()
-    now = time.time()
-    message = "Sent by `lvm alerts test`. Failed checks, failed runs and a stopped daemon are reported here."
-    alerts.send(
-        settings,
-        Alert(alert_id=f"test {now:.0f}", happened_at=now, title="Test alert", message=message, is_warning=True),
-    )
-    render.plain().print("Sent a test alert to LVM_ALERT_URL.")
-
-
-@alerts_app.command()
-def watch() -> None:
-    """Send an alert when the Dagster daemon stops responding. Runs until Ctrl-C; `lvm ui` does this already."""
-    from lvm_pipeline.defs.daemon_watch import stop_on_signal
-    from lvm_pipeline.defs.daemon_watch import watch as watch_daemon
-    from lvm_pipeline.defs.launch import open_instance
-
-    settings = load_settings()
-    with open_instance(settings) as instance:
-        watch_daemon(instance, settings, is_over=stop_on_signal())
 
 
 def _printable(value: object) -> str:

@@ -29,6 +29,7 @@ def champion(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
             "reason": decision["reason"],
             "is_promoted": decision["promote"],
             "champion": chosen["name"] or "none",
+            "champion_before": chosen["before"] or "none",
             "challenger": decision["challenger"],
             **metadata.numbers({"challenger_cosine": decision["cosine"], **_named(decision["gain"], "gain")}),
             **metadata.numbers(_named(chosen["test"], "test")),

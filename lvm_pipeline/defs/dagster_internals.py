@@ -8,4 +8,8 @@ from dagster._core.storage.asset_check_execution_record import (  # results of o
     AssetCheckExecutionRecordStatus,
 )
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager  # leaves output on the terminal
-from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG, PARTITION_NAME_TAG  # the keys have no public constant
+from dagster._core.storage.tags import (  # the keys have no public constant
+    AUTOMATION_CONDITION_TAG,
+    PARTITION_NAME_TAG,
+    SCHEDULE_NAME_TAG,
+)

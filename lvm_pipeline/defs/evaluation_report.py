@@ -44,6 +44,7 @@ def evaluation_report(
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(f"{report.model_fingerprint[:32]} {report.fingerprint[:32]}"),
             metadata={
+                "verdict": report.verdict,
                 **metadata.link(lineage.read_tracking(folder.model_dir)["mlflow_url"]),
                 "trial_id": folder.trial_id,
                 **scores(report),

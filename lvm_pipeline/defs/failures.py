@@ -1,7 +1,8 @@
-"""Failed checks and failed runs, read from Dagster's storage (SQLite or Postgres) as alerts.
+"""Results of checks and runs, read from Dagster's storage (SQLite or Postgres) as alerts.
 
-Every failed check, blocking or not, becomes an alert while its run is still in progress. A failed run becomes an alert
-only if no failed check explains it; the alert names the checks that did not run because their step failed first.
+Every failed check, blocking or not, becomes an alert while its run is still in progress, and every passed one the end
+of a failure. A failed run becomes an alert only if no failed check explains it; the alert names the checks that did not
+run because their step failed first. Runs of a scheduled retraining are summed up in one message (`retraining_summary`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,11 +16,14 @@ from lvm_pipeline.adapters.messages.alert import Alert
 from lvm_pipeline.defs.dagster_internals import (
     AUTOMATION_CONDITION_TAG,
     PARTITION_NAME_TAG,
+    SCHEDULE_NAME_TAG,
     AssetCheckExecutionRecord,
     AssetCheckExecutionRecordStatus,
 )
+from lvm_pipeline.defs.schedules import RETRAINING
 
 MAX_EXECUTIONS = 100  # of one check, read per call
+ENDED = {AssetCheckExecutionRecordStatus.FAILED, AssetCheckExecutionRecordStatus.SUCCEEDED}
 EVENTS = {
     dg.DagsterEventType.STEP_FAILURE,
     dg.DagsterEventType.RUN_FAILURE,
@@ -28,42 +32,55 @@ EVENTS = {
 }
 
 
-def find_failures(
+def find_changes(
     instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], *, since: float, ui_address: str
 ) -> Iterator[Alert]:
-    """Return the failures of these checks and their runs since a time (in seconds since 1970), each once.
+    """Return the results of these checks and the runs that ended since a time (in seconds since 1970), each once.
 
     Ids do not change between calls. `ui_address` is that of the Dagster web UI, for the links.
     """
+    moment = datetime.fromtimestamp(since, tz=UTC)
+    of_retraining = dg.RunsFilter(tags={SCHEDULE_NAME_TAG: RETRAINING}, updated_after=moment)
+    retrainings = {record.dagster_run.run_id for record in instance.get_run_records(of_retraining)}
     for check in sorted(checks):
-        failed_executions = instance.event_log_storage.get_asset_check_execution_history(
-            check, limit=MAX_EXECUTIONS, status={AssetCheckExecutionRecordStatus.FAILED}
-        )
-        for record in failed_executions:
-            if record.event is not None and record.event.timestamp >= since:
-                yield _alert_of_check(record, ui_address)
-    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=datetime.fromtimestamp(since, tz=UTC))
-    for record in instance.get_run_records(failed):
-        if (record.end_time or 0.0) >= since:
-            story = _read_story(instance, record.dagster_run.run_id)
-            if not story.is_explained:
-                yield _alert_of_run(record, story, ui_address)
+        for record in instance.event_log_storage.get_asset_check_execution_history(
+            check, limit=MAX_EXECUTIONS, status=ENDED
+        ):
+            if record.event is not None and record.event.timestamp >= since and was_checked(record):
+                yield alert_of_check(record, ui_address, is_summed_up=record.run_id in retrainings)
+    ended = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS], updated_after=moment)
+    for record in instance.get_run_records(ended):
+        if (record.end_time or 0.0) < since or record.dagster_run.run_id in retrainings:
+            continue
+        if record.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
+            yield _success_of_run(record, ui_address)
+        elif not (story := read_story(instance, record.dagster_run.run_id)).is_explained:
+            yield _alert_of_run(record, story, ui_address)
 
 
-def _alert_of_check(record: AssetCheckExecutionRecord, ui_address: str) -> Alert:
+def was_checked(record: AssetCheckExecutionRecord) -> bool:
+    """Whether the check was made: a result of one that could not be made changes nothing."""
+    if record.evaluation is None:
+        return False
+    value = record.evaluation.metadata.get("was_checked")
+    return value is None or bool(value.value)
+
+
+def alert_of_check(record: AssetCheckExecutionRecord, ui_address: str, *, is_summed_up: bool = False) -> Alert:
+    """Return the result of a check as an alert; a pass is the end of a failure."""
     assert record.event is not None
     assert record.evaluation is not None
     asset, name = record.key.asset_key.to_user_string(), record.key.name
-    is_warning = record.evaluation.severity is dg.AssetCheckSeverity.WARN
+    passed, is_warning = record.evaluation.passed, record.evaluation.severity is dg.AssetCheckSeverity.WARN
     where = asset if record.partition is None else f"{asset} [{record.partition}]"
     page = urlencode({"view": "checks", "checkDetail": name})
     return Alert(
         alert_id=f"check execution {record.id}",
         happened_at=record.event.timestamp,
-        title=f"{where}: {name} {'warns' if is_warning else 'failed'}",
-        message=record.evaluation.description or f"The check {name} of {where} did not pass.",
+        title=f"{where}: {name} {'passes again' if passed else 'warns' if is_warning else 'failed'}",
+        message=record.evaluation.description or f"The check {name} of {where} {'passes' if passed else 'failed'}.",
         remedy=_text(record.evaluation.metadata.get("remedy")),
-        is_warning=is_warning,
+        level="info" if passed else "warning" if is_warning else "failure",
         asset=asset,
         partition=record.partition,
         check=name,
@@ -71,7 +88,17 @@ def _alert_of_check(record: AssetCheckExecutionRecord, ui_address: str) -> Alert
         allowed=_number(record.evaluation.metadata.get("allowed")),
         dagster_run_id=record.run_id or None,
         link=f"{ui_address}/assets/{quote(asset)}?{page}",
+        state=state_of_check(record),
+        is_over=passed,
+        repeat="if_worse",
+        is_summed_up=is_summed_up,
     )
+
+
+def state_of_check(record: AssetCheckExecutionRecord) -> str:
+    """Return the name under which a check of a partition is remembered as failing, and is acknowledged."""
+    name = f"{record.key.asset_key.to_user_string()}:{record.key.name}"
+    return name if record.partition is None else f"{name} [{record.partition}]"
 
 
 def _number(value: dg.MetadataValue | None) -> float | None:
@@ -83,7 +110,7 @@ def _text(value: dg.MetadataValue | None) -> str | None:
     return value.value if isinstance(value, dg.TextMetadataValue) else None
 
 
-class _Story(NamedTuple):
+class Story(NamedTuple):
     """Why a run failed: errors of its failed steps, whether failed checks explain it, checks that did not run."""
 
     reasons: list[str]
@@ -91,7 +118,7 @@ class _Story(NamedTuple):
     unchecked: list[dg.AssetCheckKey]
 
 
-def _read_story(instance: dg.DagsterInstance, run_id: str) -> _Story:
+def read_story(instance: dg.DagsterInstance, run_id: str) -> Story:
     events = [entry.dagster_event for entry in instance.all_logs(run_id, of_type=EVENTS) if entry.dagster_event]
     failed_steps = [event for event in events if event.is_step_failure]
     planned = {
@@ -112,7 +139,7 @@ def _read_story(instance: dg.DagsterInstance, run_id: str) -> _Story:
     reasons = [_reason_of_step(event) for event in failed_steps if event.step_key not in stopped_by_checks]
     if not failed_steps:
         reasons = [event.message or "It ended without a reason." for event in events if event.is_run_failure]
-    return _Story(
+    return Story(
         reasons=reasons,
         is_explained=bool(failed_steps) and not reasons,
         unchecked=sorted(planned - {evaluation.asset_check_key for _, evaluation in evaluations}),
@@ -131,22 +158,52 @@ def _reason_of_step(event: dg.DagsterEvent) -> str:
     return f"{event.step_key}: {words[0] if words else 'it crashed'}"
 
 
-def _alert_of_run(record: dg.RunRecord, story: _Story, ui_address: str) -> Alert:
+def _alert_of_run(record: dg.RunRecord, story: Story, ui_address: str) -> Alert:
     run = record.dagster_run
-    assets = sorted(key.to_user_string() for key in run.asset_selection or ()) or [run.job_name]
+    assets = _assets_of(run)
     if story.unchecked:
         assets = sorted({key.asset_key.to_user_string() for key in story.unchecked})
-    partition = run.tags.get(PARTITION_NAME_TAG)
-    where = ", ".join(assets) if partition is None else f"{', '.join(assets)} [{partition}]"
     return Alert(
         alert_id=f"run {run.run_id}",
         happened_at=record.end_time or 0.0,
-        title=f"{where}: the Dagster run failed",
+        title=f"{_where(run, assets)}: the Dagster run failed",
         message=" ".join(story.reasons) or "It ended without a reason.",
         asset=", ".join(assets),
-        partition=partition,
+        partition=run.tags.get(PARTITION_NAME_TAG),
         check=", ".join(f"{key.name} (did not run)" for key in story.unchecked) or None,
         dagster_run_id=run.run_id,
         link=f"{ui_address}/runs/{run.run_id}",
-        repeats_by_itself=AUTOMATION_CONDITION_TAG in run.tags,
+        state=_state_of_run(run),
+        repeat="daily" if AUTOMATION_CONDITION_TAG in run.tags or SCHEDULE_NAME_TAG in run.tags else "always",
     )
+
+
+def _success_of_run(record: dg.RunRecord, ui_address: str) -> Alert:
+    run = record.dagster_run
+    assets = _assets_of(run)
+    return Alert(
+        alert_id=f"run {run.run_id}",
+        happened_at=record.end_time or 0.0,
+        title=f"{_where(run, assets)}: the Dagster run succeeds again",
+        message="The last run had failed; this one succeeded.",
+        level="info",
+        asset=", ".join(assets),
+        partition=run.tags.get(PARTITION_NAME_TAG),
+        dagster_run_id=run.run_id,
+        link=f"{ui_address}/runs/{run.run_id}",
+        state=_state_of_run(run),
+        is_over=True,
+    )
+
+
+def _assets_of(run: dg.DagsterRun) -> list[str]:
+    return sorted(key.to_user_string() for key in run.asset_selection or ()) or [run.job_name]
+
+
+def _where(run: dg.DagsterRun, assets: list[str]) -> str:
+    partition = run.tags.get(PARTITION_NAME_TAG)
+    return ", ".join(assets) if partition is None else f"{', '.join(assets)} [{partition}]"
+
+
+def _state_of_run(run: dg.DagsterRun) -> str:
+    return f"run of {_where(run, _assets_of(run))}"

@@ -9,12 +9,16 @@ from lvm_pipeline.defs.checks import lvm_errors_as_failures
 from lvm_pipeline.defs.jobs import train_architecture
 from lvm_pipeline.settings import Settings, load_settings
 
+RETRAINING = "retraining"
+RETRAINING_TAG = "lvm/retraining"  # the scheduled time, equal for all runs of one retraining
+NUM_RUNS_TAG = "lvm/retraining_runs"  # how many runs the retraining has
+
 
 def retraining(settings: Settings) -> dg.ScheduleDefinition:
     """Return the schedule that retrains `LVM_RETRAINED_ARCHITECTURES`; it is on by default."""
 
     @dg.schedule(
-        name="retraining",
+        name=RETRAINING,
         job=train_architecture,
         cron_schedule=settings.retraining_cron,
         execution_timezone="UTC",
@@ -29,6 +33,7 @@ def retraining(settings: Settings) -> dg.ScheduleDefinition:
             yield dg.SkipReason("There is no champion yet, so there is no architecture to retrain.")
         moment = context.scheduled_execution_time.isoformat(timespec="minutes")
         for architecture in architectures:  # the pool `gpu` lets them queue
-            yield dg.RunRequest(run_key=f"{moment} {architecture}", partition_key=architecture)
+            tags = {RETRAINING_TAG: moment, NUM_RUNS_TAG: str(len(architectures))}
+            yield dg.RunRequest(run_key=f"{moment} {architecture}", partition_key=architecture, tags=tags)
 
     return retrain

@@ -188,6 +188,15 @@ class EvaluationReport(MeanScores):
         return self.baselines[self.best_baseline]
 
     @property
+    def verdict(self) -> str:
+        """One sentence: the cosine, and whether it beats the best baseline."""
+        gain, beats = self.gain, "beats" if self.gain.is_above_zero else "does not beat"
+        words = f"{gain.mean:+.4f}"
+        if gain.low is not None and gain.high is not None:
+            words += f", 95 % CI {gain.low:+.4f} to {gain.high:+.4f}"
+        return f"Cosine {self.cosine:.4f}; {beats} the best baseline, {self.best_baseline} (gain {words})."
+
+    @property
     def gain(self) -> Interval:
         return self.best.gain
 

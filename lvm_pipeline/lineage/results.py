@@ -166,7 +166,8 @@ def choose_champion(settings: Settings) -> dict[str, Any]:
         num_threads=settings.num_threads,
     )
     decision = selection.decision
-    chosen = {"decision": decision.as_json(), **dict.fromkeys(CHAMPION_FIELDS)}
+    before = incumbent.tags.get("trial_id") if incumbent else None
+    chosen = {"decision": decision.as_json(), "before": before, **dict.fromkeys(CHAMPION_FIELDS)}
     if decision.promote:
         fingerprint = decision.challenger_fingerprint or ""
         _score_on_test(settings, selection.challenger_dir, fingerprint)

@@ -1,15 +1,19 @@
-"""The sensor `alerts` with real runs, on both storages: failures are sent once, to a real receiver."""
+"""The sensor `alerts` with real runs, on both storages: changes are sent once, to a real receiver."""
 
+import re
 import time
 
 import dagster as dg
 import pytest
 from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG
+from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG, SCHEDULE_NAME_TAG
 
 from lvm_pipeline.adapters.messages.window import Window
 from lvm_pipeline.defs.checks import check_result, check_specs
+from lvm_pipeline.defs.failing_checks import acknowledge, failing_checks, withdraw
+from lvm_pipeline.defs.schedules import NUM_RUNS_TAG, RETRAINING, RETRAINING_TAG
 from lvm_pipeline.defs.sensors import NO_URL, alerts_sensor
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Invariant, Severity
 from lvm_pipeline.settings import Settings, load_settings, settings_environment
 
@@ -26,7 +30,7 @@ class World:
 
     def __init__(self, instance):
         self.instance = instance
-        self.failing, self.crashing = set(), set()
+        self.failing, self.crashing, self.unchecked, self.share = set(), set(), set(), 0.75
         self.cursor = None
         self.definitions = dg.Definitions(
             assets=[self._asset("concepts", None), self._asset("models", PARTITIONS)],
@@ -43,19 +47,22 @@ class World:
             if name in self.crashing:
                 raise OSError("disk full at postgresql://me:hush-hush@host/db")
             for invariant in INVARIANTS:
+                if invariant.name in self.unchecked:
+                    yield check_result(invariant.not_checked("There is no reference."))
+                    continue
                 passed, message = invariant.name not in self.failing, "2 of 8 vectors are missing."
-                yield check_result(invariant.finding(passed=passed, message=message, observed=0.75, allowed=1.0))
+                yield check_result(invariant.finding(passed=passed, message=message, observed=self.share, allowed=1.0))
             if "vectors_are_there" in self.failing:
                 raise dg.Failure("vectors_are_there: 2 of 8 vectors are missing.")
             yield dg.MaterializeResult()
 
         return made
 
-    def make(self, name, partition=None):
+    def make(self, name, partition=None, tags=None):
         job = self.definitions.resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(
             instance=self.instance, asset_selection=[dg.AssetKey(name)], partition_key=partition,
-            raise_on_error=False, run_config=QUIET,
+            raise_on_error=False, run_config=QUIET, tags=tags,
         )  # fmt: skip
         return result.run_id
 
@@ -89,13 +96,13 @@ def world(request, tmp_path, receiver, monkeypatch):
 def test_failures_are_sent_once_with_all_details(world, receiver):
     world.failing = {"vectors_are_there"}
     world.make("concepts")
-    assert world.look() == "No new failures.", "the first tick sends nothing from the past"
+    assert world.look() == "Nothing new.", "the first tick sends nothing from the past"
     assert receiver.messages == []
 
     run_id = world.make("models", "gru")
 
     assert world.look() == "Sent 1 alert."
-    assert world.look() == "No new failures."
+    assert world.look() == "Nothing new."
     (message,) = receiver.messages
     assert message["title"] == "models [gru]: vectors_are_there failed"
     assert message["type"] == "failure"
@@ -113,9 +120,25 @@ def test_failures_are_sent_once_with_all_details(world, receiver):
     page = "https://dagster.example.org/assets/models?view=checks&checkDetail=vectors_are_there"
     assert f"link: {page}" in message["message"]
 
+    what_fails_as_before_is_not_sent_again(world, receiver)
     warns_without_failing(world, receiver)
     a_crash_is_sent_with_the_checks_that_did_not_run(world, receiver)
     what_is_refused_is_sent_later(world, receiver)
+
+
+def what_fails_as_before_is_not_sent_again(world, receiver):
+    world.make("models", "gru")
+    assert world.look() == "Nothing new."
+    world.share = 0.5
+    world.make("models", "gru")
+    assert world.look() == "Sent 1 alert.", "it is worse"
+    world.failing, world.share = set(), 0.75
+    world.make("models", "gru")
+    assert world.look() == "Sent 1 alert."
+    assert receiver.messages[-1]["title"] == "models [gru]: vectors_are_there passes again"
+    assert receiver.messages[-1]["type"] == "info"
+    world.make("models", "gru")
+    assert world.look() == "Nothing new."
 
 
 def warns_without_failing(world, receiver):
@@ -124,6 +147,9 @@ def warns_without_failing(world, receiver):
     world.look()
     assert receiver.messages[-1]["title"] == "concepts: codes_are_assigned warns"
     assert receiver.messages[-1]["type"] == "warning"
+    world.failing = set()
+    world.make("concepts")
+    world.look()
 
 
 def a_crash_is_sent_with_the_checks_that_did_not_run(world, receiver):
@@ -136,6 +162,9 @@ def a_crash_is_sent_with_the_checks_that_did_not_run(world, receiver):
     assert "check: codes_are_assigned (did not run), vectors_are_there (did not run)" in message["message"]
     assert f"link: https://dagster.example.org/runs/{run_id}" in message["message"]
     world.crashing = set()
+    world.make("concepts")
+    world.look()
+    assert receiver.messages[-1]["title"] == "concepts: the Dagster run succeeds again"
 
 
 def what_is_refused_is_sent_later(world, receiver):
@@ -145,7 +174,7 @@ def what_is_refused_is_sent_later(world, receiver):
     receiver.num_refusals = 1
     assert world.look().startswith("Sent 1 alert; 1 alert will be tried again: An alert could not be delivered")
     assert world.look() == "Sent 1 alert."
-    assert world.look() == "No new failures."
+    assert world.look() == "Nothing new."
     titles = [message["title"] for message in receiver.messages[num_before:]]
     assert sorted(titles) == ["concepts: codes_are_assigned warns", "concepts: vectors_are_there failed"]
 
@@ -174,6 +203,63 @@ def test_scheduled_runs_that_fail_for_one_reason_are_sent_once(world, receiver):
         world.look()
 
     assert [message["message"].splitlines()[0] for message in receiver.messages] == ["The database is away."]
+
+
+def test_an_acknowledged_check_is_quiet_until_it_gets_worse(world, receiver):
+    world.look()
+    world.failing = {"codes_are_assigned"}
+    world.make("concepts")
+    settings, checks = load_settings(), sorted(world.definitions.resolve_asset_graph().asset_check_keys)
+
+    assert acknowledge(settings, failing_checks(world.instance, settings, checks), ["codes_are_assigned"]) == [
+        "concepts:codes_are_assigned"
+    ]
+    assert [each.is_acknowledged for each in failing_checks(world.instance, settings, checks)] == [True]
+    assert world.look() == "Nothing new."
+    world.share = 0.25
+    world.make("concepts")
+    assert world.look() == "Sent 1 alert."
+
+    with pytest.raises(LvmError, match="no failing check 'codes'"):
+        acknowledge(settings, failing_checks(world.instance, settings, checks), ["codes"])
+    assert withdraw(settings, ["codes_are_assigned"]) == ["concepts:codes_are_assigned"]
+
+
+def test_a_check_that_could_not_be_made_changes_nothing(world, receiver):
+    world.look()
+    world.failing = {"codes_are_assigned"}
+    world.make("concepts")
+    world.look()
+    world.failing, world.unchecked = set(), {"codes_are_assigned"}
+    world.make("concepts")
+
+    assert world.look() == "Nothing new."
+    assert len(receiver.messages) == 1
+
+
+def retrain(world, partition, scheduled="2026-11-29T03:00"):
+    tags = {SCHEDULE_NAME_TAG: RETRAINING, RETRAINING_TAG: scheduled, NUM_RUNS_TAG: "2"}
+    return world.make("models", partition, tags=tags)
+
+
+def test_a_retraining_is_one_message(world, receiver):
+    world.look()
+    world.failing = {"codes_are_assigned"}
+    retrain(world, "gru")
+    assert world.look() == "Nothing new.", "it goes on"
+    world.failing = {"vectors_are_there"}
+    retrain(world, "lstm")
+
+    assert world.look() == "Sent 1 alert."
+    assert world.look() == "Nothing new."
+    (message,) = receiver.messages
+    assert message["title"] == "Retraining of gru, lstm: 1 of 2 failed"
+    assert message["type"] == "failure"
+    lines = message["message"].splitlines()
+    assert re.fullmatch(r"gru trained in \d+ s \(\)\. Warnings: codes_are_assigned\.", lines[0])
+    assert lines[1] == "lstm failed: vectors_are_there: 2 of 8 vectors are missing."
+    assert lines[2] == "Champion: the runs did not get as far as choosing one."
+    assert "link: https://dagster.example.org/runs?q%5B0%5D=tag%3Alvm%2Fretraining%3D2026-11-29T03%3A00" in lines
 
 
 def test_without_a_url_it_says_so_and_remembers_the_time(monkeypatch):

@@ -1,1 +1,1 @@
-"""Alerts: text (alert), what was sent (window, delivery), silence of a daemon (silence)."""
+"""Alerts: text (alert), what fails now (failing), what was sent (window, delivery), silent daemons (silence)."""

@@ -1,25 +1,29 @@
 """An alert and its text."""
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 PASSWORD_IN_URL = re.compile(r"(?<=://)([^\s/@:]*):[^\s/@]+(?=@)")
 HIDDEN = "***"
 MIN_SECRET_LENGTH = 4  # shorter ones are words like `db`
 
+Level = Literal["info", "warning", "failure"]
+LEVELS: tuple[Level, ...] = ("info", "warning", "failure")
+Repeat = Literal["if_worse", "daily", "always"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """A failure to report."""
+    """Something to report: a failure, its end, or the summary of a retraining."""
 
-    alert_id: str  # identifies the failure: a check execution, a run or a silence
+    alert_id: str  # identifies the event: a check execution, a run, a silence or a retraining
     happened_at: float  # in seconds since 1970
-    title: str  # what failed, in a few words
-    message: str  # one sentence
+    title: str  # what happened, in a few words
+    message: str  # one sentence, or one line for each part of a summary
     remedy: str | None = None  # what to do about it
-    is_warning: bool = False  # whether the pipeline goes on
+    level: Level = "failure"  # `warning` if the pipeline goes on, `info` if nothing is wrong
     asset: str | None = None  # the asset whose check or materialization failed
     partition: str | None = None  # its partition
     check: str | None = None  # name of the check
@@ -27,13 +31,10 @@ class Alert:
     allowed: float | None = None  # the limit of the check
     dagster_run_id: str | None = None  # the Dagster run in which it happened
     link: str | None = None  # page of the Dagster web UI
-    repeats_by_itself: bool = False  # whether a schedule or sensor retries, so that the same failure may come back
-
-    @property
-    def series(self) -> str | None:
-        """Identifies retries with the same failure; None if nothing retries."""
-        text = f"{self.title}\n{self.message}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16] if self.repeats_by_itself else None
+    state: str | None = None  # what fails or works again, such as a check of a partition; None: nothing that lasts
+    is_over: bool = False  # it works again; reported only if its failure was
+    repeat: Repeat = "always"  # when a failure that was reported is reported again
+    is_summed_up: bool = False  # the summary of a retraining reports it
 
     def body(self) -> str:
         """Return the text of the message: the sentence, what to do, then one line for each known field."""

@@ -1,14 +1,18 @@
-"""Send new alerts. Failed deliveries are retried later and do not block the others."""
+"""Send what is news. Failed deliveries are retried later and do not block the others."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lvm_pipeline.adapters.messages.alert import Alert
-from lvm_pipeline.adapters.messages.window import Window, is_repeat
+from lvm_pipeline.adapters.messages.failing import FailingNow, Quiet
+from lvm_pipeline.adapters.messages.window import Window
 from lvm_pipeline.errors import LvmError
 
 MAX_ATTEMPTS = 20  # per tick: Dagster ends a long tick, and all its alerts would be sent again
 MAX_PROBLEMS = 3  # per tick: after these failures the receiver counts as unreachable
+
+
+SEND_ALL = Quiet()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +26,7 @@ class Delivery:
 
     def in_words(self) -> str:
         if not self.num_sent and not self.num_waiting:
-            return "No new failures."
+            return "Nothing new."
         sent = f"Sent {_alerts(self.num_sent)}"
         if not self.num_waiting:
             return f"{sent}."
@@ -30,33 +34,58 @@ class Delivery:
         return f"{sent}; {_alerts(self.num_waiting)} will be tried again{reason}"
 
 
-def deliver(alerts: Iterable[Alert], window: Window, *, send: Callable[[Alert], None], now: float) -> Delivery:
-    """Send every alert that is not in the window, and return the new window; `send` raises an LvmError if it fails."""
-    sent: list[Alert] = []
-    repeated: list[Alert] = []
-    waiting: list[Alert] = []
-    problems: list[str] = []
-    ongoing = dict(window.ongoing)
+def deliver(
+    alerts: Iterable[Alert], window: Window, *, send: Callable[[Alert], None], now: float, quiet: Quiet = SEND_ALL
+) -> Delivery:
+    """Send every alert of the window that is news, and return the new window; `send` raises an LvmError if it fails.
+
+    While an alert waits for a retry, later ones of the same state wait too: each is compared with the one before.
+    """
+    failing = FailingNow(window.failing, quiet)
+    tally = _Tally()
     for alert in window.unhandled(alerts):
-        if is_repeat(alert, ongoing):
-            repeated.append(alert)
-        elif len(sent) + len(problems) >= MAX_ATTEMPTS or len(problems) >= MAX_PROBLEMS:
-            waiting.append(alert)
-        else:
-            try:
-                send(alert)
-                sent.append(alert)
-            except LvmError as error:
-                problems.append(str(error))
-                waiting.append(alert)
-    unsent = {alert.series for alert in waiting}
-    ongoing = {series: times for series, times in ongoing.items() if series not in unsent}
+        if failing.is_outdated(alert):
+            continue
+        is_news = failing.is_news(alert)
+        if alert.state in tally.waiting_states or (is_news and tally.is_full()):
+            tally.waiting.append(alert)
+        elif not is_news or tally.try_to(send, alert):
+            failing.note(alert, is_sent=is_news)
+            tally.handled.append(alert)
     return Delivery(
-        window=window.after(handled=[*sent, *repeated], waiting=waiting, ongoing=ongoing, now=now),
-        num_sent=len(sent),
-        num_waiting=len(waiting),
-        problems=problems,
+        window=window.after(handled=tally.handled, waiting=tally.waiting, failing=failing.as_mapping(), now=now),
+        num_sent=tally.num_sent,
+        num_waiting=len(tally.waiting),
+        problems=tally.problems,
     )
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """What a tick did so far."""
+
+    num_sent: int = 0
+    handled: list[Alert] = field(default_factory=list)
+    waiting: list[Alert] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def waiting_states(self) -> set[str]:
+        return {alert.state for alert in self.waiting if alert.state is not None}
+
+    def is_full(self) -> bool:
+        return self.num_sent + len(self.problems) >= MAX_ATTEMPTS or len(self.problems) >= MAX_PROBLEMS
+
+    def try_to(self, send: Callable[[Alert], None], alert: Alert) -> bool:
+        """Send an alert; False if that failed, and it waits."""
+        try:
+            send(alert)
+        except LvmError as error:
+            self.problems.append(str(error))
+            self.waiting.append(alert)
+            return False
+        self.num_sent += 1
+        return True
 
 
 def _alerts(number: int) -> str:

@@ -4,14 +4,8 @@ import pytest
 
 from lvm_pipeline.adapters.messages.alert import Alert
 from lvm_pipeline.adapters.messages.delivery import MAX_ATTEMPTS, MAX_PROBLEMS, deliver
-from lvm_pipeline.adapters.messages.window import (
-    MAX_HANDLED,
-    OVERLAP_SECONDS,
-    PATIENCE_SECONDS,
-    REPEAT_SECONDS,
-    SERIES_GAP_SECONDS,
-    Window,
-)
+from lvm_pipeline.adapters.messages.failing import REPEAT_SECONDS
+from lvm_pipeline.adapters.messages.window import MAX_HANDLED, OVERLAP_SECONDS, PATIENCE_SECONDS, Window
 from lvm_pipeline.errors import LvmError
 
 NOW = 1_000_000.0
@@ -126,14 +120,16 @@ def test_the_window_stays_small_and_never_moves_back():
     window = Window(since=0.0)
     for round_ in range(30):
         delivered = [alert(f"{round_} {number}", NOW + round_) for number in range(100)]
-        window = window.after(handled=delivered, waiting=[], ongoing={}, now=NOW + round_)
+        window = window.after(handled=delivered, waiting=[], failing={}, now=NOW + round_)
 
     assert len(window.handled) <= MAX_HANDLED
     assert window.unhandled([alert("0 1", NOW)]) == []
 
 
 def repeated(number, happened_at, message="The database is away."):
-    return Alert(alert_id=f"run {number}", happened_at=happened_at, title="t", message=message, repeats_by_itself=True)
+    return Alert(
+        alert_id=f"run {number}", happened_at=happened_at, title="t", message=message, state="s", repeat="daily"
+    )
 
 
 class Looks:
@@ -162,13 +158,11 @@ def test_scheduled_failures_are_sent_once_and_again_after_a_day():
     assert REPEAT_SECONDS == 48 * 1800
 
 
-def test_a_failure_after_a_pause_or_for_another_reason_is_sent():
+def test_a_failure_for_another_reason_is_sent():
     look = Looks(Sender())
     assert look(repeated(1, NOW), now=NOW) == ["run 1"]
-    assert look(repeated(2, NOW + 1800, "The disk is full."), now=NOW + 1800) == ["run 2"]
-    later = NOW + SERIES_GAP_SECONDS + 1
 
-    assert look(repeated(3, later), now=later) == ["run 3"]
+    assert look(repeated(2, NOW + 1800, "The disk is full."), now=NOW + 1800) == ["run 2"]
 
 
 def test_a_series_whose_first_alert_failed_is_sent_later():
@@ -178,7 +172,7 @@ def test_a_series_whose_first_alert_failed_is_sent_later():
     assert look(repeated(2, NOW + 60), now=NOW + 60) == []
     sender.refused.clear()
 
-    assert look(repeated(3, NOW + 120), now=NOW + 120) == ["run 1"]
+    assert look(repeated(3, NOW + 120), now=NOW + 120) == ["run 1"], "run 2 and 3 repeat it"
     assert look(repeated(4, NOW + 180), now=NOW + 180) == []
 
 

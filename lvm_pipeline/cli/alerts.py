@@ -1,0 +1,103 @@
+"""Commands for alerts."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lvm_pipeline.cli import render
+from lvm_pipeline.cli.services import JsonOption
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from lvm_pipeline.defs.failing_checks import FailingCheck
+
+app = typer.Typer(
+    help="Alerts about failures, recoveries and retrainings. Set LVM_ALERT_URL to an Apprise URL.",
+    short_help="List and acknowledge failing checks, test alerts, watch the Dagster daemon.",
+    no_args_is_help=True,
+)
+
+
+def _failing(settings: Settings) -> "list[FailingCheck]":
+    from lvm_pipeline.definitions import defs
+    from lvm_pipeline.defs.failing_checks import failing_checks
+    from lvm_pipeline.defs.launch import open_instance
+
+    with open_instance(settings) as instance:
+        return failing_checks(instance, settings, sorted(defs().resolve_asset_graph().asset_check_keys))
+
+
+@app.command("list")
+def list_(as_json: JsonOption = False) -> None:
+    """List the checks that fail now, and which of them are acknowledged."""
+    settings = load_settings()
+    rows = [
+        {
+            "check": each.name,
+            "severity": each.alert.level,
+            "acknowledged": each.is_acknowledged,
+            "sent": not each.is_acknowledged and each.alert.check not in settings.quiet_checks,
+            "message": each.alert.message,
+        }
+        for each in _failing(settings)
+    ]
+    if as_json:
+        render.print_json(rows)
+    elif rows:
+        render.show_rows(render.plain(), rows)
+    else:
+        render.plain().print("No check fails.")
+
+
+@app.command()
+def ack(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Failing checks: CHECK, ASSET:CHECK or 'ASSET:CHECK [PARTITION]'; see `lvm alerts list`."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Acknowledge every failing check.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Withdraw the acknowledgement.")] = False,
+) -> None:
+    """Acknowledge failing checks: no alert about them until they get worse."""
+    from lvm_pipeline.defs import failing_checks as checks_now
+
+    if not names and not everything:
+        raise LvmError("Name the checks to acknowledge, or use --all; `lvm alerts list` shows what fails now.")
+    settings = load_settings()
+    if remove:
+        changed = checks_now.withdraw(settings, names or sorted(checks_now.read_acknowledged(settings)))
+    else:
+        failing = _failing(settings)
+        changed = checks_now.acknowledge(settings, failing, names or [each.name for each in failing])
+    verb = "Withdrew the acknowledgement of" if remove else "Acknowledged"
+    render.plain().print(f"{verb} {', '.join(changed) or 'nothing: no check fails'}.", markup=False)
+
+
+@app.command()
+def test() -> None:
+    """Send a test alert to LVM_ALERT_URL."""
+    from lvm_pipeline.adapters import alerts
+    from lvm_pipeline.adapters.messages.alert import Alert
+
+    settings = load_settings()
+    now = time.time()
+    message = "Sent by `lvm alerts test`. Failed checks, failed runs and a stopped daemon are reported here."
+    alerts.send(
+        settings,
+        Alert(alert_id=f"test {now:.0f}", happened_at=now, title="Test alert", message=message, level="info"),
+    )
+    render.plain().print("Sent a test alert to LVM_ALERT_URL.")
+
+
+@app.command()
+def watch() -> None:
+    """Send an alert when the Dagster daemon stops responding. Runs until Ctrl-C; `lvm ui` does this already."""
+    from lvm_pipeline.defs.daemon_watch import stop_on_signal
+    from lvm_pipeline.defs.daemon_watch import watch as watch_daemon
+    from lvm_pipeline.defs.launch import open_instance
+
+    settings = load_settings()
+    with open_instance(settings) as instance:
+        watch_daemon(instance, settings, is_over=stop_on_signal())
