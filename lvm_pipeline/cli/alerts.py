@@ -1,17 +1,14 @@
 """Commands for alerts."""
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lvm_pipeline.cli import render
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from lvm_pipeline.defs.failing_checks import FailingCheck
+from lvm_pipeline.settings import load_settings
 
 app = typer.Typer(
     help="Alerts about failures, recoveries and retrainings. Set LVM_ALERT_URL to an Apprise URL.",
@@ -20,18 +17,11 @@ app = typer.Typer(
 )
 
 
-def _failing(settings: Settings) -> "list[FailingCheck]":
-    from lvm_pipeline.definitions import defs
-    from lvm_pipeline.defs.failing_checks import failing_checks
-    from lvm_pipeline.defs.launch import open_instance
-
-    with open_instance(settings) as instance:
-        return failing_checks(instance, settings, sorted(defs().resolve_asset_graph().asset_check_keys))
-
-
 @app.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """List the checks that fail now, and which of them are acknowledged."""
+    from lvm_pipeline.defs.failing_checks import failing_now
+
     settings = load_settings()
     rows = [
         {
@@ -41,7 +31,7 @@ def list_(as_json: JsonOption = False) -> None:
             "sent": not each.is_acknowledged and each.alert.check not in settings.quiet_checks,
             "message": each.alert.message,
         }
-        for each in _failing(settings)
+        for each in failing_now(settings)
     ]
     if as_json:
         render.print_json(rows)
@@ -69,7 +59,7 @@ def ack(
     if remove:
         changed = checks_now.withdraw(settings, names or sorted(checks_now.read_acknowledged(settings)))
     else:
-        failing = _failing(settings)
+        failing = checks_now.failing_now(settings)
         changed = checks_now.acknowledge(settings, failing, names or [each.name for each in failing])
     verb = "Withdrew the acknowledgement of" if remove else "Acknowledged"
     render.plain().print(f"{verb} {', '.join(changed) or 'nothing: no check fails'}.", markup=False)
