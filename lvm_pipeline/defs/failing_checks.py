@@ -9,7 +9,7 @@ from lvm_pipeline.adapters.acknowledged import read_acknowledged, write_acknowle
 from lvm_pipeline.adapters.messages.alert import Alert
 from lvm_pipeline.adapters.messages.failing import Failure, is_worse
 from lvm_pipeline.defs.failures import ENDED, MAX_EXECUTIONS, alert_of_check, was_checked
-from lvm_pipeline.defs.launch import open_instance
+from lvm_pipeline.defs.launch import all_checks, open_instance
 from lvm_pipeline.errors import LvmError, nearest_or_all
 from lvm_pipeline.settings import Settings
 
@@ -25,10 +25,8 @@ class FailingCheck:
 
 def failing_now(settings: Settings) -> list[FailingCheck]:
     """Return the failing checks of the instance of the settings' home."""
-    from lvm_pipeline.definitions import defs
-
     with open_instance(settings) as instance:
-        return failing_checks(instance, settings, sorted(defs().resolve_asset_graph().asset_check_keys))
+        return failing_checks(instance, settings, all_checks())
 
 
 def failing_checks(

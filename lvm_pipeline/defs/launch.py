@@ -84,6 +84,13 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
             yield instance
 
 
+def all_checks() -> list[dg.AssetCheckKey]:
+    """Return the keys of all asset checks."""
+    from lvm_pipeline.definitions import defs
+
+    return sorted(defs().resolve_asset_graph().asset_check_keys)
+
+
 def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark runs of this module as failed whose process is gone, and give their place in the pools back."""
     unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
