@@ -9,7 +9,7 @@ from lvm_pipeline.defs.cpe_entry import cpe_entry
 from lvm_pipeline.defs.drift import drift
 from lvm_pipeline.defs.ensemble import ensemble
 from lvm_pipeline.defs.evaluation_report import evaluation_report
-from lvm_pipeline.defs.jobs import combine_best, crown_champion, refresh_data, train_architecture
+from lvm_pipeline.defs.jobs import choose_champion, combine_best, refresh_data, train_architecture
 from lvm_pipeline.defs.leaderboard import leaderboard
 from lvm_pipeline.defs.resources import settings_resource
 from lvm_pipeline.defs.schedules import retraining
@@ -30,7 +30,7 @@ def defs() -> dg.Definitions:
     return dg.Definitions(
         assets=automated(lineage, settings),
         asset_checks=[drift],
-        jobs=[refresh_data, train_architecture, combine_best, crown_champion, *plan_jobs],
+        jobs=[refresh_data, train_architecture, combine_best, choose_champion, *plan_jobs],
         schedules=[retraining(settings)],
         sensors=[automation_sensor(settings), alerts_sensor(settings)],
         resources={"settings": settings_resource},

@@ -91,8 +91,8 @@ class Backbone(LatentVectorModel):
         states = self.dropout(states)
         prediction = self._correction_from(states)
         if self.residual_head is not None:
-            arithmetic, head_state = self.residual_head.prefill(contexts, states, head_state)
-            prediction = arithmetic + prediction
+            weighted, head_state = self.residual_head.prefill(contexts, states, head_state)
+            prediction = weighted + prediction
         return self._finish(prediction), (mixer_state, head_state)
 
     def states_of(self, contexts: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -145,9 +145,9 @@ class Backbone(LatentVectorModel):
         if isinstance(self.residual_head, MixingHead):
             self.residual_head.fit(train_vectors)
 
-    def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
+    def set_weighted_mean(self, *, decay: float, article_weight: float) -> None:
         if self.residual_head is not None:
-            self.residual_head.set_arithmetic(decay=decay, article_weight=article_weight)
+            self.residual_head.set_weighted_mean(decay=decay, article_weight=article_weight)
 
 
 def _head(config: BackboneConfig) -> MixingHead | ResidualHead | None:

@@ -88,8 +88,8 @@ class LatentVectorModel(nn.Module, ABC):
     def fit(self, train_vectors: Tensor) -> None:
         """Set what is estimated and not learned (a normaliser) from vectors of train articles, (N, D)."""
 
-    def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
-        """Start the residual head at this arithmetic; a model without the head ignores it."""
+    def set_weighted_mean(self, *, decay: float, article_weight: float) -> None:
+        """Start the residual head at this weighted mean; a model without the head ignores it."""
 
     @property
     def linear_forecast_options(self) -> Mapping[str, Any] | None:

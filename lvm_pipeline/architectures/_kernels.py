@@ -45,13 +45,13 @@ class OptionalKernel:
     _forms: dict[torch.device, Form] = field(default_factory=dict, repr=False)
 
     def form_for(self, values: Tensor) -> Form:
-        """Return the form to use for values (B, T, ...): the kernel where it pays and is right, else torch's."""
+        """Return the form to use for values (B, T, ...): the kernel where it is faster and right, else torch's."""
         if not values.is_cuda or values.shape[1] <= LONGEST_CHUNK or values.dtype == torch.float64:
             return self.torch_form
         return self.checked_form(values.device)
 
     def checked_form(self, device: torch.device) -> Form:
-        """Return the kernel if it is installed and agrees with the torch form on this device, looked at once."""
+        """Return the kernel if it is installed and agrees with the torch form on this device, compared once."""
         if device not in self._forms:
             self._forms[device] = self._checked(device)
         return self._forms[device]

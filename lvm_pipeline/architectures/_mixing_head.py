@@ -68,7 +68,7 @@ class MixingHead(nn.Module):
     decays: Tensor
 
     def __init__(self, vector_dim: int, hidden_dim: int | None, scales: tuple[float, ...]):
-        """Start at the recency-weighted mean; `set_arithmetic` sets the fitted weights, `fit` the directions.
+        """Start at the recency-weighted mean; `set_weighted_mean` sets the fitted weights, `fit` the directions.
 
         `hidden_dim` is H; None: nothing but the context feeds the queries. `scales` are the decays d_j, from 0 (the
         last concept) to 1, of the means that are added besides 0.7 and 1.
@@ -110,7 +110,7 @@ class MixingHead(nn.Module):
         self.basis.copy_(directions.flip(1))
 
     @torch.no_grad()
-    def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
+    def set_weighted_mean(self, *, decay: float, article_weight: float) -> None:
         """Start from a fitted decay and article weight."""
         check_weighted_mean(decay=decay, article_weight=article_weight)
         self.decay.fill_(decay)

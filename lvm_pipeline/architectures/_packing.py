@@ -24,29 +24,29 @@ class Packing:
     batch_size: int  # B
     length: int  # T
     sizes: list[int]  # contexts that have a position, for each position that any has; never growing, of sum P
-    # place of each packed position in the flattened batch (B * T), shape (P,); None if nothing is padded
-    places: Tensor | None
+    # index of each packed position in the flattened batch (B * T), shape (P,); None if nothing is padded
+    indices: Tensor | None
 
     @classmethod
     def of(cls, batch_size: int, length: int, lengths: Tensor | None) -> "Packing":
         """Pack a batch (B, T) of whose contexts so many positions are needed, (B,), at least one of each; None: all."""
         if lengths is None or bool((lengths == length).all()):
-            return cls(batch_size=batch_size, length=length, sizes=[batch_size] * length, places=None)
+            return cls(batch_size=batch_size, length=length, sizes=[batch_size] * length, indices=None)
         order = lengths.argsort(descending=True, stable=True)
         has_TB = torch.arange(int(lengths.max()))[:, None] < lengths[order]
         positions, ranks = has_TB.nonzero(as_tuple=True)
-        places = order[ranks] * length + positions
-        return cls(batch_size=batch_size, length=length, sizes=has_TB.sum(1).tolist(), places=places)
+        indices = order[ranks] * length + positions
+        return cls(batch_size=batch_size, length=length, sizes=has_TB.sum(1).tolist(), indices=indices)
 
     def pack(self, states: Tensor) -> Tensor:
         """Return the needed positions of (B, T, ...), shape (P, ...)."""
-        if self.places is None:
+        if self.indices is None:
             return states.transpose(0, 1).flatten(0, 1)
-        return states.flatten(0, 1).index_select(0, self.places)
+        return states.flatten(0, 1).index_select(0, self.indices)
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Put packed positions (P, H) back into a batch (B, T, H), with zeros elsewhere."""
-        if self.places is None:
+        if self.indices is None:
             return packed.view(self.length, self.batch_size, -1).transpose(0, 1)
         flat = packed.new_zeros(self.batch_size * self.length, packed.shape[-1])
-        return flat.index_copy(0, self.places, packed).view(self.batch_size, self.length, -1)
+        return flat.index_copy(0, self.indices, packed).view(self.batch_size, self.length, -1)

@@ -1,16 +1,16 @@
-"""The arithmetic every model starts from: prediction = weights over the context . context + correction.
+"""The weighted mean every model starts from: prediction = weights over the context . context + correction.
 
 Shapes: B = batch, T = context in concepts, D = vector width, H = hidden width, K = scales.
 
 With x_s the concept at position s and h_t the mixers' state, position t gets
 
-    arithmetic_t = sum_k weight_tk mean_tk
+    weighted_t = sum_k weight_tk mean_tk
     mean_tk      = sum_{s<=t} decay_k^(t-s) x_s / sum_{s<=t} decay_k^(t-s)
     weight_t     = (1, article_weight, 0, ..., 0) / (1 + article_weight) + W h_t + b
 
 The first scale's decay is learned and starts, as article_weight does, at the value fitted on train
 articles; the second scale has decay 1, the mean of everything so far; the others are fixed. W and b
-start at zero, so that training starts at the best arithmetic and not below it, and the mixers learn
+start at zero, so that training starts at the best weighted mean and not below it, and the mixers learn
 when to look further back. Means are carried from concept to concept, so a step costs the same at any
 length.
 """
@@ -39,7 +39,7 @@ class ResidualHead(nn.Module):
     fixed_decays: Tensor
 
     def __init__(self, hidden_dim: int, scales: tuple[float, ...]):
-        """Start at the recency-weighted mean; `set_arithmetic` puts the fitted values in.
+        """Start at the recency-weighted mean; `set_weighted_mean` puts the fitted values in.
 
         `scales` are the decays of the further means, from 0 (the last concept) to 1 (all alike).
         """
@@ -52,7 +52,7 @@ class ResidualHead(nn.Module):
         nn.init.zeros_(self.attend.bias)
 
     @torch.no_grad()
-    def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
+    def set_weighted_mean(self, *, decay: float, article_weight: float) -> None:
         """Start from a fitted decay and article weight."""
         check_weighted_mean(decay=decay, article_weight=article_weight)
         self.decay.fill_(decay)
@@ -79,7 +79,7 @@ class ResidualHead(nn.Module):
         return torch.einsum("kts,btk->bts", shares_KTT, weights_BTK) @ contexts
 
     def prefill(self, contexts: Tensor, states: Tensor, state: HeadState | None) -> tuple[Tensor, HeadState]:
-        """Return the arithmetic of contexts that continue from `state` (nothing at the start), and the state after."""
+        """Return the weighted mean of contexts that continue from `state` (None at the start), and the new state."""
         with torch.autocast(contexts.device.type, enabled=False):
             contexts, states = _at_least_float32(contexts), _at_least_float32(states)
             batch, length, _ = contexts.shape
@@ -90,8 +90,8 @@ class ResidualHead(nn.Module):
                 sums_BKTD = sums_BKTD + powers_KT[:, 1:, None] * state[0][:, :, None]
                 totals_BKT = totals_BKT + powers_KT[:, 1:] * state[1][:, :, None]
             means_BKTD = sums_BKTD / totals_BKT[..., None]
-            arithmetic = torch.einsum("bktd,btk->btd", means_BKTD, self._weights(states))
-            return arithmetic, (sums_BKTD[:, :, -1], totals_BKT[:, :, -1])
+            weighted = torch.einsum("bktd,btk->btd", means_BKTD, self._weights(states))
+            return weighted, (sums_BKTD[:, :, -1], totals_BKT[:, :, -1])
 
     def _weights(self, states: Tensor) -> Tensor:
         """Return the weight of each scale, (..., H) -> (..., K)."""

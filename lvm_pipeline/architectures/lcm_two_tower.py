@@ -30,8 +30,8 @@ every other architecture predicts it and as cosine rewards. Above 0 it is one of
 which has a lower cosine on average. The authors' settings for text are 40 steps, noise 0.6, guidance 3 and
 rescaling 0.7; those are fields like the others.
 
-With the residual head its arithmetic, normalised, is added to every W_out u + b_out, with and without
-context alike, so that guidance sharpens the correction alone and a fresh model is exactly the arithmetic.
+With the residual head its weighted mean, normalised, is added to every W_out u + b_out, with and without
+context alike, so that guidance sharpens the correction alone and a fresh model is exactly that mean.
 
 `full` has 5 and 13 layers. Of its parameters 109,105,152 are projections to queries and keys that the
 authors keep and no prediction depends on; `has_idle_projections` off leaves them out. `published` has the
@@ -137,8 +137,8 @@ class TwoTowerLcm(Backbone):
         encoded, encoder_state = self.mixers.prefill(self.states_of(contexts, condition), encoder_state)
         start = torch.zeros_like(at_least_float32(contexts))
         if self.residual_head is not None:
-            arithmetic, head_state = self.residual_head.prefill(contexts, encoded, head_state)
-            start = self.space(arithmetic)
+            weighted, head_state = self.residual_head.prefill(contexts, encoded, head_state)
+            start = self.space(weighted)
         memory = self.denoiser.read(encoded, memory)
         return self._sampled(self.noise.expand(contexts.shape), start, memory), (encoder_state, memory, head_state)
 

@@ -44,8 +44,8 @@ class Mixing(LatentVectorModel):
     def fit(self, train_vectors: Tensor) -> None:
         self.head.fit(train_vectors)
 
-    def set_arithmetic(self, *, decay: float, article_weight: float) -> None:
-        self.head.set_arithmetic(decay=decay, article_weight=article_weight)
+    def set_weighted_mean(self, *, decay: float, article_weight: float) -> None:
+        self.head.set_weighted_mean(decay=decay, article_weight=article_weight)
 
 
 def reference(model: Mixing, contexts: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ combine_best = dg.define_asset_job(
     executor_def=dg.in_process_executor,
 )
 
-crown_champion = dg.define_asset_job(
-    "crown_champion",
+choose_champion = dg.define_asset_job(
+    "choose_champion",
     selection=[leaderboard.key, champion.key],
     description="Compare the reports that are there and choose the champion.",
     executor_def=dg.in_process_executor,

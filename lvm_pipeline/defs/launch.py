@@ -72,7 +72,7 @@ def materialise_lineage(
         runs += [run("train_architecture", MODEL, partition=architecture) for architecture in architectures]
         if before_choice is not None:
             before_choice()
-        return [*runs, run("crown_champion", CHOICE)]
+        return [*runs, run("choose_champion", CHOICE)]
 
 
 @contextmanager

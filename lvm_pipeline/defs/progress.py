@@ -87,7 +87,7 @@ def watched(settings: Settings, on_progress: OnProgress | None) -> Iterator[None
 
     def watch() -> None:
         while not is_over.wait(MIN_SECONDS):
-            _tell_changes(settings, seen, on_progress)
+            _report_changes(settings, seen, on_progress)
 
     watcher = threading.Thread(target=watch, name="progress", daemon=True)
     watcher.start()
@@ -96,10 +96,10 @@ def watched(settings: Settings, on_progress: OnProgress | None) -> Iterator[None
     finally:
         is_over.set()
         watcher.join()
-        _tell_changes(settings, seen, on_progress)
+        _report_changes(settings, seen, on_progress)
 
 
-def _tell_changes(settings: Settings, seen: dict[Path, StageProgress], on_progress: OnProgress) -> None:
+def _report_changes(settings: Settings, seen: dict[Path, StageProgress], on_progress: OnProgress) -> None:
     for path in sorted(_folder(settings).glob("*.json"), key=_age):
         try:
             progress = StageProgress(**json.loads(path.read_text(encoding="utf-8")))

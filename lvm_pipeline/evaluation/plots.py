@@ -146,7 +146,7 @@ def retrieval_curve(report: EvaluationReport) -> str:
     ends = [(name, css) for name, css, _ in reversed(drawn)]
     for i, (name, css) in enumerate(ends):
         marks.append(svg.text(RIGHT - 6, BOTTOM - 14 - 18 * (len(ends) - 1 - i), name, css=f"note {css}", anchor="end"))
-    marks.append(svg.text((LEFT + RIGHT) / 2, BOTTOM + 36, "k, candidates looked at", anchor="middle"))
+    marks.append(svg.text((LEFT + RIGHT) / 2, BOTTOM + 36, "k, number of candidates", anchor="middle"))
     return svg.figure(marks, width=WIDTH, height=HEIGHT, label="Share of targets found among the first k candidates")
 
 

@@ -1,7 +1,7 @@
 """Ranks of the targets by a model's ranking head: the nearest candidates, ordered by its scores.
 
 The query of the head finds the nearest candidates by cosine, the head orders the first of them, and those behind keep
-their place. So a target that the query does not find among the first has the rank that the query gives it. As in
+their order. So a target that the query does not find among the first has the rank that the query gives it. As in
 `measures.retrieval`, ties count against the target.
 
 Shapes: S = targets, P = candidates in the pool, B = targets in a block, M = candidates that the head orders,

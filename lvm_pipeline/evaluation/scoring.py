@@ -200,10 +200,10 @@ def _refuse_other_data(model_dir: Path, info: TrainedModelInfo, data: TrainingDa
         )
     others = [name for name, found in data.fingerprints.items() if info.fingerprints.get(name) != found]
     if require_same_data and others:
-        told = "; ".join(
+        differences = "; ".join(
             f"{name} {str(info.fingerprints.get(name))[:12]}, not {data.fingerprints[name][:12]}" for name in others
         )
         raise LvmError(
-            f"The model in {model_dir} was trained on other data ({told}), so its split and these scores could not be "
+            f"The model in {model_dir} was trained on other data ({differences}), so these scores could not be "
             "believed; evaluate it on the data it was trained on, or train it again."
         )

@@ -62,8 +62,8 @@ def line(x1: float, y1: float, x2: float, y2: float, *, css: str) -> str:
 
 def path(points: Points, *, css: str, title: str = "") -> str:
     """Draw a line through pixels."""
-    places = " L".join(f"{x:g} {y:g}" for x, y in points)
-    return f'<path d="M{places}" class="line {css}"><title>{escape(title)}</title></path>'
+    coordinates = " L".join(f"{x:g} {y:g}" for x, y in points)
+    return f'<path d="M{coordinates}" class="line {css}"><title>{escape(title)}</title></path>'
 
 
 def dot(x: float, y: float, *, css: str, radius: float = 3, title: str = "") -> str:

@@ -11,7 +11,7 @@
 3. Where there is no champion that can be scored, it has to beat the best baseline in the same way.
 4. A model with scores from leaking sequences is never promoted.
 
-Validation decides. The test split is looked at once, for the model that was promoted, and changes nothing.
+Validation decides. The test split is scored once, for the model that was promoted, and changes nothing.
 """
 
 from collections.abc import Sequence
@@ -80,11 +80,11 @@ def decide(
     gain = corrected_gain(challenger, against=against, others=others, seed=seed)
     role = "the champion" if incumbent else "the best baseline"
     corrected = f" (corrected for {1 + len(others)} candidates)" if others else ""
-    told = f"over {role}, {against.name}: {_interval_in_words(gain)}{corrected}"
+    compared = f"over {role}, {against.name}: {_interval_in_words(gain)}{corrected}"
     if gain.is_above_zero:
-        reason = f"{challenger.name} is promoted; its gain in cosine {told}, is above zero."
+        reason = f"{challenger.name} is promoted; its gain in cosine {compared}, is above zero."
     else:
-        reason = f"{challenger.name} is not promoted; its gain in cosine {told}, is not above zero."
+        reason = f"{challenger.name} is not promoted; its gain in cosine {compared}, is not above zero."
     return _decision(
         challenger,
         promote=gain.is_above_zero,

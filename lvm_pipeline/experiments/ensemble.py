@@ -262,10 +262,10 @@ def choose_weights(agreement: Agreement, *, weighting: Weighting, seed: int = 0)
         reason = f"equal weights: {num_articles} validation articles are too few to fit others"
         return WeightChoice(weights=tuple(equal.tolist()), reason=reason)
     gain = paired_gain(cross_fitted(agreement, seed=seed), agreement.cosines(equal), agreement.articles, seed=seed)
-    told = f"weights fitted on validation change the cosine by {_in_words(gain)} in cross-fitting by articles"
+    measured = f"weights fitted on validation change the cosine by {_in_words(gain)} in cross-fitting by articles"
     if not gain.is_above_zero:
-        return WeightChoice(weights=tuple(equal.tolist()), reason=f"equal weights: {told}")
-    return WeightChoice(weights=tuple(fitted_weights(agreement).tolist()), reason=f"fitted weights: {told}")
+        return WeightChoice(weights=tuple(equal.tolist()), reason=f"equal weights: {measured}")
+    return WeightChoice(weights=tuple(fitted_weights(agreement).tolist()), reason=f"fitted weights: {measured}")
 
 
 def cross_fitted(agreement: Agreement, *, seed: int = 0) -> NDArray[np.float64]:

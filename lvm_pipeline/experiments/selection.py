@@ -70,20 +70,20 @@ def select_champion(
     candidates = {model_dir: score(model_dir, is_challenger=True) for model_dir in challenger_dirs.values()}
     challenger_dir = max(candidates, key=lambda model_dir: candidates[model_dir].cosine)
     challenger = candidates.pop(challenger_dir)
-    incumbent, problem, told = None, None, ""
+    incumbent, problem, remark = None, None, ""
     if incumbent_dir is not None:
         try:
             incumbent = score(incumbent_dir, is_challenger=False)
             if read_trained_model_info(incumbent_dir).fingerprints != data.fingerprints:
-                told = " The champion was trained on other data and may have seen these articles."
+                remark = " The champion was trained on other data and may have seen these articles."
         except LvmError as error:
             problem = str(error)
-            told = f" The present champion could not be scored: {problem}"
+            remark = f" The present champion could not be scored: {problem}"
     baseline = _best_baseline(data, challenger, read_trained_model_info(challenger_dir).mode, cache_dir=cache_dir)
     decision = decide(
         challenger, incumbent=incumbent, best_baseline=baseline, others=list(candidates.values()), seed=seed
     )
-    decision = replace(decision, reason=decision.reason + told)
+    decision = replace(decision, reason=decision.reason + remark)
     return Selection(decision=decision, challenger_dir=challenger_dir, incumbent_problem=problem)
 
 

@@ -61,9 +61,7 @@ def _value(row: StudyRow, option: str) -> Any:
 
 def _sensitivity(rows: Sequence[StudyRow], option: str) -> str:
     values = sorted({_text(_value(row, option)): _value(row, option) for row in rows}.values(), key=_sort_key)
-    places = {
-        _text(value): LEFT + 30 + i * (RIGHT - LEFT - 60) / max(1, len(values) - 1) for i, value in enumerate(values)
-    }
+    xs = {_text(value): LEFT + 30 + i * (RIGHT - LEFT - 60) / max(1, len(values) - 1) for i, value in enumerate(values)}
     cosines = [_scores(row).cosine for row in rows]
     y = svg.linear_scale(min(cosines), max(cosines), start=BOTTOM, end=TOP, num_ticks=4)
     frame = svg.Scale(low=0, high=1, start=LEFT, end=RIGHT, ticks=())
@@ -72,16 +70,14 @@ def _sensitivity(rows: Sequence[StudyRow], option: str) -> str:
     for row in rows:
         by_value.setdefault(_text(_value(row, option)), []).append(row)
     means = [
-        (places[text], y(sum(_scores(row).cosine for row in by_value[text]) / len(by_value[text])))
+        (xs[text], y(sum(_scores(row).cosine for row in by_value[text]) / len(by_value[text])))
         for text in map(_text, values)
     ]
     marks.append(svg.path(means, css="model", title="mean"))
     for text, found in by_value.items():
-        marks.append(svg.text(places[text], BOTTOM + 18, text, anchor="middle"))
+        marks.append(svg.text(xs[text], BOTTOM + 18, text, anchor="middle"))
         marks += [
-            svg.dot(
-                places[text], y(_scores(row).cosine), css="other", title=f"{row.trial_id}: {_scores(row).cosine:.4f}"
-            )
+            svg.dot(xs[text], y(_scores(row).cosine), css="other", title=f"{row.trial_id}: {_scores(row).cosine:.4f}")
             for row in found
         ]
     marks.append(svg.text((LEFT + RIGHT) / 2, BOTTOM + 36, option.removeprefix("model."), anchor="middle"))
@@ -139,24 +135,24 @@ def parallel_coordinates(study: Study) -> str:
         ("cosine", lambda row: _scores(row).cosine, False, lambda value: f"{value:.4f}"),
     ]
     width, top, bottom = 1100, 40, 330
-    places = [110 + i * (width - 190) / (len(axes) - 1) for i in range(len(axes))]
+    xs = [110 + i * (width - 190) / (len(axes) - 1) for i in range(len(axes))]
     marks, heights = [], []
-    for place, (title, value, is_log, as_text) in zip(places, axes, strict=True):
+    for x, (title, value, is_log, as_text) in zip(xs, axes, strict=True):
         found = [value(row) for row in rows]
         scale = _scale_of(found, is_log, start=bottom, end=top)
         heights.append([scale(each) for each in found])
         marks += [
-            svg.line(place, top, place, bottom, css="grid"),
-            svg.text(place, 20, title, css="note", anchor="middle"),
+            svg.line(x, top, x, bottom, css="grid"),
+            svg.text(x, 20, title, css="note", anchor="middle"),
         ]
         if title == "architecture":
-            marks += [svg.text(place - 8, scale(i) + 4, name, anchor="end") for i, name in enumerate(names)]
+            marks += [svg.text(x - 8, scale(i) + 4, name, anchor="end") for i, name in enumerate(names)]
         else:
-            marks += [svg.text(place, bottom + 18, as_text(min(found)), anchor="middle")]
-            marks += [svg.text(place, top - 6, as_text(max(found)), anchor="middle")]
+            marks += [svg.text(x, bottom + 18, as_text(min(found)), anchor="middle")]
+            marks += [svg.text(x, top - 6, as_text(max(found)), anchor="middle")]
     num_best = max(1, round(BEST_FRACTION * len(rows)))
     for number in reversed(range(len(rows))):
-        points = [(place, height[number]) for place, height in zip(places, heights, strict=True)]
+        points = [(x, height[number]) for x, height in zip(xs, heights, strict=True)]
         css = "model" if number < num_best else "faint"
         marks.append(svg.path(points, css=css, title=_named_cosine(rows[number])))
     return svg.figure(marks, width=width, height=360, label="Parallel coordinates of all trials")

@@ -111,7 +111,7 @@ def check_staged_concepts(settings: Settings, path: Path, metadata: ConceptsMeta
 
 
 def promote_concepts(settings: Settings, staged: StagedConcepts) -> ConceptsMetadata:
-    """Put a staged concept table in its place if sequences can be made of it, and write the verification report.
+    """Promote a staged concept table if sequences can be made of it, and write the verification report.
 
     Raises:
         InvariantError: If a blocking finding failed; the staged file is deleted and the earlier product stays.
@@ -124,12 +124,12 @@ def promote_concepts(settings: Settings, staged: StagedConcepts) -> ConceptsMeta
             )
         _report(settings, staged.path, staged.findings)
         raise_on_blocking(staged.findings)
-        return _in_its_place(settings, staged)
+        return _promoted(settings, staged)
     finally:
         _discard(staged.path)
 
 
-def _in_its_place(settings: Settings, staged: StagedConcepts) -> ConceptsMetadata:
+def _promoted(settings: Settings, staged: StagedConcepts) -> ConceptsMetadata:
     assert staged.path is not None
     assert staged.metadata is not None
     files.promote(staged.path, settings.concepts_path)
@@ -160,7 +160,7 @@ def stage_sequences(settings: Settings, *, concepts_path: Path | None = None) ->
 def promote_sequences(
     settings: Settings, staged: StagedSequences, *, concept_findings: Sequence[Finding] | None = None
 ) -> SequencesMetadata:
-    """Put a staged sequence table in its place, and complete the verification report.
+    """Promote a staged sequence table, and complete the verification report.
 
     `concept_findings` None: those of the verification report, written by another process.
 
@@ -181,7 +181,7 @@ def promote_sequences(
 def promote_with_sequences(
     settings: Settings, concepts: StagedConcepts, sequences: StagedSequences | None = None
 ) -> None:
-    """Put staged concepts and sequences (cut now if not given) in their places; where either cannot be used, neither.
+    """Promote staged concepts and sequences (cut now if not given), or neither if either cannot be used.
 
     Raises:
         LvmError: If the concepts give no sequences, with what to do.
@@ -196,7 +196,7 @@ def promote_with_sequences(
             _report(settings, concepts.path, [*concepts.findings, *sequences.findings], sequences.path)
             raise_on_blocking(sequences.findings)
         _report(settings, concepts.path, concepts.findings)
-        _in_its_place(settings, concepts)
+        _promoted(settings, concepts)
         promote_sequences(settings, sequences, concept_findings=concepts.findings)
     finally:
         _discard(concepts.path)

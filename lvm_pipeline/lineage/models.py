@@ -38,7 +38,7 @@ class TrainedTrial:
     """A trial with its trained model."""
 
     folder: TrialFolder  # where it lies
-    info: "TrainedModelInfo"  # what the trained model says of itself
+    info: "TrainedModelInfo"  # record of the trained model
     findings: tuple[Finding, ...]  # what was checked before it was promoted
     was_trained: bool  # False if it had been trained before with the same data, code and options
     mlflow_url: str | None  # page of the MLflow run that made it, None where nothing tracked it

@@ -50,7 +50,7 @@ def assemble(
     )
     weighted_mean = fitted_weighted_mean(data, train_spans(config, data))
     model = architecture.build(model_config)
-    model.set_arithmetic(**weighted_mean)
+    model.set_weighted_mean(**weighted_mean)
     if model.linear_forecast_options is not None:
         fitted = fitted_linear_forecast(data, model.linear_forecast_options, mode=config.mode)
         model.set_linear_forecast(vars(fitted))

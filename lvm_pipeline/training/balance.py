@@ -1,4 +1,4 @@
-"""How the terms of an objective share the work: scaled where training starts, looked at after every epoch.
+"""How the terms of an objective share the work: scaled where training starts, measured after every epoch.
 
 Shapes: S = targets, D = vector width.
 """
@@ -17,7 +17,7 @@ from lvm_pipeline.training.objectives import OBJECTIVES, SumOfTerms, objective_n
 from lvm_pipeline.training.phases import Phase
 from lvm_pipeline.training.predictions import predict_spans
 
-BATCHES_LOOKED_AT = 4
+BATCHES_COMPARED = 4
 
 
 def objective_at_start(
@@ -40,7 +40,7 @@ def objective_at_start(
         return objective.scaled_by(scales)
     groups = group_spans(phase.spans, phase.batch_size)
     found = []
-    for indices in groups[:: -(-len(groups) // BATCHES_LOOKED_AT)]:
+    for indices in groups[:: -(-len(groups) // BATCHES_COMPARED)]:
         spans = phase.spans.take(indices)
         predictions = torch.from_numpy(predict_spans(model, vectors, spans, condition=condition))
         targets = vectors[torch.from_numpy(spans.target_rows()).to(vectors.device)].cpu()
@@ -78,5 +78,5 @@ def share_metrics(
 
 def _parts(num_targets: int, batch_size: int) -> Iterator[slice]:
     starts = range(0, num_targets, batch_size)
-    for start in starts[:: -(-len(starts) // BATCHES_LOOKED_AT)]:
+    for start in starts[:: -(-len(starts) // BATCHES_COMPARED)]:
         yield slice(start, start + batch_size)

@@ -1,4 +1,4 @@
-"""Batches as index gathers from the resident vectors: no worker processes, no copies of windows.
+"""Batches as index gathers from the vectors on the device: no worker processes, no copies of windows.
 
 Spans of about equal length go together, so that almost nothing is padded.
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lvm_pipeline.training.data import Spans
 
-LENGTH_JITTER = 0.05  # spans whose lengths differ by less than this share swap places from epoch to epoch
+LENGTH_JITTER = 0.05  # spans whose lengths differ by less than this share are reordered from epoch to epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ def vectors_on_device(vectors: NDArray[np.float32], device: str) -> Tensor:
     """Put all vectors (N, D) on the device; on a CPU this is the memory map itself, not a copy."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nothing writes to it
-        resident = torch.from_numpy(vectors)
-    return resident.to(device)
+        tensor = torch.from_numpy(vectors)
+    return tensor.to(device)
 
 
 def condition_on_device(condition: NDArray[np.float32] | None, device: str) -> Tensor | None:

@@ -153,8 +153,8 @@ def _difference_in_words(found: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     names = [name for name in sorted({*pairs, *own}) if pairs.get(name) != own.get(name)]
     if not names:
         return None
-    told = [f"{name} was {pairs.get(name)!r} and is {own.get(name)!r}" for name in names[:MAX_NAMED]]
-    return "; ".join(told) + (f"; and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
+    listed = [f"{name} was {pairs.get(name)!r} and is {own.get(name)!r}" for name in names[:MAX_NAMED]]
+    return "; ".join(listed) + (f"; and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

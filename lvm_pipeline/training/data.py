@@ -1,4 +1,4 @@
-"""The data of a training: resident vectors, articles and sequences that belong together.
+"""The data of a training: memory-mapped vectors, articles and sequences that belong together.
 
 Shapes: N = concepts, A = articles, S = sequences, R = spans, D = vector width.
 """
@@ -82,7 +82,7 @@ class TrainingData:
     articles: Articles  # where each article lies
     article_splits: NDArray[np.str_]  # split of each article, shape (A,)
     sequences: Sequences  # contexts and targets by row
-    concepts: ConceptsMetadata  # what the concept table says of itself
+    concepts: ConceptsMetadata  # metadata of the concept table
     concepts_path: Path | None = None  # the concept table, from which the condition is read when a model needs it
     encoders_dir: Path | None = None  # where the encoder of the concepts' space is looked for when a strategy needs it
     decoders_dir: Path | None = None  # where trained text decoders are looked for when a strategy needs one

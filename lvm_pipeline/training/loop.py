@@ -57,7 +57,7 @@ class TrainedModel:
     """A finished training."""
 
     path: Path  # folder of the model
-    info: TrainedModelInfo  # what it says of itself
+    info: TrainedModelInfo  # its record
     findings: tuple[Finding, ...] = ()  # what was checked of it
     tracking_problem: str | None = None  # why the tracker does not hold the model; None if it does
 

@@ -1,4 +1,4 @@
-"""What a training says of itself: to its checkpoint, to the tracker, and in the record beside its weights."""
+"""Records of a training: checkpoint identity, parameters and tags of the tracked run, record of the trained model."""
 
 from dataclasses import asdict
 from typing import Any

@@ -53,7 +53,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModelInfo:
-    """What a trained model says of itself."""
+    """Record of a trained model, kept beside its weights."""
 
     architecture: str  # name of the architecture
     preset: str  # preset that the config started from
@@ -128,7 +128,7 @@ def save_trained_model(model_dir: Path, weights: Mapping[str, Tensor], info: Tra
 
 
 def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
-    """Read what a trained model says of itself. Raises LvmError if there is no trained model, or it is not readable."""
+    """Read the record of a trained model. Raises LvmError if there is no trained model, or it is not readable."""
     path = model_dir / INFO_FILE
     restore_dir(model_dir)
     if not path.is_file():
@@ -170,7 +170,7 @@ def trial_in(values: Mapping[str, Any]) -> Trial:
 def load_trained_model(
     model_dir: Path, *, architecture: str | None = None, space_id: str | None = None, device: str = "cpu"
 ) -> tuple[LatentVectorModel, TrainedModelInfo]:
-    """Load a trained model for prediction, in evaluation mode, with what it says of itself.
+    """Load a trained model for prediction, in evaluation mode, with its record.
 
     Raises:
         LvmError: If there is no readable model, it is of another `architecture` or `space_id` than asked for, or its

@@ -49,7 +49,7 @@ def write_model(folder, *, vector_dim=32):
     return folder
 
 
-def test_run_holds_what_the_training_said(tracker, client):
+def test_run_holds_what_the_training_reported(tracker, client):
     values = [(step, step / 10) for step in range(2000)]
     tracker.log_metrics({"train/loss": values, "validation/cosine": [(0, 0.5), (1, 0.6)]})
     tracker.finish("FINISHED")

@@ -22,7 +22,7 @@ def backbone(*, max_context=None, **fields):
 def test_vectors_of_any_length_are_predicted_where_the_space_is_not_of_unit_length():
     contexts = 3 * noise(2, 4, 8, dtype=torch.float32)
     model = backbone(unit_length=False)
-    model.set_arithmetic(decay=0.0, article_weight=0.0)
+    model.set_weighted_mean(decay=0.0, article_weight=0.0)
     torch.testing.assert_close(model(contexts), contexts)
     torch.testing.assert_close(backbone()(contexts).norm(dim=-1), torch.ones(2, 4))
 
@@ -64,7 +64,7 @@ def test_a_context_beyond_the_longest_is_refused():
 def test_without_a_head_there_is_no_arithmetic_to_set():
     model = backbone(head="none")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.set_arithmetic(decay=0.1, article_weight=0.2)
+    model.set_weighted_mean(decay=0.1, article_weight=0.2)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

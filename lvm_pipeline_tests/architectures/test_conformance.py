@@ -295,7 +295,7 @@ def test_same_seed_same_weights(name):
 @pytest.mark.parametrize("head", ["mixing", "means"])
 def test_starts_exactly_at_the_weighted_mean(name, head):
     model = build(name, head=head).eval()
-    model.set_arithmetic(decay=0.6, article_weight=0.8)
+    model.set_weighted_mean(decay=0.6, article_weight=0.8)
     context = noise(1, 5, VECTOR_DIM, dtype=torch.float32)
     rows = context[0].double().numpy()
     powers = 0.6 ** np.arange(4, -1, -1)

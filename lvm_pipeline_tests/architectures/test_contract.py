@@ -119,7 +119,7 @@ def test_another_architectures_config_is_refused():
 def test_a_model_without_head_or_state_fits_the_contract():
     model = declared().build(ModelConfig())
     model.fit(torch.ones(3, 4))
-    model.set_arithmetic(decay=0.5, article_weight=0.0)
+    model.set_weighted_mean(decay=0.5, article_weight=0.0)
     contexts = torch.ones(2, 3, 4)
     assert loss_on(model, contexts, contexts, torch.ones(2, 3, dtype=torch.bool), objective="mse") == 0
     with pytest.raises(LvmError, match="carries no state"):

@@ -15,7 +15,7 @@ def noisy_head(*, width=WIDTH, decay=0.6, article_weight=0.8):
     torch.manual_seed(0)
     head = redraw(MixingHead(width, HIDDEN, SCALES)).double().eval()
     head.fit(noise(50, width, seed=3) * 2.0)
-    head.set_arithmetic(decay=decay, article_weight=article_weight)
+    head.set_weighted_mean(decay=decay, article_weight=article_weight)
     return head
 
 
@@ -67,7 +67,7 @@ def test_continues_from_a_state_as_if_in_one_piece(lengths):
 def test_the_directions_of_the_space_do_not_matter_before_training():
     torch.manual_seed(0)
     head = MixingHead(WIDTH, HIDDEN, SCALES).double().eval()
-    head.set_arithmetic(decay=0.5, article_weight=1.2)
+    head.set_weighted_mean(decay=0.5, article_weight=1.2)
     contexts, states = inputs(2, 9)
     before = head(contexts, states)
     head.fit(3 * noise(60, WIDTH, seed=5))

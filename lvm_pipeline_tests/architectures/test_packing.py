@@ -29,5 +29,5 @@ def test_a_batch_without_padding_needs_no_index():
     for lengths in (None, torch.tensor([4, 4])):
         packing = Packing.of(2, 4, lengths)
         states = torch.randn(2, 4, 3)
-        assert packing.places is None
+        assert packing.indices is None
         assert torch.equal(packing.unpack(packing.pack(states)), states)

@@ -1,4 +1,4 @@
-"""Products with a matrix that is laid out once equal the plain ones."""
+"""Products with packed weights equal plain products."""
 
 import pytest
 import torch

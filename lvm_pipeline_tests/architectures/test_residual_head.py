@@ -14,7 +14,7 @@ SCALES = (0.0, 0.875)  # exact in float32 too
 def head_with(decay, article_weight, *, noise=0.0):
     torch.manual_seed(0)
     head = ResidualHead(HIDDEN, SCALES).double()
-    head.set_arithmetic(decay=decay, article_weight=article_weight)
+    head.set_weighted_mean(decay=decay, article_weight=article_weight)
     torch.nn.init.normal_(head.attend.weight, std=noise)
     torch.nn.init.normal_(head.attend.bias, std=noise)
     return head

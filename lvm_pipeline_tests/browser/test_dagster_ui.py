@@ -1,6 +1,6 @@
-"""What a person does in the browser: look at the lineage, materialise an asset by a click, read its checks.
+"""The Dagster UI in a browser: show the lineage, materialise an asset with a click, read its checks.
 
-`--screenshots FOLDER` keeps a picture of every page that the tests look at.
+`--screenshots FOLDER` saves a picture of every page.
 """
 
 import json
@@ -186,6 +186,6 @@ def test_an_architecture_is_trained_and_scored_by_clicking(page, look, ui, setti
     assert (settings.reports_dir / "gru" / "report.html").exists()
 
 
-def test_what_runs_by_itself_is_shown_with_its_switch(page, look):
+def test_schedules_and_sensors_are_shown_with_their_switch(page, look):
     look("automation", "retraining", "alerts")
     expect(page.get_by_role("switch").or_(page.get_by_role("checkbox")).first).to_be_attached()

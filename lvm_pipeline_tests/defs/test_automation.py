@@ -1,4 +1,4 @@
-"""What is made by itself: nothing on equal data, each change once, nothing past a failed check, no training unasked."""
+"""Automation: equal data trigger nothing, a change triggers once, failed checks stop, training never starts."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -255,7 +255,7 @@ def test_a_failed_training_is_not_retried(world):
     assert [world.look_after(hours=2) for _ in range(3)] == [set()] * 3
 
 
-def test_training_is_not_asked_for_by_default(world):
+def test_training_is_not_requested_by_default(world):
     world.set(retrained_architectures="all")
     world.look()
     change(world, "sequences")

@@ -60,7 +60,7 @@ def test_a_trial_is_a_partition_and_a_week_of_the_plan_a_job(settings, instance)
     assert (settings.reports_dir / "study.html").is_file()
 
 
-def test_a_trial_that_the_plan_does_not_have_is_told(settings, instance):
+def test_a_trial_that_is_not_in_the_plan_is_refused(settings, instance):
     result = materialise(instance, "lstm-smoke-s0-00000000")
 
     assert not result.success

@@ -164,7 +164,7 @@ def test_a_model_below_a_baseline_is_reported(report):
 
 
 def test_a_collapsed_model_is_caught(products, report):
-    """The fault F9: weights of the arithmetic at zero leave nothing but a constant."""
+    """Weights of the mean at zero leave nothing but a constant."""
     collapsed = products.train("collapsed", model={"head": "none"}, learning_rate=1e-9)
 
     found = finding(products.evaluate(collapsed), "prediction_is_not_the_mean_vector")

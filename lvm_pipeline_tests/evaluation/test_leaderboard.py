@@ -62,7 +62,7 @@ def test_reports_of_another_split_are_left_out(reports):
 
 
 def test_pools_are_never_mixed(reports):
-    """Recall among fewer candidates is higher: the fault F11 that looked like scaling."""
+    """Recall among fewer candidates is higher: a fault of the original project that looked like scaling."""
     pool = replace(reports[0].pool, size=12, fingerprint="d" * 64)
     third = replace(reports[0], name="shrunk", pool=pool)
 
@@ -73,7 +73,7 @@ def test_pools_are_never_mixed(reports):
     assert board.left_out == (LeftOut(name="shrunk", reason="scored with another pool (12 concepts, dddddddddddd)"),)
 
 
-def test_the_page_says_what_warned_and_what_nobody_checked(reports, tmp_path):
+def test_the_page_lists_warnings_and_checks_that_did_not_run(reports, tmp_path):
     finding = replace(reports[0].findings[-1], name="codes_are_odd", passed=False)
     reports[0] = replace(reports[0], data_findings=(finding,))
 

@@ -138,11 +138,11 @@ def test_a_server_that_repeats_the_draft_gains_nothing_over_it(tmp_path):
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("place", ["context", "decoded"])
 def test_instructions_in_concepts_stay_data(tmp_path, hostile, place):
-    """A server that obeys whatever stands outside the data is told the same, whatever the concepts say."""
+    """Texts of concepts never reach the prompt outside its data, so a server that obeys the prompt is not affected."""
 
     def obedient(body):
-        told = body["messages"][0]["content"], *body["messages"][1]["content"].splitlines()[:1]
-        return completion("HACKED" if "HACKED" in "".join(told) else "A passage. [c1]")
+        prompt = body["messages"][0]["content"], *body["messages"][1]["content"].splitlines()[:1]
+        return completion("HACKED" if "HACKED" in "".join(prompt) else "A passage. [c1]")
 
     def with_text(text):
         return passage(0, **{place: (text, "Second.") if place == "context" else text})

@@ -66,7 +66,7 @@ def test_a_challenger_that_beats_only_the_baseline_is_not():
     assert "the champion, lstm" in decision.reason
 
 
-def test_a_gain_on_one_article_alone_promotes_nobody():
+def test_a_gain_on_one_article_alone_is_not_enough_to_promote():
     """By rows this gain would be sure; by articles it is one observation."""
     lucky = scores("gru", noise=0, gain=0.0)
     base = replace(lucky, name="lstm", model_fingerprint="other", cosines=lucky.cosines.copy())
@@ -85,7 +85,7 @@ def test_the_champion_does_not_challenge_itself():
     assert "already" in decision.reason
 
 
-def test_leaking_scores_crown_nobody():
+def test_a_model_with_leaking_scores_is_not_promoted():
     decision = decide(scores("gru", gain=0.5, is_leaking=True), incumbent=None, best_baseline=BASELINE)
 
     assert not decision.promote
@@ -105,7 +105,7 @@ def test_scores_of_other_targets_are_never_compared(changes):
         decide(scores("gru", gain=0.1), incumbent=replace(CHAMPION, **changes), best_baseline=BASELINE)
 
 
-def test_one_article_crowns_nobody():
+def test_one_article_is_not_enough_to_promote():
     one = np.zeros(NUM_ARTICLES * EACH, np.int64)
 
     decision = decide(

@@ -281,7 +281,7 @@ def test_each_line_is_answered_before_the_next_is_written(command, vectors):
 
 
 @pytest.mark.slow
-def test_it_ends_quietly_when_nobody_reads_on(command, vectors):
+def test_it_ends_quietly_when_the_reader_closes_the_pipe(command, vectors):
     lines = lines_of({"a": vectors[0]})
     command.stdin.write(lines[0] + b"\n")
     command.stdin.flush()

@@ -99,7 +99,7 @@ def test_several_candidates_need_the_encoder(home):
     assert decoders_at_hand(several, data_of(settings)).decoders[0].num_candidates == 1
 
 
-def test_a_report_is_asked_for_every_decoder_at_hand_and_told_of_those_that_are_not(home):
+def test_a_report_uses_every_available_decoder_and_lists_those_that_are_missing(home):
     settings, _ = home
 
     before = text_request(settings)

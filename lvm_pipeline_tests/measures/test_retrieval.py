@@ -82,7 +82,7 @@ def test_noise_is_found_as_often_as_chance_says():
 
 
 def test_copying_the_last_concept_is_hopeless_when_the_context_stays_in_the_pool(monkeypatch):
-    """The fault F11: with context rows among the candidates, the last one always wins."""
+    """With context rows among the candidates, the last one always wins."""
     targets = targets_of_process("random_walk")
     last = targets.vectors[targets.scored.target_rows - 1]
     honest = target_ranks(last, targets.scored, targets)[CONTEXT_ROWS]

@@ -206,7 +206,7 @@ def test_health_metrics_and_openapi_describe_the_server(server, vectors):
     assert call(f"{server}/nowhere")[0] == 404
 
 
-def test_the_time_in_the_server_is_told(server, vectors):
+def test_the_time_in_the_server_is_in_a_header(server, vectors):
     _, headers, _ = call(f"{server}/predict", {"vectors": vectors[:2].tolist()})
 
     assert 0 < float(headers["Server-Timing"].removeprefix("total;dur=")) < 60_000

@@ -80,6 +80,6 @@ def test_shares_are_means_over_a_few_batches(monkeypatch):
     objective = objective_named("cosine + mse")
     metrics = share_metrics(objective, predictions, targets, batch_size=64, is_unit=True)
 
-    assert len(seen) == balance.BATCHES_LOOKED_AT
+    assert len(seen) == balance.BATCHES_COMPARED
     assert set(seen) == {64}
     assert metrics["objective_share_mse"] == pytest.approx(2 / 3, abs=0.01)  # |p - t|^2 = 2 (1 - cos)

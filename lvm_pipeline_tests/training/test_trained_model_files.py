@@ -1,4 +1,4 @@
-"""A trained model is what it says it is, or it is not loaded (FIELD_NOTES' fault F8)."""
+"""A trained model is what it says it is, or it is not loaded."""
 
 import dataclasses
 import json

@@ -55,7 +55,7 @@ def test_every_option_of_a_trial_is_part_of_its_id(name):
 
 
 @pytest.mark.parametrize("changes", [{"device": "cpu"}, {"num_threads": 7}, {"compile": True}], ids=str)
-def test_what_only_concerns_the_machine_is_not(changes):
+def test_options_of_the_machine_are_not_part_of_the_id(changes):
     assert TrainingConfig(**changes).trial == Trial()
     assert TrainingConfig(**changes).trial_id == Trial().trial_id
 

@@ -111,7 +111,7 @@ def test_the_phase_comes_first_and_negatives_of_the_table_are_encoded_once_each(
     assert (counts[np.setdiff1d(np.arange(len(counts)), train_rows)] == 0).all()
 
 
-def test_a_substitute_is_said(noise, with_negatives, settled):
+def test_a_substitute_is_noted(noise, with_negatives, settled):
     config = settled(config_of("contrastive"))
     assert staged(config, noise).notes["contrastive"].startswith("The table names no negatives, so negatives are other")
     assert "is not at hand to encode the table's negatives" in staged(config, with_negatives).notes["contrastive"]

@@ -26,7 +26,7 @@ def test_subsets_grow_in_whole_articles_and_contain_one_another(data, mode):
     assert set(articles_of(another.phases[0].spans, data)) != articles[0]
 
 
-def test_sizes_beyond_the_data_are_left_out_and_said_so_and_too_few_data_are_refused(data):
+def test_sizes_beyond_the_data_are_left_out_with_a_note_and_too_few_data_are_refused(data):
     config = config_of("progressive", learning_rate=0.01, mode="articles", strategy_options={"sizes": [60, 10**6]})
     staging = staged(config, data)
     assert len(staging.phases) == 2
