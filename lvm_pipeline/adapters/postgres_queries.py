@@ -32,7 +32,6 @@ def rows_of(
     """Return `FROM ... WHERE ...` of the selected rows.
 
     Args:
-        tables: The tables.
         is_filtered: Only those of the dataset source.
         with_vectors: Joined to their vectors, if those are in a table of their own.
         is_numbered: With their number in the order in which the table returns them, for tables that have no `ctid`.

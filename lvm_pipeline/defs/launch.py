@@ -52,7 +52,6 @@ def materialise_lineage(
     """Materialise everything from the source table to the champion; return the Dagster runs, all successful.
 
     Args:
-        settings: The same for this process and the trainings.
         architectures: Partitions of `trained_model` and `evaluation_report`.
         on_progress: Called, from another thread, whenever a stage has something new to show.
         before_training: Called when the data are promoted.

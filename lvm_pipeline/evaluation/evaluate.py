@@ -93,17 +93,10 @@ def evaluate_model(
     """Evaluate a trained model on a concept table and its sequences.
 
     Args:
-        model_dir: Folder of the trained model.
-        concepts_path: The concept table.
-        sequences_path: The sequence table.
-        vectors_dir: Where the memory-mapped vectors are kept.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; scores, controls and latency are measured on it.
-        split: Whose targets are scored.
         context_mode: What the model may read; None: what it was trained to read.
         cache_dir: Where scores of baselines are kept for the next model; None keeps nothing.
         num_threads: PyTorch threads on a CPU; None: as in training.
-        seed: Of resampling and controls.
-        require_same_data: Refuse data other than the model was trained on.
         data_findings: What was found of these concepts and sequences; None where they were not checked.
         encoders_dir: Where the encoder of the vectors' space is looked up, for the leak ladder.
         text: Decode predictions to text; None decodes none.
@@ -132,17 +125,20 @@ def evaluate_model(
             scored, cache_dir=cache_dir, decoders=text.decoders if text else (), encoder=encoder, seed=seed
         ),
     )
+    return _with_findings(report, scored, data_findings, read_findings(model_dir))
+
+
+def _with_findings(
+    report: EvaluationReport, scored: ScoredModel, of_data: Sequence[Finding] | None, of_training: Sequence[Finding]
+) -> EvaluationReport:
     findings = _findings(scored, report)
-    known = {"data_findings": data_findings, "training_findings": read_findings(model_dir)}
+    unchecked = not_checked(scored, report.controls, findings, data_findings=of_data, training_findings=of_training)
     return replace(
         report,
         findings=tuple(findings),
-        data_findings=None if data_findings is None else tuple(data_findings),
-        training_findings=tuple(known["training_findings"]),
-        not_checked=(
-            *not_checked(scored, report.controls, findings, **known),
-            *((NO_ROLLOUT,) if report.rollout is None else ()),
-        ),
+        data_findings=None if of_data is None else tuple(of_data),
+        training_findings=tuple(of_training),
+        not_checked=(*unchecked, *((NO_ROLLOUT,) if report.rollout is None else ())),
     )
 
 

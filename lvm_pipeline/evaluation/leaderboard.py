@@ -137,7 +137,6 @@ def leaderboard(
     Reports of other sequences, splits or pools are left out, since their figures cannot be compared.
 
     Args:
-        reports: Reports of any models.
         fingerprint: Sequence table to rank on; None: that of most reports, the last of equals.
         champion_fingerprint: `model_fingerprint` of the champion, which is marked.
         decision_reason: What the champion rule decided last.

@@ -105,10 +105,6 @@ def score_model(
     """Load a trained model and score it on a split of the data.
 
     Args:
-        model_dir: Folder of the trained model.
-        data: What to score it on.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        split: Whose targets.
         context_mode: What it may read; None: what it was trained to read.
         num_threads: PyTorch threads on a CPU; None: as in training.
         require_same_data: Refuse data other than the model was trained on. The champion rule, which scores an incumbent

@@ -127,7 +127,6 @@ def smooth(
     """Ask a language model for fluent texts, with and without the decoded prediction, and score them.
 
     Args:
-        passages: The targets.
         chat: The language model. After three failures of its server in a row it is not asked again.
         predictions: The predicted vectors, (S, D).
         targets: The targets' own vectors, (S, D).
@@ -135,7 +134,6 @@ def smooth(
         model_fingerprint: Of the weights that predicted.
         decoder: Name of what decoded.
         seed: Of the sample of targets, and of the resampling.
-        progress: Called after every target.
     """
     texts: list[dict[Arm, WrittenText]] = []
     for written in _written(passages, chat):

@@ -62,8 +62,6 @@ def decide(
         incumbent: The present champion on the challenger's targets, measured now; None where there is no champion, or
             none that these vectors can be scored with.
         best_baseline: The baseline with the highest mean cosine on the challenger's targets.
-        others: The other candidates.
-        seed: Of the resampling.
 
     Raises:
         ValueError: If the scores are not of the same validation targets.

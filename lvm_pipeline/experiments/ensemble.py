@@ -169,9 +169,6 @@ def build_ensemble(
         data: What all of them were trained on; its validation split gives the score, and the weights if asked for.
         trial: From `ensemble_trial`.
         output_dir: Folder of the ensemble. An earlier one is replaced at the end.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        num_threads: PyTorch threads on a CPU.
-        seed: Of the folds and of the resampling.
     """
     started = time.monotonic()
     config = TrainingConfig(**dict(trial), device=find_device(device), num_threads=num_threads)
@@ -183,18 +180,7 @@ def build_ensemble(
     predictions = [predicted(model, data, mode=info.mode, device=config.device) for model, info in loaded.values()]
     agreement = agreement_of(predictions, spans, data)
     choice = choose_weights(agreement, weighting=trial.model["weights"], seed=seed)
-    members = [
-        Member(
-            trial_id=trial_id,
-            architecture=info.architecture,
-            preset=info.preset,
-            mode=info.mode,
-            weight=weight,
-            score=float(agreement.with_targets[:, index].mean()),
-            weights_fingerprint=weights_fingerprint(member_dirs[trial_id]),
-        )
-        for index, ((trial_id, info), weight) in enumerate(zip(infos.items(), choice.weights, strict=True))
-    ]
+    members = _members(infos, member_dirs, agreement, choice)
     with staged_dir(output_dir) as staged:
         for trial_id, folder in member_dirs.items():
             for name in (WEIGHTS_FILE, INFO_FILE):
@@ -216,6 +202,23 @@ def build_ensemble(
         save_tensors(staged / WEIGHTS_FILE, {"weights": ensemble.weights.cpu()}, header)
         write_json(staged / INFO_FILE, info.as_json())
     return info
+
+
+def _members(
+    infos: Mapping[str, TrainedModelInfo], dirs: Mapping[str, Path], agreement: Agreement, choice: WeightChoice
+) -> list[Member]:
+    return [
+        Member(
+            trial_id=trial_id,
+            architecture=info.architecture,
+            preset=info.preset,
+            mode=info.mode,
+            weight=weight,
+            score=float(agreement.with_targets[:, index].mean()),
+            weights_fingerprint=weights_fingerprint(dirs[trial_id]),
+        )
+        for index, ((trial_id, info), weight) in enumerate(zip(infos.items(), choice.weights, strict=True))
+    ]
 
 
 def predicted(model: LatentVectorModel, data: TrainingData, *, mode: str, device: str) -> NDArray[np.float32]:

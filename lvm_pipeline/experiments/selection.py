@@ -41,13 +41,8 @@ def select_champion(
     Args:
         challenger_dirs: Folders of trained models, by name; all trained on these data.
         incumbent_dir: Folder of the present champion, which may have been trained on other data; None: there is none.
-        concepts_path: The concept table.
         sequences_path: The sequence table whose validation targets decide.
-        vectors_dir: Where the memory-mapped vectors are kept.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        cache_dir: Where scores of baselines are kept.
         num_threads: PyTorch threads on a CPU; None: as in training.
-        seed: Of the resampling.
 
     Raises:
         LvmError: If no trained model is given, or one cannot be scored on these data.

@@ -82,9 +82,7 @@ def try_article(
     Args:
         texts: The concepts in reading order, at least two.
         vectors: Their vectors, (T, D).
-        predictors: By name.
         index: Where the nearest concepts are looked up; those that were read are left out.
-        space_id: Space of all vectors.
         left_out: Models that cannot read the article, each with the reason.
 
     Raises:

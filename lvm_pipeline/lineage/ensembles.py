@@ -39,7 +39,6 @@ def make_ensemble(
     An ensemble that was made before of the same weights, data and code is left as it is, except with `again`.
 
     Args:
-        settings: Where the data and the trials are.
         trial_ids: Two to five trained trials, by id or the beginning of one.
         name: Part of the ensemble's trial id.
         weighting: `equal`, or `validation` to fit the weights; see `experiments.ensemble.choose_weights`.

@@ -33,10 +33,8 @@ def train_on(
     """Train one model on a file, tracked in MLflow, and keep it in a folder.
 
     Args:
-        settings: What to train, and how.
         data: See `exchange.tables_from_file`.
         output: Folder of the model. Default: in `LVM_HOME/models`, named after the architecture and the file.
-        progress: Called every few steps.
         again: Start from the beginning even if a checkpoint cannot be resumed.
 
     Raises:
@@ -115,11 +113,9 @@ def predict_on(
 
     Args:
         settings: Where encoders and the concept table are, and what to run on.
-        model_dir: Folder of the trained model.
         source: See `inference.reading`.
         space_id: Space of the vectors, refused where it is not the model's.
         num_nearest: Concepts of the promoted table to name beside each prediction.
-        warn: Called with each warning.
 
     Raises:
         LvmError: If model, table or a concept cannot be used; predictions made before were yielded.

@@ -74,10 +74,7 @@ def train_trial(
     A trial that was trained before with the same data, code and options is left as it is.
 
     Args:
-        settings: Where the data and the trials are.
-        config: What to train and how.
         tracker: What to report to; None tracks nothing.
-        progress: Called every few steps.
         again: Train even if there is nothing new, and from the start even if a checkpoint cannot be resumed.
         data: The promoted data, for a process that trains many trials; None: they are loaded.
         rescorer: Scores the model in another process; None: one that is started for this model alone.

@@ -81,8 +81,6 @@ def run_plan(
         trial_ids: Trials to run, of any week; None: all of the week.
         budget_seconds: No trial is started after this time; None: no limit.
         tracker_for: Returns the tracker of a trial, given its week.
-        on_trial: Called when a trial ends.
-        progress: Called every few steps of a training.
         again: Also run trials that are done, and start anew where a checkpoint cannot be resumed.
 
     Raises:

@@ -40,12 +40,9 @@ def smooth_trial(
 
     Args:
         settings: Where the data and the trials are, and which language model is asked.
-        folder: The trial.
         num_targets: Size of the sample.
-        seed: Of the sample.
         chat: The language model; None: that of the settings.
         decoder: What decodes the predictions: `nearest` concept of the train articles, `prefix` or `vec2text`.
-        progress: Called after every target.
 
     Raises:
         LvmError: If no language model is set up, or the trial does not belong to the present data.

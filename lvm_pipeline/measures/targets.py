@@ -97,12 +97,8 @@ def find_targets(
     Args:
         vectors: All vectors, shape (N, D).
         article_first_rows: First row of each article, ascending, shape (A,).
-        article_splits: Split of each article, shape (A,).
         target_rows: Target of every sequence of every split, ascending.
-        target_splits: Split of every sequence.
         context_length: T; every target has at least T rows before it in the table.
-        split: The split that is scored.
-        context_mode: What a model reads.
 
     Raises:
         LvmError: If the split holds no target, or the mode is `articles` and some target starts its article, as in the

@@ -57,10 +57,8 @@ def build_sequences(
     """Cut every article into sequences, split the articles, and check the written table.
 
     Args:
-        concepts_path: The concept table.
         staged_path: Where the sequence table is written, whole or not at all; the caller promotes it if no blocking
             finding is returned.
-        options: How to cut and split.
         links_path: Where near-duplicates are saved for the next call on the same concepts; None to always search.
 
     Raises:

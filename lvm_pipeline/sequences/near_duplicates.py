@@ -89,7 +89,6 @@ def find_near_duplicates(
 
     Args:
         vectors: Shape (N, D); of any length, since cosines are compared.
-        texts: N texts.
         article_indices: Article of each concept, shape (N,), values from 0.
         min_cosine: Cosine similarity from which two vectors are near-duplicates, in (0, 1].
     """

@@ -3,7 +3,7 @@
 Shapes: N = concepts, D = vector width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -98,8 +98,6 @@ def ingest(
     """Load a JSONL file of articles or a Parquet file with vectors into the source table.
 
     Args:
-        path: The file.
-        writer: The source table.
         settings: Split, folder of the encoders.
         dataset_source: Label of the rows.
         space_id: Space of a Parquet file's vectors.
@@ -132,11 +130,7 @@ def ingest(
             f"({first_of(deduplicator.duplicates)}). Remove them, or load the file with the duplicates policy `drop`."
         )
     loaded = [new[index] for index in kept]
-    locations = deduplicator.locations(loaded)
-    batches = (
-        EntryBatch(concepts=concepts, locations=[locations[each.cpe_id] for each in concepts], vectors=vectors)
-        for concepts, vectors in source.batches(kept)
-    )
+    batches = _batches(source, kept, deduplicator.locations(loaded))
     return IngestReport(
         path=str(path),
         dataset_source=dataset_source,
@@ -148,6 +142,11 @@ def ingest(
         duplicates=deduplicator.duplicates,
         bad_rows=[*records.bad_rows, *deduplicator.bad_rows],
     )
+
+
+def _batches(source: "_VectorSource", kept: Sequence[int], locations: Mapping[str, Location]) -> Iterator[EntryBatch]:
+    for concepts, vectors in source.batches(kept):
+        yield EntryBatch(concepts=concepts, locations=[locations[each.cpe_id] for each in concepts], vectors=vectors)
 
 
 def read_records(path: Path, *, dataset_source: str) -> SourceRecords:

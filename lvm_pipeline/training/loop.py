@@ -80,13 +80,9 @@ def train(
     """Train a model and save it. A good training is not lost when tracking fails: that is only reported.
 
     Args:
-        config: What to train and how.
-        data: What to train on.
         output_dir: Folder of the trained model. An earlier one is replaced at the end.
         checkpoint_dir: Folder of the checkpoint. Default: beside the output folder. Deleted after success.
         compile_cache_dir: What torch.compile keeps from one training to the next. Default: beside the output folder.
-        tracker: What to report to.
-        progress: Called every few steps.
         again: Set a checkpoint that cannot be resumed aside and start from the beginning.
         accept: Called with the saved model, before the tracked run is closed and the checkpoint deleted; what it
             returns is returned.
