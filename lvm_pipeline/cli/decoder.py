@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,35 +14,54 @@ from lvm_pipeline.settings import load_settings
 app = typer.Typer(help="Train the text decoder, and decode vectors to text.", no_args_is_help=True)
 
 
+KindOption = Annotated[
+    Literal["prefix", "lm"],
+    typer.Option(help="prefix: a small model of its own; lm: a frozen language model after trained soft tokens."),
+]
+
+
 @app.command(name="train")
 def train(
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps. Default: LVM_DECODER_STEPS.")] = None,
+    kind: KindOption = "prefix",
+    language_model: Annotated[
+        str | None,
+        typer.Option(help="For lm: folder, GGUF file or hub name. Default: LVM_DECODER_LANGUAGE_MODEL."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps. Default: LVM_DECODER_STEPS; for lm, 400.")] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Stop after so many seconds; the weights then depend on the machine.")
     ] = None,
     noise: Annotated[float, typer.Option(help="Noise added to the vectors, relative to their spread.")] = 0.0,
+    soft_tokens: Annotated[int, typer.Option(help="For lm: soft tokens made from a vector.")] = 8,
     seed: Annotated[int | None, typer.Option(help="Seed. Default: LVM_SEED.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Train even if nothing has changed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the text decoder on the train articles of the promoted data; it writes a text for a vector of their space.
+    """Train a text decoder on the train articles of the promoted data; it writes a text for a vector of their space.
 
     A decoder that was trained before with the same data, code and options is not trained again.
     """
     from lvm_pipeline import lineage
+    from lvm_pipeline.decoding.lm import LmOptions
     from lvm_pipeline.decoding.prefix_training import PrefixOptions
 
     settings, out = load_settings(), render.plain(quiet=as_json)
-    options = PrefixOptions(
-        steps=settings.decoder_steps if steps is None else steps,
-        seconds=seconds,
-        noise=noise,
-        seed=settings.seed if seed is None else seed,
-    )
+    seed = settings.seed if seed is None else seed
+    common = {"seconds": seconds, "noise": noise, "seed": seed}
+    if kind == "lm":
+        given = {} if steps is None else {"steps": steps}
+        options = LmOptions(**common, **given, num_soft_tokens=soft_tokens)
+    else:
+        options = PrefixOptions(**common, steps=settings.decoder_steps if steps is None else steps)
     with render.progress_bars(out) as bars:
         bar = bars.task("Training the text decoder")
         decoder = lineage.train_text_decoder(
-            settings, options=options, again=again, progress=lambda done, total, loss: bar(done, total, f"{loss:.3f}")
+            settings,
+            kind=kind,
+            options=options,
+            language_model=language_model,
+            again=again,
+            progress=lambda done, total, loss: bar(done, total, f"{loss:.3f}"),
         )
     if as_json:
         render.print_json(asdict(decoder.info))
@@ -53,19 +72,30 @@ def train(
 @app.command(name="decode")
 def decode(
     file: Annotated[Path | None, typer.Argument(help="Lines as `lvm predict` reads or prints. Default: stdin.")] = None,
+    kind: KindOption = "prefix",
     candidates: Annotated[
         int, typer.Option(min=1, help="Texts to write per vector; of several, the encoder keeps the closest.")
     ] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="Temperature of the texts that are drawn.")] = 0.7,
+    spread: Annotated[
+        float, typer.Option(min=0, help="Noise around the vector that drawn texts are decoded from.")
+    ] = 0.0,
+    beam: Annotated[int, typer.Option(min=1, help="Beam width; 1 is greedy.")] = 1,
+    corrections: Annotated[
+        int, typer.Option(min=0, help="Times to write again after adding what the last text's vector missed.")
+    ] = 0,
 ) -> None:
     """Decode vectors to text: one JSON line each, with the text and its round-trip cosine if the encoder is here.
 
     The round-trip cosine is that of the vector and the encoded text: how much the text can be trusted.
     """
     from lvm_pipeline import lineage
+    from lvm_pipeline.decoding.search import Search
 
     settings = load_settings()
+    search = Search(beam=beam, candidates=candidates, temperature=temperature, spread=spread, corrections=corrections)
     if file is None or str(file) == "-":
-        render.write_lines(lineage.decode_lines(settings, sys.stdin.buffer, num_candidates=candidates))
+        render.write_lines(lineage.decode_lines(settings, sys.stdin.buffer, kind=kind, search=search))
         return
     with file.open("rb") as lines:
-        render.write_lines(lineage.decode_lines(settings, lines, num_candidates=candidates))
+        render.write_lines(lineage.decode_lines(settings, lines, kind=kind, search=search))

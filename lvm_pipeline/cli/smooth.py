@@ -20,10 +20,10 @@ def smooth(
     targets: Annotated[int, typer.Option(min=1, help="Number of validation targets, drawn at random.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     decoder: Annotated[
-        Literal["nearest", "prefix", "vec2text"],
+        Literal["nearest", "prefix", "lm", "vec2text"],
         typer.Option(
-            help="What decodes the predictions: the nearest train concept, the trained text decoder (`lvm decoder "
-            "train`), or vec2text (GTR-T5 vectors)."
+            help="What decodes the predictions: the nearest train concept, a trained text decoder (`lvm decoder "
+            "train`, prefix or lm), or vec2text (GTR-T5 vectors)."
         ),
     ] = "nearest",
     as_json: JsonOption = False,

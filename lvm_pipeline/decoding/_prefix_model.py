@@ -25,6 +25,8 @@ START_DEVIATION = 0.02
 END, PADDING = 0, 0  # the token after a text; what fills a batch is never looked at
 IGNORED = -100  # target of a position that does not count
 
+State = tuple[Tensor, list[KeysAndValues]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixConfig:
@@ -84,26 +86,39 @@ class PrefixModel(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.positions, std=START_DEVIATION)
 
-    def start(self, vectors: Tensor) -> tuple[Tensor, Tensor, list[KeysAndValues]]:
+    @property
+    def end(self) -> int:
+        """Token after a text."""
+        return END
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest text."""
+        return self.config.max_tokens
+
+    def start(self, vectors: Tensor) -> tuple[Tensor, State]:
         """Read the prefix of each vector, (B, D).
 
-        Return logits of the first token (B, V), the shift of the output by the vector (B, H), and the state of each
-        layer.
+        Return logits of the first token (B, V) and a state: the shift of the output by the vector (B, H), and keys and
+        values of each layer.
         """
         inputs = (vectors - self.mean) * self.scale
         topic = self.topic(inputs)
         prefix = self.prefix(inputs).unflatten(-1, (self.config.num_soft_tokens, -1))
-        states, state = self._run(prefix + self.positions[: self.config.num_soft_tokens], None)
-        return self._logits(states[:, -1:], topic)[:, 0], topic, state
+        states, layers = self._run(prefix + self.positions[: self.config.num_soft_tokens], None)
+        return self._logits(states[:, -1:], topic)[:, 0], (topic, layers)
 
-    def go_on(
-        self, tokens: Tensor, topic: Tensor, state: Sequence[KeysAndValues]
-    ) -> tuple[Tensor, list[KeysAndValues]]:
-        """Read some more tokens (B, M) and return the logits after each (B, M, V) with the new state."""
-        begin = state[0][0].shape[2]
-        embedded = self.tokens(tokens) + self.positions[begin : begin + tokens.shape[1]]
-        states, found = self._run(embedded, state)
-        return self._logits(states, topic), found
+    def go_on(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one more token of each text (B,) and return the logits of the next (B, V) with the new state."""
+        topic, layers = state
+        embedded = self.tokens(tokens[:, None]) + self.positions[layers[0][0].shape[2]]
+        states, layers = self._run(embedded, layers)
+        return self._logits(states, topic)[:, 0], (topic, layers)
+
+    def chosen(self, state: State, rows: Tensor) -> State:
+        """Return the state of some rows, which may repeat."""
+        topic, layers = state
+        return topic[rows], [(keys[rows], values[rows]) for keys, values in layers]
 
     def losses(self, vectors: Tensor, tokens: Tensor) -> Tensor:
         """Return the cross-entropy of each token (B, M), zero where it is `IGNORED`, given the vectors (B, D)."""

@@ -19,6 +19,7 @@ class TextTokens:
     """Texts to token ids and back; every text can be written, since all bytes are tokens."""
 
     tokenizer: "Tokenizer"
+    end: int = END  # token after a text
 
     @property
     def size(self) -> int:
@@ -27,11 +28,11 @@ class TextTokens:
     def encode(self, texts: Sequence[str], *, max_tokens: int) -> list[list[int]]:
         """Return the tokens of each text with the end token; those of a text that is too long are cut without one."""
         found = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [[*each.ids, END][:max_tokens] for each in found]
+        return [[*each.ids, self.end][:max_tokens] for each in found]
 
     def decode(self, lines: Sequence[Sequence[int]]) -> list[str]:
         """Return the text of each line of tokens, up to its first end token, with single spaces."""
-        whole = [line[: line.index(END)] if END in line else line for line in map(list, lines)]
+        whole = [line[: line.index(self.end)] if self.end in line else line for line in map(list, lines)]
         return [" ".join(text.split()) for text in self.tokenizer.decode_batch(whole)]
 
     def as_json(self) -> str:
@@ -55,11 +56,11 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> TextTokens
     return TextTokens(tokenizer=tokenizer)
 
 
-def read_tokenizer(path: Path) -> TextTokens:
+def read_tokenizer(path: Path, *, end: int = END) -> TextTokens:
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # noqa: BLE001 - the package raises plain exceptions for every fault of the file
         raise LvmError(f"{path} cannot be read as a tokenizer ({error}); train the decoder again.") from None
-    return TextTokens(tokenizer=tokenizer)
+    return TextTokens(tokenizer=tokenizer, end=end)

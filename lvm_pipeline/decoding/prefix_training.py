@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from lvm_pipeline.decoding._lm_model import LmModel
     from lvm_pipeline.decoding._prefix_model import PrefixModel
+    from lvm_pipeline.decoding.lm import LmOptions
 
 LEAST_TEXTS = 8
 BETAS = (0.9, 0.98)
@@ -57,11 +59,12 @@ class PrefixOptions:
 class TrainedPrefix:
     """What a training made: model, tokenizer, steps done, seconds, and the mean loss per token of the last steps."""
 
-    model: "PrefixModel"
+    model: "PrefixModel | LmModel"
     tokens: TextTokens
     num_steps: int
     seconds: float
     loss: float
+    language_model: dict[str, str] | None = None  # folder and fingerprint of the frozen language model, if any
 
 
 def checked_options(options: PrefixOptions) -> PrefixOptions:
@@ -109,31 +112,37 @@ def train_prefix(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             model = PrefixModel(config)
-        model.mean.copy_(torch.from_numpy(vectors.mean(axis=0)))
-        model.scale.fill_(1 / max(float(np.sqrt(vectors.var(axis=0).mean())), SMALLEST_DEVIATION))
+        standardise(model, vectors)
         lines = tokens.encode(texts, max_tokens=config.max_tokens)
         counts = np.bincount([token for line in lines for token in line], minlength=tokens.size) + 1.0
         model.bias.data.copy_(torch.from_numpy(np.log(counts / counts.sum())))
-        steps, seconds, loss = _fit(model.to(device), vectors, lines, options, progress)
+        steps, seconds, loss = fit(model.to(device), vectors, lines, options, progress)
     finally:
         torch.set_num_threads(before)
     model.eval().requires_grad_(False)
     return TrainedPrefix(model=model.cpu(), tokens=tokens, num_steps=steps, seconds=seconds, loss=loss)
 
 
-def _fit(
-    model: "PrefixModel",
+def standardise(model: "PrefixModel | LmModel", vectors: NDArray[np.float32]) -> None:
+    """Set mean and scale of the model's inputs to those of the vectors, (N, D)."""
+    import torch
+
+    model.mean.copy_(torch.from_numpy(vectors.mean(axis=0)))
+    model.scale.fill_(1 / max(float(np.sqrt(vectors.var(axis=0).mean())), SMALLEST_DEVIATION))
+
+
+def fit(
+    model: "PrefixModel | LmModel",
     vectors: NDArray[np.float32],
     lines: Sequence[Sequence[int]],
-    options: PrefixOptions,
+    options: "PrefixOptions | LmOptions",
     progress: OnStep | None,
 ) -> tuple[int, float, float]:
     """Train the model; return steps, seconds and the mean loss of the last steps."""
     import torch
 
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=options.learning_rate, betas=BETAS, weight_decay=0.01, fused=True
-    )
+    trained = [each for each in model.parameters() if each.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=options.learning_rate, betas=BETAS, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(options.seed)
     device = model.mean.device
     lengths = np.array([len(line) for line in lines])
@@ -157,7 +166,7 @@ def _fit(
 
 
 def _step(
-    model: "PrefixModel",
+    model: "PrefixModel | LmModel",
     optimiser: "torch.optim.Optimizer",
     vectors: "Tensor",
     tokens: "Tensor",
@@ -188,7 +197,9 @@ def _share(done: float) -> float:
     return FINAL_FRACTION + (1 - FINAL_FRACTION) * 0.5 * (1 + math.cos(math.pi * through))
 
 
-def _with_noise(vectors: "Tensor", model: "PrefixModel", noise: float, generator: "torch.Generator") -> "Tensor":
+def _with_noise(
+    vectors: "Tensor", model: "PrefixModel | LmModel", noise: float, generator: "torch.Generator"
+) -> "Tensor":
     """Add noise in proportion to the spread of the vectors."""
     import torch
 
@@ -197,7 +208,7 @@ def _with_noise(vectors: "Tensor", model: "PrefixModel", noise: float, generator
     return vectors + noise * torch.randn(vectors.shape, generator=generator) / model.scale.cpu()
 
 
-def _batches(lengths: NDArray[np.int64], options: PrefixOptions) -> Iterator[NDArray[np.int64]]:
+def _batches(lengths: NDArray[np.int64], options: "PrefixOptions | LmOptions") -> Iterator[NDArray[np.int64]]:
     """Yield indices of texts of similar length, epoch after epoch."""
     rng = np.random.default_rng(options.seed)
     size = min(options.batch_size, len(lengths))

@@ -1,5 +1,7 @@
 """sequences -> text_decoder: writes a text for a vector, so that predictions can be read."""
 
+from typing import Literal
+
 import dagster as dg
 from pydantic import Field
 
@@ -15,7 +17,13 @@ from lvm_pipeline.settings import Settings, with_options
 class DecoderOptions(dg.Config):
     """Options of this run. Fields that are left out keep the value of their environment variable."""
 
-    steps: int | None = Field(default=None, ge=1, description="Optimiser steps. (Default: LVM_DECODER_STEPS.)")
+    kind: Literal["prefix", "lm"] = Field(
+        default="prefix",
+        description="prefix: a small model of its own; lm: LVM_DECODER_LANGUAGE_MODEL after trained soft tokens.",
+    )
+    steps: int | None = Field(
+        default=None, ge=1, description="Optimiser steps. (Default: LVM_DECODER_STEPS; for lm, 400.)"
+    )
     seed: int | None = Field(default=None, description="Seed. (Default: LVM_SEED.)")
     again: bool = Field(default=False, description="Train even if nothing has changed.")
 
@@ -26,12 +34,16 @@ def text_decoder(config: DecoderOptions, settings: dg.ResourceParam[Settings]) -
 
     Nothing is trained again if the data, the code and the options are the same, unless `again` is set.
     """
+    from lvm_pipeline.decoding.lm import LmOptions
+
     with lvm_errors_as_failures(), stage_shown(settings, "text_decoder"):
         chosen = with_options(settings, {"decoder_steps": config.steps, "seed": config.seed})
-        decoder = lineage.train_text_decoder(chosen, again=config.again)
+        options = LmOptions(steps=config.steps, seed=chosen.seed) if config.kind == "lm" and config.steps else None
+        decoder = lineage.train_text_decoder(chosen, kind=config.kind, options=options, again=config.again)
         info = decoder.info
+        version = info.name, info.fingerprints["sequences"][:32], info.code_version, f"{info.loss:.9f}"
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(f"{info.fingerprints['sequences'][:32]} {info.code_version} {info.loss:.9f}"),
+            data_version=dg.DataVersion(" ".join(version)),
             metadata={
                 **metadata.numbers(vars(info)),
                 "was_trained_now": decoder.was_trained,

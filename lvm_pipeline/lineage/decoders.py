@@ -1,11 +1,11 @@
-"""Text decoders: the prefix decoder is trained on the promoted data; every decoder at hand is found here."""
+"""Text decoders: trained on the promoted data; every decoder at hand is found here."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -17,19 +17,22 @@ from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from lvm_pipeline.decoding._contract import Decoder
+    from lvm_pipeline.decoding.lm import LanguageModel, LmOptions
     from lvm_pipeline.decoding.prefix import PrefixDecoder, PrefixInfo
-    from lvm_pipeline.decoding.prefix_training import OnStep, PrefixOptions
+    from lvm_pipeline.decoding.prefix_training import OnStep, PrefixOptions, TrainedPrefix
+    from lvm_pipeline.decoding.search import Search
     from lvm_pipeline.evaluation.text_scores import TextRequest
     from lvm_pipeline.source.encoders.encoder import Encoder
     from lvm_pipeline.training.data import TrainingData
 
-PREFIX = "prefix"
-CODE = "lvm_pipeline.decoding.prefix_training"  # what trains it
+Kind = Literal["prefix", "lm"]
+PREFIX, LM = KINDS = get_args(Kind)
+CODE = {PREFIX: "lvm_pipeline.decoding.prefix_training", LM: "lvm_pipeline.decoding.lm"}  # what trains it
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextDecoder:
-    """A trained prefix decoder: its folder, its record, and whether it was trained now."""
+    """A trained text decoder: its folder, its record, and whether it was trained now."""
 
     path: Path
     info: "PrefixInfo"
@@ -47,55 +50,100 @@ class DecodersAtHand:
 def train_text_decoder(
     settings: Settings,
     *,
-    options: "PrefixOptions | None" = None,
+    kind: Kind = PREFIX,
+    options: "PrefixOptions | LmOptions | None" = None,
+    language_model: str | None = None,
     progress: "OnStep | None" = None,
     again: bool = False,
 ) -> TextDecoder:
-    """Train the prefix decoder on the train articles of the promoted data.
+    """Train a text decoder on the train articles of the promoted data.
 
     A decoder that was trained before with the same data, code and options is left as it is, except with `again`.
-    Settings give the defaults of the options.
+    Settings give the defaults of the options, and the language model of the kind `lm`.
 
     Raises:
-        LvmError: If an option cannot be used, there are too few concepts, or another process trains the decoder.
+        LvmError: If an option cannot be used, there are too few concepts, there is no language model, or another
+            process trains the decoder.
     """
     from lvm_pipeline.decoding.prefix import read_prefix_info, save_prefix_decoder
-    from lvm_pipeline.decoding.prefix_training import PrefixOptions, checked_options, train_prefix
     from lvm_pipeline.training.data import load_training_data
     from lvm_pipeline.training.provenance import code_version
-    from lvm_pipeline.training.settle import find_device
 
-    options = checked_options(options or PrefixOptions(steps=settings.decoder_steps, seed=settings.seed))
-    folder = settings.decoders_dir / PREFIX
+    options = _checked(settings, kind, options)
+    folder = settings.decoders_dir / kind
     with _locked(folder):
         data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
-        made_with = {"fingerprints": data.fingerprints, "code_version": code_version(CODE), "options": asdict(options)}
+        version = code_version(CODE[kind])
+        made_with = {"fingerprints": data.fingerprints, "code_version": version, "options": asdict(options)}
+        opened = _language_model(settings, language_model) if kind == LM else None
+        found = {**made_with, "language_model": None if opened is None else opened.record}
         known = None if again or not folder.is_dir() else _info_or_none(folder)
-        if known is not None and {name: getattr(known, name) for name in made_with} == made_with:
+        if known is not None and {name: getattr(known, name) for name in found} == found:
             return TextDecoder(path=folder, info=known, was_trained=False)
         rows = data.train_rows()
         texts = _texts(settings.concepts_path, rows)
-        trained = train_prefix(
-            np.asarray(data.vectors[rows]),
+        trained = _trained(settings, np.asarray(data.vectors[rows]), texts, options, opened, progress)
+        save_prefix_decoder(folder, trained, space_id=data.concepts.space_id, num_texts=len(texts), **made_with)
+        return TextDecoder(path=folder, info=read_prefix_info(folder), was_trained=True)
+
+
+def _checked(
+    settings: Settings, kind: Kind, options: "PrefixOptions | LmOptions | None"
+) -> "PrefixOptions | LmOptions":
+    from lvm_pipeline.decoding.lm import LmOptions, checked_lm_options
+    from lvm_pipeline.decoding.prefix_training import PrefixOptions, checked_options
+
+    if isinstance(options, LmOptions) or (options is None and kind == LM):
+        return checked_lm_options(options or LmOptions(seed=settings.seed))
+    return checked_options(options or PrefixOptions(steps=settings.decoder_steps, seed=settings.seed))
+
+
+def _language_model(settings: Settings, name: str | None) -> "LanguageModel":
+    from lvm_pipeline.decoding.lm import open_language_model
+
+    return open_language_model(name or settings.decoder_language_model)
+
+
+def _trained(
+    settings: Settings,
+    vectors: np.ndarray,
+    texts: list[str],
+    options: "PrefixOptions | LmOptions",
+    language_model: "LanguageModel | None",
+    progress: "OnStep | None",
+) -> "TrainedPrefix":
+    from lvm_pipeline.decoding.lm import LmOptions, train_lm
+    from lvm_pipeline.decoding.prefix_training import train_prefix
+    from lvm_pipeline.training.settle import find_device
+
+    device = find_device(settings.device)
+    if isinstance(options, LmOptions):
+        assert language_model is not None
+        return train_lm(
+            vectors,
             texts,
             options,
-            device=find_device(settings.device),
+            language_model=language_model,
+            device=device,
             num_threads=settings.num_threads,
             progress=progress,
         )
-        save_prefix_decoder(folder, trained, space_id=data.concepts.space_id, num_texts=len(texts), **made_with)
-        return TextDecoder(path=folder, info=read_prefix_info(folder), was_trained=True)
+    return train_prefix(vectors, texts, options, device=device, num_threads=settings.num_threads, progress=progress)
 
 
 def decoders_at_hand(settings: Settings, data: "TrainingData", *, encoder: "Encoder | None" = None) -> DecodersAtHand:
     """Load every decoder that was trained on the present data; the nearest concept needs none of this.
 
-    With the encoder of the space and `text_candidates` above 1, decoders that write several texts keep the closest.
-    vec2text is among them if it is installed and decodes this space.
+    With the encoder of the space, decoders that write texts search for the closest as the settings say. The decoder
+    `lm` is missing only where one was trained, and vec2text only where it decodes this space.
     """
-    found = _prefix_at_hand(settings, data, encoder=encoder)
-    vec2text = _vec2text_at_hand(settings, data.concepts.space_id)
-    return DecodersAtHand(decoders=(*found.decoders, *vec2text.decoders), missing={**found.missing, **vec2text.missing})
+    kinds = [kind for kind in KINDS if kind == PREFIX or (settings.decoders_dir / kind).is_dir()]
+    found = [_trained_at_hand(settings, data, kind, encoder=encoder) for kind in kinds]
+    found.append(_vec2text_at_hand(settings, data.concepts.space_id))
+    return DecodersAtHand(
+        decoders=tuple(decoder for each in found for decoder in each.decoders),
+        missing={name: reason for each in found for name, reason in each.missing.items()},
+    )
 
 
 def _vec2text_at_hand(settings: Settings, space_id: str) -> DecodersAtHand:
@@ -110,20 +158,33 @@ def _vec2text_at_hand(settings: Settings, space_id: str) -> DecodersAtHand:
         return DecodersAtHand(decoders=(), missing={"vec2text": str(error)})
 
 
-def _prefix_at_hand(settings: Settings, data: "TrainingData", *, encoder: "Encoder | None") -> DecodersAtHand:
+def _trained_at_hand(
+    settings: Settings, data: "TrainingData", kind: Kind, *, encoder: "Encoder | None"
+) -> DecodersAtHand:
     try:
-        prefix = load_text_decoder(settings, space_id=data.concepts.space_id)
+        decoder = load_text_decoder(settings, kind, space_id=data.concepts.space_id)
     except LvmError as error:
-        return DecodersAtHand(decoders=(), missing={PREFIX: str(error)})
-    if prefix.info.fingerprints != data.fingerprints:
+        return DecodersAtHand(decoders=(), missing={kind: str(error)})
+    if decoder.info.fingerprints != data.fingerprints:
         reason = (
-            f"The text decoder in {settings.decoders_dir / PREFIX} was trained on other data, perhaps on the articles "
+            f"The text decoder in {settings.decoders_dir / kind} was trained on other data, perhaps on the articles "
             "that are scored; train it again with `lvm decoder train`."
         )
-        return DecodersAtHand(decoders=(), missing={PREFIX: reason})
-    if encoder is not None and settings.text_candidates > 1:
-        prefix = prefix.best_of(settings.text_candidates, encoder)
-    return DecodersAtHand(decoders=(prefix,), missing={})
+        return DecodersAtHand(decoders=(), missing={kind: reason})
+    return DecodersAtHand(decoders=(decoder.searching(search_of(settings), encoder),), missing={})
+
+
+def search_of(settings: Settings) -> "Search":
+    """Return how text decoders search for texts, as the settings say."""
+    from lvm_pipeline.decoding.search import Search
+
+    return Search(
+        beam=settings.text_beam,
+        candidates=settings.text_candidates,
+        temperature=settings.text_temperature,
+        spread=settings.text_spread,
+        corrections=settings.text_corrections,
+    )
 
 
 def text_request(settings: Settings) -> "TextRequest":
@@ -139,14 +200,16 @@ def text_request(settings: Settings) -> "TextRequest":
     return TextRequest(num_targets=settings.text_targets, decoders=found.decoders, missing=found.missing)
 
 
-def load_text_decoder(settings: Settings, *, space_id: str | None = None) -> "PrefixDecoder":
-    """Load the prefix decoder. Raises LvmError if it is not trained, or is of another space."""
+def load_text_decoder(settings: Settings, kind: Kind = PREFIX, *, space_id: str | None = None) -> "PrefixDecoder":
+    """Load a trained decoder. Raises LvmError if it is not trained, or is of another space."""
     from lvm_pipeline.decoding.prefix import load_prefix_decoder
 
-    return load_prefix_decoder(settings.decoders_dir / PREFIX, space_id=space_id)
+    return load_prefix_decoder(settings.decoders_dir / kind, space_id=space_id)
 
 
-def decode_lines(settings: Settings, lines: Iterable[bytes], *, num_candidates: int) -> Iterator[dict[str, Any]]:
+def decode_lines(
+    settings: Settings, lines: Iterable[bytes], *, kind: Kind = PREFIX, search: "Search | None" = None
+) -> Iterator[dict[str, Any]]:
     """Decode the vectors of lines as they come, each to a record with the text and its round-trip cosine.
 
     A line is what `lvm predict` reads or prints: a vector, a text, which is encoded first, or a prediction.
@@ -161,10 +224,9 @@ def decode_lines(settings: Settings, lines: Iterable[bytes], *, num_candidates: 
     from lvm_pipeline.source.encoders.encoder import unit_length
 
     torch.set_num_threads(settings.num_threads)
-    decoder: Decoder = load_text_decoder(settings)
+    decoder, search = load_text_decoder(settings, kind), search or search_of(settings)
     encoder = space_encoder(settings, decoder.space_id)
-    if num_candidates > 1:
-        decoder = load_text_decoder(settings).best_of(num_candidates, _needed(encoder, decoder.space_id))
+    decoder = decoder.searching(search, _needed(encoder, decoder.space_id) if search.needs_encoder else encoder)
     for concept in read_lines(map(_prediction_as_vector, lines)):
         refuse_other_space(decoder, concept.space_id or decoder.space_id)
         vector = concept.vector
@@ -193,7 +255,7 @@ def _needed(encoder: "Encoder | None", space_id: str) -> "Encoder":
     if encoder is None:
         raise LvmError(
             f"The encoder of space {space_id} is not on this machine, so texts cannot be encoded; name it with "
-            "LVM_ENCODER, or give vectors and ask for one candidate."
+            "LVM_ENCODER, or give vectors and ask for one candidate and no corrections."
         )
     return encoder
 

@@ -2,11 +2,12 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.lineage.decoders import PREFIX, load_text_decoder
+from lvm_pipeline.lineage.decoders import KINDS, load_text_decoder
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.lineage.trials import named_trial
 from lvm_pipeline.settings import Settings
@@ -105,7 +106,11 @@ def source_of(settings: Settings, *, trial: str | None = None) -> "Callable[[], 
         return Source(model_dir=champion.model_dir, version=champion.version, stamp=stamp(champion.model_dir))
 
     def stamp(model_dir: Path) -> str:
-        paths = (model_dir / "trained_model.json", settings.concepts_path, settings.decoders_dir / PREFIX)
+        paths = (
+            model_dir / "trained_model.json",
+            settings.concepts_path,
+            *(settings.decoders_dir / each for each in KINDS),
+        )
         return " ".join(str(path.stat().st_mtime_ns if path.exists() else 0) for path in paths)
 
     return find
@@ -146,8 +151,8 @@ def _index(settings: Settings, space_id: str) -> "ConceptIndex | None":
 
 def _decoders(settings: Settings, space_id: str) -> "dict[str, Decoder]":
     """Return the trained decoders of a space; the nearest concept needs none."""
-    try:
-        decoder = load_text_decoder(settings, space_id=space_id)
-    except LvmError:
-        return {}
-    return {decoder.name: decoder}
+    found: dict[str, Decoder] = {}
+    for kind in KINDS:
+        with suppress(LvmError):
+            found[kind] = load_text_decoder(settings, kind, space_id=space_id)
+    return found

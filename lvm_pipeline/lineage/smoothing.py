@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.evaluation.smoothing import OnPassage, SmoothingScores
     from lvm_pipeline.evaluation.smoothing_prompt import Codes, Passage
 
-DecoderName = Literal["nearest", "prefix", "vec2text"]
+DecoderName = Literal["nearest", "prefix", "lm", "vec2text"]
 CODES = ("domain", "task", "modifier")
 
 
@@ -86,8 +86,8 @@ def open_decoder(settings: Settings, scored: "ScoredModel", name: DecoderName) -
     from lvm_pipeline.decoding.vec2text import open_vec2text
 
     space_id = scored.data.concepts.space_id
-    if name == "prefix":
-        return load_text_decoder(settings, space_id=space_id)
+    if name == "prefix" or name == "lm":
+        return load_text_decoder(settings, name, space_id=space_id)
     if name == "vec2text":
         return open_vec2text(settings.vec2text_dir, space_id=space_id)
     rows = scored.targets.train_rows

@@ -11,14 +11,15 @@ from safetensors.torch import load_file, save_file
 from lvm_pipeline.decoding._contract import DifferentiableDecoder, refuse_other_space
 from lvm_pipeline.decoding._prefix_model import IGNORED, PrefixConfig, PrefixModel
 from lvm_pipeline.decoding._tokens import END, train_tokenizer
+from lvm_pipeline.decoding._writing import beam_written, written
 from lvm_pipeline.decoding.prefix import (
     PrefixDecoder,
     PrefixInfo,
-    closest_texts,
     load_prefix_decoder,
     save_prefix_decoder,
 )
 from lvm_pipeline.decoding.prefix_training import PrefixOptions, padded, train_prefix
+from lvm_pipeline.decoding.search import Search, around
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.encoders.lsa import fit_lsa
 
@@ -96,12 +97,11 @@ def test_the_likelihood_is_that_of_the_tokens_one_by_one(trained, folder, vector
     lines = decoder.tokens.encode(texts, max_tokens=model.config.max_tokens)
     expected = []
     for vector, line in zip(torch.from_numpy(vectors[:2]), lines, strict=True):
-        logits, topic, state = model.start(vector[None])
+        logits, state = model.start(vector[None])
         found = []
         for token in line:
             found.append(-logits.log_softmax(dim=-1)[0, token])
-            following, state = model.go_on(torch.tensor([[token]]), topic, state)
-            logits = following[:, 0]
+            logits, state = model.go_on(torch.tensor([token]), state)
         expected.append(torch.stack(found).mean())
 
     torch.testing.assert_close(decoder.nll(torch.from_numpy(vectors[:2]), texts), torch.stack(expected))
@@ -122,30 +122,109 @@ def test_the_likelihood_has_gradients_to_the_vectors_alone_and_prefers_the_own_t
     assert decoder.nll(stepped, TEXTS).mean() < own.mean()
 
 
-def test_the_best_of_several_is_at_least_as_close_as_the_greedy_text(folder, encoder, vectors):
-    greedy = load_prefix_decoder(folder)
-    asked = (vectors + 0.6 * np.roll(vectors, 5, axis=0)).astype(np.float32)
+def round_trip(decoder, encoder, asked):
+    texts = decoder.decode(asked)
+    return (encoder.encode(texts) * asked).sum(axis=1), texts
 
-    best = greedy.best_of(6, encoder, temperature=1.5)
 
-    def round_trip(decoder):
-        texts = decoder.decode(asked)
-        return (encoder.encode(texts) * asked).sum(axis=1), texts
+@pytest.fixture
+def uncertain(vectors, encoder, tmp_path):
+    """A decoder that has learnt little."""
+    trained = train_prefix(vectors, TEXTS, PrefixOptions(**{**vars(OPTIONS), "steps": 40}))
+    save_prefix_decoder(tmp_path / "prefix", trained, space_id=encoder.space_id, **RECORD)
+    return load_prefix_decoder(tmp_path / "prefix")
 
-    (alone, _), (chosen, texts) = round_trip(greedy), round_trip(best)
+
+@pytest.fixture
+def asked(vectors):
+    """Vectors that are no concept's: each between two."""
+    return (vectors + 0.6 * np.roll(vectors, 5, axis=0)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        Search(candidates=6, temperature=1.5),
+        Search(candidates=6, temperature=1.5, spread=0.5),
+        Search(corrections=3),
+        Search(beam=3, candidates=3, corrections=2),
+    ],
+)
+def test_of_several_texts_the_closest_is_kept(uncertain, encoder, asked, search):
+    first = uncertain.searching(Search(beam=search.beam), None)
+    best = first.searching(search, encoder)
+
+    (alone, _), (chosen, texts) = (round_trip(decoder, encoder, asked) for decoder in (first, best))
+
     assert (chosen >= alone - 1e-6).all()
     assert (chosen > alone + 1e-3).any()
     assert texts == best.decode(asked)
+
+
+def test_drawn_texts_are_decoded_from_vectors_around_the_given_one():
+    given = np.arange(40_000, dtype=np.float32).reshape(100, 400)
+
+    one, other = around(given, noise=0.3, count=2, seed=1)
+
+    assert np.std(one - given) == pytest.approx(0.3, rel=0.1)
+    assert np.abs(one - other).max() > 0.1
+    assert np.array_equal(one, next(around(given, noise=0.3, count=1, seed=1)))
+    assert next(around(given, noise=0, count=1, seed=1)) is given
+
+
+def test_a_search_that_makes_no_sense_is_refused(folder, encoder):
+    greedy = load_prefix_decoder(folder)
     with pytest.raises(LvmError, match="The encoder is of space lsa-768"):
-        greedy.best_of(2, fit_lsa(TEXTS[:20]))
-    with pytest.raises(LvmError, match=r"at least 1 and the temperature above 0, got 0 and 0\.7"):
-        greedy.best_of(0, encoder)
+        greedy.searching(Search(candidates=2), fit_lsa(TEXTS[:20]))
+    for search, message in (
+        (Search(candidates=0), "decoder option candidates cannot be used .*got 0"),
+        (Search(beam=0), "decoder option beam cannot be used"),
+        (Search(candidates=2, temperature=0), "all the same text with temperature 0 and spread 0"),
+    ):
+        with pytest.raises(LvmError, match=message):
+            greedy.searching(search, encoder)
 
 
-def test_the_closest_candidate_is_kept(encoder, vectors):
-    shuffled = [TEXTS[7:] + TEXTS[:7], TEXTS, TEXTS[3:] + TEXTS[:3]]
+def test_a_beam_of_width_one_is_greedy_and_a_wide_one_writes_other_texts(uncertain, asked):
+    given = torch.from_numpy(asked)
+    with torch.inference_mode():
+        greedy = written(uncertain.model, given, temperature=0, generator=torch.Generator())
+        narrow, wide = (beam_written(uncertain.model, given, width=width) for width in (1, 6))
 
-    assert closest_texts(vectors, shuffled, encoder) == TEXTS
+        losses = uncertain.model.losses(given, padded([line for _, line in wide]))
+
+    lines = [line for _, line in wide]
+    assert [line for _, line in narrow] == greedy
+    assert lines != greedy
+    assert uncertain.searching(Search(beam=6), None).decode(asked) == uncertain.tokens.decode(lines)
+    expected = -losses.sum(dim=1) / torch.tensor([len(line) for line in lines])
+    torch.testing.assert_close(torch.tensor([score for score, _ in wide]), expected, atol=1e-4, rtol=1e-4)
+
+
+class Chain:
+    """A model of three tokens after one vector, whose likelihoods are a table: token before -> next token."""
+
+    end, max_tokens = 0, 6
+
+    def __init__(self, table):
+        self.table = torch.tensor(table).log()
+
+    def start(self, vectors):
+        return self.table[0].repeat(len(vectors), 1), torch.zeros(len(vectors))
+
+    def go_on(self, tokens, state):
+        return self.table[tokens].clone(), state
+
+    def chosen(self, state, rows):
+        return state[rows]
+
+
+def test_a_beam_finds_what_greedy_writing_misses():
+    """Greedy takes token 1 (0.6) and then ends at 0.4; token 2 (0.4) is surely followed by the end."""
+    chain = Chain([[1e-9, 0.6, 0.4], [0.4, 0.3, 0.3], [1.0, 1e-9, 1e-9]])
+
+    assert written(chain, torch.zeros(2, 1), temperature=0, generator=torch.Generator()) == [[1, 0]] * 2
+    assert [line for _, line in beam_written(chain, torch.zeros(2, 1), width=2)] == [[2, 0]] * 2
 
 
 def test_no_text_repeats_itself_or_is_empty(vectors):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from lvm_pipeline import lineage
 from lvm_pipeline.cli import app
 from lvm_pipeline.decoding.prefix_training import PrefixOptions
+from lvm_pipeline.decoding.search import Search
 from lvm_pipeline.defs.evaluation_report import scores
 from lvm_pipeline.defs.text_decoder import text_decoder
 from lvm_pipeline.errors import LvmError
@@ -90,13 +91,37 @@ def test_a_decoder_of_other_data_is_not_at_hand_and_is_trained_again(home, tmp_p
     assert none.missing["prefix"].endswith("train one with `lvm decoder train`.")
 
 
+def test_a_frozen_language_model_is_a_second_decoder(home, tmp_path, monkeypatch):
+    pytest.importorskip("transformers", reason="the extra `lm` is not installed")
+    from lvm_pipeline_tests.decoding.test_lm import write_tiny_lm
+
+    settings, encoder = home
+    monkeypatch.setenv("LVM_HOME", str(settings.home))
+    monkeypatch.setenv("LVM_DECODER_LANGUAGE_MODEL", str(write_tiny_lm(tmp_path / "tiny")))
+    run = CliRunner().invoke
+    lineage.train_text_decoder(settings, options=OPTIONS)
+
+    trained = run(app, ["decoder", "train", "--kind", "lm", "--steps", "2", "--soft-tokens", "3", "--json"])
+    again = run(app, ["decoder", "train", "--kind", "lm", "--steps", "2", "--soft-tokens", "3"])
+    decoded = run(app, ["decoder", "decode", "--kind", "lm", "--beam", "2"], input="Concept 3 of article 2\n")
+
+    assert trained.exit_code == 0, trained.output
+    assert json.loads(trained.stdout)["language_model"]["folder"] == str(tmp_path / "tiny")
+    assert "was trained before" in again.output
+    assert json.loads(decoded.stdout)["text"]
+    found = decoders_at_hand(settings.model_copy(update={"text_beam": 2}), data_of(settings), encoder=encoder)
+    assert [(each.name, each.search.beam) for each in found.decoders] == [("prefix", 2), ("lm", 2)]
+    write_sequences(settings.concepts_path, settings.sequences_path, split_seed=99)
+    assert set(decoders_at_hand(settings, data_of(settings)).missing) == {"prefix", "lm"}
+
+
 def test_several_candidates_need_the_encoder(home):
     settings, encoder = home
     lineage.train_text_decoder(settings, options=OPTIONS)
     several = settings.model_copy(update={"text_candidates": 3})
 
-    assert decoders_at_hand(several, data_of(settings), encoder=encoder).decoders[0].num_candidates == 3
-    assert decoders_at_hand(several, data_of(settings)).decoders[0].num_candidates == 1
+    assert decoders_at_hand(several, data_of(settings), encoder=encoder).decoders[0].search.candidates == 3
+    assert decoders_at_hand(several, data_of(settings)).decoders[0].encoder is None
 
 
 def test_a_report_uses_every_available_decoder_and_lists_those_that_are_missing(home):
@@ -148,13 +173,13 @@ def test_lines_of_texts_vectors_and_predictions_are_decoded_with_their_round_tri
         b"Concept 3 of article 2",
     ]
 
-    records = list(lineage.decode_lines(settings, lines, num_candidates=1))
+    records = list(lineage.decode_lines(settings, lines))
 
     assert len({record["text"] for record in records}) == 1
     assert [record.get("article_id") for record in records] == ["a", None, "a", None]
     expected = float(encoder.encode([records[0]["text"]])[0] @ vector)
     assert [record["round_trip_cosine"] for record in records] == pytest.approx([expected] * 4, abs=1e-5)
-    (best,) = lineage.decode_lines(settings, lines[:1], num_candidates=4)
+    (best,) = lineage.decode_lines(settings, lines[:1], search=Search(candidates=4))
     assert best["round_trip_cosine"] >= records[0]["round_trip_cosine"] - 1e-6
 
 
@@ -173,10 +198,10 @@ def test_a_line_that_cannot_be_decoded_is_refused(home, monkeypatch, line, num_c
     monkeypatch.setattr("lvm_pipeline.source.encoders.registry.encoder_of_space", lambda *_, **__: None)
 
     with pytest.raises(LvmError, match=message):
-        list(lineage.decode_lines(settings, [line.encode()], num_candidates=num_candidates))
+        list(lineage.decode_lines(settings, [line.encode()], search=Search(candidates=num_candidates)))
     if "A text" not in line and num_candidates == 1:
         return
-    (record,) = lineage.decode_lines(settings, [json.dumps({"vector": [1.0] * 768}).encode()], num_candidates=1)
+    (record,) = lineage.decode_lines(settings, [json.dumps({"vector": [1.0] * 768}).encode()])
     assert record["round_trip_cosine"] is None
 
 

@@ -1,12 +1,13 @@
 """Decoding in the loop: the prediction must also lead back to the true concept, not only lie near its vector.
 
-Two ways to decode:
+Ways to decode:
 
     bank      the nearest concept: cross-entropy of the true next concept in a softmax over the bank of train concepts,
               of which every step draws a sample. The stand-in where no text decoder is trained.
     prefix    the trained text decoder, frozen (`lvm decoder train`): cross-entropy of the true text, token by token
               (SONAR-LLM, arXiv 2508.05305). With `reencode_weight` the decoded text is also encoded again and compared
               with the target.
+    lm        the same with a frozen language model (`lvm decoder train --kind lm`); slow without a GPU.
 
 A trial names its decoder, so that equal trials do the same; the note of the strategy says which decoder was used.
 """
@@ -37,8 +38,8 @@ BANK = "bank"
 class DecodeOptions:
     """How the prediction is decoded in training."""
 
-    decoder: Literal["bank", "prefix"] = strategy_option(
-        "bank", "What decodes: the bank of train concepts, or the text decoder trained by `lvm decoder train`."
+    decoder: Literal["bank", "prefix", "lm"] = strategy_option(
+        "bank", "What decodes: the bank of train concepts, or a text decoder trained by `lvm decoder train --kind ...`."
     )
     decode_weight: Annotated[float, Field(gt=0)] = strategy_option(0.1, "Weight of the term beside the objective.")
     bank_sample: Annotated[int, Field(ge=2)] = strategy_option(
@@ -88,7 +89,7 @@ def _bank(data: TrainingData, options: DecodeOptions) -> tuple[list[AddedTerm], 
 
 
 def _texts(data: TrainingData, options: DecodeOptions) -> tuple[list[AddedTerm], str]:
-    info = _decoder_info(data)
+    info = _decoder_info(data, options.decoder)
     terms = [AddedTerm(name=TERM, weight=options.decode_weight, make=_cross_entropy(options))]
     note = (
         f"Cross-entropy of the true text through the frozen decoder {options.decoder} ({info.num_steps} steps, loss "
@@ -105,7 +106,7 @@ def _cross_entropy(options: DecodeOptions) -> "Callable[[TermSources], TermModul
     def make(sources: "TermSources") -> "TermModule":
         from lvm_pipeline.training.strategies._text_terms import TextCrossEntropy
 
-        decoder = _load(sources.data, device=str(sources.vectors.device))
+        decoder = _load(sources.data, options.decoder, device=str(sources.vectors.device))
         return TextCrossEntropy(sources, decoder, num_drawn=options.decoded_targets)
 
     return make
@@ -115,19 +116,19 @@ def _reencoded(options: DecodeOptions, encoder: "Encoder") -> "Callable[[TermSou
     def make(sources: "TermSources") -> "TermModule":
         from lvm_pipeline.training.strategies._text_terms import Reencoded
 
-        decoder = _load(sources.data, device=str(sources.vectors.device))
+        decoder = _load(sources.data, options.decoder, device=str(sources.vectors.device))
         return Reencoded(decoder, encoder, num_drawn=options.decoded_targets)
 
     return make
 
 
-def _decoder_info(data: TrainingData) -> "PrefixInfo":
+def _decoder_info(data: TrainingData, kind: str) -> "PrefixInfo":
     """Return the record of the trained decoder, which must know the train articles of these data and no others."""
     from lvm_pipeline.decoding.prefix import read_prefix_info
 
     if data.decoders_dir is None:
         raise LvmError("There is no folder of text decoders here; use the option decoder: bank.")
-    info = read_prefix_info(data.decoders_dir / "prefix")
+    info = read_prefix_info(data.decoders_dir / kind)
     if info.fingerprints != data.fingerprints:
         raise LvmError(
             f"The text decoder in {data.decoders_dir / 'prefix'} was trained on other data, perhaps on the articles "
@@ -136,11 +137,11 @@ def _decoder_info(data: TrainingData) -> "PrefixInfo":
     return info
 
 
-def _load(data: TrainingData, *, device: str) -> "PrefixDecoder":
+def _load(data: TrainingData, kind: str, *, device: str) -> "PrefixDecoder":
     from lvm_pipeline.decoding.prefix import load_prefix_decoder
 
     assert data.decoders_dir is not None
-    return load_prefix_decoder(data.decoders_dir / "prefix", space_id=data.concepts.space_id, device=device)
+    return load_prefix_decoder(data.decoders_dir / kind, space_id=data.concepts.space_id, device=device)
 
 
 def _encoder(data: TrainingData) -> "Encoder":
@@ -159,7 +160,7 @@ def _encoder(data: TrainingData) -> "Encoder":
 def refused(trial: Trial, options: Any) -> str | None:
     """Return why a trial contradicts the strategy."""
     if options.reencode_weight and options.decoder == BANK:
-        return "reencode_weight needs a text decoder, so decoder must be prefix"
+        return "reencode_weight needs a text decoder, so decoder must be prefix or lm"
     return None
 
 
