@@ -15,17 +15,14 @@ NULL = "\x1e"
 
 @dataclass(frozen=True, kw_only=True)
 class SourceState:
-    """State of the selected rows of the source.
-
-    `content_hash` is a sum over rows: it does not depend on their order, but changes with any value of any row, and if
-    a row is repeated.
-    """
+    """State of the selected rows of the source."""
 
     source: str
     dataset_source: str
     num_rows: int
     num_vectors: int
     newest: str | None
+    # sum over rows: does not depend on their order, but changes with any value, and if a row is repeated
     content_hash: str
 
     @property

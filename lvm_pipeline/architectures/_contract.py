@@ -49,20 +49,16 @@ class OptimiserSetting:
 class LatentVectorModel(nn.Module, ABC):
     """A model that reads a run of concept vectors and predicts the one after each of them.
 
-    Subclasses implement `forward`. A module anywhere inside may declare `optimiser_settings` for its
-    own direct parameters, by name. `is_recurrent` says that `prefill` and `step` carry a state.
-    `max_context` is the longest context that `forward` reads, None for any; it refuses longer ones.
-    A model that `learns_by_denoising` has a fourth argument of `forward`, the `targets` (B, T, D), and returns a
-    `DenoisingOutput` when they are given.
-    `is_causal` is as the architecture declares; where it is False, what follows a context in a batch of
-    longer ones changes its predictions, so such contexts are not padded.
+    Subclasses implement `forward`.
     """
 
-    is_recurrent: bool = False
+    is_recurrent: bool = False  # whether `prefill` and `step` carry a state
+    # as the architecture declares; if False, what follows a context changes its predictions: no padding
     is_causal: bool = True
+    # `forward` also takes `targets` (B, T, D), and returns a `DenoisingOutput` if they are given
     learns_by_denoising: bool = False
-    max_context: int | None = None
-    optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {}
+    max_context: int | None = None  # longest context that `forward` reads, None for any; it refuses longer ones
+    optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {}  # of a module's own parameters, by name
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -130,32 +126,24 @@ class DenoisingOutput(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One kind of model and everything the rest of the pipeline needs to know of it.
-
-    `sources` are the paper and the reference code. `reference` is a slow, plain twin of the fast
-    path: `reference(model, contexts) -> predictions`. `sweep` is the grid of config fields that its
-    study tries. `causal` is False where a prediction sees later inputs of its own context; such an
-    architecture is used on fixed windows only. `variant_of` names the architecture that this one is
-    a variant of. `training_defaults` replaces the default batch size and learning rate, by mode.
-    `gains_from_compile` says that torch.compile made its training on windows faster where that was measured.
-    `is_baseline` marks a simple model that architectures are compared with; see `_registry`. `is_closed_form` says
-    that its weights are solved and not learned: it is trained without an epoch.
-    """
+    """One kind of model and everything the rest of the pipeline needs to know of it."""
 
     name: str
     summary: str
-    sources: tuple[str, ...]
+    sources: tuple[str, ...]  # paper and reference code
     config_class: type[ModelConfig]
     presets: Mapping[str, Preset]
     build_model: Callable[[Any], LatentVectorModel]
+    # slow, plain twin of the fast path: `reference(model, contexts) -> predictions`
     reference: Callable[[Any, Tensor], Tensor]
-    sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    causal: bool = True
-    variant_of: str | None = None
+    sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # grid of config fields that its study tries
+    causal: bool = True  # if False, a prediction sees later inputs of its own context: fixed windows only
+    variant_of: str | None = None  # the architecture that it is a variant of
+    # default batch size and learning rate by mode, if they differ from the usual ones
     training_defaults: Mapping[str, TrainingDefaults] = field(default_factory=dict)
-    gains_from_compile: bool = False
-    is_baseline: bool = False
-    is_closed_form: bool = False
+    gains_from_compile: bool = False  # whether torch.compile was measured to make training on windows faster
+    is_baseline: bool = False  # a simple model that architectures are compared with; see `_registry`
+    is_closed_form: bool = False  # weights are solved and not learned: trained without an epoch
 
     def __post_init__(self) -> None:
         missing = [name for name in REQUIRED_PRESETS if name not in self.presets]

@@ -32,15 +32,12 @@ Form = Callable[..., tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class OptionalKernel:
-    """A kernel that may be there.
+    """A kernel that may be there."""
 
-    `name` is package, module and function; `adapt` gives that function the signature of `torch_form`; `example` draws
-    the tensors of a comparison, of sizes as the presets have them, by name.
-    """
-
-    name: str
-    adapt: Callable[[Callable[..., Any]], Form]
+    name: str  # package, module and function
+    adapt: Callable[[Callable[..., Any]], Form]  # gives that function the signature of `torch_form`
     torch_form: Form
+    # draws the tensors of a comparison by name, of the presets' sizes
     example: Callable[[torch.device], Mapping[str, Tensor]]
     _forms: dict[torch.device, Form] = field(default_factory=dict, repr=False)
 

@@ -32,13 +32,11 @@ COPIED_COLUMNS = ("domain", "task", "modifier", "tmd_dense", "soft_negatives", "
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions(OrderRequest):
-    """How the source is read.
+    """How the source is read."""
 
-    `duplicates` keeps repeated concepts, for `no_duplicate_concepts` to fail on, or drops all but the first. `space_id`
-    is the space of the vectors if the table declares none; without either it is `undeclared-<D>`.
-    """
-
+    # keep repeated concepts, for `no_duplicate_concepts` to fail on, or drop all but the first
     duplicates: Literal["fail", "drop"] = "fail"
+    # space of the vectors if the table declares none; without either it is `undeclared-<D>`
     space_id: str | None = None
 
 

@@ -53,22 +53,17 @@ class KeyPart:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderRule:
-    """One way to order the concepts.
-
-    Without `position`, concepts keep the order of the table. With `is_counted`, positions count the concepts of an
-    article from `first_position`, so that a gap is a missing concept; otherwise they only rank. `witnesses` are columns
-    that have one value per article if the article key is right. `is_named` marks columns that the user named.
-    With `accepts_table_order`, the order of the table decides between equal positions.
-    """
+    """One way to order the concepts."""
 
     name: str
     article: KeyPart
-    position: KeyPart | None
+    position: KeyPart | None  # without it, concepts keep the order of the table
+    # positions count the concepts of an article, so that a gap is a missing concept; else they only rank
     is_counted: bool
-    witnesses: tuple[KeyPart, ...] = ()
+    witnesses: tuple[KeyPart, ...] = ()  # columns that have one value per article if the article key is right
     first_position: int = 0
-    is_named: bool = False
-    accepts_table_order: bool = False
+    is_named: bool = False  # whether the user named the columns
+    accepts_table_order: bool = False  # the order of the table decides between equal positions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,30 +36,23 @@ SOURCE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class PackedCodes:
-    """Counts of rows with TMD codes as three columns and packed.
-
-    In `num_known` rows the packing is `d<<11 | t<<6 | m`, in `num_shifted` rows it is `d<<12 | t<<7 | m<<1`.
-    """
+    """Counts of rows with TMD codes as three columns and packed."""
 
     num_rows: int
-    num_known: int
-    num_shifted: int
+    num_known: int  # packed as `d<<11 | t<<6 | m`
+    num_shifted: int  # packed as `d<<12 | t<<7 | m<<1`
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceDescription:
-    """Counts of the selected rows of a source table.
+    """Counts of the selected rows of a source table."""
 
-    `source` names server, database and tables, without secrets. `space_counts` is the number of vectors by space id
-    (None: undeclared). `packed_codes` is None if the table has no packed codes.
-    """
-
-    source: str
+    source: str  # server, database and tables, without secrets
     dataset_source: str
     num_rows: int
     column_kinds: Mapping[str, ColumnKind]
-    space_counts: Mapping[str | None, int]
-    packed_codes: PackedCodes | None = None
+    space_counts: Mapping[str | None, int]  # number of vectors by space id; None: undeclared
+    packed_codes: PackedCodes | None = None  # None if the table has none
 
 
 class SourceTable(Protocol):

@@ -59,25 +59,20 @@ def concepts_schema(vector_dim: int) -> pa.Schema:
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptsMetadata:
-    """Metadata of `concepts.parquet`, stored in it as JSON.
+    """Metadata of `concepts.parquet`, stored in it as JSON."""
 
-    `fingerprint` is an order-sensitive hash of ids, articles and vectors. `order_key` is the rule that decided the
-    order; `order_warning` is set if the order is unknown and was accepted. `dropped` lists the removed duplicates:
-    `{cpe_id, kept_cpe_id, reason}`.
-    """
-
-    fingerprint: str
+    fingerprint: str  # order-sensitive hash of ids, articles and vectors
     space_id: str
     vector_dim: int
     source: str
     dataset_source: str
-    order_key: str
+    order_key: str  # rule that decided the order
     num_concepts: int
     num_articles: int
     num_source_rows: int
     duplicates_policy: str
-    dropped: list[dict[str, str]] = field(default_factory=list)
-    order_warning: str | None = None
+    dropped: list[dict[str, str]] = field(default_factory=list)  # removed duplicates: `{cpe_id, kept_cpe_id, reason}`
+    order_warning: str | None = None  # set if the order is unknown and was accepted
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:

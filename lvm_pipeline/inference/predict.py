@@ -29,18 +29,13 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The vector (D,) predicted to follow a concept, and what it was made from.
-
-    `position` counts the concepts of the article from 0; the prediction is for the one after it. `num_context`
-    concepts were read for it. `nearest` are the concepts of a table nearest to it, where they were asked for, without
-    those of the article that were read; a model with a ranking output orders them by that.
-    Cosines are to the prediction.
-    """
+    """The vector (D,) predicted to follow a concept, and what it was made from."""
 
     article_id: str | int | None
-    position: int
-    num_context: int
+    position: int  # of the concept in its article, from 0; the prediction is for the next one
+    num_context: int  # concepts that were read for it
     vector: NDArray[np.float32]
+    # nearest concepts of a table, without those read, if asked for; ordered by a ranking output if the model has one
     nearest: list[dict[str, Any]] | None = None
 
     def as_json(self, *, has_vector: bool = True) -> dict[str, Any]:

@@ -35,20 +35,16 @@ SUMMARY_FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceOptions:
-    """How to cut and split; the names are those of the settings.
-
-    `validation_articles` is a file of the ids of validation articles; all others are train, and the seeded hash is
-    not used. `boundaries="ignore"` and `split="last_20_percent"` are the compatibility mode: sequences built with
-    them are labelled as leaking.
-    """
+    """How to cut and split; the names are those of the settings."""
 
     context_length: int = 5
     split_seed: int = 0
     train_fraction: float = 0.8
     validation_fraction: float = 0.1
-    validation_articles: Path | None = None
+    validation_articles: Path | None = None  # file of ids of validation articles; all others are train
+    # "ignore" is the compatibility mode, whose sequences are labelled as leaking
     boundaries: Literal["respect", "ignore"] = "respect"
-    split: Literal["articles", "last_20_percent"] = "articles"
+    split: Literal["articles", "last_20_percent"] = "articles"  # "last_20_percent" likewise
 
 
 def build_sequences(

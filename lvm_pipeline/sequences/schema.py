@@ -42,28 +42,22 @@ class SplitCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class SequencesMetadata:
-    """Metadata of `sequences.parquet`, stored as JSON in the file.
+    """Metadata of `sequences.parquet`, stored as JSON in the file."""
 
-    `fingerprint` is a hash of the rows, their splits and the concepts they refer to; `concepts_fingerprint` is that
-    of the concept table. `split_rule` is `seeded_hash`, `validation_articles` or `last_20_percent`; only the first
-    has `split_seed` and the fractions. `article_splits` has the split of every article, also of those too short for
-    a window. `near_duplicate_groups` lists the articles that share near-duplicate concepts; the seeded hash
-    keeps each group in one split. With `is_leaking`, scores say nothing about unseen articles.
-    """
-
-    fingerprint: str
-    concepts_fingerprint: str
+    fingerprint: str  # hash of the rows, their splits and the concepts they refer to
+    concepts_fingerprint: str  # that of the concept table
     context_length: int
     boundaries: str
-    split_rule: str
+    split_rule: str  # `seeded_hash`, `validation_articles` or `last_20_percent`
     num_sequences: int
     split_counts: dict[str, SplitCounts]
-    article_splits: dict[str, str]
-    split_seed: int | None = None
+    article_splits: dict[str, str]  # split of every article, also of those too short for a window
+    split_seed: int | None = None  # it and the fractions only with the seeded hash
     train_fraction: float | None = None
     validation_fraction: float | None = None
+    # articles that share near-duplicate concepts; the seeded hash keeps each group in one split
     near_duplicate_groups: list[list[str]] = field(default_factory=list)
-    is_leaking: bool = False
+    is_leaking: bool = False  # whether scores say nothing about unseen articles
     leak_reason: str | None = None
     schema_version: int = SCHEMA_VERSION
 

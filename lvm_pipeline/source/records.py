@@ -70,19 +70,15 @@ class VectorReader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRecords:
-    """The good concepts of a file, in file order, and its bad rows.
-
-    `row_kind` is `line` or `row`. `read_vectors` is None if the file has no vectors (JSONL). `space_id` is the one
-    that the file itself declares.
-    """
+    """The good concepts of a file, in file order, and its bad rows."""
 
     path: Path
-    row_kind: str
+    row_kind: str  # `line` or `row`
     concepts: list[Concept]
     bad_rows: list[BadRow] = field(default_factory=list)
-    read_vectors: VectorReader | None = None
+    read_vectors: VectorReader | None = None  # None if the file has no vectors (JSONL)
     vector_dim: int | None = None
-    space_id: str | None = None
+    space_id: str | None = None  # the one that the file itself declares
 
 
 def text_problem(text: object, *, name: str) -> str | None:

@@ -48,18 +48,14 @@ class TableSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Result of a comparison.
-
-    `num_arrived`, `num_kept` and `num_left` count new or changed, unchanged and removed articles; None if the articles
-    were not compared.
-    """
+    """Result of a comparison."""
 
     present: TableSummary
     findings: list[Finding]
     reference: TableSummary | None = None
-    num_arrived: int | None = None
-    num_kept: int | None = None
-    num_left: int | None = None
+    num_arrived: int | None = None  # new or changed articles; None if articles were not compared
+    num_kept: int | None = None  # unchanged articles
+    num_left: int | None = None  # removed articles
 
     @property
     def has_drifted(self) -> bool:
