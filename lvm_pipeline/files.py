@@ -11,6 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from lvm_pipeline.errors import LvmError
+
 IN_USE_SECONDS = 3600.0  # a cached file that was used within this time is not deleted
 
 
@@ -126,6 +130,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def only_one(lock: Path, problem: str) -> Iterator[None]:
+    """Hold a lock file while the block runs. Raises LvmError with the problem if another process holds it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        raise LvmError(problem) from None
 
 
 def mark_used(path: Path) -> None:

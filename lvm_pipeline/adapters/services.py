@@ -29,6 +29,7 @@ from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
 from lvm_pipeline.adapters.messages.alert import Alert
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.files import only_one
 from lvm_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,8 @@ def run_services(settings: Settings, *, console: Console | None = None) -> None:
     The embedded Postgres is stopped too if it was not running before and no other command is using it.
     """
     console = console or Console()
-    with _only_one(settings), _stop_signals():
+    problem = f"The services of {settings.home} are already running; stop them first or set another LVM_HOME."
+    with only_one(settings.dagster_dir / "services.lock", problem), _stop_signals():
         _refuse_taken_ports(settings)
         services = _Services(settings=settings, guard=_start_guard(settings))
         try:
@@ -259,18 +261,6 @@ def are_running(settings: Settings) -> bool:
             return False
     except Timeout:
         return True
-
-
-@contextmanager
-def _only_one(settings: Settings) -> Iterator[None]:
-    settings.dagster_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(settings.dagster_dir / "services.lock", timeout=0):
-            yield
-    except Timeout:
-        raise LvmError(
-            f"The services of {settings.home} are already running; stop them first or set another LVM_HOME."
-        ) from None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ Validation decides. The test split is scored once, for the model that was promot
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,12 +68,23 @@ def decide(
     """
     if challenger.split != DECIDING_SPLIT:
         raise ValueError(f"the split {challenger.split} decides nothing; score the challenger on {DECIDING_SPLIT}")
+    decision = ChampionDecision(
+        promote=False,
+        reason=f"{challenger.name} was scored on leaking sequences, so it is not promoted.",
+        challenger=challenger.name,
+        challenger_fingerprint=challenger.model_fingerprint,
+        against=None,
+        gain=None,
+        cosine=challenger.cosine,
+        fingerprint=challenger.fingerprint,
+        num_targets=len(challenger.target_rows),
+        num_articles=len(np.unique(challenger.articles)),
+        num_candidates=1 + len(others),
+    )
     if challenger.is_leaking:
-        reason = f"{challenger.name} was scored on leaking sequences, so it is not promoted."
-        return _decision(challenger, reason=reason, num_candidates=1 + len(others))
+        return decision
     if incumbent is not None and incumbent.model_fingerprint == challenger.model_fingerprint:
-        reason = f"{challenger.name} is the champion already."
-        return _decision(challenger, reason=reason, against=incumbent, num_candidates=1 + len(others))
+        return replace(decision, reason=f"{challenger.name} is the champion already.", against=incumbent.name)
     against = incumbent or best_baseline
     gain = corrected_gain(challenger, against=against, others=others, seed=seed)
     role = "the champion" if incumbent else "the best baseline"
@@ -83,14 +94,7 @@ def decide(
         reason = f"{challenger.name} is promoted; its gain in cosine {compared}, is above zero."
     else:
         reason = f"{challenger.name} is not promoted; its gain in cosine {compared}, is not above zero."
-    return _decision(
-        challenger,
-        promote=gain.is_above_zero,
-        reason=reason,
-        against=against,
-        gain=gain,
-        num_candidates=1 + len(others),
-    )
+    return replace(decision, promote=gain.is_above_zero, reason=reason, against=against.name, gain=gain)
 
 
 def corrected_gain(
@@ -127,27 +131,3 @@ def _interval_in_words(gain: Interval) -> str:
     if gain.low is None or gain.high is None:
         return f"{gain.mean:+.4f} without an interval (one article)"
     return f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
-
-
-def _decision(
-    challenger: RowScores,
-    *,
-    reason: str,
-    num_candidates: int,
-    promote: bool = False,
-    against: RowScores | None = None,
-    gain: Interval | None = None,
-) -> ChampionDecision:
-    return ChampionDecision(
-        promote=promote,
-        reason=reason,
-        challenger=challenger.name,
-        challenger_fingerprint=challenger.model_fingerprint,
-        against=against.name if against else None,
-        gain=gain,
-        cosine=challenger.cosine,
-        fingerprint=challenger.fingerprint,
-        num_targets=len(challenger.target_rows),
-        num_articles=len(np.unique(challenger.articles)),
-        num_candidates=num_candidates,
-    )

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from filelock import FileLock, Timeout
 
+from lvm_pipeline import files
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.space_encoder import space_encoder
@@ -71,7 +70,8 @@ def train_text_decoder(
 
     options = _checked(settings, kind, options)
     folder = settings.decoders_dir / kind
-    with _locked(folder):
+    lock = folder.with_name(f".{folder.name}.lock")
+    with files.only_one(lock, "Another process is training the text decoder now; wait for it."):
         data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
         version = code_version(CODE[kind])
         made_with = {"fingerprints": data.fingerprints, "code_version": version, "options": asdict(options)}
@@ -272,14 +272,3 @@ def _info_or_none(folder: Path) -> "PrefixInfo | None":
         return read_prefix_info(folder)
     except LvmError:
         return None
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from training the same decoder."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
-            yield
-    except Timeout:
-        raise LvmError("Another process is training the text decoder now; wait for it.") from None

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from lvm_pipeline import files
 from lvm_pipeline.architectures._registry import architecture_names
@@ -85,14 +85,9 @@ class TrialFolder:
         Raises:
             LvmError: If another process trains it now.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
-        except Timeout:
-            raise LvmError(
-                f"Another process is training {self.trial_id} now; wait for it, or train with another seed."
-            ) from None
+        problem = f"Another process is training {self.trial_id} now; wait for it, or train with another seed."
+        with files.only_one(self.path / ".lock", problem):
+            yield
 
 
 def trial_folder(settings: Settings, trial_id: str) -> TrialFolder:

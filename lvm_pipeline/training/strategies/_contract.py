@@ -5,8 +5,8 @@ plus sign (`strategy: progressive+tmd`) and applied in the order of `AFFECTS`, w
 Modules of strategies import torch inside functions only, because a trial is checked where torch is not needed.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -58,6 +58,11 @@ class Staging:
     def terms(self) -> dict[str, AddedTerm]:
         """Terms that phases add to their objective, each once."""
         return {term.name: term for phase in self.phases for term in phase.terms}
+
+    def with_terms(self, terms: Sequence[AddedTerm], *, of: str, note: str) -> "Staging":
+        """Return the staging with terms added to every phase, and a note of the strategy that adds them."""
+        phases = tuple(replace(phase, terms=(*phase.terms, *terms)) for phase in self.phases)
+        return replace(self, phases=phases, notes={**self.notes, of: note})
 
 
 def _nothing_refused(trial: Trial, options: Any) -> str | None:

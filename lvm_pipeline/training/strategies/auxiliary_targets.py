@@ -3,7 +3,7 @@
 The heads are not part of the trained model.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -41,11 +41,7 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
     listed = [f"offset {offset}" for offset in options.offsets]
     listed += [f"the mean of the next {options.mean_of_next}"] if options.mean_of_next else []
     note = f"Further heads for {', '.join(listed)}, where the article goes on so far."
-    return replace(
-        staging,
-        phases=tuple(replace(phase, terms=(*phase.terms, term)) for phase in staging.phases),
-        notes={**staging.notes, STRATEGY.name: note},
-    )
+    return staging.with_terms([term], of=STRATEGY.name, note=note)
 
 
 def refused(trial: Trial, options: AuxiliaryOptions) -> str | None:

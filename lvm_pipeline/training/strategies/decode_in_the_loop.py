@@ -13,7 +13,7 @@ A trial names its decoder, so that equal trials do the same; the note of the str
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -63,8 +63,7 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
         LvmError: If the train split has too few concepts for a bank, or the text decoder or encoder is missing.
     """
     terms, note = _bank(data, options) if options.decoder == BANK else _texts(data, options)
-    phases = tuple(replace(phase, terms=(*phase.terms, *terms)) for phase in staging.phases)
-    return replace(staging, phases=phases, notes={**staging.notes, STRATEGY.name: note})
+    return staging.with_terms(terms, of=STRATEGY.name, note=note)
 
 
 def _bank(data: TrainingData, options: DecodeOptions) -> tuple[list[AddedTerm], str]:

@@ -5,7 +5,7 @@ width has the usual cosine. Each lower width has a head of its own on the hidden
 it to the full prediction in the same directions. The heads stay with the model, and its report scores every width.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -56,8 +56,7 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
     term = AddedTerm(name=TERM, weight=options.resolution_weight, make=make)
     listed = ", ".join(map(str, (full, *widths)))
     note = f"Predicts at the widths {listed}; the lower ones are leading principal directions of the train rows."
-    phases = tuple(replace(phase, terms=(*phase.terms, term)) for phase in staging.phases)
-    return replace(staging, phases=phases, notes={**staging.notes, STRATEGY.name: note})
+    return staging.with_terms([term], of=STRATEGY.name, note=note)
 
 
 def lower_widths(full: int, options: ResolutionOptions) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ concepts, a sample of all of them and those of the batch's articles, it lowers t
 Reports rank with this output, and so does `lvm predict --nearest`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -59,8 +59,7 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
         f"A ranking output beside the prediction, trained on {drawn} of {size} train concepts at each step and the "
         f"concepts of the batch's articles, {context}."
     )
-    phases = tuple(replace(phase, terms=(*phase.terms, term)) for phase in staging.phases)
-    return replace(staging, phases=phases, notes={**staging.notes, STRATEGY.name: note})
+    return staging.with_terms([term], of=STRATEGY.name, note=note)
 
 
 def extend(model: "LatentVectorModel", options: RankingOptions) -> "LatentVectorModel":
