@@ -27,6 +27,8 @@ CONNECT_SECONDS = 10
 CLIENT_ENCODING = "UTF8"
 CREATE_ATTEMPTS = 20
 
+_known: set[tuple[embedded_postgres.Server, str]] = set()  # databases that this process has seen or created
+
 
 def source_url(settings: Settings) -> str:
     """Return the `postgresql://` URL of the database with the source tables, for ADBC and psycopg.
@@ -91,7 +93,9 @@ def check_connection(url: str, *, variable: str = SOURCE_VARIABLE) -> None:
 
 def _embedded_url(settings: Settings, database: str, *, extension: str | None = None) -> str:
     server = embedded_postgres.ensure_running(settings.postgres_dir)
-    create_database(server, database, extension=extension)
+    if (server, database) not in _known:
+        create_database(server, database, extension=extension)
+        _known.add((server, database))
     return server.url(database)
 
 

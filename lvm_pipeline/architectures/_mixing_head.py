@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import OptimiserSetting
+from lvm_pipeline.architectures._directions import principal_directions
 from lvm_pipeline.architectures._dropout import Dropout
 from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._residual_head import START_DECAY, check_weighted_mean
@@ -104,10 +105,8 @@ class MixingHead(nn.Module):
     @torch.no_grad()
     def fit(self, train_vectors: Tensor) -> None:
         """Set directions and length from train vectors (N, D): principal directions first."""
-        vectors = train_vectors.double()
-        self.length.copy_(vectors.square().sum(dim=1).mean().sqrt().clamp(min=1e-12))
-        _, directions = torch.linalg.eigh(torch.cov(vectors.T, correction=0).reshape(2 * vectors.shape[1:]))
-        self.basis.copy_(directions.flip(1))
+        self.length.copy_(train_vectors.double().square().sum(dim=1).mean().sqrt().clamp(min=1e-12))
+        self.basis.copy_(principal_directions(train_vectors).directions)
 
     @torch.no_grad()
     def set_weighted_mean(self, *, decay: float, article_weight: float) -> None:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, OptimiserSetting
+from lvm_pipeline.architectures._directions import principal_directions
 
 DECAYS = (0.3, 0.5, 0.85, 1.0)
 NUM_LAGS = 4
@@ -60,10 +61,10 @@ class RankingHead(nn.Module):
     @torch.no_grad()
     def fit(self, train_vectors: Tensor) -> None:
         """Set the whitening: each principal direction of train vectors (N, D), by its spread to the power -0.5."""
-        variances, directions = torch.linalg.eigh(torch.cov(train_vectors.double().T, correction=0))
-        largest = variances.max().clamp(min=1e-12)
-        weights = variances.clamp(min=1e-4 * float(largest)).sqrt() ** WHITENING
-        self.whitening.copy_((directions * (weights / weights.mean())) @ directions.T)
+        found = principal_directions(train_vectors)
+        largest = found.variances.max().clamp(min=1e-12)
+        weights = found.variances.clamp(min=1e-4 * float(largest)).sqrt() ** WHITENING
+        self.whitening.copy_((found.directions * (weights / weights.mean())) @ found.directions.T)
 
     def views(self, contexts: Tensor, predictions: Tensor, at: Tensor | None = None) -> Tensor:
         """Return the views of the context at each position, (B, T, K, D), or (n, K, D) where `at` (B, T) is True.
