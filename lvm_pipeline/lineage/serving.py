@@ -74,22 +74,32 @@ def serving_app(settings: Settings, *, trial: str | None = None, encoder_name: s
 
 
 def _pages(settings: Settings, encoder_name: str | None) -> Callable[[str], str]:
-    """Return a function that makes the page of an article; the models are loaded at its first call.
+    """Return a function that makes the page of an article; models are loaded at its first call and when they change.
 
     It makes one page at a time, since a model reads one article at a time.
     """
     from lvm_pipeline.lineage.trying import ArticleTrier, article_trier
     from lvm_pipeline.serving.try_page import try_page
 
-    lock, loaded = threading.Lock(), list[ArticleTrier]()
+    lock, loaded = threading.Lock(), dict[str, ArticleTrier]()
 
     def page(text: str) -> str:
         with lock:
-            if not loaded:
-                loaded.append(article_trier(settings, encoder_name=encoder_name))
-            return try_page(loaded[0](text), has_form=True)
+            links = sorted(settings.models_dir.glob("*"))
+            models = [f"{link.resolve()} {_stamp(link / 'trained_model.json')}" for link in links]
+            state = " ".join([*models, _stamp(settings.concepts_path, settings.sequences_path)])
+            if state not in loaded:
+                trier = article_trier(settings, encoder_name=encoder_name)
+                loaded.clear()
+                loaded[state] = trier
+            return try_page(loaded[state](text), has_form=True)
 
     return page
+
+
+def _stamp(*paths: Path) -> str:
+    """Return what changes when one of some files does."""
+    return " ".join(str(path.stat().st_mtime_ns if path.exists() else 0) for path in paths)
 
 
 def source_of(settings: Settings, *, trial: str | None = None) -> "Callable[[], Source]":
@@ -106,12 +116,8 @@ def source_of(settings: Settings, *, trial: str | None = None) -> "Callable[[], 
         return Source(model_dir=champion.model_dir, version=champion.version, stamp=stamp(champion.model_dir))
 
     def stamp(model_dir: Path) -> str:
-        paths = (
-            model_dir / "trained_model.json",
-            settings.concepts_path,
-            *(settings.decoders_dir / each for each in KINDS),
-        )
-        return " ".join(str(path.stat().st_mtime_ns if path.exists() else 0) for path in paths)
+        decoders = [settings.decoders_dir / kind for kind in KINDS]
+        return _stamp(model_dir / "trained_model.json", settings.concepts_path, *decoders)
 
     return find
 

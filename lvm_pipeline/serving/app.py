@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import TypeAdapter
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.serving.api_page import api_page
 from lvm_pipeline.serving.batcher import Batcher, TooManyWaitingError
 from lvm_pipeline.serving.holder import ModelHolder
 from lvm_pipeline.serving.messages import BadJsonError, PredictRequest, PredictResponse, Problem, read_request
@@ -63,10 +64,13 @@ def make_app(serving: Serving) -> FastAPI:
         serving.holder.stop()
         serving.batcher.stop()
 
-    app = FastAPI(title="Latent vector model", description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Latent vector model", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.middleware("http")(_observed(serving.metrics))
     _add_predict(app, serving)
     _add_state(app, serving)
+    _add_docs(app)
     if serving.try_article is not None:
         _add_try(app, serving, serving.try_article)
     return app
@@ -120,6 +124,17 @@ def _add_state(app: FastAPI, serving: Serving) -> None:
         }
         text = serving.metrics.text(gauges=gauges, info=holder.current.identity)
         return Response(text, media_type=CONTENT_TYPE)
+
+
+def _add_docs(app: FastAPI) -> None:
+    @app.get("/docs", response_class=HTMLResponse)
+    async def docs() -> str:
+        """Describe the requests; the page fetches nothing from elsewhere."""
+        return api_page(app.openapi())
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(status_code=204)
 
 
 def _add_try(app: FastAPI, serving: Serving, try_article: TryArticle) -> None:

@@ -1,6 +1,7 @@
 """The server on a real port: what it answers, what it refuses, and how it takes another model."""
 
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -202,7 +203,18 @@ def test_health_metrics_and_openapi_describe_the_server(server, vectors):
     assert buckets == sorted(buckets) or len({name.split('"')[1] for name in values if "bucket" in name}) > 1
     assert any(name.startswith('lvm_model_info{trial_id="gru-smoke') for name in values)
     assert json.loads(openapi)["paths"].keys() >= {"/predict", "/health", "/metrics"}
-    assert call(f"{server}/docs")[0] == 200
+
+
+def test_the_page_of_the_requests_describes_each_and_fetches_nothing_from_elsewhere(server):
+    status, headers, page = call(f"{server}/docs")
+
+    assert (status, headers["Content-Type"].partition(";")[0]) == (200, "text/html")
+    for named in ("POST /predict", "GET /health", "GET /metrics", "tmd_dense", "list of list of number or null"):
+        assert named in page
+    assert "Concepts in reading order" in page
+    assert "The model cannot read the context" in page
+    assert not re.findall(r"(?:src|href)=.https?:|//cdn|@import", page)
+    assert call(f"{server}/redoc")[0] == 404
     assert call(f"{server}/nowhere")[0] == 404
 
 

@@ -10,6 +10,7 @@ from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.context import ReadingModel
 from lvm_pipeline.inference.trying import try_article
+from lvm_pipeline.lineage import serving, trying
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.lineage.trials import named_trial
 from lvm_pipeline.lineage.trying import LINEAR_FORECAST, article_trier
@@ -18,7 +19,7 @@ from lvm_pipeline.source.articles import concepts_of_text
 from lvm_pipeline.source.encoders.lsa import fit_lsa
 from lvm_pipeline.source.encoders.registry import remember_encoder
 from lvm_pipeline.training.trained_model import load_trained_model
-from lvm_pipeline_tests.serving.homes import LENGTHS, call, texts_of
+from lvm_pipeline_tests.serving.homes import LENGTHS, call, make_home, texts_of, train_trial
 
 ARTICLE = "\n\n".join(
     f"{first} Then there is more to say of it, and <b>somebody</b> says it at some length in the next sentence. {last}"
@@ -125,3 +126,25 @@ def test_a_named_encoder_must_make_the_vectors_of_the_concepts(trial_home, tmp_p
     with pytest.raises(LvmError, match=r"makes other vectors than the concepts have \(mean cosine"):
         space_encoder(trial_home, space_id, name=other.space_id)
     assert space_encoder(trial_home, "nobody's") is None
+
+
+def test_the_page_takes_models_that_were_trained_since_and_leaves_the_others_loaded(tmp_path, monkeypatch):
+    home = make_home(tmp_path / "home")
+    train_trial(home, architecture="gru", mode="articles")
+    loads = []
+    load = trying.article_trier
+    monkeypatch.setattr(trying, "article_trier", lambda *given, **named: loads.append(1) or load(*given, **named))
+    page = serving._pages(home, None)
+
+    first, again = page(ARTICLE), page(ARTICLE)
+    train_trial(home, architecture="lstm", mode="windows")
+    with_lstm = page(ARTICLE)
+    retrained = train_trial(home, architecture="gru", mode="articles", seed=1)
+    later = page(ARTICLE)
+
+    assert first == again
+    assert "lstm" not in first
+    assert "lstm" in with_lstm
+    assert later != with_lstm
+    assert len(loads) == 3
+    assert retrained.model_dir == (home.models_dir / "gru").resolve()
