@@ -81,6 +81,11 @@ class Settings(TrainingConfig, BaseSettings):
     duplicates: Literal["fail", "drop"] = Field(
         default="fail", description="What to do with concepts that repeat a text or vector: fail, or keep the first."
     )
+    severities: str | None = Field(
+        default=None,
+        description="Severities of single checks, `name=warning` or `name=blocking`, separated by commas; reports say "
+        "which were set.",
+    )
 
     # Sequences.
     context_length: int = Field(default=5, ge=1, description="Number of context concepts per sequence.")

@@ -1,13 +1,14 @@
 """The facts about a concept table that its invariants check, collected in one pass over its row groups.
 
 A few numbers per row are kept (ids, positions, norms, hashes), but no texts or vectors, so memory does not depend on
-the width of the vectors.
+the width of the vectors. `ConceptFacts.sample` holds a bounded number of them, for the checks that need both.
 
 Shapes: N = concepts in the table, A = articles, D = vector width, n = rows of a row group.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.duplicates import text_hashes, vector_hashes
+from lvm_pipeline.concepts.sample import ConceptSample, read_sample
 from lvm_pipeline.concepts.schema import (
     ConceptsMetadata,
     concepts_schema,
@@ -28,6 +30,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import MAX_LISTED, Finding, listed
 
 NO_CODE = -1
+LARGEST_NORM = 1e15  # up to here, sums of squares are finite in float32
 NUM_CANARIES = 16
 CODES = ("domain", "task", "modifier")
 COLUMNS = ("row", "cpe_id", "article_id", "article_index", "position", "concept_text", *CODES, "vector")
@@ -37,7 +40,8 @@ COLUMNS = ("row", "cpe_id", "article_id", "article_index", "position", "concept_
 class ConceptFacts:
     """Facts about a concept table."""
 
-    metadata: ConceptsMetadata  # metadata of the file
+    path: Path  # the file
+    metadata: ConceptsMetadata  # its metadata
     source_findings: list[Finding]  # findings of the extraction
     cpe_ids: pa.Array  # id of each concept, N of them
     article_ids: list[str]  # ids of the articles by first appearance, A of them
@@ -59,6 +63,13 @@ class ConceptFacts:
     @property
     def num_concepts(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def sample(self) -> ConceptSample:
+        """Whole articles with texts and vectors, read on first use; all articles if there is room."""
+        usable = (self.norms < LARGEST_NORM) & (self.widths == self.metadata.vector_dim) & ~self.is_text_empty
+        vector_dim = self.metadata.vector_dim
+        return read_sample(self.path, article_codes=self.article_codes, vector_dim=vector_dim, usable=usable)
 
     def article_lengths(self) -> NDArray[np.int64]:
         """Concepts of each article, shape (A,), in the order of `article_ids`."""
@@ -123,6 +134,7 @@ def read_facts(path: Path) -> ConceptFacts:
     articles = columns["article_id"].combine_chunks().dictionary_encode()
     widths, is_finite, norms, vector_hashes_ = (np.concatenate(pieces) for pieces in zip(*of_vectors, strict=True))
     return ConceptFacts(
+        path=path,
         metadata=metadata,
         source_findings=read_source_findings(path),
         cpe_ids=columns["cpe_id"].combine_chunks(),

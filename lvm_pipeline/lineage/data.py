@@ -16,6 +16,7 @@ from lvm_pipeline.concepts.invariants import check_concepts
 from lvm_pipeline.concepts.report import JSON_NAME, verification_report, write_verification_report
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.findings import Finding, blocking_failures, raise_on_blocking
+from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.sequences.build import (
     SequenceOptions,
     build_sequences,
@@ -96,7 +97,7 @@ def stage_concepts(settings: Settings, *, progress: Progress | None = None) -> S
     extraction = extract_concepts(
         source_reader(settings), options=extract_options(settings), staged_path=staged_path, progress=progress
     )
-    findings = extraction.findings
+    findings = with_set_severities(settings, extraction.findings)
     if extraction.path is not None and extraction.metadata is not None:
         findings = check_staged_concepts(settings, extraction.path, extraction.metadata)
     return StagedConcepts(path=extraction.path, metadata=extraction.metadata, findings=findings)
@@ -107,7 +108,8 @@ def check_staged_concepts(settings: Settings, path: Path, metadata: ConceptsMeta
     from lvm_pipeline.source.encoders.registry import encoder_of_space
 
     encoder = encoder_of_space(metadata.space_id, encoders_dir=settings.encoders_dir)
-    return check_concepts(path, encoder=encoder, context_length=settings.context_length)
+    findings = check_concepts(path, encoder=encoder, context_length=settings.context_length)
+    return with_set_severities(settings, findings)
 
 
 def promote_concepts(settings: Settings, staged: StagedConcepts) -> ConceptsMetadata:
@@ -154,7 +156,11 @@ def stage_sequences(settings: Settings, *, concepts_path: Path | None = None) ->
         options=sequence_options(settings),
         links_path=_links_path(settings) if concepts_path is None else None,
     )
-    return StagedSequences(path=staged_path, metadata=read_sequences_metadata(staged_path), findings=findings)
+    return StagedSequences(
+        path=staged_path,
+        metadata=read_sequences_metadata(staged_path),
+        findings=with_set_severities(settings, findings),
+    )
 
 
 def promote_sequences(
@@ -238,7 +244,7 @@ def verify_products(settings: Settings) -> Verification:
     """Check the promoted concept and sequence tables."""
     metadata = read_concepts_metadata(settings.concepts_path)
     findings = check_staged_concepts(settings, settings.concepts_path, metadata)
-    findings += check_sequences(settings.concepts_path, settings.sequences_path)
+    findings += with_set_severities(settings, check_sequences(settings.concepts_path, settings.sequences_path))
     return _report(settings, settings.concepts_path, findings, settings.sequences_path)
 
 

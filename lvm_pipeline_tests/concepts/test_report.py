@@ -37,7 +37,7 @@ def test_report_counts_what_is_in_the_file(concepts_path):
     assert concepts["space_id"] == "synthetic"
     assert concepts["fingerprint"] == read_concepts_metadata(concepts_path).fingerprint
     assert report["passed"]
-    assert [found["outcome"] for found in report["findings"]].count("not checked") == report["num_not_checked"] == 2
+    assert [found["outcome"] for found in report["findings"]].count("not checked") == report["num_not_checked"] == 3
     assert [found["outcome"] for found in report["findings"]].count("warning") == report["num_warnings"] == 2
 
 

@@ -1,0 +1,107 @@
+"""Whole articles of a concept table with texts and vectors, for the checks that look at what the data say.
+
+Vectors are kept as their leading principal components, so memory is bounded whatever the width of the vectors and the
+size of the table.
+
+Shapes: n = sampled concepts, A = sampled articles, D = vector width, K = components.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lvm_pipeline.concepts.store import stream_row_groups
+from lvm_pipeline.errors import LvmError
+
+MAX_CONCEPTS = 48_000
+MAX_BYTES = 200_000_000  # of vectors read at full width
+NUM_COMPONENTS = 128
+BASIS_CONCEPTS = 6_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptSample:
+    """Some whole articles, in table order."""
+
+    rows: NDArray[np.int64]  # row of each concept, shape (n,), ascending inside an article
+    articles: NDArray[np.int64]  # article of each concept, shape (n,), from 0, ascending
+    article_codes: NDArray[np.int64]  # index of each article into `ConceptFacts.article_ids`, shape (A,)
+    texts: pa.Array  # text of each concept
+    vectors: NDArray[np.float32]  # centred, in the basis of their principal directions, shape (n, K)
+    is_whole: bool  # whether these are all articles of the table
+
+    @property
+    def num_articles(self) -> int:
+        """A."""
+        return len(self.article_codes)
+
+
+def read_sample(
+    path: Path, *, article_codes: NDArray[np.int32], vector_dim: int, usable: NDArray[np.bool_]
+) -> ConceptSample:
+    """Read whole articles, evenly spread over the table; all of them where there is room.
+
+    Args:
+        path: The table.
+        article_codes: Article of each row, shape (N,).
+        vector_dim: D.
+        usable: Whether a row has a finite vector of width D, shape (N,); other rows are left out.
+
+    Raises:
+        LvmError: If the table cannot be read.
+    """
+    chosen = _spread_articles(article_codes, max_rows=min(MAX_CONCEPTS, MAX_BYTES // (4 * max(1, vector_dim))))
+    wanted = np.flatnonzero(usable & chosen[article_codes])
+    texts, vectors = _texts_and_vectors(path, wanted, vector_dim)
+    order = np.argsort(article_codes[wanted], kind="stable")  # an article in two runs becomes one
+    codes, articles = np.unique(article_codes[wanted], return_inverse=True)
+    return ConceptSample(
+        rows=wanted[order],
+        articles=articles[order],
+        article_codes=codes.astype(np.int64),
+        texts=texts.take(pa.array(order)),
+        vectors=_components(vectors)[order],
+        is_whole=bool(chosen.all()),
+    )
+
+
+def _spread_articles(article_codes: NDArray[np.int32], *, max_rows: int) -> NDArray[np.bool_]:
+    """Choose evenly spread articles of at most about `max_rows` concepts in all, shape (articles,)."""
+    lengths = np.bincount(article_codes)
+    num_wanted = max(1, int(len(lengths) * min(1, max_rows / max(1, lengths.sum()))))
+    chosen = np.zeros(len(lengths), np.bool_)
+    if len(lengths):
+        chosen[np.linspace(0, len(lengths) - 1, num_wanted).astype(np.int64)] = True
+    return chosen
+
+
+def _texts_and_vectors(path: Path, rows: NDArray[np.int64], vector_dim: int) -> tuple[pa.Array, NDArray[np.float32]]:
+    texts: list[pa.Array] = [pa.array([], pa.string())]
+    vectors = np.empty((len(rows), vector_dim), np.float32)
+    first_row, filled = 0, 0
+    for group in stream_row_groups(path, ["concept_text", "vector"]):
+        stop = filled + int(np.searchsorted(rows[filled:], first_row + group.num_rows))
+        some = group.take(pa.array(rows[filled:stop] - first_row))
+        texts.append(some["concept_text"].combine_chunks())
+        vectors[filled:stop] = some["vector"].combine_chunks().flatten().to_numpy().reshape(-1, vector_dim)
+        first_row, filled = first_row + group.num_rows, stop
+    if filled < len(rows):
+        raise LvmError(f"{path} holds {first_row} concepts, fewer than it says; extract the concepts again.")
+    return pa.concat_arrays(texts), vectors
+
+
+def _components(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return vectors (n, D), centred, in the basis of their K leading principal directions, shape (n, K)."""
+    from sklearn.utils.extmath import randomized_svd
+
+    if not len(vectors):
+        return vectors[:, :NUM_COMPONENTS]
+    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    some = vectors[:: max(1, len(vectors) // BASIS_CONCEPTS)] - mean
+    num_components = min(NUM_COMPONENTS, *some.shape)
+    _, _, directions = randomized_svd(some, num_components, random_state=0)
+    blocks = [(vectors[start : start + 8192] - mean) @ directions.T for start in range(0, len(vectors), 8192)]
+    return np.concatenate(blocks)

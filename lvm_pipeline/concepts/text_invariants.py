@@ -1,0 +1,93 @@
+"""Invariant of texts and vectors together: each vector is that of its text. No encoder is needed."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.concepts.facts import ConceptFacts
+from lvm_pipeline.concepts.schema import is_declared
+from lvm_pipeline.concepts.store import read_columns
+from lvm_pipeline.concepts.text_match import WHOLE_ARTICLE, Fault, TextMatch, match_texts
+from lvm_pipeline.findings import MAX_LISTED, Finding, invariant, listed
+
+
+@invariant(
+    remedy="Encode the listed articles again with the encoder of the others, or load their texts and vectors again. "
+    "If your vectors are not made from these texts, set LVM_SEVERITIES=vectors_go_with_their_texts=warning."
+)
+def vectors_go_with_their_texts(facts: ConceptFacts) -> Finding:
+    """Each vector is that of its text: a map from words to vectors, fitted on other articles, tells concepts apart.
+
+    It fails if vectors belong to other texts (shifted or shuffled rows, replaced texts), or if some come from another
+    encoder. Tables of more than 48,000 concepts are judged by a sample of whole articles.
+    """
+    sample = facts.sample
+    match = match_texts(sample)
+    details: dict[str, Any] = {"effect": match.effect, "num_compared": len(sample.rows), "fault": match.fault.value}
+    details["num_articles_not_judged"] = match.num_unknown
+    if match.why_not:
+        return vectors_go_with_their_texts.not_checked(match.why_not, details=details)
+    of = f"{len(sample.rows)}" if sample.is_whole else f"a sample of {len(sample.rows)} of {facts.num_concepts}"
+    if match.fault is Fault.NONE:
+        return vectors_go_with_their_texts.finding(
+            passed=True,
+            message=f"texts and vectors of {of} concepts go together (mean difference of cosines {match.effect:.3f})",
+            observed=0,
+            allowed=0,
+            details=details,
+        )
+    rows = sample.rows[match.is_bad]
+    where, named = _where(facts, rows)
+    when, dated = _since_when(facts, rows)
+    return vectors_go_with_their_texts.finding(
+        passed=False,
+        message=f"{_what(match, num_bad=len(rows), of=of)}: {where}{when}; {_space(facts)}",
+        observed=len(rows) / max(1, len(sample.rows)),
+        allowed=0,
+        details={**details, **named, **dated, "num_bad": len(rows), "space_id": facts.metadata.space_id},
+    )
+
+
+def _what(match: TextMatch, *, num_bad: int, of: str) -> str:
+    if match.fault is Fault.UNRELATED:
+        return f"the texts of all {of} concepts say nothing about their vectors"
+    if match.offset:
+        direction = "later" if match.offset > 0 else "earlier"
+        return f"the texts of {num_bad} of {of} concepts fit the vectors {abs(match.offset)} rows {direction}"
+    if match.has_own_map:
+        return f"{num_bad} of {of} concepts have vectors of another space than the others"
+    return f"the vectors of {num_bad} of {of} concepts do not fit their texts"
+
+
+def _where(facts: ConceptFacts, rows: NDArray[np.int64]) -> tuple[str, dict[str, Any]]:
+    """Name the articles that are bad as a whole, or else rows."""
+    num_bad = np.bincount(facts.article_codes[rows], minlength=len(facts.article_ids))
+    whole = np.flatnonzero(num_bad >= WHOLE_ARTICLE * np.maximum(facts.article_lengths(), 1))
+    details = {"num_articles": len(whole), "article_ids": [facts.article_ids[code] for code in whole[:MAX_LISTED]]}
+    if num_bad[whole].sum() >= WHOLE_ARTICLE * len(rows):
+        verb = "article" if len(whole) == 1 else "articles"
+        return f"{len(whole)} {verb} ({listed(details['article_ids'], len(whole))})", {**details, **facts.some(rows)}
+    return facts.listed(rows), {**details, **facts.some(rows)}
+
+
+def _since_when(facts: ConceptFacts, rows: NDArray[np.int64]) -> tuple[str, dict[str, Any]]:
+    """Say when the bad rows were created, and how many of the rows since then are bad."""
+    created = read_columns(facts.path, ["created_at"])["created_at"]
+    times = created.cast("int64").fill_null(np.iinfo(np.int64).min).to_numpy()
+    known = times[rows][times[rows] > np.iinfo(np.int64).min]
+    if not len(known) or len(rows) == facts.num_concepts:
+        return "", {}
+    first, last = int(known.min()), int(known.max())
+    num_between = int(np.count_nonzero((times >= first) & (times <= last)))
+    since, until = (np.datetime64(time, "us").astype("datetime64[s]").item().isoformat() for time in (first, last))
+    period = f"at {since}" if since == until else f"from {since} to {until}"
+    text = f", created {period} UTC ({len(known)} of the {num_between} concepts created then)"
+    return text, {"created_from": since, "created_to": until, "num_created_then": num_between}
+
+
+def _space(facts: ConceptFacts) -> str:
+    space_id = facts.metadata.space_id
+    if is_declared(space_id):
+        return f"all are declared to be of the space {space_id}"
+    return "their encoder is not declared"

@@ -1,0 +1,191 @@
+"""Texts and vectors that do not go together are found without an encoder, and named; those that do never are."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lvm_pipeline.concepts.facts import read_facts
+from lvm_pipeline.concepts.text_features import text_features
+from lvm_pipeline.concepts.text_invariants import vectors_go_with_their_texts
+from lvm_pipeline.concepts.text_maps import article_fits
+from lvm_pipeline.findings import Severity
+from lvm_pipeline_tests.synthetic import write_table
+from lvm_pipeline_tests.worded import created, rotated, vector_column, vectors_in, with_columns, worded_table
+
+LENGTHS = [24, 11, 30, 9, 18, 27, 14, 21] * 8
+NUM = sum(LENGTHS)
+ARTICLES = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def table():
+    return worded_table(LENGTHS)
+
+
+@pytest.fixture
+def finding_of(tmp_path):
+    def check(table, **metadata):
+        return vectors_go_with_their_texts(read_facts(write_table(table, tmp_path / "concepts.parquet", **metadata)))
+
+    return check
+
+
+def with_vectors(table, rows, change):
+    vectors = vectors_in(table).copy()
+    vectors[rows] = change(vectors[rows])
+    return with_columns(table, vector=vector_column(vectors))
+
+
+def test_unharmed_data_pass(table, finding_of):
+    finding = finding_of(table)
+
+    assert finding.passed
+    assert finding.was_checked
+    assert finding.details["effect"] > 0.3
+    assert f"{NUM} concepts go together" in finding.message
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_parts_of_unharmed_data_pass(seed, finding_of):
+    lengths = np.random.default_rng(seed).integers(3, 40, 40).tolist()
+
+    finding = finding_of(worded_table(lengths, seed=seed))
+
+    assert finding.passed, finding.message
+    assert finding.was_checked
+
+
+@pytest.mark.parametrize("every", [2, 3, 12])
+def test_articles_of_another_space_are_named_with_their_time(every, table, finding_of):
+    """F16: a rotation keeps width, norms and all cosines inside the articles."""
+    is_other = ARTICLES % every == 1
+    articles = np.array(table["article_id"].to_pylist())
+    harmed = with_vectors(table, is_other, rotated)
+    order = np.argsort(is_other, kind="stable")
+    times = created([NUM - is_other.sum(), is_other.sum()]).take(pa.array(np.argsort(order)))
+
+    finding = finding_of(with_columns(harmed, created_at=times), space_id="some-encoder")
+
+    assert finding.outcome == "failed"
+    named = set(finding.details["article_ids"])
+    others = set(articles[is_other].tolist())
+    assert finding.details["num_articles"] == len(others)
+    assert len(named) == min(20, len(others))
+    if every > 2:  # of two halves, either is "the other"
+        assert named <= others
+        assert finding.details["num_bad"] == is_other.sum()
+        assert f"created at 2026-05-02T12:00:00 UTC ({is_other.sum()} of the {is_other.sum()}" in finding.message
+    if every < 12:
+        assert "of another space than the others" in finding.message
+    assert "declared to be of the space some-encoder" in finding.message
+
+
+def test_rows_of_another_space_inside_all_articles_are_found(table, finding_of):
+    is_other = np.random.default_rng(0).random(NUM) < 0.4
+
+    finding = finding_of(with_vectors(table, is_other, rotated))
+
+    assert finding.outcome == "failed"
+    assert "of another space than the others" in finding.message
+    assert finding.details["num_bad"] == pytest.approx(is_other.sum(), rel=0.03)
+    assert is_other[finding.details["rows"]].mean() > 0.9
+
+
+@pytest.mark.parametrize("offset", [1, -2])
+def test_vectors_shifted_against_their_texts_are_found_with_the_shift(offset, table, finding_of):
+    """F17: vectors of unharmed concepts, only of others."""
+    finding = finding_of(with_vectors(table, np.arange(NUM), lambda vectors: np.roll(vectors, offset, axis=0)))
+
+    assert finding.outcome == "failed"
+    direction = "later" if offset > 0 else "earlier"
+    assert f"all {NUM}" in finding.message or f"{NUM} of {NUM}" in finding.message
+    assert f"fit the vectors {abs(offset)} rows {direction}" in finding.message
+
+
+def test_a_batch_of_vectors_written_to_other_rows_is_found_with_its_distance(table, finding_of):
+    rows = np.flatnonzero((ARTICLES >= 6) & (ARTICLES < 14))
+
+    finding = finding_of(with_vectors(table, rows, lambda vectors: np.roll(vectors, 40, axis=0)))
+
+    assert finding.outcome == "failed"
+    assert "fit the vectors 40 rows later" in finding.message
+    assert set(ARTICLES[finding.details["rows"]]) <= set(range(6, 14))
+
+
+def test_one_long_article_with_other_texts_is_named(table, finding_of):
+    texts = np.array(table["concept_text"].to_pylist(), object)
+    rows = np.flatnonzero(ARTICLES == 2)
+    texts[rows] = [f"{text} indeed" for text in texts[np.flatnonzero(ARTICLES == 10)]]
+
+    finding = finding_of(with_columns(table, concept_text=pa.array(texts.tolist())))
+
+    assert finding.outcome == "failed"
+    assert finding.details["article_ids"] == [table["article_id"][int(rows[0])].as_py()]
+
+
+@pytest.mark.parametrize("harm", ["shuffled", "collapsed"])
+def test_vectors_that_say_nothing_of_their_texts_fail(harm, table, finding_of):
+    rng = np.random.default_rng(0)
+    changes = {
+        "shuffled": lambda vectors: vectors[rng.permutation(NUM)],
+        "collapsed": lambda vectors: vectors.mean(axis=0) + 1e-3 * rng.standard_normal(vectors.shape),
+    }
+
+    finding = finding_of(with_vectors(table, np.arange(NUM), changes[harm]))
+
+    assert finding.outcome == "failed"
+    assert f"the texts of all {NUM} concepts say nothing about their vectors" in finding.message
+
+
+def test_texts_without_spaces_are_compared_by_their_characters(finding_of):
+    signs = "".join(chr(0x4E00 + 7 * i) for i in range(60))
+    table = worded_table(LENGTHS, separator="", alphabet=signs)
+
+    assert finding_of(table).details["effect"] > 0.15
+    assert finding_of(with_vectors(table, ARTICLES % 3 == 1, rotated)).outcome == "failed"
+
+
+def test_a_few_articles_in_another_language_are_not_blamed(table, finding_of):
+    foreign = worded_table([12] * 4, seed=5, alphabet="αβγδεζηθικλμνξο")
+    texts = table["concept_text"].to_pylist()
+    vectors = vectors_in(table).copy()
+    rows = np.concatenate([np.flatnonzero(article == ARTICLES)[:12] for article in (0, 2, 4, 5)])
+    for row, text in zip(rows.tolist(), foreign["concept_text"].to_pylist(), strict=True):
+        texts[row] = text
+    vectors[rows] = vectors_in(foreign)
+
+    assert finding_of(with_columns(table, concept_text=pa.array(texts), vector=vector_column(vectors))).passed
+
+
+def test_too_few_concepts_are_not_judged(finding_of):
+    finding = finding_of(worded_table([9] * 10))
+
+    assert finding.outcome == "not checked"
+    assert "too few" in finding.message
+
+
+def test_a_failure_blocks_unless_it_is_set_to_warn():
+    assert vectors_go_with_their_texts.severity is Severity.BLOCKING
+
+
+def test_scores_of_unrelated_vectors_are_standard_normal():
+    """The null: each order of the vectors in an article was as likely, so no simulation is needed."""
+    rng = np.random.default_rng(0)
+    articles = np.repeat(np.arange(2000), rng.integers(4, 12, 2000))
+    predictions, vectors = rng.standard_normal((2, len(articles), 8)).astype(np.float32)
+
+    scores = article_fits(predictions, vectors, articles).scores()
+
+    assert abs(scores.mean()) < 0.08
+    assert scores.std() == pytest.approx(1, abs=0.06)
+    assert article_fits(vectors, vectors, articles).scores().min() > 2
+
+
+def test_features_are_words_and_pairs_of_characters_of_scripts_without_spaces():
+    apart = text_features(pa.array(["red fox", "Red cat", "red fox.", "", None, "dog"]))
+    together = text_features(pa.array(["東京都", "東京", "犬", "猫", "鳥"]))
+
+    cosines = (apart @ apart.T).toarray()
+    assert cosines[0, 2] == pytest.approx(1)
+    assert cosines[3].max() == cosines[4].max() == 0
+    assert (together @ together.T).toarray()[0, 1] > 0.99
