@@ -4,6 +4,7 @@ Shapes: B = batch, T = context in concepts, D = vector width.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.training.batches import Batch
-from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.objectives import objective_named, training_loss
 from lvm_pipeline.training.optimiser import make_optimiser
+
+if TYPE_CHECKING:
+    from lvm_pipeline.training.config import TrainingConfig
 
 CONTEXT_LENGTH = 5
 
@@ -34,7 +37,7 @@ class Step(nn.Module):
         return self.model.step(contexts[:, -1], self.state)[0]
 
 
-def optimiser_step(model: LatentVectorModel, config: TrainingConfig, batch: int, length: int) -> Callable[[], None]:
+def optimiser_step(model: LatentVectorModel, config: "TrainingConfig", batch: int, length: int) -> Callable[[], None]:
     """Return a function that makes one optimiser step on the same random batch."""
     device = torch.device(config.device)
     vectors = random_vectors(batch, length + 1, model.config.vector_dim).to(device)

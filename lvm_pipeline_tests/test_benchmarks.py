@@ -1,11 +1,13 @@
 """Every script in `benchmarks/` runs, measures what it says and judges by its own goal; how fast is not judged here."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from lvm_pipeline.architectures._registry import architecture_names, load_architecture
 from lvm_pipeline_tests.measured import BENCHMARKS, rows_of
 
 
@@ -110,3 +112,50 @@ def test_the_model_server_is_measured_under_load():
         assert 0 < server["p50"] <= server["p95"] <= server["p99"]
         assert server["p50"] <= whole["p50"]
         assert row["ratio"] == pytest.approx(min(50 / server["p95"], 150 / whole["p95"]))
+
+
+def gpu_figures(folder, *architectures):
+    """What `gpu.sh` writes for smoke presets on a CPU."""
+    options = ["--device", "cpu", "--preset", "smoke", "--concepts", "300", "--seconds", "0", "--epochs", "1"]
+    options += ["--large-batch", "600", "--minutes", "14"]
+    chosen = [option for name in architectures for option in ("--architecture", name)]
+    environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [str(BENCHMARKS / "gpu.sh"), *options, *chosen]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "gpu.json").read_text())
+    assert done.stdout.strip() == (folder / "gpu.md").read_text().strip()
+    return found, done.stdout
+
+
+def check_gpu_figures(found, table, names):
+    assert found["finished"]
+    assert found["architectures"].keys() == set(names)
+    for name in names:
+        parts = {row["part"]: row for row in found["architectures"][name]["rows"]}
+        modes = ["articles", "windows"] if load_architecture(name).causal else ["windows"]
+        assert parts.keys() == {*(f"training {mode}" for mode in modes), "evaluation", "prediction"}, parts
+        for mode in modes:
+            row = parts[f"training {mode}"]
+            assert row["targets_per_second"] == max(row["rates_by_batch"].values()) > 0
+            assert row["epochs_seconds"] > 0
+        assert parts["prediction"]["p95_ms"] >= parts["prediction"]["p50_ms"] > 0
+        assert -1 <= parts["evaluation"]["cosine"] <= 1
+        assert f"| {name} | " in table
+    assert "missing" not in table
+    assert found["resume"]["largest_relative_difference"] == 0  # bit for bit on a CPU
+    assert "Killed half-way and resumed" in table
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_gpu_benchmark_runs_end_to_end_on_a_cpu(tmp_path):
+    names = ("linformer", "lstm")
+    check_gpu_figures(*gpu_figures(tmp_path, *names), names)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_gpu_benchmark_measures_every_architecture(tmp_path):
+    check_gpu_figures(*gpu_figures(tmp_path), architecture_names())

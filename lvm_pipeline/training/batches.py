@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lvm_pipeline.training.data import Spans
+from lvm_pipeline.training.spans import Spans
 
 LENGTH_JITTER = 0.05  # spans whose lengths differ by less than this share are reordered from epoch to epoch
 

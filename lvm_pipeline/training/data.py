@@ -14,64 +14,11 @@ from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadat
 from lvm_pipeline.concepts.store import Articles, article_ranges, memory_mapped_vectors, read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.sequences.schema import Sequences, Split, read_sequences
+from lvm_pipeline.training.spans import Spans as Spans
 from lvm_pipeline.training.tmd_vectors import CONDITION_DIM, read_tmd_vectors
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 MAX_SAMPLE_ROWS = 20_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spans:
-    """Unbroken stretches of context concepts that a model reads in one go.
-
-    Position t of a span is row `first_row + t`; its target is the row after it. Positions before
-    `first_target` are context only.
-    """
-
-    first_rows: NDArray[np.int64]  # shape (R,)
-    lengths: NDArray[np.int64]  # context concepts of each span, shape (R,)
-    first_targets: NDArray[np.int64]  # first position whose target counts, shape (R,)
-
-    def __len__(self) -> int:
-        return len(self.first_rows)
-
-    @property
-    def num_targets(self) -> NDArray[np.int64]:
-        return self.lengths - self.first_targets
-
-    def target_rows(self) -> NDArray[np.int64]:
-        counts = self.num_targets
-        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(self.first_rows + self.first_targets + 1, counts) + offsets
-
-    def take(self, indices: NDArray[np.int64]) -> "Spans":
-        return Spans(
-            first_rows=self.first_rows[indices],
-            lengths=self.lengths[indices],
-            first_targets=self.first_targets[indices],
-        )
-
-    def no_longer_than(self, max_context: int | None) -> "Spans":
-        """Cut spans for a model that reads at most so many concepts; targets and their order stay.
-
-        The pieces of a cut span overlap by half, so that a target keeps at least half the longest context; a span's
-        only target keeps all of it.
-        """
-        if max_context is None or not len(self) or self.lengths.max() <= max_context:
-            return self
-        stride = max(1, max_context // 2)
-        pieces = []
-        for first_row, length, first_target in zip(self.first_rows, self.lengths, self.first_targets, strict=True):
-            has_one_target = first_target == length - 1
-            start, begin = max(0, int(length) - max_context) if has_one_target else 0, int(first_target)
-            while begin < length:
-                end = min(start + max_context, int(length))
-                if end > begin:
-                    pieces.append((first_row + start, end - start, begin - start))
-                    begin = end
-                start += stride
-        table = np.array(pieces, dtype=np.int64).reshape(-1, 3)
-        return Spans(first_rows=table[:, 0], lengths=table[:, 1], first_targets=table[:, 2])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,18 +2,21 @@
 
 import math
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import torch
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, declared_settings
 from lvm_pipeline.architectures._mixing_head import MixingHead
 from lvm_pipeline.architectures._residual_head import ResidualHead
-from lvm_pipeline.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from lvm_pipeline.training.config import TrainingConfig
 
 BETAS = (0.9, 0.95)
 
 
-def make_optimiser(model: LatentVectorModel, config: TrainingConfig) -> torch.optim.AdamW:
+def make_optimiser(model: LatentVectorModel, config: "TrainingConfig") -> torch.optim.AdamW:
     """Make a fused AdamW whose groups follow what the modules declare.
 
     Vectors and scalars (biases, norms, decays) have no weight decay. Where the model has a residual head, everything
@@ -42,7 +45,7 @@ def make_optimiser(model: LatentVectorModel, config: TrainingConfig) -> torch.op
 
 
 def set_learning_rate(
-    optimiser: torch.optim.Optimizer, config: TrainingConfig, *, peak: float, done_fraction: float
+    optimiser: torch.optim.Optimizer, config: "TrainingConfig", *, peak: float, done_fraction: float
 ) -> float:
     """Set and return the learning rate of one step: linear warm-up to the peak of the phase, then a cosine schedule.
 

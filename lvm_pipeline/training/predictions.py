@@ -15,7 +15,7 @@ from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.training.batches import batches
-from lvm_pipeline.training.data import Spans
+from lvm_pipeline.training.spans import Spans
 
 TARGETS_IN_A_BATCH = 2048
 
