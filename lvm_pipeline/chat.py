@@ -11,8 +11,6 @@ FailureKind = Literal["unreachable", "timeout", "refused", "malformed", "empty",
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """One question."""
-
     system: str  # instructions
     user: str  # the data that the instructions speak of
     max_tokens: int  # longest answer in tokens of the model; a longer one is a failure
@@ -28,8 +26,6 @@ class ChatAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatFailure:
-    """Why there is no answer."""
-
     kind: FailureKind
     reason: str
 

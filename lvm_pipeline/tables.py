@@ -13,8 +13,6 @@ OUTCOME_MARKS: Mapping[str, Mark] = {"passed": "good", "failed": "bad", "warning
 
 @dataclass(frozen=True, kw_only=True)
 class Column(Generic[Row]):
-    """One column."""
-
     title: str  # its heading
     text: Callable[[Row], str]  # the cell of a row as plain text; empty if there is no value
     html: Callable[[Row], Markup] | None = None  # a richer cell for pages; default: the text

@@ -54,8 +54,6 @@ class _NoAnswerError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class ChatClient:
-    """A chat model."""
-
     url: str  # base URL of the server, most often ending in `/v1`
     name: str  # name of the model at the server
     key: SecretStr  # secret of the server; in no representation and no message

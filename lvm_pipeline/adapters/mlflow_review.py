@@ -145,7 +145,6 @@ def _fluent_store(settings: Settings) -> Iterator[None]:
 
 
 def _items(settings: Settings, queue_id: str) -> list[Any]:
-    """Return all items of a queue."""
     store, items, token = _store(settings), [], None
     with mlflow_store.store_errors():
         while True:

@@ -65,7 +65,6 @@ class Table:
         return sql.Identifier(self.alias, name)
 
     def kinds(self) -> dict[str, ColumnKind]:
-        """What each column can be used for."""
         kinds = {name: KINDS.get(type_name, ColumnKind.OTHER) for name, type_name in self.types.items()}
         if self.reads_json_text and kinds.get(JSON_COLUMN) is ColumnKind.TEXT:
             kinds[JSON_COLUMN] = ColumnKind.JSON_TEXT
@@ -82,7 +81,6 @@ class Tables:
 
     @property
     def vector_home(self) -> Table:
-        """The table with the vector column."""
         return self.vectors or self.entry
 
     @property

@@ -28,8 +28,6 @@ PROJECTION_GAIN = 2**-0.5  # of the fresh queries, keys and values
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(BackboneConfig):
-    """Fields of the LCM decoders."""
-
     hidden_dim: int = 2048
     num_heads: int = option(16, "Number of attention heads.")
     dropout: float = 0.1

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 
 class Mlp(nn.Module):
-    """Two linear maps with an activation between."""
-
     def __init__(self, width: int, inner_width: int, *, activation: Callable[[Tensor], Tensor] = F.gelu):
         super().__init__()
         self.widen = nn.Linear(width, inner_width)

@@ -59,8 +59,6 @@ class GatedRMSNorm(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Torch's layer norm with gain and offset."""
-
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"weight": NO_DECAY, "bias": NO_DECAY}
 
     def forward(self, input: Tensor) -> Tensor:

@@ -42,8 +42,6 @@ Gpt2State = tuple[int, list[Any]]  # positions seen, and what each layer carries
 
 @dataclass(frozen=True, kw_only=True)
 class DistilGpt2Config(BackboneConfig):
-    """Sizes of a GPT-2."""
-
     hidden_dim: int = 1056
     num_layers: int = 6
     num_heads: int = option(12, "Number of attention heads.")

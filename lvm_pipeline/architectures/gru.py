@@ -24,8 +24,6 @@ from lvm_pipeline.architectures._recurrence import RecurrentLayers, gru_layer, r
 
 @dataclass(frozen=True, kw_only=True)
 class GruConfig(BackboneConfig):
-    """Stacked GRU layers of equal width."""
-
     num_layers: int = 3
     dropout: float = 0.5
 

@@ -26,8 +26,6 @@ LinearState = tuple[Tensor, Tensor, Tensor]  # decayed sums (B, K, D), their wei
 
 @dataclass(frozen=True, kw_only=True)
 class LinearConfig(ModelConfig):
-    """What summarises a context."""
-
     scales: tuple[float, ...] = option((0.0, 0.3, 0.5, 0.7, 0.85, 0.93, 1.0), "Decays of the means of the context.")
     leading_directions: int = option(256, "Principal directions that the low-rank part reads.")
 

@@ -35,8 +35,6 @@ from lvm_pipeline.architectures._stack import Residual, ResidualStack, reference
 
 @dataclass(frozen=True, kw_only=True)
 class LinformerConfig(BackboneConfig):
-    """Sizes of a Linformer on windows of `num_positions` concepts."""
-
     hidden_dim: int = 768
     num_layers: int = 14
     num_heads: int = option(12, "Number of attention heads.")

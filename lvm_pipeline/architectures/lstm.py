@@ -26,8 +26,6 @@ LstmState = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class LstmConfig(BackboneConfig):
-    """Stacked LSTM layers of equal width."""
-
     dropout: float = 0.5
 
 

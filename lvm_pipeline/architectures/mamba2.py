@@ -25,8 +25,6 @@ from lvm_pipeline.architectures._stack import RecurrentStack, Residual, referenc
 
 @dataclass(frozen=True, kw_only=True)
 class Mamba2Config(MixerConfig):
-    """Layers of mixers alone."""
-
     hidden_dim: int = 768
     num_layers: int = 34
 

@@ -15,14 +15,10 @@ from lvm_pipeline.architectures._mixing_head import HeadState, MixingHead, refer
 
 @dataclass(frozen=True, kw_only=True)
 class MixingConfig(ModelConfig):
-    """The head's options."""
-
     scales: tuple[float, ...] = option((0.0, 0.3, 0.5, 0.85, 0.93), "Decays of the context means that are weighed in.")
 
 
 class Mixing(LatentVectorModel):
-    """The head as a model."""
-
     is_recurrent = True
 
     def __init__(self, config: MixingConfig):

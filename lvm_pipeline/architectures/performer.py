@@ -45,8 +45,6 @@ PerformerState = tuple[int, FavorState]  # positions seen, and their sums
 
 @dataclass(frozen=True, kw_only=True)
 class PerformerConfig(BackboneConfig):
-    """Sizes of a Performer and its random features."""
-
     hidden_dim: int = 768
     num_layers: int = 14
     num_heads: int = option(12, "Number of attention heads.")

@@ -45,8 +45,6 @@ RetentionState = tuple[int, Tensor]  # positions seen, and the sum of k v^T, fad
 
 @dataclass(frozen=True, kw_only=True)
 class RetNetConfig(BackboneConfig):
-    """Sizes of a RetNet."""
-
     hidden_dim: int = 768
     num_layers: int = 15
     num_heads: int = option(3, "Number of retention heads.")

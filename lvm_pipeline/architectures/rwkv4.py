@@ -45,8 +45,6 @@ TimeMixState = tuple[Tensor, Sums]  # the last input (B, H), and the sums over a
 
 @dataclass(frozen=True, kw_only=True)
 class Rwkv4Config(BackboneConfig):
-    """Sizes of an RWKV-4."""
-
     hidden_dim: int = 768
     num_layers: int = 22
     mlp_dim: int = option(3072, "Inner width of the channel mixes.")

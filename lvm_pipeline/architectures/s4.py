@@ -45,8 +45,6 @@ OF_THE_KERNEL = OptimiserSetting(weight_decay=False, learning_rate_factor=0.5)  
 
 @dataclass(frozen=True, kw_only=True)
 class S4Config(BackboneConfig):
-    """Sizes of an S4."""
-
     hidden_dim: int = 768
     num_layers: int = 16
     state_dim: int = option(64, "Size of the state per channel, in conjugate pairs.")

@@ -32,8 +32,6 @@ COPIED_COLUMNS = ("domain", "task", "modifier", "tmd_dense", "soft_negatives", "
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractOptions(OrderRequest):
-    """How the source is read."""
-
     # keep repeated concepts, for `no_duplicate_concepts` to fail on, or drop all but the first
     duplicates: Literal["fail", "drop"] = "fail"
     # space of the vectors if the table declares none; without either it is `undeclared-<D>`
@@ -82,15 +80,12 @@ class _VectorCensus:
 
     @property
     def vector_dim(self) -> int:
-        """The one width."""
         (width,) = self.widths
         return width
 
 
 @dataclass
 class _Assembly:
-    """State of an extraction."""
-
     rule: OrderRule
     options: ExtractOptions
     path: Path

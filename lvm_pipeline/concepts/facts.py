@@ -38,9 +38,7 @@ COLUMNS = ("row", "cpe_id", "article_id", "article_index", "position", "concept_
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptFacts:
-    """Facts about a concept table."""
-
-    path: Path  # the file
+    path: Path  # the concept table
     metadata: ConceptsMetadata  # its metadata
     source_findings: list[Finding]  # findings of the extraction
     cpe_ids: pa.Array  # id of each concept, N of them

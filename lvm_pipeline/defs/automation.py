@@ -101,7 +101,6 @@ class IsRetrained(dg.AutomationCondition):
 
 
 def automation_sensor(settings: Settings) -> dg.AutomationConditionSensorDefinition:
-    """Return the sensor that evaluates the conditions; it is on by default."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.AutomationConditionSensorDefinition(

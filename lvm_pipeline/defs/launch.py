@@ -84,7 +84,6 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 def all_checks() -> list[dg.AssetCheckKey]:
-    """Return the keys of all asset checks."""
     from lvm_pipeline.definitions import defs
 
     return sorted(defs().resolve_asset_graph().asset_check_keys)

@@ -18,7 +18,6 @@ START_AGAIN = "Run `lvm down` and try again; the log is in LVM_HOME/postgres."
 
 
 def examine_services(settings: Settings) -> Iterator[Diagnosis]:
-    """Examine Dagster and MLflow."""
     yield from examine_dagster(settings)
     yield examine_mlflow(settings)
 

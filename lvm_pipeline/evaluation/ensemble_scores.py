@@ -15,8 +15,6 @@ from lvm_pipeline.training.predictions import predict_spans
 
 @dataclass(frozen=True, kw_only=True)
 class MemberScores:
-    """One member of an ensemble."""
-
     trial_id: str  # its trial
     mode: str  # what it reads: `windows` or `articles`
     weight: float  # its part of the mean

@@ -163,7 +163,6 @@ def _scores_report(
     num_threads: int | None,
     seed: int,
 ) -> EvaluationReport:
-    """Return the report without its findings."""
     articles = scored.targets.scored.articles
     cosines = scored.scores.closeness.cosine
     best = best_baseline(baselines)
@@ -201,7 +200,6 @@ def _scores_report(
 
 
 def _identity(scored: ScoredModel) -> dict[str, Any]:
-    """Return what was scored on what, as fields of the report."""
     sequences, concepts = scored.data.sequences.metadata, scored.data.concepts
     reason = sequences.leak_reason or _leak_reason(scored.info)
     return {

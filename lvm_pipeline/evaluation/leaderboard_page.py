@@ -128,7 +128,6 @@ def _predictor_html(row: BoardRow, links: Mapping[str, str]) -> Markup:
 
 
 def standing_board(board: Leaderboard) -> Table[ModelRow]:
-    """Return the standing figures of the models that have them."""
     columns: list[Column[ModelRow]] = [
         Column(title="model", text=lambda row: row.name, is_text=True),
         Column(title="MRR gain over the best ranking baseline", text=_ranking_gain, is_text=True),

@@ -51,7 +51,6 @@ def exclusion_in_words(exclusion: str, *, context_length: int) -> str:
 
 
 def context_in_words(context_mode: str, context_length: int) -> str:
-    """Say what the model reads."""
     if context_mode == "articles":
         return "everything before the target in its article"
     return f"the {context_length} concepts before the target"

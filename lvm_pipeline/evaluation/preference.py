@@ -66,8 +66,6 @@ class Strength:
 
 @dataclass(frozen=True, kw_only=True)
 class RaterScores:
-    """One rater."""
-
     rater: str  # name
     num_judgements: int  # repeats left out
     num_repeats: int  # pairs that were judged twice

@@ -55,8 +55,6 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A study as it was created."""
-
     study_id: str  # its name
     trial_id: str  # trial whose texts are judged
     model_fingerprint: str  # of its weights

@@ -28,7 +28,6 @@ def preference_section(scores: PreferenceScores | NotRun | None) -> PreferenceSe
 
 
 def preference_sentences(scores: PreferenceScores) -> list[str]:
-    """Return what the figures say, in words."""
     sentences = ["Raters did not know which text was which."]
     if scores.has_programs:
         sentences = ["Some of these raters are programs, not people."]
@@ -69,7 +68,6 @@ def strength_table(scores: PreferenceScores) -> Table[Strength]:
 
 
 def rater_table(scores: PreferenceScores) -> Table[RaterScores]:
-    """Return one row per rater."""
     columns: list[Column[RaterScores]] = [
         Column(title="rater", text=lambda row: row.rater + ("" if row.is_human else " (program)"), is_text=True),
         number("judgements", lambda row: row.num_judgements, "d"),
@@ -81,7 +79,6 @@ def rater_table(scores: PreferenceScores) -> Table[RaterScores]:
 
 
 def in_percent(found: Interval) -> str:
-    """Write a share with its interval."""
     if found.low is None or found.high is None:
         return f"{found.mean:.0%} (one article: no interval)"
     return f"{found.mean:.0%} [{found.low:.0%}, {found.high:.0%}]"

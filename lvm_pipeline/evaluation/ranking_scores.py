@@ -44,7 +44,6 @@ class RankedPredictor:
 
     @property
     def better_mrr(self) -> float:
-        """MRR with or without the correction."""
         return self.mrr if self.corrected_mrr is None else max(self.mrr, self.corrected_mrr)
 
 

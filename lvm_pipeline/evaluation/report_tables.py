@@ -136,7 +136,6 @@ def resolution_table(resolutions: Sequence[ResolutionScores]) -> Table[Resolutio
 
 
 def retrieval_columns(of: Callable[[Row], RetrievalScores]) -> list[Column[Row]]:
-    """Return the columns of retrieval scores."""
     return [
         number("R@1", lambda row: of(row).r_at_1, ".3f"),
         number("R@5", lambda row: of(row).r_at_5, ".3f"),

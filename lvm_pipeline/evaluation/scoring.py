@@ -160,7 +160,6 @@ def _torch_threads(num_threads: int) -> Iterator[None]:
 
 
 def targets_of(data: TrainingData, *, split: Split, context_mode: ContextMode) -> Targets:
-    """Describe what is predicted on a split."""
     return find_targets(
         data.vectors,
         article_first_rows=data.articles.first_rows,

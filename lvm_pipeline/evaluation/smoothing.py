@@ -66,8 +66,6 @@ class SmoothedExample:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmScores:
-    """One arm over all targets."""
-
     name: Arm  # the arm
     num_texts: int  # targets that have a text
     failures: dict[str, int]  # number of failures of each kind
@@ -84,8 +82,6 @@ class ArmScores:
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothingScores:
-    """Smoothed predictions of one model."""
-
     model_fingerprint: str  # of the weights that predicted
     language_model: str  # name of the language model
     decoder: str  # name of the decoder
@@ -162,7 +158,6 @@ def smooth(
 
 
 def _written(passages: Sequence[Passage], chat: ChatModel) -> Iterator[dict[Arm, WrittenText]]:
-    """Yield the texts of each target."""
     failed: ChatFailure | None = None
     num_failed = 0
     for passage in passages:

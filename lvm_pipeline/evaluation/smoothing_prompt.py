@@ -46,7 +46,6 @@ class Passage:
 
 
 def num_words(text: str) -> int:
-    """Count the words of a text."""
     return len(text.split())
 
 
@@ -85,7 +84,6 @@ def cites_context(cited: Sequence[str], passage: Passage) -> bool:
 
 
 def _template() -> Any:
-    """Return the macros of the template."""
     environment = Environment(
         loader=FileSystemLoader(PROMPTS_DIR), autoescape=False, undefined=StrictUndefined, keep_trailing_newline=False
     )

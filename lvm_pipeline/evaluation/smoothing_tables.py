@@ -39,7 +39,6 @@ def smoothing_section(scores: SmoothingScores | NotRun | None) -> SmoothingSecti
 
 
 def smoothing_table(scores: SmoothingScores) -> Table[ArmScores]:
-    """Return one row per arm."""
     columns: list[Column[ArmScores]] = [
         Column(title="text", text=lambda row: ARMS[row.name], is_text=True),
         number("texts", lambda row: row.num_texts, "d"),
@@ -54,7 +53,6 @@ def smoothing_table(scores: SmoothingScores) -> Table[ArmScores]:
 
 
 def smoothing_sentences(scores: SmoothingScores) -> list[str]:
-    """Return what the figures say, in words."""
     sentences = []
     if scores.gain_over_control is not None:
         sentences.append(

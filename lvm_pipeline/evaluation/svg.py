@@ -51,12 +51,10 @@ def log_scale(low: float, high: float, *, start: float, end: float) -> Scale:
 
 
 def text(x: float, y: float, content: str, *, css: str = "tick", anchor: str = "start") -> str:
-    """Write text at a point."""
     return f'<text x="{x:g}" y="{y:g}" class="{css}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, *, css: str) -> str:
-    """Draw a straight line."""
     return f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" class="{css}"/>'
 
 
@@ -67,7 +65,6 @@ def path(points: Points, *, css: str, title: str = "") -> str:
 
 
 def dot(x: float, y: float, *, css: str, radius: float = 3, title: str = "") -> str:
-    """Draw a dot with a tooltip."""
     return f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" class="dot {css}"><title>{escape(title)}</title></circle>'
 
 

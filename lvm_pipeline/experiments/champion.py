@@ -28,8 +28,6 @@ DECIDING_SPLIT = "validation"
 
 @dataclass(frozen=True, kw_only=True)
 class ChampionDecision:
-    """What the rule said."""
-
     promote: bool  # whether the challenger becomes champion
     reason: str  # why or why not, one sentence
     challenger: str  # its name

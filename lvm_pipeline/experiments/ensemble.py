@@ -62,8 +62,6 @@ class WeightChoice:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What weights are chosen from."""
-
     with_targets: NDArray[np.float64]  # cosine of each member's prediction with its target, (S, M)
     among_members: NDArray[np.float64]  # cosine of each two members' predictions, (S, M, M)
     articles: NDArray[np.int64]  # article of each target, (S,)

@@ -56,8 +56,6 @@ NUM_ENSEMBLES, NUM_REFINEMENTS = 5, 10
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
-    """One trial of the plan."""
-
     week: int  # its week
     config: TrainingConfig  # what is trained, completely
     is_addition: bool = False  # whether it comes on top of the 100 trials that were asked for

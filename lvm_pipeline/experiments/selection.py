@@ -83,7 +83,6 @@ def select_champion(
 
 
 def _best_baseline(data: TrainingData, challenger: RowScores, mode: Any, *, cache_dir: Path | None) -> RowScores:
-    """Return the best baseline on what the challenger reads."""
     targets = targets_of(data, split=DECIDING_SPLIT, context_mode=mode)
     baselines = baseline_scores(
         targets, fingerprint=data.sequences.metadata.fingerprint, split=DECIDING_SPLIT, cache_dir=cache_dir

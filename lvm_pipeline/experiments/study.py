@@ -26,8 +26,6 @@ RULE = (
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRow:
-    """One trial of the plan."""
-
     trial_id: str
     week: int
     architecture: str

@@ -66,7 +66,6 @@ def headline(study: Study) -> str:
 
 
 def best_configs_table(study: Study) -> Table[ConfigGroup]:
-    """Return the best config of each architecture."""
     return Table(columns=_CONFIG_COLUMNS, rows=study.best_configs)
 
 
@@ -93,7 +92,6 @@ def refinements_table(study: Study) -> Table[StudyRow]:
 
 
 def trials_table(study: Study) -> Table[StudyRow]:
-    """Return one row for each trial."""
     gains = [row.corrected_gain for row in study.done if row.corrected_gain]
     ranks = {row.trial_id: rank for rank, row in enumerate(study.done, start=1)}
 

@@ -23,8 +23,6 @@ BEST_FRACTION = 0.1  # of the trials are drawn in the model's colour in the para
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A drawing with its title and caption."""
-
     title: str
     caption: str
     drawing: str

@@ -48,8 +48,6 @@ class TrialScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a trial of the plan ended."""
-
     trial_id: str  # id of the trial
     week: int  # its week
     purpose: Purpose  # see `plan.PlannedTrial`

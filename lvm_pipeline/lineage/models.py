@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedTrial:
-    """A trial with its trained model."""
-
     folder: TrialFolder  # where it lies
     info: "TrainedModelInfo"  # record of the trained model
     findings: tuple[Finding, ...]  # what was checked before it was promoted

@@ -28,7 +28,6 @@ NOT_PROPOSED = "Optuna proposes it when those before it have ended"
 
 
 def trials_of_weeks_1_to_4(settings: Settings) -> "list[PlannedTrial]":
-    """Return the trials of weeks 1 to 4 at the settings' preset."""
     from lvm_pipeline.experiments import plan
 
     return plan.planned_trials(training_config_of(settings), shares=plan.SHARES)
@@ -115,7 +114,6 @@ def present_fingerprints(settings: Settings) -> dict[str, str] | None:
 
 
 def code_version_of(config: "TrainingConfig") -> str:
-    """Return the version of the code that a training uses."""
     from lvm_pipeline.training.provenance import training_code_version
 
     return training_code_version(config.architecture, config.strategy)

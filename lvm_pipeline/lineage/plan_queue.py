@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 
 class TrialQueue:
-    """The trials that are still to be run."""
-
     def __init__(self, settings: Settings, week: int | None, trial_ids: Sequence[str] | None):
         self._settings, self._week, self._trial_ids = settings, week, trial_ids
         self._week_5: WeekFive | None = None

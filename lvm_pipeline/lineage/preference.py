@@ -19,8 +19,6 @@ ASSUMED_RATES = (0.85, 0.9, 0.95)  # for which the number of judgements is said
 
 @dataclass(frozen=True, kw_only=True)
 class RaterStatus:
-    """How far a rater is."""
-
     rater: str
     pending: int
     complete: int

@@ -49,7 +49,6 @@ def serve(
 
 
 def serving_app(settings: Settings, *, trial: str | None = None, encoder_name: str | None = None) -> "FastAPI":
-    """Return the application that `serve` runs."""
     import torch
 
     from lvm_pipeline.serving.app import Serving, make_app

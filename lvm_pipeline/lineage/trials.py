@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrialFolder:
-    """Where everything of one trial lies."""
-
     path: Path
 
     @property
@@ -91,7 +89,6 @@ class TrialFolder:
 
 
 def trial_folder(settings: Settings, trial_id: str) -> TrialFolder:
-    """Return the folder of a trial, whether it exists or not."""
     return TrialFolder(settings.trials_dir / trial_id)
 
 

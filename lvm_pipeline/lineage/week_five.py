@@ -25,8 +25,6 @@ FILE = "week_5.json"
 
 @dataclass
 class WeekFive:
-    """What week 5 consists of."""
-
     key: dict[str, Any]  # fingerprints of the data and ids of the trials that it follows from
     best: "PlannedTrial"  # the config that is refined, with the seed that scored best
     ensembles: "list[PlannedTrial]"
@@ -58,7 +56,6 @@ class WeekFive:
         return trial
 
     def write(self, settings: Settings) -> None:
-        """Write the file of week 5."""
         values = {name: [each.config.trial.identity() for each in getattr(self, name)] for name in _LISTS}
         files.write_json(_path(settings), {"key": self.key, "best": self.best.config.trial.identity(), **values})
 

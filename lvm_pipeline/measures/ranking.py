@@ -44,7 +44,6 @@ Vectors = NDArray[np.float32]
 
 
 def fit_ranking_baselines(targets: Targets, *, seed: int = 0) -> Iterator[Baseline]:
-    """Fit the ranking baselines on the train targets."""
     vectors = targets.vectors
     yield Baseline(name=COPY_LAST, predict=lambda contexts: np.asarray(vectors[contexts.target_rows - 1], np.float32))
     decay = _best_decay(targets)

@@ -77,12 +77,10 @@ class TrainingState:
 
 
 def copied_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the weights to the CPU."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
 def save_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any]) -> None:
-    """Write a checkpoint of the training with this identity."""
     tensors = {f"model.{name}": tensor for name, tensor in copied_weights(state.model).items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
     tensors |= {f"terms.{name}": tensor for name, tensor in copied_weights(state.terms).items()}

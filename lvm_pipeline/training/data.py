@@ -23,8 +23,6 @@ MAX_SAMPLE_ROWS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """Everything a training reads."""
-
     vectors: NDArray[np.float32]  # all vectors, memory-mapped, shape (N, D)
     articles: Articles  # where each article lies
     article_splits: NDArray[np.str_]  # split of each article, shape (A,)

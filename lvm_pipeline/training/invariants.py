@@ -28,7 +28,6 @@ FINDINGS_FILE = "findings.json"  # beside the weights: findings from before the 
 
 
 def invariants() -> tuple[InvariantCheck[...], ...]:
-    """Return the invariants of a trained model."""
     return declared_in(globals())
 
 

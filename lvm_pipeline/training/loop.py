@@ -54,8 +54,6 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A finished training."""
-
     path: Path  # folder of the model
     info: TrainedModelInfo  # its record
     findings: tuple[Finding, ...] = ()  # what was checked of it

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AddedTerm:
-    """A term that a phase adds to its objective."""
-
     name: str  # shown in curves and MLflow. Phases that name the same term share its module
     weight: float  # its factor in the sum
     make: "Callable[[TermSources], TermModule]"  # makes the module; see `terms`

@@ -42,7 +42,6 @@ def run_params(config: TrainingConfig, made: Assembly, objective: SumOfTerms) ->
 
 
 def run_tags(config: TrainingConfig, data: TrainingData, staging: Staging) -> dict[str, str]:
-    """Return the tags of the tracked run."""
     return {
         "trial_id": config.trial_id,
         "architecture": config.architecture,

@@ -19,8 +19,6 @@ from lvm_pipeline.training.phases import AddedTerm
 
 @dataclass(frozen=True, kw_only=True)
 class TermSources:
-    """What the module of a term is made from."""
-
     model: LatentVectorModel  # the model that is trained, on its device
     vectors: Tensor  # all vectors on that device, (N, D)
     data: TrainingData  # what the training reads

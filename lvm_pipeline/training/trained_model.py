@@ -40,8 +40,6 @@ EARLIER_CLASSES = {"._denoiser.SelfAlone": "._denoiser.PointwiseAttention"}
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A trained model in an ensemble."""
-
     trial_id: str  # its trial; its files are in the folder of this name
     architecture: str  # its architecture
     preset: str  # its preset

@@ -22,8 +22,6 @@ from lvm_pipeline.concepts.store import article_ranges, read_columns, stream_row
 
 @dataclass(frozen=True, kw_only=True)
 class ArticleSample:
-    """Some articles, in order."""
-
     ids: list[str]  # article ids, A of them
     digests: list[bytes]  # hash of each article's vectors and codes, A of them
     lengths: NDArray[np.int64]  # concepts of each, shape (A,)

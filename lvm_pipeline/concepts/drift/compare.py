@@ -38,8 +38,6 @@ TESTED = tuple(each for each in vars(statistics).values() if isinstance(each, Dr
 
 @dataclass(frozen=True, kw_only=True)
 class TableSummary:
-    """Identity and size of a concept table."""
-
     fingerprint: str
     space_id: str
     num_concepts: int
@@ -48,8 +46,6 @@ class TableSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Result of a comparison."""
-
     present: TableSummary
     findings: list[Finding]
     reference: TableSummary | None = None

@@ -82,7 +82,6 @@ def drawn(size: int, num: int, device: torch.device) -> Tensor:
 
 
 def texts_of(data: TrainingData) -> list[str]:
-    """Return the text of every concept."""
     assert data.concepts_path is not None
     column = read_columns(data.concepts_path, ["concept_text"])["concept_text"]
     return [text or "" for text in column.to_pylist()]

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AuxiliaryOptions:
-    """What is predicted besides the next concept."""
-
     offsets: tuple[Annotated[int, Field(ge=2, le=16)], ...] = strategy_option(
         (2, 3, 4), "Concepts ahead that further heads predict; 1 would be the next concept."
     )

@@ -17,8 +17,6 @@ from lvm_pipeline.training.strategies._contract import Staging, Strategy, strate
 
 @dataclass(frozen=True, kw_only=True)
 class BaggingOptions:
-    """How many articles are drawn."""
-
     bag_fraction: Annotated[float, Field(gt=0, le=10)] = strategy_option(
         1.0, "Articles drawn with replacement, as a fraction of the train articles."
     )

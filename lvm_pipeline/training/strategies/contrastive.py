@@ -24,8 +24,6 @@ MAX_TEXTS = 50_000  # negatives that are encoded
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveOptions:
-    """How the first phase goes."""
-
     contrastive_epochs: Annotated[int, Field(ge=1)] = strategy_option(2, "Epochs of the contrastive phase.")
     contrastive_objective: str = strategy_option(
         "0 cosine", "Objective of the phase beside the contrastive term; `0 cosine`: the contrastive term alone."

@@ -23,8 +23,6 @@ ROWS_AT_ONCE = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class CurriculumOptions:
-    """How the targets are divided."""
-
     quantiles: Annotated[int, Field(ge=2)] = strategy_option(4, "Number of parts, from easy to hard; one phase each.")
     is_cumulative: bool = strategy_option(True, "Each phase also sees the easier parts.")
     phase_epochs: Annotated[int, Field(ge=1)] = strategy_option(2, "Epochs of each phase but the last.")

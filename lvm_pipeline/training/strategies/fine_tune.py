@@ -15,8 +15,6 @@ from lvm_pipeline.training.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneOptions:
-    """How the epochs are shared."""
-
     pretraining_fraction: Annotated[float, Field(gt=0, lt=1)] = strategy_option(
         0.5, "Fraction of the epochs that are pre-training on whole articles."
     )

@@ -25,8 +25,6 @@ TERM = "resolutions"
 
 @dataclass(frozen=True, kw_only=True)
 class ResolutionOptions:
-    """Which widths, and how much they count."""
-
     widths: tuple[Annotated[int, Field(ge=1)], ...] = strategy_option(
         (), "Lower widths. None: a half and a quarter of the vectors' width, which is 384 and 192 of 768."
     )

@@ -20,8 +20,6 @@ from lvm_pipeline.training.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressiveOptions:
-    """How the data grow."""
-
     sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = strategy_option(
         (1000, 5000, 10000), "Concepts of the growing subsets, in whole articles; a last phase sees all."
     )

@@ -24,8 +24,6 @@ TERM = "ranking"
 
 @dataclass(frozen=True, kw_only=True)
 class RankingOptions:
-    """What the ranking head is trained on."""
-
     ranking_weight: Annotated[float, Field(gt=0)] = strategy_option(1.0, "Weight of the term beside the objective.")
     candidates: Annotated[int, Field(ge=2)] = strategy_option(
         4096, "Train concepts drawn at each step, besides those of the batch's articles."

@@ -21,8 +21,6 @@ from lvm_pipeline.training.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class TmdOptions:
-    """Where the 16 numbers come from."""
-
     tmd_from: Literal["auto", "tmd_dense", "codes"] = strategy_option(
         "auto", "Source of the 16 numbers: tmd_dense, or the bits of the packed codes. auto: tmd_dense where it is set."
     )
