@@ -47,8 +47,7 @@ class Settings(TrainingConfig, BaseSettings):
 
     home: Path = Field(default_factory=lambda: default_home(), description="Folder for all state.")
     database_url: SecretStr | None = Field(
-        default=None,
-        description="URL of an external Postgres with the source tables. Default: the built-in server.",
+        default=None, description="URL of an external Postgres with the source tables. Default: the built-in server."
     )
 
     # The source table.

@@ -27,13 +27,7 @@ from filelock import FileLock, Timeout
 from psycopg.pq import PGconn, Ping
 
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
-from lvm_pipeline.adapters.postgres_files import (
-    OUTSIDE_DIRS,
-    ServerFiles,
-    give_to,
-    reachable_binaries,
-    server_files,
-)
+from lvm_pipeline.adapters.postgres_files import OUTSIDE_DIRS, ServerFiles, give_to, reachable_binaries, server_files
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import staged_file
 

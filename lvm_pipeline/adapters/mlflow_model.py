@@ -86,10 +86,7 @@ def model_signature(vector_dim: int, condition_dim: int = 0) -> "ModelSignature"
     ]
     if condition_dim:
         inputs.append(TensorSpec(number, (-1, -1, condition_dim), name="condition"))
-    return ModelSignature(
-        inputs=Schema(inputs),
-        outputs=Schema([TensorSpec(number, (-1, vector_dim), name=None)]),
-    )
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([TensorSpec(number, (-1, vector_dim), name=None)]))
 
 
 def write_description(folder: Path, *, model_dir: Path, model_id: str, run_id: str) -> None:

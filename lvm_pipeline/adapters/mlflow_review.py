@@ -57,12 +57,7 @@ def create_experiment(settings: Settings, name: str) -> str:
 
 
 def create_queue(
-    settings: Settings,
-    rater: str,
-    items: Sequence[Mapping[str, Any]],
-    *,
-    experiment_id: str,
-    order: Sequence[int],
+    settings: Settings, rater: str, items: Sequence[Mapping[str, Any]], *, experiment_id: str, order: Sequence[int]
 ) -> CreatedQueue:
     """Create a rater's queue with a trace for each item, which shows `passage`, `A` and `B`.
 

@@ -36,13 +36,7 @@ def parse_string_lists(column: pa.Array, *, cpe_ids: pa.Array, name: str) -> pa.
 
 
 def _parsed(
-    column: pa.Array,
-    parse: Callable[[str], object],
-    kind: pa.DataType,
-    *,
-    cpe_ids: pa.Array,
-    name: str,
-    what: str,
+    column: pa.Array, parse: Callable[[str], object], kind: pa.DataType, *, cpe_ids: pa.Array, name: str, what: str
 ) -> pa.Array:
     """Parse each different text once."""
     encoded = column.dictionary_encode()

@@ -166,11 +166,7 @@ def delta_rule_form(chunk_rwkv7: Callable[..., Any]) -> Form:
     ) -> tuple[Tensor, Tensor | None]:
         parts = (part.contiguous() for part in (r, log_decay, k, v, a, b))
         return chunk_rwkv7(
-            *parts,
-            scale=1.0,
-            initial_state=state,
-            output_final_state=returns_state,
-            lower_bound=LOWEST_LOG_DECAY,
+            *parts, scale=1.0, initial_state=state, output_final_state=returns_state, lower_bound=LOWEST_LOG_DECAY
         )
 
     return form

@@ -65,12 +65,7 @@ def reference_layers(layers: nn.RNNBase, states: Tensor, cell: Cell) -> Tensor:
 
 
 def run_layers(
-    layers: nn.RNNBase,
-    states: Tensor,
-    layer: Layer,
-    *,
-    at: Tensor | None = None,
-    dtype: torch.dtype | None = None,
+    layers: nn.RNNBase, states: Tensor, layer: Layer, *, at: Tensor | None = None, dtype: torch.dtype | None = None
 ) -> Tensor:
     """Run all layers of a torch module by `lstm_layer` or `gru_layer`, (B, T, I) -> (B, T, H).
 

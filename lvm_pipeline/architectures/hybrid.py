@@ -124,13 +124,7 @@ ARCHITECTURE = Architecture(
     presets={
         "smoke": Preset(
             config=HybridConfig(
-                hidden_dim=64,
-                num_layers=6,
-                state_dim=32,
-                head_dim=16,
-                num_heads=4,
-                num_key_value_heads=2,
-                mlp_dim=128,
+                hidden_dim=64, num_layers=6, state_dim=32, head_dim=16, num_heads=4, num_key_value_heads=2, mlp_dim=128
             ),
             num_params=641_924,
         ),

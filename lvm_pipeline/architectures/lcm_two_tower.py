@@ -112,11 +112,7 @@ class TwoTowerLcm(Backbone):
         return self.normaliser
 
     def forward(
-        self,
-        contexts: Tensor,
-        condition: Tensor | None = None,
-        at: Tensor | None = None,
-        targets: Tensor | None = None,
+        self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None, targets: Tensor | None = None
     ) -> Any:
         """Sample predictions from the model's noise, or denoise `targets` (B, T, D) if given; see the contract."""
         if targets is not None:
@@ -270,10 +266,6 @@ ARCHITECTURE = Architecture(
     },
     build_model=build,
     reference=reference,
-    sweep={
-        "schedule": ("cosine", "sigmoid"),
-        "sampling_steps": (1, 2, 4, 10, 40),
-        "guidance_scale": (1.0, 1.5, 3.0),
-    },
+    sweep={"schedule": ("cosine", "sigmoid"), "sampling_steps": (1, 2, 4, 10, 40), "guidance_scale": (1.0, 1.5, 3.0)},
     variant_of="lcm",
 )

@@ -32,9 +32,7 @@ class Mamba2Config(MixerConfig):
 def mixers(config: Mamba2Config) -> RecurrentStack:
     layers = (
         Residual(
-            RMSNorm(config.hidden_dim),
-            Mamba2Mixer(config, num_residuals=config.num_layers),
-            dropout=config.dropout,
+            RMSNorm(config.hidden_dim), Mamba2Mixer(config, num_residuals=config.num_layers), dropout=config.dropout
         )
         for _ in range(config.num_layers)
     )

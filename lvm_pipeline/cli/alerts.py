@@ -75,8 +75,7 @@ def test() -> None:
     now = time.time()
     message = "Sent by `lvm alerts test`. Failed checks, failed runs and a stopped daemon are reported here."
     alerts.send(
-        settings,
-        Alert(alert_id=f"test {now:.0f}", happened_at=now, title="Test alert", message=message, level="info"),
+        settings, Alert(alert_id=f"test {now:.0f}", happened_at=now, title="Test alert", message=message, level="info")
     )
     render.plain().print("Sent a test alert to LVM_ALERT_URL.")
 

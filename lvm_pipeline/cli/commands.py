@@ -67,12 +67,10 @@ ArchitecturesOption = Annotated[
 EpochsOption = Annotated[int | None, training_option("epochs")]
 SeedOption = Annotated[int | None, training_option("seed")]
 AgainOption = Annotated[
-    bool,
-    typer.Option("--again", help="Train even if nothing has changed, or if a checkpoint cannot be resumed."),
+    bool, typer.Option("--again", help="Train even if nothing has changed, or if a checkpoint cannot be resumed.")
 ]
 EncoderOption = Annotated[
-    str,
-    typer.Option("--encoder", help="lsa-768, gtr-t5-base, any sentence-transformers model or the path of one."),
+    str, typer.Option("--encoder", help="lsa-768, gtr-t5-base, any sentence-transformers model or the path of one.")
 ]
 
 DEFAULT_ARCHITECTURES = ["lstm", "gru"]

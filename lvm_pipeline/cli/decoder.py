@@ -24,8 +24,7 @@ KindOption = Annotated[
 def train(
     kind: KindOption = "prefix",
     language_model: Annotated[
-        str | None,
-        typer.Option(help="For lm: folder, GGUF file or hub name. Default: LVM_DECODER_LANGUAGE_MODEL."),
+        str | None, typer.Option(help="For lm: folder, GGUF file or hub name. Default: LVM_DECODER_LANGUAGE_MODEL.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps. Default: LVM_DECODER_STEPS; for lm, 400.")] = None,
     seconds: Annotated[

@@ -17,8 +17,7 @@ def training_option(name: str, *flags: str) -> Any:
 
 
 ValidationArticlesOption = Annotated[
-    Path | None,
-    typer.Option(help="File of article ids, one per line, for the validation split; all others are train."),
+    Path | None, typer.Option(help="File of article ids, one per line, for the validation split; all others are train.")
 ]
 PresetOption = Annotated[str | None, training_option("preset", "--preset", "-p")]
 SetOption = Annotated[

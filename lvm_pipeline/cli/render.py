@@ -28,13 +28,7 @@ if TYPE_CHECKING:
 
 UNITS = 1000  # steps of a bar
 MAX_MESSAGE = 240  # characters of a finding on the screen
-MARK_STYLES: Mapping[tables.Mark, str] = {
-    "good": "green",
-    "bad": "bold red",
-    "warn": "yellow",
-    "unsure": "dim",
-    "": "",
-}
+MARK_STYLES: Mapping[tables.Mark, str] = {"good": "green", "bad": "bold red", "warn": "yellow", "unsure": "dim", "": ""}
 MAX_SHOWN = 10  # duplicates or bad rows of a file
 
 

@@ -19,12 +19,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.duplicates import text_hashes, vector_hashes
 from lvm_pipeline.concepts.sample import ConceptSample, read_sample
-from lvm_pipeline.concepts.schema import (
-    ConceptsMetadata,
-    concepts_schema,
-    explain_bad_parquet,
-    read_concepts_metadata,
-)
+from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema, explain_bad_parquet, read_concepts_metadata
 from lvm_pipeline.concepts.store import read_source_findings, stream_row_groups
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import MAX_LISTED, Finding, listed

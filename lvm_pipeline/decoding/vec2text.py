@@ -42,9 +42,7 @@ VARIANTS: Mapping[str, Variant] = {
         corrector="ielabgroup/vec2text_gtr-base-st_corrector",
     ),
     "jxe": Variant(
-        space="gtr-t5-base/mean/no-dense/no-norm",
-        inversion="jxm/gtr__nq__32",
-        corrector="jxm/gtr__nq__32__correct",
+        space="gtr-t5-base/mean/no-dense/no-norm", inversion="jxm/gtr__nq__32", corrector="jxm/gtr__nq__32__correct"
     ),
 }
 

@@ -37,9 +37,7 @@ def failing_checks(
     found = {alert.state or "": alert for alert in _latest(instance, settings, checks) if not alert.is_over}
     return [
         FailingCheck(
-            name=name,
-            alert=alert,
-            is_acknowledged=name in acknowledged and not is_worse(alert, acknowledged[name]),
+            name=name, alert=alert, is_acknowledged=name in acknowledged and not is_worse(alert, acknowledged[name])
         )
         for name, alert in sorted(found.items())
     ]

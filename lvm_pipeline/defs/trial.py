@@ -28,11 +28,7 @@ class PlanOptions(dg.Config):
 
 
 @dg.asset(
-    deps=[sequences],
-    partitions_def=trial_partitions,
-    pool=GPU_POOL,
-    group_name="plan",
-    kinds={"pytorch", "mlflow"},
+    deps=[sequences], partitions_def=trial_partitions, pool=GPU_POOL, group_name="plan", kinds={"pytorch", "mlflow"}
 )
 def trial(
     context: dg.AssetExecutionContext, config: PlanOptions, settings: dg.ResourceParam[Settings]

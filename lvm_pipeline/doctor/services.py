@@ -74,8 +74,7 @@ def _daemon(
         return DAEMON.ok(f"running, {seen}")
     if is_served:
         return DAEMON.problem(
-            f"services running, but no heartbeat from {', '.join(silent)} ({seen})",
-            "Stop `lvm ui` and start it again.",
+            f"services running, but no heartbeat from {', '.join(silent)} ({seen})", "Stop `lvm ui` and start it again."
         )
     if switched_on:
         return DAEMON.problem(

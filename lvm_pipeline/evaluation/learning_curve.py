@@ -93,9 +93,7 @@ def part_of(data: TrainingData, fraction: float, *, seed: int) -> TrainingData:
     is_left_out = np.isin(article_of_target, left_out)
     sequence_splits = np.where(is_left_out, LEFT_OUT, data.sequences.splits.astype(object))
     return replace(
-        data,
-        article_splits=splits.astype(str),
-        sequences=replace(data.sequences, splits=sequence_splits.astype(str)),
+        data, article_splits=splits.astype(str), sequences=replace(data.sequences, splits=sequence_splits.astype(str))
     )
 
 

@@ -20,11 +20,7 @@ CONCEPTS_FILE, SEQUENCES_FILE = "concepts.parquet", "sequences.parquet"
 
 
 def tables_from_file(
-    data_path: Path,
-    *,
-    work_dir: Path,
-    sequence_options: SequenceOptions | None = None,
-    space_id: str | None = None,
+    data_path: Path, *, work_dir: Path, sequence_options: SequenceOptions | None = None, space_id: str | None = None
 ) -> tuple[Path, Path]:
     """Return the paths of the concept table and the sequence table of a data file, built in `work_dir` if needed.
 

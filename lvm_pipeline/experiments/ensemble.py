@@ -91,9 +91,7 @@ def ensemble_trial(member_ids: Sequence[str], *, name: str | None = None, weight
             f"The name {name!r} cannot be part of a trial id; use letters, digits, dots, dashes, underscores."
         )
     return Trial(
-        architecture=ENSEMBLE,
-        preset=name or f"of{len(members)}",
-        model={"members": members, "weights": weighting},
+        architecture=ENSEMBLE, preset=name or f"of{len(members)}", model={"members": members, "weights": weighting}
     )
 
 

@@ -139,10 +139,7 @@ def parallel_coordinates(study: Study) -> str:
         found = [value(row) for row in rows]
         scale = _scale_of(found, is_log, start=bottom, end=top)
         heights.append([scale(each) for each in found])
-        marks += [
-            svg.line(x, top, x, bottom, css="grid"),
-            svg.text(x, 20, title, css="note", anchor="middle"),
-        ]
+        marks += [svg.line(x, top, x, bottom, css="grid"), svg.text(x, 20, title, css="note", anchor="middle")]
         if title == "architecture":
             marks += [svg.text(x - 8, scale(i) + 4, name, anchor="end") for i, name in enumerate(names)]
         else:

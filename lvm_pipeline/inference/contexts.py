@@ -119,8 +119,7 @@ class ContextPredictor:
     def _cut(self, context: Context) -> Context:
         last = slice(-self.num_read(context), None)
         return Context(
-            vectors=context.vectors[last],
-            condition=None if context.condition is None else context.condition[last],
+            vectors=context.vectors[last], condition=None if context.condition is None else context.condition[last]
         )
 
     def _scaled(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

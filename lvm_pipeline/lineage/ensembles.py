@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.models import TrainedTrial, accepted_at, complete_tracking, trained_before, trained_now
 from lvm_pipeline.lineage.results import build_leaderboard
-from lvm_pipeline.lineage.trials import (
-    TrialFolder,
-    link_model,
-    named_trial,
-    trial_folder,
-    write_trial,
-)
+from lvm_pipeline.lineage.trials import TrialFolder, link_model, named_trial, trial_folder, write_trial
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:

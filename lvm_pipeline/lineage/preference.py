@@ -58,11 +58,7 @@ def create_study(
     items = [{"passage": list(pair.context), **pair.shown} for pair in pairs]
     queues = {
         name: mlflow_review.create_queue(
-            settings,
-            name,
-            items,
-            experiment_id=experiment_id,
-            order=order_for(len(items), rater=number, seed=seed),
+            settings, name, items, experiment_id=experiment_id, order=order_for(len(items), rater=number, seed=seed)
         )
         for number, name in enumerate(names)
     }

@@ -17,8 +17,7 @@ class PredictRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     texts: Annotated[
-        list[str] | None,
-        Field(description="Concepts in reading order, encoded with the encoder of the model's space."),
+        list[str] | None, Field(description="Concepts in reading order, encoded with the encoder of the model's space.")
     ] = None
     vectors: Annotated[Rows | None, Field(description="Their vectors instead, one row for each concept.")] = None
     tmd_dense: Annotated[Rows | None, Field(description="TMD vector of each concept, for a model that reads one.")] = (
@@ -54,8 +53,7 @@ class PredictResponse(BaseModel):
     ] = None
     text: Annotated[str | None, Field(description="The prediction decoded to text; null if it was not.")] = None
     confidence: Annotated[
-        float | None,
-        Field(description="Round trip: cosine between the prediction and the vector of the decoded text."),
+        float | None, Field(description="Round trip: cosine between the prediction and the vector of the decoded text.")
     ] = None
     decoder: str | None = None
     trial_id: str

@@ -32,12 +32,7 @@ def invariants() -> tuple[InvariantCheck[...], ...]:
 
 
 def check_trained_model(
-    model_dir: Path,
-    concepts_path: Path,
-    sequences_path: Path,
-    vectors_dir: Path,
-    *,
-    rescorer: "Rescorer | None" = None,
+    model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path, *, rescorer: "Rescorer | None" = None
 ) -> list[Finding]:
     """Score a model again in another process and check every invariant of a trained model.
 

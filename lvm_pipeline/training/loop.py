@@ -25,13 +25,7 @@ from lvm_pipeline.training.assembly import assemble
 from lvm_pipeline.training.averaging import WeightAverage
 from lvm_pipeline.training.balance import objective_at_start
 from lvm_pipeline.training.batches import gather, group_spans, groups_in_order
-from lvm_pipeline.training.checkpoint import (
-    Progress,
-    TrainingState,
-    copied_weights,
-    load_checkpoint,
-    save_checkpoint,
-)
+from lvm_pipeline.training.checkpoint import Progress, TrainingState, copied_weights, load_checkpoint, save_checkpoint
 from lvm_pipeline.training.compiled import COMPILE_CACHE
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import Spans, TrainingData

@@ -49,11 +49,7 @@ def contrastive_loss(predictions: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(scores, own) / guessing
 
 
-OBJECTIVES: Mapping[str, Term] = {
-    "cosine": cosine_loss,
-    "mse": relative_squared_error,
-    "infonce": contrastive_loss,
-}
+OBJECTIVES: Mapping[str, Term] = {"cosine": cosine_loss, "mse": relative_squared_error, "infonce": contrastive_loss}
 
 
 @dataclass(frozen=True, kw_only=True)
