@@ -9,10 +9,17 @@ from lvm_pipeline.defs.cpe_entry import cpe_entry
 from lvm_pipeline.defs.drift import drift
 from lvm_pipeline.defs.ensemble import ensemble
 from lvm_pipeline.defs.evaluation_report import evaluation_report
-from lvm_pipeline.defs.jobs import choose_champion, combine_best, refresh_data, train_architecture
+from lvm_pipeline.defs.jobs import (
+    choose_champion,
+    combine_best,
+    refresh_data,
+    train_architecture,
+    verify_data,
+    verify_model,
+)
 from lvm_pipeline.defs.leaderboard import leaderboard
 from lvm_pipeline.defs.resources import settings_resource
-from lvm_pipeline.defs.schedules import retraining
+from lvm_pipeline.defs.schedules import retraining, verifications
 from lvm_pipeline.defs.sensors import alerts_sensor
 from lvm_pipeline.defs.sequences import sequences
 from lvm_pipeline.defs.text_decoder import text_decoder
@@ -30,8 +37,8 @@ def defs() -> dg.Definitions:
     return dg.Definitions(
         assets=automated(lineage, settings),
         asset_checks=[drift],
-        jobs=[refresh_data, train_architecture, combine_best, choose_champion, *plan_jobs],
-        schedules=[retraining(settings)],
+        jobs=[refresh_data, verify_data, verify_model, train_architecture, combine_best, choose_champion, *plan_jobs],
+        schedules=[retraining(settings), *verifications(settings)],
         sensors=[automation_sensor(settings), alerts_sensor(settings)],
         resources={"settings": settings_resource},
         executor=dg.in_process_executor,  # what weighs runs in a child process of its own

@@ -140,6 +140,11 @@ class Settings(TrainingConfig, BaseSettings):
         pattern=CRON,
         description="Cron schedule for checking the source table. Changed data is refreshed.",
     )
+    verification_cron: str = Field(
+        default="0 5 * * *",
+        pattern=CRON,
+        description="Cron schedule for checking the promoted data, drift and the champion's model (UTC).",
+    )
     retraining_cron: str = Field(
         default="0 3 * * 0", pattern=CRON, description="Cron schedule of the retraining (UTC)."
     )

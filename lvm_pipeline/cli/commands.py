@@ -7,7 +7,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -35,6 +35,9 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, with_options
 from lvm_pipeline.source.split_hash import Split
 from lvm_pipeline.training.trial import Mode
+
+if TYPE_CHECKING:
+    from lvm_pipeline.lineage import ProductVerification
 
 app = typer.Typer(
     help="Train latent vector models on a table of concepts, evaluate them and choose a champion.",
@@ -172,7 +175,7 @@ def ingest(
 @app.command(short_help="Check the data and write the verification report.")
 def verify(
     products: Annotated[
-        bool, typer.Option("--products", help="Check the promoted files instead of the source table.")
+        bool, typer.Option("--products", help="Check the promoted files, drift and the champion, not the source table.")
     ] = False,
     validation_articles: ValidationArticlesOption = None,
     as_json: JsonOption = False,
@@ -184,7 +187,7 @@ def verify(
     out = render.plain(quiet=as_json)
     with render.progress_bars(out) as bars:
         if products:
-            verification = lineage.verify_products(settings)
+            verification = _verified_products(settings)
         else:
             verification = lineage.verify_source(settings, progress=bars.task("Reading the source"))
     if as_json:
@@ -193,6 +196,15 @@ def verify(
         render.show_verification(out, verification)
     if not verification.passed:
         raise typer.Exit(1)
+
+
+def _verified_products(settings: Settings) -> "ProductVerification":
+    from lvm_pipeline import lineage
+    from lvm_pipeline.defs.record import record_verification
+
+    verification = lineage.verify_all_products(settings)
+    record_verification(settings, verification)
+    return verification
 
 
 @app.command(short_help="Compare the concepts with the champion's training data.")

@@ -198,9 +198,7 @@ def show_verification(console: Console, verification: Any) -> None:
     for finding in verification.findings:
         if not finding.passed and finding.remedy:
             console.print(f"  [bold]{finding.name}, what to do:[/] {escape(finding.remedy)}", soft_wrap=True)
-    verdict = (
-        "[green]Every blocking invariant holds.[/]" if verification.passed else "[bold red]Verification failed.[/]"
-    )
+    verdict = "[green]No blocking invariant fails.[/]" if verification.passed else "[bold red]Verification failed.[/]"
     counts = outcomes_in_words([finding.outcome for finding in verification.findings])
     console.print(f"{verdict} {counts.capitalize()}. Report: {verification.report_paths[1]}", soft_wrap=True)
 
@@ -215,6 +213,8 @@ def show_drift(console: Console, drift: Any, report_path: Path) -> None:
     for reason in reasons:
         console.print(f"  {escape(reason)}", soft_wrap=True)
     verdict = "[yellow]The concepts have drifted.[/]" if drift.has_drifted else "No drift was found."
+    if not drift.was_compared:
+        verdict = "[yellow]Drift was not checked.[/]"
     console.print(f"{verdict} Report: {report_path}", soft_wrap=True)
 
 

@@ -54,12 +54,19 @@ def when_its_input_changed() -> Condition:
 
 
 def when_its_checked_input_changed() -> Condition:
-    """The same, and the latest result of every upstream blocking check is a pass.
+    """The same, and the latest result of no upstream blocking check is a failure.
 
     Not for what follows a partitioned asset: Dagster 1.13 takes a partition's checks for outdated when they were made
     before the materialization, as ours are. There a new data version alone says that they passed.
     """
-    return when_its_input_changed() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+    return when_its_input_changed() & no_blocking_check_of_its_input_failed()
+
+
+def no_blocking_check_of_its_input_failed() -> Condition:
+    """The latest result of no upstream blocking check is a failure; one that could not be made stops nothing."""
+    return ~dg.AutomationCondition.any_deps_match(
+        dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
+    )
 
 
 def retry_on_cron(cron: str) -> Condition:
@@ -71,7 +78,7 @@ def retry_on_cron(cron: str) -> Condition:
         dg.AutomationCondition.cron_tick_passed(cron)
         & dg.AutomationCondition.execution_failed()
         & ~own_check_failed
-        & dg.AutomationCondition.all_deps_blocking_checks_passed()
+        & no_blocking_check_of_its_input_failed()
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.in_progress()
     )

@@ -4,14 +4,15 @@ The severity of a finding is the severity of its check result. Products are prom
 check fails, nothing is materialised and the earlier product stays.
 """
 
+import inspect
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 
-from lvm_pipeline.defs.metadata import numbers
+from lvm_pipeline.defs.metadata import markdown_list, numbers
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, Invariant, Severity, blocking_failures
 
@@ -42,7 +43,8 @@ def check_specs(
 
 def check_result(finding: Finding) -> dg.AssetCheckResult:
     """Return a finding as a check result; its numbers, also those in `details`, become metadata that Dagster plots."""
-    metadata: dict[str, Any] = {**numbers(finding.details), "was_checked": finding.was_checked}
+    assert finding.was_checked, "a check that was not made has no result"
+    metadata: dict[str, Any] = {**numbers(finding.details)}
     if finding.observed is not None:
         metadata["observed"] = float(finding.observed)
     if finding.allowed is not None:
@@ -55,22 +57,68 @@ def check_result(finding: Finding) -> dg.AssetCheckResult:
         check_name=finding.name,
         passed=finding.passed,
         severity=SEVERITIES[finding.severity],
-        description=finding.message if finding.was_checked else f"not checked: {finding.message}",
+        description=finding.message,
         metadata=metadata,
     )
 
 
-def check_results(findings: Iterable[Finding], invariants: Iterable[Invariant]) -> Iterator[dg.AssetCheckResult]:
-    """Yield every finding as a check result.
+def check_results(
+    findings: Iterable[Finding],
+    invariants: Iterable[Invariant],
+    *,
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | None = None,
+) -> Iterator[dg.AssetCheckResult]:
+    """Yield every finding of a check that was made as a check result; one that was not made stays without a result.
+
+    With a context, only the checks that its run selects.
 
     Raises:
         Failure: If no blocking check failed and the finding of an invariant is missing.
     """
     findings = list(findings)
-    yield from map(check_result, findings)
+    selected = None if context is None else {key.name for key in context.selected_asset_check_keys}
+    yield from (
+        check_result(finding)
+        for finding in findings
+        if finding.was_checked and (selected is None or finding.name in selected)
+    )
     missing = {invariant.name for invariant in invariants} - {finding.name for finding in findings}
     if missing and not blocking_failures(findings):
         raise dg.Failure(f"These checks did not run: {', '.join(sorted(missing))}.", allow_retries=False)
+
+
+def is_made(context: dg.AssetExecutionContext) -> bool:
+    """Whether a run makes the asset, and does not only execute its checks."""
+    return bool(context.selected_asset_keys)
+
+
+def not_checked(findings: Iterable[Finding]) -> dg.MarkdownMetadataValue:
+    """Return the checks that could not be made, with the reasons, as a list."""
+    return markdown_list([f"{each.name}: {each.message}" for each in findings if not each.was_checked])
+
+
+def checked_asset(
+    asset_invariants: Iterable[Invariant],
+    *,
+    deps: Iterable[dg.AssetsDefinition],
+    group_name: str,
+    kinds: set[str],
+    partitions_def: dg.PartitionsDefinition | None = None,
+    pool: str | None = None,
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Define an asset whose checks can also be executed without it; the function asks `is_made` which it is."""
+
+    def define(function: Callable[..., Any]) -> dg.AssetsDefinition:
+        name = function.__name__
+        spec = dg.AssetSpec(
+            name, deps=list(deps), group_name=group_name, kinds=kinds, description=inspect.getdoc(function)
+        )
+        specs = check_specs(name, asset_invariants, partitions_def=partitions_def)
+        return dg.multi_asset(
+            name=name, specs=[spec], check_specs=specs, can_subset=True, partitions_def=partitions_def, pool=pool
+        )(function)
+
+    return define
 
 
 @contextmanager

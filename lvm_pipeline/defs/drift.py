@@ -14,9 +14,14 @@ from lvm_pipeline.settings import Settings
     name="drift",
     specs=check_specs("concepts", lineage.INVARIANTS["drift"], automation_condition=when_its_input_changed()),
     description="Compares the concepts with those the champion was trained on.",
+    can_subset=True,
 )
-def drift(settings: dg.ResourceParam[Settings]) -> Iterator[dg.AssetCheckResult]:
+def drift(
+    context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]
+) -> Iterator[dg.AssetCheckResult]:
     """Compare the promoted concepts with the champion's."""
     with lvm_errors_as_failures():
         found, _ = lineage.check_drift(settings)
-        yield from check_results(found.findings, lineage.INVARIANTS["drift"])
+        for reason in {finding.message for finding in found.findings if not finding.was_checked}:
+            context.log.info(f"Not checked: {reason}.")
+        yield from check_results(found.findings, lineage.INVARIANTS["drift"], context=context)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lvm_pipeline import lineage
 from lvm_pipeline.defs import metadata
-from lvm_pipeline.defs.checks import check_results, check_specs, lvm_errors_as_failures
+from lvm_pipeline.defs.checks import check_results, checked_asset, is_made, lvm_errors_as_failures
 from lvm_pipeline.defs.evaluation_report import scores
 from lvm_pipeline.defs.launchpad import AGAIN
 from lvm_pipeline.defs.leaderboard import leaderboard
@@ -43,15 +43,15 @@ class EnsembleOptions(dg.Config):
     again: bool = Field(default=False, description=AGAIN)
 
 
-@dg.asset(
+@checked_asset(
+    INVARIANTS,
     deps=[leaderboard],
-    check_specs=check_specs("ensemble", INVARIANTS),
     pool=RESULTS_POOL,
     group_name="models",
     kinds={"pytorch", "mlflow"},
 )
 def ensemble(
-    config: EnsembleOptions, settings: dg.ResourceParam[Settings]
+    context: dg.AssetExecutionContext, config: EnsembleOptions, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
     """The normalised weighted mean of the best trials, or of those named: a trial with weights and a report of its own.
 
@@ -60,6 +60,9 @@ def ensemble(
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
 
     with lvm_errors_as_failures(), stage_shown(settings, "ensemble"):
+        if not is_made(context):
+            yield from check_results(lineage.check_latest_ensemble(settings), INVARIANTS, context=context)
+            return
         try:
             made = lineage.make_ensemble(
                 settings,
@@ -71,10 +74,10 @@ def ensemble(
             )
             report = lineage.evaluate_trial(settings, made.folder)
         except InvariantError as error:
-            yield from check_results(error.findings, INVARIANTS)
+            yield from check_results(error.findings, INVARIANTS, context=context)
             raise
         findings = {finding.name: finding for finding in (*made.findings, *report.findings)}
-        yield from check_results(findings.values(), INVARIANTS)
+        yield from check_results(findings.values(), INVARIANTS, context=context)
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(f"{report.model_fingerprint[:32]} {report.fingerprint[:32]}"),
             metadata={

@@ -7,7 +7,7 @@ import dagster as dg
 
 from lvm_pipeline import lineage
 from lvm_pipeline.defs import metadata
-from lvm_pipeline.defs.checks import check_results, check_specs, lvm_errors_as_failures
+from lvm_pipeline.defs.checks import check_results, checked_asset, is_made, lvm_errors_as_failures
 from lvm_pipeline.defs.partitions import architecture_partitions
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.defs.trained_model import trained_model
@@ -21,10 +21,10 @@ INVARIANTS = lineage.INVARIANTS["evaluation_report"]
 PREDICTOR_COLUMNS = ("predictor", "cosine", "centred cosine", "R@1", "R@10", "MRR", "gain of the model")
 
 
-@dg.asset(
+@checked_asset(
+    INVARIANTS,
     deps=[trained_model],
     partitions_def=architecture_partitions,
-    check_specs=check_specs("evaluation_report", INVARIANTS, partitions_def=architecture_partitions),
     group_name="results",
     kinds={"pytorch", "html"},
 )
@@ -34,13 +34,16 @@ def evaluation_report(
     """Metrics of one trained model on the validation split, beside the baselines on the same rows (JSON and HTML)."""
     architecture = context.partition_key
     with lvm_errors_as_failures(), stage_shown(settings, "evaluation_report", architecture):
+        if not is_made(context):
+            yield from check_results(lineage.check_latest_report(settings, architecture), INVARIANTS, context=context)
+            return
         try:
             folder = lineage.latest_trial(settings, architecture)
             report = lineage.evaluate_trial(settings, folder)
         except InvariantError as error:
-            yield from check_results(error.findings, INVARIANTS)
+            yield from check_results(error.findings, INVARIANTS, context=context)
             raise
-        yield from check_results(report.findings, INVARIANTS)
+        yield from check_results(report.findings, INVARIANTS, context=context)
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(f"{report.model_fingerprint[:32]} {report.fingerprint[:32]}"),
             metadata={

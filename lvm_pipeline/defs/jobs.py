@@ -18,6 +18,20 @@ refresh_data = dg.define_asset_job(
     executor_def=dg.in_process_executor,
 )
 
+verify_data = dg.define_asset_job(
+    "verify_data",
+    selection=dg.AssetSelection.checks_for_assets(concepts, sequences),
+    description="Check the promoted concepts and sequences, and drift, without making them again.",
+    executor_def=dg.in_process_executor,
+)
+
+verify_model = dg.define_asset_job(
+    "verify_model",
+    selection=dg.AssetSelection.checks_for_assets(trained_model),
+    description="Check the latest trained model of an architecture without training it again.",
+    executor_def=dg.in_process_executor,
+)
+
 train_architecture = dg.define_asset_job(
     "train_architecture",
     selection=[trained_model.key, evaluation_report.key, leaderboard.key, champion.key],

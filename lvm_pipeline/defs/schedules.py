@@ -6,7 +6,10 @@ import dagster as dg
 
 from lvm_pipeline import lineage
 from lvm_pipeline.defs.checks import lvm_errors_as_failures
-from lvm_pipeline.defs.jobs import train_architecture
+from lvm_pipeline.defs.concepts import concepts
+from lvm_pipeline.defs.dagster_internals import AssetCheckExecutionRecordStatus
+from lvm_pipeline.defs.jobs import train_architecture, verify_data, verify_model
+from lvm_pipeline.defs.sequences import sequences
 from lvm_pipeline.settings import Settings, load_settings
 
 RETRAINING = "retraining"
@@ -31,9 +34,52 @@ def retraining(settings: Settings) -> dg.ScheduleDefinition:
             architectures = lineage.retrained_architectures(load_settings())
         if not architectures:
             yield dg.SkipReason("There is no champion yet, so there is no architecture to retrain.")
+        if failing := failing_blocking_checks(context.instance):
+            yield dg.SkipReason(f"Not retrained: the data fail {', '.join(failing)}; refresh them first.")
+            return
         moment = context.scheduled_execution_time.isoformat(timespec="minutes")
         for architecture in architectures:  # the pool `gpu` lets them queue
             tags = {RETRAINING_TAG: moment, NUM_RUNS_TAG: str(len(architectures))}
             yield dg.RunRequest(run_key=f"{moment} {architecture}", partition_key=architecture, tags=tags)
 
     return retrain
+
+
+def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """Return the schedules that check promoted products without making them again; they are on by default."""
+    options = {
+        "cron_schedule": settings.verification_cron,
+        "execution_timezone": "UTC",
+        "default_status": dg.DefaultScheduleStatus.RUNNING,
+    }
+
+    @dg.schedule(
+        name="verification",
+        job=verify_data,
+        description="Checks the promoted concepts and sequences, and drift.",
+        **options,
+    )
+    def verify_tables(_context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if not load_settings().sequences_path.is_file():
+            return dg.SkipReason("There are no promoted data yet.")
+        return dg.RunRequest()
+
+    @dg.schedule(
+        name="model_verification", job=verify_model, description="Checks the champion's trained model.", **options
+    )
+    def verify_champion(_context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        settings = load_settings()
+        architecture = lineage.read_champion(settings).get("architecture")
+        if architecture is None or not (settings.models_dir / architecture).exists():
+            return dg.SkipReason("There is no champion with a trained model here.")
+        return dg.RunRequest(partition_key=architecture)
+
+    return [verify_tables, verify_champion]
+
+
+def failing_blocking_checks(instance: dg.DagsterInstance) -> list[str]:
+    """Return the blocking checks of the data whose latest result is a failure."""
+    keys = [spec.key for asset in (concepts, sequences) for spec in asset.check_specs if spec.blocking]
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    failed = AssetCheckExecutionRecordStatus.FAILED
+    return sorted(key.name for key, record in latest.items() if record.status is failed)

@@ -11,7 +11,7 @@ from lvm_pipeline import lineage
 from lvm_pipeline.adapters import mlflow_store
 from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.defs import metadata
-from lvm_pipeline.defs.checks import check_results, check_specs, lvm_errors_as_failures
+from lvm_pipeline.defs.checks import check_results, checked_asset, is_made, lvm_errors_as_failures
 from lvm_pipeline.defs.dagster_internals import DagsterPipesExecutionError
 from lvm_pipeline.defs.launchpad import TrainingOptions, settings_with
 from lvm_pipeline.defs.partitions import GPU_POOL, architecture_partitions
@@ -25,10 +25,10 @@ INVARIANTS = lineage.INVARIANTS["trained_model"]
 CHILD = "lvm_pipeline.defs.training_child"
 
 
-@dg.asset(
+@checked_asset(
+    INVARIANTS,
     deps=[sequences],
     partitions_def=architecture_partitions,
-    check_specs=check_specs("trained_model", INVARIANTS, partitions_def=architecture_partitions),
     pool=GPU_POOL,
     group_name="models",
     kinds={"pytorch", "mlflow"},
@@ -42,9 +42,12 @@ def trained_model(
     """  # noqa: DOC501 - the docstring is the description in the UI
     architecture = context.partition_key
     with lvm_errors_as_failures(), stage_shown(settings, "trained_model", architecture):
+        if not is_made(context):
+            yield from check_results(lineage.check_latest_model(settings, architecture), INVARIANTS, context=context)
+            return
         product = train_in_child(context, settings_with(settings, config), again=config.again)
         findings = [Finding.from_json(values) for values in product["findings"]]
-        yield from check_results(findings, INVARIANTS if product["error"] is None else ())
+        yield from check_results(findings, INVARIANTS if product["error"] is None else (), context=context)
         if product["error"] is not None:
             raise LvmError(product["error"])
         info = product["info"]

@@ -219,7 +219,7 @@ def _model_row(report: EvaluationReport, champion_fingerprint: str | None) -> Mo
         thresholds={
             finding.name: Threshold(observed=finding.observed, allowed=finding.allowed, passed=finding.passed)
             for finding in report.findings
-            if finding.name in THRESHOLDS
+            if finding.name in THRESHOLDS and finding.was_checked
         },
         warnings=tuple(dict.fromkeys(finding.name for finding in report.all_findings if not finding.passed)),
         is_champion=champion_fingerprint is not None and report.model_fingerprint == champion_fingerprint,

@@ -32,7 +32,7 @@ class Finding:
     details: dict[str, Any] = field(default_factory=dict)  # JSON values, such as up to `MAX_LISTED` offenders
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "outcome": self.outcome}
 
     @property
     def outcome(self) -> str:

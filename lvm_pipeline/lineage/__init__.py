@@ -34,6 +34,14 @@ from lvm_pipeline.lineage.models import TrainedTrial, train_trial, training_conf
 from lvm_pipeline.lineage.plan import plan_rows, write_study
 from lvm_pipeline.lineage.plan_run import PlanRun, plan_tracker, run_plan
 from lvm_pipeline.lineage.preference import collect_study, create_study, study_status
+from lvm_pipeline.lineage.products import (
+    ProductVerification,
+    check_concepts_product,
+    check_latest_model,
+    check_latest_report,
+    check_sequences_product,
+    verify_all_products,
+)
 from lvm_pipeline.lineage.results import (
     build_leaderboard,
     choose_champion,

@@ -54,25 +54,13 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
     Raises:
         InvariantError: If a blocking finding failed; the earlier report stays.
     """
-    from lvm_pipeline.evaluation.evaluate import evaluate_model
     from lvm_pipeline.evaluation.learning_curve import read_curve
     from lvm_pipeline.evaluation.not_run import NO_PREFERENCE, NO_SMOOTHING
     from lvm_pipeline.evaluation.preference import read_preference
     from lvm_pipeline.evaluation.report_page import write_report
     from lvm_pipeline.evaluation.smoothing import read_smoothing
 
-    report = evaluate_model(
-        folder.model_dir,
-        settings.concepts_path,
-        settings.sequences_path,
-        vectors_dir=settings.vectors_dir,
-        device=settings.device,
-        cache_dir=_cache_dir(settings),
-        num_threads=settings.num_threads,
-        data_findings=reported_findings(settings),
-        encoders_dir=settings.encoders_dir,
-        text=text_request(settings),
-    )
+    report = compute_report(settings, folder)
     raise_on_blocking(report.findings)
     curve = read_curve(folder.path, fingerprint=report.model_fingerprint)
     smoothing = read_smoothing(folder.path, fingerprint=report.model_fingerprint)
@@ -85,6 +73,24 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
     write_report(report, folder.path)
     link_report(settings, report.architecture, folder)
     return report
+
+
+def compute_report(settings: Settings, folder: TrialFolder) -> "EvaluationReport":
+    """Score a trial's model on the validation split; nothing is written or raised on a finding."""
+    from lvm_pipeline.evaluation.evaluate import evaluate_model
+
+    return evaluate_model(
+        folder.model_dir,
+        settings.concepts_path,
+        settings.sequences_path,
+        vectors_dir=settings.vectors_dir,
+        device=settings.device,
+        cache_dir=_cache_dir(settings),
+        num_threads=settings.num_threads,
+        data_findings=reported_findings(settings),
+        encoders_dir=settings.encoders_dir,
+        text=text_request(settings),
+    )
 
 
 def make_learning_curve(

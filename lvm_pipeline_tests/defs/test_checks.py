@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from lvm_pipeline.defs.checks import check_result, check_results, check_specs, lvm_errors_as_failures
+from lvm_pipeline.defs.checks import check_result, check_results, check_specs, lvm_errors_as_failures, not_checked
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, Invariant, Severity
 
@@ -28,7 +28,6 @@ def test_numbers_and_evidence_are_in_the_metadata():
     assert result.metadata["observed"] == dg.MetadataValue.float(3.0)
     assert result.metadata["allowed"] == dg.MetadataValue.float(0.0)
     assert result.metadata["details"] == dg.MetadataValue.json({"ids": ["a", "b"]})
-    assert result.metadata["was_checked"] == dg.MetadataValue.bool(True)
 
 
 def test_a_failed_check_says_what_to_do():
@@ -39,11 +38,14 @@ def test_a_failed_check_says_what_to_do():
 
 
 def test_warnings_are_warnings():
-    result = check_result(finding("x", passed=False, severity=Severity.WARNING, was_checked=False))
+    assert check_result(finding("x", passed=False, severity=Severity.WARNING)).severity == dg.AssetCheckSeverity.WARN
 
-    assert result.severity == dg.AssetCheckSeverity.WARN
-    assert result.metadata["was_checked"] == dg.MetadataValue.bool(False)
-    assert result.description == "not checked: x was looked at"
+
+def test_a_check_that_was_not_made_has_no_result():
+    findings = [INVARIANTS[0].not_checked("no encoder"), INVARIANTS[1].finding(passed=True, message="")]
+
+    assert [result.check_name for result in check_results(findings, INVARIANTS)] == ["tmd_codes_are_assigned"]
+    assert not_checked(findings).value == "- cpe_ids_are_unique: no encoder"
 
 
 def test_only_blocking_invariants_block():

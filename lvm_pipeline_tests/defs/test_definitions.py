@@ -118,8 +118,10 @@ def test_code_server_never_imports_what_only_trainings_need():
 
 
 def requested(schedule, day):
-    context = dg.build_schedule_context(scheduled_execution_time=datetime(2026, 11, day, 3, tzinfo=UTC))
-    return {request.run_key: request.partition_key for request in schedule(context)}
+    with dg.instance_for_test() as instance:
+        moment = datetime(2026, 11, day, 3, tzinfo=UTC)
+        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=moment)
+        return {request.run_key: request.partition_key for request in schedule(context)}
 
 
 def test_every_architecture_is_trained_once_a_week_where_all_are_named(monkeypatch):
@@ -135,7 +137,9 @@ def test_every_architecture_is_trained_once_a_week_where_all_are_named(monkeypat
 def test_only_the_champions_architecture_is_trained_where_nothing_is_named():
     settings = load_settings()
     schedule = retraining(settings)
-    (skipped,) = schedule(dg.build_schedule_context(scheduled_execution_time=datetime(2026, 11, 1, 3, tzinfo=UTC)))
+    with dg.instance_for_test() as instance:
+        moment = datetime(2026, 11, 1, 3, tzinfo=UTC)
+        (skipped,) = schedule(dg.build_schedule_context(instance=instance, scheduled_execution_time=moment))
     assert "no champion yet" in skipped.skip_message
 
     files.write_json(settings.reports_dir / "champion.json", {"name": "gru small"})
@@ -145,12 +149,13 @@ def test_only_the_champions_architecture_is_trained_where_nothing_is_named():
 
 def test_schedules_and_sensors_are_on_by_default_and_described(monkeypatch):
     monkeypatch.setenv("LVM_RETRAINING_CRON", "30 4 * * *")
-    (schedule,), (sensor, *_) = defs().schedules, defs().sensors
+    schedules, (sensor, *_) = {each.name: each for each in defs().schedules}, defs().sensors
 
-    assert schedule.cron_schedule == "30 4 * * *"
-    assert schedule.default_status == dg.DefaultScheduleStatus.RUNNING
+    assert schedules.keys() == {"retraining", "verification", "model_verification"}
+    assert schedules["retraining"].cron_schedule == "30 4 * * *"
+    assert {each.default_status for each in schedules.values()} == {dg.DefaultScheduleStatus.RUNNING}
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
-    assert schedule.description
+    assert all(each.description for each in schedules.values())
     assert all(each.description for each in defs().sensors)
 
 
@@ -159,6 +164,12 @@ def test_an_architecture_that_does_not_exist_is_refused_by_name(monkeypatch):
 
     with pytest.raises(dg.Failure, match="no architecture lst"):
         requested(retraining(load_settings()), 1)
+
+
+def test_every_check_can_be_executed_without_its_asset(graph):
+    sets = {key: graph.get_execution_set_asset_and_check_keys(key) for key in graph.asset_check_keys}
+
+    assert {key for key, together in sets.items() if together != {key}} == set()
 
 
 def test_training_options_replace_settings():

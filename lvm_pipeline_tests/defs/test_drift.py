@@ -27,15 +27,15 @@ def numbers(evaluation):
 
 
 def test_without_a_champion_drift_is_shown_as_not_checked(make_settings, source, instance):
-    make_settings()
+    settings = make_settings()
 
-    checks = drift_checks(refresh(instance))
+    result = refresh(instance)
 
-    assert checks.keys() == NAMES
-    for evaluation in checks.values():
-        assert evaluation.passed
-        assert evaluation.metadata["was_checked"].value is False
-        assert "no champion" in evaluation.description
+    assert result.success
+    assert drift_checks(result) == {}
+    found, report_path = lineage.check_drift(settings)
+    assert not found.was_compared
+    assert "Result: **drift was not checked**" in report_path.read_text()
 
 
 def test_drift_warns_in_numbers_and_stops_nothing(make_settings, source, instance):

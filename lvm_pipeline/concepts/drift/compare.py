@@ -57,8 +57,18 @@ class Drift:
     def has_drifted(self) -> bool:
         return not all(finding.passed for finding in self.findings)
 
+    @property
+    def was_compared(self) -> bool:
+        """Whether any check could be made."""
+        return any(finding.was_checked for finding in self.findings)
+
     def as_json(self) -> dict[str, Any]:
-        return {"has_drifted": self.has_drifted, **asdict(self)}
+        return {
+            "has_drifted": self.has_drifted,
+            "was_compared": self.was_compared,
+            **asdict(self),
+            "findings": [finding.as_json() for finding in self.findings],
+        }
 
 
 def drift_invariants() -> tuple[Invariant, ...]:
@@ -66,7 +76,7 @@ def drift_invariants() -> tuple[Invariant, ...]:
 
 
 def not_compared(present_path: Path, why: str, *, reference: TableSummary | None = None) -> Drift:
-    """Return the result of a comparison that is not possible: every check passes as not checked.
+    """Return the result of a comparison that is not possible: no check is made.
 
     Raises:
         LvmError: If the present table cannot be read.

@@ -12,9 +12,8 @@ JSON_NAME, MARKDOWN_NAME = "drift.json", "drift.md"
 
 def write_drift_report(report_dir: Path, drift: Drift) -> tuple[Path, Path]:
     """Write `drift.json` and `drift.md`, each whole or not at all, and return their paths."""
-    findings = [{**finding.as_json(), "outcome": finding.outcome} for finding in drift.findings]
     json_path, markdown_path = report_dir / JSON_NAME, report_dir / MARKDOWN_NAME
-    files.write_json(json_path, {**drift.as_json(), "false_alarm_rate": FALSE_ALARM_RATE, "findings": findings})
+    files.write_json(json_path, {**drift.as_json(), "false_alarm_rate": FALSE_ALARM_RATE})
     files.write_text(markdown_path, as_markdown(drift))
     return json_path, markdown_path
 
@@ -33,6 +32,8 @@ def drift_table(drift: Drift) -> Table[Finding]:
 
 def as_markdown(drift: Drift) -> str:
     verdict = "the concepts have drifted" if drift.has_drifted else "no drift found"
+    if not drift.was_compared:
+        verdict = "drift was not checked"
     lines = ["# Drift from the champion's training data", "", f"Result: **{verdict}**.", ""]
     summaries = [
         {

@@ -1,0 +1,131 @@
+"""The invariants of promoted products, checked again without making the products again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import Finding, blocking_failures
+from lvm_pipeline.lineage.data import Verification, check_staged_concepts, verify_products
+from lvm_pipeline.lineage.drift import check_drift
+from lvm_pipeline.lineage.results import compute_report, read_champion
+from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, trial_folder
+from lvm_pipeline.sequences.invariants import check_sequences
+from lvm_pipeline.sequences.schema import read_sequences_metadata
+from lvm_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from lvm_pipeline.training.rescore import Rescore
+
+DATA_CHANGED = "the data have changed since the model was trained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductVerification:
+    """What was found of the promoted tables, of drift since the champion was trained, and of the champion's model."""
+
+    tables: Verification
+    drift: list[Finding]
+    model: list[Finding]
+    champion: str | None  # trial id of the checked model
+
+    @property
+    def findings(self) -> list[Finding]:
+        return [*self.tables.findings, *self.drift, *self.model]
+
+    @property
+    def report_paths(self) -> tuple[Path, Path]:
+        return self.tables.report_paths
+
+    @property
+    def passed(self) -> bool:
+        return not blocking_failures(self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **self.tables.as_json(),
+            "passed": self.passed,
+            "champion": self.champion,
+            "drift": [finding.as_json() for finding in self.drift],
+            "model": [finding.as_json() for finding in self.model],
+        }
+
+
+def verify_all_products(settings: Settings) -> ProductVerification:
+    """Check the promoted tables, drift, and the model of the champion if its trial is at hand.
+
+    Raises:
+        LvmError: If there are no promoted tables, or one cannot be read.
+    """
+    champion = read_champion(settings).get("name")
+    folder = trial_folder(settings, champion or "none")
+    has_model = champion is not None and folder.info() is not None
+    return ProductVerification(
+        tables=verify_products(settings),
+        drift=check_drift(settings)[0].findings,
+        model=check_model(settings, folder) if has_model else [],
+        champion=champion if has_model else None,
+    )
+
+
+def check_concepts_product(settings: Settings) -> list[Finding]:
+    """Check the promoted concept table."""
+    metadata = read_concepts_metadata(settings.concepts_path)
+    return check_staged_concepts(settings, settings.concepts_path, metadata)
+
+
+def check_sequences_product(settings: Settings) -> list[Finding]:
+    """Check the promoted sequence table."""
+    return check_sequences(settings.concepts_path, settings.sequences_path)
+
+
+def check_latest_model(settings: Settings, architecture: str) -> list[Finding]:
+    """Check the latest trained model of an architecture.
+
+    Raises:
+        LvmError: If none was trained.
+    """
+    return check_model(settings, latest_trial(settings, architecture))
+
+
+def check_model(settings: Settings, folder: TrialFolder) -> list[Finding]:
+    """Check a trained model; what needs the data it was trained on is not checked if those have changed."""
+    from lvm_pipeline.training.invariants import (
+        check_trained_model,
+        checkpoint_reproduces_its_score,
+        prediction_is_not_the_mean_vector,
+    )
+
+    info = folder.info()
+    if info is None:
+        raise LvmError(f"{folder.model_dir} holds no readable trained model; train {folder.trial_id} again.")
+    tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    present = {
+        "concepts": read_concepts_metadata(settings.concepts_path).fingerprint,
+        "sequences": read_sequences_metadata(settings.sequences_path).fingerprint,
+    }
+    if all(info.fingerprints[name] == fingerprint for name, fingerprint in present.items()):
+        return check_trained_model(folder.model_dir, *tables)
+    needs_data = (checkpoint_reproduces_its_score, prediction_is_not_the_mean_vector)
+    names = {each.name for each in needs_data}
+    others = [
+        each for each in check_trained_model(folder.model_dir, *tables, rescorer=_refuse) if each.name not in names
+    ]
+    return [*(each.not_checked(DATA_CHANGED) for each in needs_data), *others]
+
+
+def _refuse(*_tables: Path) -> "Rescore":
+    raise LvmError(DATA_CHANGED)
+
+
+def check_latest_ensemble(settings: Settings) -> list[Finding]:
+    """Check the latest ensemble, its model and its scores."""
+    folder = latest_trial(settings, "ensemble")
+    of_both = [*check_model(settings, folder), *compute_report(settings, folder).findings]
+    return list({finding.name: finding for finding in of_both}.values())
+
+
+def check_latest_report(settings: Settings, architecture: str) -> list[Finding]:
+    """Score the latest trained model of an architecture again and check what a report checks; nothing is written."""
+    return list(compute_report(settings, latest_trial(settings, architecture)).findings)
