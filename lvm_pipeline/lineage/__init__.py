@@ -37,6 +37,7 @@ from lvm_pipeline.lineage.preference import collect_study, create_study, study_s
 from lvm_pipeline.lineage.products import (
     ProductVerification,
     check_concepts_product,
+    check_latest_ensemble,
     check_latest_model,
     check_latest_report,
     check_sequences_product,
