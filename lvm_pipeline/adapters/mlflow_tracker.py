@@ -173,6 +173,20 @@ def log_model_to_run(settings: Settings, run_id: str, model_dir: Path) -> None:
         client.log_outputs(run_id, models=[LoggedModelOutput(model.model_id, step=0)])
 
 
+def log_scores_to_run(settings: Settings, run_id: str, scores: Mapping[str, float]) -> None:
+    """Log scores that were found after a training to its MLflow run; a score that was logged before is replaced.
+
+    Raises:
+        LvmError: If the store cannot be used or has no such run.
+    """
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    with mlflow_store.store_errors():
+        metrics = [Metric(name, value, now, 0) for name, value in scores.items()]
+        mlflow_store.open_client(settings).log_batch(run_id, metrics=metrics)
+
+
 def _upload_model(settings: Settings, model_id: str, run_id: str, model_dir: Path) -> None:
     client = mlflow_store.open_client(settings)
     with tempfile.TemporaryDirectory(dir=settings.mlflow_dir) as folder:

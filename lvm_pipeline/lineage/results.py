@@ -1,6 +1,7 @@
 """What trained models are worth: reports, leaderboard, champion."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from lvm_pipeline.evaluation.learning_curve import LearningCurve, OnPoint
     from lvm_pipeline.evaluation.report import EvaluationReport
     from lvm_pipeline.training.trained_model import TrainedModelInfo
+
+logger = logging.getLogger(__name__)
 
 CHAMPION_FILE, TEST_SCORES_FILE = "champion.json", "test_scores.json"
 CHAMPION_FIELDS = (
@@ -72,6 +75,7 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
     )
     write_report(report, folder.path)
     link_report(settings, report.architecture, folder)
+    track_scores(settings, folder, report)
     return report
 
 
@@ -91,6 +95,20 @@ def compute_report(settings: Settings, folder: TrialFolder) -> "EvaluationReport
         encoders_dir=settings.encoders_dir,
         text=text_request(settings),
     )
+
+
+def track_scores(settings: Settings, folder: TrialFolder, report: "EvaluationReport") -> None:
+    """Log a report's text scores to the trial's MLflow run; the report stands if MLflow cannot be used."""
+    from lvm_pipeline.adapters.mlflow_tracker import log_scores_to_run
+    from lvm_pipeline.evaluation.tracked_scores import tracked_scores
+
+    run_id, scores = read_tracking(folder.model_dir)["mlflow_run_id"], tracked_scores(report)
+    if run_id is None or not scores:
+        return
+    try:
+        log_scores_to_run(settings, run_id, scores)
+    except LvmError as error:
+        logger.warning("The text scores of %s are not in MLflow: %s", folder.trial_id, error)
 
 
 def make_learning_curve(

@@ -8,6 +8,7 @@ import numpy as np
 
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.lineage.decoders import load_text_decoder
+from lvm_pipeline.lineage.results import track_scores
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.lineage.trials import TrialFolder
 from lvm_pipeline.settings import Settings
@@ -72,7 +73,9 @@ def smooth_trial(
     )
     write_smoothing(scores, folder.path)
     if folder.report_path.is_file():
-        write_report(replace(read_report(folder.report_path), smoothing=scores.for_report()), folder.path)
+        report = replace(read_report(folder.report_path), smoothing=scores.for_report())
+        write_report(report, folder.path)
+        track_scores(settings, folder, report)
     return scores
 
 

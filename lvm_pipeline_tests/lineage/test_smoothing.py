@@ -1,13 +1,17 @@
 """Smoothing of a trial: from the command line to its folder and its report."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lvm_pipeline import lineage
+from lvm_pipeline.adapters import mlflow_store
 from lvm_pipeline.adapters.loopback import free_port
+from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
 from lvm_pipeline.evaluation.report import read_report
+from lvm_pipeline.lineage.trials import write_tracking
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.training import rescore
 from lvm_pipeline_tests.chat_server import chat_server, completion
@@ -48,6 +52,28 @@ def test_a_trial_is_smoothed_on_the_command_line(lvm, trial, monkeypatch):
     assert len(server.requests) == 6  # the second call is answered from the cache
     assert smoothing_in(trial).language_model == "scripted"
     assert "A fluent passage" in (trial.path / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_text_scores_are_in_the_mlflow_run_of_the_trial_and_a_store_that_fails_costs_nothing(settings, caplog):
+    tracker = MlflowTracker(settings, system_metrics=False)
+    folder = train(settings, tracker=tracker).folder
+    report = lineage.evaluate_trial(settings, folder)
+    client = mlflow_store.open_client(settings)
+
+    metrics = client.get_run(tracker.run_id).data.metrics
+    assert metrics["text_accuracy"] == pytest.approx(report.text.accuracy)
+    assert metrics["text_accuracy_ceiling"] == pytest.approx(report.text.preferred_scores.ceiling.token_f1)
+    assert metrics["text_bleu"] == pytest.approx(report.text.preferred_scores.prediction.bleu)
+    with chat_server(lambda _: completion("A passage. [c1]")) as server:
+        asked = Settings(**{**settings.model_dump(), "chat_url": server.url, "chat_model": "scripted"})
+        lineage.smooth_trial(asked, folder, num_targets=2)
+    assert client.get_run(tracker.run_id).data.metrics["smoothing_texts"] == 2
+
+    client.delete_run(tracker.run_id)
+    write_tracking(folder.model_dir, SimpleNamespace(run_id="0" * 32, run_url=None), is_complete=True)
+    lineage.evaluate_trial(settings, folder)
+    assert "are not in MLflow" in caplog.text
 
 
 def test_the_sample_is_of_validation_targets_and_the_decoder_never_answers_with_them(settings, trial):
