@@ -128,6 +128,11 @@ class Settings(TrainingConfig, BaseSettings):
         ge=0,
         description="Times that the text decoder writes again after adding what the last text's vector missed.",
     )
+    text_second_encoder: str | None = Field(
+        default=None,
+        description="Another sentence-transformers model or its folder; reports compare decoded and true texts with "
+        "it too.",
+    )
     decoder_language_model: str | None = Field(
         default=None,
         description="Folder, GGUF file or hub name of the frozen language model of `lvm decoder train --kind lm`. "

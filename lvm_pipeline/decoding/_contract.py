@@ -28,6 +28,11 @@ class Decoder(Protocol):
         """The only space whose vectors it accepts."""
         ...
 
+    @property
+    def identity(self) -> str:
+        """Changes when it may write other texts: with its weights and options."""
+        ...
+
     def decode(self, vectors: NDArray[np.float32], *, exclude: Sequence[Rows] | None = None) -> list[str]:
         """Decode vectors (B, D) of the space `space_id`, each to one text.
 

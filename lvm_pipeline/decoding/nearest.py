@@ -5,6 +5,7 @@ The search is exact: cosines to all candidates, block by block.
 Shapes: N = concepts in the table, B = vectors, D = vector width, k = concepts asked for.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,6 +116,12 @@ class NearestConcept:
     @property
     def space_id(self) -> str:
         return self.bank.space_id
+
+    @property
+    def identity(self) -> str:
+        """Changes with the candidates; the table they are of has a fingerprint."""
+        rows = "all" if self.bank.rows is None else hashlib.sha256(self.bank.rows.tobytes()).hexdigest()
+        return f"{self.name} {self.space_id} {rows}"
 
     def decode(self, vectors: NDArray[np.float32], *, exclude: Sequence[Rows] | None = None) -> list[str]:
         """Return the text of the nearest concept that is not excluded; an empty text where every concept is."""

@@ -82,6 +82,12 @@ class PrefixDecoder:
     def space_id(self) -> str:
         return self.info.space_id
 
+    @property
+    def identity(self) -> str:
+        """Changes with its training, its search and the encoder that chooses."""
+        chosen_by = None if self.encoder is None else self.encoder.space_id
+        return f"{_identity(self.info, self.tokens.as_json())} {self.search} {self.seed} {chosen_by}"
+
     def searching(self, search: Search, encoder: Encoder | None) -> "PrefixDecoder":
         """Return the decoder with another search; without an encoder, only the beam is used.
 

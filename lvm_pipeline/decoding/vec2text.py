@@ -59,6 +59,12 @@ class Vec2Text:
     beam: int = 0  # width of the sequence-level beam; 0 is greedy
     device: str = "cpu"  # `cpu` or `cuda`
 
+    @property
+    def identity(self) -> str:
+        """Changes with its weights' folders and its options."""
+        made = [(self.weights_dir / part / "config.json").stat().st_mtime_ns for part in WEIGHTS]
+        return f"{self.name} {self.weights_dir} {made} {self.num_steps} {self.beam}"
+
     def decode(self, vectors: NDArray[np.float32], *, exclude: Sequence[Rows] | None = None) -> list[str]:
         """Return the text of each vector; `exclude` is ignored.
 

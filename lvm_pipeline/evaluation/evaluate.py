@@ -120,7 +120,7 @@ def evaluate_model(
         report,
         ranking=ranking_scores(scored, cache_dir=cache_dir, seed=seed),
         standing=standing_scores(scored, concepts_path=concepts_path, cache_dir=cache_dir, encoder=encoder, seed=seed),
-        text=_text(scored, text, concepts_path=concepts_path, encoder=encoder, seed=seed),
+        text=_text(scored, text, concepts_path=concepts_path, encoder=encoder, cache_dir=cache_dir, seed=seed),
         rollout=rollout_scores(
             scored, cache_dir=cache_dir, decoders=text.decoders if text else (), encoder=encoder, seed=seed
         ),
@@ -143,11 +143,17 @@ def _with_findings(
 
 
 def _text(
-    scored: ScoredModel, request: TextRequest | None, *, concepts_path: Path, encoder: Encoder | None, seed: int
+    scored: ScoredModel,
+    request: TextRequest | None,
+    *,
+    concepts_path: Path,
+    encoder: Encoder | None,
+    cache_dir: Path | None,
+    seed: int,
 ) -> TextScores | NotRun:
     if request is None or not request.num_targets:
         return NO_TEXT
-    return text_scores(scored, request, concepts_path=concepts_path, encoder=encoder, seed=seed)
+    return text_scores(scored, request, concepts_path=concepts_path, encoder=encoder, cache_dir=cache_dir, seed=seed)
 
 
 def best_baseline(baselines: Mapping[str, ScoredBaseline]) -> str:

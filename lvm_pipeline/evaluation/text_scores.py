@@ -12,6 +12,7 @@ Shapes: S = sampled targets, D = vector width.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.decoding._contract import Decoder, refuse_other_space
 from lvm_pipeline.decoding.nearest import ConceptBank, NearestConcept
+from lvm_pipeline.evaluation.kept_ceiling import Ceiling, kept_ceiling
 from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.evaluation.text_measures import bleu, exact_match, rouge_l, token_f1
 from lvm_pipeline.measures.metrics import cosines
@@ -44,6 +46,7 @@ class TextRequest:
     num_targets: int  # size of the sample; 0 decodes nothing
     decoders: Sequence[Decoder] = ()  # trained decoders of the vectors' space
     missing: Mapping[str, str] = field(default_factory=dict)  # the reason for each decoder that is not at hand
+    second_encoder: Encoder | None = None  # of another space; compares decoded texts with the true ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class TextMeasures:
     # floor
     round_trip_cosine: float | None = None
     target_cosine: float | None = None  # of the decoded text's own vector to the vector of the target
+    second_cosine: float | None = None  # of decoded and true text by the second encoder, if there is one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,7 @@ class TextScores:
     why_preferred: str  # why, in one sentence
     examples: tuple[TextExample, ...]  # ten targets
     missing: dict[str, str]  # the reason for each decoder that was not run
+    second_encoder: str | None = None  # space of the second encoder, if there was one
 
     @property
     def preferred_scores(self) -> DecoderScores:
@@ -126,14 +131,23 @@ class TextScores:
 
 
 def text_scores(
-    scored: ScoredModel, request: TextRequest, *, concepts_path: Path, encoder: Encoder | None, seed: int = 0
+    scored: ScoredModel,
+    request: TextRequest,
+    *,
+    concepts_path: Path,
+    encoder: Encoder | None,
+    cache_dir: Path | None = None,
+    seed: int = 0,
 ) -> TextScores:
-    """Decode a sample of the predictions and score the texts; the encoder of the vectors' space may be missing."""
-    sample = _Sample.draw(scored, request.num_targets, concepts_path=concepts_path, encoder=encoder, seed=seed)
+    """Decode a sample of the predictions and score the texts; the encoder of the vectors' space may be missing.
+
+    What decoders write for the true vectors is kept in `cache_dir`, if given.
+    """
+    sample = _Sample.draw(scored, request, concepts_path=concepts_path, encoder=encoder, seed=seed)
     nearest = NearestConcept(bank=sample.bank)
     for decoder in request.decoders:
         refuse_other_space(decoder, sample.bank.space_id)
-    runs = [_Run.of(decoder, sample) for decoder in (nearest, *request.decoders)]
+    runs = [_Run.of(decoder, sample, cache_dir) for decoder in (nearest, *request.decoders)]
     scores = tuple(_scores(run, runs[0], sample) for run in runs)
     preferred, reason = prefer(scores)
     last = [sample.texts[row] for row in (sample.targets.target_rows - 1).tolist()]
@@ -142,12 +156,13 @@ def text_scores(
         num_targets=len(sample.targets),
         seed=seed,
         has_encoder=encoder is not None,
-        copy_last=_measures(last, sample, sample.vectors_of(last), None),
+        copy_last=_measures(last, sample, sample.vectors_of(last), None, sample.second_of(last)),
         decoders=scores,
         preferred=preferred,
         why_preferred=reason,
         examples=_examples(runs, sample, scored),
         missing=dict(request.missing),
+        second_encoder=None if request.second_encoder is None else request.second_encoder.space_id,
     )
 
 
@@ -185,13 +200,15 @@ class _Sample:
     own_rows: list[NDArray[np.int64]]  # of each target's article
     bank: ConceptBank
     encoder: Encoder | None
+    second_encoder: Encoder | None
+    fingerprint: str  # of the concept table
 
     @classmethod
     def draw(
-        cls, scored: ScoredModel, num: int, *, concepts_path: Path, encoder: Encoder | None, seed: int
+        cls, scored: ScoredModel, request: TextRequest, *, concepts_path: Path, encoder: Encoder | None, seed: int
     ) -> "_Sample":
         rng = np.random.default_rng(seed)
-        size = min(num, len(scored.predictions))
+        size = min(request.num_targets, len(scored.predictions))
         positions = np.sort(rng.choice(len(scored.predictions), size=size, replace=False))
         is_chosen = np.zeros(len(scored.predictions), bool)
         is_chosen[positions] = True
@@ -220,7 +237,23 @@ class _Sample:
                 rows=scored.targets.train_rows,
             ),
             encoder=encoder,
+            second_encoder=request.second_encoder,
+            fingerprint=scored.data.concepts.fingerprint,
         )
+
+    @cached_property
+    def second_truths(self) -> Vectors | None:
+        """Vectors of the true texts by the second encoder."""
+        return self.second_of(self.truths)
+
+    @property
+    def spaces(self) -> list[str | None]:
+        """Spaces of the encoders."""
+        return [None if each is None else each.space_id for each in (self.encoder, self.second_encoder)]
+
+    def second_of(self, texts: Sequence[str]) -> Vectors | None:
+        """Return the vectors of texts by the second encoder; None without it."""
+        return None if self.second_encoder is None else np.asarray(self.second_encoder.encode(texts), np.float32)
 
     def vectors_of(self, texts: Sequence[str]) -> Vectors | None:
         """Return the vectors of texts: known for concepts of the table, else encoded; None without the encoder."""
@@ -242,48 +275,58 @@ class _Run:
     name: str
     texts: list[str]
     vectors: Vectors | None
-    true_texts: list[str]
-    true_vectors: Vectors | None
+    ceiling: Ceiling
 
     @classmethod
-    def of(cls, decoder: Decoder, sample: _Sample) -> "_Run":
-        texts, true_texts = (
-            decoder.decode(each, exclude=sample.own_rows) for each in (sample.predictions, sample.vectors)
+    def of(cls, decoder: Decoder, sample: _Sample, cache_dir: Path | None) -> "_Run":
+        texts = decoder.decode(sample.predictions, exclude=sample.own_rows)
+        ceiling = kept_ceiling(
+            decoder,
+            sample.vectors,
+            sample.own_rows,
+            encode=sample.vectors_of,
+            encode_second=sample.second_of,
+            made_from=[sample.fingerprint, sample.targets.target_rows.tolist(), *sample.spaces],
+            cache_dir=cache_dir,
         )
-        return cls(
-            name=decoder.name,
-            texts=texts,
-            vectors=sample.vectors_of(texts),
-            true_texts=true_texts,
-            true_vectors=sample.vectors_of(true_texts),
-        )
+        return cls(name=decoder.name, texts=texts, vectors=sample.vectors_of(texts), ceiling=ceiling)
 
 
 def _scores(run: _Run, nearest: _Run, sample: _Sample) -> DecoderScores:
-    shuffled = [run.true_texts[other] for other in sample.others.tolist()]
-    gain = None
-    if run is not nearest and run.true_vectors is not None and nearest.true_vectors is not None:
-        own, other = (cosines(each.true_vectors, sample.vectors) for each in (run, nearest))  # pyright: ignore[reportArgumentType]
+    true, gain = run.ceiling, None
+    if run is not nearest and true.vectors is not None and nearest.ceiling.vectors is not None:
+        own, other = (cosines(each, sample.vectors) for each in (true.vectors, nearest.ceiling.vectors))
         gain = paired_gain(own, other, sample.targets.articles)
+    others = sample.others
+    floor = [None if each is None else each[others] for each in (true.vectors, true.second)]
     return DecoderScores(
         name=run.name,
-        prediction=_measures(run.texts, sample, run.vectors, sample.predictions),
-        ceiling=_measures(run.true_texts, sample, run.true_vectors, sample.vectors),
-        floor=_measures(shuffled, sample, None if run.true_vectors is None else run.true_vectors[sample.others], None),
+        prediction=_measures(run.texts, sample, run.vectors, sample.predictions, sample.second_of(run.texts)),
+        ceiling=_measures(true.texts, sample, true.vectors, sample.vectors, true.second),
+        floor=_measures([true.texts[other] for other in others.tolist()], sample, floor[0], None, floor[1]),
         token_f1=article_interval(token_f1(run.texts, sample.truths), sample.targets.articles),
         gain_over_nearest=gain,
     )
 
 
-def _measures(texts: Sequence[str], sample: _Sample, vectors: Vectors | None, decoded: Vectors | None) -> TextMeasures:
-    """Score texts with their vectors; `decoded` are the vectors that they were decoded from."""
+def _measures(
+    texts: Sequence[str], sample: _Sample, vectors: Vectors | None, decoded: Vectors | None, second: Vectors | None
+) -> TextMeasures:
+    """Score texts with their vectors by both encoders; `decoded` are the vectors that they were decoded from."""
+    pairs = {
+        "round_trip_cosine": (vectors, decoded),
+        "target_cosine": (vectors, sample.vectors),
+        "second_cosine": (second, sample.second_truths),
+    }
     return TextMeasures(
         token_f1=float(token_f1(texts, sample.truths).mean()),
         bleu=bleu(texts, sample.truths),
         rouge_l=rouge_l(texts, sample.truths),
         exact_match=exact_match(texts, sample.truths),
-        round_trip_cosine=None if vectors is None or decoded is None else float(cosines(vectors, decoded).mean()),
-        target_cosine=None if vectors is None else float(cosines(vectors, sample.vectors).mean()),
+        **{
+            name: None if one is None or other is None else float(cosines(one, other).mean())
+            for name, (one, other) in pairs.items()
+        },
     )
 
 

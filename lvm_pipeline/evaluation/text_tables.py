@@ -16,6 +16,7 @@ MEASURES = (
     ("exact match", "exact_match"),
     ("round-trip cosine", "round_trip_cosine"),
     ("cosine to the target", "target_cosine"),
+    ("cosine of the texts, second encoder", "second_cosine"),
 )
 
 
@@ -55,9 +56,13 @@ def text_table(scores: TextScores) -> Table[TextRow]:
     columns: list[Column[TextRow]] = [
         Column(title="decoder", text=lambda row: row.decoder, is_text=True),
         Column(title="what is decoded", text=lambda row: row.decoded, is_text=True),
-        *(number(title, lambda row, name=name: row.measures[name], ".3f") for title, name in MEASURES),
+        *(number(title, lambda row, name=name: row.measures[name], ".3f") for title, name in _measured(scores)),
     ]
     return Table(columns=columns, rows=rows, kind=lambda row: row.kind)
+
+
+def _measured(scores: TextScores) -> list[tuple[str, str]]:
+    return [(title, name) for title, name in MEASURES if name != "second_cosine" or scores.second_encoder is not None]
 
 
 def text_sentences(scores: TextScores) -> list[str]:
@@ -75,6 +80,8 @@ def text_sentences(scores: TextScores) -> list[str]:
         sentences.append(
             "The encoder of the vectors' space is not on this machine, so only concepts of the table have cosines."
         )
+    if scores.second_encoder is not None:
+        sentences.append(f"The second encoder, which compares decoded and true texts, is {scores.second_encoder}.")
     return sentences + [f"Not run: the decoder {name}. {reason}" for name, reason in scores.missing.items()]
 
 

@@ -4,7 +4,7 @@ from lvm_pipeline.evaluation.report import EvaluationReport
 from lvm_pipeline.evaluation.smoothing import SmoothingScores
 from lvm_pipeline.evaluation.text_scores import TextScores
 
-MEASURES = ("token_f1", "bleu", "rouge_l", "exact_match", "round_trip_cosine", "target_cosine")
+MEASURES = ("token_f1", "bleu", "rouge_l", "exact_match", "round_trip_cosine", "target_cosine", "second_cosine")
 
 
 def tracked_scores(report: EvaluationReport) -> dict[str, float]:

@@ -197,7 +197,26 @@ def text_request(settings: Settings) -> "TextRequest":
     data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
     encoder = space_encoder(settings, data.concepts.space_id)
     found = decoders_at_hand(settings, data, encoder=encoder)
-    return TextRequest(num_targets=settings.text_targets, decoders=found.decoders, missing=found.missing)
+    return TextRequest(
+        num_targets=settings.text_targets,
+        decoders=found.decoders,
+        missing=found.missing,
+        second_encoder=_second_encoder(settings, data.concepts.space_id),
+    )
+
+
+def _second_encoder(settings: Settings, space_id: str) -> "Encoder | None":
+    """Return the second encoder that the settings name, if any. Raises LvmError if it is that of the vectors."""
+    from lvm_pipeline.source.encoders.registry import encoder_named
+
+    if settings.text_second_encoder is None:
+        return None
+    found = encoder_named(settings.text_second_encoder, encoders_dir=settings.encoders_dir)
+    if found.space_id == space_id:
+        raise LvmError(
+            f"LVM_TEXT_SECOND_ENCODER names {space_id}, the encoder of the vectors; name another one, or none."
+        )
+    return found
 
 
 def load_text_decoder(settings: Settings, kind: Kind = PREFIX, *, space_id: str | None = None) -> "PrefixDecoder":

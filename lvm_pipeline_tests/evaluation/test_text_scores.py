@@ -11,6 +11,7 @@ import torch
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.decoding.prefix import load_prefix_decoder, save_prefix_decoder
 from lvm_pipeline.decoding.prefix_training import PrefixOptions, train_prefix
+from lvm_pipeline.decoding.search import Search
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation import gates
 from lvm_pipeline.evaluation.not_run import NotRun
@@ -129,6 +130,58 @@ def score(corpus, scored):
         )
 
     return run
+
+
+class Counting:
+    """A decoder that counts what it decodes."""
+
+    def __init__(self, decoder, identity="a"):
+        self.decoder, self.identity, self.num_decoded = decoder, identity, 0
+        self.name, self.space_id = decoder.name, decoder.space_id
+
+    def decode(self, vectors, *, exclude=None):
+        self.num_decoded += len(vectors)
+        return self.decoder.decode(vectors, exclude=exclude)
+
+
+def test_true_vectors_are_decoded_once_for_the_same_data_and_decoder(score, prefix, tmp_path):
+    first, again, other = Counting(prefix), Counting(prefix), Counting(prefix, identity="b")
+
+    made = score(first, num_targets=20, cache_dir=tmp_path)
+    kept = score(again, num_targets=20, cache_dir=tmp_path)
+
+    assert kept == made
+    assert (first.num_decoded, again.num_decoded) == (40, 20)
+    score(other, num_targets=20, cache_dir=tmp_path)
+    assert other.num_decoded == 40
+    score(again, num_targets=20, cache_dir=tmp_path, seed=5)  # other targets
+    score(again, num_targets=20, cache_dir=tmp_path, has_encoder=False)
+    assert again.num_decoded == 20 + 40 + 40
+    assert prefix.identity != prefix.searching(Search(beam=2), None).identity
+
+
+def test_a_second_encoder_compares_decoded_and_true_texts(corpus, scored, prefix):
+    _, encoder, texts = corpus
+    second = fit_lsa([text[::-1] for text in texts])
+
+    def run(second_encoder):
+        request = TextRequest(num_targets=20, decoders=[prefix], second_encoder=second_encoder)
+        return text_scores(scored, request, concepts_path=corpus[0].concepts_path, encoder=encoder)
+
+    without, found = run(None), run(second)
+
+    assert found.second_encoder == second.space_id
+    for decoder in found.decoders:
+        assert -1 <= decoder.prediction.second_cosine <= 1
+        assert decoder.ceiling.second_cosine > decoder.floor.second_cosine or decoder.name == "prefix"
+    row = next(row for row in text_table(found).rows if row.decoder == "copy last")
+    last = scored.targets.scored.target_rows  # the sample is drawn from these
+    assert row.measures["second_cosine"] == pytest.approx(found.copy_last.second_cosine)
+    assert len(last) >= 20
+    titles = [[column.title for column in text_table(each).columns] for each in (without, found)]
+    assert ["cosine of the texts, second encoder" in each for each in titles] == [False, True]
+    assert without.copy_last.second_cosine is None
+    assert f"is {second.space_id}." in text_sentences(found)[-1]
 
 
 def test_the_nearest_concept_is_one_of_train_and_its_cosines_are_those_of_the_table(corpus, scored, score):
