@@ -7,12 +7,14 @@ import pytest
 
 from lvm_pipeline import lineage
 from lvm_pipeline.architectures._config import FROM_DATA, BackboneConfig, meanings
+from lvm_pipeline.architectures._registry import ARCHITECTURES
 from lvm_pipeline.cli import options
 from lvm_pipeline.defs.launchpad import TrainingOptions, settings_with
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import load_settings
 from lvm_pipeline.training.config import NESTED, TrainingConfig
 from lvm_pipeline.training.option_table import as_markdown, training_options
+from lvm_pipeline.training.strategies import strategy_names
 
 ROOT = Path(__file__).parent.parent
 VALUES = {
@@ -65,14 +67,13 @@ def by_environment(name, value, monkeypatch):
 
 def by_launchpad(name, value, monkeypatch):
     kind = TrainingOptions.model_fields[name].annotation
-    choices = (
-        next((each for each in kind.__args__ if isinstance(each, enum.EnumMeta)), None) if name not in NESTED else None
-    )
-    if choices is not None:
-        value = choices(value)
-    if name == "model":
+    if name == "strategy":
+        value = [kind.__args__[0](value)]
+    elif isinstance(kind, enum.EnumMeta):
+        value = kind(value)
+    elif name == "model":
         value = kind(**value)
-    return settings_with(load_settings(), TrainingOptions(**{name: value}))
+    return settings_with(load_settings(), TrainingOptions(**{name: value}), {name})
 
 
 DOORS = [
@@ -94,6 +95,20 @@ def test_every_option_is_set_through_every_door(name, door, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in meanings(BackboneConfig) if name not in FROM_DATA])
 def test_the_launchpad_shows_the_options_that_all_models_share(name):
     assert TrainingOptions.model_fields["model"].annotation.model_fields[name].description
+
+
+def test_several_strategies_are_a_list_in_the_launchpad():
+    (strategy,) = TrainingOptions.model_fields["strategy"].annotation.__args__
+    options = TrainingOptions(strategy=[strategy("tmd"), strategy("progressive")])
+
+    assert settings_with(load_settings(), options, {"strategy"}).strategy == "progressive+tmd"
+
+
+def test_the_launchpad_lists_every_preset_and_strategy():
+    presets, strategies = (TrainingOptions.model_fields[name].annotation for name in ("preset", "strategy"))
+
+    assert {each.value for each in presets} == {name for each in ARCHITECTURES.values() for name in each.presets}
+    assert {each.value for each in strategies.__args__[0]} == set(strategy_names())
 
 
 def test_the_launchpad_describes_every_option():

@@ -7,6 +7,7 @@ served in the same way, but `all` does not include them and they are no partitio
 import importlib
 import pkgutil
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -18,12 +19,24 @@ if TYPE_CHECKING:
     from lvm_pipeline.architectures._contract import Architecture
 
 PACKAGE = "lvm_pipeline.architectures"
+PRESET = re.compile(r'^        "(\w+)": Preset\(', re.MULTILINE)
 
 
 def architecture_names() -> list[str]:
     """Return the names of all architectures, sorted, variants of others last, without importing any (nor torch)."""
     names = [name for name in _module_names() if not _declares(name, "is_baseline=True")]
     return sorted(names, key=lambda name: (_declares(name, r"variant_of=\"\w+\""), name))
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets of all architectures, those that most have first, without importing any."""
+    folder = Path(__file__).parent
+    found = Counter(
+        preset
+        for name in _module_names()
+        for preset in PRESET.findall((folder / f"{name}.py").read_text(encoding="utf-8"))
+    )
+    return [name for name, _ in found.most_common()]
 
 
 def baseline_model_names() -> list[str]:

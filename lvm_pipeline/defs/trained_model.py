@@ -13,7 +13,7 @@ from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.defs import metadata
 from lvm_pipeline.defs.checks import check_results, checked_asset, is_made, lvm_errors_as_failures
 from lvm_pipeline.defs.dagster_internals import DagsterPipesExecutionError
-from lvm_pipeline.defs.launchpad import TrainingOptions, settings_with
+from lvm_pipeline.defs.launchpad import TrainingOptions, given_options, settings_with
 from lvm_pipeline.defs.partitions import GPU_POOL, architecture_partitions
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.defs.sequences import sequences
@@ -45,7 +45,9 @@ def trained_model(
         if not is_made(context):
             yield from check_results(lineage.check_latest_model(settings, architecture), INVARIANTS, context=context)
             return
-        product = train_in_child(context, settings_with(settings, config), again=config.again)
+        product = train_in_child(
+            context, settings_with(settings, config, given_options(context, "trained_model")), again=config.again
+        )
         findings = [Finding.from_json(values) for values in product["findings"]]
         yield from check_results(findings, INVARIANTS if product["error"] is None else (), context=context)
         if product["error"] is not None:

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from lvm_pipeline.defs import metadata
 from lvm_pipeline.defs.checks import lvm_errors_as_failures
+from lvm_pipeline.defs.launchpad import AGAIN, PresetChoice
 from lvm_pipeline.defs.partitions import GPU_POOL, trial_partitions
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.defs.sequences import sequences
@@ -22,9 +24,11 @@ KEY = dg.AssetKey("trial")
 class PlanOptions(dg.Config):
     """Options of a run of the plan. Fields that are left out keep the value of their environment variable."""
 
-    preset: str | None = None
-    budget_seconds: float | None = None
-    again: bool = False
+    preset: PresetChoice | None = Field(  # pyright: ignore[reportInvalidTypeForm] - made of the presets that exist
+        default=None, description="Named size of the architectures."
+    )
+    budget_seconds: float | None = Field(default=None, description="No trial is started after this time.")
+    again: bool = Field(default=False, description=AGAIN)
 
 
 @dg.asset(
@@ -86,7 +90,7 @@ def run_in_child(
     """
     report = report_of_child(
         context,
-        with_options(settings, {"preset": config.preset}),
+        with_options(settings, {"preset": config.preset.value if config.preset else None}),
         CHILD,
         extras={"week": week, "trial_ids": trial_ids, "budget_seconds": config.budget_seconds, "again": config.again},
         what="the plan" if week is None else f"week {week} of the plan",

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
+from dagster._core.snap import JobSnap
+from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
 from lvm_pipeline import files
 from lvm_pipeline.architectures._registry import architecture_names
 from lvm_pipeline.definitions import defs
-from lvm_pipeline.defs.launchpad import TrainingOptions, settings_with
+from lvm_pipeline.defs.launchpad import PresetChoice, TrainingOptions, settings_with
 from lvm_pipeline.defs.schedules import retraining
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings, settings_environment
@@ -56,6 +59,13 @@ WARNINGS = {
     "trained_model": {"no_objective_term_dominates"},
     "evaluation_report": {"beats_best_baseline"},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stored():
+    """An instance on disk; definitions that are loaded keep using the one that is open then."""
+    with dg.instance_for_test() as instance:
+        yield instance
 
 
 @pytest.fixture(scope="module")
@@ -118,10 +128,9 @@ def test_code_server_never_imports_what_only_trainings_need():
 
 
 def requested(schedule, day):
-    with dg.instance_for_test() as instance:
-        moment = datetime(2026, 11, day, 3, tzinfo=UTC)
-        context = dg.build_schedule_context(instance=instance, scheduled_execution_time=moment)
-        return {request.run_key: request.partition_key for request in schedule(context)}
+    moment = datetime(2026, 11, day, 3, tzinfo=UTC)
+    context = dg.build_schedule_context(instance=dg.DagsterInstance.get(), scheduled_execution_time=moment)
+    return {request.run_key: request.partition_key for request in schedule(context)}
 
 
 def test_every_architecture_is_trained_once_a_week_where_all_are_named(monkeypatch):
@@ -137,9 +146,8 @@ def test_every_architecture_is_trained_once_a_week_where_all_are_named(monkeypat
 def test_only_the_champions_architecture_is_trained_where_nothing_is_named():
     settings = load_settings()
     schedule = retraining(settings)
-    with dg.instance_for_test() as instance:
-        moment = datetime(2026, 11, 1, 3, tzinfo=UTC)
-        (skipped,) = schedule(dg.build_schedule_context(instance=instance, scheduled_execution_time=moment))
+    moment = datetime(2026, 11, 1, 3, tzinfo=UTC)
+    (skipped,) = schedule(dg.build_schedule_context(instance=dg.DagsterInstance.get(), scheduled_execution_time=moment))
     assert "no champion yet" in skipped.skip_message
 
     files.write_json(settings.reports_dir / "champion.json", {"name": "gru small"})
@@ -175,12 +183,43 @@ def test_every_check_can_be_executed_without_its_asset(graph):
 def test_training_options_replace_settings():
     settings = Settings(home=Path("/nowhere"), epochs=3, preset="small")
 
-    changed = settings_with(settings, TrainingOptions(preset="smoke", seed=7))
+    changed = settings_with(settings, TrainingOptions(preset=PresetChoice("smoke"), seed=7), {"preset", "seed"})
 
     assert (changed.preset, changed.seed, changed.epochs, changed.home) == ("smoke", 7, 3, Path("/nowhere"))
-    assert settings_with(settings, TrainingOptions()) == settings
-    with pytest.raises(LvmError, match="epochs: input should be greater than or equal to 1, got 0"):
-        settings_with(settings, TrainingOptions(epochs=0))
+    assert settings_with(settings, TrainingOptions(), set()) == settings
+    with pytest.raises(LvmError, match=r"epochs: input should be .* 1, got 0\. Correct the field in the launchpad\."):
+        settings_with(settings, TrainingOptions(epochs=0), {"epochs"})
+
+
+def launch_problems(**config):
+    """Return what Dagster says of a launchpad's config before it starts a run."""
+    job = defs().resolve_job_def("train_architecture")
+    try:
+        dg.validate_run_config(job, {"ops": {"trained_model": {"config": config}}})
+    except dg.DagsterInvalidConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_the_launchpad_refuses_choices_that_do_not_exist_before_the_run_starts():
+    assert launch_problems(preset="smoke", strategy=["tmd", "progressive"], mode="windows", epochs=2) == ""
+    assert "smoke" in launch_problems(preset="smok")
+    assert "trained_model:config:strategy" in launch_problems(strategy=["tmt"])
+    assert "epochs" in launch_problems(epochs="many")
+    assert "epoch" in launch_problems(epoch=3)
+
+
+def test_the_scaffolded_config_is_useful_and_nothing_pickles():
+    snapshot = JobSnap.from_job_def(defs().resolve_job_def("train_architecture"))
+    schema, (mode,) = snapshot.config_schema_snapshot, snapshot.mode_def_snaps
+    text = default_values_yaml_from_type_snap(schema, schema.get_config_snap(mode.root_config_key))
+
+    assert "epochs: 8" in text
+    assert "preset: small" in text
+    assert "objective: cosine" in text
+    values = yaml.safe_load(text)["ops"]["trained_model"]["config"]
+    assert launch_problems(**values) == ""
+    assert not [each.name for each in mode.resource_def_snaps if "pickl" in (each.description or "")]
 
 
 def test_a_child_reads_the_same_settings(monkeypatch, tmp_path):
