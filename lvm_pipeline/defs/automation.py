@@ -4,7 +4,7 @@ The source table is observed on a cron schedule. All other assets follow data ve
 data triggers nothing. A failed blocking check stops everything downstream; a change that arrives meanwhile is handled
 once the checks pass. After any other failure, such as an unreachable database, `concepts` and `sequences` are retried
 at the next observation. Training is started by a person or the schedule, unless `LVM_RETRAIN_ON` says otherwise, and
-is never retried automatically.
+is never retried automatically. The text decoder is then trained again with the models, once there is one.
 """
 
 import warnings
@@ -35,9 +35,11 @@ def automation_conditions(settings: Settings) -> Mapping[str, Condition]:
     }
     if settings.retrain_on == "schedule":
         return conditions
-    retrained = when_its_checked_input_changed() & IsRetrained()
+    due = when_its_checked_input_changed()
+    due = due & drift_was_found() if settings.retrain_on == "drift" else due
     return conditions | {
-        "trained_model": retrained & drift_was_found() if settings.retrain_on == "drift" else retrained,
+        "trained_model": due & IsRetrained(),
+        "text_decoder": due & ~dg.AutomationCondition.missing(),
         "evaluation_report": when_its_input_changed(),
         "leaderboard": when_its_input_changed(),
         "champion": when_its_input_changed(),

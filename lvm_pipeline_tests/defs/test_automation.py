@@ -31,6 +31,7 @@ INVARIANTS = {
     "champion": [],
 }
 UPSTREAM = dict(zip(INVARIANTS, ["cpe_entry", *INVARIANTS], strict=False))
+INVARIANTS["text_decoder"], UPSTREAM["text_decoder"] = [], "sequences"
 PARTITIONED = {"trained_model", "evaluation_report"}
 
 
@@ -280,6 +281,21 @@ def test_new_data_trains_what_is_named_and_leads_to_a_champion(world):
     world.make("leaderboard")
     assert world.look() == {"champion"}
     world.make("champion")
+    assert world.look() == set()
+
+
+def test_a_text_decoder_is_trained_again_with_the_models_once_there_is_one(world):
+    change(world, "sequences")
+    world.make("sequences")
+    world.make("text_decoder")
+    assert world.look() == set()  # training is started by a person or the schedule
+
+    world.set(retrain_on="new_data", retrained_architectures="gru")
+    world.look()
+    change(world, "sequences")
+    world.make("sequences")
+
+    assert world.look() == {"trained_model gru", "text_decoder"}
     assert world.look() == set()
 
 
