@@ -96,6 +96,8 @@ class Settings(TrainingConfig, BaseSettings):
     validation_articles: Path | None = Field(
         default=None, description="File of article ids, one per line, for the validation split; all others are train."
     )
+    min_validation_articles: int = Field(default=20, ge=1, description="Articles that the validation split needs.")
+    min_validation_sequences: int = Field(default=200, ge=1, description="Sequences that the validation split needs.")
     boundaries: Literal["respect", "ignore"] = Field(
         default="respect", description="`ignore` lets windows cross article boundaries (compatibility mode; leaks)."
     )

@@ -159,3 +159,11 @@ def test_the_gpu_benchmark_runs_end_to_end_on_a_cpu(tmp_path):
 @pytest.mark.timeout(900)
 def test_the_gpu_benchmark_measures_every_architecture(tmp_path):
     check_gpu_figures(*gpu_figures(tmp_path), architecture_names())
+
+
+def test_texts_and_vectors_are_judged_by_alarms_with_and_without_a_fault():
+    rows = rows_of("text_match.py", "--resamples", "2", "--injections", "1", "--articles", "60", "--rows", "400")
+
+    assert rows["made: false alarms"]["ours"] == 0
+    assert rows["made: all shuffled found"]["ours"] in (0, 1)
+    assert rows["made: seconds"]["goal"] == 10

@@ -24,7 +24,7 @@ def worded_table(article_lengths, *, vector_dim=32, seed=0, separator=" ", alpha
         mix = 0.7 * topics[rng.integers(NUM_TOPICS)] + 0.3 / NUM_WORDS
         last = rng.choice(NUM_WORDS, WORDS_OF_CONCEPT, p=mix)
         for _ in range(length):
-            last = np.where(rng.random(WORDS_OF_CONCEPT) < 0.3, last, rng.choice(NUM_WORDS, WORDS_OF_CONCEPT, p=mix))
+            last = np.where(rng.random(WORDS_OF_CONCEPT) < 0.5, last, rng.choice(NUM_WORDS, WORDS_OF_CONCEPT, p=mix))
             chosen.append(last)
     vectors = word_vectors[np.array(chosen)].sum(axis=1) + 0.3 * rng.standard_normal((len(chosen), vector_dim))
     table = synthetic_table(article_lengths, vector_dim=vector_dim, seed=seed)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lvm_pipeline.concepts import content_invariants, order_invariants, text_invariants, vector_invariants
+from lvm_pipeline.concepts import content_invariants, neighbours, order_invariants, text_invariants, vector_invariants
 from lvm_pipeline.concepts.facts import read_facts
 from lvm_pipeline.concepts.vector_invariants import CanaryEncoder
 from lvm_pipeline.findings import Finding, InvariantCheck, declared_in
@@ -11,7 +11,9 @@ from lvm_pipeline.findings import Finding, InvariantCheck, declared_in
 
 def invariants() -> tuple[InvariantCheck[...], ...]:
     """Return the invariants of a concept table, in the order in which they are checked and reported."""
-    return declared_in(vars(order_invariants), vars(vector_invariants), vars(text_invariants), vars(content_invariants))
+    return declared_in(
+        *map(vars, (order_invariants, neighbours, vector_invariants, text_invariants, content_invariants))
+    )
 
 
 def check_concepts(path: Path, *, encoder: CanaryEncoder | None = None, context_length: int = 5) -> list[Finding]:

@@ -7,6 +7,7 @@ Shapes: n = sampled concepts, A = sampled articles, D = vector width, K = compon
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ MAX_CONCEPTS = 48_000
 MAX_BYTES = 200_000_000  # of vectors read at full width
 NUM_COMPONENTS = 128
 BASIS_CONCEPTS = 6_000
+MAX_PIECE = 128  # concepts of an article compared with each other at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ def read_sample(
         articles=articles[order],
         article_codes=codes.astype(np.int64),
         texts=texts.take(pa.array(order)),
-        vectors=_components(vectors)[order],
+        vectors=components_of(vectors)[order],
         is_whole=bool(chosen.all()),
     )
 
@@ -93,7 +95,7 @@ def _texts_and_vectors(path: Path, rows: NDArray[np.int64], vector_dim: int) -> 
     return pa.concat_arrays(texts), vectors
 
 
-def _components(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def components_of(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return vectors (n, D), centred, in the basis of their K leading principal directions, shape (n, K)."""
     from sklearn.utils.extmath import randomized_svd
 
@@ -105,3 +107,12 @@ def _components(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     _, _, directions = randomized_svd(some, num_components, random_state=0)
     blocks = [(vectors[start : start + 8192] - mean) @ directions.T for start in range(0, len(vectors), 8192)]
     return np.concatenate(blocks)
+
+
+def pieces_of(lengths: NDArray[np.int64], *, min_length: int) -> list[tuple[int, int]]:
+    """Cut long articles into pieces, leave out those that are too short; return first row and end of each piece."""
+    pieces: list[tuple[int, int]] = []
+    for stop, length in zip(np.cumsum(lengths).tolist(), lengths.tolist(), strict=True):
+        edges = np.linspace(stop - length, stop, -(-length // MAX_PIECE) + 1).astype(int).tolist()
+        pieces += [piece for piece in pairwise(edges) if piece[1] - piece[0] >= min_length]
+    return pieces

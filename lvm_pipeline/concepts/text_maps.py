@@ -11,14 +11,15 @@ Shapes: n = concepts, A = articles, F = features, K = components of a vector.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
+from lvm_pipeline.concepts.sample import pieces_of
+
 RIDGE = 0.01  # of the mean eigenvalue
-MAX_PIECE = 128  # concepts compared with each other at once; longer articles are compared in pieces
+MIN_LENGTH = 3  # concepts, of which others can be told apart
 MAX_OFFSET = 3
 OFFSETS = tuple(range(-MAX_OFFSET, MAX_OFFSET + 1))
 
@@ -95,7 +96,7 @@ def article_fits(
     lengths = np.bincount(articles)
     sums, variances = np.zeros((len(lengths), len(OFFSETS))), np.zeros(len(lengths))
     of_rows = np.zeros(len(articles), np.float32)
-    for start, stop in _pieces(lengths):
+    for start, stop in pieces_of(lengths, min_length=MIN_LENGTH):
         table = _centred_unit(predictions[start:stop]) @ _centred_unit(vectors[start:stop]).T
         table += table.mean() - table.mean(axis=0) - table.mean(axis=1)[:, None]
         article = articles[start]
@@ -103,16 +104,6 @@ def article_fits(
         sums[article] += [np.trace(table, offset=offset) for offset in OFFSETS]
         of_rows[start:stop] = np.diagonal(table)
     return ArticleFits(lengths=lengths, sums=sums, deviations=np.sqrt(variances), of_rows=of_rows)
-
-
-def _pieces(lengths: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return first and last row of the pieces of the articles, each of at least 3 concepts."""
-    pieces = []
-    for stop, length in zip(np.cumsum(lengths).tolist(), lengths.tolist(), strict=True):
-        num_pieces = -(-length // MAX_PIECE)
-        edges = np.linspace(stop - length, stop, num_pieces + 1).astype(int).tolist()
-        pieces += [piece for piece in pairwise(edges) if piece[1] - piece[0] > 2]
-    return pieces
 
 
 def _centred_unit(block: NDArray[np.float32]) -> NDArray[np.float32]:

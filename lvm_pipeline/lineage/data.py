@@ -244,7 +244,13 @@ def verify_products(settings: Settings) -> Verification:
     """Check the promoted concept and sequence tables."""
     metadata = read_concepts_metadata(settings.concepts_path)
     findings = check_staged_concepts(settings, settings.concepts_path, metadata)
-    findings += with_set_severities(settings, check_sequences(settings.concepts_path, settings.sequences_path))
+    of_sequences = check_sequences(
+        settings.concepts_path,
+        settings.sequences_path,
+        min_articles=settings.min_validation_articles,
+        min_sequences=settings.min_validation_sequences,
+    )
+    findings += with_set_severities(settings, of_sequences)
     return _report(settings, settings.concepts_path, findings, settings.sequences_path)
 
 
@@ -322,6 +328,8 @@ def sequence_options(settings: Settings) -> SequenceOptions:
         train_fraction=settings.train_fraction,
         validation_fraction=settings.validation_fraction,
         validation_articles=settings.validation_articles,
+        min_validation_articles=settings.min_validation_articles,
+        min_validation_sequences=settings.min_validation_sequences,
         boundaries=settings.boundaries,
         split=settings.split,
     )

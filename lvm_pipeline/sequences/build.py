@@ -20,7 +20,11 @@ from lvm_pipeline.concepts.store import explain_full_disk, read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import staged_file
 from lvm_pipeline.findings import Finding
-from lvm_pipeline.sequences.invariants import check_sequences
+from lvm_pipeline.sequences.invariants import (
+    MIN_VALIDATION_ARTICLES,
+    MIN_VALIDATION_SEQUENCES,
+    check_sequences,
+)
 from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
 from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA, SPLITS, SequencesMetadata, SplitCounts, read_sequences
 from lvm_pipeline.sequences.splits import split_by_hash, split_by_list, split_last_fifth, suggest_seed
@@ -42,6 +46,8 @@ class SequenceOptions:
     train_fraction: float = 0.8
     validation_fraction: float = 0.1
     validation_articles: Path | None = None  # file of ids of validation articles; all others are train
+    min_validation_articles: int = MIN_VALIDATION_ARTICLES
+    min_validation_sequences: int = MIN_VALIDATION_SEQUENCES
     # "ignore" is the compatibility mode, whose sequences are labelled as leaking
     boundaries: Literal["respect", "ignore"] = "respect"
     split: Literal["articles", "last_20_percent"] = "articles"  # "last_20_percent" likewise
@@ -63,7 +69,13 @@ def build_sequences(
     """
     rows = read_concept_rows(concepts_path, links_path=links_path)
     write_sequences(staged_path, rows, **_cut_and_split(rows, options), provenance=_provenance(options))
-    return check_sequences(concepts_path, staged_path, rows=rows)
+    return check_sequences(
+        concepts_path,
+        staged_path,
+        rows=rows,
+        min_articles=options.min_validation_articles,
+        min_sequences=options.min_validation_sequences,
+    )
 
 
 def refuse_concepts_without_sequences(

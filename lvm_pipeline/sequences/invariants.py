@@ -16,6 +16,7 @@ from lvm_pipeline.findings import MAX_LISTED, Finding, InvariantCheck, Severity,
 from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
 from lvm_pipeline.sequences.schema import SPLITS, Sequences, read_sequences
 
+MIN_VALIDATION_ARTICLES, MIN_VALIDATION_SEQUENCES = 20, 200
 AGAIN = "Materialise sequences again; do not train on this file."
 
 
@@ -24,17 +25,30 @@ def invariants() -> tuple[InvariantCheck[...], ...]:
     return declared_in(globals())
 
 
-def check_sequences(concepts_path: Path, sequences_path: Path, *, rows: ConceptRows | None = None) -> list[Finding]:
+def check_sequences(
+    concepts_path: Path,
+    sequences_path: Path,
+    *,
+    rows: ConceptRows | None = None,
+    min_articles: int = MIN_VALIDATION_ARTICLES,
+    min_sequences: int = MIN_VALIDATION_SEQUENCES,
+) -> list[Finding]:
     """Check every invariant of a sequence table.
 
-    `rows`, those of the concept table if already read, save a second search for near-duplicates.
+    Args:
+        concepts_path: The concept table.
+        sequences_path: The sequence table.
+        rows: Those of the concept table if already read, which saves a second search for near-duplicates.
+        min_articles: Articles that validation needs.
+        min_sequences: Sequences that validation needs.
 
     Raises:
         LvmError: If a file cannot be read, or the sequences were built from other concepts.
     """
     rows = rows or read_concept_rows(concepts_path)
     sequences = read_sequences(sequences_path, concepts_fingerprint=rows.metadata.fingerprint)
-    return [check(rows, sequences) for check in invariants()]
+    options = {"splits_have_their_share": {"min_articles": min_articles, "min_sequences": min_sequences}}
+    return [check(rows, sequences, **options.get(check.name, {})) for check in invariants()]
 
 
 @invariant(remedy=AGAIN)
@@ -169,6 +183,57 @@ def every_split_has_sequences(rows: ConceptRows, sequences: Sequences) -> Findin
         otherwise=f"there are sequences in the splits {listed(filled)}",
         severity=Severity.WARNING if empty == ["test"] else None,
         details={"empty_splits": empty},
+    )
+
+
+@invariant(
+    remedy="If near-duplicates are listed, delete the text that these articles share (templates, licences). "
+    "Otherwise load more articles, raise LVM_VALIDATION_FRACTION, or set another LVM_SPLIT_SEED."
+)
+def splits_have_their_share(
+    rows: ConceptRows,
+    sequences: Sequences,
+    *,
+    min_articles: int = MIN_VALIDATION_ARTICLES,
+    min_sequences: int = MIN_VALIDATION_SEQUENCES,
+) -> Finding:
+    """The validation split is large enough for a score: by default 20 articles and 200 sequences.
+
+    It blocks if the table is large enough for that and the split still has less than half of its share, as when
+    near-duplicates chain most articles into one group. A table that is too small is a warning.
+    """
+    metadata = sequences.metadata
+    counts = metadata.split_counts
+    has_sequences = {*sequences.article_ids[sequences.splits == "validation"].tolist()}
+    num_articles, num_sequences = len(has_sequences), counts["validation"].num_sequences
+    asked = (metadata.validation_fraction or 0.0) * metadata.num_sequences
+    is_short = num_articles < min_articles or num_sequences < min_sequences
+    is_swallowed = is_short and asked >= min_sequences and num_sequences < asked / 2
+    sizes = " / ".join(str(counts[split].num_sequences) for split in SPLITS)
+    largest = max(metadata.near_duplicate_groups, key=len, default=[])
+    problem = (
+        f"validation has {num_articles} articles and {num_sequences} sequences, at least {min_articles} and "
+        f"{min_sequences} are needed ({sizes} sequences in {', '.join(SPLITS)})"
+    )
+    if is_swallowed and largest:
+        lengths = dict(zip(rows.article_ids, rows.article_lengths.tolist(), strict=True))
+        longest = sorted(largest, key=lambda article_id: -lengths[article_id])[:MAX_LISTED]
+        names = listed([f"{article_id} ({lengths[article_id]})" for article_id in longest], len(largest))
+        problem += f"; near-duplicates join {len(largest)} of {len(rows.article_ids)} articles to one group: {names}"
+    return splits_have_their_share.from_count(
+        is_short,
+        problem,
+        otherwise=f"validation has {num_articles} articles and {num_sequences} sequences ({sizes})",
+        severity=None if is_swallowed and not metadata.is_leaking else Severity.WARNING,
+        observed=num_sequences,
+        allowed=min_sequences,
+        details={
+            "num_articles": num_articles,
+            "min_articles": min_articles,
+            "num_asked_sequences": asked,
+            "largest_group": largest[:MAX_LISTED],
+            "num_in_largest_group": len(largest),
+        },
     )
 
 

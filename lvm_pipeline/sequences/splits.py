@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import listed
-from lvm_pipeline.source.split_hash import split_of
+from lvm_pipeline.source.split_hash import hash_fraction, split_of
 
 MAX_SEEDS = 1000  # tried when a split of a small corpus is empty
+SWALLOWED = 0.5  # share of the validation articles that near-duplicate groups must leave in validation
+MIN_HASHED = 8  # validation articles below which chance decides, not the groups
+ROUNDING = 1e-9  # of a sum of fractions
 
 
 def split_by_hash(
@@ -37,7 +40,37 @@ def split_by_hash(
         for article_id in article_ids
     ]
     train_groups = {group for group, split in zip(groups.tolist(), hashed, strict=True) if split == "train"}
-    return ["train" if group in train_groups else hashed[group] for group in groups.tolist()]
+    splits = ["train" if group in train_groups else hashed[group] for group in groups.tolist()]
+    num_hashed = hashed.count("validation")
+    if num_hashed < MIN_HASHED or splits.count("validation") >= SWALLOWED * num_hashed:
+        return splits
+    order = np.argsort([hash_fraction(article_id, seed=seed) for article_id in article_ids])
+    fractions = {"train": train_fraction, "validation": validation_fraction}
+    return _split_by_size(groups, order, fractions={**fractions, "test": 1 - sum(fractions.values())})
+
+
+def _split_by_size(
+    groups: NDArray[np.integer], order: NDArray[np.integer], *, fractions: dict[str, float]
+) -> list[str]:
+    """Assign the largest groups to train until it is full, then the others to the split that lacks most.
+
+    Args:
+        groups: Group of each article, shape (A,).
+        order: The articles by their hash, which decides between groups of one size, shape (A,).
+        fractions: Share of each split.
+    """
+    sizes = np.bincount(groups, minlength=len(groups))
+    leaders = [article for article in order.tolist() if groups[article] == article]
+    num_assigned = dict.fromkeys((split for split, fraction in fractions.items() if fraction > ROUNDING), 0)
+    split_of_group = {}
+    for group in sorted(leaders, key=lambda leader: -sizes[leader]):
+        filled = {split: num / fractions[split] for split, num in num_assigned.items()}
+        is_train_full = num_assigned["train"] + sizes[group] > fractions["train"] * len(groups)
+        emptiest = min((split for split in filled if split != "train"), key=lambda split: filled[split])
+        split = emptiest if is_train_full and num_assigned["train"] else "train"
+        split_of_group[group] = split
+        num_assigned[split] += int(sizes[group])
+    return [split_of_group[group] for group in groups.tolist()]
 
 
 def split_by_list(article_ids: Sequence[str], validation_ids: Sequence[str]) -> list[str]:

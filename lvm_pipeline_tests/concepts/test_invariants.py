@@ -27,6 +27,7 @@ NAMES = [
     "positions_have_no_gap",
     "cpe_ids_are_unique",
     "articles_are_long_enough",
+    "neighbours_are_close",
     "every_concept_has_a_vector",
     "vectors_are_finite_and_of_one_width",
     "vectors_match_their_space",
@@ -45,6 +46,7 @@ def test_good_data_passes_every_invariant(table, tmp_path):
     assert [name for name, finding in findings.items() if not finding.passed] == []
     assert [name for name, finding in findings.items() if not finding.was_checked] == [
         "order_is_unambiguous",
+        "neighbours_are_close",
         "vectors_go_with_their_texts",  # too few concepts
     ]
     json.dumps([finding.as_json() for finding in findings.values()], allow_nan=False)

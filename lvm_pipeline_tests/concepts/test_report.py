@@ -37,7 +37,7 @@ def test_report_counts_what_is_in_the_file(concepts_path):
     assert concepts["space_id"] == "synthetic"
     assert concepts["fingerprint"] == read_concepts_metadata(concepts_path).fingerprint
     assert report["passed"]
-    assert [found["outcome"] for found in report["findings"]].count("not checked") == report["num_not_checked"] == 3
+    assert [found["outcome"] for found in report["findings"]].count("not checked") == report["num_not_checked"] == 4
     assert [found["outcome"] for found in report["findings"]].count("warning") == report["num_warnings"] == 2
 
 
@@ -64,7 +64,7 @@ def test_written_report_is_json_and_readable_markdown(concepts_path, tmp_path):
     for words in (
         "Verdict: **FAILED** (1 failed,",
         "- failed: `windows_stay_inside_articles`. Materialise sequences again",
-        "- not checked: `order_is_unambiguous`, `vectors_match_their_space`",
+        "- not checked: `order_is_unambiguous`, `neighbours_are_close`, `vectors_match_their_space`",
         "| concepts | 54 |",
         "| vector coverage | 100.00% |",
         "12 windows, expected 12",

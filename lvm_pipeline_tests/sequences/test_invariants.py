@@ -9,6 +9,7 @@ import pytest
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Severity
+from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
 from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA
 from lvm_pipeline_tests.synthetic import (
@@ -50,13 +51,14 @@ def failed(paths):
 
 
 def test_unharmed_sequences_pass(paths):
-    findings = check_sequences(*paths)
+    findings = check_sequences(*paths, min_articles=1, min_sequences=1)
     assert [finding.name for finding in findings] == [
         "windows_stay_inside_articles",
         "window_count_is_exact",
         "articles_are_in_one_split",
         "no_near_duplicate_across_splits",
         "every_split_has_sequences",
+        "splits_have_their_share",
         "sequences_do_not_leak",
     ]
     assert all(finding.passed for finding in findings)
@@ -233,3 +235,32 @@ def test_sequences_of_other_concepts_are_not_checked_but_refused(paths, tmp_path
     other = write_synthetic_concepts(tmp_path / "other.parquet", article_lengths=LENGTHS, kind="noise", seed=1)
     with pytest.raises(LvmError, match="build the sequences again from these concepts"):
         check_sequences(other, paths[1])
+
+
+def test_a_validation_split_that_chained_articles_swallowed_blocks_and_names_them(tmp_path):
+    """F19: one sentence in all but six of a hundred articles joins them to one group."""
+    table = synthetic_table([26] * 100)
+    texts = table["concept_text"].to_pylist()
+    for article in range(94):
+        texts[26 * article] = f"Licensed under the terms of the licence{'.' * article}"
+    chained = table.set_column(table.schema.get_field_index("concept_text"), "concept_text", pa.array(texts))
+    concepts_path = write_table(chained, tmp_path / "concepts.parquet")
+
+    findings = build_sequences(concepts_path, tmp_path / "s.parquet", options=SequenceOptions())
+
+    (finding,) = (each for each in findings if each.name == "splits_have_their_share")
+    assert finding.outcome == "failed"
+    assert "near-duplicates join 94 of 100 articles to one group" in finding.message
+    assert table["article_id"][0].as_py() in finding.details["largest_group"]
+
+
+def test_a_small_table_has_a_small_validation_split_as_a_warning(tmp_path):
+    concepts_path = write_table(synthetic_table([12] * 40), tmp_path / "concepts.parquet")
+
+    def found(**options):
+        given = SequenceOptions(split_seed=1, **options)
+        findings = build_sequences(concepts_path, tmp_path / "s.parquet", options=given)
+        return next(each for each in findings if each.name == "splits_have_their_share")
+
+    assert found().outcome == "warning"
+    assert found(min_validation_articles=1, min_validation_sequences=7).outcome == "passed"

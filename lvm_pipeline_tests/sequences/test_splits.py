@@ -81,3 +81,44 @@ def test_the_suggested_seed_fills_every_split():
 
 def test_no_seed_is_suggested_where_none_can_fill():
     assert suggest_seed(["a", "b"], np.array([0, 1]), np.array([True, True]), **FRACTIONS) is None
+
+
+def chained(num_articles, size):
+    """Ids of articles, and groups of so many of them."""
+    ids = [f"article {i}" for i in range(num_articles)]
+    return ids, np.arange(num_articles) // size * size
+
+
+@pytest.mark.parametrize("size", [4, 10])
+def test_groups_that_would_swallow_validation_are_assigned_by_size(size):
+    """With groups of 10, one in ten million has no member that hashes to train."""
+    ids, groups = chained(200, size)
+    is_alone = np.arange(200) >= 160
+    groups = np.where(is_alone, np.arange(200), groups)
+
+    splits = np.array(split_by_hash(ids, groups, seed=0, **FRACTIONS))
+
+    assert all(len(set(splits[groups == group])) == 1 for group in set(groups.tolist()))
+    assert np.mean(splits == "train") == pytest.approx(0.8, abs=0.05)
+    assert np.sum(splits == "validation") >= 0.5 * 0.1 * 200
+    assert set(splits[:100]) == {"train"}  # the largest groups are train
+
+
+def test_one_chain_of_nearly_all_articles_leaves_the_others_to_validation_and_test():
+    ids, groups = chained(200, 190)
+    groups = np.where(np.arange(200) >= 190, np.arange(200), groups)
+
+    splits = split_by_hash(ids, groups, seed=0, **FRACTIONS)
+
+    assert set(splits[:190]) == {"train"}
+    assert (splits.count("validation"), splits.count("test")) == (5, 5)
+
+
+def test_a_few_groups_leave_the_split_as_it_was():
+    ids, groups = chained(300, 1)
+    pairs = groups.copy()
+    pairs[1:40:2] = pairs[0:39:2]
+
+    before, after = (split_by_hash(ids, each, seed=0, **FRACTIONS) for each in (groups, pairs))
+
+    assert before[40:] == after[40:]
