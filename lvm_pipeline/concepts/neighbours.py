@@ -18,6 +18,7 @@ from lvm_pipeline.concepts.sample import ConceptSample, pieces_of
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
 
 MIN_CONCEPTS = 300
+MIN_SHUFFLED = 1000  # concepts from which an order that does not show is a fault
 MIN_ARTICLES = 10
 MIN_LENGTH = 4  # neighbours and pairs that share no concept
 LEVEL = 0.01  # of a false alarm, over all articles
@@ -124,7 +125,7 @@ def neighbours_are_close(facts: ConceptFacts) -> Finding:
     figures = f"neighbours' cosine is {excess:+.3f} above that of all pairs of their article"
     if excess < ORDERED_SCORE * closeness.excess_deviation:
         highest = excess + ORDERED_SCORE * closeness.excess_deviation
-        if topic < MIN_TOPIC or highest > SHUFFLED * topic:
+        if topic < MIN_TOPIC or highest > SHUFFLED * topic or len(sample.rows) < MIN_SHUFFLED:
             return neighbours_are_close.not_checked(f"the vectors show no order ({figures})", details=details)
         return neighbours_are_close.finding(
             passed=False,

@@ -11,7 +11,7 @@ from lvm_pipeline.concepts.neighbours import _neighbours, closeness_of, neighbou
 from lvm_pipeline_tests.synthetic import synthetic_table, write_table
 from lvm_pipeline_tests.worded import vector_column, vectors_in, with_columns, worded_table
 
-LENGTHS = [24, 11, 30, 9, 18, 27, 14, 21] * 6
+LENGTHS = [24, 11, 30, 9, 18, 27, 14, 21] * 8
 ARTICLES = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
 
 
