@@ -12,6 +12,10 @@ class LvmError(Exception):
     """
 
 
+class ServiceError(LvmError):
+    """Something that all work needs is missing, such as a database or space on the disk: trying the next fails too."""
+
+
 def nearest_or_all(name: str, known: Iterable[str]) -> str:
     """Return a hint for a name that does not exist: the most similar known name, or else all of them."""
     known = list(known)

@@ -19,6 +19,7 @@ from lvm_pipeline.training.config import NESTED, TrainingConfig, nested_options,
 
 CHECKOUT_DIR = Path(__file__).resolve().parent.parent
 CRON = r"^\s*(\S+\s+){4}\S+\s*$"  # minute, hour, day, month, weekday; Dagster reads the fields
+UNUSABLE_IN_HOME = frozenset('"$`\\\n')  # the embedded Postgres passes its path to a shell in double quotes
 COMPOSE_VARIABLES = ("LVM_POSTGRES_PASSWORD", "LVM_POSTGRES_PORT")  # read by docker-compose.yml alone
 EARLIER_NAMES = {"LVM_TRAINING_MODE": "mode"}  # variables of earlier versions that are still read
 
@@ -223,7 +224,10 @@ class Settings(TrainingConfig, BaseSettings):
     @field_validator("home")
     @classmethod
     def _home_is_absolute(cls, home: Path) -> Path:
-        return home.expanduser().absolute()
+        home = home.expanduser().absolute()
+        if found := UNUSABLE_IN_HOME & set(str(home)):
+            raise ValueError(f"the path contains {' '.join(sorted(found))}; choose one without quotes, $, ` or \\")
+        return home
 
     @property
     def ui_address(self) -> str:

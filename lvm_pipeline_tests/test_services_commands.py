@@ -1,5 +1,10 @@
 """`lvm alerts`: a test alert arrives, and a missing address ends in one sentence."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -30,3 +35,17 @@ def test_the_address_is_not_among_the_settings_that_are_shown(monkeypatch, recei
 
     assert "LVM_ALERT_URL" in result.output
     assert "s3cret" not in result.output
+
+
+@pytest.mark.postgres
+def test_a_shell_gets_what_dagsters_own_commands_need(lvm_home, embedded_server, monkeypatch):
+    monkeypatch.setenv("LVM_HOME", str(lvm_home))
+    printed = CliRunner().invoke(cli.app, ["env"], catch_exceptions=False).output
+    assert "postgresql" not in printed, "no secrets"
+    script = f"{printed}\n{Path(sys.executable).parent}/dagster instance info"
+
+    shell = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_")}
+    done = subprocess.run(["bash", "-c", script], env=shell, capture_output=True, text=True, check=True)
+
+    assert "LvmStorage" in done.stdout
+    assert str(lvm_home / "dagster") in done.stdout

@@ -54,6 +54,16 @@ def test_an_invalid_value_is_refused_by_name(monkeypatch, variable, value):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("name", ['a"b', "a$b", "a`b", "a\\b"])
+def test_a_home_that_a_shell_would_change_is_refused_at_once(monkeypatch, name, tmp_path):
+    monkeypatch.setenv("LVM_HOME", str(tmp_path / name))
+
+    with pytest.raises(LvmError, match=r"LVM_HOME.* choose one without quotes") as refusal:
+        load_settings()
+
+    assert "\n" not in str(refusal.value)
+
+
 def test_an_empty_variable_counts_as_unset(monkeypatch):
     monkeypatch.setenv("LVM_DATASET_SOURCE", "")
 

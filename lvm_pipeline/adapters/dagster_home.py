@@ -35,6 +35,12 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
     }
 
 
+def shell_environment(settings: Settings) -> dict[str, str]:
+    """Prepare DAGSTER_HOME and return the variables of a shell, without secrets: the storage finds its URL itself."""
+    values = dagster_environment(settings)
+    return {name: value for name, value in values.items() if name != "DAGSTER_POSTGRES_URL"}
+
+
 def code_server_workspace(settings: Settings, *, port: int) -> Path:
     """Write the workspace file of processes that load the definitions from a code server on loopback."""
     lines = ["load_from:", "  - grpc_server:", "      host: 127.0.0.1", f"      port: {port}"]

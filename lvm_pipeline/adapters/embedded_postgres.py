@@ -27,8 +27,15 @@ from filelock import FileLock, Timeout
 from psycopg.pq import PGconn, Ping
 
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
-from lvm_pipeline.adapters.postgres_files import OUTSIDE_DIRS, ServerFiles, give_to, reachable_binaries, server_files
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.adapters.postgres_files import (
+    OUTSIDE_DIRS,
+    ServerFiles,
+    give_back,
+    give_to,
+    reachable_binaries,
+    server_files,
+)
+from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.files import staged_file
 
 logger = logging.getLogger(__name__)
@@ -201,7 +208,9 @@ def _wait_until_settled(files: ServerFiles) -> _Postmaster | None:
     deadline = time.monotonic() + START_SECONDS
     while (postmaster := _find_postmaster(files)) is not None and not (postmaster.is_ready and _answers(postmaster)):
         if time.monotonic() > deadline:
-            raise LvmError(f"The embedded Postgres has been starting for {START_SECONDS} s (log: {files.log_path}).")
+            raise ServiceError(
+                f"The embedded Postgres has been starting for {START_SECONDS} s (log: {files.log_path})."
+            )
         time.sleep(0.1)
     return postmaster
 
@@ -252,6 +261,7 @@ def _initdb(files: ServerFiles, data_dir: Path, password_path: Path) -> None:
 def _start(files: ServerFiles, *, preferred_port: int) -> int:
     """Start the server and return its port, a free one if the preferred port is taken."""
     port, reason, output = preferred_port, "", ""
+    give_back(files)
     for attempt in range(START_ATTEMPTS):
         if _find_postmaster(files) is None:  # Postgres would mistake any process of that pid for a server
             (files.data_dir / "postmaster.pid").unlink(missing_ok=True)
@@ -269,7 +279,7 @@ def _start(files: ServerFiles, *, preferred_port: int) -> int:
         if not any(words in reason for words in TRANSIENT):
             break
         time.sleep(0.2 * (attempt + 1))
-    raise LvmError(f"The embedded Postgres does not start: {reason or _last_line(output)} (log: {files.log_path}).")
+    raise ServiceError(f"The embedded Postgres does not start: {reason or _last_line(output)} (log: {files.log_path}).")
 
 
 def _stop(files: ServerFiles) -> None:
@@ -318,7 +328,7 @@ def _log_tail(log_path: Path, start: int) -> str:
         log.seek(start)
         lines = log.read().splitlines()
     fatal = [line.split("FATAL:", 1)[1].strip() for line in lines if "FATAL:" in line]
-    return fatal[-1] if fatal else _last_line("\n".join(lines))
+    return fatal[-1] if fatal else "".join(lines[-1:])
 
 
 def _last_line(text: str) -> str:

@@ -3,6 +3,8 @@
 Import it inside functions: it imports MLflow, which takes seconds.
 """
 
+from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry as artifact_repositories
+
 # MLflow makes and checks its tables under a lock in the system's temp folder, which users of one machine share.
 from mlflow.store.db.utils import _all_tables_exist as all_tables_exist
 from mlflow.store.db.utils import _initialize_tables as initialize_tables

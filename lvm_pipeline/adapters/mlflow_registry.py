@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from lvm_pipeline import files
-from lvm_pipeline.adapters import mlflow_model, mlflow_store
+from lvm_pipeline.adapters import mlflow_artifacts, mlflow_model, mlflow_store
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 
@@ -125,9 +124,10 @@ def _version_with_alias(settings: Settings) -> "ModelVersion | None":
 
 def _model_dir(settings: Settings, model: "LoggedModel") -> Path:
     """Return the folder of the model's files, downloaded once if the store is not on this disk."""
-    location = urlsplit(model.artifact_location or "")
-    if location.scheme == "file":
-        return Path(unquote(location.path)) / mlflow_model.DATA
+    if settings.mlflow_tracking_uri is None or (model.artifact_location or "").startswith("file:"):
+        path = mlflow_artifacts.path_of(settings.mlflow_dir, model.artifact_location or "")
+        if path is not None:
+            return path / mlflow_model.DATA
     kept = settings.mlflow_dir / "models" / model.model_id
     if not kept.is_dir():
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 import psutil
 from filelock import FileLock
 
-from lvm_pipeline.adapters import databases
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.adapters import databases, mlflow_artifacts
+from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.files import write_json
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from sqlalchemy import Engine
 
 EXPERIMENT = "lvm"
 ANSWER_SECONDS = 5
@@ -54,11 +55,11 @@ def open_client(settings: Settings) -> "MlflowClient":
     Raises:
         LvmError: If the tracking server does not answer.
     """
-    return _client(tracking_uri(settings), settings.mlflow_dir)
+    return _client(tracking_uri(settings), settings.mlflow_dir, is_built_in=settings.mlflow_tracking_uri is None)
 
 
 @lru_cache(maxsize=4)
-def _client(uri: str, mlflow_dir: Path) -> "MlflowClient":
+def _client(uri: str, mlflow_dir: Path, *, is_built_in: bool) -> "MlflowClient":
     if uri.startswith("http"):
         _check_answers(uri)
     for name, value in ENVIRONMENT.items():
@@ -69,11 +70,13 @@ def _client(uri: str, mlflow_dir: Path) -> "MlflowClient":
 
     with store_errors():
         if not uri.startswith("http"):
-            _make_tables(uri, mlflow_dir)
+            _make_tables(uri, mlflow_dir, is_built_in=is_built_in)
+        if is_built_in:
+            mlflow_artifacts.serve_from(uri, mlflow_dir)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def _make_tables(uri: str, mlflow_dir: Path) -> None:
+def _make_tables(uri: str, mlflow_dir: Path, *, is_built_in: bool) -> None:
     """Create the tables under a lock in LVM_HOME; MLflow's own lock is in the temp folder, which users share."""
     from mlflow.store.db import utils as database_utils
     from mlflow.store.model_registry import sqlalchemy_store as _registry  # noqa: F401 - declares the registry's tables
@@ -89,6 +92,8 @@ def _make_tables(uri: str, mlflow_dir: Path) -> None:
         with FileLock(mlflow_dir / "tables.lock"):
             if not mlflow_internals.all_tables_exist(engine):
                 mlflow_internals.initialize_tables(engine)
+            if is_built_in:
+                mlflow_artifacts.rewrite_earlier_addresses(engine)
     finally:
         engine.dispose()
 
@@ -101,7 +106,7 @@ def _check_answers(uri: str) -> None:
     except urllib.error.HTTPError:
         return  # a server answers; later requests will show if it is MLflow
     except (OSError, ValueError) as error:
-        raise LvmError(
+        raise ServiceError(
             f"No MLflow server answers at {databases.shown(uri)} ({error}); start it, or unset LVM_MLFLOW_TRACKING_URI."
         ) from None
 
@@ -110,13 +115,14 @@ def _check_answers(uri: str) -> None:
 def store_errors() -> Iterator[None]:
     """Convert errors of MLflow and its database driver to `LvmError`."""
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise LvmError(
+        is_down = isinstance(error, OperationalError) or "OperationalError" in str(error)
+        raise (ServiceError if is_down else LvmError)(
             f"The MLflow store cannot be used: {reason} (see LVM_MLFLOW_TRACKING_URI, or run `lvm down` and again)."
         ) from error
 
@@ -128,6 +134,8 @@ def experiment_id(settings: Settings, name: str = EXPERIMENT) -> str:
     client = open_client(settings)
     is_server = tracking_uri(settings).startswith("http")  # which decides itself where artefacts go
     artifacts = None if is_server else (settings.mlflow_dir / "artifacts" / name).as_uri()
+    if settings.mlflow_tracking_uri is None:
+        artifacts = mlflow_artifacts.address_of(name)
     with store_errors():
         known = client.get_experiment_by_name(name)
         if known is None:
@@ -138,6 +146,13 @@ def experiment_id(settings: Settings, name: str = EXPERIMENT) -> str:
                 if known is None:
                     raise
         return known.experiment_id
+
+
+def database_engine(settings: Settings) -> "Engine":
+    """Return an engine of the store's database; the caller disposes of it."""
+    from mlflow.store.db import utils as database_utils
+
+    return database_utils.create_sqlalchemy_engine(tracking_uri(settings))
 
 
 def count_experiments(settings: Settings) -> int:

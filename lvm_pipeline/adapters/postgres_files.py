@@ -22,6 +22,7 @@ from typing import Any
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import staged_dir
+from lvm_pipeline.settings import UNUSABLE_IN_HOME
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,6 @@ OUTSIDE_DIRS = (Path("/var/lib"), Path("/var/tmp"))
 
 POSTGRES_VERSION = 18
 SERVER_USERS = ("postgres", "nobody")
-SHELL_CHARACTERS = frozenset('"$`\\\n')  # pg_ctl passes paths to a shell in double quotes
 UNNEEDED_FILES = ("include", "*.a", "pkgconfig", "ecpg", "pgbench", "pg_test_*", "createuser", "vacuumdb", "reindexdb")
 
 
@@ -79,7 +79,7 @@ def server_files(directory: Path, *, recorded_folder: Path | None, outside_dirs:
     for folder in candidates:
         account = _server_account(folder / "data")
         if folder == directory or _make_outside_folder(folder):
-            if SHELL_CHARACTERS & set(str(folder)):
+            if UNUSABLE_IN_HOME & set(str(folder)):
                 raise LvmError(
                     f"The embedded Postgres cannot run in {folder}: choose an LVM_HOME without quotes, $, ` or \\."
                 )
@@ -121,6 +121,26 @@ def give_to(path: Path, account: Account) -> None:
     """Make the server's user the owner of a file or folder."""
     if account.uid != os.geteuid():
         os.chown(path, account.uid, account.gid)
+
+
+def give_back(files: ServerFiles) -> None:
+    """Give a copied cluster back to the server's user: a copy by root belongs to root, and Postgres refuses it.
+
+    Raises:
+        LvmError: If it belongs to another user and this process may not change that.
+    """
+    owner = files.data_dir.stat().st_uid
+    if owner == files.account.uid:
+        return
+    if os.geteuid() != 0:
+        raise LvmError(
+            f"The Postgres data in {files.data_dir} belong to the user {owner}; give them to yourself "
+            f"(`sudo chown -R {os.geteuid()} {files.data_dir}`) or run as that user."
+        )
+    for path in (files.data_dir, *files.data_dir.rglob("*")):
+        os.chown(path, files.account.uid, files.account.gid, follow_symlinks=False)
+    files.data_dir.chmod(0o700)
+    logger.warning("%s was copied by root: gave it back to %s.", files.data_dir, files.account.name)
 
 
 def _server_account(data_dir: Path) -> Account:

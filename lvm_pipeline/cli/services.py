@@ -31,6 +31,17 @@ def settings(as_json: JsonOption = False) -> None:
         render.show_rows(render.plain(), rows)
 
 
+@app.command(short_help="Print what a shell needs for Dagster's own commands.")
+def env() -> None:
+    """Print the variables that Dagster's own commands need, without secrets: eval "$(lvm env)"."""
+    import shlex
+
+    from lvm_pipeline.adapters.dagster_home import shell_environment
+
+    for name, value in shell_environment(load_settings()).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
 @app.command(short_help="Diagnose problems.")
 def doctor(as_json: JsonOption = False) -> None:
     """Check services, storage, source and settings, and print a fix for each problem. Exit code 1 if there is one."""

@@ -28,7 +28,7 @@ from lvm_pipeline.concepts.schema import (
     read_concepts_metadata,
     read_file_metadata,
 )
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.findings import Finding
 
 SOURCE_FINDINGS_KEY = b"lvm_source_findings"
@@ -122,7 +122,7 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL_DISK:
-            raise LvmError(
+            raise ServiceError(
                 f"The disk that holds {folder} is full; free space and try again (nothing that was there has changed)."
             ) from None
         raise

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.concepts.store import FULL_DISK
+from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.lineage.ensembles import make_ensemble
 from lvm_pipeline.lineage.models import TrainedTrial, train_trial
 from lvm_pipeline.lineage.plan import code_version_of, is_current, outcome_of
@@ -84,6 +85,7 @@ def run_plan(
         again: Also run trials that are done, and start anew where a checkpoint cannot be resumed.
 
     Raises:
+        ServiceError: At the first trial, if something that all trials need is missing, such as the MLflow store.
         LvmError: If there is no such week or trial, the data cannot be used, or week 5 is asked for too early.
     """
     from lvm_pipeline.experiments.plan import check_week
@@ -167,9 +169,13 @@ class _Batch:
         except StoppedError as stopped:
             shutil.rmtree(trial_folder(self._settings, trial.trial_id).checkpoint_dir, ignore_errors=True)
             return {"status": "stopped", "reason": str(stopped)}
+        except ServiceError:  # the next trial would fail, too
+            raise
         except LvmError as error:
             return {"status": "failed" if tracker.has_started else "refused", "reason": str(error)}
         except Exception as error:  # whatever breaks a trial is recorded, and the plan goes on
+            if isinstance(error, OSError) and error.errno in FULL_DISK:
+                raise ServiceError(f"The disk of {self._settings.trials_dir} is full; free space and go on.") from None
             logger.exception("Trial %s failed", trial.trial_id)
             return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
 

@@ -150,6 +150,17 @@ def test_a_server_that_does_not_start_says_why(directory):
         settings_path.write_bytes(before)
 
 
+def test_a_copy_by_root_is_given_back_to_the_servers_user(directory, open_tmp_path):
+    query(embedded_postgres.ensure_running(directory), "CREATE TABLE IF NOT EXISTS copied AS SELECT 7 AS number")
+    embedded_postgres.stop(directory)
+    copy = open_tmp_path / "copy"
+    subprocess.run(["cp", "-r", directory, copy], check=True)
+    try:
+        assert query(embedded_postgres.ensure_running(copy), "SELECT number FROM copied") == 7
+    finally:
+        embedded_postgres.stop(copy)
+
+
 def test_a_path_that_a_shell_would_change_is_refused(open_tmp_path):
     with pytest.raises(LvmError, match="LVM_HOME without quotes"):
         embedded_postgres.ensure_running(open_tmp_path / "a $HOME" / "postgres")

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lvm_pipeline import lineage
+from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.experiments import plan
 from lvm_pipeline.experiments.plan import Share
@@ -147,6 +148,21 @@ def test_an_unexpected_error_is_recorded_too(settings, monkeypatch):
     ]
 
 
+def test_what_concerns_every_trial_stops_the_plan_at_the_first(settings, small_plan):
+    seen = []
+    away = with_options(settings, {"mlflow_tracking_uri": f"http://127.0.0.1:{free_port()}"})
+
+    with pytest.raises(LvmError, match="No MLflow server answers"):
+        run(
+            away,
+            tracker_for=lambda week: lineage.plan_tracker(away, week),
+            on_trial=lambda outcome, *_, is_new: seen.append(outcome),
+        )
+
+    assert seen == []
+    assert statuses(settings, week=1) == ["planned"] * 3
+
+
 def test_what_the_plan_does_not_have_is_refused(settings, small_plan):
     with pytest.raises(LvmError, match="no week 9"):
         run(settings, week=9)
@@ -203,6 +219,7 @@ def test_a_refinement_that_is_stopped_early_is_recorded_and_not_run_again(settin
 
 PROGRAM = """
 from lvm_pipeline import lineage
+from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.experiments import plan
 from lvm_pipeline.experiments.plan import Share
 from lvm_pipeline.settings import load_settings
