@@ -16,8 +16,10 @@ Shapes: A = sampled articles, H = steps, P = candidates in the pool, D = vector 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from lvm_pipeline.decoding._contract import Decoder
@@ -92,10 +94,13 @@ def rollout_scores(
         return None
     rollout = _Rollout(scored=scored, starts=starts)
     forecast = kept_forecast(targets, fingerprint=scored.data.sequences.metadata.fingerprint, cache_dir=cache_dir)
+    feed_backs = _unchanged, _NearestOnce(rollout)
+    own, nearest = rollout.roll(rollout.predictor(), *feed_backs, first=rollout.first_predictions)
+    (linear,) = rollout.roll(rollout.forecast(forecast), _unchanged)
     found = {
-        MODEL: rollout.roll(rollout.predict, lambda predicted: predicted),
-        NEAREST: rollout.roll(rollout.predict, _NearestOnce(rollout)),
-        LINEAR: rollout.roll(rollout.forecast(forecast), lambda predicted: predicted),
+        MODEL: own,
+        NEAREST: nearest,
+        LINEAR: linear,
         TRUTH: scored.predictions[rollout.indices].transpose(1, 0, 2),
         HELD: np.repeat(targets.vectors[targets.scored.target_rows[starts] - 1][None], NUM_STEPS, axis=0),
     }
@@ -103,22 +108,24 @@ def rollout_scores(
     if encoder is not None:
         curves += [_decoded_curve(scored, starts, decoder, encoder) for decoder in decoders]
     articles = targets.scored.articles[starts]
-    measured = zip(*(rollout.cosines(found[name]) for name in (MODEL, LINEAR)), strict=True)
+    measured = zip(rollout.cosines(own), rollout.cosines(linear), strict=True)
     return RolloutScores(
         steps=tuple(range(1, NUM_STEPS + 1)),
         num_articles=len(starts),
         seed=seed,
         curves=tuple(curves),
-        gains=tuple(paired_gain(own, other, articles, seed=seed) for own, other in measured),
+        gains=tuple(paired_gain(one, other, articles, seed=seed) for one, other in measured),
     )
 
 
 def _decoded_curve(scored: ScoredModel, starts: Rows, decoder: Decoder, encoder: Encoder) -> RolloutCurve:
     """Return the curve of the model that reads its own predictions decoded and encoded again, of few articles."""
     few = _Rollout(scored=scored, starts=starts[:: -(-len(starts) // MOST_DECODED)])
-    predictions = few.roll(
-        few.predict, lambda predicted: np.asarray(encoder.encode(decoder.decode(predicted)), np.float32)
-    )
+
+    def encoded_again(predicted: Vectors) -> Vectors:
+        return np.asarray(encoder.encode(decoder.decode(predicted)), np.float32)
+
+    (predictions,) = few.roll(few.predictor(), encoded_again, first=few.first_predictions)
     return few.curve(f"model, text of {decoder.name} fed back", predictions)
 
 
@@ -160,20 +167,35 @@ class _Rollout:
         """The first row that is not read, (A,)."""
         return self.targets.scored.target_rows[self.starts]
 
-    def roll(self, predict: Predict, feed_back: FeedBack) -> Vectors:
-        """Return the predictions of every step, (H, A, D)."""
-        width = self.targets.vectors.shape[1]
-        contexts = [self._read(first, end) for first, end in zip(self.first_rows, self.start_rows, strict=True)]
-        predictions = []
-        for _ in range(NUM_STEPS):
-            predicted = np.asarray(predict(contexts), np.float32)
-            if self.scored.model.config.unit_length:
-                predicted = unit_length(predicted)
-            predictions.append(predicted)
-            added = np.pad(feed_back(predicted), ((0, 0), (0, contexts[0].shape[1] - width)))
+    @property
+    def first_predictions(self) -> Vectors:
+        """What the model predicts before anything is fed back, which is known, (A, D)."""
+        return self.scored.predictions[self.starts]
+
+    def roll(self, predict: Predict, *feed_backs: FeedBack, first: Vectors | None = None) -> list[Vectors]:
+        """Return the predictions of every step, (H, A, D), for each way to feed back; all go through a batch together.
+
+        `first` is the first prediction, where it is known.
+        """
+        num, width = len(self.starts), self.targets.vectors.shape[1]
+        read = [self._read(first, end) for first, end in zip(self.first_rows, self.start_rows, strict=True)]
+        first = self._scaled(predict(read) if first is None else first)
+        contexts, predicted, steps = read * len(feed_backs), np.tile(first, (len(feed_backs), 1)), []
+        for step in range(NUM_STEPS):
+            steps.append(predicted)
+            if step == NUM_STEPS - 1:
+                break
+            parts = np.split(predicted, len(feed_backs))
+            fed = np.concatenate([feed(part) for feed, part in zip(feed_backs, parts, strict=True)])
+            added = np.pad(fed, ((0, 0), (0, contexts[0].shape[1] - width)))
             grown = [np.concatenate([context, row[None]]) for context, row in zip(contexts, added, strict=True)]
             contexts = [self._window(context) for context in grown]
-        return np.stack(predictions)
+            predicted = self._scaled(predict(contexts))
+        return [np.stack([each[start : start + num] for each in steps]) for start in range(0, len(predicted), num)]
+
+    def _scaled(self, predicted: Vectors) -> Vectors:
+        found = np.asarray(predicted, np.float32)
+        return unit_length(found) if self.scored.model.config.unit_length else found
 
     def _read(self, first: int, end: int) -> Vectors:
         """Return the vectors of some rows, and beside them their condition where the model reads one."""
@@ -182,6 +204,12 @@ class _Rollout:
 
     def _window(self, context: Vectors) -> Vectors:
         return context if self.targets.context_mode == "articles" else context[-self.targets.context_length :]
+
+    def predictor(self) -> Predict:
+        """Return the model as a predictor of contexts that grow; one that can carries its state along."""
+        model = self.scored.model
+        can_carry = model.is_recurrent and model.max_context is None and self.targets.context_mode == "articles"
+        return _Carrying(self.scored, self.targets.vectors.shape[1]) if can_carry else self.predict
 
     def predict(self, contexts: Sequence[Vectors]) -> Vectors:
         """Return the model's predictions after the contexts, cut as in scoring."""
@@ -238,6 +266,39 @@ class _Rollout:
             own = found[np.arange(len(found)), np.searchsorted(self.targets.pool_rows, true)]
             ranks.append(np.count_nonzero((found >= own[:, None] - TIE_TOLERANCE) & is_candidate, axis=1))
         return np.maximum(np.stack(ranks), 1)
+
+
+class _Carrying:
+    """A recurrent model that predicts after contexts, each of which is longer by one concept at every call."""
+
+    def __init__(self, scored: ScoredModel, width: int):
+        self._model, self._device, self._width = scored.model.eval(), scored.device, width
+        self._groups: list[Rows] = []  # contexts of one length
+        self._states: list[Any] = []
+
+    @torch.inference_mode()
+    def __call__(self, contexts: Sequence[Vectors]) -> Vectors:
+        if not self._groups:
+            lengths = np.array([len(each) for each in contexts])
+            self._groups = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+            self._states = [None] * len(self._groups)
+        found = np.empty((len(contexts), self._width), np.float32)
+        for index, group in enumerate(self._groups):
+            rows = torch.from_numpy(np.stack([contexts[each] for each in group.tolist()])).to(self._device)
+            vectors, beside = rows[..., : self._width], rows[..., self._width :]
+            condition, state = beside if beside.shape[-1] else None, self._states[index]
+            if state is None:
+                predictions, self._states[index] = self._model.prefill(vectors, condition=condition)
+                found[group] = predictions[:, -1].float().cpu().numpy()
+            else:
+                last = None if condition is None else condition[:, -1]
+                prediction, self._states[index] = self._model.step(vectors[:, -1], state, last)
+                found[group] = prediction.float().cpu().numpy()
+        return found
+
+
+def _unchanged(predicted: Vectors) -> Vectors:
+    return predicted
 
 
 class _NearestOnce:
