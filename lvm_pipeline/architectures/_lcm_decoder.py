@@ -20,7 +20,7 @@ from lvm_pipeline.architectures._config import BackboneConfig, option
 from lvm_pipeline.architectures._mlp import SwiGlu
 from lvm_pipeline.architectures._norms import RMSNorm
 from lvm_pipeline.architectures._rotary import angles, frequencies, rotate_neighbours
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_stack
+from lvm_pipeline.architectures._stack import RecurrentStack, reference_stack
 
 INNER_MULTIPLE = 256
 PROJECTION_GAIN = 2**-0.5  # of the fresh queries, keys and values
@@ -74,11 +74,10 @@ def draw_projection(linear: nn.Linear, *, gain: float = 1.0) -> None:
 
 def decoder(config: DecoderConfig, num_layers: int) -> RecurrentStack:
     """Build the layers and the last norm."""
-    layers = []
-    for _ in range(num_layers):
-        inner = (self_attention(config), SwiGlu(config.hidden_dim, config.mlp_dim, has_bias=True))
-        layers += [Residual(RMSNorm(config.hidden_dim), each, dropout=config.dropout) for each in inner]
-    return RecurrentStack(layers, RMSNorm(config.hidden_dim))
+    layers = (
+        (self_attention(config), SwiGlu(config.hidden_dim, config.mlp_dim, has_bias=True)) for _ in range(num_layers)
+    )
+    return RecurrentStack(layers, RMSNorm, config)
 
 
 def reference_decoder(stack: nn.Module, states: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._config import BackboneConfig
 from lvm_pipeline.architectures._dropout import dropout
 from lvm_pipeline.architectures._packing import Packing, needed_lengths
@@ -62,6 +63,16 @@ def reference_layers(layers: nn.RNNBase, states: Tensor, cell: Cell) -> Tensor:
             outputs.append(state[0])
         states = torch.stack(outputs, dim=1)
     return states
+
+
+def reference_by(cell: Cell) -> Callable[[Backbone, Tensor], Tensor]:
+    """Make the reference of an architecture of one stack of torch layers."""
+
+    def reference(model: Backbone, contexts: Tensor) -> Tensor:
+        assert isinstance(model.mixers, RecurrentLayers)
+        return model.predict_from(contexts, reference_layers(model.mixers.layers, model.states_of(contexts), cell))
+
+    return reference
 
 
 def run_layers(

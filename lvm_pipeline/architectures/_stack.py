@@ -3,12 +3,13 @@
 Shapes: (B, T, H) -> (B, T, H). The residual stream stays in float32 under autocast.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone, RecurrentMixers
+from lvm_pipeline.architectures._config import BackboneConfig
 from lvm_pipeline.architectures._dropout import Dropout
 from lvm_pipeline.architectures._mlp import Mlp, SwiGlu
 from lvm_pipeline.architectures._precision import at_least_float32
@@ -37,16 +38,18 @@ class Residual(nn.Module):
 
 
 class ResidualStack(nn.Module):
-    """Layers, then a last norm.
+    """Residual layers, then a last norm; `layers` are the inner modules of each, which a norm precedes.
 
     The layers after the last one that mixes along the context run only at the requested positions: in training on
     windows that is one position of each context.
     """
 
-    def __init__(self, layers: Iterable[Residual], norm: nn.Module):
+    def __init__(self, layers: Iterable[Sequence[nn.Module]], norm: Callable[[int], nn.Module], config: BackboneConfig):
         super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
+        self.layers = nn.ModuleList(
+            Residual(norm(config.hidden_dim), inner, dropout=config.dropout) for layer in layers for inner in layer
+        )
+        self.norm = norm(config.hidden_dim)
 
     def forward(self, states: Tensor, at: Tensor | None = None) -> Tensor:
         """Mix states (B, T, H); return them, or (n, H) at the positions where `at` (B, T) is True."""

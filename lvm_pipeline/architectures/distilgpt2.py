@@ -32,7 +32,7 @@ from lvm_pipeline.architectures._contract import Architecture, Preset
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
+from lvm_pipeline.architectures._stack import RecurrentStack, reference_of
 from lvm_pipeline.errors import LvmError
 
 START_DEVIATION = 0.02  # of every weight in the fresh model
@@ -59,7 +59,7 @@ class Gpt2Mixers(RecurrentStack):
 
     def __init__(self, config: DistilGpt2Config):
         """Draw weights as the authors do, those before a residual addition smaller by the root of their number."""
-        super().__init__(_layers(config), LayerNorm(config.hidden_dim))
+        super().__init__((_layer(config) for _ in range(config.num_layers)), LayerNorm, config)
         self.positions = nn.Parameter(torch.empty(config.num_positions, config.hidden_dim))
         nn.init.normal_(self.positions, std=START_DEVIATION)
         for name, module in self.named_modules():
@@ -87,23 +87,15 @@ class Gpt2Mixers(RecurrentStack):
         return at_least_float32(states) + self.positions[start:end]
 
 
-def _layers(config: DistilGpt2Config) -> list[Residual]:
-    layers = []
-    for _ in range(config.num_layers):
-        attention = CausalSelfAttention(
-            config.hidden_dim,
-            num_heads=config.num_heads,
-            num_key_value_heads=config.num_heads,
-            has_bias=True,
-            dropout=config.dropout,
-        )
-        mlp = Mlp(config.hidden_dim, 4 * config.hidden_dim, activation=partial(F.gelu, approximate="tanh"))
-        layers += [Residual(LayerNorm(config.hidden_dim), inner, dropout=config.dropout) for inner in (attention, mlp)]
-    return layers
-
-
-def build(config: DistilGpt2Config) -> Backbone:
-    return Backbone(config, Gpt2Mixers(config), max_context=config.num_positions)
+def _layer(config: DistilGpt2Config) -> tuple[nn.Module, nn.Module]:
+    attention = CausalSelfAttention(
+        config.hidden_dim,
+        num_heads=config.num_heads,
+        num_key_value_heads=config.num_heads,
+        has_bias=True,
+        dropout=config.dropout,
+    )
+    return attention, Mlp(config.hidden_dim, 4 * config.hidden_dim, activation=partial(F.gelu, approximate="tanh"))
 
 
 ARCHITECTURE = Architecture(
@@ -117,7 +109,7 @@ ARCHITECTURE = Architecture(
         "full": Preset(config=DistilGpt2Config(), num_params=83_023_468),
         "published": Preset(config=DistilGpt2Config(hidden_dim=768, num_positions=1024), num_params=44_907_340),
     },
-    build_model=build,
+    build_model=lambda config: Backbone(config, Gpt2Mixers(config), max_context=config.num_positions),
     reference=reference_of({CausalSelfAttention: reference_attention}),
     sweep={"num_heads": (4, 8, 12)},
 )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._config import BackboneConfig
 from lvm_pipeline.architectures._contract import Architecture, Preset
-from lvm_pipeline.architectures._recurrence import RecurrentLayers, gru_layer, reference_layers, stacked
+from lvm_pipeline.architectures._recurrence import RecurrentLayers, gru_layer, reference_by, stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +48,6 @@ def reference_cell(
     return h, h
 
 
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    assert isinstance(model.mixers, GruLayers)
-    return model.predict_from(
-        contexts, reference_layers(model.mixers.layers, model.states_of(contexts), reference_cell)
-    )
-
-
-def build(config: GruConfig) -> Backbone:
-    return Backbone(config, GruLayers(config))
-
-
 ARCHITECTURE = Architecture(
     name="gru",
     summary="Stacked GRU, the fast baseline",
@@ -69,7 +58,7 @@ ARCHITECTURE = Architecture(
         "small": Preset(config=GruConfig(hidden_dim=512), num_params=5_860_940),
         "full": Preset(config=GruConfig(hidden_dim=768), num_params=12_222_796),
     },
-    build_model=build,
-    reference=reference,
+    build_model=lambda config: Backbone(config, GruLayers(config)),
+    reference=reference_by(reference_cell),
     sweep={"num_layers": (1, 2, 3)},
 )

@@ -31,7 +31,7 @@ from lvm_pipeline.architectures._mamba2_mixer import Mamba2Mixer, MixerConfig, r
 from lvm_pipeline.architectures._mlp import SwiGlu
 from lvm_pipeline.architectures._norms import RMSNorm
 from lvm_pipeline.architectures._rotary import angles, frequencies, rotate_halves
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
+from lvm_pipeline.architectures._stack import RecurrentStack, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,20 +97,12 @@ def _mixer(config: HybridConfig, layer: int) -> nn.Module:
 @torch.no_grad()
 def mixers(config: HybridConfig) -> RecurrentStack:
     """Build the L pairs and the last norm; what enters the residual starts smaller by the root of their number."""
-    layers = []
-    for layer in range(config.num_layers):
-        inner = (_mixer(config, layer), SwiGlu(config.hidden_dim, config.mlp_dim))
-        layers += [Residual(RMSNorm(config.hidden_dim), each, dropout=config.dropout) for each in inner]
-    for layer in layers:
-        if isinstance(layer.inner, CausalSelfAttention):
-            layer.inner.out.weight /= math.sqrt(2 * config.num_layers)
-        elif isinstance(layer.inner, SwiGlu):
-            layer.inner.narrow.weight /= math.sqrt(2 * config.num_layers)
-    return RecurrentStack(layers, RMSNorm(config.hidden_dim))
-
-
-def build(config: HybridConfig) -> Backbone:
-    return Backbone(config, mixers(config))
+    layers = [(_mixer(config, layer), SwiGlu(config.hidden_dim, config.mlp_dim)) for layer in range(config.num_layers)]
+    for mixer, mlp in layers:
+        mlp.narrow.weight /= math.sqrt(2 * config.num_layers)
+        if isinstance(mixer, CausalSelfAttention):
+            mixer.out.weight /= math.sqrt(2 * config.num_layers)
+    return RecurrentStack(layers, RMSNorm, config)
 
 
 ARCHITECTURE = Architecture(
@@ -143,7 +135,7 @@ ARCHITECTURE = Architecture(
         ),
         "full": Preset(config=HybridConfig(), num_params=150_101_380),
     },
-    build_model=build,
+    build_model=lambda config: Backbone(config, mixers(config)),
     reference=reference_of({Mamba2Mixer: reference_mixer, CausalSelfAttention: reference_attention}),
     sweep={"mamba_per_attention": (1, 2, 3, 4, 5), "rotary_fraction": (0.0, 0.5)},
 )

@@ -37,7 +37,7 @@ from lvm_pipeline.architectures._long_convolution import causal_convolution
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import NO_DECAY, LayerNorm
 from lvm_pipeline.architectures._short_convolution import CausalConv
-from lvm_pipeline.architectures._stack import Residual, ResidualStack, reference_of
+from lvm_pipeline.architectures._stack import ResidualStack, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +101,8 @@ def mixers(config: HyenaConfig) -> ResidualStack:
     layers = []
     for _ in range(config.num_layers):
         mlp = Mlp(config.hidden_dim, config.mlp_dim, activation=partial(F.gelu, approximate="tanh"))
-        inner = (HyenaOperator(config), mlp)
-        layers += [Residual(LayerNorm(config.hidden_dim), each, dropout=config.dropout) for each in inner]
-    return ResidualStack(layers, LayerNorm(config.hidden_dim))
-
-
-def build(config: HyenaConfig) -> Backbone:
-    return Backbone(config, mixers(config), max_context=config.num_positions)
+        layers.append((HyenaOperator(config), mlp))  # in this order, so that a seed draws the weights it always drew
+    return ResidualStack(layers, LayerNorm, config)
 
 
 def reference_operator(operator: HyenaOperator, states: Tensor) -> Tensor:
@@ -142,7 +137,7 @@ ARCHITECTURE = Architecture(
         "full": Preset(config=HyenaConfig(), num_params=123_559_564),
         "published": Preset(config=HyenaConfig(num_layers=12), num_params=87_687_244),
     },
-    build_model=build,
+    build_model=lambda config: Backbone(config, mixers(config), max_context=config.num_positions),
     reference=reference_of({HyenaOperator: reference_operator}),
     sweep={"order": (2, 3), "filter_dim": (32, 64, 128)},
     gains_from_compile=True,

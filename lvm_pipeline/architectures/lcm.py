@@ -37,10 +37,6 @@ class LcmConfig(DecoderConfig):
     num_layers: int = 32
 
 
-def build(config: LcmConfig) -> Backbone:
-    return Backbone(config, decoder(config, config.num_layers), normaliser=RobustNormaliser(config.vector_dim))
-
-
 ARCHITECTURE = Architecture(
     name="lcm",
     summary="Meta's Large Concept Model, Base-LCM",
@@ -55,7 +51,9 @@ ARCHITECTURE = Architecture(
         "full": Preset(config=LcmConfig(), num_params=1_648_875_596),
         "published": Preset(config=LcmConfig(vector_dim=1024, head="none"), num_params=1_649_185_792),
     },
-    build_model=build,
+    build_model=lambda config: Backbone(
+        config, decoder(config, config.num_layers), normaliser=RobustNormaliser(config.vector_dim)
+    ),
     reference=reference_of({CausalSelfAttention: reference_attention}),
     sweep={"num_layers": (8, 16, 24, 32)},
 )

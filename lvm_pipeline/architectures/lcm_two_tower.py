@@ -193,10 +193,6 @@ class TwoTowerLcm(Backbone):
         return self.schedule.without_noise(noisy, guided(*noises, scale=scale, rescale=rescale), step)
 
 
-def build(config: TwoTowerConfig) -> TwoTowerLcm:
-    return TwoTowerLcm(config)
-
-
 def reference(model: TwoTowerLcm, contexts: Tensor) -> Tensor:
     """Predict one position at a time, each from its own prefix alone."""
     predictions = []
@@ -264,7 +260,7 @@ ARCHITECTURE = Architecture(
         "full": Preset(config=TwoTowerConfig(), num_params=1_644_703_820),
         "published": Preset(config=TwoTowerConfig(vector_dim=1024, head="none"), num_params=1_645_538_304),
     },
-    build_model=build,
+    build_model=TwoTowerLcm,
     reference=reference,
     sweep={"schedule": ("cosine", "sigmoid"), "sampling_steps": (1, 2, 4, 10, 40), "guidance_scale": (1.0, 1.5, 3.0)},
     variant_of="lcm",

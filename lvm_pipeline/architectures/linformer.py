@@ -30,7 +30,7 @@ from lvm_pipeline.architectures._config import BackboneConfig, option
 from lvm_pipeline.architectures._contract import Architecture, Preset
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import LayerNorm
-from lvm_pipeline.architectures._stack import Residual, ResidualStack, reference_of
+from lvm_pipeline.architectures._stack import ResidualStack, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +99,8 @@ def _summed(states: Tensor, weights_Sk: Tensor) -> Tensor:
 
 
 def mixers(config: LinformerConfig) -> ResidualStack:
-    layers = []
-    for _ in range(config.num_layers):
-        inner = (LinformerAttention(config), Mlp(config.hidden_dim, config.mlp_dim))
-        layers += [Residual(LayerNorm(config.hidden_dim), each, dropout=config.dropout) for each in inner]
-    return ResidualStack(layers, LayerNorm(config.hidden_dim))
-
-
-def build(config: LinformerConfig) -> Backbone:
-    return Backbone(config, mixers(config), max_context=config.num_positions, is_causal=False)
+    layers = ((LinformerAttention(config), Mlp(config.hidden_dim, config.mlp_dim)) for _ in range(config.num_layers))
+    return ResidualStack(layers, LayerNorm, config)
 
 
 def reference_attention(attention: LinformerAttention, states: Tensor) -> Tensor:
@@ -140,7 +133,7 @@ ARCHITECTURE = Architecture(
         ),
         "full": Preset(config=LinformerConfig(), num_params=100_792_188),
     },
-    build_model=build,
+    build_model=lambda config: Backbone(config, mixers(config), max_context=config.num_positions, is_causal=False),
     reference=reference_of({LinformerAttention: reference_attention}),
     sweep={"num_sums": (1, 2, 3, 4, 5)},
     causal=False,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._config import BackboneConfig
 from lvm_pipeline.architectures._contract import Architecture, Preset, TrainingDefaults
-from lvm_pipeline.architectures._recurrence import RecurrentLayers, lstm_layer, reference_layers, stacked
+from lvm_pipeline.architectures._recurrence import RecurrentLayers, lstm_layer, reference_by, stacked
 
 LstmState = tuple[Tensor, Tensor]
 
@@ -46,17 +46,6 @@ def reference_cell(
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-def reference(model: Backbone, contexts: Tensor) -> Tensor:
-    assert isinstance(model.mixers, LstmLayers)
-    return model.predict_from(
-        contexts, reference_layers(model.mixers.layers, model.states_of(contexts), reference_cell)
-    )
-
-
-def build(config: LstmConfig) -> Backbone:
-    return Backbone(config, LstmLayers(config))
-
-
 ARCHITECTURE = Architecture(
     name="lstm",
     summary="Stacked LSTM, the proven baseline",
@@ -67,8 +56,8 @@ ARCHITECTURE = Architecture(
         "small": Preset(config=LstmConfig(hidden_dim=512), num_params=5_335_628),
         "full": Preset(config=LstmConfig(hidden_dim=728), num_params=10_011_812),
     },
-    build_model=build,
-    reference=reference,
+    build_model=lambda config: Backbone(config, LstmLayers(config)),
+    reference=reference_by(reference_cell),
     sweep={"hidden_dim": (256, 512, 1024, 2048), "num_layers": (1, 2, 3)},
     training_defaults={"articles": TrainingDefaults(batch_size=800, learning_rate=3e-3)},
 )

@@ -20,7 +20,7 @@ from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._contract import Architecture, Preset
 from lvm_pipeline.architectures._mamba2_mixer import Mamba2Mixer, MixerConfig, reference_mixer
 from lvm_pipeline.architectures._norms import RMSNorm
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
+from lvm_pipeline.architectures._stack import RecurrentStack, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +30,8 @@ class Mamba2Config(MixerConfig):
 
 
 def mixers(config: Mamba2Config) -> RecurrentStack:
-    layers = (
-        Residual(
-            RMSNorm(config.hidden_dim), Mamba2Mixer(config, num_residuals=config.num_layers), dropout=config.dropout
-        )
-        for _ in range(config.num_layers)
-    )
-    return RecurrentStack(layers, RMSNorm(config.hidden_dim))
-
-
-def build(config: Mamba2Config) -> Backbone:
-    return Backbone(config, mixers(config))
+    layers = ([Mamba2Mixer(config, num_residuals=config.num_layers)] for _ in range(config.num_layers))
+    return RecurrentStack(layers, RMSNorm, config)
 
 
 ARCHITECTURE = Architecture(
@@ -61,7 +52,7 @@ ARCHITECTURE = Architecture(
         "published": Preset(config=Mamba2Config(num_layers=24), num_params=91_960_588),
         "published_370m": Preset(config=Mamba2Config(hidden_dim=1024, num_layers=48), num_params=318_902_860),
     },
-    build_model=build,
+    build_model=lambda config: Backbone(config, mixers(config)),
     reference=reference_of({Mamba2Mixer: reference_mixer}),
     sweep={"hidden_dim": (768, 1024), "num_layers": (24, 34, 48, 56)},
     gains_from_compile=True,

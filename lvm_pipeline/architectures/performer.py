@@ -38,7 +38,7 @@ from lvm_pipeline.architectures._favor import (
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import LayerNorm
 from lvm_pipeline.architectures._rotary import angles, frequencies, rotate_neighbours
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
+from lvm_pipeline.architectures._stack import RecurrentStack, reference_of
 
 PerformerState = tuple[int, FavorState]  # positions seen, and their sums
 
@@ -111,11 +111,10 @@ class PerformerMixers(RecurrentStack):
     """L pairs of attention and MLP, and when their features are drawn again."""
 
     def __init__(self, config: PerformerConfig):
-        layers = []
-        for _ in range(config.num_layers):
-            inner = (PerformerAttention(config), Mlp(config.hidden_dim, config.mlp_dim))
-            layers += [Residual(LayerNorm(config.hidden_dim), each, dropout=config.dropout) for each in inner]
-        super().__init__(layers, LayerNorm(config.hidden_dim))
+        layers = (
+            (PerformerAttention(config), Mlp(config.hidden_dim, config.mlp_dim)) for _ in range(config.num_layers)
+        )
+        super().__init__(layers, LayerNorm, config)
         self.redraw_steps = config.redraw_steps
         self.redraw_seed = torch.initial_seed()
 
@@ -134,10 +133,6 @@ class PerformerMixers(RecurrentStack):
 
     def set_extra_state(self, state: Any) -> None:
         self.redraw_seed = int(state)
-
-
-def build(config: PerformerConfig) -> Backbone:
-    return Backbone(config, PerformerMixers(config))
 
 
 def _usual_features(head_dim: int) -> int:
@@ -170,7 +165,7 @@ ARCHITECTURE = Architecture(
         ),
         "full": Preset(config=PerformerConfig(), num_params=100_823_884),
     },
-    build_model=build,
+    build_model=lambda config: Backbone(config, PerformerMixers(config)),
     reference=reference_of({PerformerAttention: reference_performer_attention}),
     sweep={"num_features": (64, 128, 266), "kernel": KERNELS, "redraw_steps": (1, 1000)},
 )

@@ -21,6 +21,7 @@ its value width, with four.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ from lvm_pipeline.architectures._kernels import OptionalKernel, retention_form
 from lvm_pipeline.architectures._mlp import SwiGlu
 from lvm_pipeline.architectures._norms import RMSNorm, rms_norm
 from lvm_pipeline.architectures._rotary import angles, rotate_neighbours
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
+from lvm_pipeline.architectures._stack import RecurrentStack, reference_of
 
 EPS = 1e-6
 LOWEST_FREQUENCY = 1e-4  # of the rotation; the highest is 1, those between are in geometric progression
@@ -153,15 +154,8 @@ RETENTION = OptionalKernel(
 
 
 def mixers(config: RetNetConfig) -> RecurrentStack:
-    layers = []
-    for _ in range(config.num_layers):
-        inner = (Retention(config), SwiGlu(config.hidden_dim, config.mlp_dim))
-        layers += [Residual(RMSNorm(config.hidden_dim, eps=EPS), each, dropout=config.dropout) for each in inner]
-    return RecurrentStack(layers, RMSNorm(config.hidden_dim, eps=EPS))
-
-
-def build(config: RetNetConfig) -> Backbone:
-    return Backbone(config, mixers(config))
+    layers = ((Retention(config), SwiGlu(config.hidden_dim, config.mlp_dim)) for _ in range(config.num_layers))
+    return RecurrentStack(layers, partial(RMSNorm, eps=EPS), config)
 
 
 def reference_retention(retention: Retention, states: Tensor) -> Tensor:
@@ -190,7 +184,7 @@ ARCHITECTURE = Architecture(
             config=RetNetConfig(num_layers=12, num_heads=4, value_dim=1280, mlp_dim=1280), num_params=86_545_996
         ),
     },
-    build_model=build,
+    build_model=lambda config: Backbone(config, mixers(config)),
     reference=reference_of({Retention: reference_retention}),
     sweep={"num_heads": (2, 3, 4, 6), "num_layers": (12, 15)},
     gains_from_compile=True,

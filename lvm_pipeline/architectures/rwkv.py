@@ -253,10 +253,6 @@ class RwkvMixers(nn.Module):
         return states, after
 
 
-def build(config: RwkvConfig) -> Backbone:
-    return Backbone(config, RwkvMixers(config))
-
-
 def reference(model: Backbone, contexts: Tensor) -> Tensor:
     """Predict with the plain recurrence."""
     mixers = model.mixers
@@ -299,7 +295,7 @@ ARCHITECTURE = Architecture(
         "full": Preset(config=RwkvConfig(), num_params=167_311_948),
         "published": Preset(config=RwkvConfig(num_layers=12), num_params=91_963_468),
     },
-    build_model=build,
+    build_model=lambda config: Backbone(config, RwkvMixers(config)),
     reference=reference,
     sweep={"num_layers": (4, 8, 12, 16, 22)},
 )

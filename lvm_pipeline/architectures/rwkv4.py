@@ -34,7 +34,7 @@ from lvm_pipeline.architectures._config import BackboneConfig, option
 from lvm_pipeline.architectures._contract import Architecture, OptimiserSetting, Preset
 from lvm_pipeline.architectures._norms import NO_DECAY, LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
+from lvm_pipeline.architectures._stack import RecurrentStack, reference_of
 from lvm_pipeline.architectures._token_shift import previous
 from lvm_pipeline.architectures._wkv import Sums, reference_weighted_key_values, weighted_key_values
 
@@ -132,19 +132,12 @@ class Rwkv4Mixers(RecurrentStack):
     """A norm, L pairs of time mix and channel mix, a norm."""
 
     def __init__(self, config: Rwkv4Config):
-        layers = []
-        for layer in range(config.num_layers):
-            inner = (TimeMix(config, layer), ChannelMix(config, layer))
-            layers += [Residual(LayerNorm(config.hidden_dim), each, dropout=config.dropout) for each in inner]
-        super().__init__(layers, LayerNorm(config.hidden_dim))
+        layers = ((TimeMix(config, layer), ChannelMix(config, layer)) for layer in range(config.num_layers))
+        super().__init__(layers, LayerNorm, config)
         self.first_norm = LayerNorm(config.hidden_dim)
 
     def prepare(self, states: Tensor) -> Tensor:
         return at_least_float32(self.first_norm(states))
-
-
-def build(config: Rwkv4Config) -> Backbone:
-    return Backbone(config, Rwkv4Mixers(config))
 
 
 def reference_time_mix(mix: TimeMix, states: Tensor) -> Tensor:
@@ -167,7 +160,7 @@ ARCHITECTURE = Architecture(
         "full": Preset(config=Rwkv4Config(), num_params=170_470_732),
         "published": Preset(config=Rwkv4Config(num_layers=12), num_params=93_709_132),
     },
-    build_model=build,
+    build_model=lambda config: Backbone(config, Rwkv4Mixers(config)),
     reference=reference_of({TimeMix: reference_time_mix}),
     sweep={"num_layers": (4, 8, 12, 16, 22)},
     variant_of="rwkv",

@@ -35,7 +35,7 @@ from lvm_pipeline.architectures._long_convolution import LONGEST_PRODUCT, causal
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import NO_DECAY, LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
-from lvm_pipeline.architectures._stack import RecurrentStack, Residual, reference_of
+from lvm_pipeline.architectures._stack import RecurrentStack, reference_of
 
 TIME_STEP_RANGE = (0.001, 0.1)  # of the fresh model, log-uniform
 START_DECAY = 0.5  # -Re A of the fresh model
@@ -138,15 +138,8 @@ class S4Mixer(nn.Module):
 
 
 def mixers(config: S4Config) -> RecurrentStack:
-    layers = []
-    for _ in range(config.num_layers):
-        inner = (S4Mixer(config), Mlp(config.hidden_dim, config.mlp_dim))
-        layers += [Residual(LayerNorm(config.hidden_dim), each, dropout=config.dropout) for each in inner]
-    return RecurrentStack(layers, LayerNorm(config.hidden_dim))
-
-
-def build(config: S4Config) -> Backbone:
-    return Backbone(config, mixers(config))
+    layers = ((S4Mixer(config), Mlp(config.hidden_dim, config.mlp_dim)) for _ in range(config.num_layers))
+    return RecurrentStack(layers, LayerNorm, config)
 
 
 def reference_state_space(space: DiagonalStateSpace, inputs: Tensor) -> Tensor:
@@ -176,7 +169,7 @@ ARCHITECTURE = Architecture(
         "small": Preset(config=S4Config(dropout=0.5, hidden_dim=192, num_layers=6, mlp_dim=768), num_params=2_934_028),
         "full": Preset(config=S4Config(), num_params=97_698_124),
     },
-    build_model=build,
+    build_model=lambda config: Backbone(config, mixers(config)),
     reference=reference_of({S4Mixer: reference_s4_mixer}),
     sweep={"state_dim": (16, 32, 64, 128, 256)},
 )

@@ -29,11 +29,6 @@ class EnsembleScores:
     weights_chosen: str
     members: tuple[MemberScores, ...]
 
-    @property
-    def best_member(self) -> MemberScores:
-        """The member with the highest cosine."""
-        return self.members[0]
-
 
 def ensemble_scores(scored: ScoredModel, *, seed: int = 0) -> EnsembleScores | None:
     """Score the members of an ensemble on its own targets, each in its own mode; None for any other model."""

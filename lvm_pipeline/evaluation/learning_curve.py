@@ -89,8 +89,7 @@ def part_of(data: TrainingData, fraction: float, *, seed: int) -> TrainingData:
     left_out = np.random.default_rng(seed).permutation(train_articles)[num:]
     splits = data.article_splits.astype(object)
     splits[left_out] = LEFT_OUT
-    article_of_target = np.searchsorted(data.articles.first_rows, data.sequences.target_rows, side="right") - 1
-    is_left_out = np.isin(article_of_target, left_out)
+    is_left_out = np.isin(data.articles_of(data.sequences.target_rows), left_out)
     sequence_splits = np.where(is_left_out, LEFT_OUT, data.sequences.splits.astype(object))
     return replace(
         data, article_splits=splits.astype(str), sequences=replace(data.sequences, splits=sequence_splits.astype(str))

@@ -236,7 +236,7 @@ def agreement_of(predictions: Sequence[NDArray[np.float32]], spans: Spans, data:
     return Agreement(
         with_targets=np.einsum("msd,sd->sm", stacked, targets),
         among_members=np.einsum("msd,nsd->smn", stacked, stacked),
-        articles=np.searchsorted(data.articles.first_rows, rows, side="right") - 1,
+        articles=data.articles_of(rows),
     )
 
 

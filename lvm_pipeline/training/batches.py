@@ -124,9 +124,3 @@ def batches(
     """Yield every batch once, with the indices of its spans."""
     for indices in group_spans(spans, batch_size, rng=rng):
         yield indices, gather(vectors, spans.take(indices), condition)
-
-
-def padded_fraction(spans: Spans, groups: list[NDArray[np.int64]]) -> float:
-    """Return the share of positions that are padding."""
-    padded = sum(int(spans.lengths[group].max()) * len(group) for group in groups)
-    return 1 - int(spans.lengths.sum()) / padded

@@ -72,6 +72,10 @@ class TrainingData:
         """Return the rows of all concepts of train articles, ascending."""
         return _rows(self.articles, np.flatnonzero(self.article_splits == "train"))
 
+    def articles_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the index of the article of each row."""
+        return np.searchsorted(self.articles.first_rows, rows, side="right") - 1
+
     def window_spans(self, split: Split) -> Spans:
         """Return one span for each sequence of a split: T context concepts, the target after the last."""
         indices = self.sequences.of_split(split)
@@ -95,7 +99,7 @@ class TrainingData:
         if mode == "windows":
             return self.window_spans(split)
         target_rows = self.sequences.target_rows[self.sequences.of_split(split)]
-        articles = np.searchsorted(self.articles.first_rows, target_rows, side="right") - 1
+        articles = self.articles_of(target_rows)
         chosen, first = np.unique(articles, return_index=True)
         spans = Spans(
             first_rows=self.articles.first_rows[chosen],

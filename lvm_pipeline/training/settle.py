@@ -75,7 +75,7 @@ def fitted_linear_forecast(data: TrainingData, options: Mapping[str, Any], *, mo
         train_rows=data.train_rows(),
         first_rows=np.repeat(spans.first_rows, spans.num_targets),
         target_rows=target_rows,
-        articles=np.searchsorted(data.articles.first_rows, target_rows, side="right") - 1,
+        articles=data.articles_of(target_rows),
         **options,
     )
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvm_pipeline.training.batches import batches, gather, group_spans, padded_fraction, vectors_on_device
+from lvm_pipeline.training.batches import batches, gather, group_spans, vectors_on_device
 from lvm_pipeline.training.data import Spans
 
 SEED = st.integers(0, 5)
@@ -29,6 +29,11 @@ def test_a_batch_has_about_so_many_targets(lengths, batch_size, seed):
     for group in group_spans(spans, batch_size, rng=np.random.default_rng(seed)):
         # The even size is at most half as large again as what was asked for; a span is not cut.
         assert spans.num_targets[group].sum() <= 2 * batch_size + 2 * spans.lengths[group].max()
+
+
+def padded_fraction(spans, groups):
+    padded = sum(int(spans.lengths[group].max()) * len(group) for group in groups)
+    return 1 - int(spans.lengths.sum()) / padded
 
 
 @pytest.mark.parametrize("rng", [None, np.random.default_rng(0)])

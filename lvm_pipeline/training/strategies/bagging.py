@@ -11,7 +11,6 @@ from pydantic import Field
 
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
-from lvm_pipeline.training.strategies._articles import articles_of
 from lvm_pipeline.training.strategies._contract import Staging, Strategy, strategy_option
 
 
@@ -25,7 +24,7 @@ class BaggingOptions:
 def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options: BaggingOptions) -> Staging:
     """Replace the spans of every phase with those of the drawn articles, repeated as often as they were drawn."""
     (phase,) = staging.phases
-    articles = articles_of(phase.spans, data)
+    articles = data.articles_of(phase.spans.first_rows)
     known, of_span = np.unique(articles, return_inverse=True)
     num_drawn = max(1, round(options.bag_fraction * len(known)))
     draws = np.random.default_rng([config.seed, len(known)]).integers(0, len(known), num_drawn)

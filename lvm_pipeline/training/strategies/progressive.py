@@ -13,7 +13,6 @@ from pydantic import Field
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
-from lvm_pipeline.training.strategies._articles import articles_of
 from lvm_pipeline.training.strategies._contract import Staging, Strategy, strategy_option
 from lvm_pipeline.training.trial import Trial
 
@@ -33,7 +32,7 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
         LvmError: If the train split has fewer concepts than the first size.
     """
     whole = staging.phases[-1]
-    articles = articles_of(whole.spans, data)
+    articles = data.articles_of(whole.spans.first_rows)
     order, ends = _drawn_articles(np.unique(articles), data, seed=config.seed)
     total = int(ends[-1])
     sizes = [size for size in options.sizes if size < total]

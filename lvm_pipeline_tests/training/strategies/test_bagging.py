@@ -1,18 +1,17 @@
 import numpy as np
 
 from lvm_pipeline.training.strategies import staged
-from lvm_pipeline.training.strategies._articles import articles_of
 from lvm_pipeline_tests.training.strategies.test_contract import config_of
 
 
 def times_drawn(config, data):
     spans = staged(config, data).phases[0].spans
-    return dict(zip(*np.unique(articles_of(spans, data), return_counts=True), strict=True))
+    return dict(zip(*np.unique(data.articles_of(spans.first_rows), return_counts=True), strict=True))
 
 
 def test_articles_are_drawn_with_replacement_by_the_seed(data, settled):
     config = settled(config_of("bagging"))
-    every = articles_of(staged(settled(config_of("plain")), data).phases[0].spans, data)
+    every = data.articles_of(staged(settled(config_of("plain")), data).phases[0].spans.first_rows)
     drawn = times_drawn(config, data)
     assert sum(drawn.values()) == len(every)
     assert set(drawn) < set(every)
@@ -38,4 +37,5 @@ def test_bagging_comes_before_the_phases_whatever_the_order_of_the_names(data, s
     config = settled(config_of("progressive+bagging"))
     phases = staged(config, data).phases
     assert [len(phase.spans) for phase in phases] == sorted(len(phase.spans) for phase in phases)
-    assert len(articles_of(phases[-1].spans, data)) > len(set(articles_of(phases[-1].spans, data)))
+    drawn = data.articles_of(phases[-1].spans.first_rows)
+    assert len(drawn) > len(set(drawn))

@@ -4,7 +4,6 @@ import pytest
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.config import training_config
 from lvm_pipeline.training.strategies import staged
-from lvm_pipeline.training.strategies._articles import articles_of
 from lvm_pipeline_tests.training.strategies.test_contract import config_of
 
 
@@ -12,7 +11,7 @@ from lvm_pipeline_tests.training.strategies.test_contract import config_of
 def test_subsets_grow_in_whole_articles_and_contain_one_another(data, mode):
     config = config_of("progressive", learning_rate=0.01, mode=mode, seed=3)
     staging = staged(config, data)
-    articles = [set(articles_of(phase.spans, data)) for phase in staging.phases]
+    articles = [set(data.articles_of(phase.spans.first_rows)) for phase in staging.phases]
     assert articles[0] < articles[1] < articles[2]
     lengths = data.articles.lengths
     for size, chosen, phase in zip((60, 120), articles, staging.phases, strict=False):
@@ -20,10 +19,10 @@ def test_subsets_grow_in_whole_articles_and_contain_one_another(data, mode):
         assert size <= counted < size + lengths.max()
         assert phase.name == f"{counted} concepts"
         every = staging.phases[-1].spans
-        assert len(phase.spans) == np.isin(articles_of(every, data), list(chosen)).sum()
+        assert len(phase.spans) == np.isin(data.articles_of(every.first_rows), list(chosen)).sum()
     assert [phase.epochs for phase in staging.phases] == [1, 1, 2]
     another = staged(config.with_options(seed=4), data)
-    assert set(articles_of(another.phases[0].spans, data)) != articles[0]
+    assert set(data.articles_of(another.phases[0].spans.first_rows)) != articles[0]
 
 
 def test_sizes_beyond_the_data_are_left_out_with_a_note_and_too_few_data_are_refused(data):
