@@ -1,6 +1,7 @@
 """The environment as one typed, frozen settings object; it is read nowhere else.
 
-Every field is an environment variable with the prefix `LVM_`: `home` is `LVM_HOME`. The options of a training are among
+Every field is an environment variable with the prefix `LVM_`: `home` is `LVM_HOME`. Secrets may be in files:
+`LVM_DATABASE_URL_FILE` names one that holds `LVM_DATABASE_URL`. The options of a training are among
 them, as `TrainingConfig` declares them: `epochs` is `LVM_EPOCHS`, `model.hidden_dim` is `LVM_MODEL__HIDDEN_DIM`.
 """
 
@@ -9,7 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -48,7 +49,9 @@ class Settings(TrainingConfig, BaseSettings):
 
     home: Path = Field(default_factory=lambda: default_home(), description="Folder for all state.")
     database_url: SecretStr | None = Field(
-        default=None, description="URL of an external Postgres with the source tables. Default: the built-in server."
+        default=None,
+        description="URL of an external Postgres with the source tables, with any parameter of libpq. Default: the "
+        "built-in server. This and every other secret may be in a file, which LVM_DATABASE_URL_FILE names.",
     )
 
     # The source table.
@@ -271,6 +274,7 @@ def load_settings(**overrides: object) -> Settings:
     Raises:
         LvmError: If a variable cannot be used; names it and says why.
     """
+    overrides = {**_secrets_in_files(), **overrides}
     for variable, name in EARLIER_NAMES.items():
         if os.environ.get(variable) and f"LVM_{name.upper()}" not in os.environ:
             overrides.setdefault(name, os.environ[variable])
@@ -314,12 +318,15 @@ def settings_environment(settings: Settings) -> dict[str, str]:
             continue
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         values[_variable((name,))] = json.dumps(text) if isinstance(text, dict) else str(text)
+        if f"{_variable((name,))}_FILE" in os.environ and isinstance(value, SecretStr):
+            values[f"{_variable((name,))}_FILE"] = ""  # the file may change before the process reads it
     return values
 
 
 def unknown_variables() -> dict[str, str | None]:
     """Return the `LVM_...` variables that are not settings, each with the nearest setting if there is one."""
     known = [_variable((name,)) for name in Settings.model_fields]
+    known += [f"{variable}_FILE" for variable in secret_variables().values()]
     nested = tuple(f"{_variable((name,))}__" for name in NESTED)
     given = [name for name in os.environ if name.upper().startswith("LVM_") and not name.upper().startswith(nested)]
     unknown = [name for name in given if name.upper() not in {*known, *COMPOSE_VARIABLES, *EARLIER_NAMES}]
@@ -331,6 +338,32 @@ def refuse_unknown_variables() -> None:
     for name, nearest in unknown_variables().items():
         fix = f"did you mean {nearest}?" if nearest else "`lvm settings` lists them all."
         raise LvmError(f"The environment variable {name} is not a setting; {fix} Rename or unset it.")
+
+
+def secret_variables() -> dict[str, str]:
+    """Return the variable of each secret, by setting; with `_FILE` after it, it names a file that holds the secret."""
+    fields = Settings.model_fields.items()
+    return {name: _variable((name,)) for name, field in fields if SecretStr in get_args(field.annotation)}
+
+
+def _secrets_in_files() -> dict[str, object]:
+    """Read the secrets whose variable with `_FILE` after it names a file, as Docker and Kubernetes mount them."""
+    secrets: dict[str, object] = {}
+    for name, variable in secret_variables().items():
+        file = os.environ.get(f"{variable}_FILE")
+        if not file:
+            continue
+        try:
+            text = Path(file).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise LvmError(f"{variable}_FILE is {file}, which cannot be read ({reason}); correct it.") from None
+        if not text:
+            raise LvmError(f"{variable}_FILE is {file}, which is empty; write the secret into it.")
+        if os.environ.get(variable, text) not in (text, ""):
+            raise LvmError(f"{variable} and {variable}_FILE are both set and differ; unset one of them.")
+        secrets[name] = text
+    return secrets
 
 
 def _variable(location: Sequence[int | str]) -> str:

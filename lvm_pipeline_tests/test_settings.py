@@ -102,3 +102,45 @@ def test_a_relative_home_does_not_follow_a_change_of_folder(monkeypatch, tmp_pat
     monkeypatch.chdir(tmp_path)
 
     assert Settings(home=Path("state")).home == tmp_path / "state"
+
+
+SECRETS = ("LVM_DATABASE_URL", "LVM_DAGSTER_DATABASE_URL", "LVM_ALERT_URL", "LVM_CHAT_KEY")
+
+
+def test_every_secret_may_be_in_a_file(monkeypatch, tmp_path):
+    for variable in SECRETS:
+        (tmp_path / variable).write_text(f"secret of {variable}\n")
+        monkeypatch.setenv(f"{variable}_FILE", str(tmp_path / variable))
+
+    read = load_settings()
+
+    for variable in SECRETS:
+        assert getattr(read, variable.removeprefix("LVM_").lower()).get_secret_value() == f"secret of {variable}"
+    assert set(settings.secret_variables().values()) == set(SECRETS)
+    assert settings.unknown_variables() == {}
+    for name, value in settings.settings_environment(read).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "LVM_CHAT_KEY").write_text("a newer one")
+    assert load_settings() == read
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "LVM_CHAT_KEY_FILE is .*, which cannot be read \\(No such file or directory\\)"),
+        (b"", "LVM_CHAT_KEY_FILE is .*, which is empty"),
+        (b"\xff\xfe", "LVM_CHAT_KEY_FILE is .*, which cannot be read \\(it is not text\\)"),
+        (b"other", "LVM_CHAT_KEY and LVM_CHAT_KEY_FILE are both set and differ"),
+    ],
+)
+def test_a_secret_that_cannot_be_read_from_its_file_is_refused(monkeypatch, tmp_path, content, sentence):
+    monkeypatch.setenv("LVM_CHAT_KEY_FILE", str(tmp_path / "key"))
+    if content == b"other":
+        monkeypatch.setenv("LVM_CHAT_KEY", "hush-hush")
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+
+    with pytest.raises(LvmError, match=sentence) as refusal:
+        load_settings()
+
+    assert "hush" not in str(refusal.value)

@@ -15,6 +15,7 @@ from lvm_pipeline.settings import Settings
 SERVER = Subject("database", "server")
 PGVECTOR = Subject("database", "pgvector")
 TABLES = Subject("database", "tables")
+SECURITY = Subject("database", "row-level security")
 ORDER = Subject("database", "order")
 VECTORS = Subject("database", "vectors")
 FILL = "Fill it with `lvm ingest FILE`, or with real text by `lvm demo`."
@@ -75,6 +76,12 @@ def _examine_table(table: PostgresTable, settings: Settings) -> Iterator[Diagnos
         f"{described.num_rows:,} rows of {described.dataset_source} in {table.tables.entry.name}, "
         f"vectors in {table.tables.vector_name}"
     )
+    hiding = [each.name for each in (table.tables.entry, table.tables.vectors) if each and each.hides_rows]
+    if hiding:
+        yield SECURITY.warning(
+            f"row-level security of {' and '.join(hiding)} may hide rows from this user",
+            "Connect as the owner, or check the policies for SELECT.",
+        )
     decision = choose_order(described.column_kinds, table.examine, request=lineage.extract_options(settings))
     if decision.rule is None:
         yield ORDER.refused(decision.finding.message, fix="Set the columns that hold the order.")
