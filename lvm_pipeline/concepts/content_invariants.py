@@ -3,6 +3,8 @@
 Shapes: N = concepts in the table.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ def no_duplicate_concepts(facts: ConceptFacts) -> Finding:
         f"row {found['earlier_row']} ({found['earlier_cpe_id']})"
         for found in offenders
     ]
-    return no_duplicate_concepts.from_count(
+    finding = no_duplicate_concepts.from_count(
         len(repeats),
         f"{len(repeats)} concepts repeat an earlier one: {listed(names, len(repeats))}",
         otherwise="no two concepts have the same text or the same vector",
@@ -41,6 +43,7 @@ def no_duplicate_concepts(facts: ConceptFacts) -> Finding:
             "concepts": offenders,
         },
     )
+    return _expected_of_sequences(finding, facts, "pieces that could not be joined repeat concepts")
 
 
 def _earlier_rows(hashes: NDArray[np.int64], is_there: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -57,12 +60,21 @@ def _earlier_rows(hashes: NDArray[np.int64], is_there: NDArray[np.bool_]) -> NDA
 def texts_are_not_empty(facts: ConceptFacts) -> Finding:
     """Every concept has a text that is not only white space."""
     empty = np.flatnonzero(facts.is_text_empty)
-    return texts_are_not_empty.from_count(
+    finding = texts_are_not_empty.from_count(
         len(empty),
         f"{len(empty)} concepts have no text: {facts.listed(empty)}",
         otherwise="every concept has a text",
         details=facts.some(empty),
     )
+    return _expected_of_sequences(finding, facts, "such a file has the texts of the targets only")
+
+
+def _expected_of_sequences(finding: Finding, facts: ConceptFacts, reason: str) -> Finding:
+    """Turn a failure into a warning where the table was restored from a file of sequences."""
+    if finding.passed or not facts.metadata.is_from_sequences:
+        return finding
+    message = f"{finding.message} (the table was restored from a file of sequences: {reason})"
+    return replace(finding, severity=Severity.WARNING, message=message)
 
 
 @invariant(

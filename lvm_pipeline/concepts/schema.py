@@ -73,6 +73,7 @@ class ConceptsMetadata:
     duplicates_policy: str
     dropped: list[dict[str, str]] = field(default_factory=list)  # removed duplicates: `{cpe_id, kept_cpe_id, reason}`
     order_warning: str | None = None  # set if the order is unknown and was accepted
+    is_from_sequences: bool = False  # restored from a file of sequences: texts may be missing, concepts may repeat
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from lvm_pipeline.concepts.schema import METADATA_KEY, read_concepts_metadata
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.exchange.npz_file import NpzReader
 from lvm_pipeline.exchange.npz_import import import_concepts_npz, import_sequences_npz
+from lvm_pipeline.exchange.npz_sequences import holds_sequences
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
 from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA
@@ -43,9 +44,12 @@ def tables_from_file(
     if data_path.suffix == ".npz":
         concepts_path = built_concepts
         with NpzReader(data_path) as reader:
-            holds_sequences = "context_sequences" in reader
-        if holds_sequences:
-            raise_on_blocking(import_sequences_npz(data_path, built_concepts, built_sequences, space_id=space_id))
+            is_of_sequences = holds_sequences(reader)
+        if is_of_sequences:
+            findings = import_sequences_npz(
+                data_path, built_concepts, built_sequences, space_id=space_id, sequence_options=sequence_options
+            )
+            raise_on_blocking(findings)
             return built_concepts, built_sequences
         import_concepts_npz(data_path, built_concepts, space_id=space_id)
     elif _is_sequence_table(data_path):

@@ -5,7 +5,6 @@ Every function raises an LvmError that names array and row if a value cannot be 
 Shapes: N = concepts or sequences in the file, D = vector width.
 """
 
-import json
 import re
 import reprlib
 import uuid
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.exchange.npz_file import NpzReader
 from lvm_pipeline.source.schema import Tmd, pack_tmd, unpack_tmd
+from lvm_pipeline.source.values import parse_json, whole_number
 
 _THREE_NUMBERS = re.compile(r"\D*(\d{1,3})\D+(\d{1,3})\D+(\d{1,3})\D*")
 
@@ -49,7 +49,8 @@ def names_of(reader: NpzReader, name: str, num_entries: int) -> list[str]:
     names = []
     for row, entry in enumerate(reader.entries(name, num_entries)):
         text = str(int(entry)) if isinstance(entry, float) and entry.is_integer() else _text(entry)
-        if not isinstance(entry, str | bytes | uuid.UUID | int | float) or not text or text == "nan":
+        is_name = isinstance(entry, str | bytes | uuid.UUID | int | float) and not isinstance(entry, bool)
+        if not is_name or not text or text == "nan":
             raise reader.error(f"has no name in row {row} of {name} ({reprlib.repr(entry)})")
         names.append(text)
     return names
@@ -58,10 +59,13 @@ def names_of(reader: NpzReader, name: str, num_entries: int) -> list[str]:
 def texts_of(reader: NpzReader, name: str, num_entries: int) -> list[str | None]:
     """Read texts; an empty one counts as missing."""
     texts = reader.entries(name, num_entries)
-    for row, text in enumerate(texts):
-        if text is not None and not isinstance(text, str | bytes):
-            raise reader.error(f"holds {reprlib.repr(text)} in row {row} of {name}, where text is expected")
-    return [_text(text) or None for text in texts]
+    return [_checked_text(reader, text, name, row) for row, text in enumerate(texts)]
+
+
+def _checked_text(reader: NpzReader, text: object, name: str, row: int) -> str | None:
+    if text is not None and not isinstance(text, str | bytes):
+        raise reader.error(f"holds {reprlib.repr(text)} in row {row} of {name}, where text is expected")
+    return _text(text) or None
 
 
 def tmds_of(reader: NpzReader, name: str, num_entries: int) -> list[Tmd | None]:
@@ -89,16 +93,10 @@ def _tmd(value: Any) -> Tmd | None:
     if isinstance(value, str | bytes) and (match := _THREE_NUMBERS.fullmatch(_text(value))):
         numbers = match.groups()
     if numbers is None:
-        return unpack_tmd(_whole(value))
-    tmd = Tmd(*map(_whole, numbers))
+        return unpack_tmd(whole_number(value))
+    tmd = Tmd(*map(whole_number, numbers))
     pack_tmd(tmd)  # raises if a code is out of range
     return tmd
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, str | bytes) and int(value) != value:
-        raise ValueError(f"{value} is not a whole number")
-    return int(value)
 
 
 def _text(value: Any) -> str:
@@ -107,15 +105,40 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def metadata_of(reader: NpzReader) -> dict[str, Any]:
-    """Read the metadata of the file, JSON text or a dict; empty if it has none that is understood."""
-    value = reader.single("metadata") if "metadata" in reader else None
+def metadata_of(reader: NpzReader, *, num_records: int | None = None) -> dict[str, Any]:
+    """Read the metadata of the file, JSON text or a dict; empty if it has none that is understood.
+
+    An array of `num_records` holds metadata of each sequence, and none of the file; see `records_of`.
+    """
+    if "metadata" not in reader or (num_records != 1 and reader.header("metadata").shape == (num_records,)):
+        return {}
+    value = reader.single("metadata")
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = parse_json(value)
+        except ValueError:
             return {}
     return value if isinstance(value, dict) else {}
+
+
+def records_of(reader: NpzReader, name: str, num_entries: int) -> list[dict[str, Any]]:
+    """Read an array with one dict for each sequence; empty if it has another form."""
+    header = reader.header(name)
+    if header.shape != (num_entries,) or not header.dtype.hasobject:
+        return []
+    records = reader.entries(name, num_entries)
+    return records if all(isinstance(record, dict) for record in records) else []
+
+
+def text_rows_of(reader: NpzReader, name: str, num_entries: int, width: int) -> list[list[str | None]]:
+    """Read an array of texts of two axes as one list for each row."""
+    header, shape = reader.header(name), (num_entries, width)
+    if header.shape != shape:
+        raise reader.error(f"has shape {header.shape} for {name}, where {shape} is expected")
+    entries = reader.entries(name, shape[0])
+    flat = entries if header.dtype.hasobject else [text for row in entries for text in row]
+    texts = [_checked_text(reader, text, name, number // shape[1]) for number, text in enumerate(flat)]
+    return [texts[start : start + shape[1]] for start in range(0, len(texts), shape[1])]
 
 
 def space_of(reader: NpzReader, metadata: dict[str, Any], space_id: str | None, vector_dim: int) -> str:

@@ -8,6 +8,7 @@ Shapes: N = concepts, S = sequences, T = context length in concepts, D = vector 
 
 import uuid
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,16 @@ from lvm_pipeline.exchange.npz_columns import (
     vectors_shape,
 )
 from lvm_pipeline.exchange.npz_file import PIECE_BYTES, NpzReader
+from lvm_pipeline.exchange.npz_sequences import CONTEXTS, TARGETS, SequenceFile
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences, write_sequences
 from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.rows import read_concept_rows
-from lvm_pipeline.sequences.schema import SPLITS
-from lvm_pipeline.sequences.splits import split_last_fifth
 from lvm_pipeline.source.schema import Tmd
 
 CONCEPT_ARRAYS = ("cpe_ids", "concept_texts", "vectors", "tmd_codes", "batch_ids", "seq_in_article")
-SEQUENCE_ARRAYS = ("context_sequences", "target_vectors")
 UNKNOWN_ORDER = "The order is that of an NPZ file, which does not say how it was decided."
 RUNS_NOT_ARTICLES = "Articles are runs of overlapping sequences of an NPZ file that names no articles."
-NO_ARTICLES = "the NPZ file names no articles: windows may cross them and validation may continue articles of train"
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "lvm-pipeline/npz")
 
 
@@ -106,33 +104,13 @@ def _positions(reader: NpzReader, article_ids: Sequence[str]) -> NDArray[np.int6
     return positions
 
 
-class _SequenceFile:
-    """A file of sequences with its small columns. `article_ids` is None if they are missing or unreliable."""
-
-    def __init__(self, reader: NpzReader):
-        reader.require(SEQUENCE_ARRAYS)
-        self.reader, self.metadata = reader, metadata_of(reader)
-        shape = vectors_shape(reader, "context_sequences", num_axes=3)
-        self.num_sequences, self.context_length, self.vector_dim = num, _, vector_dim = shape
-        target_shape = vectors_shape(reader, "target_vectors", num_axes=2)
-        if target_shape != (num, vector_dim):
-            raise reader.error(
-                f"holds target_vectors of shape {target_shape} beside {num} contexts of vectors of {vector_dim}"
-            )
-        empty = [None] * num
-        self.texts = texts_of(reader, "target_texts", num) if "target_texts" in reader else empty
-        self.tmds = tmds_of(reader, "target_tmds", num) if "target_tmds" in reader else empty
-        has_articles = "article_ids" in reader and self.metadata.get("is_leaking") is not True
-        self.article_ids = names_of(reader, "article_ids", num) if has_articles else None
-        self.splits = None if has_articles else split_last_fifth(num)
-        if "splits" in reader:
-            self.splits = np.array(names_of(reader, "splits", num))
-            if unknown := set(self.splits.tolist()) - set(SPLITS):
-                raise reader.error(f"holds unknown splits ({', '.join(sorted(unknown)[:3])})")
-
-
 def import_sequences_npz(
-    path: Path, concepts_staged: Path, sequences_staged: Path, *, space_id: str | None = None
+    path: Path,
+    concepts_staged: Path,
+    sequences_staged: Path,
+    *,
+    space_id: str | None = None,
+    sequence_options: SequenceOptions | None = None,
 ) -> list[Finding]:
     """Convert an NPZ file of sequences into a concept table and a sequence table, and check the latter.
 
@@ -147,7 +125,7 @@ def import_sequences_npz(
             for anything to be executed.
     """
     with NpzReader(path) as reader:
-        file = _SequenceFile(reader)
+        file = SequenceFile(reader)
         starts = np.empty(file.num_sequences, dtype=np.int64)  # first context row of each sequence
         write_concept_table(
             concepts_staged,
@@ -158,9 +136,10 @@ def import_sequences_npz(
             dataset_source=str(file.metadata.get("dataset_source") or "npz"),
             order_key="overlap of NPZ sequences",
             order_warning=None if file.article_ids else RUNS_NOT_ARTICLES,
+            is_from_sequences=True,
         )
     if file.splits is None:
-        options = SequenceOptions(context_length=file.context_length)
+        options = replace(sequence_options or SequenceOptions(), context_length=file.context_length)
         return build_sequences(concepts_staged, sequences_staged, options=options)
     rows = read_concept_rows(concepts_staged)
     split_of = dict(zip(rows.article_indices[starts].tolist(), file.splits.tolist(), strict=True))
@@ -175,7 +154,7 @@ def import_sequences_npz(
     return check_sequences(concepts_staged, sequences_staged, rows=rows)
 
 
-def _runs(file: _SequenceFile, starts: NDArray[np.int64]) -> Generator[dict[str, Any]]:
+def _runs(file: SequenceFile, starts: NDArray[np.int64]) -> Generator[dict[str, Any]]:
     """Yield the concepts run by run; fills `starts` (S,)."""
     length = file.context_length
     run_ids: list[str] = []
@@ -189,6 +168,8 @@ def _runs(file: _SequenceFile, starts: NDArray[np.int64]) -> Generator[dict[str,
         texts: list[str | None] = [None] * len(vectors)
         tmds: list[Tmd | None] = [None] * len(vectors)
         for sequence, row in enumerate(target_rows.tolist(), start=first):
+            if file.context_texts is not None and is_new[sequence - first]:
+                texts[row - length : row] = file.context_texts[sequence]
             texts[row], tmds[row] = file.texts[sequence], file.tmds[sequence]
         piece_starts = first_row + target_rows - length
         starts[first : first + len(targets)] = piece_starts
@@ -207,7 +188,7 @@ def _runs(file: _SequenceFile, starts: NDArray[np.int64]) -> Generator[dict[str,
         run_start, first_row, first = int(run_starts[-1]), first_row + len(vectors), first + len(targets)
 
 
-def _pieces(file: _SequenceFile) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]]:
+def _pieces(file: SequenceFile) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]]:
     """Yield contexts (n, T, D), targets (n, D), and whether each sequence begins a run (n,)."""
     num_rows = max(1, PIECE_BYTES // (file.context_length * file.vector_dim * 4))
     breaks = np.arange(file.num_sequences) == 0
@@ -217,8 +198,8 @@ def _pieces(file: _SequenceFile) -> Iterator[tuple[NDArray[np.float32], NDArray[
             breaks[1:] |= values[1:] != values[:-1]
     first, last_context, last_target = 0, None, None
     for contexts, targets in zip(
-        vector_pieces(file.reader, "context_sequences", num_rows=num_rows),
-        vector_pieces(file.reader, "target_vectors", num_rows=num_rows),
+        file.pieces(CONTEXTS, num_rows=num_rows),
+        file.pieces(TARGETS, num_rows=num_rows),
         strict=True,
     ):
         earlier_contexts = np.concatenate([contexts[:1] if last_context is None else last_context, contexts[:-1]])
@@ -231,7 +212,7 @@ def _pieces(file: _SequenceFile) -> Iterator[tuple[NDArray[np.float32], NDArray[
         first += len(contexts)
 
 
-def _run_ids(file: _SequenceFile, sequences: NDArray[np.int64], *, known: list[str]) -> list[str]:
+def _run_ids(file: SequenceFile, sequences: NDArray[np.int64], *, known: list[str]) -> list[str]:
     if file.article_ids is None:
         return [str(uuid.uuid5(NAMESPACE, f"{file.reader.content_id}/{sequence}")) for sequence in sequences.tolist()]
     run_ids = [file.article_ids[sequence] for sequence in sequences.tolist()]
@@ -243,12 +224,12 @@ def _run_ids(file: _SequenceFile, sequences: NDArray[np.int64], *, known: list[s
     return run_ids
 
 
-def _provenance(file: _SequenceFile) -> dict[str, Any]:
+def _provenance(file: SequenceFile) -> dict[str, Any]:
     """Return how the sequences were split; a file without articles leaks, whatever its metadata claim."""
     metadata, length = file.metadata, {"context_length": file.context_length}
     if file.article_ids is None:
-        rule, reason = metadata.get("split_rule") or "last_20_percent", metadata.get("leak_reason") or NO_ARTICLES
-        leak = {"is_leaking": True, "leak_reason": str(reason)}
+        rule = metadata.get("split_rule") or ("named_in_file" if file.names_splits else "last_20_percent")
+        leak = {"is_leaking": True, "leak_reason": file.leak_reason}
         return {**length, "boundaries": "unknown", "split_rule": str(rule), **leak}
     options = {name: metadata.get(name) for name in ("split_seed", "train_fraction", "validation_fraction")}
     rule = metadata.get("split_rule") or "named_in_file"

@@ -190,7 +190,7 @@ def test_bad_sequences_are_reported_and_nothing_is_written(tmp_path, harm, messa
     assert [left.name for left in tmp_path.iterdir()] == ["t.npz"]
 
 
-@pytest.mark.parametrize("missing", npz_import.SEQUENCE_ARRAYS)
+@pytest.mark.parametrize("missing", ["context_sequences", "target_vectors"])
 def test_missing_sequences_are_named(tmp_path, missing):
     _, arrays = original_sequences()
     del arrays[missing]
@@ -200,7 +200,7 @@ def test_missing_sequences_are_named(tmp_path, missing):
 
 def test_vectors_and_nothing_else_are_enough(tmp_path):
     _, arrays = original_sequences()
-    arrays = {name: arrays[name] for name in npz_import.SEQUENCE_ARRAYS}
+    arrays = {name: arrays[name] for name in ("context_sequences", "target_vectors")}
     import_sequences_npz(write_npz(tmp_path / "t.npz", arrays), tmp_path / "c.parquet", tmp_path / "s.parquet")
     assert pq.read_table(tmp_path / "c.parquet", columns=["concept_text"])["concept_text"].null_count == 45
 
