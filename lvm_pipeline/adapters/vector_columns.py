@@ -75,9 +75,9 @@ def _from_json(column: pa.StringArray, *, cpe_ids: Sequence[str] | pa.Array, nam
     rows: list[NDArray[np.float32]] = []
     for text, cpe_id in zip(column.to_pylist(), cpe_ids, strict=True):
         try:
-            rows.append(np.empty(0, np.float32) if text is None else vector_of(parse_json(text)))
+            rows.append(np.empty(0, np.float32) if text is None else vector_of(parse_json(text), may_miss=True))
         except ValueError as error:
-            problem = str(error) if str(error).startswith("is ") else f"is {error}"
+            problem = f"is {error}" if str(error).startswith(("not ", "JSON ")) else error
             raise LvmError(f"{name} of concept {cpe_id} {problem}; correct or delete that row.") from None
     widths = np.array([len(row) for row in rows], np.int64)
     return _lists(np.concatenate(rows) if rows else np.empty(0, np.float32), widths, missing=column.is_null())

@@ -138,7 +138,10 @@ def demo(
 
 @app.command(short_help="Load articles into the source table.")
 def ingest(
-    file: Annotated[Path, typer.Argument(help="JSONL file of articles, or Parquet file of concepts with vectors.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="JSONL file of articles, or Parquet or Arrow file of concepts with vectors; `-` is stdin."),
+    ],
     dataset_source: Annotated[str, typer.Option(help="Value of dataset_source for the new rows.")] = "user_input",
     space: Annotated[
         str | None, typer.Option(help="Space id of the vectors in a Parquet file: what encoder made them.")
@@ -148,7 +151,9 @@ def ingest(
         Literal["drop", "fail"],
         typer.Option(help="What to do with concepts that repeat a text or vector: keep the first, or fail."),
     ] = "drop",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip lines that cannot be read.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip lines or rows that cannot be read, and close the gaps.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Load articles into the source table. Loading the same file again changes nothing."""

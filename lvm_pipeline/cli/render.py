@@ -173,7 +173,8 @@ def show_diagnoses(console: Console, diagnoses: Sequence["Diagnosis"]) -> None:
 def show_ingest(console: Console, report: Any) -> None:
     """Print how many concepts were loaded, and name the duplicates and bad rows."""
     console.print(escape(report.sentence()), soft_wrap=True)
-    for words, ones in (("[dim]left out:[/]", report.duplicates), ("[yellow]skipped:[/]", report.bad_rows)):
+    listed = (("[dim]left out:[/]", report.duplicates), ("[yellow]skipped:[/]", report.bad_rows))
+    for words, ones in (*listed, ("[yellow]gap closed:[/]", report.gaps)):
         for one in ones[:MAX_SHOWN]:
             console.print(f"  {words} {escape(str(one))}", soft_wrap=True)
         if len(ones) > MAX_SHOWN:

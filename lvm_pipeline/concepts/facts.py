@@ -103,7 +103,7 @@ def read_facts(path: Path) -> ConceptFacts:
     with explain_bad_parquet(path):
         num_concepts = pq.read_metadata(path).num_rows
         schema = pq.read_schema(path)
-    _require_columns(path, schema, metadata.vector_dim)
+    require_columns(path, schema, metadata.vector_dim)
     canary_rows = np.unique(np.linspace(0, max(num_concepts - 1, 0), NUM_CANARIES).astype(np.int64))[:num_concepts]
     small: list[pa.Table] = []
     is_text_empty: list[bool] = []
@@ -149,7 +149,12 @@ def read_facts(path: Path) -> ConceptFacts:
     )
 
 
-def _require_columns(path: Path, schema: pa.Schema, vector_dim: int) -> None:
+def require_columns(path: Path, schema: pa.Schema, vector_dim: int) -> None:
+    """Check that a concept table has the columns that are checked, each of its type.
+
+    Raises:
+        LvmError: If one is missing or of another type.
+    """
     expected = concepts_schema(vector_dim)
     for name in COLUMNS:
         if name not in schema.names:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from lvm_pipeline.concepts.ordering import ColumnKind, KeyFacts, OrderRule
 from lvm_pipeline.concepts.reader import SOURCE_SCHEMA, SourceDescription
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.parquet import read_parquet
 from lvm_pipeline.source.records import BadInputError, SourceRecords
 
@@ -31,8 +32,10 @@ class ParquetReader:
             BadInputError: If a row cannot be used; every bad row is named.
         """
         records = read_parquet(self.path, dataset_source=self.path.stem)
-        if records.bad_rows:
-            raise BadInputError(self.path, records.bad_rows)
+        if records.bad_rows or records.gaps:
+            raise BadInputError(self.path, [*records.bad_rows, *records.gaps])
+        if not records.concepts:
+            raise LvmError(f"{self.path.name} has no rows; give a file with at least one article.")
         return nullcontext(ParquetTable(records))
 
 

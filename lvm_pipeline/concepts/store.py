@@ -169,6 +169,8 @@ def vectors_of(table: pa.Table, vector_dim: int) -> NDArray[np.float32]:
     if column.null_count:
         raise LvmError(f"{column.null_count} concepts have no vector; run `lvm verify` to see which.")
     flat = column.chunk(0).flatten() if column.num_chunks == 1 else column.combine_chunks().flatten()
+    if len(flat) != len(column) * vector_dim:
+        raise LvmError(f"The vectors are not all of the width {vector_dim} that their table names; run `lvm verify`.")
     return flat.to_numpy(zero_copy_only=not flat.null_count).reshape(-1, vector_dim)
 
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
+from lvm_pipeline.concepts.facts import require_columns
 from lvm_pipeline.concepts.file_reader import ParquetReader
 from lvm_pipeline.concepts.invariants import check_concepts
-from lvm_pipeline.concepts.schema import METADATA_KEY, read_concepts_metadata
+from lvm_pipeline.concepts.schema import METADATA_KEY, explain_bad_parquet, read_concepts_metadata
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.exchange.npz_file import NpzReader
 from lvm_pipeline.exchange.npz_import import import_concepts_npz, import_sequences_npz
@@ -16,6 +16,8 @@ from lvm_pipeline.exchange.npz_sequences import holds_sequences
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
 from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA
+from lvm_pipeline.source.given_file import FileKind, kind_of, plain_file
+from lvm_pipeline.source.parquet_file import PARQUET_ERRORS
 
 CONCEPTS_FILE, SEQUENCES_FILE = "concepts.parquet", "sequences.parquet"
 
@@ -36,12 +38,18 @@ def tables_from_file(
         LvmError: If the file is missing, of no such kind, or of another space than `space_id`.
         InvariantError: If a table built from it breaks a blocking invariant.
     """
-    if not data_path.is_file():
-        raise LvmError(f"There is no file at {data_path}; check the path.")
     work_dir.mkdir(parents=True, exist_ok=True)
+    with plain_file(data_path, folder=work_dir / "given") as plain:
+        return _tables_from(plain, work_dir=work_dir, sequence_options=sequence_options, space_id=space_id)
+
+
+def _tables_from(
+    data_path: Path, *, work_dir: Path, sequence_options: SequenceOptions | None, space_id: str | None
+) -> tuple[Path, Path]:
     built_concepts, built_sequences = work_dir / CONCEPTS_FILE, work_dir / SEQUENCES_FILE
     concepts_path = data_path
-    if data_path.suffix == ".npz":
+    kind = kind_of(data_path)
+    if kind is FileKind.NPZ or data_path.suffix == ".npz":
         concepts_path = built_concepts
         with NpzReader(data_path) as reader:
             is_of_sequences = holds_sequences(reader)
@@ -52,24 +60,31 @@ def tables_from_file(
             raise_on_blocking(findings)
             return built_concepts, built_sequences
         import_concepts_npz(data_path, built_concepts, space_id=space_id)
+    elif kind is FileKind.LINES:
+        raise LvmError(f"{data_path} is neither Parquet nor NPZ; load articles of text with `lvm ingest` first.")
     elif _is_sequence_table(data_path):
         beside = data_path.with_name(CONCEPTS_FILE)
         if not beside.is_file():
             raise LvmError(f"{data_path} holds row numbers only; put its {CONCEPTS_FILE} beside it.")
-        _check_space(beside, space_id)
+        _check_table(beside, space_id)
         return beside, data_path
     elif METADATA_KEY not in (pq.read_schema(data_path).metadata or {}):
         concepts_path = built_concepts
         _extract(data_path, built_concepts, space_id=space_id)
-    _check_space(concepts_path, space_id)
+    _check_table(concepts_path, space_id)
     raise_on_blocking(build_sequences(concepts_path, built_sequences, options=sequence_options or SequenceOptions()))
     return concepts_path, built_sequences
 
 
-def _check_space(concepts_path: Path, space_id: str | None) -> None:
-    found = read_concepts_metadata(concepts_path).space_id
-    if space_id is not None and space_id != found:
-        raise LvmError(f"{concepts_path} holds vectors of the space {found}, not {space_id}; correct LVM_SPACE_ID.")
+def _check_table(concepts_path: Path, space_id: str | None) -> None:
+    """Check columns and space of a concept table, which may be of any origin."""
+    metadata = read_concepts_metadata(concepts_path)
+    if space_id is not None and space_id != metadata.space_id:
+        raise LvmError(
+            f"{concepts_path} holds vectors of the space {metadata.space_id}, not {space_id}; correct LVM_SPACE_ID."
+        )
+    with explain_bad_parquet(concepts_path):
+        require_columns(concepts_path, pq.read_schema(concepts_path), metadata.vector_dim)
 
 
 def _extract(data_path: Path, concepts_path: Path, *, space_id: str | None) -> None:
@@ -82,5 +97,6 @@ def _extract(data_path: Path, concepts_path: Path, *, space_id: str | None) -> N
 def _is_sequence_table(path: Path) -> bool:
     try:
         return pq.read_schema(path).equals(SEQUENCES_SCHEMA, check_metadata=False)
-    except (pa.ArrowException, OSError) as error:
-        raise LvmError(f"{path} is neither Parquet nor NPZ ({str(error).splitlines()[0]}); check the file.") from None
+    except PARQUET_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LvmError(f"{path} is neither Parquet nor NPZ ({reason}); check the file.") from None

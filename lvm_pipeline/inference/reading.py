@@ -7,7 +7,7 @@ concept.
 Shapes: D = vector width.
 """
 
-import json
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +15,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.source.parquet import declared_space, is_parquet, vectors_of_width
+from lvm_pipeline.source.given_file import FileKind, kind_of, plain_file
+from lvm_pipeline.source.parquet_file import GivenParquet, parquet_errors, vectors_of_width
+from lvm_pipeline.source.records import article_id_of
+from lvm_pipeline.source.values import parse_json, vector_of, whole_number
 from lvm_pipeline.training.tmd_vectors import CONDITION_DIM
 
 BATCH_ROWS = 1024
 COLUMNS = ("article_id", "position", "concept_text", "vector", "tmd_dense")
+VECTORS = ("vector", "tmd_dense")
 
 ArticleId = str | int | None
 
@@ -46,14 +49,27 @@ def read_file(path: Path) -> Iterator[GivenConcept]:
     Raises:
         LvmError: If the file cannot be read, or a concept of it cannot be used; those before it were yielded.
     """
-    try:
-        if is_parquet(path):
-            yield from read_parquet(path)
-            return
+    if _is_pipe(path):
         with path.open("rb") as lines:
             yield from read_lines(lines)
-    except OSError as error:
-        raise LvmError(f"{path} cannot be read ({error.strerror or error}); check the path.") from None
+        return
+    with plain_file(path) as plain:
+        kind = kind_of(plain)
+        if kind is FileKind.PARQUET:
+            yield from read_parquet(plain)
+        elif kind is FileKind.LINES:
+            with plain.open("rb") as lines:
+                yield from read_lines(lines)
+        else:
+            raise LvmError(f"{path.name} is a file of {kind}; give lines of JSON or text, or Parquet.")
+
+
+def _is_pipe(path: Path) -> bool:
+    """Whether lines come as they are written, and are read one by one."""
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode) or stat.S_ISCHR(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def read_lines(lines: Iterable[bytes]) -> Iterator[GivenConcept]:
@@ -77,7 +93,8 @@ def _concept_of_line(line: str, *, place: str) -> GivenConcept:
         return GivenConcept(place=place, text=line)
     record = _record(line, place=place)
     for name, kinds in (("text", str), ("space_id", str), ("article_id", str | int)):
-        if record.get(name) is not None and not isinstance(record[name], kinds):
+        is_boolean = isinstance(record.get(name), bool)
+        if record.get(name) is not None and (is_boolean or not isinstance(record[name], kinds)):
             raise LvmError(f"{place}: {name} must be a text, got {str(record[name])[:60]}.")
     text, vector = (record.get("text") or "").strip(), record.get("vector")
     if vector is None and not text:
@@ -94,10 +111,11 @@ def _concept_of_line(line: str, *, place: str) -> GivenConcept:
 
 def _record(line: str, *, place: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise LvmError(
-            f'{place} begins as JSON does but is none ({error}); write a text that begins so as {{"text": ...}}.'
+            f"{place} begins as JSON does but is {error}; write every record on a line of its own, and a text that "
+            'begins so as {"text": ...}.'
         ) from None
     return {"vector": record} if isinstance(record, list) else record
 
@@ -111,11 +129,10 @@ def _tmd_of(record: dict[str, Any], *, place: str) -> NDArray[np.float32] | None
 
 
 def _numbers(values: Any, name: str, *, place: str) -> NDArray[np.float32]:
-    is_numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
-    if not is_numbers:
-        raise LvmError(f"{place}: {name} must be a list of numbers.")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
-        return np.array(values, dtype=np.float64).astype(np.float32)
+    try:
+        return vector_of(values)
+    except ValueError as error:
+        raise LvmError(f"{place}: {name} must be a list of numbers, and {error}.") from None
 
 
 def read_parquet(path: Path) -> Iterator[GivenConcept]:
@@ -124,40 +141,53 @@ def read_parquet(path: Path) -> Iterator[GivenConcept]:
     Raises:
         LvmError: If it is damaged, has neither vectors nor texts, or its positions go back within an article.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            unread = "concept_text" if "vector" in schema.names else "vector"
-            names = [name for name in COLUMNS if name in schema.names and name != unread]
-            if not {"vector", "concept_text"} & set(names):
-                raise LvmError(f"{path} has neither a column vector nor concept_text; name one of its columns so.")
-            space_id = declared_space(schema.metadata or {})
-            number, before = 0, None
-            for batch in file.iter_batches(BATCH_ROWS, columns=names):
-                values = {name: _column(batch, name) for name in COLUMNS}
-                for article_id, position, text, vector, tmd in zip(*values.values(), strict=True):
-                    number += 1
-                    before = _in_order((article_id, position), before, path=path)
-                    given = {"article_id": article_id, "space_id": space_id, "text": text, "vector": vector}
-                    concept = _concept_of_row(number, **given)
-                    if "tmd_dense" in names:
-                        concept = replace(concept, tmd_dense=_tmd_of({"tmd_dense": tmd}, place=concept.place))
-                    yield concept
-    except (pa.ArrowException, OSError) as error:
-        raise LvmError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}); restore the file.") from None
+    with parquet_errors(path), GivenParquet(path) as file:
+        names = _readable_columns(file)
+        number, before = 0, None
+        for batch in file.batches(names, batch_size=BATCH_ROWS):
+            columns = [_column(file, batch, name) if name in names else [None] * batch.num_rows for name in COLUMNS]
+            for article_id, position, text, vector, tmd in zip(*columns, strict=True):
+                number += 1
+                at = _article_and_position(article_id, position, number=number)
+                before = _in_order(at, before, path=path)
+                given = {"article_id": at[0], "space_id": file.space_id, "text": text, "vector": vector}
+                concept = _concept_of_row(number, **given)
+                if "tmd_dense" in names:
+                    concept = replace(concept, tmd_dense=np.zeros(CONDITION_DIM, np.float32) if tmd is None else tmd)
+                yield concept
 
 
-def _column(batch: pa.RecordBatch, name: str) -> list[Any]:
-    """Return a column's values; nothing for every row where there is no such column."""
-    if name not in batch.schema.names:
-        return [None] * batch.num_rows
-    if name != "vector":
-        return batch.column(name).to_pylist()
+def _readable_columns(file: GivenParquet) -> list[str]:
+    """Return the columns to read, of types that can be read; texts are passed over where there are vectors."""
+    unread = "concept_text" if "vector" in file.schema.names else "vector"
+    names = file.require([], [name for name in COLUMNS if name != unread])
+    if not {"vector", "concept_text"} & set(names):
+        raise LvmError(f"{file.path} has neither a column vector nor concept_text; name one of its columns so.")
+    for name in names:
+        if name in VECTORS:
+            file.require_vectors(name)
+        else:
+            file.require_kind(name, "whole numbers" if name == "position" else "text")
+    return names
+
+
+def _column(file: GivenParquet, batch: pa.RecordBatch, name: str) -> list[Any]:
+    if name not in VECTORS:
+        return file.values(batch, name)
     vectors: list[Any] = [None] * batch.num_rows
     for rows, group in vectors_of_width(batch.column(name))[1].values():
         for row, vector in zip(rows.tolist(), group, strict=True):
             vectors[row] = vector
     return vectors
+
+
+def _article_and_position(article_id: object, position: object, *, number: int) -> tuple[str | int | None, int | None]:
+    try:
+        named = article_id if article_id is None or type(article_id) is int else article_id_of(article_id)
+        return named, None if position is None else whole_number(position)
+    except ValueError as error:
+        what = "" if str(error).startswith("article_id") else "position "
+        raise LvmError(f"row {number}: {what}{error}; correct it.") from None
 
 
 def _in_order(place: tuple[Any, Any], before: tuple[Any, Any] | None, *, path: Path) -> tuple[Any, Any]:
@@ -171,14 +201,16 @@ def _in_order(place: tuple[Any, Any], before: tuple[Any, Any] | None, *, path: P
 
 
 def _concept_of_row(
-    number: int, *, article_id: Any, space_id: str | None, text: str | None, vector: NDArray[np.float32] | None
+    number: int, *, article_id: ArticleId, space_id: str | None, text: object, vector: NDArray[np.float32] | None
 ) -> GivenConcept:
+    if isinstance(text, bytes):
+        raise LvmError(f"row {number}: its text is not UTF-8; correct it.")
     if vector is None and not (isinstance(text, str) and text.strip()):
         raise LvmError(f"row {number} has neither a vector nor a text; give it one.")
     return GivenConcept(
         place=f"row {number}",
-        article_id=article_id if isinstance(article_id, str | int | None) else str(article_id),
+        article_id=article_id,
         space_id=space_id,
-        text=text,
+        text=text if isinstance(text, str) else None,
         vector=vector,
     )

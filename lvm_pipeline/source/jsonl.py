@@ -1,38 +1,81 @@
-"""JSONL files of articles: each line has `title`, either `text` or `concepts`, and optionally `article_id`."""
+"""JSON files of articles: each has `title`, either `text` or `concepts`, and optionally `article_id`.
+
+An article is a line (JSONL), or an element of one JSON array; a JSON text over several lines is read as a whole.
+"""
 
 import codecs
-import json
 from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.articles import Article, concepts_of_text, make_article_id, make_cpe_id
-from lvm_pipeline.source.records import BadRow, Concept, SourceRecords, text_problem
+from lvm_pipeline.source.records import BadRow, Concept, SourceRecords, article_id_of, text_problem
+from lvm_pipeline.source.values import parse_json
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 
 
 def read_jsonl(path: Path, *, dataset_source: str) -> SourceRecords:
-    """Read and check every line; empty lines are skipped. Raises LvmError if the file cannot be read."""
+    """Read and check every article; empty lines are skipped.
+
+    Raises:
+        LvmError: If the file cannot be read.
+    """
     concepts: list[Concept] = []
     bad_rows: list[BadRow] = []
-    reader = _ArticleReader(dataset_source)
+    reader, kind = _ArticleReader(dataset_source), "line"
     try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                line = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
-                if not line.strip():
-                    continue
-                try:
-                    article = reader.article(line, number=number)
-                except ValueError as error:
-                    bad_rows.append(BadRow(kind="line", number=number, reason=str(error)))
-                else:
-                    concepts += _concepts(article, number=number, dataset_source=dataset_source)
+        whole = _whole_text(path)
+        kind = "line" if whole is None else "article"
+        for number, parse in _lines(path) if whole is None else _elements(whole):
+            try:
+                article = reader.article(parse(), number=number)
+            except ValueError as error:
+                bad_rows.append(BadRow(kind=kind, number=number, reason=str(error)))
+            else:
+                concepts += _concepts(article, number=number, dataset_source=dataset_source)
     except OSError as error:
         raise LvmError(f"{path} cannot be read ({error.strerror}); check the path and its permissions.") from None
-    return SourceRecords(path=path, row_kind="line", concepts=concepts, bad_rows=bad_rows)
+    return SourceRecords(path=path, row_kind=kind, concepts=concepts, bad_rows=bad_rows)
+
+
+def _whole_text(path: Path) -> Any:
+    """Return the value of a file that is one JSON text over several lines, or one array; else None."""
+    with path.open("rb") as lines:
+        first = next((line for line in lines if line.removeprefix(BYTE_ORDER_MARK).strip()), b"")
+        has_more = any(line.strip() for line in lines)
+    first = first.removeprefix(BYTE_ORDER_MARK).strip()
+    if not first.startswith((b"{", b"[")) or (first.startswith(b"{") and (not has_more or _is_json(first))):
+        return None
+    try:
+        return parse_json(path.read_bytes().removeprefix(BYTE_ORDER_MARK))
+    except ValueError:
+        return None
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        parse_json(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Callable[[], Any]]]:
+    """Yield the number of each line that is not empty, and how to parse it."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            text = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+            if text.strip():
+                yield number, partial(parse_json, text)
+
+
+def _elements(whole: Any) -> Iterator[tuple[int, Callable[[], Any]]]:
+    for number, element in enumerate(whole if isinstance(whole, list) else [whole], start=1):
+        yield number, lambda element=element: element
 
 
 class _ArticleReader:
@@ -43,16 +86,14 @@ class _ArticleReader:
         self._titles: Counter[str] = Counter()
         self._lines: dict[str, int] = {}  # article id -> line
 
-    def article(self, line: bytes, *, number: int) -> Article:
-        record = _record(line)
+    def article(self, record: Any, *, number: int) -> Article:
+        _check(record)
         title = record["title"].strip()
         concepts = _texts(record)
         article_id = record.get("article_id")
         if article_id is None:
             article_id = make_article_id(self._dataset_source, title, occurrence=self._titles[title])
-        elif problem := text_problem(str(article_id), name="article_id"):
-            raise ValueError(problem)
-        article_id = str(article_id)
+        article_id = article_id_of(article_id)
         if article_id in self._lines:
             raise ValueError(f"article_id {article_id} is already that of line {self._lines[article_id]}")
         self._titles[title] += 1
@@ -60,22 +101,13 @@ class _ArticleReader:
         return Article(article_id=article_id, title=title, concepts=tuple(concepts))
 
 
-def _record(line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
-    except RecursionError:
-        raise ValueError("JSON that is nested too deeply") from None
+def _check(record: Any) -> None:
     if not isinstance(record, dict):
         raise ValueError(f"not a JSON object but {type(record).__name__}; expected title, and text or concepts")
     if problem := text_problem(record.get("title"), name="title"):
         raise ValueError(problem)
     if ("text" in record) == ("concepts" in record):
         raise ValueError("both text and concepts" if "text" in record else "neither text nor concepts")
-    return record
 
 
 def _texts(record: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ Shapes: N = concepts, D = vector width.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -17,8 +17,9 @@ from lvm_pipeline.source.deduplication import Deduplicator, Duplicate, Location,
 from lvm_pipeline.source.encoders import lsa
 from lvm_pipeline.source.encoders.encoder import Encoder, encoder_folder
 from lvm_pipeline.source.encoders.registry import encoder_named, is_fitted_by_ingest, remember_encoder
+from lvm_pipeline.source.given_file import FileKind, kind_of, plain_file
 from lvm_pipeline.source.jsonl import read_jsonl
-from lvm_pipeline.source.parquet import is_parquet, read_parquet
+from lvm_pipeline.source.parquet import read_parquet
 from lvm_pipeline.source.records import (
     BadInputError,
     BadRow,
@@ -58,7 +59,7 @@ class ConceptWriter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
-    """Result of loading a file. Rows that only follow a gap are among `bad_rows`, but were loaded."""
+    """Result of loading a file: `bad_rows` were not loaded; rows after `gaps` were, and number on without them."""
 
     path: str
     dataset_source: str
@@ -69,6 +70,7 @@ class IngestReport:
     num_known: int
     duplicates: list[Duplicate]
     bad_rows: list[BadRow]
+    gaps: list[BadRow] = field(default_factory=list)
 
     def sentence(self) -> str:
         what = (
@@ -79,6 +81,7 @@ class IngestReport:
             f"{self.num_known:,} were already there" if self.num_known else "",
             f"{len(self.duplicates):,} duplicates were skipped" if self.duplicates else "",
             f"{len(self.bad_rows):,} bad rows were skipped" if self.bad_rows else "",
+            f"{len(self.gaps):,} gaps between positions were closed" if self.gaps else "",
         ]
         return f"{what}. {', '.join(filter(None, rest)).capitalize()}".rstrip(". ") + "."
 
@@ -112,8 +115,34 @@ def ingest(
         LvmError: If the file cannot be read or is empty, if its vectors are of another space than those in the table or
             than `space_id`, or if it has duplicates under the policy `fail`.
     """
+    with plain_file(path) as plain:
+        return _ingest(
+            plain,
+            writer,
+            settings=settings,
+            dataset_source=dataset_source,
+            space_id=space_id,
+            encoder=encoder,
+            duplicates=duplicates,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
+
+
+def _ingest(
+    path: Path,
+    writer: ConceptWriter,
+    *,
+    settings: Settings,
+    dataset_source: str,
+    space_id: str | None,
+    encoder: str | Encoder,
+    duplicates: Literal["drop", "fail"],
+    skip_bad: bool,
+    progress: Progress | None,
+) -> IngestReport:
     records = read_records(path, dataset_source=dataset_source)
-    _raise_on_bad(records, records.bad_rows, skip_bad=skip_bad)
+    _raise_on_bad(records, [*records.bad_rows, *records.gaps], skip_bad=skip_bad)
     state = writer.state(dataset_source)
     deduplicator = Deduplicator(state, row_kind=records.row_kind)
     new = deduplicator.new_texts(records.concepts)
@@ -141,6 +170,7 @@ def ingest(
         num_known=len(deduplicator.known),
         duplicates=deduplicator.duplicates,
         bad_rows=[*records.bad_rows, *deduplicator.bad_rows],
+        gaps=records.gaps,
     )
 
 
@@ -157,12 +187,14 @@ def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
     """
     if problem := text_problem(dataset_source, name="the dataset source"):
         raise LvmError(f"{problem.capitalize()}; give --dataset-source a name.")
-    if not path.is_file():
-        raise LvmError(f"There is no file {path}; give a JSONL file of articles or a Parquet file with vectors.")
-    try:
-        read = read_parquet if is_parquet(path) else read_jsonl
-    except OSError as error:
-        raise LvmError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+    kind = kind_of(path)
+    if kind not in (FileKind.PARQUET, FileKind.LINES):
+        advice = "; import it with `lvm import`" if kind is FileKind.NPZ else ""
+        raise LvmError(
+            f"{path.name} is a file of {kind}{advice}; `lvm ingest` takes JSON lines of articles, or Parquet with "
+            "vectors."
+        )
+    read = read_parquet if kind is FileKind.PARQUET else read_jsonl
     records = read(path, dataset_source=dataset_source)
     if not records.concepts and not records.bad_rows:
         raise LvmError(f"{path} has no articles; give a file with at least one.")

@@ -5,7 +5,6 @@ The file is read twice, batch by batch: once to check every row, once for the ve
 Shapes: n = rows of a batch, D = vector width.
 """
 
-import json
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,75 +13,43 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.articles import make_cpe_id
-from lvm_pipeline.source.records import BadRow, Concept, SourceRecords, text_problem, vector_digests
+from lvm_pipeline.source.parquet_file import GivenParquet, parquet_errors, vectors_of_width
+from lvm_pipeline.source.records import BadRow, Concept, SourceRecords, article_id_of, text_problem, vector_digests
+from lvm_pipeline.source.values import whole_number
 
-MAGIC = b"PAR1"
+LARGEST_POSITION = np.iinfo(np.int32).max
 BATCH_SIZE = 2_048
 MAX_WIDTH = 16_000  # of pgvector
 REQUIRED_COLUMNS = ("article_id", "position", "concept_text", "vector")
 OPTIONAL_COLUMNS = ("cpe_id", "article_title")
 
 
-def is_parquet(path: Path) -> bool:
-    """Return whether a file starts with the magic bytes of Parquet."""
-    with path.open("rb") as file:
-        return file.read(4) == MAGIC
-
-
 def read_parquet(path: Path, *, dataset_source: str) -> SourceRecords:
-    """Read and check every row. Raises LvmError if the file is damaged or has a missing column."""
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_schema(path, file.schema_arrow)
-            checker = _RowChecker(dataset_source)
-            columns = [*REQUIRED_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in file.schema_arrow.names)]
-            for batch in file.iter_batches(BATCH_SIZE, columns=columns):
-                checker.add(batch)
-            space_id = declared_space(file.schema_arrow.metadata or {})
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise LvmError(f"{path} cannot be read as Parquet ({reason}); restore the file and load it again.") from None
+    """Read and check every row.
+
+    Raises:
+        LvmError: If the file is damaged, or a column is missing or of another type.
+    """
+    with parquet_errors(path), GivenParquet(path) as file:
+        columns = file.require(REQUIRED_COLUMNS, OPTIONAL_COLUMNS)
+        _require_types(file, columns)
+        checker, space_id = _RowChecker(dataset_source), file.space_id
+        for batch in file.batches(columns, batch_size=BATCH_SIZE):
+            checker.add(batch, {name: file.values(batch, name) for name in columns if name != "vector"})
     concepts, vector_dim = checker.finish()
     return SourceRecords(
         path=path,
         row_kind="row",
         concepts=concepts,
         bad_rows=sorted(checker.bad_rows, key=lambda bad: bad.number),
+        gaps=sorted(checker.gaps, key=lambda gap: gap.number),
         read_vectors=lambda numbers: _read_vectors(path, numbers),
         vector_dim=vector_dim,
         space_id=space_id,
     )
-
-
-def vectors_of_width(
-    array: pa.Array,
-) -> tuple[NDArray[np.int64], dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]]]:
-    """Return the width of each row of a list array (-1 for null), and for each width its rows and vectors, (n, width).
-
-    A missing component is NaN.
-    """
-    is_there = np.asarray(array.is_valid())
-    lists = array.filter(pa.array(is_there))
-    if isinstance(lists, pa.FixedSizeListArray):
-        lengths = np.full(len(lists), lists.type.list_size, np.int64)
-    else:
-        lengths = np.asarray(lists.value_lengths(), np.int64)
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite and are reported
-        values = np.asarray(lists.flatten().to_numpy(zero_copy_only=False)).astype(np.float32)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    widths = np.full(len(array), -1, np.int64)
-    widths[is_there] = lengths
-    rows = np.flatnonzero(is_there)
-    groups = {}
-    for width in np.unique(lengths).tolist():
-        has_width = np.flatnonzero(lengths == width)
-        groups[width] = rows[has_width], values[starts[has_width][:, None] + np.arange(width)]
-    return widths, groups
 
 
 class _RowChecker:
@@ -90,6 +57,7 @@ class _RowChecker:
 
     def __init__(self, dataset_source: str):
         self.bad_rows: list[BadRow] = []
+        self.gaps: list[BadRow] = []
         self._dataset_source = dataset_source
         self._concepts: dict[int, Concept] = {}  # by row number
         self._widths: dict[int, int] = {}
@@ -97,8 +65,7 @@ class _RowChecker:
         self._cpe_ids: dict[str, int] = {}
         self._positions: dict[tuple[str, int], int] = {}  # (article, position) -> row number
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        values = {name: batch.column(name).to_pylist() for name in batch.schema.names if name != "vector"}
+    def add(self, batch: pa.RecordBatch, values: dict[str, list[Any]]) -> None:
         digests, problems, widths = _examined_vectors(batch.column("vector"))
         for row in range(batch.num_rows):
             self._num_rows += 1
@@ -125,13 +92,15 @@ class _RowChecker:
 
     def _register_position(self, fields: dict[str, Any]) -> None:
         """Record article and position of a row, so that a row that is bad otherwise leaves no gap."""
-        if isinstance(fields["article_id"], int | uuid.UUID):
-            fields["article_id"] = str(fields["article_id"])
-        if problem := text_problem(fields["article_id"], name="article_id"):
-            raise ValueError(problem)
-        article_id, position = fields["article_id"], fields["position"]
-        if position is None or position < 0:
-            raise ValueError("position is missing" if position is None else f"position is {position}, below 0")
+        article_id = fields["article_id"] = article_id_of(fields["article_id"])
+        if fields["position"] is None:
+            raise ValueError("position is missing")
+        try:
+            position = fields["position"] = whole_number(fields["position"])
+        except ValueError as error:
+            raise ValueError(f"position {error}") from None
+        if not 0 <= position <= LARGEST_POSITION:
+            raise ValueError(f"position is {position}, {'below 0' if position < 0 else 'too large'}")
         before = self._positions.setdefault((article_id, position), self._num_rows)
         if before != self._num_rows:
             raise ValueError(f"position {position} of article {article_id} is already that of row {before}")
@@ -143,7 +112,7 @@ class _RowChecker:
             number=self._num_rows,
             cpe_id=self._cpe_id(fields),
             article_id=fields["article_id"],
-            title=str(fields.get("article_title") or fields["article_id"]).replace("\0", ""),
+            title=_title(fields),
             position=fields["position"],
             text=fields["concept_text"].strip(),
             vector_digest=digest,
@@ -171,9 +140,7 @@ class _RowChecker:
             for position in sorted(positions):
                 if position != expected:
                     reason = f"position {position} of article {article_id} where {expected} was expected"
-                    self.bad_rows.append(
-                        BadRow(kind="row", number=self._positions[article_id, position], reason=reason)
-                    )
+                    self.gaps.append(BadRow(kind="row", number=self._positions[article_id, position], reason=reason))
                 expected = position + 1
 
     def _reject(self, number: int, reason: str) -> None:
@@ -194,8 +161,11 @@ def _examined_vectors(column: pa.Array) -> tuple[dict[int, bytes], dict[int, str
         }
         for reason, is_bad in tests.items():
             problems |= dict.fromkeys(rows[is_bad].tolist(), reason)
-        digests |= dict(zip(rows.tolist(), vector_digests(vectors), strict=True))
+        if vectors.shape[1] <= MAX_WIDTH:
+            digests |= dict(zip(rows.tolist(), vector_digests(vectors), strict=True))
     problems |= dict.fromkeys(np.flatnonzero(widths == 0).tolist(), "vector is empty")
+    for row in np.flatnonzero(widths > MAX_WIDTH).tolist():
+        problems[row] = f"vector has {widths[row]} components; pgvector stores at most {MAX_WIDTH}"
     return digests, problems, widths
 
 
@@ -203,8 +173,8 @@ def _read_vectors(path: Path, numbers: Sequence[int]) -> Iterator[tuple[Sequence
     """Yield the vectors of some rows (numbers start at 1, ascending), batch by batch."""
     wanted = np.asarray(numbers, np.int64) - 1
     first_row = 0
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH_SIZE, columns=["vector"]):
+    with parquet_errors(path), GivenParquet(path) as file:
+        for batch in file.batches(["vector"], batch_size=BATCH_SIZE):
             begin, end = np.searchsorted(wanted, [first_row, first_row + batch.num_rows])
             rows = wanted[begin:end]
             if len(rows):
@@ -214,27 +184,14 @@ def _read_vectors(path: Path, numbers: Sequence[int]) -> Iterator[tuple[Sequence
             first_row += batch.num_rows
 
 
-def _check_schema(path: Path, schema: pa.Schema) -> None:
-    missing = [name for name in REQUIRED_COLUMNS if name not in schema.names]
-    if missing:
-        raise LvmError(
-            f"{path.name} has no column {', '.join(missing)} (it has {', '.join(schema.names)}); "
-            f"a file with vectors needs {', '.join(REQUIRED_COLUMNS)}."
-        )
-    vector, position = schema.field("vector").type, schema.field("position").type
-    is_list = pa.types.is_list(vector) or pa.types.is_large_list(vector) or pa.types.is_fixed_size_list(vector)
-    if not is_list or not pa.types.is_floating(vector.value_type):
-        raise LvmError(f"The column vector of {path.name} is {vector}; expected a list of floats.")
-    if not pa.types.is_integer(position):
-        raise LvmError(f"The column position of {path.name} is {position}; expected integers.")
-    if pa.types.is_fixed_size_list(vector) and vector.list_size > MAX_WIDTH:
-        raise LvmError(
-            f"The vectors of {path.name} have {vector.list_size} components; pgvector stores at most {MAX_WIDTH}."
-        )
+def _require_types(file: GivenParquet, columns: Sequence[str]) -> None:
+    file.require_vectors("vector")
+    file.require_kind("position", "whole numbers")
+    for name in columns:
+        if name not in ("vector", "position"):
+            file.require_kind(name, "text")
 
 
-def declared_space(metadata: dict[bytes, bytes]) -> str | None:
-    """Return the space id in the metadata of a file, as `space_id` or as in `concepts.parquet`."""
-    if b"space_id" in metadata:
-        return metadata[b"space_id"].decode()
-    return json.loads(metadata[b"lvm"]).get("space_id") if b"lvm" in metadata else None
+def _title(fields: dict[str, Any]) -> str:
+    title = fields.get("article_title")
+    return (title if isinstance(title, str) and title else fields["article_id"]).replace("\0", "")

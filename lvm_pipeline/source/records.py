@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.source.values import name_of
 
 MAX_SHOWN = 10
 
@@ -76,6 +77,7 @@ class SourceRecords:
     row_kind: str  # `line` or `row`
     concepts: list[Concept]
     bad_rows: list[BadRow] = field(default_factory=list)
+    gaps: list[BadRow] = field(default_factory=list)  # rows before which positions of their article are missing
     read_vectors: VectorReader | None = None  # None if the file has no vectors (JSONL)
     vector_dim: int | None = None
     space_id: str | None = None  # the one that the file itself declares
@@ -83,6 +85,8 @@ class SourceRecords:
 
 def text_problem(text: object, *, name: str) -> str | None:
     """Return why a value cannot be stored in a Postgres text column, None if it can."""
+    if isinstance(text, bytes):
+        return f"{name} is not UTF-8"
     if not isinstance(text, str):
         return f"{name} is missing" if text is None else f"{name} is not a text but {type(text).__name__}"
     if not text.strip():
@@ -94,6 +98,23 @@ def text_problem(text: object, *, name: str) -> str | None:
     except UnicodeEncodeError:
         return f"{name} contains half of a surrogate pair"
     return None
+
+
+def article_id_of(value: object) -> str:
+    """Return the id of an article, given as text, a whole number or a UUID.
+
+    Raises:
+        ValueError: If it is something else, such as a dict or a boolean, or cannot be stored.
+    """
+    if isinstance(value, bytes):
+        raise ValueError("article_id is not UTF-8")
+    try:
+        article_id = name_of(value)
+    except ValueError as error:
+        raise ValueError(f"article_id {error}") from None
+    if problem := text_problem(article_id, name="article_id"):
+        raise ValueError(problem)
+    return article_id
 
 
 def text_digest(text: str) -> bytes:

@@ -18,7 +18,7 @@ LARGEST_NUMBER = 2**63 - 1
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON text."""
     try:
-        return json.loads(text)
+        return json.loads(text.decode() if isinstance(text, bytes) else text)
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -63,14 +63,20 @@ def name_of(value: object) -> str:
     return str(value)
 
 
-def vector_of(value: object) -> NDArray[np.float32]:
-    """Return a list of numbers as an array (D,); null is NaN, and a number that float32 cannot hold is infinite."""
+def vector_of(value: object, *, may_miss: bool = False) -> NDArray[np.float32]:
+    """Return a list of numbers as an array (D,); a number that float32 cannot hold is infinite.
+
+    With `may_miss`, null is NaN; else it is no number.
+
+    Raises:
+        ValueError: If it is something else.
+    """
     if not isinstance(value, list):
         raise ValueError(f"is not a list of numbers but {type(value).__name__}")
     if any(isinstance(item, list) for item in value):
         raise ValueError("is a nested list")
-    if not all(item is None or type(item) in (int, float) for item in value):
-        raise ValueError("is not a list of numbers")
+    if not all(type(item) in (int, float) or (may_miss and item is None) for item in value):
+        raise ValueError("holds something that is no number")
     with np.errstate(over="ignore"):
         return _as_floats(value).astype(np.float32)
 

@@ -137,7 +137,7 @@ def test_an_array_of_two_dimensions_is_not_flattened(database, tmp_path):
     [
         ('{"0": 1, "1": 2}', "is not a list of numbers but dict"),
         ('"12345678"', "is not a list of numbers but str"),
-        ("[true, false, true, true, true, true, true, true]", "is not a list of numbers"),
+        ("[true, false, true, true, true, true, true, true]", "holds something that is no number"),
         ("[[1, 2], [3, 4]]", "is a nested list"),
         ("[1, 2", "is not JSON"),
     ],

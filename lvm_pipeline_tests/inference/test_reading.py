@@ -48,7 +48,7 @@ def test_a_line_is_read_when_it_is_there():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"vector": [1, 2', "line 1 begins as JSON does but is none"),
+        ('{"vector": [1, 2', "line 1 begins as JSON does but is not JSON"),
         ("[see above] it goes on", 'as {"text": ...}'),
         ("{}", "neither a vector nor a text"),
         ('{"text": "  "}', "neither a vector nor a text"),
@@ -108,7 +108,7 @@ def test_a_parquet_file_without_an_order_is_an_error(tmp_path, columns, message)
 
 
 def test_a_missing_or_damaged_file_is_reported(tmp_path):
-    with pytest.raises(LvmError, match=r"nowhere.jsonl cannot be read"):
+    with pytest.raises(LvmError, match=r"There is no file .*nowhere.jsonl"):
         list(read_file(tmp_path / "nowhere.jsonl"))
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(LvmError, match="cannot be read as Parquet"):

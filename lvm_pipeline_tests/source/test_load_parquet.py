@@ -146,7 +146,7 @@ def test_a_missing_column_is_named(load, column):
     [
         ({"vector": ["a"] * 5}, "expected a list of floats"),
         ({"vector": [[1, 2]] * 5}, "expected a list of floats"),
-        ({"position": [0.0, 1.0, 2.0, 0.0, 1.0]}, "expected integers"),
+        ({"position": [True, False, True, True, False]}, "expected whole numbers"),
     ],
 )
 def test_a_column_of_another_type_is_named(load, columns, reason):
