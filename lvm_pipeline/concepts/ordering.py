@@ -126,14 +126,25 @@ def choose_order(
     `kinds` are the columns of the entry table; `examine` counts the facts of a rule in the database.
     """
     failed: list[dict[str, Any]] = []
+    passed_over: tuple[OrderRule, KeyFacts] | None = None
     table_rules = _table_order_rules(kinds, request) if request.accept_table_order else ()
     for rule in chain(_known_rules(kinds, request, failed), table_rules):
         facts = examine(rule)
         failure = _failure(rule, facts)
+        if failure is None and _is_one_concept_an_article(rule, facts):
+            passed_over = passed_over or (rule, facts)
+            failure = _failed(rule, f"each of the {facts.num_rows} rows has a {rule.article} of its own")
         if failure is None:
             return _decided(rule, facts, failed)
         failed.append(failure)
+    if passed_over is not None:
+        return _decided(*passed_over, failed)
     return OrderDecision(rule=None, finding=_refusal(failed))
+
+
+def _is_one_concept_an_article(rule: OrderRule, facts: KeyFacts) -> bool:
+    """Whether a rule makes an article of every row, as where ids of documents were made from those of concepts."""
+    return facts.num_articles == facts.num_rows > 1 and not rule.is_named
 
 
 def _known_rules(
@@ -242,10 +253,6 @@ def _failure(rule: OrderRule, facts: KeyFacts) -> dict[str, Any] | None:
     parts = " or ".join(str(part) for part in (rule.article, rule.position) if part)
     if facts.num_keyed < facts.num_rows:
         return _failed(rule, f"{facts.num_rows - facts.num_keyed} of {facts.num_rows} rows have no {parts}")
-    if facts.num_articles == facts.num_rows > 1 and not rule.is_named and not rule.accepts_table_order:
-        return _failed(
-            rule, f"each of the {facts.num_rows} rows has a {rule.article} of its own, so none has a next one"
-        )
     if facts.num_mixed:
         names = ", ".join(str(part) for part in rule.witnesses)
         articles = ", ".join(article.described("values") for article in facts.mixed[:MAX_LISTED])
