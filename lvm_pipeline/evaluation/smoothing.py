@@ -24,6 +24,7 @@ from lvm_pipeline.evaluation.smoothing_prompt import (
     num_words,
     prompt_hash,
     read_answer,
+    repeats_data,
     smoothing_request,
 )
 from lvm_pipeline.files import write_json
@@ -178,6 +179,9 @@ def _written(passages: Sequence[Passage], chat: ChatModel) -> Iterator[dict[Arm,
 def _read(passage: Passage, found: ChatAnswer | ChatFailure) -> WrittenText:
     if isinstance(found, ChatFailure):
         return WrittenText(text=None, failure=found)
+    if repeats_data(found.text):
+        reason = "the answer repeats the data that it was given"
+        return WrittenText(text=None, failure=ChatFailure(kind="malformed", reason=reason))
     text, cited = read_answer(found.text)
     if not text:
         return WrittenText(text=None, failure=ChatFailure(kind="empty", reason="the answer cites but says nothing"))

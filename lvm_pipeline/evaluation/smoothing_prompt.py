@@ -16,6 +16,7 @@ from lvm_pipeline.chat import ChatRequest
 
 PROMPTS_DIR = Path(__file__).parent / "prompts"
 TEMPLATE = "smoothing.jinja"
+DATA_MARKS = ("BEGIN DATA ", "END DATA ")  # of the template
 FEWEST_TOKENS, MOST_TOKENS = 128, 1024
 TOKENS_PER_WORD = 4  # generous: about 1.3 in English, more in other languages, and twice the wanted length is allowed
 CITATION = re.compile(r"\[\s*c\d+(?:[\s,;]+c\d+)*\s*\]")
@@ -76,6 +77,11 @@ def read_answer(answer: str) -> tuple[str, tuple[str, ...]]:
     cited = [name for found in CITATION.findall(answer) for name in re.findall(r"c\d+", found)]
     text = re.sub(r"\s+([.,;:!?])", r"\1", CITATION.sub("", answer))
     return " ".join(text.split()), tuple(dict.fromkeys(cited))
+
+
+def repeats_data(answer: str) -> bool:
+    """Whether an answer copies the data block of the question, as very small language models do."""
+    return any(mark in answer for mark in DATA_MARKS)
 
 
 def cites_context(cited: Sequence[str], passage: Passage) -> bool:

@@ -208,6 +208,14 @@ def test_a_smoothed_text_that_left_the_prediction_is_caught(tmp_path):
     assert (own.cites_context, own.right_length, own.near_prediction, own.holds) == (1, 1, 0, 0)
 
 
+def test_an_answer_that_copies_the_question_is_a_failure(tmp_path):
+    with chat_server(lambda body: completion(body["messages"][1]["content"] + " [c1]")) as server:
+        scores = smoothed([passage(0)], client(server.url, tmp_path))
+
+    assert [arm.failures for arm in scores.arms] == [{}, {"malformed": 1}, {"malformed": 1}]
+    assert scores.why_no_answers == "the answer repeats the data that it was given"
+
+
 def test_failures_are_recorded_and_never_an_answer(tmp_path):
     behaviours = iter([completion("It reaches the sea. [c1]"), (500, {"error": {"message": "Internal error"}})])
     with chat_server(lambda _: next(behaviours)) as server:
