@@ -29,8 +29,6 @@ class GruConfig(BackboneConfig):
 
 
 class GruLayers(RecurrentLayers):
-    """L layers on (B, T, H)."""
-
     def __init__(self, config: GruConfig):
         super().__init__(stacked(nn.GRU, config), gru_layer)
 

@@ -30,8 +30,6 @@ class LstmConfig(BackboneConfig):
 
 
 class LstmLayers(RecurrentLayers):
-    """L layers on (B, T, H)."""
-
     def __init__(self, config: LstmConfig):
         super().__init__(stacked(nn.LSTM, config), lstm_layer)
 

@@ -17,8 +17,6 @@ from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
 
 
 class ColumnKind(StrEnum):
-    """Kind of a column of the source table."""
-
     INTEGER = "integer"
     NUMBER = "number"
     TEXT = "text"
@@ -53,8 +51,6 @@ class KeyPart:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderRule:
-    """One way to order the concepts."""
-
     name: str
     article: KeyPart
     position: KeyPart | None  # without it, concepts keep the order of the table

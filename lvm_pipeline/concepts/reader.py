@@ -68,8 +68,6 @@ class SourceTable(Protocol):
 
 
 class ConceptReader(Protocol):
-    """A source of concepts."""
-
     def open(self) -> AbstractContextManager[SourceTable]:
         """Open the source for reading. Raises LvmError if it cannot be reached, or a table or column is missing."""
         ...

@@ -30,8 +30,6 @@ POWER = 0.8  # of a study that has the judgements it needs
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """One answer of one rater."""
-
     rater: str  # who answered
     pair_id: str  # the pair of texts; a repeat has that of the pair it repeats
     article_id: str  # article of the texts
@@ -45,8 +43,6 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonScores:
-    """Two arms compared."""
-
     treatment: str  # arm that is expected to win
     baseline: str  # the other arm
     num_pairs: int  # pairs with at least one judgement

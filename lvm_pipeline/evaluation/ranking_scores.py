@@ -49,8 +49,6 @@ class RankedPredictor:
 
 @dataclass(frozen=True, kw_only=True)
 class RankingScores:
-    """The model and the ranking baselines."""
-
     exclusion: Exclusion  # rule of the pool
     predictors: tuple[RankedPredictor, ...]  # the model first
     best_baseline: str  # the ranking baseline with the highest MRR, with or without the correction

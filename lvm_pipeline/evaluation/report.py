@@ -59,8 +59,6 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """The retrieval pool."""
-
     size: int  # candidates before any are excluded
     fingerprint: str  # hash of rows and vectors; figures of other pools cannot be compared
     exclusion: Exclusion  # rule that excludes exactly the context of this model

@@ -45,8 +45,6 @@ OnPassage = Callable[[int, int], None]  # passages done, passages in all
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenText:
-    """What one arm has for one target."""
-
     text: str | None  # none where there is no answer
     failure: ChatFailure | None = None  # why there is none
     cited: tuple[str, ...] = ()  # ids of context concepts that the answer cites

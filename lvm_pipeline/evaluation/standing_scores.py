@@ -35,8 +35,6 @@ KEPT_FILES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """One predictor."""
-
     name: str
     contrastive: ContrastiveAccuracy
     clusters: ClusterScores

@@ -83,8 +83,6 @@ class Proposal:
 
 
 class Refinement:
-    """A search for better options than those of the best config."""
-
     def __init__(self, storage: str, name: str, *, training: Mapping[str, Any], seed: int = 0):
         """Begin the search, or go on with it.
 

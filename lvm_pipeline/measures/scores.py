@@ -30,8 +30,6 @@ class MeanScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Everything measured of one predictor."""
-
     closeness: Closeness  # measures of every prediction
     ranks: dict[Exclusion, NDArray[np.int64]]  # rank of every target under each exclusion rule, shape (S,) each
     spread: Spread  # whether predictions depend on the context

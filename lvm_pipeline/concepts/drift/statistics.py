@@ -48,8 +48,6 @@ class Groups:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistic:
-    """A statistic of two groups."""
-
     values: NDArray[np.float64]  # for each grouping, larger where the groups differ more, shape (P,)
     summary: str  # what differs most, a clause
     details: Mapping[str, Any]  # JSON-able evidence

@@ -71,8 +71,6 @@ def _nothing_refused(trial: Trial, options: Any) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
-    """One way to stage a training."""
-
     name: str  # its name, which is its module's
     summary: str  # what it does, one sentence
     affects: Affects  # what it changes; see `AFFECTS` and `EXCLUSIVE`
