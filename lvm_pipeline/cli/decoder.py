@@ -84,7 +84,7 @@ def decode(
         int, typer.Option(min=0, help="Times to write again after adding what the last text's vector missed.")
     ] = 0,
 ) -> None:
-    """Decode vectors to text: one JSON line each, with the text and its round-trip cosine if the encoder is here.
+    """Decode vectors to text: one JSON line each, with the text and its round-trip cosine if the encoder is available.
 
     The round-trip cosine is that of the vector and the encoded text: how much the text can be trusted.
     """

@@ -25,7 +25,7 @@ def install(
         ),
     ] = None,
 ) -> None:
-    """Install vec2text into LVM_HOME/vec2text. It needs an older transformers than this package.
+    """Install vec2text into LVM_HOME/vec2text. It needs an older version of transformers than this package.
 
     Takes minutes and several gigabytes. Weights can also be copied to LVM_HOME/vec2text/ielab or jxe, each with the
     folders inversion and corrector, and base (T5 config and tokenizer) and embedder where there is no network.
