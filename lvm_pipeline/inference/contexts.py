@@ -139,7 +139,7 @@ def _matrix(values: ArrayLike, name: str, width: int) -> NDArray[np.float32]:
     try:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as that
             matrix = np.asarray(values, dtype=np.float64).astype(np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise LvmError(
             f"{name} must be a list of rows of {width} numbers; a row has another length, or something that is no "
             "number."

@@ -15,8 +15,19 @@ ABBREVIATIONS = """
     jan feb mar apr jun jul aug sep sept oct nov dec u.s u.k
 """.split()  # noqa: SIM905 - read as a list of words
 OPENING, CLOSING = "\"'(\\[\u201c\u2018", "\"')\\]\u201d\u2019"  # quotes and brackets, straight and curled
-_BOUNDARY = re.compile(rf"(?<=[.!?\u2026])([{CLOSING}]*)\s+(?=[{OPENING}]*[^\W_a-z])")
-_CLAUSE_END = re.compile(r"[;:,]$|^[\u2013\u2014-]+$")
+# Scripts without spaces between words: ideographs and kana, of which two make about a word, and Thai, Lao, Burmese,
+# Khmer and Tibetan, of which five letters do.
+IDEOGRAPHS = "\\u3000-\\u30ff\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff\\uff00-\\uffef"
+LETTERS = "\\u0e00-\\u0fff\\u1000-\\u109f\\u1780-\\u17ff"
+FULL_STOPS = "\u3002\uff01\uff1f\uff61\u0f0d\u104b\u17d4"  # no space follows them
+_BOUNDARY = re.compile(
+    rf"(?<=[.!?\u2026])([{CLOSING}]*)\s+(?=[{OPENING}]*[^\W_a-z])|(?<=[{FULL_STOPS}])([{CLOSING}\u300d\u300f\uff09]*)\s*(?=\S)"
+)
+_CLAUSE_END = re.compile(r"[;:,\uff0c\u3001\uff1b\uff1a]\s*$|^\s*[\u2013\u2014-]+$")
+_WORD = re.compile(
+    rf"\s*(?:[{IDEOGRAPHS}]{{1,2}}|[{LETTERS}]{{1,5}}[\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*|[^\s{IDEOGRAPHS}{LETTERS}]+)"
+)
+_ENDS_WITHOUT_SPACE = re.compile(rf"[{IDEOGRAPHS}]$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +54,8 @@ def concepts_of_text(text: str) -> list[str]:
     """Cut text into concepts of 20 to 60 words; paragraphs are separated by empty lines.
 
     Sentences stay whole, except those of more than 60 words, which are cut after a comma, colon or
-    semicolon if they have one. Text of fewer than 20 words is one concept. No word is lost.
+    semicolon if they have one. Text of fewer than 20 words is one concept. No word is lost. In languages without
+    spaces, two ideographs or five letters count as a word.
     """
     paragraphs = (split_sentences(paragraph) for paragraph in re.split(r"\n[^\S\n]*\n", text.replace("\r\n", "\n")))
     return group_sentences(paragraphs)
@@ -55,7 +67,7 @@ def split_sentences(paragraph: str) -> list[str]:
     sentences, start = [], 0
     for match in _BOUNDARY.finditer(text):
         if not _ends_in_abbreviation(text[start : match.start()]):
-            sentences.append(text[start : match.end(1)])
+            sentences.append(text[start : match.end(1) if match[1] is not None else match.end(2)])
             start = match.end()
     return [sentence for sentence in [*sentences, text[start:]] if sentence]
 
@@ -70,7 +82,7 @@ def group_sentences(paragraphs: Iterable[Sequence[str]]) -> list[str]:
     concepts: list[list[str]] = [[]]
     for paragraph in paragraphs:
         for sentence in paragraph:
-            for piece in _pieces(sentence.split()):
+            for piece in _pieces(_words_after(concepts[-1], sentence)):
                 if concepts[-1] and len(concepts[-1]) + len(piece) > MAX_WORDS:
                     _close(concepts)
                 concepts[-1].extend(piece)
@@ -79,14 +91,21 @@ def group_sentences(paragraphs: Iterable[Sequence[str]]) -> list[str]:
         if len(concepts[-1]) >= MIN_WORDS:
             _close(concepts)
     _close(concepts)
-    return [" ".join(words) for words in concepts if words]
+    return ["".join(words).strip() for words in concepts if words]
+
+
+def _words_after(words: list[str], sentence: str) -> list[str]:
+    """Cut a sentence into words, each with the white space before it; in scripts without spaces, into about words."""
+    is_joined = bool(words) and _ENDS_WITHOUT_SPACE.search(words[-1]) is not None
+    return _WORD.findall(sentence if is_joined else f" {sentence}")
 
 
 def _close(concepts: list[list[str]]) -> None:
     """End the last concept and start an empty one; a short one is appended to the previous one if both fit."""
     is_short = len(concepts[-1]) < MIN_WORDS
     if is_short and len(concepts) > 1 and len(concepts[-2]) + len(concepts[-1]) <= MAX_WORDS:
-        concepts[-2].extend(concepts.pop())
+        words = concepts.pop()
+        concepts[-1].extend(_words_after(concepts[-1], "".join(words).strip()))
     concepts.append([])
 
 

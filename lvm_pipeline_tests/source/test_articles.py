@@ -84,3 +84,36 @@ def test_ids_are_stable_and_apart():
     assert len(set(ids)) == len(ids)
     assert {uuid.UUID(one).version for one in ids} == {5}
     assert make_article_id("a", "Title") == "1e040d6b-bdf3-5775-94d9-541763a91f85"  # everywhere and for ever
+
+
+@pytest.mark.parametrize(
+    ("sentence", "stop"),
+    [
+        (
+            "\u6211\u4eec\u7684\u5b66\u6821\u5728\u57ce\u5e02\u7684\u4e2d\u5fc3\uff0c\u6709\u5f88\u591a\u5b66\u751f",
+            "\u3002",
+        ),
+        ("\u3053\u306e\u56fd\u306b\u306f\u9577\u3044\u5ddd\u304c\u3042\u308a\u307e\u3059", "\u3002"),
+        (
+            "\u0e1b\u0e23\u0e30\u0e40\u0e17\u0e28\u0e44\u0e17\u0e22\u0e21\u0e35\u0e41\u0e21\u0e48\u0e19\u0e49\u0e33\u0e22\u0e32\u0e27",
+            " ",
+        ),
+    ],
+    ids=["Chinese", "Japanese", "Thai"],
+)
+def test_text_without_spaces_is_cut_into_concepts_of_usual_length(sentence, stop):
+    text = f"{sentence}{stop}" * 150
+
+    concepts = concepts_of_text(text)
+
+    assert all(len(concept) <= 5 * MAX_WORDS + 20 for concept in concepts)
+    assert len(concepts) >= len(text) / (5 * MAX_WORDS)
+    if stop.strip():
+        assert "".join(concepts) == text
+        assert all(concept.endswith(stop) for concept in concepts)
+
+
+def test_languages_may_be_mixed():
+    text = "The word \u5b66\u6821 means school. It is used in \u4e2d\u56fd and elsewhere."
+
+    assert concepts_of_text(text) == [text]
