@@ -27,8 +27,8 @@ from lvm_pipeline_tests.odd_files import NUM_ROWS, good_table, write_odd_files
 from lvm_pipeline_tests.source.memory_table import MemoryTable
 from lvm_pipeline_tests.synthetic import synthetic_table
 
-FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-LONG = settings(FUZZ, max_examples=1000)
+FUZZ = settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+LONG = settings(FUZZ, max_examples=1000, derandomize=False)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.source.parquet_file import PARQUET_ERRORS
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"lvm"
@@ -114,6 +115,6 @@ def explain_bad_parquet(path: Path, *, remedy: str = "restore it or extract the 
     """Convert the errors of reading a missing or damaged Parquet file to `LvmError`."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except PARQUET_ERRORS as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LvmError(f"{path} cannot be read as Parquet ({reason}); {remedy}.") from None
