@@ -4,8 +4,10 @@ One file of tensors (weights, their average, optimiser moments, best weights, ra
 and metrics.
 """
 
+import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,10 +18,11 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.files import promote
 from lvm_pipeline.training.averaging import WeightAverage
 from lvm_pipeline.training.trained_model import load_tensors, read_header, save_tensors
 
-IDENTITY_KEY, PROGRESS_KEY = "lvm_training", "lvm_progress"
+IDENTITY_KEY, PROGRESS_KEY, HASH_KEY = "lvm_training", "lvm_progress", "lvm_hash"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 MAX_NAMED = 3  # differences between a checkpoint and a training that a message lists
 logger = logging.getLogger(__name__)
@@ -80,12 +83,16 @@ def copied_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
-def save_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any], *, num_kept: int = 2) -> None:
+    """Write a checkpoint of the training with this identity, and keep so many, this one included.
+
+    Killed at any moment, at least one whole checkpoint is left if there was one before.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in copied_weights(state.model).items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
     tensors |= {f"terms.{name}": tensor for name, tensor in copied_weights(state.terms).items()}
     if state.average is not None:
-        tensors |= {f"average.{name}": tensor for name, tensor in state.average.weights.items()}
+        tensors |= {f"average.{name}": tensor.to("cpu", copy=True) for name, tensor in state.average.weights.items()}
     for name, parameter in state.learned():
         moments = state.optimiser.state.get(parameter, {})
         tensors |= {f"optimiser.{key}.{name}": moments[key].to("cpu", copy=True) for key in MOMENTS if key in moments}
@@ -93,37 +100,101 @@ def save_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any
     if torch.cuda.is_available():
         tensors |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
     header = {IDENTITY_KEY: json.dumps(identity, sort_keys=True), PROGRESS_KEY: json.dumps(asdict(state.progress))}
-    save_tensors(path, tensors, header)
+    header[HASH_KEY] = content_hash(tensors, header)
+    staged = path.with_name(f".{path.name}.new")
+    save_tensors(staged, tensors, header)
+    _make_room(path, num_kept)
+    promote(staged, path)
 
 
-def load_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any], *, again: bool = False) -> bool:
-    """Overwrite the state with that of a checkpoint; return whether there was one to resume from.
+def find_checkpoint(path: Path, identity: Mapping[str, Any], *, again: bool = False) -> Path | None:
+    """Return the newest whole checkpoint of this training at or before `path`; None to start from the beginning.
 
-    A checkpoint of other data is set aside, with a warning, and training starts afresh. So is one that cannot be
-    resumed with `again`.
+    A damaged one is skipped, with a warning, if there is an earlier one. A checkpoint of other data is set aside, with
+    a warning, and training starts afresh. So is one that cannot be resumed with `again`.
 
     Raises:
-        LvmError: If the checkpoint is damaged, or of other options or code; it stays where it is.
+        LvmError: If all checkpoints are damaged, or the newest is of other options or code; it stays where it is.
     """
-    if not path.is_file():
+    delete_staged(path)
+    kept = kept_checkpoints(path)
+    problems = {each: problem for each in kept if (problem := _damage(each)) is not None}
+    whole = [each for each in kept if each not in problems]
+    for each in problems if whole else ():
+        logger.warning("The checkpoint %s is skipped: it is damaged (%s).", each.name, problems[each])
+    if not kept:
+        return None
+    newest = whole[0] if whole else kept[0]
+    found = json.loads(read_header(newest)[IDENTITY_KEY]) if whole else {}
+    wanted = json.loads(json.dumps(identity))
+    problem = _difference_in_words(found, wanted) if whole else f"it is damaged ({problems[newest]})"
+    if problem is None:
+        return newest
+    is_of_other_data = bool(found) and found.get("data") != identity["data"]
+    if not (again or is_of_other_data):
+        raise LvmError(
+            f"The checkpoint {newest} cannot be resumed: {problem}. Train with --again (launchpad: again) to start "
+            "from the beginning; the checkpoint is set aside then."
+        )
+    logger.warning("Training starts from the beginning; %s is set aside: %s.", _set_aside(newest).name, problem)
+    for each in kept:
+        each.unlink(missing_ok=True)
+    return None
+
+
+def restore_checkpoint(path: Path | None, state: TrainingState) -> bool:
+    """Overwrite the state with that of a checkpoint that was found; return whether there was one."""
+    if path is None:
         return False
+    _restore(state, read_header(path), load_tensors(path))
+    return True
+
+
+def kept_checkpoints(path: Path) -> list[Path]:
+    """Return the checkpoint at `path` and those before it, newest first."""
+    earlier = [
+        (int(found[1]), each)
+        for each in path.parent.glob(f"{path.stem}.*{path.suffix}")
+        if (found := re.fullmatch(rf"{re.escape(path.stem)}\.(\d+){re.escape(path.suffix)}", each.name))
+    ]
+    return [each for each in (path, *(each for _, each in sorted(earlier))) if each.is_file()]
+
+
+def delete_staged(path: Path) -> None:
+    """Delete what killed trainings left half-written."""
+    for staged in path.parent.glob(f".*{path.name}*"):
+        staged.unlink(missing_ok=True)
+
+
+def _make_room(path: Path, num_kept: int) -> None:
+    """Give the checkpoint at `path` the number 1 and count the earlier ones up; drop those beyond `num_kept`."""
+    kept = kept_checkpoints(path)
+    for each in kept[max(0, num_kept - 1) :]:
+        if each != path:  # which is replaced in one step
+            each.unlink()
+    for number, each in reversed(list(enumerate(kept[: num_kept - 1], start=1))):
+        each.replace(path.with_name(f"{path.stem}.{number}{path.suffix}"))
+
+
+def _damage(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint file; None if its content has the hash that its header states."""
     try:
         header, tensors = read_header(path), load_tensors(path)
-        found = json.loads(header[IDENTITY_KEY])
-        problem = _difference_in_words(found, json.loads(json.dumps(identity)))
+        json.loads(header[IDENTITY_KEY])
+        hash_stated = header.pop(HASH_KEY)
     except (LvmError, KeyError, ValueError) as error:
-        found, header, tensors, problem = {}, {}, {}, f"it is damaged ({str(error).split(';')[0]})"
-    if problem is not None:
-        is_of_other_data = bool(found) and found.get("data") != identity["data"]
-        if not (again or is_of_other_data):
-            raise LvmError(
-                f"The checkpoint {path} cannot be resumed: {problem}. Train with --again (launchpad: again) to start "
-                "from the beginning; the checkpoint is set aside then."
-            )
-        logger.warning("Training starts from the beginning; %s is set aside: %s.", _set_aside(path).name, problem)
-        return False
-    _restore(state, header, tensors)
-    return True
+        return str(error).split(";")[0]
+    return None if hash_stated == content_hash(tensors, header) else "its content does not match its hash"
+
+
+def content_hash(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    """Hash names, types, shapes and bytes of tensors on the CPU, and the texts of the header."""
+    digest = hashlib.sha256(json.dumps(dict(header), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _restore(state: TrainingState, header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:

@@ -22,6 +22,7 @@ class TrainingConfig(Trial):
         "step takes about a minute.",
     )
     checkpoint_seconds: float = Field(default=30.0, ge=0, description="Seconds between checkpoints.")
+    checkpoints_kept: int = Field(default=2, ge=1, description="Latest checkpoints to keep while a training runs.")
 
     @property
     def trial(self) -> Trial:

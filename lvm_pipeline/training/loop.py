@@ -25,7 +25,14 @@ from lvm_pipeline.training.assembly import assemble
 from lvm_pipeline.training.averaging import WeightAverage
 from lvm_pipeline.training.balance import objective_at_start
 from lvm_pipeline.training.batches import gather, group_spans, groups_in_order
-from lvm_pipeline.training.checkpoint import Progress, TrainingState, copied_weights, load_checkpoint, save_checkpoint
+from lvm_pipeline.training.checkpoint import (
+    Progress,
+    TrainingState,
+    copied_weights,
+    find_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from lvm_pipeline.training.compiled import COMPILE_CACHE
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import Spans, TrainingData
@@ -34,6 +41,7 @@ from lvm_pipeline.training.objectives import SumOfTerms, training_loss
 from lvm_pipeline.training.optimiser import set_learning_rate
 from lvm_pipeline.training.phases import Phase
 from lvm_pipeline.training.progress import OnProgress, ProgressReport, StoppedError
+from lvm_pipeline.training.ranks import Ranks
 from lvm_pipeline.training.record import checkpoint_identity, run_params, run_tags, trained_model_info
 from lvm_pipeline.training.settle import settled
 from lvm_pipeline.training.tracking import Tracker, TrainingStatus, close, log_and_close
@@ -68,6 +76,7 @@ def train(
     progress: OnProgress | None = None,
     again: bool = False,
     accept: Accept | None = None,
+    ranks: Ranks | None = None,
 ) -> TrainedModel:
     """Train a model and save it. A good training is not lost when tracking fails: that is only reported.
 
@@ -78,6 +87,7 @@ def train(
         again: Set a checkpoint that cannot be resumed aside and start from the beginning.
         accept: Called with the saved model, before the tracked run is closed and the checkpoint deleted; what it
             returns is returned.
+        ranks: The processes that train together, of which this is one; all but the first write and report nothing.
 
     Raises:
         LvmError: If the config cannot be used with the data, a checkpoint cannot be resumed, or the loss is not finite.
@@ -89,15 +99,18 @@ def train(
     raise_on_blocking([preset_has_its_declared_size(architecture, config.preset)])
     trial = config.trial
     config = settled(config, architecture=architecture, is_leaking=data.sequences.metadata.is_leaking)
+    ranks = ranks or Ranks()
     tracker = tracker or Tracker()
     checkpoint_dir = checkpoint_dir or output_dir.with_name(f".{output_dir.name}.checkpoint")
     cache_dir = compile_cache_dir or output_dir.with_name(COMPILE_CACHE)
     with _reproducible(config):
-        training = _Training(trial, architecture, config, data, compile_cache_dir=cache_dir)
+        training = _Training(trial, architecture, config, data, compile_cache_dir=cache_dir, ranks=ranks)
         training.start(tracker, checkpoint_dir / CHECKPOINT_FILE, again=again)
         status: TrainingStatus = "FAILED"
         try:
             training.run(progress)
+            if not ranks.is_first:
+                return training.trained(output_dir)
             trained = training.save(output_dir)
             trained = accept(trained) if accept is not None else trained
             status = "FINISHED"
@@ -144,8 +157,9 @@ class _Training:
         data: TrainingData,
         *,
         compile_cache_dir: Path,
+        ranks: Ranks,
     ):
-        self.trial, self.config, self.data = trial, config, data
+        self.trial, self.config, self.data, self.ranks = trial, config, data, ranks
         made = assemble(architecture, config, data, compile_cache_dir=compile_cache_dir)
         self.made, self.phases = made, made.phases
         self.state = TrainingState(
@@ -156,15 +170,18 @@ class _Training:
             terms=made.terms.modules,
             average=WeightAverage(made.model, config.ema_decay) if config.ema_decay else None,
         )
-        self.validation = Validation(config, data, made.vectors, made.condition, made.staging.measures)
+        self.validation = Validation(config, data, made, ranks)
         self.objective = self._objective_of(self.phases[0])
+        self.stepped = ranks.wrapped(made.model)
         self.last_checkpoint = self.clock = time.monotonic()
 
     def start(self, tracker: Tracker, checkpoint_path: Path, *, again: bool) -> None:
         """Resume from a checkpoint if there is one, and open the tracked run."""
         self.tracker, self.checkpoint_path = tracker, checkpoint_path
         self.identity = checkpoint_identity(self.trial, self.state.model, self.made.model_config, self.data)
-        is_resumed = load_checkpoint(checkpoint_path, self.state, self.identity, again=again)
+        found = find_checkpoint(checkpoint_path, self.identity, again=again) if self.ranks.is_first else None
+        is_resumed = restore_checkpoint(self.ranks.agreed(found), self.state)
+        self.ranks.seed_apart(self.config.seed, self.state.progress.step)
         scales = self.state.progress.objective_scales
         if is_resumed and scales:
             self.objective = self._objective_of(self._phase, scales[-1])
@@ -246,21 +263,24 @@ class _Training:
         )
         model.start_step(progress.step + 1)
         made = self.made
-        batch = gather(made.vectors, spans, made.condition, counted=self._phase.counted)
+        counts = self._phase.num_counted(spans)
+        own, weight = self.ranks.part_of(spans, counts)
+        batch = gather(made.vectors, own, made.condition, counted=self._phase.counted)
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(made.vectors.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = training_loss(model, batch, made.terms.around(self.objective, self._phase.terms))
+            loss = weight * training_loss(self.stepped, batch, made.terms.around(self.objective, self._phase.terms))
         loss.backward()
+        self.ranks.average_gradients(made.terms.parameters())
         weights = [*model.parameters(), *made.terms.parameters()]
         norm = torch.nn.utils.clip_grad_norm_(weights, self.config.clip_norm)
         optimiser.step()
         progress.step += 1
         if self.state.average is not None:
             self.state.average.update(model, step=progress.step)
-        progress.targets_in_epoch += int(self._phase.num_counted(spans).sum())
+        progress.targets_in_epoch += int(counts.sum())
         return _Step(
             number=progress.step,
-            loss=loss.detach(),
+            loss=self.ranks.mean(loss.detach()),
             gradient_norm=norm.detach(),
             learning_rate=learning_rate,
             terms={f"train_loss_{name}": value for name, value in made.terms.values.items()},
@@ -350,11 +370,16 @@ class _Training:
 
     def _save_checkpoint(self) -> None:
         self._seconds_so_far()
-        save_checkpoint(self.checkpoint_path, self.state, self.identity)
+        if self.ranks.is_first:
+            save_checkpoint(self.checkpoint_path, self.state, self.identity, num_kept=self.config.checkpoints_kept)
         self.last_checkpoint = time.monotonic()
 
-    def save(self, output_dir: Path) -> TrainedModel:
+    def trained(self, output_dir: Path) -> TrainedModel:
         self._seconds_so_far()
         info = trained_model_info(self.config, self.state, self.made, self.data, trial=self.trial)
-        save_trained_model(output_dir, self.state.best_weights, info)
         return TrainedModel(path=output_dir, info=info)
+
+    def save(self, output_dir: Path) -> TrainedModel:
+        trained = self.trained(output_dir)
+        save_trained_model(output_dir, self.state.best_weights, trained.info)
+        return trained

@@ -3,22 +3,23 @@
 Shapes: S = targets, D = vector width.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.metrics import spread_of
+from lvm_pipeline.training.assembly import Assembly
 from lvm_pipeline.training.balance import share_metrics
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.objectives import SumOfTerms
 from lvm_pipeline.training.phases import Phase
 from lvm_pipeline.training.predictions import predict_spans, selection_metric
-from lvm_pipeline.training.strategies._contract import Measure
+from lvm_pipeline.training.ranks import Ranks
+from lvm_pipeline.training.spans import Spans
 
 
 class Validation:
@@ -28,13 +29,12 @@ class Validation:
         self,
         config: TrainingConfig,
         data: TrainingData,
-        vectors: Tensor,
-        condition: Tensor | None,
-        measures: Sequence[Measure] = (),
+        made: Assembly,
+        ranks: Ranks,
     ):
         self.metric = selection_metric(config.selection_metric)
         self.metric_name = f"validation_{config.selection_metric}"
-        self.vectors, self.condition, self.measures = vectors, condition, measures
+        self.made, self.measures, self.ranks = made, made.staging.measures, ranks
         self.spans = data.scored_spans("validation", mode=config.mode)
         self.targets = np.asarray(data.vectors[self.spans.target_rows()])
         self.train_mean = data.train_sample().mean(axis=0)
@@ -42,7 +42,7 @@ class Validation:
 
     def metrics(self, model: LatentVectorModel, objective: SumOfTerms, phase: Phase) -> dict[str, float]:
         """Predict the split and return every metric by name. Raises LvmError if a prediction is not finite."""
-        predictions = predict_spans(model, self.vectors, self.spans, condition=self.condition)
+        predictions = self._predictions(model)
         if not np.isfinite(predictions).all():
             raise LvmError(f"predictions are not finite; try a smaller learning rate than {phase.learning_rate}")
         targets, mean = self.targets, self.train_mean
@@ -55,5 +55,14 @@ class Validation:
 
     def score(self, model: LatentVectorModel) -> float:
         """Return the selection metric alone."""
-        predictions = predict_spans(model, self.vectors, self.spans, condition=self.condition)
+        predictions = self._predictions(model)
         return self.metric.measure(predictions, self.targets, self.train_mean)
+
+    def _predictions(self, model: LatentVectorModel) -> NDArray[np.float32]:
+        """Predict every target of the split once, (S, D), shared out among the ranks."""
+        vectors, condition = self.made.vectors, self.made.condition
+
+        def predict(spans: Spans) -> NDArray[np.float32]:
+            return predict_spans(model, vectors, spans, condition=condition)
+
+        return self.ranks.predicted(predict, self.spans, width=vectors.shape[1])

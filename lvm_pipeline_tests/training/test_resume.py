@@ -12,7 +12,13 @@ from safetensors.torch import load_file
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training import record
-from lvm_pipeline.training.checkpoint import Progress, TrainingState, load_checkpoint
+from lvm_pipeline.training.checkpoint import (
+    Progress,
+    TrainingState,
+    find_checkpoint,
+    kept_checkpoints,
+    restore_checkpoint,
+)
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.settle import model_config_for
@@ -119,9 +125,52 @@ def test_a_checkpoint_of_edited_code_stops_with_a_sentence(data, interrupted, mo
         train(TrainingConfig(**CONFIG), data, output_dir=interrupted)
 
 
-def test_a_damaged_checkpoint_stops_with_a_sentence(data, interrupted):
-    (checkpoint,) = interrupted.parent.glob(f".model.checkpoint/{CHECKPOINT}")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+def checkpoints_of(model):
+    """The checkpoints of an interrupted training, newest first."""
+    return kept_checkpoints(model.parent / ".model.checkpoint" / CHECKPOINT)
+
+
+def test_the_last_checkpoints_are_kept(data, tmp_path):
+    def interrupt(report):
+        if report.done_fraction > 0.3:
+            raise KeyboardInterrupt
+
+    config = TrainingConfig(**CONFIG, checkpoints_kept=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, data, output_dir=tmp_path / "model", progress=interrupt)
+    kept = checkpoints_of(tmp_path / "model")
+    assert [path.name for path in kept] == [CHECKPOINT, "checkpoint.1.safetensors", "checkpoint.2.safetensors"]
+    steps = [json.loads(read_header(path)["lvm_progress"])["step"] for path in kept]
+    assert steps == [steps[0], steps[0] - 1, steps[0] - 2]
+
+
+def torn(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def changed(path):
+    """Turn one bit of a weight; the file can still be read."""
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [torn, changed])
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(data, interrupted, damage, tmp_path, caplog):
+    newest, _before = checkpoints_of(interrupted)
+    damage(newest)
+    (newest.parent / f".{CHECKPOINT}.new").write_bytes(b"half of a file")  # of a training killed while it wrote
+    tracker = Recorder()
+    resumed = train(TrainingConfig(**CONFIG), data, output_dir=interrupted, tracker=tracker)
+    assert tracker.tags["is_resumed"] == "true"
+    assert f"{newest.name} is skipped: it is damaged" in caplog.text
+    uninterrupted = train(TrainingConfig(**CONFIG), data, output_dir=tmp_path / "other")
+    assert (uninterrupted.path / "model.safetensors").read_bytes() == (resumed.path / "model.safetensors").read_bytes()
+
+
+def test_damaged_checkpoints_stop_with_a_sentence(data, interrupted):
+    for checkpoint in checkpoints_of(interrupted):
+        torn(checkpoint)
     with pytest.raises(LvmError, match=r"cannot be resumed: it is damaged"):
         train(TrainingConfig(**CONFIG), data, output_dir=interrupted)
     train(TrainingConfig(**CONFIG), data, output_dir=interrupted, again=True)
@@ -154,5 +203,6 @@ def resumed_state(data, interrupted):
         best_weights={},
     )
     identity = record.checkpoint_identity(config.trial, model, model_config, data)
-    assert load_checkpoint(interrupted.parent / ".model.checkpoint" / CHECKPOINT, state, identity)
+    path = interrupted.parent / ".model.checkpoint" / CHECKPOINT
+    assert restore_checkpoint(find_checkpoint(path, identity), state)
     return state

@@ -1,0 +1,118 @@
+"""One training in several processes (ranks): who takes which spans of a batch, and what they exchange.
+
+Every rank draws the same batches. It takes its part of each, and its loss counts by its share of the targets, so that
+the averaged gradients are those of the whole batch. Validation is shared out in the same way and put together again, so
+that every rank has every prediction exactly once. The first rank alone writes files and reports.
+
+Shapes: B = spans in a batch, S = targets, D = vector width.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lvm_pipeline.training.spans import Spans
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among those that train together; alone by default, where nothing is exchanged."""
+
+    rank: int = 0  # number of this process
+    size: int = 1  # number of processes
+    device: str = "cpu"  # device of this process
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """Return the module whose backward pass averages the gradients of all ranks; weights start as the first's."""
+        if self.size == 1:
+            return model
+        devices = [torch.device(self.device)] if self.device.startswith("cuda") else None
+        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+
+    def part_of(self, spans: Spans, counts: NDArray[np.int64]) -> tuple[Spans, float]:
+        """Return this rank's spans of a batch and the factor of their loss; `counts` are the targets of each span.
+
+        A rank for which no span is left takes part with the first one and the factor 0.
+        """
+        if self.size == 1:
+            return spans, 1.0
+        own = np.array_split(np.arange(len(spans)), self.size)[self.rank]
+        if not len(own):
+            return spans.take(np.array([0])), 0.0
+        return spans.take(own), float(self.size * counts[own].sum() / counts.sum())
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean over all ranks of a detached tensor."""
+        if self.size == 1:
+            return value
+        value = value.clone()
+        dist.all_reduce(value)
+        return value / self.size
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average the gradients of parameters outside the wrapped model."""
+        for parameter in parameters if self.size > 1 else ():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self.mean(gradient)
+
+    def predicted(
+        self, predict: Callable[[Spans], NDArray[np.float32]], spans: Spans, *, width: int
+    ) -> NDArray[np.float32]:
+        """Return the predictions (S, D) for all spans; each rank makes its part, and all have the whole."""
+        if self.size == 1:
+            return predict(spans)
+        parts = np.array_split(np.arange(len(spans)), self.size)
+        own = torch.from_numpy(predict(spans.take(parts[self.rank]))).to(self.device)
+        found = []
+        for rank, part in enumerate(parts):
+            num_targets = int(spans.num_targets[part].sum())
+            values = own if rank == self.rank else torch.empty(num_targets, width, device=self.device)
+            dist.broadcast(values, src=rank)
+            found.append(values.cpu().numpy())
+        return np.concatenate(found)
+
+    def agreed(self, value: Any) -> Any:
+        """Return the first rank's value, on every rank."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=torch.device(self.device))
+        return values[0]
+
+    def seed_apart(self, seed: int, step: int) -> None:
+        """Give every rank but the first random numbers of its own, for dropout and noise."""
+        if not self.is_first:
+            torch.manual_seed(hash((seed, step, self.rank)))
+
+
+@contextlib.contextmanager
+def joined_ranks(device: str) -> Iterator[Ranks]:
+    """Join the processes that torchrun or Ray started, on this process's own GPU or, without one, on the CPU."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Ranks(device=device)
+        return
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    is_mine = not dist.is_initialized()  # Ray Train makes the group itself
+    if is_mine:
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Ranks(rank=dist.get_rank(), size=size, device=device)
+    finally:
+        if is_mine:
+            dist.destroy_process_group()
