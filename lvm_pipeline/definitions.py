@@ -17,6 +17,7 @@ from lvm_pipeline.defs.jobs import (
     verify_data,
     verify_model,
 )
+from lvm_pipeline.defs.launchers import Launcher
 from lvm_pipeline.defs.leaderboard import leaderboard
 from lvm_pipeline.defs.resources import no_io_manager, settings_resource
 from lvm_pipeline.defs.schedules import retraining, verifications
@@ -40,6 +41,6 @@ def defs() -> dg.Definitions:
         jobs=[refresh_data, verify_data, verify_model, train_architecture, combine_best, choose_champion, *plan_jobs],
         schedules=[retraining(settings), *verifications(settings)],
         sensors=[automation_sensor(settings), alerts_sensor(settings)],
-        resources={"settings": settings_resource, "io_manager": no_io_manager},
+        resources={"settings": settings_resource, "launcher": Launcher(), "io_manager": no_io_manager},
         executor=dg.in_process_executor,  # what weighs runs in a child process of its own
     )

@@ -211,6 +211,23 @@ class Settings(TrainingConfig, BaseSettings):
     serve_max_concepts: int = Field(default=1024, ge=1, description="Longest context of a request to `lvm serve`.")
     serve_max_body_megabytes: int = Field(default=32, ge=1, description="Largest request to `lvm serve`, in MiB.")
 
+    # Where trainings run, with the launchers ray and k8s.
+    ray_address: str | None = Field(
+        default=None,
+        description="Address of a Ray cluster's dashboard, such as http://127.0.0.1:8265. Default: a cluster on this "
+        "machine for each training.",
+    )
+    k8s_image: str | None = Field(default=None, description="Container image with this project, for Kubernetes.")
+    k8s_namespace: str = Field(default="default", description="Kubernetes namespace of trainings.")
+    k8s_volume_claim: str = Field(
+        default="lvm-home", description="Persistent volume claim that holds LVM_HOME, mounted at the same path."
+    )
+    k8s_secret: str | None = Field(
+        default=None, description="Kubernetes secret with the variables that hold passwords. Default: in the pod."
+    )
+    k8s_gpus: int = Field(default=0, ge=0, description="GPUs of a training's pod; with several, torchrun uses all.")
+    k8s_memory: str = Field(default="8Gi", description="Memory of a training's pod.")
+
     # Services.
     dagster_database_url: SecretStr | None = Field(
         default=None, description="URL of an external Postgres for Dagster's storage. Default: the built-in server."

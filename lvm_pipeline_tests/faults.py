@@ -123,7 +123,7 @@ def training_in_this_process() -> Iterator[None]:
 
     no_drift = [invariant.not_checked("there is no champion") for invariant in lineage.INVARIANTS["drift"]]
 
-    def train_here(context, settings, *, again):
+    def train_here(launcher, context, settings, *, again):
         pipes = SimpleNamespace(partition_key=context.partition_key, get_extra=lambda name: again, log=context.log)
         with environment(settings):
             return training_child.report_of(pipes)

@@ -167,3 +167,24 @@ def test_texts_and_vectors_are_judged_by_alarms_with_and_without_a_fault():
     assert rows["made: false alarms"]["ours"] == 0
     assert rows["made: all shuffled found"]["ours"] in (0, 1)
     assert rows["made: seconds"]["goal"] == 10
+
+
+def test_the_table_of_all_benchmarks_has_a_smoke_form_and_names_what_fails():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import bench
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    found, problem = bench.run(
+        bench.Script(name="parquet_encodings.py", smoke=("--rows", "64", "--repeats", "1")), is_smoke=True
+    )
+    assert problem is None
+    table = bench.as_table(found)
+    assert f"of {sum(row['met'] is not None for row in found)} goals met." in table
+    assert bench.run(bench.Script(name="no_such_script.py"), is_smoke=False)[1].startswith("no_such_script.py failed")
+
+
+@pytest.mark.slow
+def test_every_benchmark_runs_in_its_smoke_form():
+    rows = rows_of("bench.py", "--smoke")
+    assert rows

@@ -40,6 +40,9 @@ VALUES = {
     "num_threads": 1,
     "compile": True,
     "checkpoint_seconds": 5.0,
+    "launcher": "torchrun",
+    "num_processes": 3,
+    "checkpoints_kept": 4,
     "model": {"hidden_dim": 24},
     "strategy_options": {"stages": 3},
 }

@@ -311,7 +311,9 @@ def _train(settings: Settings, *, data: Path | None, output: Path | None, again:
             render.show_trained(out, trained.info, path=trained.path, problem=trained.tracking_problem)
             return
         config = lineage.training_config_of(settings)
-        trial = lineage.train_trial(settings, config, tracker=MlflowTracker(settings), progress=progress, again=again)
+        trial = lineage.train_launched(
+            settings, config, tracker=MlflowTracker(settings), progress=progress, again=again
+        )
     path = trial.folder.model_dir
     if output is not None:
         path = from_files.copy_model(path, output)

@@ -8,6 +8,7 @@ imported here and never in the code server. It reports once, at the end, and its
 
 import hashlib
 import signal
+from logging import Logger
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
 from lvm_pipeline.defs.progress import ProgressFile
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import InvariantError
-from lvm_pipeline.settings import load_settings
+from lvm_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from lvm_pipeline.training.progress import ProgressReport
@@ -31,25 +32,35 @@ def main() -> None:
 
 
 def report_of(pipes: PipesContext) -> dict[str, Any]:
+    """Train the architecture of the run's partition and return the report."""
+    settings = load_settings()
+    progress = ProgressFile(settings, "trained_model", pipes.partition_key)
+    again = bool(pipes.get_extra("again"))
+    return report_in_process(settings, pipes.partition_key, again=again, log=pipes.log, progress=progress)
+
+
+def report_in_process(
+    settings: Settings, architecture: str, *, again: bool, log: Logger, progress: ProgressFile
+) -> dict[str, Any]:
     """Train and return the report; after an error, its sentence and the findings so far."""
     try:
-        return train_partition(pipes)
+        return train_partition(settings, architecture, again=again, log=log, progress=progress)
     except LvmError as error:
         findings = error.findings if isinstance(error, InvariantError) else []
         return {"error": str(error), "findings": [finding.as_json() for finding in findings]}
 
 
-def train_partition(pipes: PipesContext) -> dict[str, Any]:
-    """Train the architecture of the run's partition, unless that trial is trained already."""
-    settings = load_settings()
-    config = lineage.training_config_of(settings, pipes.partition_key)
-    progress = _Progress(pipes, ProgressFile(settings, "trained_model", config.architecture))
-    again = bool(pipes.get_extra("again"))
-    trained = lineage.train_trial(settings, config, tracker=MlflowTracker(settings), progress=progress, again=again)
+def train_partition(
+    settings: Settings, architecture: str, *, again: bool, log: Logger, progress: ProgressFile
+) -> dict[str, Any]:
+    """Train an architecture, unless that trial is trained already."""
+    config = lineage.training_config_of(settings, architecture)
+    show = _Progress(log, progress)
+    trained = lineage.train_launched(settings, config, tracker=MlflowTracker(settings), progress=show, again=again)
     if not trained.was_trained:
-        pipes.log.info(f"{trained.folder.trial_id} was trained before with the same data, code and options.")
+        log.info(f"{trained.folder.trial_id} was trained before with the same data, code and options.")
     if trained.tracking_problem is not None:
-        pipes.log.warning(f"MLflow does not hold the model yet: {trained.tracking_problem}")
+        log.warning(f"MLflow does not hold the model yet: {trained.tracking_problem}")
     with (trained.folder.model_dir / "model.safetensors").open("rb") as weights:
         data_version = hashlib.file_digest(weights, "sha256").hexdigest()
     return {
@@ -67,8 +78,8 @@ def train_partition(pipes: PipesContext) -> dict[str, Any]:
 class _Progress:
     """Writes progress to the progress file, and one line per epoch to Dagster's log."""
 
-    def __init__(self, pipes: PipesContext, progress: ProgressFile):
-        self._pipes = pipes
+    def __init__(self, log: Logger, progress: ProgressFile):
+        self._log = log
         self._progress = progress
         self._epoch = (0, 0)
 
@@ -76,7 +87,7 @@ class _Progress:
         self._progress.report(report.done_fraction, report.in_words())
         if (report.phase, report.epoch) != self._epoch:
             self._epoch = (report.phase, report.epoch)
-            self._pipes.log.info(report.in_words())
+            self._log.info(report.in_words())
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

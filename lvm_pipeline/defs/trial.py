@@ -8,11 +8,11 @@ from pydantic import Field
 
 from lvm_pipeline.defs import metadata
 from lvm_pipeline.defs.checks import lvm_errors_as_failures
+from lvm_pipeline.defs.launchers import Launcher
 from lvm_pipeline.defs.launchpad import AGAIN, PresetChoice
 from lvm_pipeline.defs.partitions import GPU_POOL, trial_partitions
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.defs.sequences import sequences
-from lvm_pipeline.defs.trained_model import report_of_child
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.experiments.plan import WEEKS
 from lvm_pipeline.settings import Settings, with_options
@@ -35,7 +35,10 @@ class PlanOptions(dg.Config):
     deps=[sequences], partitions_def=trial_partitions, pool=GPU_POOL, group_name="plan", kinds={"pytorch", "mlflow"}
 )
 def trial(
-    context: dg.AssetExecutionContext, config: PlanOptions, settings: dg.ResourceParam[Settings]
+    context: dg.AssetExecutionContext,
+    config: PlanOptions,
+    settings: dg.ResourceParam[Settings],
+    launcher: dg.ResourceParam[Launcher],
 ) -> Iterator[dg.MaterializeResult]:
     """A trial of the plan: trained, checked and scored on the validation split, tracked as an MLflow run.
 
@@ -43,7 +46,7 @@ def trial(
     options is not trained again, unless `again` is set.
     """  # noqa: DOC501 - the docstring is the description in the UI
     with lvm_errors_as_failures(), stage_shown(settings, "trial", context.partition_key):
-        (ended,) = run_in_child(context, settings, config, trial_ids=[context.partition_key])
+        (ended,) = run_in_child(launcher, context, settings, config, trial_ids=[context.partition_key])
         if ended["status"] != "done":
             raise LvmError(f"{ended['trial_id']} {ended['status']}: {ended['reason']}")
         yield dg.MaterializeResult(data_version=dg.DataVersion(ended["data_version"]), metadata=metadata_of(ended))
@@ -51,9 +54,14 @@ def trial(
 
 def week_job(week: int, words: str) -> dg.JobDefinition:
     @dg.op(name=f"week_{week}", pool=GPU_POOL, description="Train and score the week's trials in one process.")
-    def run_week(context: dg.OpExecutionContext, config: PlanOptions, settings: dg.ResourceParam[Settings]) -> None:
+    def run_week(
+        context: dg.OpExecutionContext,
+        config: PlanOptions,
+        settings: dg.ResourceParam[Settings],
+        launcher: dg.ResourceParam[Launcher],
+    ) -> None:
         with lvm_errors_as_failures(), stage_shown(settings, "plan", f"week_{week}"):
-            ended = run_in_child(context, settings, config, week=week)
+            ended = run_in_child(launcher, context, settings, config, week=week)
             context.instance.add_dynamic_partitions(trial_partitions.name or "", [each["trial_id"] for each in ended])
             for each in ended:
                 if each["status"] == "done":
@@ -76,6 +84,7 @@ def week_job(week: int, words: str) -> dg.JobDefinition:
 
 
 def run_in_child(
+    launcher: Launcher,
     context: dg.AssetExecutionContext | dg.OpExecutionContext,
     settings: Settings,
     config: PlanOptions,
@@ -88,7 +97,7 @@ def run_in_child(
     Raises:
         LvmError: If the child could not start, was killed or crashed. The trials that ended before are kept.
     """
-    report = report_of_child(
+    report = launcher.report_of(
         context,
         with_options(settings, {"preset": config.preset.value if config.preset else None}),
         CHILD,

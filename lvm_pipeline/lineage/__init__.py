@@ -30,6 +30,7 @@ from lvm_pipeline.lineage.decoders import TextDecoder, decode_lines, train_text_
 from lvm_pipeline.lineage.drift import check_drift
 from lvm_pipeline.lineage.ensembles import make_ensemble, top_trials
 from lvm_pipeline.lineage.invariants import INVARIANTS
+from lvm_pipeline.lineage.launching import train_launched
 from lvm_pipeline.lineage.models import TrainedTrial, train_trial, training_config_of
 from lvm_pipeline.lineage.plan import plan_rows, write_study
 from lvm_pipeline.lineage.plan_run import PlanRun, plan_tracker, run_plan

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.training.data import TrainingData
     from lvm_pipeline.training.loop import Accept, TrainedModel
     from lvm_pipeline.training.progress import OnProgress
+    from lvm_pipeline.training.ranks import Ranks
     from lvm_pipeline.training.rescore import Rescorer
     from lvm_pipeline.training.tracking import Tracker
     from lvm_pipeline.training.trained_model import TrainedModelInfo
@@ -66,6 +67,7 @@ def train_trial(
     again: bool = False,
     data: "TrainingData | None" = None,
     rescorer: "Rescorer | None" = None,
+    ranks: "Ranks | None" = None,
 ) -> TrainedTrial:
     """Train a trial on the promoted data, check the result and promote it; `models/<architecture>` then leads to it.
 
@@ -76,6 +78,7 @@ def train_trial(
         again: Train even if there is nothing new, and from the start even if a checkpoint cannot be resumed.
         data: The promoted data, for a process that trains many trials; None: they are loaded.
         rescorer: Scores the model in another process; None: one that is started for this model alone.
+        ranks: The processes that train together, of which this is the first; see `follow_trial`.
 
     Raises:
         LvmError: If the data or options cannot be used, or another process trains the same trial.
@@ -92,7 +95,10 @@ def train_trial(
         data = data or load_training_data(
             *tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir
         )
-        if not again and (finished := finished_trial(folder, config, data)):
+        finished = None if again else finished_trial(folder, config, data)
+        if ranks is not None:
+            ranks.agreed(finished is None)
+        if finished is not None:
             link_model(settings, config.architecture, folder)
             return finished
         write_trial(folder, config.trial)
@@ -109,10 +115,34 @@ def train_trial(
             progress=progress,
             again=again,
             accept=accepted_at(folder.model_dir, tables, tracker, rescorer=rescorer),
+            ranks=ranks,
         )
         made = trained_now(folder, trained, tracker)
         link_model(settings, config.architecture, folder)
         return made
+
+
+def follow_trial(settings: Settings, config: "TrainingConfig", *, again: bool, ranks: "Ranks") -> None:
+    """Train beside the rank that runs `train_trial`, if it trains; nothing is written.
+
+    Raises:
+        LvmError: If the data or options cannot be used.
+    """
+    from lvm_pipeline.training.data import load_training_data
+    from lvm_pipeline.training.loop import train
+
+    folder = trial_folder(settings, config.trial.trial_id)
+    data = load_training_data(
+        settings.concepts_path,
+        settings.sequences_path,
+        settings.vectors_dir,
+        encoders_dir=settings.encoders_dir,
+        decoders_dir=settings.decoders_dir,
+    )
+    if ranks.agreed(None):
+        cache_dir = settings.compile_cache_dir
+        options = {"checkpoint_dir": folder.checkpoint_dir, "compile_cache_dir": cache_dir, "again": again}
+        train(config, data, output_dir=folder.staged_dir, ranks=ranks, **options)
 
 
 def trained_before(folder: TrialFolder, info: "TrainedModelInfo") -> TrainedTrial:

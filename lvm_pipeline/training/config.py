@@ -1,12 +1,14 @@
 """The options of one training: those of its trial, and how it runs on this machine."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from lvm_pipeline.errors import LvmError, nearest_or_all
 from lvm_pipeline.training.trial import Trial, parsed
+
+Launcher = Literal["inprocess", "subprocess", "torchrun", "ray", "k8s"]
 
 NESTED = ("model", "strategy_options")  # options that are set by dotted names: model.hidden_dim
 
@@ -20,6 +22,17 @@ class TrainingConfig(Trial):
         default=False,
         description="Use torch.compile for trainings on windows, with the architectures that gain from it. The first "
         "step takes about a minute.",
+    )
+    launcher: Launcher = Field(
+        default="subprocess",
+        description="What runs a training that Dagster starts: inprocess (the step's process), subprocess (a child "
+        "process), torchrun (num_processes on this machine), ray (num_processes on a Ray cluster), k8s (a Kubernetes "
+        "job). lvm train uses torchrun and ray as well; it takes any other for this process.",
+    )
+    num_processes: int | None = Field(
+        default=None,
+        ge=1,
+        description="Processes that share each batch, with torchrun or ray. Default: one per GPU, or 2 without a GPU.",
     )
     checkpoint_seconds: float = Field(default=30.0, ge=0, description="Seconds between checkpoints.")
     checkpoints_kept: int = Field(default=2, ge=1, description="Latest checkpoints to keep while a training runs.")

@@ -40,7 +40,7 @@ class Ranks:
         if self.size == 1:
             return model
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
+        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
 
     def part_of(self, spans: Spans, counts: NDArray[np.int64]) -> tuple[Spans, float]:
         """Return this rank's spans of a batch and the factor of their loss; `counts` are the targets of each span.
@@ -110,9 +110,17 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     is_mine = not dist.is_initialized()  # Ray Train makes the group itself
     if is_mine:
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        _init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield Ranks(rank=dist.get_rank(), size=size, device=device)
     finally:
         if is_mine:
             dist.destroy_process_group()
+
+
+def _init_process_group(backend: str) -> None:
+    """Join the process group; after a restart, the addresses of the processes before are still in torchrun's store."""
+    store, rank, size = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own_store = dist.PrefixStore(f"attempt {attempt}", store)  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group(backend, store=own_store, rank=rank, world_size=size)

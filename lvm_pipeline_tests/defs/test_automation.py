@@ -12,6 +12,7 @@ from lvm_pipeline.architectures._registry import architecture_names
 from lvm_pipeline.defs.automation import automated, automation_sensor
 from lvm_pipeline.defs.checks import SEVERITIES, check_specs
 from lvm_pipeline.defs.drift import drift
+from lvm_pipeline.defs.launchers import Launcher
 from lvm_pipeline.defs.partitions import architecture_partitions
 from lvm_pipeline.defs.resources import settings_resource
 from lvm_pipeline.findings import Invariant, Severity
@@ -70,7 +71,7 @@ class World:
         assets = automated([cpe_entry, *map(stand_in, INVARIANTS)], settings)
         return dg.Definitions(
             assets=assets, asset_checks=[drift], sensors=[automation_sensor(settings)],
-            resources={"settings": settings_resource},
+            resources={"settings": settings_resource, "launcher": Launcher()},
         )  # fmt: skip
 
     def observe(self):

@@ -15,8 +15,8 @@ import pytest
 from lvm_pipeline import lineage
 from lvm_pipeline.adapters import mlflow_store
 from lvm_pipeline.definitions import defs
+from lvm_pipeline.defs import launchers, training_child
 from lvm_pipeline.defs import trained_model as trained_model_module
-from lvm_pipeline.defs import training_child
 from lvm_pipeline.defs.launch import QUIET, end_abandoned_runs, open_instance
 from lvm_pipeline.defs.progress import watched
 from lvm_pipeline.findings import Finding, InvariantError, Severity
@@ -132,9 +132,10 @@ def test_a_blocking_failure_is_reported_with_its_findings(settings, monkeypatch)
     def fails(*args, **options):
         raise InvariantError([FAILED])
 
-    monkeypatch.setattr(lineage, "train_trial", fails)
+    monkeypatch.setattr(lineage, "train_launched", fails)
 
-    report = training_child.report_of(SimpleNamespace(partition_key="gru", get_extra=lambda name: False))
+    pipes = SimpleNamespace(partition_key="gru", get_extra=lambda name: False, log=None)
+    report = training_child.report_of(pipes)
 
     assert "collapsed" in report["error"]
     assert [Finding.from_json(values) for values in report["findings"]] == [FAILED]
@@ -241,5 +242,5 @@ def training_process_of(pid):
 
 
 def test_a_killed_training_is_distinguished_from_a_broken_one():
-    assert "was killed" in trained_model_module.why_child_ended("gru", "failed with code -9")
-    assert "crashed" in trained_model_module.why_child_ended("gru", "failed with code 1")
+    assert "was killed" in launchers.why_child_ended("gru", "failed with code -9")
+    assert "crashed" in launchers.why_child_ended("gru", "failed with code 1")

@@ -1,0 +1,102 @@
+"""One table of every figure that has a peer or a goal: ours, peer, ratio, goal, met or not.
+
+    make bench                                   # everything that this machine can measure, about a quarter of an hour
+    python benchmarks/bench.py --smoke           # tiny sizes, seconds: says that the scripts run, and nothing of speed
+    python benchmarks/bench.py --only training.py --only drift.py --json
+
+Each script measures ours and its peer in one run, so that ratios hold on any machine; a ratio above 1 says that ours is
+better. A script that fails is named below the table, and the exit code is 1.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """A script with the option --json, and how it is called in each form; None: only its help is read."""
+
+    name: str
+    options: tuple[str, ...] = ()
+    smoke: tuple[str, ...] | None = None
+
+
+SCRIPTS = (
+    Script(name="extraction.py"),
+    Script(name="parquet_encodings.py", smoke=("--rows", "64", "--repeats", "1")),
+    Script(name="near_duplicates.py", smoke=("--rows", "2000", "--repeats", "1")),
+    Script(name="training.py"),
+    Script(name="architectures.py", options=("--preset", "small", "--seconds", "1")),
+    Script(
+        name="drift.py",
+        smoke=("--articles", "10", "--resamples", "1", "--injections", "1", "--rows", "100"),
+    ),
+    Script(name="text_match.py"),
+    Script(name="serving.py"),
+    Script(name="plan.py"),
+)
+
+
+def main() -> None:
+    """Run the scripts and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [script.name for script in SCRIPTS]
+    parser.add_argument("--only", action="append", choices=names, help="Repeat; default: all.")
+    parser.add_argument("--smoke", action="store_true", help="Tiny sizes; what takes longer only prints its help.")
+    parser.add_argument("--json", action="store_true", help="Print a list of rows as JSON.")
+    arguments = parser.parse_args()
+    chosen = [script for script in SCRIPTS if script.name in (arguments.only or names)]
+    with ThreadPoolExecutor(os.cpu_count() if arguments.smoke else 1) as pool:  # what is measured runs alone
+        done = list(pool.map(lambda script: run(script, is_smoke=arguments.smoke), chosen))
+    rows = [row for found, _ in done for row in found]
+    problems = [problem for _, problem in done if problem]
+    print(json.dumps(rows, indent=2) if arguments.json else as_table(rows))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    sys.exit(bool(problems))
+
+
+def run(script: Script, *, is_smoke: bool) -> tuple[list[dict[str, Any]], str | None]:
+    """Run a script; return its rows, and what went wrong."""
+    if is_smoke and script.smoke is None:
+        options = ["--help"]
+    else:
+        options = ["--json", *((script.smoke or ()) if is_smoke else script.options)]
+    command = [sys.executable, "-W", "ignore", str(HERE / script.name), *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return [], f"{script.name} failed ({reason})"
+    if options == ["--help"]:
+        return [], None
+    return [{"script": script.name, **row} for row in json.loads(done.stdout)], None
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    """Write the rows for reading, those with a goal counted below."""
+    lines = [f"{'script':21} {'figure':58} {'ours':>12} {'peer':>12} {'ratio':>7} {'goal':>6}  met"]
+    for row in rows:
+        ours, peer, ratio, goal = (number(row.get(key)) for key in ("ours", "peer", "ratio", "goal"))
+        met = {True: "yes", False: "NO", None: ""}[row.get("met")]
+        lines.append(f"{row['script']:21} {row['name'][:58]:58} {ours:>12} {peer:>12} {ratio:>7} {goal:>6}  {met}")
+    judged = [row for row in rows if row.get("met") is not None]
+    return "\n".join([*lines, f"{sum(row['met'] for row in judged)} of {len(judged)} goals met."])
+
+
+def number(value: Any) -> str:
+    """Write a figure in four digits; nothing for none."""
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Run a module in several workers of a Ray cluster with Ray Train (the extra `ray`).
+
+Ray gives each worker a GPU where they are asked for, joins the workers to one process group, and starts all of them
+again, a few times, when one dies; they resume from their checkpoint. LVM_HOME must be on a disk that all nodes share.
+"""
+
+import runpy
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lvm_pipeline.errors import LvmError
+
+MAX_FAILURES = 3
+POLL_SECONDS = 0.5
+
+
+def run_with_ray(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    num_processes: int,
+    uses_gpu: bool,
+    environment: Mapping[str, str],
+    on_wait: Callable[[], None],
+) -> str:
+    """Run `python -m module` in so many workers and say how they ended; `on_wait` is called now and then.
+
+    The cluster is that of RAY_ADDRESS; without one, a cluster on this machine is started and stopped again.
+
+    Raises:
+        LvmError: If Ray is not installed.
+    """
+    try:
+        import ray  # pyright: ignore[reportMissingImports] - an extra
+        from ray.train import FailureConfig, RunConfig, ScalingConfig  # pyright: ignore[reportMissingImports]
+        from ray.train.torch import TorchTrainer  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise LvmError("Ray is not installed; install the extra: pip install 'lvm-pipeline[ray]'.") from None
+
+    is_mine = not ray.is_initialized()
+    if is_mine:
+        ray.init(runtime_env={"env_vars": dict(environment)}, log_to_driver=True)
+    trainer = TorchTrainer(
+        run_module,
+        train_loop_config={"module": module, "arguments": list(arguments)},
+        scaling_config=ScalingConfig(num_workers=num_processes, use_gpu=uses_gpu),
+        run_config=RunConfig(failure_config=FailureConfig(max_failures=MAX_FAILURES)),
+    )
+    try:
+        return _waited_for(trainer.fit, on_wait)
+    finally:
+        if is_mine:
+            ray.shutdown()
+
+
+def _waited_for(fit: Callable[[], Any], on_wait: Callable[[], None]) -> str:
+    """Fit in this thread, calling `on_wait` from another meanwhile, and say how it ended."""
+    is_done = threading.Event()
+
+    def watch() -> None:
+        while not is_done.wait(POLL_SECONDS):
+            on_wait()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        fit()
+    except Exception as error:  # noqa: BLE001 - Ray raises what its workers raise
+        return str(error).strip().splitlines()[0]
+    finally:
+        is_done.set()
+        watcher.join()
+        on_wait()
+    return "success"
+
+
+def run_module(config: Mapping[str, Any]) -> None:
+    """Run a module as its command line would; each worker of Ray Train calls this."""
+    sys.argv = [config["module"], *config["arguments"]]
+    runpy.run_module(config["module"], run_name="__main__")
