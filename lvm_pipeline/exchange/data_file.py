@@ -1,5 +1,7 @@
 """Turn any data file into a concept table and a sequence table."""
 
+import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -39,8 +41,13 @@ def tables_from_file(
         InvariantError: If a table built from it breaks a blocking invariant.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
-    with plain_file(data_path, folder=work_dir / "given") as plain:
-        return _tables_from(plain, work_dir=work_dir, sequence_options=sequence_options, space_id=space_id)
+    copies = work_dir / "given"
+    with ExitStack() as on_failure:
+        on_failure.callback(shutil.rmtree, copies, ignore_errors=True)
+        with plain_file(data_path, folder=copies) as plain:
+            tables = _tables_from(plain, work_dir=work_dir, sequence_options=sequence_options, space_id=space_id)
+        on_failure.pop_all()
+    return tables
 
 
 def _tables_from(

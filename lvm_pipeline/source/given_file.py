@@ -170,7 +170,7 @@ def _as_utf8(path: Path, copy: Path, *, encoding: str, shown: Path) -> Path:
 def _encoding(path: Path) -> str | None:
     """Return the encoding of a file of UTF-16 or UTF-32, with or without a byte order mark; None for any other."""
     head = _head(path)
-    found = json.detect_encoding(head[:4]) if len(head) >= 4 else "utf-8"
+    found = json.detect_encoding(head[:4]) if head[:4].strip(b"\0") and len(head) >= 4 else "utf-8"
     if len(head) >= 2 and head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         found = found if found.startswith("utf-32") else "utf-16"
     return found if found.startswith(("utf-16", "utf-32")) else None
