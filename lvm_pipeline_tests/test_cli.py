@@ -140,7 +140,7 @@ def test_settings_are_shown_without_secrets(lvm, monkeypatch):
         (("run", "--architecture", "mamba9"), "There is no architecture mamba9; there are"),
         (("run", "--preset", "huge"), "lstm has no preset 'huge'; it has smoke, small, full"),
         (("train", "--architecture", "lstm", "--preset", "huge"), "no concept table"),
-        (("train", "--data", "nowhere.npz"), "There is no file at nowhere.npz"),
+        (("train", "--data", "nowhere.npz"), "There is no file nowhere.npz"),
         (("evaluate", "--model", "nowhere"), "nowhere"),
         (("predict", "--model", "nowhere"), "There is no trained model in nowhere"),
         (("predict", "--architecture", "gru"), "No trial of gru is trained yet"),
