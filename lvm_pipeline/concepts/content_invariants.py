@@ -46,6 +46,31 @@ def no_duplicate_concepts(facts: ConceptFacts) -> Finding:
     return _expected_of_sequences(finding, facts, "pieces that could not be joined repeat concepts")
 
 
+@invariant(
+    severity=Severity.WARNING,
+    remedy="Read the texts of the listed concepts. If they begin alike, the encoder cut them: load shorter concepts. "
+    "Otherwise their vectors are wrong: encode them again.",
+)
+def equal_vectors_have_equal_texts(facts: ConceptFacts) -> Finding:
+    """No two concepts have the same vector but different texts, in the table or among the duplicates that were dropped.
+
+    An encoder gives the same vector to texts that begin alike if it reads only their beginning.
+    """
+    of_vector = _earlier_rows(facts.vector_hashes, facts.widths >= 0)
+    rows = np.flatnonzero(of_vector >= 0)
+    rows = rows[facts.text_hashes[rows] != facts.text_hashes[of_vector[rows]]]
+    dropped = [each for each in facts.metadata.dropped if each["reason"] == "same vector"]
+    names = [f"{facts.cpe_ids[row]} and {facts.cpe_ids[int(of_vector[row])]}" for row in rows[:MAX_LISTED].tolist()]
+    names += [f"{each['cpe_id']} (dropped) and {each['kept_cpe_id']}" for each in dropped[:MAX_LISTED]]
+    num = len(rows) + len(dropped)
+    return equal_vectors_have_equal_texts.from_count(
+        num,
+        f"{num} concepts have the vector of another concept and another text: {listed(names, num)}",
+        otherwise="no two concepts with different texts have the same vector",
+        details={"num_in_table": len(rows), "num_dropped": len(dropped), "pairs": names[:MAX_LISTED]},
+    )
+
+
 def _earlier_rows(hashes: NDArray[np.int64], is_there: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Find the first row with the same hash, -1 for the first itself, shape (N,)."""
     earlier = np.full(len(hashes), -1, np.int64)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lvm_pipeline.decoding import vec2text_child
 from lvm_pipeline.decoding._contract import Rows, refuse_other_shape
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.source.encoders.sentence_transformer import bare_space
 
 VECTOR_DIM = 768
 WEIGHTS = ("inversion", "corrector")
@@ -106,14 +107,19 @@ class Vec2Text:
         return answer
 
 
+def _layout(space_id: str) -> str:
+    """Return encoder and layers of a space; a decoder does not care how much of a text was read."""
+    return (space_id if "/dim-" in space_id else bare_space(space_id)).partition("@")[0]
+
+
 def is_decoded(space_id: str) -> bool:
     """Whether one of the two variants decodes a space."""
-    return space_id.partition("@")[0] in {variant.space for variant in VARIANTS.values()}
+    return _layout(space_id) in {variant.space for variant in VARIANTS.values()}
 
 
 def variant_of(space_id: str) -> str:
     """Return which variant decodes a space. Raises LvmError if neither does."""
-    found = [name for name, variant in VARIANTS.items() if space_id.partition("@")[0] == variant.space]
+    found = [name for name, variant in VARIANTS.items() if _layout(space_id) == variant.space]
     if not found:
         known = " or ".join(f"{variant.space} ({name})" for name, variant in VARIANTS.items())
         raise LvmError(f"vec2text does not decode vectors of space {space_id}, only of {known}; use another decoder.")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.records import BadRow, Concept, text_digest
 
+SAME_VECTOR = "same vector"  # and another text
+
 
 @dataclass(frozen=True, kw_only=True)
 class KnownRow:
@@ -75,7 +77,7 @@ class Deduplicator:
     def new_vectors(self, concepts: Sequence[Concept], digests: Iterable[bytes]) -> list[int]:
         """Return the indices of the concepts whose vector no earlier one has."""
         pairs = enumerate(zip(concepts, digests, strict=True))
-        return [i for i, (concept, digest) in pairs if self._is_first(self._vectors, digest, concept, "same vector")]
+        return [i for i, (concept, digest) in pairs if self._is_first(self._vectors, digest, concept, SAME_VECTOR)]
 
     def locations(self, new: Sequence[Concept]) -> dict[str, Location]:
         """Return the location of each new concept by cpe_id.

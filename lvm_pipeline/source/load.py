@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import listed
 from lvm_pipeline.settings import Settings
-from lvm_pipeline.source.deduplication import Deduplicator, Duplicate, Location, TableState
+from lvm_pipeline.source.deduplication import SAME_VECTOR, Deduplicator, Duplicate, Location, TableState
 from lvm_pipeline.source.encoders import lsa
 from lvm_pipeline.source.encoders.encoder import Encoder, encoder_folder
-from lvm_pipeline.source.encoders.registry import encoder_named, is_fitted_by_ingest, remember_encoder
+from lvm_pipeline.source.encoders.registry import encoder_named, is_fitted_by_ingest, remember_encoder, renamed
+from lvm_pipeline.source.encoders.sentence_transformer import SentenceTransformerEncoder, bare_space
 from lvm_pipeline.source.given_file import FileKind, kind_of, plain_file
 from lvm_pipeline.source.jsonl import read_jsonl
 from lvm_pipeline.source.parquet import read_parquet
@@ -71,19 +73,31 @@ class IngestReport:
     duplicates: list[Duplicate]
     bad_rows: list[BadRow]
     gaps: list[BadRow] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)  # ids of the concepts whose texts are longer than the encoder reads
 
     def sentence(self) -> str:
         what = (
             f"Loaded {self.num_inserted:,} new concepts of {self.num_articles:,} articles from {Path(self.path).name} "
             f"as dataset source {self.dataset_source!r}, space {self.space_id}"
         )
+        same_vector = [each for each in self.duplicates if each.reason == SAME_VECTOR]
         rest = [
             f"{self.num_known:,} were already there" if self.num_known else "",
             f"{len(self.duplicates):,} duplicates were skipped" if self.duplicates else "",
             f"{len(self.bad_rows):,} bad rows were skipped" if self.bad_rows else "",
             f"{len(self.gaps):,} gaps between positions were closed" if self.gaps else "",
         ]
-        return f"{what}. {', '.join(filter(None, rest)).capitalize()}".rstrip(". ") + "."
+        sentences = [
+            what,
+            ", ".join(filter(None, rest)).capitalize(),
+            f"{len(same_vector):,} duplicates have only the vector of another concept ({first_of(same_vector)})"
+            if same_vector
+            else "",
+            f"{len(self.cut):,} texts are longer than the encoder reads and were cut: {listed(self.cut)}"
+            if self.cut
+            else "",
+        ]
+        return ". ".join(filter(None, sentences)) + "."
 
 
 def ingest(
@@ -171,6 +185,7 @@ def _ingest(
         duplicates=deduplicator.duplicates,
         bad_rows=[*records.bad_rows, *deduplicator.bad_rows],
         gaps=records.gaps,
+        cut=source.cut,
     )
 
 
@@ -229,6 +244,7 @@ class _VectorSource:
     space_id: str
     digests: list[bytes]
     batches: Callable[[Sequence[int]], Iterator[Batch]]  # indices of new concepts, ascending
+    cut: list[str] = field(default_factory=list)  # ids of the concepts whose texts the encoder cut
 
 
 def _stored(records: SourceRecords, new: Sequence[Concept], *, space_id: str | None) -> _VectorSource:
@@ -270,13 +286,26 @@ def _encoded(
             rows = list(kept[start : start + BATCH_SIZE])
             yield [new[row] for row in rows], vectors[rows]
 
-    return _VectorSource(space_id=chosen.space_id, digests=vector_digests(vectors), batches=batches)
+    texts = [concept.text for concept in new]
+    cut = chosen.cut_texts(texts) if isinstance(chosen, SentenceTransformerEncoder) else []
+    return _VectorSource(
+        space_id=chosen.space_id,
+        digests=vector_digests(vectors),
+        batches=batches,
+        cut=[new[index].cpe_id for index in cut],
+    )
 
 
 def _chosen_encoder(new: Sequence[Concept], name: str, state: TableState, *, settings: Settings) -> Encoder:
     """Load the named encoder. A fitted one is the one that encoded the table; if there is none, fit one."""
     if not is_fitted_by_ingest(name):
-        return encoder_named(name, encoders_dir=settings.encoders_dir)
+        found = encoder_named(name, encoders_dir=settings.encoders_dir)
+        bare = bare_space(found.space_id)  # the id that earlier versions gave to the vectors in the table
+        return (
+            renamed(found, bare)
+            if isinstance(found, SentenceTransformerEncoder) and bare in state.space_counts
+            else found
+        )
     fitted = [space for space in state.space_counts if space is not None and space.startswith(f"{name}@")]
     if fitted:
         return lsa.load_lsa(encoder_folder(settings.encoders_dir, fitted[0]))

@@ -33,6 +33,7 @@ NAMES = [
     "vectors_match_their_space",
     "vectors_go_with_their_texts",
     "no_duplicate_concepts",
+    "equal_vectors_have_equal_texts",
     "texts_are_not_empty",
     "tmd_codes_are_assigned",
     "tmd_packing_is_known",
@@ -127,7 +128,9 @@ def test_repeated_ids_are_named_with_all_their_rows(table, tmp_path, repeats):
 def test_repeated_concepts_are_named_with_the_earlier_one(table, tmp_path, column, same):
     value = table[column][4].as_py()
 
-    finding = only_failure(check(with_values(table, column, {17: value, 25: value}), tmp_path))
+    findings = check(with_values(table, column, {17: value, 25: value}), tmp_path)
+    assert findings.pop("equal_vectors_have_equal_texts").passed is (same == "text")
+    finding = only_failure(findings)
 
     assert finding.name == "no_duplicate_concepts"
     assert finding.observed == 2
@@ -252,3 +255,18 @@ def test_metadata_that_makes_no_sense_is_refused(tmp_path, raw):
 
     with pytest.raises(LvmError, match="invalid metadata"):
         check_concepts(path)
+
+
+def test_equal_vectors_of_different_texts_are_a_finding_of_their_own(tmp_path):
+    """F23: two texts that begin alike have one vector if the encoder reads only their beginning."""
+    table = synthetic_table([6, 9])
+    vectors = table["vector"].to_pylist()
+    vectors[9] = vectors[2]
+
+    finding = check(with_column(table, "vector", vectors), tmp_path)["equal_vectors_have_equal_texts"]
+    dropped = [{"cpe_id": "one", "kept_cpe_id": "other", "reason": "same vector"}]
+    of_dropped = check(table, tmp_path, dropped=dropped)["equal_vectors_have_equal_texts"]
+
+    assert finding.outcome == of_dropped.outcome == "warning"
+    assert f"{table['cpe_id'][9]} and {table['cpe_id'][2]}" in finding.message
+    assert "one (dropped) and other" in of_dropped.message

@@ -19,9 +19,19 @@ def fill_source(url, article_lengths, **options):
     return add_articles(url, article_lengths, **options)
 
 
+def fill_source_with(url, table):
+    """Make the tables in an empty database and fill them with a concept table; return the rows' ids in order."""
+    source_metadata().create_all(create_engine(url.replace("postgresql://", "postgresql+psycopg2://")))
+    return _add(url, table, vector_dim=len(table["vector"][0]))
+
+
 def add_articles(url, article_lengths, *, vector_dim=32, seed=0, kind="random_walk", label=None):
     """Add synthetic articles to the tables; those of another label have other ids and texts. Return the rows' ids."""
     table = synthetic_table(article_lengths, vector_dim=vector_dim, seed=seed, kind=kind)
+    return _add(url, table, vector_dim=vector_dim, label=label)
+
+
+def _add(url, table, *, vector_dim, label=None):
     columns = ("cpe_id", "article_id", "position", "concept_text", "vector")
     rows = list(zip(*(table[name].to_pylist() for name in columns), strict=True))
     if label is not None:

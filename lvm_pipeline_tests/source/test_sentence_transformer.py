@@ -8,8 +8,9 @@ import pytest
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
-from lvm_pipeline.source.encoders.registry import encoder_named, encoder_of_space, remember_encoder
+from lvm_pipeline.source.encoders.registry import encoder_named, encoder_of_space, remember_encoder, renamed
 from lvm_pipeline.source.encoders.sentence_transformer import (
+    bare_space,
     layout_of_folder,
     load_sentence_transformer,
     space_of_folder,
@@ -58,6 +59,28 @@ def test_a_space_is_named_by_layers_and_weights(tmp_path):
     assert space_of_folder(folder, name=str(folder)) == space_of_folder(
         folder, name="sentence-transformers/gtr-t5-base"
     )
+
+
+def test_every_setting_that_changes_vectors_is_part_of_the_space(tmp_path):
+    """F22: one model with another prompt, longest text or width makes other vectors."""
+    folder = write_model_folder(tmp_path / "m")
+    spaces = {space_of_folder(folder, name="m")}
+    settings = [
+        ("sentence_bert_config.json", {"max_seq_length": 384}),
+        ("sentence_bert_config.json", {"max_seq_length": 256}),
+        ("sentence_bert_config.json", {"max_seq_length": 256, "do_lower_case": True}),
+        ("config_sentence_transformers.json", {"prompts": {"query": "query: "}, "default_prompt_name": "query"}),
+        ("config_sentence_transformers.json", {"prompts": {"query": "search: "}, "default_prompt_name": "query"}),
+        ("config_sentence_transformers.json", {"truncate_dim": 256}),
+    ]
+    for name, values in settings:
+        (folder / name).write_text(json.dumps(values))
+        spaces.add(space_of_folder(folder, name="m"))
+
+    assert len(spaces) == 7
+    assert len({bare_space(space) for space in spaces}) == 1
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "query: "}}))
+    assert "prompt" not in space_of_folder(folder, name="m")  # one that is not used by default changes nothing
 
 
 @pytest.mark.parametrize(
@@ -154,7 +177,7 @@ def test_a_real_model_understands_what_it_reads(minilm):
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2] + 0.3
-    assert minilm.space_id.startswith("all-MiniLM-L6-v2/mean/no-dense/l2@")
+    assert minilm.space_id.startswith("all-MiniLM-L6-v2/mean/no-dense/l2/seq-256@")
 
 
 @pytest.mark.slow
@@ -195,9 +218,15 @@ def test_gtr_layers_are_applied_as_the_library_defines_them(tmp_path, sentence_t
     assert vectors.shape == (2, 768)
     np.testing.assert_allclose(vectors, expected_gtr(folder, ["one two three", "three two"]), atol=1e-5)
 
+    longest, encoder.model.max_seq_length = encoder.model.max_seq_length, 4
+    assert encoder.cut_texts(["one two three", "one two three two"]) == [1]  # with the mark of the end
+    encoder.model.max_seq_length = longest
     remember_encoder(encoder, encoders_dir=tmp_path)
     again = encoder_of_space(encoder.space_id, encoders_dir=tmp_path)
     assert again is not None
+    by_earlier_name = renamed(encoder, bare_space(encoder.space_id))
+    remember_encoder(by_earlier_name, encoders_dir=tmp_path)
+    assert encoder_of_space(by_earlier_name.space_id, encoders_dir=tmp_path) is not None
     np.testing.assert_allclose(again.encode(["one two three"]), vectors[:1], atol=1e-6)
 
 

@@ -8,7 +8,11 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import write_json
 from lvm_pipeline.source.encoders import lsa
 from lvm_pipeline.source.encoders.encoder import Encoder, encoder_folder
-from lvm_pipeline.source.encoders.sentence_transformer import SentenceTransformerEncoder, load_sentence_transformer
+from lvm_pipeline.source.encoders.sentence_transformer import (
+    SentenceTransformerEncoder,
+    bare_space,
+    load_sentence_transformer,
+)
 
 MODEL_FOLDER_FILE = "place.json"
 
@@ -60,7 +64,9 @@ def encoder_of_space(space_id: str, *, encoders_dir: Path) -> Encoder | None:
 def _model_of_space(space_id: str, folder: Path) -> Encoder:
     record = json.loads((folder / MODEL_FOLDER_FILE).read_text(encoding="utf-8"))
     encoder = load_sentence_transformer(record["folder"], encoders_dir=folder, may_download=False)
-    if encoder.space_id.partition("/")[2] != record.get("found", space_id).partition("/")[2]:
+    expected = record.get("found", space_id).partition("/")[2]
+    found = encoder.space_id.partition("/")[2]
+    if expected not in (found, bare_space(found)):  # earlier versions wrote the id without options
         raise ValueError(f"{record['folder']} no longer holds {space_id}")
     return renamed(encoder, space_id)
 

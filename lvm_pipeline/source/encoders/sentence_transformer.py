@@ -1,8 +1,9 @@
 """Sentence encoders in the folder layout of sentence-transformers, `gtr-t5-base` among them.
 
 The space id is read from the files of a model: `modules.json` names the pooling, the dense layers and
-the norm, and the weights are hashed. So it distinguishes models of the same name, such as the two called
-GTR-T5-base. Weights are read from safetensors only.
+the norm, the configuration the longest text, the default prompt and the width, and the weights are hashed. So it
+distinguishes models of the same name, such as the two called GTR-T5-base, and settings of one model. Weights are read
+from safetensors only.
 
 The extra `encoders` is imported when an encoder is loaded.
 """
@@ -10,6 +11,7 @@ The extra `encoders` is imported when an encoder is loaded.
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +52,14 @@ class SentenceTransformerEncoder:
             if progress is not None:
                 progress(start + len(batch), len(texts))
         return vectors
+
+    def cut_texts(self, texts: Sequence[str]) -> list[int]:
+        """Return the indices of the texts that are longer than the model reads."""
+        longest = self.model.max_seq_length
+        if longest is None or not texts:
+            return []
+        tokens = self.model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+        return [index for index, ids in enumerate(tokens) if len(ids) > longest]
 
 
 def load_sentence_transformer(
@@ -99,7 +109,32 @@ def space_of_folder(folder: Path, *, name: str) -> str:
     expected = KNOWN_LAYOUTS.get(short_name)
     if expected is not None and layout != expected:
         raise LvmError(f"The model at {folder} is {layout}, but {short_name} is {expected}; rename its folder.")
-    return f"{short_name}/{layout}@{_weights_hash(folder, modules)}"
+    return f"{'/'.join([short_name, layout, *_options_of_folder(folder)])}@{_weights_hash(folder, modules)}"
+
+
+def bare_space(space_id: str) -> str:
+    """Return a space id without the options, as earlier versions wrote it.
+
+    Example:
+        >>> bare_space("gtr-t5-base/mean/dense-768x768/l2/seq-512@0123456789ab")
+        'gtr-t5-base/mean/dense-768x768/l2@0123456789ab'
+    """
+    return re.sub(r"/(seq-\d+|lower|prompt-[0-9a-f]+|dim-\d+)(?=[/@])", "", space_id)
+
+
+def _options_of_folder(folder: Path) -> list[str]:
+    """Name what else changes the vectors: longest text, lower case, the default prompt, the width they are cut to."""
+    reading, model = (
+        _read_json(folder / name) if (folder / name).is_file() else {}
+        for name in ("sentence_bert_config.json", "config_sentence_transformers.json")
+    )
+    prompt = (model.get("prompts") or {}).get(model.get("default_prompt_name") or "", "")
+    return [
+        *([f"seq-{reading['max_seq_length']}"] if reading.get("max_seq_length") else []),
+        *(["lower"] if reading.get("do_lower_case") else []),
+        *([f"prompt-{hashlib.sha256(prompt.encode()).hexdigest()[:6]}"] if prompt else []),
+        *([f"dim-{model['truncate_dim']}"] if model.get("truncate_dim") else []),
+    ]
 
 
 def layout_of_folder(folder: Path) -> str:
