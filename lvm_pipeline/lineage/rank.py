@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -83,5 +84,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
+    if threading.current_thread() is threading.main_thread():  # not in a worker of Ray Train
+        signal.signal(signal.SIGTERM, _interrupt)
     main(arguments_of(sys.argv[1:]))
