@@ -5,10 +5,10 @@ from contextlib import contextmanager
 import pytest
 
 from lvm_pipeline.adapters import databases, embedded_postgres
-from lvm_pipeline.adapters import services as services_adapter
 from lvm_pipeline.defs.launch import open_instance
 from lvm_pipeline.doctor import services
 from lvm_pipeline.doctor.diagnosis import State
+from lvm_pipeline.files import only_one
 from lvm_pipeline.settings import Settings
 from lvm_pipeline_tests.adapters.source_tables import execute
 from lvm_pipeline_tests.diagnoses import by_subject, the_problem
@@ -87,7 +87,7 @@ def test_a_schedule_without_a_daemon_and_a_storage_of_another_dagster_are_report
 @contextmanager
 def services_running(settings):
     """Hold what `lvm ui` holds as long as it runs."""
-    with services_adapter._only_one(settings):
+    with only_one(settings.dagster_dir / "services.lock", "busy"):
         yield
 
 

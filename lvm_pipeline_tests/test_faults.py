@@ -1,4 +1,4 @@
-"""The fifteen faults of FIELD_NOTES section 2, each put in for real, and the check that catches it.
+"""Fifteen faults of an earlier pipeline, F1 to F15, each put in for real, and the check that catches it.
 
 Every test harms something (the Postgres table, the split, the checkpoint, the pool, the model), runs the real Dagster
 definitions, and asserts which check failed and how severely, that nothing behind it was materialised, that the

@@ -1,4 +1,4 @@
-"""Faults F16 to F23 of FIELD_NOTES section 6 that lie in the data alone: nothing declared tells of them.
+"""Faults F16 to F23, which lie in the data alone: nothing declared tells of them.
 
 As in `test_faults.py`, each is put into the Postgres table, the real Dagster definitions run, and one check names it.
 

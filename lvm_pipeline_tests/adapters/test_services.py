@@ -17,6 +17,7 @@ from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, ser
 from lvm_pipeline.adapters.dagster_home import dagster_environment
 from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.files import only_one
 from lvm_pipeline.settings import CHECKOUT_DIR, Settings
 from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 
@@ -200,7 +201,7 @@ def test_a_taken_port_is_named_before_anything_starts(open_tmp_path):
 
 def test_the_same_home_is_served_once(open_tmp_path):
     settings = Settings(home=open_tmp_path, dagster_port=free_port(), mlflow_port=free_port())
-    with services._only_one(settings), pytest.raises(LvmError, match="already running"):
+    with only_one(settings.dagster_dir / "services.lock", "busy"), pytest.raises(LvmError, match="already running"):
         services.run_services(settings)
 
 
