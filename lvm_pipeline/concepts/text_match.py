@@ -24,7 +24,7 @@ from lvm_pipeline.concepts.text_features import text_features
 from lvm_pipeline.concepts.text_maps import OFFSETS, ArticleFits, article_fits, fit_map
 
 MIN_CONCEPTS = 200  # fewer tell nothing
-MIN_UNRELATED = 1000  # concepts from which texts that say nothing of their vectors are a fault
+MIN_UNRELATED = 1000  # concepts from which texts that say nothing of their vectors, all or single ones, are a fault
 MIN_ARTICLES = 6
 UNRELATED_SCORE = 6.0
 SPACE_CONCEPTS = 8_000  # concepts that the search for two spaces looks at
@@ -149,7 +149,7 @@ def _misfits(features: sparse.csr_matrix, sample: ConceptSample, fits: ArticleFi
     effect, num_unknown = fits.effect(), int(np.count_nonzero(~is_known))
     bad |= _is_shifted(fits)
     is_bad = (fits.of_rows < 0) & is_known[sample.articles]
-    if is_bad.mean() > MAX_BAD_ROWS and bad.mean() < MAX_BAD_ROWS:
+    if len(is_bad) >= MIN_UNRELATED and is_bad.mean() > MAX_BAD_ROWS > bad.mean():
         return TextMatch(fault=Fault.ROWS, effect=effect, is_bad=is_bad, num_unknown=num_unknown)
     expected = np.median(fits.strengths()[~bad]) * np.sqrt(np.maximum(fits.lengths - 1, 0))
     if (bad & (expected / 2 >= SURE_SCORE)).any() or bad.sum() >= max(3, 0.02 * len(bad)):

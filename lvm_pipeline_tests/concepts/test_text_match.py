@@ -137,6 +137,17 @@ def test_vectors_that_say_nothing_of_their_texts_fail(harm, table, finding_of):
     assert f"the texts of all {NUM} concepts say nothing about their vectors" in finding.message
 
 
+def test_a_third_of_all_rows_in_a_random_order_are_found(table, finding_of):
+    rng = np.random.default_rng(0)
+    rows = np.flatnonzero(rng.random(NUM) < 0.35)
+
+    finding = finding_of(with_vectors(table, rows, lambda vectors: vectors[rng.permutation(len(vectors))]))
+
+    assert finding.outcome == "failed"
+    assert "do not fit their texts" in finding.message
+    assert np.isin(finding.details["rows"], rows).mean() > 0.8
+
+
 def test_texts_without_spaces_are_compared_by_their_characters(finding_of):
     signs = "".join(chr(0x4E00 + 7 * i) for i in range(60))
     table = worded_table(LENGTHS, separator="", alphabet=signs)
