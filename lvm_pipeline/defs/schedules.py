@@ -78,8 +78,12 @@ def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
 
 
 def failing_blocking_checks(instance: dg.DagsterInstance) -> list[str]:
-    """Return the blocking checks of the data whose latest result is a failure."""
+    """Return the blocking checks of the data whose latest result is a failure; a warning of theirs stops nothing."""
     keys = [spec.key for asset in (concepts, sequences) for spec in asset.check_specs if spec.blocking]
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
-    failed = AssetCheckExecutionRecordStatus.FAILED
-    return sorted(key.name for key, record in latest.items() if record.status is failed)
+    failed, severe = AssetCheckExecutionRecordStatus.FAILED, dg.AssetCheckSeverity.ERROR
+    return sorted(
+        key.name
+        for key, record in latest.items()
+        if record.status is failed and (record.evaluation is None or record.evaluation.severity is severe)
+    )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lvm_pipeline.architectures.lcm import LcmConfig, build
+from lvm_pipeline.architectures.lcm import ARCHITECTURE, LcmConfig
 from lvm_pipeline_tests.architectures import weight_maps
 from lvm_pipeline_tests.architectures.oracles import STACK_TOLERANCE, assert_equals, below, leaf, oracle
 
@@ -22,7 +22,7 @@ def test_inner_width_follows_the_authors_rule(recorded):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_model_equals_the_oracle_and_so_does_its_gradient(recorded, dtype):
-    model = build(LcmConfig(**WIDTHS, head="none", unit_length=False)).eval()
+    model = ARCHITECTURE.build_model(LcmConfig(**WIDTHS, head="none", unit_length=False)).eval()
     model.load_state_dict(weight_maps.base_lcm(below(recorded, "w")), strict=True)
     model.to(dtype)
     contexts = leaf(recorded["in.x"], dtype)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lvm_pipeline.architectures._diffusion import NoiseSchedule, sampling_steps
-from lvm_pipeline.architectures.lcm_two_tower import TwoTowerConfig, build
+from lvm_pipeline.architectures.lcm_two_tower import ARCHITECTURE, TwoTowerConfig
 from lvm_pipeline_tests.architectures import weight_maps
 from lvm_pipeline_tests.architectures.oracles import (
     OPERATOR_TOLERANCE,
@@ -35,7 +35,7 @@ def model(recorded, request):
         head="none",
         unit_length=False,
     )
-    model = build(config).eval()
+    model = ARCHITECTURE.build_model(config).eval()
     own = {name: model.state_dict()[name] for name in ("noise", "normaliser.center", "normaliser.scale")}
     model.load_state_dict(own | weight_maps.two_tower_lcm(below(recorded, "w")), strict=True)
     return model.to(request.param)

@@ -39,8 +39,8 @@ class World:
         )
 
     def _asset(self, name, partitions_def):
-        @dg.asset(
-            name=name, partitions_def=partitions_def,
+        @dg.multi_asset(
+            name=name, specs=[dg.AssetSpec(name)], partitions_def=partitions_def, can_subset=True,
             check_specs=check_specs(name, INVARIANTS, partitions_def=partitions_def),
         )  # fmt: skip
         def made():
@@ -48,13 +48,12 @@ class World:
                 raise OSError("disk full at postgresql://me:hush-hush@host/db")
             for invariant in INVARIANTS:
                 if invariant.name in self.unchecked:
-                    yield check_result(invariant.not_checked("There is no reference."))
                     continue
                 passed, message = invariant.name not in self.failing, "2 of 8 vectors are missing."
                 yield check_result(invariant.finding(passed=passed, message=message, observed=self.share, allowed=1.0))
             if "vectors_are_there" in self.failing:
                 raise dg.Failure("vectors_are_there: 2 of 8 vectors are missing.")
-            yield dg.MaterializeResult()
+            yield dg.MaterializeResult(asset_key=name)
 
         return made
 
