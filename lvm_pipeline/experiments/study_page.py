@@ -82,7 +82,7 @@ def refinements_table(study: Study) -> Table[StudyRow]:
 
     columns: list[Column[StudyRow]] = [
         Column(title="number", text=lambda row: str(study.refinements.index(row) + 1)),
-        Column(title="trial", text=lambda row: row.trial_id, html=_trial_html, is_text=True),
+        Column(title="trial", text=lambda row: row.trial_id, html=_linked, is_text=True),
         Column(title="status", text=lambda row: row.status, mark=_status_mark, is_text=True),
         *[option(axis.option) for axis in AXES],
         number("cosine", lambda row: row.scores and row.scores.cosine),
@@ -126,13 +126,17 @@ def _status_mark(row: StudyRow) -> Mark:
     return STATUS_MARKS.get(row.status, "")
 
 
+def _linked(row: StudyRow) -> Markup:
+    """Return the id of a trial, a link to its folder if it is done."""
+    return Markup('<a href="../trials/{0}/">{0}</a>' if row.scores else "{0}").format(row.trial_id)
+
+
 def _trial_html(row: StudyRow) -> Markup:
-    name = Markup('<a href="../trials/{0}/">{0}</a>').format(row.trial_id) if row.scores else row.trial_id
     addition = "addition to the 100" if row.is_addition else ""
     strategy = f"strategy {row.strategy}" if row.strategy != "plain" else ""
     front = f"Pareto front: {', '.join(each.replace('_', ' ') for each in row.fronts)}" if row.fronts else ""
     return noted(
-        name, " · ".join(filter(None, (_overrides(row.overrides), strategy, addition, front, row.reason or "")))
+        _linked(row), " · ".join(filter(None, (_overrides(row.overrides), strategy, addition, front, row.reason or "")))
     )
 
 
