@@ -32,6 +32,7 @@ from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData, load_training_data
 from lvm_pipeline.training.loop import train
+from lvm_pipeline.training.tracking import MetricSeries, Tracker
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts
 
 NUM_ARTICLES, SHORTEST, LONGEST = 16, 4, 40
@@ -187,23 +188,16 @@ def synthetic_data(folder: Path, vector_dim: int) -> TrainingData:
     return load_training_data(concepts, sequences, folder / "vectors")
 
 
-class KeptLosses:
+class KeptLosses(Tracker):
     """A tracker that keeps the loss of every step."""
-
-    run_id = run_url = None
 
     def __init__(self) -> None:
         """Start with no losses."""
         self.losses: list[float] = []
 
-    def log_metrics(self, metrics: Any, *_: Any, **__: Any) -> None:
+    def log_metrics(self, metrics: MetricSeries) -> None:
         """Keep the losses."""
         self.losses += [value for _, value in metrics.get("train_loss", [])]
-
-    def start(self, *_: Any, **__: Any) -> None:
-        """Do nothing."""
-
-    log_artifacts = log_model = finish = start
 
 
 if __name__ == "__main__":
