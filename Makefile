@@ -76,14 +76,14 @@ types: setup-dev  ## check the types
 bench: setup-all  ## one table: ours, peer, ratio, goal, met or not; a quarter of an hour on a quiet machine
 	@$(BIN)/python benchmarks/bench.py
 
-bench-smoke: setup-dev  ## the same scripts at tiny sizes, so that they never rot; the figures say nothing of speed
+bench-smoke: setup-all  ## the same scripts at tiny sizes, so that they never rot; the figures say nothing of speed
 	@$(BIN)/python benchmarks/bench.py --smoke
 
 docs: setup  ## regenerate docs/checks.md and docs/training-options.md
 	@$(BIN)/python -c 'from lvm_pipeline.training.option_table import as_markdown; print(as_markdown(), end="")' > docs/training-options.md
 	@$(BIN)/python -c 'from lvm_pipeline.lineage.invariants import as_markdown; print(as_markdown(), end="")' > docs/checks.md
 
-ci: lint imports types bench-smoke demo test-most  ## what .ci/run calls before `make test`; `make test-slow` runs the rest
+ci: lint imports types demo bench-smoke test-most  ## what .ci/run calls before `make test`; `make test-slow` runs the rest
 
 coverage: setup-dev  ## the tests' line and branch coverage of the stages
 	$(PYTEST) -m "not gpu and not browser" --cov --cov-report=
