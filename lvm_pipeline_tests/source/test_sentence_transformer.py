@@ -218,8 +218,8 @@ def test_gtr_layers_are_applied_as_the_library_defines_them(tmp_path, sentence_t
     assert vectors.shape == (2, 768)
     np.testing.assert_allclose(vectors, expected_gtr(folder, ["one two three", "three two"]), atol=1e-5)
 
-    longest, encoder.model.max_seq_length = encoder.model.max_seq_length, 4
-    assert encoder.cut_texts(["one two three", "one two three two"]) == [1]  # with the mark of the end
+    longest, encoder.model.max_seq_length = encoder.model.max_seq_length, 3
+    assert encoder.cut_texts(["one two three", "one two three two"]) == [1]
     encoder.model.max_seq_length = longest
     remember_encoder(encoder, encoders_dir=tmp_path)
     again = encoder_of_space(encoder.space_id, encoders_dir=tmp_path)
