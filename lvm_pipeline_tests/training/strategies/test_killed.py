@@ -64,6 +64,7 @@ def killed(rich_dir, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("strategy", "mode"), CASES)
 def test_killed_at_any_step_and_resumed_equals_uninterrupted_bit_for_bit(rich_data, killed, tmp_path, strategy, mode):
