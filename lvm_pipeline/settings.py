@@ -258,6 +258,11 @@ class Settings(TrainingConfig, BaseSettings):
         """Names of the checks whose warnings are never sent as alerts."""
         return frozenset(name.strip() for name in self.alert_quiet_checks.split(",") if name.strip())
 
+    @property
+    def promoted_tables(self) -> tuple[Path, Path, Path]:
+        """The promoted concepts and sequences, and the folder of the memory-mapped vectors."""
+        return self.concepts_path, self.sequences_path, self.vectors_dir
+
     # Files and folders.
     data_dir = InHome("data")  # promoted data products
     staging_dir = InHome("data", "staging")  # products that wait for their checks, on the same disk

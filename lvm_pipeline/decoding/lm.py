@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
+from lvm_pipeline.decoding._options import checked
 from lvm_pipeline.decoding._tokens import TextTokens
 from lvm_pipeline.decoding.prefix_training import LEAST_TEXTS, OnStep, TrainedPrefix, fit, standardise
 from lvm_pipeline.errors import LvmError
@@ -61,15 +62,6 @@ class LanguageModel:
         return {"folder": self.folder, "fingerprint": self.fingerprint}
 
 
-def checked_lm_options(options: LmOptions) -> LmOptions:
-    try:
-        return TypeAdapter(LmOptions).validate_python(vars(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise LvmError(f"The decoder option {name} cannot be used ({first['msg']}, got {first['input']!r}).") from None
-
-
 def train_lm(
     vectors: NDArray[np.float32],
     texts: Sequence[str],
@@ -91,7 +83,7 @@ def train_lm(
 
     from lvm_pipeline.decoding._lm_model import LmConfig, LmModel
 
-    options = checked_lm_options(options)
+    options = checked(options)
     if len(texts) < LEAST_TEXTS:
         raise LvmError(f"A text decoder needs at least {LEAST_TEXTS} train concepts, got {len(texts)}; load more.")
     config = LmConfig(

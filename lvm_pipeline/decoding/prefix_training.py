@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
+from lvm_pipeline.decoding._options import checked
 from lvm_pipeline.decoding._tokens import TextTokens, train_tokenizer
 from lvm_pipeline.errors import LvmError
 
@@ -67,15 +68,6 @@ class TrainedPrefix:
     language_model: dict[str, str] | None = None  # folder and fingerprint of the frozen language model, if any
 
 
-def checked_options(options: PrefixOptions) -> PrefixOptions:
-    try:
-        return TypeAdapter(PrefixOptions).validate_python(vars(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise LvmError(f"The decoder option {name} cannot be used ({first['msg']}, got {first['input']!r}).") from None
-
-
 def train_prefix(
     vectors: NDArray[np.float32],
     texts: Sequence[str],
@@ -96,7 +88,7 @@ def train_prefix(
 
     from lvm_pipeline.decoding._prefix_model import PrefixConfig, PrefixModel
 
-    options = checked_options(options)
+    options = checked(options)
     if len(texts) < LEAST_TEXTS:
         raise LvmError(f"A text decoder needs at least {LEAST_TEXTS} train concepts, got {len(texts)}; load more.")
     tokens = train_tokenizer(texts, vocabulary_size=options.vocabulary_size)

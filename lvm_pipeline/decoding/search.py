@@ -9,8 +9,9 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
+from lvm_pipeline.decoding._options import checked
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.encoders.encoder import Encoder, unit_length
 
@@ -36,12 +37,7 @@ class Search:
 
 
 def checked_search(search: Search) -> Search:
-    try:
-        found = TypeAdapter(Search).validate_python(vars(search))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise LvmError(f"The decoder option {name} cannot be used ({first['msg']}, got {first['input']!r}).") from None
+    found = checked(search)
     if found.candidates > 1 and not found.temperature and not found.spread:
         raise LvmError("Several candidates are all the same text with temperature 0 and spread 0; set one of them.")
     return found

@@ -41,26 +41,26 @@ def _summary(
     ui_address: str,
     quiet_checks: AbstractSet[str],
 ) -> Alert:
-    told = [_Told(instance, record, quiet_checks) for record in records]
-    failed = [each for each in told if each.reason is not None]
-    champion, champion_line = _champion(told)
+    runs = [_RunSummary(instance, record, quiet_checks) for record in records]
+    failed = [each for each in runs if each.reason is not None]
+    champion, champion_line = _champion(runs)
     started = min(record.start_time or record.create_timestamp.timestamp() for record in records)
     ended = max(record.end_time or 0.0 for record in records)
-    lines = [each.line() for each in told]
+    lines = [each.line() for each in runs]
     lines += [champion_line, f"The retraining took {ended - started:.0f} seconds."]
-    outcome = f"{len(failed)} of {len(told)} failed" if failed else champion
+    outcome = f"{len(failed)} of {len(runs)} failed" if failed else champion
     return Alert(
         alert_id=f"retraining {scheduled}",
         happened_at=ended,
-        title=f"Retraining of {', '.join(each.architecture for each in told)}: {outcome}",
+        title=f"Retraining of {', '.join(each.architecture for each in runs)}: {outcome}",
         message="\n".join(lines),
         level="failure" if failed else "info",
         link=f"{ui_address}/runs?{urlencode({'q[0]': f'tag:{RETRAINING_TAG}={scheduled}'})}",
     )
 
 
-class _Told:
-    """What one run of a retraining has to tell."""
+class _RunSummary:
+    """What one run of a retraining trained, and how it ended."""
 
     def __init__(self, instance: dg.DagsterInstance, record: dg.RunRecord, quiet_checks: AbstractSet[str]):
         run = record.dagster_run
@@ -103,9 +103,9 @@ class _Told:
         return f"{self.architecture} {how} in {self.seconds:.0f} s ({model.get('trial_id', '')}).{verdict}{warnings}"
 
 
-def _champion(told: Sequence[_Told]) -> tuple[str, str]:
+def _champion(runs: Sequence[_RunSummary]) -> tuple[str, str]:
     """Return the champion in a few words, and the sentence with the one before and why."""
-    decisions = [each.made["champion"] for each in told if "champion" in each.made]
+    decisions = [each.made["champion"] for each in runs if "champion" in each.made]
     if not decisions:
         return "no champion was chosen", "Champion: the runs did not get as far as choosing one."
     before, after = decisions[0].get("champion_before", NONE), decisions[-1].get("champion", NONE)

@@ -11,6 +11,7 @@ import numpy as np
 from lvm_pipeline import files
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.models import promoted_data
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.settings import Settings
 
@@ -65,14 +66,13 @@ def train_text_decoder(
             process trains the decoder.
     """
     from lvm_pipeline.decoding.prefix import read_prefix_info, save_prefix_decoder
-    from lvm_pipeline.training.data import load_training_data
     from lvm_pipeline.training.provenance import code_version
 
     options = _checked(settings, kind, options)
     folder = settings.decoders_dir / kind
     lock = folder.with_name(f".{folder.name}.lock")
     with files.only_one(lock, "Another process is training the text decoder now; wait for it."):
-        data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+        data = promoted_data(settings)
         version = code_version(CODE[kind])
         made_with = {"fingerprints": data.fingerprints, "code_version": version, "options": asdict(options)}
         opened = _language_model(settings, language_model) if kind == LM else None
@@ -90,12 +90,13 @@ def train_text_decoder(
 def _checked(
     settings: Settings, kind: Kind, options: "PrefixOptions | LmOptions | None"
 ) -> "PrefixOptions | LmOptions":
-    from lvm_pipeline.decoding.lm import LmOptions, checked_lm_options
-    from lvm_pipeline.decoding.prefix_training import PrefixOptions, checked_options
+    from lvm_pipeline.decoding._options import checked
+    from lvm_pipeline.decoding.lm import LmOptions
+    from lvm_pipeline.decoding.prefix_training import PrefixOptions
 
     if isinstance(options, LmOptions) or (options is None and kind == LM):
-        return checked_lm_options(options or LmOptions(seed=settings.seed))
-    return checked_options(options or PrefixOptions(steps=settings.decoder_steps, seed=settings.seed))
+        return checked(options or LmOptions(seed=settings.seed))
+    return checked(options or PrefixOptions(steps=settings.decoder_steps, seed=settings.seed))
 
 
 def _language_model(settings: Settings, name: str | None) -> "LanguageModel":
@@ -190,11 +191,10 @@ def search_of(settings: Settings) -> "Search":
 def text_request(settings: Settings) -> "TextRequest":
     """Return what a report decodes: as many predictions as the settings say, with every decoder at hand."""
     from lvm_pipeline.evaluation.text_scores import TextRequest
-    from lvm_pipeline.training.data import load_training_data
 
     if not settings.text_targets:
         return TextRequest(num_targets=0)
-    data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    data = promoted_data(settings)
     encoder = space_encoder(settings, data.concepts.space_id)
     found = decoders_at_hand(settings, data, encoder=encoder)
     return TextRequest(

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.lineage.models import TrainedTrial, accepted_at, complete_tracking, trained_before, trained_now
+from lvm_pipeline.lineage.models import (
+    TrainedTrial,
+    accepted_at,
+    complete_tracking,
+    promoted_data,
+    trained_before,
+    trained_now,
+)
 from lvm_pipeline.lineage.results import build_leaderboard
 from lvm_pipeline.lineage.trials import TrialFolder, link_model, named_trial, trial_folder, write_trial
 from lvm_pipeline.settings import Settings
@@ -44,14 +51,13 @@ def make_ensemble(
         InvariantError: If a blocking finding failed; an earlier ensemble stays.
     """
     from lvm_pipeline.experiments.ensemble import ensemble_trial
-    from lvm_pipeline.training.data import load_training_data
 
     named = [named_trial(settings, each) for each in trial_ids]
     trial = ensemble_trial([each.trial_id for each in named], name=name, weighting=weighting)
     members = {each.trial_id: each for each in sorted(named, key=lambda each: each.trial_id)}
     folder = trial_folder(settings, trial.trial_id)
     with folder.locked():
-        data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+        data = promoted_data(settings)
         made = None if again else _made_before(folder, members.values(), data)
         if made is None:
             write_trial(folder, trial)
@@ -108,7 +114,6 @@ def _made(
     if tracker is not None:
         complete_tracking(settings)
     tracker = tracker or Tracker()
-    tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
     info = build_ensemble(
         {trial_id: each.model_dir for trial_id, each in members.items()},
         data,
@@ -117,7 +122,9 @@ def _made(
         device=settings.device,
         num_threads=settings.num_threads,
     )
-    accepted = _accepted(TrainedModel(path=folder.staged_dir, info=info), folder.model_dir, tables, tracker)
+    accepted = _accepted(
+        TrainedModel(path=folder.staged_dir, info=info), folder.model_dir, settings.promoted_tables, tracker
+    )
     problem = log_and_close(tracker, accepted.path)
     return trained_now(folder, replace(accepted, tracking_problem=problem), tracker)
 

@@ -58,6 +58,19 @@ def training_config_of(settings: Settings, architecture: str | None = None) -> "
     return TrainingConfig(**{**options, "architecture": architecture or settings.architecture})
 
 
+def promoted_data(settings: Settings) -> "TrainingData":
+    """Open the promoted concepts and sequences for training or scoring.
+
+    Raises:
+        LvmError: If a file cannot be read, or the sequences were made from other concepts.
+    """
+    from lvm_pipeline.training.data import load_training_data
+
+    return load_training_data(
+        *settings.promoted_tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir
+    )
+
+
 def train_trial(
     settings: Settings,
     config: "TrainingConfig",
@@ -84,17 +97,13 @@ def train_trial(
         LvmError: If the data or options cannot be used, or another process trains the same trial.
         InvariantError: If a blocking finding failed; an earlier model of the trial stays.
     """
-    from lvm_pipeline.training.data import load_training_data
     from lvm_pipeline.training.loop import train
     from lvm_pipeline.training.tracking import Tracker
 
     move_earlier_layout(settings)
     folder = trial_folder(settings, config.trial.trial_id)
     with folder.locked():
-        tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
-        data = data or load_training_data(
-            *tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir
-        )
+        data = data or promoted_data(settings)
         finished = None if again else finished_trial(folder, config, data)
         if ranks is not None:
             ranks.agreed(finished is None)
@@ -114,7 +123,7 @@ def train_trial(
             tracker=tracker,
             progress=progress,
             again=again,
-            accept=accepted_at(folder.model_dir, tables, tracker, rescorer=rescorer),
+            accept=accepted_at(folder.model_dir, settings.promoted_tables, tracker, rescorer=rescorer),
             ranks=ranks,
         )
         made = trained_now(folder, trained, tracker)
@@ -128,17 +137,10 @@ def follow_trial(settings: Settings, config: "TrainingConfig", *, again: bool, r
     Raises:
         LvmError: If the data or options cannot be used.
     """
-    from lvm_pipeline.training.data import load_training_data
     from lvm_pipeline.training.loop import train
 
     folder = trial_folder(settings, config.trial.trial_id)
-    data = load_training_data(
-        settings.concepts_path,
-        settings.sequences_path,
-        settings.vectors_dir,
-        encoders_dir=settings.encoders_dir,
-        decoders_dir=settings.decoders_dir,
-    )
+    data = promoted_data(settings)
     if ranks.agreed(None):
         cache_dir = settings.compile_cache_dir
         options = {"checkpoint_dir": folder.checkpoint_dir, "compile_cache_dir": cache_dir, "again": again}

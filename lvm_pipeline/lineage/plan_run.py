@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lvm_pipeline.concepts.store import FULL_DISK
 from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.lineage.ensembles import make_ensemble
-from lvm_pipeline.lineage.models import TrainedTrial, train_trial
+from lvm_pipeline.lineage.models import TrainedTrial, promoted_data, train_trial
 from lvm_pipeline.lineage.plan import code_version_of, is_current, outcome_of
 from lvm_pipeline.lineage.plan_queue import TrialQueue
 from lvm_pipeline.lineage.trials import TrialFolder, trial_folder, write_trial
@@ -89,13 +89,11 @@ def run_plan(
         LvmError: If there is no such week or trial, the data cannot be used, or week 5 is asked for too early.
     """
     from lvm_pipeline.experiments.plan import check_week
-    from lvm_pipeline.training.data import load_training_data
     from lvm_pipeline.training.rescore import RescoringProcess
 
     check_week(week)
     started = time.monotonic()
-    tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
-    data = load_training_data(*tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir)
+    data = promoted_data(settings)
     outcomes: list[Outcome] = []
     num_new = 0
     with RescoringProcess() as rescorer, contextlib.closing(TrialQueue(settings, week, trial_ids)) as queue:

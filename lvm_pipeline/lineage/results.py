@@ -14,7 +14,7 @@ from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.lineage.data import reported_findings
 from lvm_pipeline.lineage.decoders import text_request
 from lvm_pipeline.lineage.drift import keep_champion_concepts
-from lvm_pipeline.lineage.models import complete_tracking
+from lvm_pipeline.lineage.models import complete_tracking, promoted_data
 from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, link_report, read_tracking, trained_trials
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
@@ -122,11 +122,10 @@ def make_learning_curve(
     from lvm_pipeline.evaluation.learning_curve import learning_curve, write_curve
     from lvm_pipeline.evaluation.report import read_report
     from lvm_pipeline.evaluation.report_page import write_report
-    from lvm_pipeline.training.data import load_training_data
 
     curve = learning_curve(
         folder.model_dir,
-        load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir),
+        promoted_data(settings),
         work_dir=folder.path / "learning_curve",
         device=settings.device,
         progress=progress,

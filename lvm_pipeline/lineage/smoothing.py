@@ -8,6 +8,7 @@ import numpy as np
 
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.lineage.decoders import load_text_decoder
+from lvm_pipeline.lineage.models import promoted_data
 from lvm_pipeline.lineage.results import track_scores
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.lineage.trials import TrialFolder
@@ -53,10 +54,9 @@ def smooth_trial(
     from lvm_pipeline.evaluation.report_page import write_report
     from lvm_pipeline.evaluation.scoring import score_model
     from lvm_pipeline.evaluation.smoothing import smooth, write_smoothing
-    from lvm_pipeline.training.data import load_training_data
 
     chat = chat or open_chat(settings)
-    data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    data = promoted_data(settings)
     scored = score_model(folder.model_dir, data, device=settings.device, num_threads=settings.num_threads)
     opened = open_decoder(settings, scored, decoder)
     chosen = sample_of(len(scored.predictions), num_targets, seed=seed)

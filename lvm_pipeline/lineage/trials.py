@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from lvm_pipeline import files
-from lvm_pipeline.architectures._registry import architecture_names
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.architectures._registry import all_model_names, architecture_names
+from lvm_pipeline.errors import LvmError, nearest_or_all
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.training.trial import Trial
 
@@ -124,6 +124,8 @@ def latest_trial(settings: Settings, architecture: str) -> TrialFolder:
     move_earlier_layout(settings)
     link = settings.models_dir / architecture
     if not link.exists():
+        if architecture not in (*all_model_names(), "ensemble"):
+            raise LvmError(f"There is no model {architecture!r}; {nearest_or_all(architecture, all_model_names())}")
         raise LvmError(f"No trial of {architecture} is trained yet; train one with `lvm train -a {architecture}`.")
     return TrialFolder(link.resolve().parent)
 

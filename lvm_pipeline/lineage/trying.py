@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.models import promoted_data
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.settings import Settings
 
@@ -112,9 +113,8 @@ def _linear_forecast(settings: Settings) -> "Predictor":
 
     from lvm_pipeline.evaluation.kept_forecast import kept_forecast
     from lvm_pipeline.evaluation.scoring import targets_of
-    from lvm_pipeline.training.data import load_training_data
 
-    data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    data = promoted_data(settings)
     forecast = kept_forecast(
         targets_of(data, split="train", context_mode="articles"),
         fingerprint=data.sequences.metadata.fingerprint,

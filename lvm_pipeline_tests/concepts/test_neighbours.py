@@ -59,7 +59,7 @@ def test_a_table_in_random_order_blocks(facts_of):
     assert "the order of all articles looks random" in finding.message
 
 
-def test_vectors_without_any_order_cannot_be_told(facts_of):
+def test_vectors_without_any_order_are_not_judged(facts_of):
     noise = with_columns(worded_table(LENGTHS), vector=synthetic_table(LENGTHS, kind="noise")["vector"])
 
     finding = neighbours_are_close(facts_of(noise))

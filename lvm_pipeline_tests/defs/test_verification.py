@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lvm_pipeline import files
-from lvm_pipeline.cli.commands import _verified_products
+from lvm_pipeline.cli.checking import verified_products
 from lvm_pipeline.definitions import defs
 from lvm_pipeline.defs.launch import QUIET, open_instance
 from lvm_pipeline.defs.schedules import failing_blocking_checks, retraining
@@ -76,13 +76,13 @@ def a_failure_stops_the_retraining(settings, instance):
 def test_the_command_records_its_results_for_alerts_and_gates(make_settings, source, instance):
     settings = make_settings()
     assert refresh(instance).success
-    assert _verified_products(settings).passed
+    assert verified_products(settings).passed
     assert not settings.dagster_dir.exists(), "Dagster was never used here"
     with open_instance(settings):
         pass
     spoil(settings.concepts_path)
 
-    verification = _verified_products(settings)
+    verification = verified_products(settings)
 
     assert not verification.passed
     with open_instance(settings) as own:

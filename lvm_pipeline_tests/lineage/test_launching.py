@@ -121,7 +121,7 @@ def test_a_killed_process_is_started_again_and_resumes(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_what_the_first_process_refuses_is_told_in_its_sentence(tmp_path, monkeypatch):
+def test_an_error_of_the_first_process_is_raised_with_its_sentence(tmp_path, monkeypatch):
     started = time.monotonic()
     with pytest.raises(LvmError, match=r"no_such_field"):
         trained_by("torchrun", tmp_path, monkeypatch, model={"no_such_field": 3})

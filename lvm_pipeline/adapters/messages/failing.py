@@ -40,7 +40,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Quiet:
-    """What is not sent: alerts below a level, those of some checks, and what a person acknowledged."""
+    """Alerts that are not sent: those below a level, of some checks, or acknowledged by a person."""
 
     level: Level = "info"
     checks: frozenset[str] = frozenset()
