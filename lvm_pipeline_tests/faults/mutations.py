@@ -6,12 +6,14 @@ that are wrong. Mutations: each replaces one guard by something that sees nothin
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import psycopg
+import pytest
 import torch
 from pgvector import Vector
 from pgvector.psycopg import register_vector
@@ -23,7 +25,7 @@ from lvm_pipeline.sequences import build
 from lvm_pipeline.training import objectives
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline_tests.defs.source_table import execute
-from lvm_pipeline_tests.faults import WIDTH
+from lvm_pipeline_tests.faults.runs import WIDTH
 
 WITHOUT_POSITIONS = "UPDATE cpe_entry SET document_id = NULL, sequence_index = NULL, chunk_position = NULL"
 
@@ -130,6 +132,15 @@ class Mutation:
             monkeypatch.setattr(guard, self.replacement or passing(guard))
 
 
+def goes_unseen(fault_test, mutation, request, monkeypatch):
+    """Fail if the test of a fault passes without the guard that it needs."""
+    arguments = {name: request.getfixturevalue(name) for name in inspect.signature(fault_test).parameters}
+    mutation.neuter(monkeypatch)
+
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        fault_test(**arguments)
+
+
 def passing(guard):
     """The invariant of this dotted name, which passes whatever it is given."""
     check = pkgutil.resolve_name(guard)
@@ -152,7 +163,7 @@ def load_whatever(name):
 
 IN_CONCEPTS, IN_SEQUENCES = "lvm_pipeline.concepts", "lvm_pipeline.sequences.invariants"
 IN_TRAINING, IN_EVALUATION = "lvm_pipeline.training.invariants", "lvm_pipeline.evaluation.evaluate"
-MUTATIONS = [
+OF_THE_SOURCE = [
     Mutation(
         "lvm_pipeline.concepts.ordering._failure",
         "test_f01_equal_times_inside_an_article_are_no_order",
@@ -182,6 +193,8 @@ MUTATIONS = [
         "test_f07_a_page_of_many_articles_is_not_one_article",
         forgetful(num_mixed=0),
     ),
+]
+OF_MODELS = [
     Mutation(
         f"{IN_TRAINING}.checkpoint_reproduces_its_score",
         "test_f08_weights_that_do_not_give_their_score_are_not_promoted",

@@ -1,6 +1,6 @@
 """Faults F16 to F23, which lie in the data alone: nothing declared tells of them.
 
-As in `test_faults.py`, each is put into the Postgres table, the real Dagster definitions run, and one check names it.
+As in `test_source`, each is put into the Postgres table, the real Dagster definitions run, and one check names it.
 
 | fault | guard that is neutered | what goes red |
 |---|---|---|
@@ -15,25 +15,23 @@ F20 (the missing baseline) is in `measures/test_linear_forecast.py`, F21 (the lu
 `experiments/test_selection.py`, F22 (settings of an encoder) in `source/test_sentence_transformer.py`.
 """
 
-import inspect
-
 import numpy as np
 import psycopg
 import pytest
 from pgvector import Vector
 from pgvector.psycopg import register_vector
 
-from lvm_pipeline_tests import faults
 from lvm_pipeline_tests.defs.source_table import execute, fill_source_with
-from lvm_pipeline_tests.faults import assert_stopped, assert_warned
-from lvm_pipeline_tests.injected_faults import Mutation
+from lvm_pipeline_tests.faults import runs
+from lvm_pipeline_tests.faults.mutations import Mutation, goes_unseen
+from lvm_pipeline_tests.faults.runs import assert_stopped, assert_warned
 from lvm_pipeline_tests.worded import rotated, vectors_in, worded_table
 
 pytestmark = pytest.mark.postgres
 
 LENGTHS = [24, 11, 30, 9, 18, 27, 14, 21] * 8
 ARTICLES = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
-TABLE = worded_table(LENGTHS, vector_dim=faults.WIDTH * 2)
+TABLE = worded_table(LENGTHS, vector_dim=runs.WIDTH * 2)
 IDS = np.array(TABLE["cpe_id"].to_pylist())
 SHORT = {"min_validation_articles": 2, "min_validation_sequences": 30}
 
@@ -43,7 +41,7 @@ def unharmed(module_postgres_url, embedded_postgres_dir, embedded_server, open_t
     """What every check says of the unharmed table."""
     fill_source_with(module_postgres_url, TABLE)
     home = open_tmp_path_factory() / "lvm_home"
-    run = faults.refresh(faults.make_settings(home, embedded_postgres_dir, module_postgres_url, **SHORT))
+    run = runs.refresh(runs.make_settings(home, embedded_postgres_dir, module_postgres_url, **SHORT))
     assert run.materialised >= {"concepts", "sequences"}, run.sentence
     return run
 
@@ -52,7 +50,7 @@ def unharmed(module_postgres_url, embedded_postgres_dir, embedded_server, open_t
 def source(postgres_url, embedded_postgres_dir, open_tmp_path):
     """Settings of an empty home with a table of its own, and the URL of the table, to be harmed."""
     fill_source_with(postgres_url, TABLE)
-    return faults.make_settings(open_tmp_path / "lvm_home", embedded_postgres_dir, postgres_url, **SHORT), postgres_url
+    return runs.make_settings(open_tmp_path / "lvm_home", embedded_postgres_dir, postgres_url, **SHORT), postgres_url
 
 
 def store(url, rows, vectors):
@@ -75,7 +73,7 @@ def test_f16_articles_of_another_space(unharmed, source):
         list(IDS[rows]),
     )
 
-    run = faults.refresh(settings)
+    run = runs.refresh(settings)
 
     first = TABLE["article_id"][int(rows[0])].as_py()
     naming = ("of another space than the others", first, "created at 2026-05-02T10:00:00", "of the space synthetic-")
@@ -87,7 +85,7 @@ def test_f16_rows_of_another_space(unharmed, source):
     rows = np.flatnonzero(np.random.default_rng(0).random(len(ARTICLES)) < 0.4)
     store(url, rows, rotated(vectors_in(TABLE)[rows]))
 
-    run = faults.refresh(settings)
+    run = runs.refresh(settings)
 
     naming = ("of another space than the others", f"row {rows[0]} ({IDS[rows[0]]})")
     assert_stopped(run, unharmed, at="concepts", by="vectors_go_with_their_texts", naming=naming)
@@ -97,7 +95,7 @@ def test_f17_vectors_of_the_texts_one_row_before(unharmed, source):
     settings, url = source
     store(url, np.arange(len(IDS)), np.roll(vectors_in(TABLE), 1, axis=0))
 
-    run = faults.refresh(settings)
+    run = runs.refresh(settings)
 
     naming = (f"{len(IDS)} of {len(IDS)} concepts fit the vectors 1 rows later",)
     assert_stopped(run, unharmed, at="concepts", by="vectors_go_with_their_texts", naming=naming)
@@ -118,7 +116,7 @@ def test_f18_all_articles_in_random_order(unharmed, source):
     settings, url = source
     shuffle_positions(url, range(len(LENGTHS)))
 
-    run = faults.refresh(settings)
+    run = runs.refresh(settings)
 
     naming = ("the order of all articles looks random",)
     assert_stopped(run, unharmed, at="concepts", by="neighbours_are_close", naming=naming)
@@ -130,7 +128,7 @@ def test_f18_some_articles_in_random_order(unharmed, source):
     longest = [2, 10, 18]
     shuffle_positions(url, longest)
 
-    run = faults.refresh(settings)
+    run = runs.refresh(settings)
 
     assert_warned(run, unharmed, by="neighbours_are_close", naming=(f"of {len(LENGTHS)} articles looks random",))
     named = run.checks["neighbours_are_close"].metadata["details"].value["article_ids"]
@@ -145,7 +143,7 @@ def test_f19_near_duplicates_swallow_the_split(unharmed, source):
         text = f"This page is licensed under the terms of the licence{'.' * number}"
         execute(url, "UPDATE cpe_entry SET concept_text = %s WHERE cpe_id = %s::uuid", text, cpe_id)
 
-    run = faults.refresh(replace_minimum(settings))
+    run = runs.refresh(replace_minimum(settings))
 
     naming = ("near-duplicates join 60 of 64 articles to one group", TABLE["article_id"][int(firsts[2])].as_py())
     assert_stopped(run, unharmed, at="sequences", by="splits_have_their_share", naming=naming)
@@ -160,7 +158,7 @@ def test_f23_texts_that_were_cut_to_one_vector(unharmed, source):
     vectors = vectors_in(TABLE)
     store(url, [40], vectors[[20]])
 
-    run = faults.refresh(settings.model_copy(update={"duplicates": "drop"}))
+    run = runs.refresh(settings.model_copy(update={"duplicates": "drop"}))
 
     naming = (f"{IDS[40]} (dropped) and {IDS[20]}",)
     assert_warned(run, unharmed, by="equal_vectors_have_equal_texts", naming=naming)
@@ -184,9 +182,4 @@ MUTATIONS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
 def test_without_its_guard_the_fault_goes_unseen(mutation, request, monkeypatch):
-    fault_test = globals()[mutation.test]
-    arguments = {name: request.getfixturevalue(name) for name in inspect.signature(fault_test).parameters}
-    mutation.neuter(monkeypatch)
-
-    with pytest.raises(AssertionError):
-        fault_test(**arguments)
+    goes_unseen(globals()[mutation.test], mutation, request, monkeypatch)
