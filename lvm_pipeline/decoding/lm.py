@@ -81,6 +81,7 @@ def train_lm(
     """
     import torch
 
+    from lvm_pipeline.architectures._threads import torch_threads
     from lvm_pipeline.decoding._lm_model import LmConfig, LmModel
 
     options = checked(options)
@@ -93,17 +94,13 @@ def train_lm(
         num_soft_tokens=options.num_soft_tokens,
         max_tokens=options.max_tokens,
     )
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
+    with torch_threads(num_threads):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             model = LmModel(config, language_model.model)
         standardise(model, vectors)
         lines = language_model.tokens.encode(texts, max_tokens=options.max_tokens)
         steps, seconds, loss = fit(model.to(device), vectors, lines, options, progress)
-    finally:
-        torch.set_num_threads(before)
     model.eval().requires_grad_(False)
     return TrainedPrefix(
         model=model.cpu(),

@@ -86,6 +86,7 @@ def train_prefix(
     """
     import torch
 
+    from lvm_pipeline.architectures._threads import torch_threads
     from lvm_pipeline.decoding._prefix_model import PrefixConfig, PrefixModel
 
     options = checked(options)
@@ -98,9 +99,7 @@ def train_prefix(
         hidden_dim=options.hidden_dim,
         num_layers=options.num_layers,
     )
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
+    with torch_threads(num_threads):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             model = PrefixModel(config)
@@ -109,8 +108,6 @@ def train_prefix(
         counts = np.bincount([token for line in lines for token in line], minlength=tokens.size) + 1.0
         model.bias.data.copy_(torch.from_numpy(np.log(counts / counts.sum())))
         steps, seconds, loss = fit(model.to(device), vectors, lines, options, progress)
-    finally:
-        torch.set_num_threads(before)
     model.eval().requires_grad_(False)
     return TrainedPrefix(model=model.cpu(), tokens=tokens, num_steps=steps, seconds=seconds, loss=loss)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, at_last_position
+from lvm_pipeline.architectures._threads import torch_threads
 
 NUM_WARM_UP = 10
 NUM_TIMED = 200
@@ -47,13 +48,11 @@ def latency_ms(
     Copies to and from `device`, where the model is, are timed too. `num_threads` are PyTorch's on a CPU; None leaves
     them. `clock` returns seconds; `time.process_time`, with one thread, ignores other load on the machine.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(num_threads or threads)
     inputs = [
         None if each is None else torch.from_numpy(np.asarray(each, np.float32)[None]) for each in (context, condition)
     ]
     seconds: list[float] = []
-    try:
+    with torch_threads(num_threads):
         _predict(model, inputs, device)  # the first call may compile and allocate
         started = time.perf_counter()
         while len(seconds) < NUM_WARM_UP + NUM_TIMED:
@@ -62,8 +61,6 @@ def latency_ms(
             seconds.append(clock() - before)
             if time.perf_counter() - started > LONGEST_SECONDS and len(seconds) >= 2 * FEWEST_TIMED:
                 break
-    finally:
-        torch.set_num_threads(threads)
     timed = 1000 * np.array(seconds[min(NUM_WARM_UP, len(seconds) - FEWEST_TIMED) :])
     return Latency(
         p50=float(np.quantile(timed, 0.5)),
@@ -72,7 +69,7 @@ def latency_ms(
         batch_size=1,
         context_length=len(context),
         device=torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
-        num_threads=num_threads or threads,
+        num_threads=num_threads or torch.get_num_threads(),
     )
 
 

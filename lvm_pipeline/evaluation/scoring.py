@@ -3,18 +3,16 @@
 Shapes: S = targets, D = vector width.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._ranking_head import ranking_output
+from lvm_pipeline.architectures._threads import torch_threads
 from lvm_pipeline.concepts.schema import is_declared
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.reranking import ranks_by_head
@@ -123,7 +121,7 @@ def score_model(
     targets = targets_of(data, split=split, context_mode=mode)
     condition = condition_of(Trial(**info.trial), data, condition_dim=model.config.condition_dim)
     vectors, spans = vectors_on_device(data.vectors, device), data.scored_spans(split, mode=mode)
-    with _torch_threads(num_threads or info.training["num_threads"]):
+    with torch_threads(num_threads or info.training["num_threads"]):
         predictions = predict_spans(model, vectors, spans, condition=condition_on_device(condition, device))
         ranker = ranking_output(model)
         ranks = None
@@ -147,16 +145,6 @@ def score_model(
         device=device,
         condition=condition,
     )
-
-
-@contextmanager
-def _torch_threads(num_threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def targets_of(data: TrainingData, *, split: Split, context_mode: ContextMode) -> Targets:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lvm_pipeline.architectures._contract import Architecture
 from lvm_pipeline.architectures._registry import load_architecture
+from lvm_pipeline.architectures._threads import torch_threads
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, raise_on_blocking
 from lvm_pipeline.training.assembly import assemble
@@ -127,14 +128,10 @@ def train(
 @contextlib.contextmanager
 def _reproducible(config: TrainingConfig) -> Iterator[None]:
     """Fix threads and random state inside the block, and restore them after it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.num_threads)
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else []):
-            torch.manual_seed(config.seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    with torch_threads(config.num_threads), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(config.seed)
+        yield
 
 
 @dataclass(frozen=True)
