@@ -200,6 +200,11 @@ class Settings(TrainingConfig, BaseSettings):
         "http://127.0.0.1:11434/v1.",
     )
     chat_model: str | None = Field(default=None, description="Name of the language model at chat_url.")
+    chat_prompt: Literal["full", "short"] = Field(
+        default="full",
+        description="Question that asks for a fluent text. full: context, codes and citations. short: the decoded text "
+        "alone, for language models too small to follow the full one.",
+    )
     chat_key: SecretStr | None = Field(default=None, description="API key of chat_url, if it asks for one.")
     chat_timeout_seconds: float = Field(
         default=60, gt=0, description="Longest time for one answer of the language model, in seconds."

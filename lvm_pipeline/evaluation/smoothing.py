@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from lvm_pipeline.chat import ChatAnswer, ChatFailure, ChatModel
 from lvm_pipeline.evaluation.smoothing_prompt import (
     Passage,
+    Prompt,
     cites_context,
     num_words,
     prompt_hash,
@@ -48,7 +49,7 @@ class WrittenText:
     text: str | None  # none where there is no answer
     failure: ChatFailure | None = None  # why there is none
     cited: tuple[str, ...] = ()  # ids of context concepts that the answer cites
-    cites_context: bool | None = None  # whether it cites the context and nothing else; None for the decoder's text
+    cites_context: bool | None = None  # whether it cites the context and nothing else; None if not asked to
     length_ratio: float | None = None  # words relative to the mean concept of the context
     cosine_to_prediction: float | None = None  # of the encoded text to the predicted vector; None without the encoder
     cosine_to_target: float | None = None  # to the target's vector
@@ -117,6 +118,7 @@ def smooth(
     model_fingerprint: str,
     decoder: str,
     seed: int,
+    prompt: Prompt = "full",
     progress: OnPassage | None = None,
 ) -> SmoothingScores:
     """Ask a language model for fluent texts, with and without the decoded prediction, and score them.
@@ -129,9 +131,10 @@ def smooth(
         model_fingerprint: Of the weights that predicted.
         decoder: Name of what decoded.
         seed: Of the sample of targets, and of the resampling.
+        prompt: Which question is asked; answers to `short` need not cite the context.
     """
     texts: list[dict[Arm, WrittenText]] = []
-    for written in _written(passages, chat):
+    for written in _written(passages, chat, prompt):
         texts.append(written)
         if progress is not None:
             progress(len(texts), len(passages))
@@ -143,7 +146,7 @@ def smooth(
         model_fingerprint=model_fingerprint,
         language_model=chat.name,
         decoder=decoder,
-        prompt=prompt_hash(),
+        prompt=prompt_hash(prompt),
         seed=seed,
         num_targets=len(passages),
         has_encoder=encoder is not None,
@@ -156,7 +159,7 @@ def smooth(
     )
 
 
-def _written(passages: Sequence[Passage], chat: ChatModel) -> Iterator[dict[Arm, WrittenText]]:
+def _written(passages: Sequence[Passage], chat: ChatModel, prompt: Prompt) -> Iterator[dict[Arm, WrittenText]]:
     failed: ChatFailure | None = None
     num_failed = 0
     for passage in passages:
@@ -167,14 +170,14 @@ def _written(passages: Sequence[Passage], chat: ChatModel) -> Iterator[dict[Arm,
                     kind=failed.kind, reason=f"not asked after {num_failed} failures in a row: {failed.reason}"
                 )
             else:
-                found = chat.ask(smoothing_request(passage, with_draft=arm == "smoothed"))
+                found = chat.ask(smoothing_request(passage, with_draft=arm == "smoothed", prompt=prompt))
                 failed = found if isinstance(found, ChatFailure) and found.is_of_server else None
                 num_failed = num_failed + 1 if failed is not None else 0
-            texts[arm] = _read(passage, found)
+            texts[arm] = _read(passage, found, prompt)
         yield texts
 
 
-def _read(passage: Passage, found: ChatAnswer | ChatFailure) -> WrittenText:
+def _read(passage: Passage, found: ChatAnswer | ChatFailure, prompt: Prompt) -> WrittenText:
     if isinstance(found, ChatFailure):
         return WrittenText(text=None, failure=found)
     if repeats_data(found.text):
@@ -183,7 +186,7 @@ def _read(passage: Passage, found: ChatAnswer | ChatFailure) -> WrittenText:
     text, cited = read_answer(found.text)
     if not text:
         return WrittenText(text=None, failure=ChatFailure(kind="empty", reason="the answer cites but says nothing"))
-    return _text_of(passage, text, cited=cited)
+    return _text_of(passage, text, cited=cited if prompt == "full" else None)
 
 
 def _text_of(passage: Passage, text: str, *, cited: tuple[str, ...] | None) -> WrittenText:
@@ -225,7 +228,7 @@ def _guarded(texts: dict[Arm, WrittenText]) -> dict[Arm, WrittenText]:
     for arm in ASKED:
         if found[arm].text is not None:
             near = _is_near_prediction(found, arm)
-            held = [_has_right_length(found[arm]), bool(found[arm].cites_context)]
+            held = [_has_right_length(found[arm]), found[arm].cites_context is not False]
             held += [near] if arm == "smoothed" and near is not None else []
             found[arm] = replace(found[arm], holds=all(held))
     return found

@@ -1,6 +1,9 @@
 """The question that turns a decoded text into a fluent passage, and how its answer is read.
 
-The template is `prompts/smoothing.jinja`. Texts of concepts are data: see there.
+There are two prompts. `full` gives the whole context with ids and codes and asks for citations
+(`prompts/smoothing.jinja`). `short` is for language models too small to follow it: it asks to correct the draft and
+shows no context; the control arm reads the last concept (`prompts/smoothing_short.jinja`). Texts of concepts are data:
+see there.
 """
 
 import hashlib
@@ -8,14 +11,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lvm_pipeline.chat import ChatRequest
 
 PROMPTS_DIR = Path(__file__).parent / "prompts"
-TEMPLATE = "smoothing.jinja"
+Prompt = Literal["full", "short"]
+TEMPLATES: dict[Prompt, str] = {"full": "smoothing.jinja", "short": "smoothing_short.jinja"}
 DATA_MARKS = ("BEGIN DATA ", "END DATA ")  # of the template
 FEWEST_TOKENS, MOST_TOKENS = 128, 1024
 TOKENS_PER_WORD = 4  # generous: about 1.3 in English, more in other languages, and twice the wanted length is allowed
@@ -50,9 +54,9 @@ def num_words(text: str) -> int:
     return len(text.split())
 
 
-def smoothing_request(passage: Passage, *, with_draft: bool) -> ChatRequest:
+def smoothing_request(passage: Passage, *, with_draft: bool, prompt: Prompt = "full") -> ChatRequest:
     """Return the question for one target; the control arm has no draft."""
-    template = _template()
+    template = _template(prompt)
     passages = [
         {"id": name, "codes": codes, "text": text}
         for name, codes, text in zip(passage.context_ids, passage.codes, passage.context, strict=True)
@@ -67,9 +71,9 @@ def smoothing_request(passage: Passage, *, with_draft: bool) -> ChatRequest:
     )
 
 
-def prompt_hash() -> str:
-    """Return what tells one version of the prompt from another."""
-    return hashlib.sha256((PROMPTS_DIR / TEMPLATE).read_bytes()).hexdigest()[:12]
+def prompt_hash(prompt: Prompt) -> str:
+    """Return what tells one version of a prompt from another."""
+    return hashlib.sha256((PROMPTS_DIR / TEMPLATES[prompt]).read_bytes()).hexdigest()[:12]
 
 
 def read_answer(answer: str) -> tuple[str, tuple[str, ...]]:
@@ -89,8 +93,8 @@ def cites_context(cited: Sequence[str], passage: Passage) -> bool:
     return bool(cited) and set(cited) <= set(passage.context_ids)
 
 
-def _template() -> Any:
+def _template(prompt: Prompt) -> Any:
     environment = Environment(
         loader=FileSystemLoader(PROMPTS_DIR), autoescape=False, undefined=StrictUndefined, keep_trailing_newline=False
     )
-    return environment.get_template(TEMPLATE).module
+    return environment.get_template(TEMPLATES[prompt]).module

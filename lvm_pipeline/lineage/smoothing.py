@@ -69,6 +69,7 @@ def smooth_trial(
         model_fingerprint=scored.model_fingerprint,
         decoder=opened.name,
         seed=seed,
+        prompt=settings.chat_prompt,
         progress=progress,
     )
     write_smoothing(scores, folder.path)

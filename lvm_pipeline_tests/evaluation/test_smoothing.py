@@ -74,7 +74,7 @@ def client(url, tmp_path, **options):
     return ChatClient(url=url, cache_dir=tmp_path / "chat", **{**fields, **options})
 
 
-def smoothed(passages, chat, *, encoder=None, seed=0) -> Any:
+def smoothed(passages, chat, *, encoder=None, seed=0, prompt="full") -> Any:
     texts = WordHashes().encode
     return smooth(
         passages,
@@ -85,6 +85,7 @@ def smoothed(passages, chat, *, encoder=None, seed=0) -> Any:
         model_fingerprint="m",
         decoder="nearest",
         seed=seed,
+        prompt=prompt,
     )
 
 
@@ -294,3 +295,25 @@ def test_long_concepts_get_a_longer_but_bounded_answer():
     longest = smoothing_request(passage(context=("word " * 9000,) * 2), with_draft=True)
 
     assert short.max_tokens < long.max_tokens < longest.max_tokens == 1024
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_the_short_prompt_asks_for_a_correction_and_keeps_texts_as_data(tmp_path, hostile):
+    given = passage(context=("First.", hostile), decoded=hostile)
+    with chat_server(lambda _: completion("It reaches the sea near it.")) as server:
+        scores = smoothed([given], client(server.url, tmp_path), prompt="short")
+
+    systems, texts = zip(*([m["content"] for m in each["messages"]] for each in server.requests), strict=True)
+    for system, text in zip(systems, texts, strict=True):
+        assert json.loads(text.splitlines()[1]) == hostile
+        assert not re.search(r"<\||</s>|<<", text)
+        assert hostile not in system
+    assert ("correct texts" in systems[0], "continue articles" in systems[1]) == (True, True)
+    assert scores.prompt != smoothed([given], client(server.url, tmp_path)).prompt
+
+
+def test_the_short_prompt_asks_for_no_citation(tmp_path):
+    with chat_server(lambda _: completion("It reaches the sea near it.")) as server:
+        own = smoothed([passage()], client(server.url, tmp_path), prompt="short").arms[1]
+
+    assert (own.cites_context, own.holds) == (None, 1)
