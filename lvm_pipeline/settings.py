@@ -283,6 +283,7 @@ class Settings(TrainingConfig, BaseSettings):
     preference_dir = InHome("preference")  # studies, each with the key that raters must not see
     vec2text_dir = InHome("vec2text")  # environment and weights of vec2text
     encoders_dir = InHome("encoders")  # fitted encoders, one folder per space id
+    spaces_dir = InHome("spaces")  # what the numbers of each vector space look like, one file per space id
     decoders_dir = InHome("decoders")  # text decoders, one folder each
     postgres_dir = InHome("postgres")  # files of the built-in Postgres
     dagster_dir = InHome("dagster")  # DAGSTER_HOME

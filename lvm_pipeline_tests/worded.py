@@ -63,3 +63,14 @@ def created(rows_by_day):
     start = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
     days = [start + datetime.timedelta(days=day) for day, num in enumerate(rows_by_day) for _ in range(num)]
     return pa.array(days, pa.timestamp("us", tz="UTC"))
+
+
+def directed(articles, *, vector_dim=64, seed=1):
+    """Unit vectors of concepts of some articles, with a mean and a few leading directions as encoders have them."""
+    rng = np.random.default_rng(seed)
+    scales = np.arange(1, vector_dim + 1) ** -0.9
+    topics = rng.standard_normal((articles.max() + 1, vector_dim))[articles]
+    vectors = (topics + rng.standard_normal(topics.shape)) * scales
+    vectors[:, 0] += 2
+    vectors = rotated(vectors, seed=5)  # the same for every seed
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)

@@ -70,9 +70,11 @@ class Predictor:
 
 def _load_pyfunc(path: str) -> Predictor:
     from lvm_pipeline.inference.contexts import ContextPredictor
+    from lvm_pipeline.source.space_fingerprint import FILE, read_fingerprint
     from lvm_pipeline.training.trained_model import load_trained_model
 
-    return Predictor(ContextPredictor(*load_trained_model(Path(path))))
+    fingerprint = read_fingerprint(Path(path) / FILE)
+    return Predictor(ContextPredictor(*load_trained_model(Path(path)), fingerprint=fingerprint))
 
 
 def model_signature(vector_dim: int, condition_dim: int = 0) -> "ModelSignature":

@@ -7,6 +7,7 @@ from lvm_pipeline.concepts import content_invariants, neighbours, order_invarian
 from lvm_pipeline.concepts.facts import read_facts
 from lvm_pipeline.concepts.vector_invariants import CanaryEncoder
 from lvm_pipeline.findings import Finding, InvariantCheck, declared_in
+from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
 
 
 def invariants() -> tuple[InvariantCheck[...], ...]:
@@ -16,18 +17,24 @@ def invariants() -> tuple[InvariantCheck[...], ...]:
     )
 
 
-def check_concepts(path: Path, *, encoder: CanaryEncoder | None = None, context_length: int = 5) -> list[Finding]:
+def check_concepts(
+    path: Path,
+    *,
+    encoder: CanaryEncoder | None = None,
+    fingerprint: SpaceFingerprint | None = None,
+    context_length: int = 5,
+) -> list[Finding]:
     """Check every invariant of a concept table; findings that only the source could show are read from the file.
 
-    The encoder of the vectors' space encodes some texts again (None: not checked); `context_length` decides whether an
-    article is long enough for a sequence.
+    The encoder of the vectors' space encodes some texts again, and `fingerprint` holds what the numbers of that space
+    look like (None: not checked); `context_length` decides whether an article is long enough for a sequence.
 
     Raises:
         LvmError: If the file cannot be read.
     """
     facts = read_facts(path)
     options: dict[str, dict[str, Any]] = {
-        "vectors_match_their_space": {"encoder": encoder},
+        "vectors_match_their_space": {"encoder": encoder, "fingerprint": fingerprint},
         "articles_are_long_enough": {"context_length": context_length},
     }
     from_source = {finding.name: finding for finding in facts.source_findings}

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.facts import ConceptFacts
 from lvm_pipeline.concepts.schema import is_declared
+from lvm_pipeline.concepts.spaces import numbers_of
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
+from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
 
 CANARY_COSINE = 0.99
 NORM_TOLERANCE = 0.01
@@ -76,10 +78,13 @@ def vectors_are_finite_and_of_one_width(facts: ConceptFacts) -> Finding:
     remedy="Find out which encoder made the vectors. Encode all concepts with one encoder, or declare the right one "
     "with LVM_SPACE_ID or `lvm ingest --space`."
 )
-def vectors_match_their_space(facts: ConceptFacts, *, encoder: CanaryEncoder | None = None) -> Finding:
-    """The vectors come from the declared encoder: lengths fit, and a few texts encoded again give the same vectors.
+def vectors_match_their_space(
+    facts: ConceptFacts, *, encoder: CanaryEncoder | None = None, fingerprint: SpaceFingerprint | None = None
+) -> Finding:
+    """The vectors come from the declared encoder: a few texts encoded again give the same vectors.
 
-    Vectors of different encoders cannot be mixed or compared.
+    Their lengths fit, and their leading directions are those of earlier vectors of the space. Vectors of different
+    encoders cannot be mixed or compared.
     """
     # A vector of length 0 fits no space. With an encoder, or if most vectors have length 1, all must have it.
     space_id = facts.metadata.space_id
@@ -97,7 +102,18 @@ def vectors_match_their_space(facts: ConceptFacts, *, encoder: CanaryEncoder | N
                 f"{len(wrong)} of {len(cosines)} texts encoded again by {space_id} give other vectors "
                 f"(lowest cosine {min(cosines.values()):.3f}, allowed {CANARY_COSINE}): {facts.listed(wrong)}"
             )
+    problem, by_numbers = _other_numbers(facts, fingerprint)
+    problems += problem
+    details |= by_numbers
     if not problems and is_declared(space_id) and not cosines:
+        if by_numbers:
+            return vectors_match_their_space.finding(
+                passed=True,
+                message=f"the vectors fit the numbers of {space_id} (its encoder is not available to encode again)",
+                observed=by_numbers["fit_of_numbers"],
+                allowed=by_numbers["lowest_fit_of_numbers"],
+                details=details,
+            )
         return vectors_match_their_space.not_checked(
             f"vector lengths fit the space {space_id}, but its encoder is not available to encode some texts again",
             details=details,
@@ -113,6 +129,24 @@ def vectors_match_their_space(facts: ConceptFacts, *, encoder: CanaryEncoder | N
         allowed=CANARY_COSINE,
         details=details,
     )
+
+
+def _other_numbers(facts: ConceptFacts, fingerprint: SpaceFingerprint | None) -> tuple[list[str], dict[str, Any]]:
+    """Return what is wrong with the numbers of the vectors, and the details; empty where they cannot be judged."""
+    found = None if fingerprint is None else numbers_of(facts.path, fingerprint)
+    if fingerprint is None or found is None:
+        return [], {}
+    details = {"fit_of_numbers": found.fit, "lowest_fit_of_numbers": fingerprint.limit}
+    if not found.articles and found.fit >= fingerprint.limit:
+        return [], details
+    named = (
+        f" in {len(found.articles)} of {found.num_judged} articles: {listed(found.articles)}" if found.articles else ""
+    )
+    why = (
+        f"the vectors do not look like earlier ones of {fingerprint.space_id}, as random directions do not{named} "
+        f"(mean fit of all {found.fit:.2f}, expected 1)"
+    )
+    return [why], {**details, "article_ids": found.articles[:MAX_LISTED]}
 
 
 def _norm_problems(facts: ConceptFacts, *, is_unit: bool) -> tuple[list[str], dict[str, Any]]:

@@ -20,6 +20,7 @@ from lvm_pipeline.measures.retrieval import Exclusion
 from lvm_pipeline.measures.scores import Scores, given_predictions, score_predictor
 from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
 from lvm_pipeline.sequences.schema import Split
+from lvm_pipeline.source.space_fingerprint import FILE, JUDGED_AT_ONCE, read_fingerprint
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.predictions import predict_spans
@@ -119,6 +120,7 @@ def score_model(
     mode: Any = context_mode or info.mode
     _refuse_leaking_mode(model, info, mode)
     targets = targets_of(data, split=split, context_mode=mode)
+    _refuse_other_space(model_dir, targets)
     condition = condition_of(Trial(**info.trial), data, condition_dim=model.config.condition_dim)
     vectors, spans = vectors_on_device(data.vectors, device), data.scored_spans(split, mode=mode)
     with torch_threads(num_threads or info.training["num_threads"]):
@@ -158,6 +160,19 @@ def targets_of(data: TrainingData, *, split: Split, context_mode: ContextMode) -
         split=split,
         context_mode=context_mode,
     )
+
+
+def _refuse_other_space(model_dir: Path, targets: Targets) -> None:
+    """Refuse to score vectors that say the model's space and do not look like it."""
+    fingerprint = read_fingerprint(model_dir / FILE)
+    rows = targets.scored.target_rows
+    rows = rows[:: -(-len(rows) // JUDGED_AT_ONCE) or 1]
+    why = None if fingerprint is None else fingerprint.why_other(np.asarray(targets.vectors[rows], np.float32))
+    if why is not None:
+        raise LvmError(
+            f"The vectors are of another space than the model in {model_dir} reads: {why}. Encode the concepts anew, "
+            "or train a model on them."
+        )
 
 
 def _refuse_leaking_mode(model: LatentVectorModel, info: TrainedModelInfo, mode: ContextMode) -> None:

@@ -18,6 +18,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.context import num_remembered
 from lvm_pipeline.inference.nearest import Ranking
 from lvm_pipeline.inference.ranking import ranking_from
+from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
 from lvm_pipeline.training.data import UNIT_LENGTH_TOLERANCE
 from lvm_pipeline.training.trained_model import TrainedModelInfo
 
@@ -35,8 +36,18 @@ class Context:
 class ContextPredictor:
     """A trained model that predicts the vector after each of several contexts."""
 
-    def __init__(self, model: LatentVectorModel, info: TrainedModelInfo, *, max_concepts: int = MAX_CONCEPTS):
-        """Take a model; `max_concepts` is the longest context that is accepted.
+    def __init__(
+        self,
+        model: LatentVectorModel,
+        info: TrainedModelInfo,
+        *,
+        max_concepts: int = MAX_CONCEPTS,
+        fingerprint: SpaceFingerprint | None = None,
+    ):
+        """Take a model.
+
+        `max_concepts` is the longest context that is accepted; `fingerprint` holds the numbers of the model's space
+        (None: contexts of another space are not known by them).
 
         Raises:
             LvmError: If the model reads something of its targets.
@@ -47,16 +58,22 @@ class ContextPredictor:
                 "target is; use a model with tmd_of: context."
             )
         self.model, self.info, self.max_concepts = model.eval(), info, max_concepts
-        self.config = model.config
+        self.config, self._fingerprint = model.config, fingerprint
         self.window = info.context_length if info.mode == "windows" else None
         self._ranker = ranking_output(model)
 
     def context(
-        self, vectors: ArrayLike, condition: ArrayLike | None = None, *, space_id: str | None = None
+        self,
+        vectors: ArrayLike,
+        condition: ArrayLike | None = None,
+        *,
+        space_id: str | None = None,
+        is_encoded_here: bool = False,
     ) -> Context:
         """Check the vectors (T, D) of one context, and their condition (T, C) if the model reads one.
 
-        Vectors are scaled to unit length where those of the model's space are.
+        Vectors are scaled to unit length where those of the model's space are. Those that were not encoded here are
+        refused if there are enough of them to see that they are of another space.
 
         Raises:
             LvmError: If the model cannot read it; the message gives the reason.
@@ -73,6 +90,9 @@ class ContextPredictor:
             raise LvmError(
                 f"The context has {len(given)} concepts and at most {self.max_concepts} are read; give the last ones."
             )
+        why = None if self._fingerprint is None or is_encoded_here else self._fingerprint.why_other(given)
+        if why is not None:
+            raise LvmError(f"The vectors are of another space than the model reads: {why}; encode the texts anew.")
         width = self.config.condition_dim
         if not width:
             return Context(vectors=self._scaled(given))

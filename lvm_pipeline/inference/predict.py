@@ -21,6 +21,7 @@ from lvm_pipeline.inference.ranking import ranking_of
 from lvm_pipeline.inference.reading import GivenConcept
 from lvm_pipeline.source.encoders.encoder import Encoder
 from lvm_pipeline.source.encoders.registry import encoder_of_space
+from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
 from lvm_pipeline.training.data import UNIT_LENGTH_TOLERANCE
 from lvm_pipeline.training.trained_model import TrainedModelInfo
 
@@ -56,6 +57,7 @@ class StreamPredictor:
         info: TrainedModelInfo,
         *,
         encoders_dir: Path,
+        fingerprint: SpaceFingerprint | None = None,
         index: ConceptIndex | None = None,
         num_nearest: int = 0,
         warn: Warn,
@@ -63,7 +65,8 @@ class StreamPredictor:
         """Get ready; `warn` is called once when vectors had to be scaled.
 
         The encoder of the model's space is looked for in `encoders_dir` once a text is read; `num_nearest` concepts are
-        looked up in the index.
+        looked up in the index. `fingerprint` holds the numbers of the model's space: others are refused
+        once there are enough of them to be judged (None: none ever).
 
         Raises:
             LvmError: If the model reads something of its targets.
@@ -84,6 +87,8 @@ class StreamPredictor:
         self._index, self._num_nearest = index, num_nearest
         self._rows_read: set[int] = set()  # of the index, in the present article
         self._warn: Warn | None = warn
+        self._fingerprint = fingerprint
+        self._unjudged: list[NDArray[np.float32]] = []
 
     def predictions(self, concepts: Iterable[GivenConcept]) -> Iterator[Prediction]:
         """Yield one prediction for each concept; a new `article_id` begins an article.
@@ -152,7 +157,20 @@ class StreamPredictor:
             )
         if not np.isfinite(concept.vector).all():
             raise LvmError(f"{concept.place}: the vector has a number that is not finite (NaN or infinite).")
+        self._refuse_another_space(concept.vector, place=concept.place)
         return self._scaled(concept.vector, place=concept.place)
+
+    def _refuse_another_space(self, vector: NDArray[np.float32], *, place: str) -> None:
+        """Judge the vectors since the last time by their numbers, once there are enough."""
+        if self._fingerprint is None or not self._fingerprint.min_vectors:
+            return
+        self._unjudged.append(vector)
+        if len(self._unjudged) < self._fingerprint.min_vectors:
+            return
+        why = self._fingerprint.why_other(np.stack(self._unjudged))
+        self._unjudged.clear()
+        if why is not None:
+            raise LvmError(f"The vectors up to {place} are of another space than the model reads: {why}.")
 
     def _scaled(self, vector: NDArray[np.float32], *, place: str) -> NDArray[np.float32]:
         """Scale to unit length where the space's vectors are."""

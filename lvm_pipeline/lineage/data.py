@@ -17,6 +17,7 @@ from lvm_pipeline.concepts.report import JSON_NAME, verification_report, write_v
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.findings import Finding, blocking_failures, raise_on_blocking
 from lvm_pipeline.lineage.invariants import with_set_severities
+from lvm_pipeline.lineage.spaces import keep_space_fingerprint, space_fingerprint
 from lvm_pipeline.sequences.build import (
     SequenceOptions,
     build_sequences,
@@ -108,7 +109,12 @@ def check_staged_concepts(settings: Settings, path: Path, metadata: ConceptsMeta
     from lvm_pipeline.source.encoders.registry import encoder_of_space
 
     encoder = encoder_of_space(metadata.space_id, encoders_dir=settings.encoders_dir)
-    findings = check_concepts(path, encoder=encoder, context_length=settings.context_length)
+    findings = check_concepts(
+        path,
+        encoder=encoder,
+        fingerprint=space_fingerprint(settings, metadata.space_id),
+        context_length=settings.context_length,
+    )
     return with_set_severities(settings, findings)
 
 
@@ -135,6 +141,7 @@ def _promoted(settings: Settings, staged: StagedConcepts) -> ConceptsMetadata:
     assert staged.path is not None
     assert staged.metadata is not None
     files.promote(staged.path, settings.concepts_path)
+    keep_space_fingerprint(settings)
     return staged.metadata
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lvm_pipeline import files, lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.spaces import refuse_other_numbers
 from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, named_trial
 from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import read_sequences_metadata
@@ -125,6 +126,7 @@ def predict_on(
     from lvm_pipeline.inference.nearest import open_index
     from lvm_pipeline.inference.predict import StreamPredictor
     from lvm_pipeline.inference.reading import read_file, read_lines
+    from lvm_pipeline.source.space_fingerprint import FILE, read_fingerprint
     from lvm_pipeline.training.settle import find_device
     from lvm_pipeline.training.trained_model import load_trained_model
 
@@ -134,7 +136,13 @@ def predict_on(
     if num_nearest:
         index = open_index(settings.concepts_path, settings.vectors_dir, space_id=info.space_id)
     predictor = StreamPredictor(
-        model, info, encoders_dir=settings.encoders_dir, index=index, num_nearest=num_nearest, warn=warn
+        model,
+        info,
+        encoders_dir=settings.encoders_dir,
+        fingerprint=read_fingerprint(model_dir / FILE),
+        index=index,
+        num_nearest=num_nearest,
+        warn=warn,
     )
     return predictor.predictions(read_file(source) if isinstance(source, Path) else read_lines(source))
 
@@ -182,6 +190,7 @@ def tables_of(settings: Settings, data: Path | None) -> tuple[Path, Path, Path]:
     concepts_path, sequences_path = tables_from_file(
         data, work_dir=work_dir, sequence_options=lineage.sequence_options(settings), space_id=settings.space_id
     )
+    refuse_other_numbers(settings, concepts_path)
     return concepts_path, sequences_path, settings.vectors_dir
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lvm_pipeline import files
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, raise_on_blocking
+from lvm_pipeline.lineage.spaces import keep_with_model
 from lvm_pipeline.lineage.trials import (
     TRACKING_FILE,
     TrialFolder,
@@ -192,6 +193,7 @@ def accepted_at(
     def accept(trained: "TrainedModel") -> "TrainedModel":
         findings = check_trained_model(trained.path, *tables, rescorer=rescorer)
         write_findings(trained.path, findings)
+        keep_with_model(trained.path, tables)
         write_tracking(trained.path, tracker, is_complete=tracker.run_id is None)
         raise_on_blocking(findings)
         files.replace_dir(trained.path, model_dir)

@@ -125,6 +125,7 @@ def loader_of(settings: Settings, *, encoder_name: str | None = None) -> "Callab
     """Return a function that loads a model with the concept table, encoder and decoders of its space."""
     from lvm_pipeline.inference.contexts import ContextPredictor
     from lvm_pipeline.serving.model import ServedModel
+    from lvm_pipeline.source.space_fingerprint import FILE, read_fingerprint
     from lvm_pipeline.training.settle import find_device
     from lvm_pipeline.training.trained_model import load_trained_model
 
@@ -132,7 +133,12 @@ def loader_of(settings: Settings, *, encoder_name: str | None = None) -> "Callab
         model, info = load_trained_model(source.model_dir, device=find_device(settings.device))
         served = ServedModel(
             source=source,
-            predictor=ContextPredictor(model, info, max_concepts=settings.serve_max_concepts),
+            predictor=ContextPredictor(
+                model,
+                info,
+                max_concepts=settings.serve_max_concepts,
+                fingerprint=read_fingerprint(source.model_dir / FILE),
+            ),
             index=_index(settings, info.space_id),
             encoder=space_encoder(settings, info.space_id, name=encoder_name),
             decoders=_decoders(settings, info.space_id),

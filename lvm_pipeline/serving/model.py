@@ -124,7 +124,9 @@ class ServedModel:
             if request.texts is not None:
                 vectors = np.array([next(encoded) for _ in request.texts])
             try:
-                found.append(self.predictor.context(vectors or [] if vectors is None else vectors, request.tmd_dense))
+                vectors = [] if vectors is None else vectors
+                is_encoded_here = request.texts is not None
+                found.append(self.predictor.context(vectors, request.tmd_dense, is_encoded_here=is_encoded_here))
             except LvmError as problem:
                 found.append(problem)
         return found

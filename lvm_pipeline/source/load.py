@@ -31,6 +31,7 @@ from lvm_pipeline.source.records import (
     text_problem,
     vector_digests,
 )
+from lvm_pipeline.source.space_fingerprint import MAX_CONCEPTS, kept_path, read_fingerprint
 from lvm_pipeline.source.split_hash import read_article_list, split_of
 
 Progress = Callable[[int, int], None]  # concepts encoded, concepts to encode
@@ -166,6 +167,8 @@ def _ingest(
     else:
         source = _stored(records, new, space_id=space_id)
     _refuse_another_space(state, source.space_id, dataset_source=dataset_source)
+    if records.read_vectors is not None:
+        _refuse_other_numbers(source, len(new), spaces_dir=settings.spaces_dir)
     kept = deduplicator.new_vectors(new, source.digests)
     if duplicates == "fail" and deduplicator.duplicates:
         raise LvmError(
@@ -316,6 +319,27 @@ def _chosen_encoder(new: Sequence[Concept], name: str, state: TableState, *, set
             "name their encoder with --encoder, or use another --dataset-source."
         )
     return lsa.fit_lsa(train_texts(new, settings=settings))
+
+
+def _refuse_other_numbers(source: "_VectorSource", num_new: int, *, spaces_dir: Path) -> None:
+    """Refuse vectors that say one space and look like another, by articles and all together."""
+    fingerprint = (
+        None if source.space_id.startswith("undeclared-") else read_fingerprint(kept_path(spaces_dir, source.space_id))
+    )
+    if fingerprint is None or not num_new:
+        return
+    read = list(source.batches(range(0, num_new, -(-num_new // MAX_CONCEPTS))))
+    vectors = np.concatenate([vectors for _, vectors in read])
+    articles = np.array([concept.article_id for concepts, _ in read for concept in concepts])
+    others = {"": fingerprint.why_other(vectors)}
+    for article in np.unique(articles):
+        others[f" of the article {article}"] = fingerprint.why_other(vectors[articles == article])
+    for place, why in others.items():
+        if why is not None:
+            raise LvmError(
+                f"The vectors{place} say that they are of the space {source.space_id}, but {why}; name their own space "
+                f"with --space (if the earlier ones were wrong, delete {kept_path(spaces_dir, source.space_id)})."
+            )
 
 
 def _refuse_another_space(state: TableState, space_id: str, *, dataset_source: str) -> None:
