@@ -31,7 +31,22 @@ SPEED_GOAL = 5.0
 MEMORY_LIMIT_MB = 600
 VECTOR_DIM = 768
 ARTICLE_CONCEPTS = 37
+BLOCK_ROWS = 10_000  # made and copied at once
 NAMESPACE = uuid.UUID(int=42113)
+SPACE_ID = b"benchmark"
+# A row of cpe_vectors in the binary format of COPY: each field follows its length in bytes.
+VECTOR_ROW = np.dtype(
+    [
+        ("num_fields", ">i2"),
+        *(("id_bytes", ">i4"), ("cpe_id", "V16")),
+        *(("vector_bytes", ">i4"), ("width", ">i2"), ("unused", ">i2"), ("vector", ">f4", VECTOR_DIM)),
+        *(("space_bytes", ">i4"), ("space_id", f"S{len(SPACE_ID)}")),
+    ]
+)
+VECTOR_ROW_CONSTANTS = {
+    **{"num_fields": 3, "id_bytes": 16, "vector_bytes": 4 + 4 * VECTOR_DIM, "width": VECTOR_DIM},
+    **{"space_bytes": len(SPACE_ID), "space_id": SPACE_ID},
+}
 TABLES = """
     CREATE TABLE cpe_entry (cpe_id uuid PRIMARY KEY, concept_text text NOT NULL, domain_code smallint,
         task_code smallint, modifier_code smallint, dataset_source text NOT NULL, chunk_position jsonb, batch_id uuid,
@@ -106,30 +121,50 @@ def as_table(rows: list[dict[str, Any]]) -> str:
 
 def fill(url: str, *, num_rows: int, data_path: Path | None) -> None:
     """Create both tables and copy concepts into them in random order, so that the server has to sort."""
-    texts, vectors = made_concepts(num_rows) if data_path is None else given_concepts(data_path, num_rows)
-    ids = [uuid.uuid5(NAMESPACE, str(number)) for number in range(num_rows)]
-    order = np.random.default_rng(1).permutation(num_rows).tolist()
-    with psycopg.connect(url, autocommit=True) as connection, connection.cursor() as cursor:
+    given = None if data_path is None else given_concepts(data_path, num_rows)
+    order = np.random.default_rng(1).permutation(num_rows)
+    with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(TABLES)
-        columns = "cpe_id, concept_text, domain_code, task_code, modifier_code, dataset_source, batch_id, document_id"
-        with cursor.copy(f"COPY cpe_entry ({columns}, sequence_index) FROM STDIN") as copy:
-            for number in order:
-                article = uuid.uuid5(NAMESPACE, f"article {number // ARTICLE_CONCEPTS}")
-                codes = (number % 16, number % 32, 1 + number % 63)
-                source = ("user_input", article, str(article), number % ARTICLE_CONCEPTS)
-                copy.write_row((ids[number], texts[number], *codes, *source))
-        with cursor.copy("COPY cpe_vectors (cpe_id, concept_vec, space_id) FROM STDIN") as copy:
-            for number in order:
-                numbers = ",".join(map(repr, vectors[number].tolist()))
-                copy.write_row((ids[number], f"[{numbers}]", "benchmark"))
+        for start in range(0, num_rows, BLOCK_ROWS):
+            numbers = order[start : start + BLOCK_ROWS]
+            texts, vectors = (
+                made_concepts(len(numbers), seed=start)
+                if given is None
+                else ([given[0][number] for number in numbers], given[1][numbers])
+            )
+            add_concepts(connection, numbers, texts, vectors)
         connection.execute("VACUUM ANALYZE cpe_entry")
         connection.execute("VACUUM ANALYZE cpe_vectors")
 
 
-def made_concepts(num_rows: int) -> tuple[list[str], NDArray[np.float32]]:
+def add_concepts(
+    connection: psycopg.Connection, numbers: NDArray[np.int64], texts: list[str], vectors: NDArray[np.float32]
+) -> None:
+    """Copy some concepts into both tables; a concept's number says its article, position and id."""
+    ids = [uuid.uuid5(NAMESPACE, str(number)) for number in numbers.tolist()]
+    columns = "cpe_id, concept_text, domain_code, task_code, modifier_code, dataset_source, batch_id, document_id"
+    with connection.cursor() as cursor, cursor.copy(f"COPY cpe_entry ({columns}, sequence_index) FROM STDIN") as copy:
+        for number, cpe_id, text in zip(numbers.tolist(), ids, texts, strict=True):
+            article = uuid.uuid5(NAMESPACE, f"article {number // ARTICLE_CONCEPTS}")
+            codes = (number % 16, number % 32, 1 + number % 63)
+            copy.write_row((cpe_id, text, *codes, "user_input", article, str(article), number % ARTICLE_CONCEPTS))
+    rows = np.zeros(len(ids), VECTOR_ROW)
+    for name, value in VECTOR_ROW_CONSTANTS.items():
+        rows[name] = value
+    rows["cpe_id"] = np.frombuffer(b"".join(cpe_id.bytes for cpe_id in ids), "V16")
+    rows["vector"] = vectors
+    command = "COPY cpe_vectors (cpe_id, concept_vec, space_id) FROM STDIN (FORMAT binary)"
+    with connection.cursor() as cursor, cursor.copy(command) as copy:
+        copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
+        copy.write(rows.tobytes())
+        copy.write(b"\xff\xff")
+
+
+def made_concepts(num_rows: int, *, seed: int) -> tuple[list[str], NDArray[np.float32]]:
     """Make texts of 37 words and random unit vectors."""
     rng = np.random.default_rng(0)
     words = np.array(["".join(rng.choice(list("abcdefghijklmnop"), 1 + n % 9)) for n in range(2000)])
+    rng = np.random.default_rng([1, seed])
     texts = [" ".join(words[chosen]) for chosen in rng.integers(0, len(words), (num_rows, 37))]
     vectors = rng.standard_normal((num_rows, VECTOR_DIM), dtype=np.float32)
     return texts, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
