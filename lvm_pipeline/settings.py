@@ -84,6 +84,11 @@ class Settings(TrainingConfig, BaseSettings):
     duplicates: Literal["fail", "drop"] = Field(
         default="fail", description="What to do with concepts that repeat a text or vector: fail, or keep the first."
     )
+    full_extraction: bool = Field(
+        default=False,
+        description="Read every article of the source tables again. Default: only new and changed ones; the others are "
+        "taken from the promoted concepts.",
+    )
     severities: str | None = Field(
         default=None,
         description="Severities of single checks, `name=warning` or `name=blocking`, separated by commas; reports say "

@@ -14,6 +14,7 @@ from lvm_pipeline.findings import MAX_LISTED
 
 FILTER_VARIABLE = "lvm.dataset_source"
 FILTER_COLUMN = "dataset_source"
+ARTICLES_VARIABLE = "lvm.articles"
 CODE_COLUMNS = {"domain": "domain_code", "task": "task_code", "modifier": "modifier_code"}
 NEGATIVE_COLUMNS = ("soft_negatives", "hard_negatives")
 WHOLE_NUMBER = r"^\s*-?[0-9]{1,15}(\.0+)?\s*$"
@@ -186,6 +187,19 @@ def ordered_query(rule: OrderRule, tables: Tables, rows: sql.Composable) -> sql.
     )
     return sql.SQL("SELECT {} {} ORDER BY {}").format(
         selected, rows, sql.SQL(", ").join(_sort_keys(rule, tables.entry))
+    )
+
+
+def article_order(rule: OrderRule, entry: Table) -> sql.Composable:
+    """Return what `ordered_query` orders the articles by."""
+    return _sort_keys(rule, entry)[0]
+
+
+def only_articles(rule: OrderRule, entry: Table, rows: sql.Composable) -> sql.Composable:
+    """Limit the selected rows to the articles that a session variable lists as JSON."""
+    article, _ = key_of(rule, entry)
+    return sql.SQL("{} AND ({})::text IN (SELECT jsonb_array_elements_text(current_setting({})::jsonb))").format(
+        rows, article, ARTICLES_VARIABLE
     )
 
 

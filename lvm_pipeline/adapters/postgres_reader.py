@@ -1,6 +1,7 @@
 """Read the source tables over ADBC, in order and from one snapshot."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 from adbc_driver_postgresql import StatementOptions
 from psycopg import sql
 
-from lvm_pipeline.adapters import databases, postgres_queries
+from lvm_pipeline.adapters import databases, postgres_digests, postgres_queries
 from lvm_pipeline.adapters.database_urls import with_parameters
 from lvm_pipeline.adapters.optional_columns import parse_codes, parse_string_lists, parse_times
 from lvm_pipeline.adapters.postgres_tables import Tables, find_tables
@@ -27,6 +28,7 @@ NOT_UTF8 = "invalid byte sequence for encoding"  # of a database that does not c
 COUNTED = ("num_keyed", "num_articles", "num_from_zero", "num_from_one", "num_gapless")  # of `KeyFacts`
 BATCH_BYTES = 4 << 20  # a quarter of the driver's own choice: 250 MB at the peak instead of 350, and no slower
 SORT_MEMORY = "64MB"
+SET_VARIABLE = "SELECT set_config($1, $2, true) IS NULL AS value"
 DATABASE_ERRORS = (adbc_driver_manager.Error, pa.ArrowException, OSError)
 PARSERS = {
     parse_codes: postgres_queries.CODE_COLUMNS,
@@ -143,11 +145,30 @@ class PostgresTable:
             mixed=_ambiguous(mixed),
         )
 
-    def read_batches(self, rule: OrderRule) -> Iterator[pa.RecordBatch]:
-        """Stream all rows in the rule's order, batch by batch."""
+    def article_digests(self, rule: OrderRule) -> dict[str, int] | None:
+        """Digest the row versions of each article; no vector is read. None for views and foreign tables."""
+        if any(table.is_view for table in (self.tables.entry, self.tables.vectors) if table):
+            return None
+        recipe = self._recipe(rule)
+        query = postgres_digests.digests_query(rule, self.tables, self.rows(with_vectors=True))
+        return {row["article_id"]: postgres_digests.digest(recipe, row["versions"]) for row in self.query(query)}
+
+    def _recipe(self, rule: OrderRule) -> str:
+        """Return all else that decides what is read: server, tables, columns, types, rows and rule."""
+        names = [table.quoted() for table in self.tables.all]
+        storage = self.query(postgres_digests.storage_query(len(names)), *names)
+        ordered = postgres_queries.ordered_query(rule, self.tables, self.rows(with_vectors=True))
+        types = [sorted(table.types.items()) for table in self.tables.all]
+        return repr((storage, ordered.as_string(None), self.selection.label, types, rule))
+
+    def read_batches(self, rule: OrderRule, *, article_ids: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Stream all rows, or those of some articles, in the rule's order, batch by batch."""
         self._refuse_nested_vectors()
         is_numbered = rule.accepts_table_order and self.tables.entry.is_view
         rows = self.rows(with_vectors=True, is_numbered=is_numbered)
+        if article_ids is not None:
+            self.query(SET_VARIABLE, postgres_queries.ARTICLES_VARIABLE, json.dumps(list(article_ids)))
+            rows = postgres_queries.only_articles(rule, self.tables.entry, rows)
         query = postgres_queries.ordered_query(rule, self.tables, rows)
         for batch in self.query.stream(query):
             yield self._parsed(batch)
@@ -227,7 +248,7 @@ def _select(query: _Query, tables: Tables, wanted: str | None) -> Selection:
         raise LvmError(
             f"No row of {entry.name} has the dataset_source {wanted!r} (it has {listed}); correct LVM_DATASET_SOURCE."
         )
-    query("SELECT set_config($1, $2, true) AS value", postgres_queries.FILTER_VARIABLE, wanted)
+    query(SET_VARIABLE, postgres_queries.FILTER_VARIABLE, wanted)
     return Selection(dataset_source=wanted, num_rows=named[wanted])
 
 

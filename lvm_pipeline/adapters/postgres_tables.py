@@ -60,6 +60,10 @@ class Table:
     def identifier(self) -> sql.Composable:
         return table_identifier(self.name)
 
+    def quoted(self) -> str:
+        """The quoted name, for `to_regclass`."""
+        return self.identifier.as_string(None)
+
     def column(self, name: str) -> sql.Composable:
         """The quoted column with the table's alias."""
         return sql.Identifier(self.alias, name)
@@ -78,6 +82,10 @@ class Tables:
     entry: Table
     vectors: Table | None
     vector_column: str
+
+    @property
+    def all(self) -> list[Table]:
+        return [table for table in (self.entry, self.vectors) if table is not None]
 
     @property
     def vector_home(self) -> Table:

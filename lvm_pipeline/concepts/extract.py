@@ -1,12 +1,15 @@
 """Stream the source table into a staged concept table, whole articles at a time.
 
+Articles that have not changed since an earlier extraction are taken from there (`kept`). All else is done with every
+article as if it had been read: the file is the same, byte for byte.
+
 Findings that need the source (order, missing vectors, mixed widths, spaces, packings) are returned and stored in the
 file's metadata. `invariants.check_concepts` checks the rest in the file.
 
 Shapes: n = rows of a batch, D = vector width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +17,15 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lvm_pipeline.concepts import source_findings
 from lvm_pipeline.concepts.duplicates import DuplicateFilter
-from lvm_pipeline.concepts.numbering import article_starts, number_by_rank, number_by_source, read_ahead, whole_articles
+from lvm_pipeline.concepts.kept import ArticleStream, EarlierExtractions, UnusableCopyError, digest_column
+from lvm_pipeline.concepts.numbering import article_starts, number_by_rank, number_by_source
 from lvm_pipeline.concepts.ordering import OrderDecision, OrderRequest, OrderRule, choose_order
-from lvm_pipeline.concepts.reader import ConceptReader, SourceDescription, SourceTable
-from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema, undeclared_space
+from lvm_pipeline.concepts.reader import ConceptReader, SourceDescription
+from lvm_pipeline.concepts.schema import DIGEST_COLUMN, ConceptsMetadata, concepts_schema, undeclared_space
 from lvm_pipeline.concepts.store import ConceptsFingerprint, ConceptsWriter, explain_full_disk
 from lvm_pipeline.concepts.vector_invariants import coverage_finding
 from lvm_pipeline.errors import LvmError
@@ -45,6 +50,8 @@ class Extraction:
     path: Path | None
     metadata: ConceptsMetadata | None
     findings: list[Finding]
+    num_articles_kept: int = 0  # articles that had not changed since an earlier extraction
+    num_articles_read: int = 0  # articles read from the source
 
 
 @dataclass
@@ -89,12 +96,14 @@ class _Assembly:
     rule: OrderRule
     options: ExtractOptions
     path: Path
+    digests: Mapping[str, int] | None = None  # of all articles, if the source has them
     census: _VectorCensus = field(default_factory=_VectorCensus)
     fingerprint: ConceptsFingerprint = field(default_factory=ConceptsFingerprint)
     duplicates: DuplicateFilter = field(default_factory=DuplicateFilter)
     writer: ConceptsWriter | None = None
     num_concepts: int = 0
     num_articles: int = 0
+    num_source_articles: int = 0  # those whose concepts were all dropped count, too
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Number the concepts of whole articles and write those that are kept; after a bad vector, only count."""
@@ -104,7 +113,7 @@ class _Assembly:
             return
         vector_dim = self.census.vector_dim
         if self.writer is None:
-            self.writer = ConceptsWriter(self.path, vector_dim=vector_dim)
+            self.writer = ConceptsWriter(self.path, vector_dim=vector_dim, has_digests=self.digests is not None)
         table, article_ids, vectors = self._numbered(batch, vector_dim)
         self.fingerprint.update(table["cpe_id"].to_pylist(), article_ids.to_pylist(), vectors)
         self.num_concepts += table.num_rows
@@ -119,12 +128,15 @@ class _Assembly:
         ids, texts, article_ids = (batch.column(name) for name in ("cpe_id", "concept_text", "article_id"))
         vectors = batch.column("vector").flatten().to_numpy().reshape(-1, vector_dim)
         starts = article_starts(article_ids)
+        self.num_source_articles += len(starts)
         kept = np.ones(batch.num_rows, np.bool_)
         if self.options.duplicates == "drop":
             kept = self.duplicates.keep(ids, texts.to_pylist(), vectors)
         positions = self._positions(batch, starts, kept)
         article_of_row = np.repeat(np.arange(len(starts)), np.diff(starts, append=batch.num_rows))
         columns = {name: batch.column(name) for name in ("cpe_id", "article_id", "concept_text", *COPIED_COLUMNS)}
+        if self.digests is not None:
+            columns[DIGEST_COLUMN] = self._digests(article_ids, article_of_row, kept)
         if not kept.all():
             mask = pa.array(kept)
             columns = {name: column.filter(mask) for name, column in columns.items()}
@@ -139,7 +151,19 @@ class _Assembly:
         columns["vector"] = pa.FixedSizeListArray.from_arrays(
             pa.array(vectors.ravel()), type=schema.field("vector").type
         )
-        return pa.table([columns[name] for name in schema.names], schema=schema), columns["article_id"], vectors
+        table = pa.table({name: columns[name] for name in schema.names}, schema=schema)
+        if self.digests is not None:
+            table = table.append_column(DIGEST_COLUMN, columns[DIGEST_COLUMN])
+        return table, columns["article_id"], vectors
+
+    def _digests(self, article_ids: pa.Array, article_of_row: np.ndarray, kept: np.ndarray) -> pa.Array:
+        """Return the digest of each row's article; null where a concept was dropped, since the file lacks it."""
+        assert self.digests is not None
+        found = digest_column(article_ids, self.digests)
+        if kept.all():
+            return found
+        is_cut = np.isin(article_of_row, article_of_row[~kept])
+        return pc.if_else(pa.array(is_cut), None, found)  # pyright: ignore[reportAttributeAccessIssue]
 
     def _positions(self, batch: pa.RecordBatch, starts: np.ndarray, kept: np.ndarray) -> np.ndarray:
         if not self.rule.is_counted:
@@ -149,16 +173,35 @@ class _Assembly:
 
 
 def extract_concepts(
-    reader: ConceptReader, *, options: ExtractOptions, staged_path: Path, progress: Progress | None = None
+    reader: ConceptReader,
+    *,
+    options: ExtractOptions,
+    staged_path: Path,
+    progress: Progress | None = None,
+    earlier: EarlierExtractions | None = None,
 ) -> Extraction:
     """Read the selected concepts of a source, in order, into a Parquet file at `staged_path`, whose folder exists.
 
-    Nothing is left there unless the result names it; `progress` gets the rows done and the rows in all after each
-    batch.
+    Nothing is left there unless the result names it. `progress` gets the rows done and the rows in all after each
+    batch. With `earlier`, articles that have not changed are taken from there; without it, all are read.
 
     Raises:
         LvmError: If the source cannot be read, or the disk is full.
     """
+    try:
+        return _extract(reader, options=options, staged_path=staged_path, progress=progress, earlier=earlier)
+    except UnusableCopyError:
+        return _extract(reader, options=options, staged_path=staged_path, progress=progress, earlier=None)
+
+
+def _extract(
+    reader: ConceptReader,
+    *,
+    options: ExtractOptions,
+    staged_path: Path,
+    progress: Progress | None,
+    earlier: EarlierExtractions | None,
+) -> Extraction:
     with reader.open() as table:
         description = table.describe()
         decision = choose_order(description.column_kinds, table.examine, request=options)
@@ -167,10 +210,11 @@ def extract_concepts(
         findings += [space_finding] if space_finding else []
         if decision.rule is None or blocking_failures(findings):
             return Extraction(path=None, metadata=None, findings=findings)
-        assembly = _Assembly(rule=decision.rule, options=options, path=staged_path)
-        with explain_full_disk(staged_path.parent), ExitStack() as on_failure:
+        stream = ArticleStream(table, decision.rule, earlier=earlier)
+        with explain_full_disk(staged_path.parent), stream, ExitStack() as on_failure:
+            assembly = _Assembly(rule=decision.rule, options=options, path=staged_path, digests=stream.digests)
             on_failure.callback(assembly.abandon)
-            _stream(table, assembly, num_rows=description.num_rows, progress=progress)
+            _stream(stream, assembly, num_rows=description.num_rows, progress=progress)
             findings += assembly.census.findings()
             if blocking_failures(findings):
                 return Extraction(path=None, metadata=None, findings=findings)
@@ -178,11 +222,17 @@ def extract_concepts(
             assert assembly.writer is not None
             assembly.writer.finish(metadata, source_findings=findings)
             on_failure.pop_all()
-        return Extraction(path=staged_path, metadata=metadata, findings=findings)
+        return Extraction(
+            path=staged_path,
+            metadata=metadata,
+            findings=findings,
+            num_articles_kept=stream.num_kept,
+            num_articles_read=assembly.num_source_articles - stream.num_kept,
+        )
 
 
-def _stream(table: SourceTable, assembly: _Assembly, *, num_rows: int, progress: Progress | None) -> None:
-    for batch in whole_articles(read_ahead(table.read_batches(assembly.rule))):
+def _stream(stream: ArticleStream, assembly: _Assembly, *, num_rows: int, progress: Progress | None) -> None:
+    for batch in stream.batches(num_rows):
         assembly.add(batch)
         if progress is not None:
             progress(assembly.census.num_rows, max(num_rows, assembly.census.num_rows))

@@ -1,6 +1,6 @@
 """Read a Parquet file with vectors as a source of concepts, without loading it into the table. It is held in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +60,12 @@ class ParquetTable:
         num_rows, num_articles = len(self.records.concepts), len({each.article_id for each in self.records.concepts})
         return KeyFacts(num_rows=num_rows, num_keyed=num_rows, num_articles=num_articles, num_from_zero=num_articles)
 
-    def read_batches(self, rule: OrderRule) -> Iterator[pa.RecordBatch]:
+    def article_digests(self, rule: OrderRule) -> None:
+        """A file is read whole."""
+
+    def read_batches(self, rule: OrderRule, *, article_ids: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Yield all rows by article and position, batch by batch."""
+        assert article_ids is None
         concepts, read_vectors = self.records.concepts, self.records.read_vectors
         assert read_vectors is not None
         vectors = np.concatenate([block for _, block in read_vectors([concept.number for concept in concepts])])

@@ -3,7 +3,7 @@
 Shapes: D = vector width.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,8 +62,15 @@ class SourceTable(Protocol):
 
     def examine(self, rule: OrderRule) -> KeyFacts: ...
 
-    def read_batches(self, rule: OrderRule) -> Iterator[pa.RecordBatch]:
-        """Stream all rows in `SOURCE_SCHEMA`, ordered by the rule, then by cpe_id."""
+    def article_digests(self, rule: OrderRule) -> dict[str, int] | None:
+        """Return a digest of each article, in the rule's order, from which a change of its rows can be told.
+
+        It depends on how the rows are read, too. None if the source has no such thing.
+        """
+        ...
+
+    def read_batches(self, rule: OrderRule, *, article_ids: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Stream all rows, or those of some articles, in `SOURCE_SCHEMA`, ordered by the rule, then by cpe_id."""
         ...
 
 

@@ -38,8 +38,14 @@ _COLUMNS: dict[str, tuple[pa.DataType | None, str]] = {
     "created_at": (pa.timestamp("us", tz="UTC"), "When the row in the source table was created."),
     "vector": (None, "Vector of the concept, float32."),  # a list of D
 }
+# After them in tables from a source that can tell whether an article has changed.
+DIGEST_COLUMN = "article_digest"
+DIGEST_FIELD = pa.field(DIGEST_COLUMN, pa.int64())
 _NULLABLE = {*_COLUMNS} - {"row", "cpe_id", "article_id", "article_index", "position"}
-COLUMN_MEANINGS = {name: meaning for name, (_, meaning) in _COLUMNS.items()}
+COLUMN_MEANINGS = {
+    **{name: meaning for name, (_, meaning) in _COLUMNS.items()},
+    DIGEST_COLUMN: "Changes when a row of the article changes in the source. Null: read the article again.",
+}
 
 
 def undeclared_space(vector_dim: int) -> str:

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from lvm_pipeline import files
 from lvm_pipeline.concepts.schema import (
+    DIGEST_COLUMN,
+    DIGEST_FIELD,
     ConceptsMetadata,
     concepts_schema,
     explain_bad_parquet,
@@ -40,7 +42,7 @@ WRITER_OPTIONS: dict[str, Any] = {
     "compression_level": 1,
     "write_page_checksum": True,
     "column_encoding": {VECTOR_LEAF: "BYTE_STREAM_SPLIT"},
-    "use_dictionary": ["article_id", "article_index", "domain", "task", "modifier", "created_at"],
+    "use_dictionary": [DIGEST_COLUMN, "article_id", "article_index", "domain", "task", "modifier", "created_at"],
     "write_statistics": ["row", "article_id", "article_index", "position"],
 }
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -66,9 +68,11 @@ class ConceptsFingerprint:
 class ConceptsWriter:
     """Writes rows of the concept table as they come, in row groups that end where an article ends."""
 
-    def __init__(self, path: Path, *, vector_dim: int):
+    def __init__(self, path: Path, *, vector_dim: int, has_digests: bool = False):
         """Open the file at `path`, whose folder must exist; use as a context manager, or call `abandon` on errors."""
         self._schema = concepts_schema(vector_dim)
+        if has_digests:
+            self._schema = self._schema.append(DIGEST_FIELD)
         self._writer = pq.ParquetWriter(path, self._schema, **WRITER_OPTIONS)
         self._waiting: list[pa.Table] = []
         self._num_waiting = 0
@@ -100,7 +104,8 @@ class ConceptsWriter:
 
     def _write_group(self, rows: pa.Table) -> None:
         if rows.num_rows:
-            self._writer.write_table(rows, row_group_size=rows.num_rows)
+            # In one piece, so that pages do not depend on how the rows came.
+            self._writer.write_table(rows.combine_chunks(), row_group_size=rows.num_rows)
 
     def finish(self, metadata: ConceptsMetadata, *, source_findings: Iterable[Finding] = ()) -> None:
         """Write the remaining rows and the metadata, and close the file."""

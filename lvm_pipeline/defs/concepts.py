@@ -33,6 +33,8 @@ def concepts(
                 **metadata.parquet_metadata(settings.concepts_path, COLUMN_MEANINGS),
                 **metadata.numbers(promoted.as_json()),
                 "num_dropped": len(promoted.dropped),
+                "num_articles_kept": staged.num_articles_kept,
+                "num_articles_read": staged.num_articles_read,
                 "not_checked": not_checked(staged.findings),
                 "space_id": promoted.space_id,
                 "dataset_source": promoted.dataset_source,

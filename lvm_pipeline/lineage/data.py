@@ -13,6 +13,7 @@ from lvm_pipeline.adapters.postgres_observer import SourceState
 from lvm_pipeline.adapters.postgres_reader import PostgresReader
 from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
 from lvm_pipeline.concepts.invariants import check_concepts
+from lvm_pipeline.concepts.kept import EarlierExtractions
 from lvm_pipeline.concepts.report import JSON_NAME, verification_report, write_verification_report
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.findings import Finding, blocking_failures, raise_on_blocking
@@ -90,18 +91,45 @@ class StagedConcepts:
     path: Path | None
     metadata: ConceptsMetadata | None
     findings: list[Finding]
+    num_articles_kept: int = 0  # articles taken from the promoted table, since they have not changed
+    num_articles_read: int = 0  # articles read from the source
+
+    def extraction_in_words(self) -> str:
+        """Say how many articles were read."""
+        kept = f"; {self.num_articles_kept:,} have not changed and were kept" if self.num_articles_kept else ""
+        return f"{self.num_articles_read:,} articles were read from the source{kept}"
 
 
-def stage_concepts(settings: Settings, *, progress: Progress | None = None) -> StagedConcepts:
-    """Extract the concepts of the source into a staged file and run every invariant on them."""
+def stage_concepts(
+    settings: Settings, *, progress: Progress | None = None, is_full: bool | None = None
+) -> StagedConcepts:
+    """Extract the concepts of the source into a staged file and run every invariant on them.
+
+    `is_full` says whether unchanged articles are read again, too (default: what the settings say).
+    """
     staged_path = _staged_path(settings, "concepts")
+    is_full = settings.full_extraction if is_full is None else is_full
     extraction = extract_concepts(
-        source_reader(settings), options=extract_options(settings), staged_path=staged_path, progress=progress
+        source_reader(settings),
+        options=extract_options(settings),
+        staged_path=staged_path,
+        progress=progress,
+        earlier=None if is_full else _earlier_extractions(settings),
     )
     findings = with_set_severities(settings, extraction.findings)
     if extraction.path is not None and extraction.metadata is not None:
         findings = check_staged_concepts(settings, extraction.path, extraction.metadata)
-    return StagedConcepts(path=extraction.path, metadata=extraction.metadata, findings=findings)
+    return StagedConcepts(
+        path=extraction.path,
+        metadata=extraction.metadata,
+        findings=findings,
+        num_articles_kept=extraction.num_articles_kept,
+        num_articles_read=extraction.num_articles_read,
+    )
+
+
+def _earlier_extractions(settings: Settings) -> EarlierExtractions:
+    return EarlierExtractions(concepts_path=settings.concepts_path, parts_dir=settings.staging_dir / "extraction")
 
 
 def check_staged_concepts(settings: Settings, path: Path, metadata: ConceptsMetadata) -> list[Finding]:
@@ -233,8 +261,8 @@ class Verification:
 
 
 def verify_source(settings: Settings, *, progress: Progress | None = None) -> Verification:
-    """Check source, concepts and sequences as the source is now; products stay as they are."""
-    concepts = stage_concepts(settings, progress=progress)
+    """Check source, concepts and sequences as the source is now, read in full; products stay as they are."""
+    concepts = stage_concepts(settings, progress=progress, is_full=True)
     sequences: StagedSequences | None = None
     try:
         findings = list(concepts.findings)

@@ -21,7 +21,7 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
     """
     shown = task("concepts")
     concepts = data.stage_concepts(settings, progress=shown)
-    shown(1, 1)
+    shown(1, 1, concepts.extraction_in_words())
     shown = task("sequences")
     data.promote_with_sequences(settings, concepts)
     drift.check_drift(settings)

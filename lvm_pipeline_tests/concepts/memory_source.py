@@ -23,6 +23,8 @@ class MemorySource:
     space_counts: dict = field(default_factory=lambda: {"synthetic": 1})
     packed_codes: PackedCodes | None = None
     failure: Exception | None = None
+    digests: dict[str, int] | None = None
+    articles_read: list[str] = field(default_factory=list)  # by the last `read_batches`
 
     @contextmanager
     def open(self) -> Iterator["MemorySource"]:
@@ -50,9 +52,14 @@ class MemorySource:
             num_from_one=sum(first == 1 for first in firsts.values()),
         )
 
-    def read_batches(self, rule: OrderRule) -> Iterator[pa.RecordBatch]:
-        for start in range(0, len(self.rows), self.batch_rows):
-            yield pa.RecordBatch.from_pylist(self.rows[start : start + self.batch_rows], schema=SOURCE_SCHEMA)
+    def article_digests(self, rule: OrderRule) -> dict[str, int] | None:
+        return self.digests
+
+    def read_batches(self, rule: OrderRule, *, article_ids=None) -> Iterator[pa.RecordBatch]:
+        rows = [row for row in self.rows if article_ids is None or row["article_id"] in article_ids]
+        self.articles_read = list(dict.fromkeys(row["article_id"] for row in rows))
+        for start in range(0, len(rows), self.batch_rows):
+            yield pa.RecordBatch.from_pylist(rows[start : start + self.batch_rows], schema=SOURCE_SCHEMA)
         if self.failure is not None:
             raise self.failure
 
