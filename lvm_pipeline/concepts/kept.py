@@ -24,6 +24,7 @@ from lvm_pipeline.concepts.numbering import article_starts, read_ahead, whole_ar
 from lvm_pipeline.concepts.ordering import OrderRule
 from lvm_pipeline.concepts.reader import SOURCE_SCHEMA, SourceTable
 from lvm_pipeline.concepts.schema import DIGEST_COLUMN, DIGEST_FIELD
+from lvm_pipeline.concepts.store import FULL_DISK
 from lvm_pipeline.source.parquet_file import PARQUET_ERRORS
 
 PART_CONCEPTS = 65_536
@@ -190,9 +191,10 @@ class ArticleStream:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        is_disk_full = isinstance(error, OSError) and error.errno in FULL_DISK
         if self._parts is not None:
-            self._parts.release(is_done=kind is None or issubclass(kind, OSError | UnusableCopyError))
+            self._parts.release(is_done=error is None or is_disk_full or isinstance(error, UnusableCopyError))
 
     def batches(self, num_rows: int) -> Iterator[pa.RecordBatch]:
         """Yield all articles, of about `num_rows` concepts, in batches of whole ones."""
