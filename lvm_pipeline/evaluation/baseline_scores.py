@@ -40,7 +40,7 @@ def baseline_scores(
     return kept_or_made(
         cache_dir,
         "baselines",
-        [fingerprint, split, targets.context_mode, targets.context_length, code_version()],
+        [fingerprint, split, targets.context_mode, targets.context_length, code_version(__name__)],
         make=lambda: _scored(targets),
         pack=_packed,
         unpack=lambda arrays, facts: _unpacked(arrays, facts, num_targets=len(targets.scored)),

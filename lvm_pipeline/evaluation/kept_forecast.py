@@ -21,7 +21,7 @@ def kept_forecast(targets: Targets, *, fingerprint: str, cache_dir: Path | None)
     return kept_or_made(
         cache_dir,
         "linear-forecast",
-        [fingerprint, targets.context_mode, targets.context_length, code_version()],
+        [fingerprint, targets.context_mode, targets.context_length, code_version(__name__)],
         make=lambda: _fitted(targets),
         pack=lambda forecast: (vars(forecast), None),
         unpack=_unpacked,

@@ -122,7 +122,7 @@ def _baselines(scored: ScoredModel, cache_dir: Path | None, *, seed: int) -> dic
     return kept_or_made(
         cache_dir,
         "ranking",
-        [fingerprint, scored.split, targets.context_mode, targets.context_length, seed, code_version()],
+        [fingerprint, scored.split, targets.context_mode, targets.context_length, seed, code_version(__name__)],
         make=lambda: _fitted(targets, seed=seed),
         pack=_packed,
         unpack=lambda arrays, facts: _unpacked(arrays, facts, num_targets=len(targets.scored)),

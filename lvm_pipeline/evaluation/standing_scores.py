@@ -105,7 +105,7 @@ def _centroids(scored: ScoredModel, cache_dir: Path | None, *, seed: int) -> NDA
     targets = scored.targets
     if cache_dir is None:
         return fit_clusters(targets.vectors, targets.train_rows, seed=seed)
-    identity = json.dumps([scored.data.sequences.metadata.fingerprint, seed, code_version()])
+    identity = json.dumps([scored.data.sequences.metadata.fingerprint, seed, code_version(__name__)])
     path = cache_dir / f"clusters-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npy"
     try:
         centroids = np.load(path, allow_pickle=False)

@@ -23,13 +23,13 @@ def training_code_version(architecture: str, strategy: str) -> str:
 
 
 @cache
-def code_version(*modules: str) -> str:
-    """Return the package's version and a hash of some modules with everything of this package that they import.
+def code_version(module: str, *others: str) -> str:
+    """Return the package's version and a hash of one or more modules with everything of this package that they import.
 
     Comments, docstrings and formatting do not count.
     """
     digest = hashlib.sha256()
-    for name in sorted(import_closure(modules)):
+    for name in sorted(import_closure((module, *others))):
         digest.update(f"{name}\n{ast.dump(_code_of(name))}".encode())
     return f"{_version('lvm-pipeline')}+{digest.hexdigest()[:12]}"
 

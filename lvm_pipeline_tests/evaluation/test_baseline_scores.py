@@ -5,6 +5,7 @@ import pytest
 
 from lvm_pipeline.evaluation import baseline_scores as module
 from lvm_pipeline.evaluation.baseline_scores import baseline_scores
+from lvm_pipeline.training import provenance
 from lvm_pipeline_tests.measures.processes import targets_of_process
 
 
@@ -52,14 +53,32 @@ def test_other_sequences_splits_and_contexts_are_scored_anew(tmp_path, fits):
     assert "article_mean_mix" in found
 
 
-def test_other_code_is_scored_anew(tmp_path, fits, monkeypatch):
-    targets = targets_of_process("noise")
-    scored(tmp_path, targets)
-    monkeypatch.setattr(module, "code_version", lambda: "another")
+@pytest.fixture
+def edit(monkeypatch):
+    """Change the code of a module, as an upgrade of the project does."""
+    read = provenance._code_of
 
+    def edited(name):
+        changed = provenance.ast.parse("changed = True")
+        monkeypatch.setattr(provenance, "_code_of", lambda module: changed if module == name else read(module))
+        provenance.code_version.cache_clear()
+
+    yield edited
+    provenance.code_version.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "num_fits"),
+    [("measures.baselines", 2), ("measures.retrieval", 2), ("evaluation.baseline_scores", 2), ("evaluation.report", 1)],
+)
+def test_baselines_are_fitted_anew_when_their_code_changes(tmp_path, fits, edit, name, num_fits):
+    targets = targets_of_process("noise", lengths=(8,) * 5)
     scored(tmp_path, targets)
 
-    assert len(fits) == 2
+    edit(f"lvm_pipeline.{name}")
+    scored(tmp_path, targets)
+
+    assert len(fits) == num_fits
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 not a whole archive", None])
