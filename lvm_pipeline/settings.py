@@ -168,9 +168,10 @@ class Settings(TrainingConfig, BaseSettings):
         default="champion",
         description="What to retrain: `champion` (its architecture), `all`, or architecture names separated by commas.",
     )
-    retrain_on: Literal["schedule", "new_data", "drift"] = Field(
+    retrain_on: Literal["schedule", "new_data", "drift", "error"] = Field(
         default="schedule",
-        description="Also retrain between scheduled runs: when new data has passed its checks, or has drifted.",
+        description="Also retrain between scheduled runs: when new data has passed its checks, when it has drifted, or "
+        "when the champion predicts it worse than before.",
     )
     automation_interval_seconds: int = Field(
         default=30, ge=1, description="Seconds between evaluations of Dagster's automation and alert sensors."
@@ -278,6 +279,7 @@ class Settings(TrainingConfig, BaseSettings):
     staging_dir = InHome("data", "staging")  # products that wait for their checks, on the same disk
     concepts_path = InHome("data", "concepts.parquet")  # the promoted concept table
     champion_concepts_path = InHome("data", "champion_concepts.parquet")  # reference for drift
+    champion_sequences_path = InHome("data", "champion_sequences.parquet")  # with the champion's validation articles
     sequences_path = InHome("data", "sequences.parquet")  # the promoted sequence table
     vectors_dir = InHome("data", "vectors")  # memory-mapped (N, D) arrays, one per fingerprint
     trials_dir = InHome("trials")  # trials, one folder per trial id: options, model, checkpoint, report

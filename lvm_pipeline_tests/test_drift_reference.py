@@ -4,7 +4,7 @@ import pytest
 
 from lvm_pipeline import files
 from lvm_pipeline.concepts.schema import read_concepts_metadata
-from lvm_pipeline.lineage.drift import check_drift, keep_champion_concepts
+from lvm_pipeline.lineage.drift import check_drift, keep_champion_data
 from lvm_pipeline.settings import Settings
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts
 
@@ -21,9 +21,14 @@ def promote(settings, seed):
     return read_concepts_metadata(settings.concepts_path).fingerprint
 
 
+def both(fingerprint):
+    """Fingerprints of what a champion was trained on; its sequences are not at hand."""
+    return {"concepts": fingerprint, "sequences": "gone"}
+
+
 def test_the_reference_costs_no_space_and_outlives_a_refresh(settings):
     fingerprint = promote(settings, seed=1)
-    keep_champion_concepts(settings, fingerprint)
+    keep_champion_data(settings, both(fingerprint))
     assert settings.champion_concepts_path.samefile(settings.concepts_path)
 
     promote(settings, seed=2)
@@ -34,18 +39,18 @@ def test_the_reference_costs_no_space_and_outlives_a_refresh(settings):
 
 def test_a_champion_that_stays_keeps_its_reference(settings):
     fingerprint = promote(settings, seed=1)
-    keep_champion_concepts(settings, fingerprint)
+    keep_champion_data(settings, both(fingerprint))
     promote(settings, seed=2)
 
-    keep_champion_concepts(settings, fingerprint)
+    keep_champion_data(settings, both(fingerprint))
 
     assert read_concepts_metadata(settings.champion_concepts_path).fingerprint == fingerprint
 
 
 def test_the_next_champion_brings_its_own_reference(settings):
-    keep_champion_concepts(settings, promote(settings, seed=1))
+    keep_champion_data(settings, both(promote(settings, seed=1)))
 
-    keep_champion_concepts(settings, promote(settings, seed=2))
+    keep_champion_data(settings, both(promote(settings, seed=2)))
 
     assert settings.champion_concepts_path.samefile(settings.concepts_path)
     assert sorted(path.name for path in settings.data_dir.iterdir() if path.is_file()) == [
@@ -55,9 +60,9 @@ def test_the_next_champion_brings_its_own_reference(settings):
 
 
 def test_data_of_an_earlier_champion_are_no_reference(settings):
-    keep_champion_concepts(settings, promote(settings, seed=1))
+    keep_champion_data(settings, both(promote(settings, seed=1)))
 
-    keep_champion_concepts(settings, "of a champion whose concepts are gone")
+    keep_champion_data(settings, both("of a champion whose concepts are gone"))
 
     assert not settings.champion_concepts_path.exists()
     assert not check_drift(settings)[0].has_drifted
@@ -69,7 +74,7 @@ def test_a_disk_without_links_gets_a_copy(settings, monkeypatch):
 
     monkeypatch.setattr(files.os, "link", refuse)
 
-    keep_champion_concepts(settings, promote(settings, seed=1))
+    keep_champion_data(settings, both(promote(settings, seed=1)))
 
     assert not settings.champion_concepts_path.samefile(settings.concepts_path)
     assert settings.champion_concepts_path.read_bytes() == settings.concepts_path.read_bytes()

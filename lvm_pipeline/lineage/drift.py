@@ -1,11 +1,18 @@
-"""The concepts that the champion was trained on, kept for comparison, and how far the present ones are from them."""
+"""The data that the champion was trained on, kept for comparison, and how far the present concepts are from them."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_pipeline import files
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import explain_full_disk
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import Finding
+from lvm_pipeline.lineage.trials import trial_folder
+from lvm_pipeline.measures.error_drift import champion_predicts_as_before
+from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -14,23 +21,34 @@ if TYPE_CHECKING:
 NO_REFERENCE = "there is no champion whose training data are at hand"
 
 
-def keep_champion_concepts(settings: Settings, fingerprint: str) -> None:
-    """Keep the concept table of this fingerprint, which the champion was trained on, beside the present one.
+def keep_champion_data(settings: Settings, fingerprints: Mapping[str, str]) -> None:
+    """Keep the concept and sequence tables that the champion was trained on beside the present ones.
 
-    It is a second name of the same file, which costs no space until the present table is replaced. Where a champion's
-    concepts are gone, nothing is kept: those of an earlier champion would be a false reference.
+    They are second names of the same files, which cost no space until the present tables are replaced. Where a
+    champion's data are gone, nothing is kept: those of an earlier champion would be a false reference.
 
     Raises:
         LvmError: If a table cannot be read, or the disk is full.
     """
-    kept = settings.champion_concepts_path
-    if _is_table(kept, fingerprint):
+    _keep(settings.concepts_path, settings.champion_concepts_path, fingerprints["concepts"])
+    _keep(settings.sequences_path, settings.champion_sequences_path, fingerprints["sequences"])
+
+
+def _keep(present: Path, kept: Path, fingerprint: str) -> None:
+    if _fingerprint(kept) == fingerprint:
         return
-    if _is_table(settings.concepts_path, fingerprint):
-        with explain_full_disk(settings.data_dir):
-            files.link_or_copy(settings.concepts_path, kept)
+    if _fingerprint(present) == fingerprint:
+        with explain_full_disk(kept.parent):
+            files.link_or_copy(present, kept)
     else:
         kept.unlink(missing_ok=True)
+
+
+def _fingerprint(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    is_sequences = path.stem.endswith("sequences")
+    return (read_sequences_metadata if is_sequences else read_concepts_metadata)(path).fingerprint
 
 
 def check_drift(settings: Settings) -> tuple["Drift", Path]:
@@ -47,8 +65,40 @@ def check_drift(settings: Settings) -> tuple["Drift", Path]:
         drift = compare_concepts(reference, settings.concepts_path)
     else:
         drift = not_compared(settings.concepts_path, NO_REFERENCE)
+    drift = replace(drift, findings=[*drift.findings, check_error(settings, drift.arrived)])
     return drift, write_drift_report(settings.reports_dir, drift)[1]
 
 
-def _is_table(path: Path, fingerprint: str) -> bool:
-    return path.is_file() and read_concepts_metadata(path).fingerprint == fingerprint
+def check_error(settings: Settings, new_articles: list[str] | None) -> Finding:
+    """Compare the champion's error on new articles (None: not known) with that on its validation articles."""
+    from lvm_pipeline.evaluation.new_articles import errors_on_new
+    from lvm_pipeline.lineage.results import read_champion
+    from lvm_pipeline.training.data import load_training_data
+
+    champion = read_champion(settings).get("name")
+    if new_articles is None or champion is None:
+        return champion_predicts_as_before.not_checked(NO_REFERENCE)
+    if not new_articles:
+        return champion_predicts_as_before.not_checked("no article is new since the champion was trained")
+    try:
+        reference = load_training_data(
+            settings.champion_concepts_path,
+            settings.champion_sequences_path,
+            settings.vectors_dir,
+            encoders_dir=settings.encoders_dir,
+            decoders_dir=settings.decoders_dir,
+        )
+        found = errors_on_new(
+            trial_folder(settings, champion).model_dir,
+            reference,
+            settings.concepts_path,
+            new_articles=new_articles,
+            vectors_dir=settings.vectors_dir,
+            device=settings.device,
+            cache_dir=settings.data_dir / "baselines",
+        )
+    except LvmError as error:
+        return champion_predicts_as_before.not_checked(f"the champion could not be scored: {error}")
+    if found is None:
+        return champion_predicts_as_before.not_checked("no new article is long enough for a sequence")
+    return champion_predicts_as_before(*found)

@@ -9,6 +9,7 @@ from lvm_pipeline.concepts.drift.compare import drift_invariants
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation import gates as of_report
 from lvm_pipeline.findings import Finding, Invariant, Severity
+from lvm_pipeline.measures.error_drift import champion_predicts_as_before
 from lvm_pipeline.sequences import invariants as of_sequences
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.tables import table_of
@@ -16,7 +17,7 @@ from lvm_pipeline.training import invariants as of_model
 
 INVARIANTS: Mapping[str, tuple[Invariant, ...]] = {
     "concepts": of_concepts.invariants(),
-    "drift": drift_invariants(),
+    "drift": (*drift_invariants(), champion_predicts_as_before),
     "sequences": of_sequences.invariants(),
     "trained_model": of_model.invariants(),
     "evaluation_report": of_report.invariants(),

@@ -13,7 +13,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.lineage.data import reported_findings
 from lvm_pipeline.lineage.decoders import text_request
-from lvm_pipeline.lineage.drift import keep_champion_concepts
+from lvm_pipeline.lineage.drift import keep_champion_data
 from lvm_pipeline.lineage.models import complete_tracking, promoted_data
 from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, link_report, read_tracking, trained_trials
 from lvm_pipeline.sequences.schema import read_sequences_metadata
@@ -196,9 +196,9 @@ def choose_champion(settings: Settings) -> dict[str, Any]:
         _score_on_test(settings, selection.challenger_dir, fingerprint)
         promoted = _promoted(settings, selection.challenger_dir, decision.as_json())
         chosen |= _description_of(settings, promoted, fingerprint)
-        keep_champion_concepts(settings, _info_of(selection.challenger_dir).fingerprints["concepts"])
+        keep_champion_data(settings, _info_of(selection.challenger_dir).fingerprints)
     elif incumbent is not None:
-        keep_champion_concepts(settings, _info_of(incumbent.model_dir).fingerprints["concepts"])
+        keep_champion_data(settings, _info_of(incumbent.model_dir).fingerprints)
         chosen |= _description_of(settings, incumbent, incumbent.tags.get("model_fingerprint"))
     files.write_json(settings.reports_dir / CHAMPION_FILE, chosen)
     build_leaderboard(settings)

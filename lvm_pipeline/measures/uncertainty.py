@@ -59,6 +59,26 @@ def paired_gain(values: ArrayLike, base_values: ArrayLike, articles: ArrayLike, 
     return article_interval(np.asarray(values, np.float64) - np.asarray(base_values, np.float64), articles, seed=seed)
 
 
+def article_difference(
+    values: ArrayLike,
+    articles: ArrayLike,
+    other_values: ArrayLike,
+    other_articles: ArrayLike,
+    *,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean of values (S,) minus that of others, on other articles, with its interval by articles of both."""
+    rng = np.random.default_rng(seed)
+    groups = [article_sums(values, articles), article_sums(other_values, other_articles)]
+    means = [float(sums.sum() / counts.sum()) for sums, counts in groups]
+    if min(len(sums) for sums, _ in groups) < FEWEST_ARTICLES:
+        return Interval(means[0] - means[1], None, None)
+    drawn = [_resampled_means(sums, counts, rng) for sums, counts in groups]
+    low, high = np.quantile(drawn[0] - drawn[1], [(1 - level) / 2, (1 + level) / 2])
+    return Interval(means[0] - means[1], float(low), float(high))
+
+
 def article_sums(values: ArrayLike, articles: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the sum of the values in each article and the number of targets in it, shape (A,) each."""
     _, codes = np.unique(np.asarray(articles), return_inverse=True)

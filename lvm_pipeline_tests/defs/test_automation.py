@@ -81,7 +81,8 @@ class World:
     def make(self, name, partition=None):
         """An asset was made: its checks were looked at, and it was promoted unless a blocking one failed."""
         checks = {each.name: each.severity for each in INVARIANTS[name]}
-        checks |= {DRIFT: Severity.WARNING} if name == "concepts" else {}
+        drifted = {DRIFT, *self.failing & {"champion_predicts_as_before"}} if name == "concepts" else ()
+        checks |= dict.fromkeys(drifted, Severity.WARNING)
         for check, severity in checks.items():
             self._report(
                 dg.AssetCheckEvaluation(
@@ -340,6 +341,22 @@ def test_drift_trains_only_when_a_drift_check_fails(world):
     assert world.look() == set()
 
     world.failing = {DRIFT}
+    world.make("concepts")
+
+    assert world.look() == {"trained_model gru"}
+
+
+def test_a_worse_error_trains_and_other_drift_does_not(world):
+    world.set(retrain_on="error", retrained_architectures="gru")
+    world.failing = {DRIFT, "tmd_codes_are_assigned"}
+    world.make("concepts")
+    world.look()
+    change(world, "concepts", "sequences")
+    world.make("concepts")
+    world.make("sequences")
+    assert world.look() == set()
+
+    world.failing = {"champion_predicts_as_before"}
     world.make("concepts")
 
     assert world.look() == {"trained_model gru"}

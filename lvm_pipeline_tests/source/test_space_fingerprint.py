@@ -50,7 +50,7 @@ def test_vectors_of_another_space_of_equal_width_are_not(fingerprint, vectors, h
 
 
 def test_vectors_that_were_negated_have_not_the_mean(vectors):
-    many = np.repeat(np.arange(140), 20)
+    many = np.repeat(np.arange(300), 20)
     fingerprint = fingerprint_of("a space", directed(many), many)
 
     assert "have not the mean of a space" in fingerprint.why_other(-vectors)

@@ -52,6 +52,7 @@ class Drift:
     num_arrived: int | None = None  # new or changed articles; None if articles were not compared
     num_kept: int | None = None  # unchanged articles
     num_left: int | None = None  # removed articles
+    arrived: list[str] | None = None  # ids of the new or changed articles
 
     @property
     def has_drifted(self) -> bool:
@@ -66,7 +67,7 @@ class Drift:
         return {
             "has_drifted": self.has_drifted,
             "was_compared": self.was_compared,
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name != "arrived"},
             "findings": [finding.as_json() for finding in self.findings],
         }
 
@@ -103,14 +104,15 @@ def compare_concepts(reference_path: Path, present_path: Path) -> Drift:
     ):
         equal = num_concepts_is_as_before.finding(passed=True, message=UNCHANGED, observed=1.0)
         counts = {"num_arrived": 0, "num_kept": now.num_articles, "num_left": 0}
-        return Drift(present=now, reference=before, findings=[equal, *_unchanged()], **counts)
+        return Drift(present=now, reference=before, findings=[equal, *_unchanged()], arrived=[], **counts)
     num_articles = before.num_articles + now.num_articles
     max_sampled = min(MAX_SAMPLED_OF_ARTICLE, max(1, MAX_SAMPLED // max(1, num_articles)))
     reference, present = (read_articles(path, max_sampled=max_sampled) for path in (reference_path, present_path))
     findings = compare_articles(reference, present)
     changes = changes_between(reference, present)
     counts = {f"num_{name}": len(articles) for name, articles in changes._asdict().items()}
-    return Drift(present=now, reference=before, findings=findings, **counts)
+    arrived = [present.ids[article] for article in changes.arrived]
+    return Drift(present=now, reference=before, findings=findings, arrived=arrived, **counts)
 
 
 def compare_articles(reference: ArticleSample, present: ArticleSample) -> list[Finding]:

@@ -1,0 +1,89 @@
+"""Does a model predict new articles as well as those it was validated on? The next concept is its own label.
+
+Shapes: S = targets.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvm_pipeline.findings import Finding, Severity, invariant
+from lvm_pipeline.measures.uncertainty import article_difference
+
+MIN_ARTICLES, MIN_TARGETS = 10, 100  # new ones, fewer cannot be told from chance
+LEVEL = 0.99
+MIN_DROP = 0.01  # of the cosine; smaller ones are no reason to act
+MIN_LOST_GAIN = 0.5  # share of the gain over the linear forecast
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errors:
+    """What a model and the linear forecast scored on some targets."""
+
+    cosine: NDArray[np.float32]  # of the model, (S,)
+    forecast: NDArray[np.float32]  # of the linear forecast that was fitted on the model's train articles, (S,)
+    articles: NDArray[np.int64]  # article of each target, (S,)
+
+    @property
+    def num_articles(self) -> int:
+        return len(np.unique(self.articles))
+
+    @property
+    def gain(self) -> NDArray[np.float32]:
+        return self.cosine - self.forecast
+
+
+@invariant(
+    severity=Severity.WARNING,
+    remedy="Look at the new articles: other text, another chunking, damaged vectors? If they are what you want to "
+    "predict, retrain (LVM_RETRAIN_ON=error does it when this fails).",
+)
+def champion_predicts_as_before(before: Errors, after: Errors) -> Finding:
+    """The champion predicts new articles as well as those it was validated on.
+
+    Its cosine and its gain over the linear forecast are compared with those on its validation articles, by a bootstrap
+    over articles. It fails if the cosine is lower by 0.01 or more, or if half of the gain is gone.
+    """
+    if after.num_articles < MIN_ARTICLES or len(after.cosine) < MIN_TARGETS:
+        return champion_predicts_as_before.not_checked(
+            f"{after.num_articles} new articles with {len(after.cosine)} targets are too few to tell"
+        )
+    figures = {
+        name: (float(np.mean(getattr(before, name))), float(np.mean(getattr(after, name))))
+        for name in ("cosine", "gain", "forecast")
+    }
+    changes = {
+        name: article_difference(
+            getattr(after, name), after.articles, getattr(before, name), before.articles, level=LEVEL
+        )
+        for name in ("cosine", "gain")
+    }
+    least = {"cosine": MIN_DROP, "gain": MIN_LOST_GAIN * max(figures["gain"][0], 0)}
+    lost = [name for name, change in changes.items() if (change.high or 0) < 0 and -change.mean >= least[name] > 0]
+    details = {
+        **{f"{name}_before": values[0] for name, values in figures.items()},
+        **{f"{name}_now": values[1] for name, values in figures.items()},
+        **{f"{name}_change_{end}": getattr(each, end) for name, each in changes.items() for end in ("low", "high")},
+        "num_articles": after.num_articles,
+        "num_targets": len(after.cosine),
+    }
+    sentences = [
+        f"{words} {figures[name][1]:{form}} on {after.num_articles} new articles, {figures[name][0]:{form}} on its "
+        f"{before.num_articles} validation articles (change {changes[name].mean:+.4f} "
+        f"[{changes[name].low:+.4f}, {changes[name].high:+.4f}])"
+        for name, words, form in (("cosine", "cosine", ".4f"), ("gain", "gain over the linear forecast", "+.4f"))
+    ]
+    if lost:
+        is_harder = figures["forecast"][1] - figures["forecast"][0] < -MIN_DROP / 2
+        sentences.append(
+            f"the linear forecast {'fell' if is_harder else 'did not fall'} from {figures['forecast'][0]:.4f} to "
+            f"{figures['forecast'][1]:.4f}, so {'the articles are harder' if is_harder else 'it is the model'}"
+        )
+    return champion_predicts_as_before.finding(
+        passed=not lost,
+        message="; ".join(sentences),
+        observed=figures["cosine"][1],
+        allowed=figures["cosine"][0] - MIN_DROP,
+        details=details,
+    )

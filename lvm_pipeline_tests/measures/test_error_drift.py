@@ -1,0 +1,56 @@
+"""The champion's error on new articles against that on its validation articles, article by article."""
+
+import numpy as np
+import pytest
+
+from lvm_pipeline.measures.error_drift import Errors, champion_predicts_as_before
+
+
+def errors(num_articles, *, cosine=0.6, gain=0.01, seed=0, length=12):
+    """Articles differ by 0.05, and the gain by 0.01; targets of an article by as much again."""
+    rng = np.random.default_rng(seed)
+    articles = np.repeat(np.arange(num_articles), length)
+    noise = rng.standard_normal((4, num_articles))[:, articles] + rng.standard_normal((4, len(articles)))
+    forecast = cosine - gain + 0.05 * noise[0]
+    return Errors(cosine=forecast + gain + 0.01 * noise[1], forecast=forecast, articles=articles)
+
+
+BEFORE = errors(200)
+
+
+def test_equal_articles_pass_with_numbers_to_plot():
+    finding = champion_predicts_as_before(BEFORE, errors(60, seed=1))
+
+    assert finding.outcome == "passed"
+    assert finding.observed == pytest.approx(0.6, abs=0.02)
+    assert {"cosine_now", "cosine_before", "gain_now", "gain_before", "cosine_change_high"} <= finding.details.keys()
+
+
+def test_harder_articles_are_said_to_be_harder():
+    finding = champion_predicts_as_before(BEFORE, errors(60, cosine=0.5, seed=1))
+
+    assert finding.outcome == "warning"
+    assert "on 60 new articles" in finding.message
+    assert "on its 200 validation articles" in finding.message
+    assert finding.message.endswith("so the articles are harder")
+
+
+def test_a_lost_gain_is_the_models_own():
+    finding = champion_predicts_as_before(BEFORE, errors(60, cosine=0.6, gain=-0.002, seed=0))
+
+    assert finding.outcome == "warning"
+    assert finding.message.endswith("so it is the model")
+
+
+def test_better_articles_and_small_changes_pass():
+    assert champion_predicts_as_before(BEFORE, errors(60, cosine=0.7, seed=1)).passed
+    many = errors(20_000, length=3), errors(20_000, cosine=0.595, length=3, seed=1)
+    assert champion_predicts_as_before(*many).passed  # certainly lower, by too little to act on
+
+
+@pytest.mark.parametrize(("num", "length"), [(9, 50), (11, 9)])
+def test_few_new_articles_are_not_checked(num, length):
+    finding = champion_predicts_as_before(BEFORE, errors(num, cosine=0.2, length=length))
+
+    assert finding.outcome == "not checked"
+    assert f"{num} new articles" in finding.message
