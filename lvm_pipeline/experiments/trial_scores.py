@@ -19,6 +19,7 @@ from lvm_pipeline.files import write_json
 from lvm_pipeline.measures.retrieval import EARLIER_ROWS, Exclusion
 from lvm_pipeline.measures.uncertainty import Interval, article_sums, paired_gain
 from lvm_pipeline.training.data import TrainingData
+from lvm_pipeline.training.provenance import code_version
 
 OUTCOME_FILE = "outcome.json"  # in the trial's folder
 
@@ -44,6 +45,7 @@ class TrialScores:
     cosine_sums: tuple[float, ...] = field(repr=False)
     gain_sums: tuple[float, ...] = field(repr=False)  # sum of the gain over the best baseline, likewise
     target_counts: tuple[int, ...] = field(repr=False)  # targets of each article
+    scored_by: str = ""  # version of the code that scored it; empty: by code that did not say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,11 @@ def read_outcome(folder: Path) -> Outcome | None:
         return None
 
 
+def scoring_version() -> str:
+    """Return the version of the code that scores trials: baselines, pools and measures."""
+    return code_version(__name__)
+
+
 def score_trial(model_dir: Path, data: TrainingData, *, device: str, num_threads: int, cache_dir: Path) -> TrialScores:
     """Score a trained model on the validation split of its data, and keep its cosines for the champion rule."""
     scored = score_model(model_dir, data, split=DECIDING_SPLIT, device=device, num_threads=num_threads)
@@ -108,4 +115,5 @@ def score_trial(model_dir: Path, data: TrainingData, *, device: str, num_threads
         cosine_sums=tuple(article_sums(own, articles)[0].tolist()),
         gain_sums=tuple(sums.tolist()),
         target_counts=tuple(counts.astype(int).tolist()),
+        scored_by=scoring_version(),
     )

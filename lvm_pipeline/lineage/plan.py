@@ -6,12 +6,13 @@ LVM_HOME/reports/study.json, .html          the study report
 LVM_HOME/reports/experiments.csv            one row a trial
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
-from lvm_pipeline.lineage.models import training_config_of
+from lvm_pipeline.lineage.models import promoted_data, training_config_of
 from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.lineage.week_five import WeekFive, read_week_5, settle_week_5
 from lvm_pipeline.sequences.schema import read_sequences_metadata
@@ -157,6 +158,8 @@ def done_trials(settings: Settings, trials: "Sequence[PlannedTrial]") -> "Iterat
 def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
     """Write the study report and `experiments.csv`; return the study and the paths of page, JSON and CSV.
 
+    Trials that were scored by other code are scored again first, so that all are held against the same baselines.
+
     Raises:
         LvmError: If there are no promoted data.
     """
@@ -171,7 +174,7 @@ def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
     trials = {trial.trial_id: trial for trial in planned(settings)}
     outcomes = {name: found for name in trials if (found := outcome_of(settings, name)) is not None}
     current = {name: found for name, found in outcomes.items() if found.fingerprints == present_fingerprints(settings)}
-    rows = study_rows(plan_rows(settings), trials, current)
+    rows = study_rows(plan_rows(settings), trials, scored_alike(settings, current))
     groups = config_groups(rows)
     week_5 = week_5_of(settings, trials_of_weeks_1_to_4(settings))
     by_id = {row.trial_id: row for row in rows}
@@ -190,3 +193,25 @@ def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
         champion_reason=(read_champion(settings).get("decision") or {}).get("reason"),
     )
     return study, write_study_files(study, settings.reports_dir)
+
+
+def scored_alike(settings: Settings, outcomes: "Mapping[str, Outcome]") -> "dict[str, Outcome]":
+    """Return outcomes whose scores all come from the present code; those of other code are made and written again."""
+    from lvm_pipeline.experiments.trial_scores import score_trial, scoring_version, write_outcome
+
+    found, version = dict(outcomes), scoring_version()
+    other = [name for name, each in outcomes.items() if each.scores is not None and each.scores.scored_by != version]
+    data = promoted_data(settings) if other else None
+    for name in other:
+        folder = trial_folder(settings, name)
+        if data is not None and folder.model_dir.is_dir():
+            scores = score_trial(
+                folder.model_dir,
+                data,
+                device=settings.device,
+                num_threads=settings.num_threads,
+                cache_dir=settings.data_dir / "baselines",
+            )
+            found[name] = replace(found[name], scores=scores)
+            write_outcome(folder.path, found[name])
+    return found

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -14,8 +15,11 @@ import pytest
 from lvm_pipeline import lineage
 from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.experiments import plan
+from lvm_pipeline.experiments import plan, trial_scores
 from lvm_pipeline.experiments.plan import Share
+from lvm_pipeline.experiments.trial_scores import read_outcome, write_outcome
+from lvm_pipeline.lineage.trials import trial_folder
+from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.settings import Settings, settings_environment, with_options
 from lvm_pipeline.training import rescore
 from lvm_pipeline.training.progress import StoppedError
@@ -220,8 +224,11 @@ def test_a_refinement_that_is_stopped_early_is_recorded_and_not_run_again(settin
 PROGRAM = """
 from lvm_pipeline import lineage
 from lvm_pipeline.adapters.loopback import free_port
-from lvm_pipeline.experiments import plan
+from lvm_pipeline.experiments import plan, trial_scores
 from lvm_pipeline.experiments.plan import Share
+from lvm_pipeline.experiments.trial_scores import read_outcome, write_outcome
+from lvm_pipeline.lineage.trials import trial_folder
+from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.settings import load_settings
 plan.SHARES = (Share(architecture="gru", week=1, count=2),)
 lineage.run_plan(load_settings(), week=1, tracker_for=lambda week: None)
@@ -284,6 +291,24 @@ def test_the_study_report_has_every_trial_and_fetches_nothing(settings, small_pl
     assert [line["status"] for line in lines] == [row.status for row in study.rows]
     assert float(lines[0]["cosine"]) == study.done[0].scores.cosine
     assert json.loads(lines[0]["overrides"]) == study.done[0].overrides
+
+
+def test_trials_that_other_code_scored_are_scored_again_before_they_are_compared(settings, small_plan, monkeypatch):
+    run(settings)
+    before, _ = lineage.write_study(settings)
+    row = before.done[-1]
+    folder = trial_folder(settings, row.trial_id)
+    outcome = read_outcome(folder.path)
+    harder = replace(outcome.scores, best_baseline="copy_last", gain=Interval(9, 9, 9), scored_by="0.0.1+other")
+    write_outcome(folder.path, replace(outcome, scores=harder))
+
+    after, _ = lineage.write_study(settings)
+    monkeypatch.setattr(trial_scores, "score_trial", None)  # what is up to date is not scored
+    lineage.write_study(settings)
+
+    found = next(each for each in after.rows if each.trial_id == row.trial_id).scores
+    assert (found.best_baseline, found.gain) == (row.scores.best_baseline, row.scores.gain)
+    assert read_outcome(folder.path).scores == found
 
 
 def test_a_study_without_any_trial_says_so(settings, small_plan):
