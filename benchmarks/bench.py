@@ -35,6 +35,7 @@ SCRIPTS = (
     Script(name="parquet_encodings.py", smoke=("--rows", "64", "--repeats", "1")),
     Script(name="near_duplicates.py", smoke=("--rows", "2000", "--repeats", "1")),
     Script(name="training.py"),
+    Script(name="larger_than_memory.py", smoke=("--concepts", "1000", "--limit-mb", "0", "--preset", "smoke")),
     Script(name="architectures.py", options=("--preset", "small", "--seconds", "1")),
     Script(
         name="drift.py",

@@ -250,3 +250,5 @@ class _Feed:
                 raise UnusableCopyError
             yield self._rows.slice(self._starts[0], self._starts[count] - self._starts[0])
             self._starts, article_ids = self._starts[count:], article_ids[count:]
+            if len(self._starts) < 2:
+                self._rows = None

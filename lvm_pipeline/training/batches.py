@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lvm_pipeline.training.read_ahead import read_ahead
 from lvm_pipeline.training.spans import Spans
 
 LENGTH_JITTER = 0.05  # spans whose lengths differ by less than this share are reordered from epoch to epoch
@@ -122,5 +123,6 @@ def batches(
     rng: np.random.Generator | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
     """Yield every batch once, with the indices of its spans."""
-    for indices in group_spans(spans, batch_size, rng=rng):
-        yield indices, gather(vectors, spans.take(indices), condition)
+    groups = group_spans(spans, batch_size, rng=rng)
+    for indices, part in zip(groups, read_ahead(vectors, [spans.take(group) for group in groups]), strict=True):
+        yield indices, gather(vectors, part, condition)

@@ -1,8 +1,9 @@
 """The training loop: phases of epochs of steps; after each epoch validate, keep the best weights, log.
 
-Every batch is an index gather from the memory-mapped vectors. The configured validation metric selects the weights; the
-untrained model, which is exactly the fitted weighted mean, is the first candidate. A training that was killed resumes
-from its last checkpoint, inside a phase or between two, and ends with the same weights, bit for bit on a CPU.
+Every batch is an index gather from the memory-mapped vectors, which the system reads ahead (`read_ahead`). The
+configured validation metric selects the weights; the untrained model, which is exactly the fitted weighted mean, is the
+first candidate. A training that was killed resumes from its last checkpoint, inside a phase or between two, and ends
+with the same weights, bit for bit on a CPU.
 """
 
 import contextlib
@@ -43,6 +44,7 @@ from lvm_pipeline.training.optimiser import set_learning_rate
 from lvm_pipeline.training.phases import Phase
 from lvm_pipeline.training.progress import OnProgress, ProgressReport, StoppedError
 from lvm_pipeline.training.ranks import Ranks
+from lvm_pipeline.training.read_ahead import read_ahead, read_in_any_order
 from lvm_pipeline.training.record import checkpoint_identity, run_params, run_tags, trained_model_info
 from lvm_pipeline.training.settle import settled
 from lvm_pipeline.training.tracking import Tracker, TrainingStatus, close, log_and_close
@@ -109,7 +111,8 @@ def train(
         training.start(tracker, checkpoint_dir / CHECKPOINT_FILE, again=again)
         status: TrainingStatus = "FAILED"
         try:
-            training.run(progress)
+            with read_in_any_order(training.made.vectors):
+                training.run(progress)
             if not ranks.is_first:
                 return training.trained(output_dir)
             trained = training.save(output_dir)
@@ -228,9 +231,10 @@ class _Training:
         progress.epoch = progress.last_epoch + 1
         batches = self._batches_of_epoch(phase)
         pending: list[_Step] = []
-        for number in range(progress.step_in_epoch, len(batches)):
+        coming = read_ahead(self.made.vectors, batches[progress.step_in_epoch :])
+        for number, spans in enumerate(coming, progress.step_in_epoch):
             done_fraction = (progress.epochs_in_phase + (number + 1) / len(batches)) / phase.epochs
-            pending.append(self._training_step(batches[number], done_fraction))
+            pending.append(self._training_step(spans, done_fraction))
             progress.step_in_epoch = number + 1
             is_last = number + 1 == len(batches)
             is_checkpoint_due = time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds
