@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -124,7 +125,6 @@ class Settings(TrainingConfig, BaseSettings):
         ge=1,
         description="Texts that the text decoder writes per prediction; of several, the encoder keeps the closest.",
     )
-
     text_temperature: float = Field(
         default=0.7, ge=0, description="Temperature of the texts that are drawn when there are several candidates."
     )
@@ -212,9 +212,7 @@ class Settings(TrainingConfig, BaseSettings):
         "alone, for language models too small to follow the full one.",
     )
     chat_key: SecretStr | None = Field(default=None, description="API key of chat_url, if it asks for one.")
-    chat_timeout_seconds: float = Field(
-        default=60, gt=0, description="Longest time for one answer of the language model, in seconds."
-    )
+    chat_timeout_seconds: float = Field(default=60, gt=0, description="Longest time for one answer, in seconds.")
 
     # The model server (`lvm serve`).
     serve_port: int = Field(default=8000, ge=1, le=65535, description="Port of `lvm serve`.")
@@ -245,6 +243,10 @@ class Settings(TrainingConfig, BaseSettings):
     )
     dagster_port: int = Field(default=3000, description="Port of the Dagster web UI on localhost.")
     mlflow_port: int = Field(default=5000, description="Port of the MLflow UI on localhost.")
+    reports_port: int = Field(default=3001, description="Port of the reports on localhost.")
+    reports_url: str | None = Field(
+        default=None, description="Address of the reports in links. Default: reports_port on this machine."
+    )
     mlflow_tracking_uri: str | None = Field(
         default=None, description="URI of an external MLflow tracking server. Default: the built-in store."
     )
@@ -263,6 +265,11 @@ class Settings(TrainingConfig, BaseSettings):
     @property
     def ui_address(self) -> str:
         return (self.dagster_url or f"http://127.0.0.1:{self.dagster_port}").rstrip("/")
+
+    def page_url(self, path: Path) -> str:
+        """Return the address under which `lvm ui` serves a page below `home`."""
+        address = (self.reports_url or f"http://127.0.0.1:{self.reports_port}").rstrip("/")
+        return f"{address}/{quote(path.relative_to(self.home).as_posix())}"
 
     @property
     def quiet_checks(self) -> frozenset[str]:

@@ -57,7 +57,10 @@ class Table(Generic[Row]):
         body = Markup().join(
             Markup('<tr class="{}">{}</tr>\n').format(
                 self.kind(row),
-                Markup().join(Markup("<td{}>{}</td>").format(side, column.html_cell(row)) for side, column in pairs),
+                Markup().join(
+                    Markup('<td{} data-label="{}">{}</td>').format(side, column.title, column.html_cell(row))
+                    for side, column in pairs
+                ),
             )
             for row in self.rows
         )

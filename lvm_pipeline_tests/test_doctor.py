@@ -125,7 +125,8 @@ def test_an_invalid_value_does_not_stop_the_other_checks(monkeypatch):
         ({"validation_articles": __file__, "split": "last_20_percent"}, "both choose the validation split"),
         ({"position_column": "place"}, "without LVM_ARTICLE_COLUMN"),
         ({"article_column": "page"}, "without LVM_POSITION_COLUMN"),
-        ({"dagster_port": 4000, "mlflow_port": 4000}, "are both 4000"),
+        ({"dagster_port": 4000, "mlflow_port": 4000}, "LVM_DAGSTER_PORT and LVM_MLFLOW_PORT are both 4000"),
+        ({"dagster_port": 4000, "reports_port": 4000}, "LVM_DAGSTER_PORT and LVM_REPORTS_PORT are both 4000"),
     ],
 )
 def test_contradicting_values_are_reported(tmp_path, values, words):

@@ -40,6 +40,7 @@ STOP_SECONDS = 15
 POLL_SECONDS = 0.25
 DEFINITIONS = "lvm_pipeline.definitions"
 DAEMON_WATCH = "lvm_pipeline.defs.daemon_watch"
+REPORT_PAGES = "lvm_pipeline.serving.report_pages"
 EXITED = "A service exited, so all services are stopped"
 
 
@@ -183,6 +184,12 @@ def _in_order(settings: Settings, environment: Mapping[str, str]) -> Iterator[Se
                      "--workers", "1", "--artifacts-destination", (settings.mlflow_dir / "artifacts").as_uri()),
             is_ready=lambda: dagster_api.get(f"{mlflow_address}/health") is not None,
         )  # fmt: skip
+    reports_address = f"http://{LOOPBACK}:{settings.reports_port}"
+    yield Service(
+        name="reports",
+        command=(sys.executable, "-m", REPORT_PAGES, LOOPBACK, str(settings.reports_port)),
+        is_ready=lambda: dagster_api.get(reports_address) is not None,
+    )
     code_port = free_port()
     workspace_path = str(code_server_workspace(settings, port=code_port))
     yield Service(
@@ -280,7 +287,7 @@ def _stop_signals() -> Iterator[None]:
 
 
 def _refuse_taken_ports(settings: Settings) -> None:
-    ports = {"LVM_DAGSTER_PORT": settings.dagster_port}
+    ports = {"LVM_DAGSTER_PORT": settings.dagster_port, "LVM_REPORTS_PORT": settings.reports_port}
     if settings.mlflow_tracking_uri is None:
         ports["LVM_MLFLOW_PORT"] = settings.mlflow_port
     for variable, port in ports.items():
@@ -292,5 +299,6 @@ def _print_addresses(settings: Settings, console: Console) -> None:
     mlflow = mlflow_store.ui_url(settings)
     console.print(f"Dagster  [link]{dagster_address(settings)}[/link]", highlight=False)
     console.print(f"MLflow   [link]{mlflow}[/link]", highlight=False)
+    console.print(f"Reports  [link]http://{LOOPBACK}:{settings.reports_port}[/link]", highlight=False)
     console.print(f"Logs     {settings.home / 'logs'}", highlight=False)
     console.print("Ctrl-C stops everything.")

@@ -25,8 +25,9 @@ def champion(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         data_version=dg.DataVersion(chosen["model_fingerprint"] or "none"),
         metadata={
-            **links,
             "reason": decision["reason"],
+            **metadata.page(settings, settings.reports_dir / "leaderboard.html"),
+            **links,
             "is_promoted": decision["promote"],
             "champion": chosen["name"] or "none",
             "champion_before": chosen["before"] or "none",

@@ -41,8 +41,11 @@ def check_specs(
         ]
 
 
-def check_result(finding: Finding) -> dg.AssetCheckResult:
-    """Return a finding as a check result; its numbers, also those in `details`, become metadata that Dagster plots."""
+def check_result(finding: Finding, *, report: str | None = None) -> dg.AssetCheckResult:
+    """Return a finding as a check result; its numbers, also those in `details`, become metadata that Dagster plots.
+
+    `report` is the address of the report with more about it; alerts link there too.
+    """
     assert finding.was_checked, "a check that was not made has no result"
     metadata: dict[str, Any] = {**numbers(finding.details)}
     if finding.observed is not None:
@@ -53,6 +56,8 @@ def check_result(finding: Finding) -> dg.AssetCheckResult:
         metadata["details"] = dg.MetadataValue.json(finding.details)
     if finding.remedy and not finding.passed:
         metadata["remedy"] = finding.remedy
+    if report is not None:
+        metadata["report"] = dg.MetadataValue.url(report)
     return dg.AssetCheckResult(
         check_name=finding.name,
         passed=finding.passed,
@@ -67,6 +72,7 @@ def check_results(
     invariants: Iterable[Invariant],
     *,
     context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | None = None,
+    report: str | None = None,
 ) -> Iterator[dg.AssetCheckResult]:
     """Yield every finding of a check that was made as a check result; one that was not made stays without a result.
 
@@ -78,7 +84,7 @@ def check_results(
     findings = list(findings)
     selected = None if context is None else {key.name for key in context.selected_asset_check_keys}
     yield from (
-        check_result(finding)
+        check_result(finding, report=report)
         for finding in findings
         if finding.was_checked and (selected is None or finding.name in selected)
     )

@@ -21,7 +21,9 @@ def drift(
 ) -> Iterator[dg.AssetCheckResult]:
     """Compare the promoted concepts with the champion's."""
     with lvm_errors_as_failures():
-        found, _ = lineage.check_drift(settings)
+        found, report_path = lineage.check_drift(settings)
         for reason in {finding.message for finding in found.findings if not finding.was_checked}:
             context.log.info(f"Not checked: {reason}.")
-        yield from check_results(found.findings, lineage.INVARIANTS["drift"], context=context)
+        yield from check_results(
+            found.findings, lineage.INVARIANTS["drift"], context=context, report=settings.page_url(report_path)
+        )

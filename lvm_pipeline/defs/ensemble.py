@@ -9,7 +9,7 @@ from pydantic import Field
 from lvm_pipeline import lineage
 from lvm_pipeline.defs import metadata
 from lvm_pipeline.defs.checks import check_results, checked_asset, is_made, lvm_errors_as_failures
-from lvm_pipeline.defs.evaluation_report import scores
+from lvm_pipeline.defs.evaluation_report import details, verdict
 from lvm_pipeline.defs.launchpad import AGAIN
 from lvm_pipeline.defs.leaderboard import leaderboard
 from lvm_pipeline.defs.partitions import RESULTS_POOL
@@ -77,14 +77,13 @@ def ensemble(
             yield from check_results(error.findings, INVARIANTS, context=context)
             raise
         findings = {finding.name: finding for finding in (*made.findings, *report.findings)}
-        yield from check_results(findings.values(), INVARIANTS, context=context)
+        address = settings.page_url(made.folder.path / "report.html")
+        yield from check_results(findings.values(), INVARIANTS, context=context, report=address)
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(f"{report.model_fingerprint[:32]} {report.fingerprint[:32]}"),
             metadata={
-                **metadata.link(made.mlflow_url),
-                "trial_id": made.folder.trial_id,
+                **verdict(settings, made.folder, report),
                 "was_made_now": made.was_trained,
-                **scores(report),
                 "members": metadata.markdown_table(
                     [
                         {"member": each.trial_id, "weight": each.weight, "cosine": each.cosine}
@@ -92,7 +91,7 @@ def ensemble(
                     ]
                 ),
                 "weights_chosen": made.info.training["weights_chosen"],
-                "report": dg.MetadataValue.path(made.folder.path / "report.html"),
+                **metadata.folded(details(report)),
                 "path": dg.MetadataValue.path(made.folder.model_dir),
             },
         )

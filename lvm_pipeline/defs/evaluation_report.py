@@ -1,7 +1,7 @@
 """trained_model -> evaluation_report: scores beside the baselines, with intervals, for one architecture."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -43,41 +43,53 @@ def evaluation_report(
         except InvariantError as error:
             yield from check_results(error.findings, INVARIANTS, context=context)
             raise
-        yield from check_results(report.findings, INVARIANTS, context=context)
+        address = settings.page_url(folder.path / "report.html")
+        yield from check_results(report.findings, INVARIANTS, context=context, report=address)
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(f"{report.model_fingerprint[:32]} {report.fingerprint[:32]}"),
             metadata={
-                "verdict": report.verdict,
-                **metadata.link(lineage.read_tracking(folder.model_dir)["mlflow_url"]),
-                "trial_id": folder.trial_id,
-                **scores(report),
+                **verdict(settings, folder, report),
                 "predictors": predictors(report),
                 **pictures(report),
                 "not_checked": metadata.markdown_list(report.not_checked),
-                "is_leaking": report.is_leaking,
-                "space_id": report.space_id,
-                "fingerprint": report.fingerprint,
-                "model_fingerprint": report.model_fingerprint,
-                "report": dg.MetadataValue.path(folder.path / "report.html"),
+                **metadata.folded(details(report)),
             },
         )
 
 
-def scores(report: "EvaluationReport") -> dict[str, float]:
-    """Return the numbers that Dagster plots over time and over partitions."""
-    gain, latency = report.gain, report.latency_ms
-    return metadata.numbers(
-        {
-            **vars(report),
-            **vars(report.main_retrieval),
-            **vars(report.counts),
-            **{f"gain_{name}": value for name, value in vars(gain).items()},
-            "pool_size": report.pool.size,
-            "text_accuracy": getattr(report.text, "accuracy", None),
-            "latency_p50_ms": latency.p50,
-            "latency_p95_ms": latency.p95,
-        }
-    )
+def verdict(settings: Settings, folder: lineage.TrialFolder, report: "EvaluationReport") -> dict[str, Any]:
+    """Return the verdict in a sentence, the links, and the figures that Dagster plots over time and partitions."""
+    gain, latency, retrieval = report.gain, report.latency_ms, report.main_retrieval
+    figures = {
+        "cosine": report.cosine,
+        **{f"gain_{name}": value for name, value in vars(gain).items()},
+        "r_at_1": retrieval.r_at_1,
+        "r_at_10": retrieval.r_at_10,
+        "mrr": retrieval.mrr,
+        "text_accuracy": getattr(report.text, "accuracy", None),
+        "latency_p50_ms": latency.p50,
+        "latency_p95_ms": latency.p95,
+    }
+    return {
+        "verdict": report.verdict,
+        **metadata.page(settings, folder.path / "report.html"),
+        **metadata.link(lineage.read_tracking(folder.model_dir)["mlflow_url"]),
+        "trial_id": folder.trial_id,
+        **metadata.numbers(figures),
+        **({"is_leaking": True} if report.is_leaking else {}),
+    }
+
+
+def details(report: "EvaluationReport") -> dict[str, Any]:
+    """Return all other figures, and what the report was made from."""
+    figures = {**vars(report), **vars(report.main_retrieval), **vars(report.counts), "pool_size": report.pool.size}
+    return {
+        **metadata.numbers(figures),
+        "is_leaking": report.is_leaking,
+        "space_id": report.space_id,
+        "fingerprint": report.fingerprint,
+        "model_fingerprint": report.model_fingerprint,
+    }
 
 
 def predictors(report: "EvaluationReport") -> dg.MarkdownMetadataValue:

@@ -88,6 +88,7 @@ def alert_of_check(record: AssetCheckExecutionRecord, ui_address: str, *, is_sum
         allowed=_number(record.evaluation.metadata.get("allowed")),
         dagster_run_id=record.run_id or None,
         link=f"{ui_address}/assets/{quote(asset)}?{page}",
+        report=_text(record.evaluation.metadata.get("report")),
         state=state_of_check(record),
         is_over=passed,
         repeat="if_worse",
@@ -107,7 +108,7 @@ def _number(value: dg.MetadataValue | None) -> float | None:
 
 
 def _text(value: dg.MetadataValue | None) -> str | None:
-    return value.value if isinstance(value, dg.TextMetadataValue) else None
+    return value.value if isinstance(value, dg.TextMetadataValue | dg.UrlMetadataValue) else None
 
 
 class Story(NamedTuple):

@@ -11,6 +11,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lvm_pipeline.settings import Settings
 from lvm_pipeline.tables import table_of
 
 ROW_COUNT = "dagster/row_count"
@@ -47,8 +48,9 @@ def table_schema(schema: pa.Schema, meanings: Mapping[str, str]) -> dg.TableSche
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the finite numbers among some values; floats get four digits, since Dagster shows all there are."""
     return {
-        name: value
+        name: float(f"{value:.4g}") if isinstance(value, float) else value
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
@@ -59,6 +61,16 @@ def picture(svg: str, *, title: str, page: str) -> dg.MarkdownMetadataValue:
     style = re.search("<style>.*?</style>", page, re.DOTALL)
     alone = svg.replace(">", f">{style.group() if style else ''}", 1)
     return dg.MetadataValue.md(f"![{title}](data:image/svg+xml;base64,{base64.b64encode(alone.encode()).decode()})")
+
+
+def page(settings: Settings, path: Path) -> dict[str, dg.MetadataValue]:
+    """Return the link to a report that `lvm ui` serves; empty if it was not written."""
+    return {"report": dg.MetadataValue.url(settings.page_url(path))} if path.is_file() else {}
+
+
+def folded(values: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
+    """Return values that few readers need as one entry, which Dagster shows on a click."""
+    return {"details": dg.MetadataValue.json(dict(values))}
 
 
 def link(url: str | None) -> dict[str, dg.MetadataValue]:

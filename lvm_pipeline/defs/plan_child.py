@@ -60,6 +60,8 @@ def report_of(pipes: PipesContext) -> dict[str, Any]:
 def as_json(settings: Settings, outcome: "Outcome") -> dict[str, Any]:
     """Return an outcome with the path and the hash of its model."""
     values: dict[str, Any] = asdict(outcome)
+    if outcome.scores is not None:
+        values["verdict"] = outcome.scores.verdict
     folder = settings.trials_dir / outcome.trial_id
     if outcome.status == "done":
         with (folder / "model" / "model.safetensors").open("rb") as weights:

@@ -49,6 +49,7 @@ def _summary(
     lines = [each.line() for each in runs]
     lines += [champion_line, f"The retraining took {ended - started:.0f} seconds."]
     outcome = f"{len(failed)} of {len(runs)} failed" if failed else champion
+    pages = [each.made["leaderboard"].get("report") for each in runs if "leaderboard" in each.made]
     return Alert(
         alert_id=f"retraining {scheduled}",
         happened_at=ended,
@@ -56,6 +57,7 @@ def _summary(
         message="\n".join(lines),
         level="failure" if failed else "info",
         link=f"{ui_address}/runs?{urlencode({'q[0]': f'tag:{RETRAINING_TAG}={scheduled}'})}",
+        report=next(filter(None, reversed(pages)), None),
     )
 
 
@@ -100,7 +102,9 @@ class _RunSummary:
         how = "trained" if model.get("was_trained_now", True) else "not trained again, as nothing has changed"
         verdict = f" {report['verdict']}" if "verdict" in report else ""
         warnings = f" Warnings: {', '.join(self.warnings)}." if self.warnings else ""
-        return f"{self.architecture} {how} in {self.seconds:.0f} s ({model.get('trial_id', '')}).{verdict}{warnings}"
+        page = f" {report['report']}" if "report" in report else ""
+        trial_id = model.get("trial_id", "")
+        return f"{self.architecture} {how} in {self.seconds:.0f} s ({trial_id}).{verdict}{warnings}{page}"
 
 
 def _champion(runs: Sequence[_RunSummary]) -> tuple[str, str]:

@@ -32,6 +32,7 @@ def sequences(
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(promoted.fingerprint),
             metadata={
+                "verdict": ", ".join(f"{each['num_sequences']:,} {each['split']}" for each in counts) + " sequences.",
                 **metadata.parquet_metadata(settings.sequences_path, COLUMN_MEANINGS),
                 **metadata.numbers(promoted.as_json()),
                 "not_checked": not_checked(staged.findings),

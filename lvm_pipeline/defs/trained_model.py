@@ -19,6 +19,7 @@ from lvm_pipeline.settings import Settings
 
 INVARIANTS = lineage.INVARIANTS["trained_model"]
 CHILD = "lvm_pipeline.defs.training_child"
+FIGURES = ("score", "start_score", "best_epoch", "num_params", "training_seconds")
 
 
 @checked_asset(
@@ -54,17 +55,27 @@ def trained_model(
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(product["data_version"]),
             metadata={
+                "verdict": verdict(info),
                 **metadata.link(product["mlflow_url"]),
                 "trial_id": product["trial_id"],
                 "was_trained_now": product["was_trained"],
-                **metadata.numbers(info),
+                **metadata.numbers({name: info[name] for name in FIGURES}),
                 "metrics": metadata.markdown_table(info["history"]),
                 "preset": info["preset"],
-                "space_id": info["space_id"],
-                "fingerprints": dg.MetadataValue.json(info["fingerprints"]),
+                **metadata.folded(
+                    {**metadata.numbers(info), "space_id": info["space_id"], "fingerprints": info["fingerprints"]}
+                ),
                 "path": dg.MetadataValue.path(product["path"]),
             },
         )
+
+
+def verdict(info: Mapping[str, Any]) -> str:
+    metric = info["selection_metric"].replace("_", " ")
+    return (
+        f"Validation {metric} {info['score']:.4f} after epoch {info['best_epoch']}, "
+        f"{info['start_score']:.4f} before the first step; {info['training_seconds']:.0f} s on {info['trained_on']}."
+    )
 
 
 def train_in_child(

@@ -49,7 +49,8 @@ def trial(
         (ended,) = run_in_child(launcher, context, settings, config, trial_ids=[context.partition_key])
         if ended["status"] != "done":
             raise LvmError(f"{ended['trial_id']} {ended['status']}: {ended['reason']}")
-        yield dg.MaterializeResult(data_version=dg.DataVersion(ended["data_version"]), metadata=metadata_of(ended))
+        version = dg.DataVersion(ended["data_version"])
+        yield dg.MaterializeResult(data_version=version, metadata=metadata_of(settings, ended))
 
 
 def week_job(week: int, words: str) -> dg.JobDefinition:
@@ -66,7 +67,7 @@ def week_job(week: int, words: str) -> dg.JobDefinition:
             for each in ended:
                 if each["status"] == "done":
                     context.log_event(
-                        dg.AssetMaterialization(KEY, partition=each["trial_id"], metadata=metadata_of(each))
+                        dg.AssetMaterialization(KEY, partition=each["trial_id"], metadata=metadata_of(settings, each))
                     )
                 else:
                     context.log.warning(f"{each['trial_id']} {each['status']}: {each['reason']}")
@@ -109,10 +110,12 @@ def run_in_child(
     return report["outcomes"]
 
 
-def metadata_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
+def metadata_of(settings: Settings, outcome: Mapping[str, Any]) -> dict[str, Any]:
     scores = outcome["scores"]
     gain = {f"gain_{name}": value for name, value in scores["gain"].items()}
     return {
+        "verdict": outcome["verdict"],
+        **metadata.page(settings, settings.reports_dir / "study.html"),
         **metadata.link(outcome["mlflow_url"]),
         "trial_id": outcome["trial_id"],
         "week": outcome["week"],

@@ -79,10 +79,14 @@ def _order_problems(settings: Settings) -> Iterator[Diagnosis]:
 
 def _services_problems(settings: Settings) -> Iterator[Diagnosis]:
     is_built_in = settings.mlflow_tracking_uri is None
-    if is_built_in and settings.dagster_port == settings.mlflow_port:
-        yield AGREEMENT.problem(
-            f"LVM_DAGSTER_PORT and LVM_MLFLOW_PORT are both {settings.mlflow_port}", "Give one of them another port."
-        )
+    ports = {"LVM_DAGSTER_PORT": settings.dagster_port, "LVM_REPORTS_PORT": settings.reports_port}
+    if is_built_in:
+        ports["LVM_MLFLOW_PORT"] = settings.mlflow_port
+    for port in sorted(set(ports.values())):
+        same = sorted(name for name in ports if ports[name] == port)
+        if len(same) > 1:
+            are = "are both" if len(same) == 2 else "are all"
+            yield AGREEMENT.problem(f"{' and '.join(same)} {are} {port}", "Give each another port.")
     if settings.mlflow_ui_url and is_built_in:
         yield AGREEMENT.warning(
             "LVM_MLFLOW_UI_URL is set although MLflow uses the built-in store",

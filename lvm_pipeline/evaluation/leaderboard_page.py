@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from lvm_pipeline.evaluation.glossary import COLUMNS
 from lvm_pipeline.evaluation.leaderboard import THRESHOLDS, BaselineRow, Leaderboard, ModelRow, headline
+from lvm_pipeline.evaluation.leaderboard_plot import models_beside_baselines
 from lvm_pipeline.evaluation.pages import context_in_words, exclusion_in_words, render, size
 from lvm_pipeline.evaluation.report_tables import (
     baseline_in_words,
@@ -45,6 +46,7 @@ def leaderboard_html(board: Leaderboard, *, links: Mapping[str, str] | None = No
     return render(
         "leaderboard.html.jinja",
         board=board,
+        plot=Markup(models_beside_baselines(board)),
         table=leaderboard_table(board, links=links).only(*PAGE_COLUMNS),
         exclusion=exclusion_in_words(board.exclusion, context_length=board.context_length),
         other_exclusion=other,

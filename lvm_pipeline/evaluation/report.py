@@ -188,11 +188,7 @@ class EvaluationReport(MeanScores):
     @property
     def verdict(self) -> str:
         """One sentence: the cosine, and whether it beats the best baseline."""
-        gain, beats = self.gain, "beats" if self.gain.is_above_zero else "does not beat"
-        words = f"{gain.mean:+.4f}"
-        if gain.low is not None and gain.high is not None:
-            words += f", 95 % CI {gain.low:+.4f} to {gain.high:+.4f}"
-        return f"Cosine {self.cosine:.4f}; {beats} the best baseline, {self.best_baseline} (gain {words})."
+        return verdict_in_words(self.cosine, self.gain, self.best_baseline)
 
     @property
     def gain(self) -> Interval:
@@ -233,6 +229,14 @@ def report_from_json(values: Any) -> EvaluationReport:
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def verdict_in_words(cosine: float, gain: Interval, best_baseline: str) -> str:
+    """Return one sentence: the cosine, and whether the gain over the best baseline is real."""
+    beats, words = "beats" if gain.is_above_zero else "does not beat", f"{gain.mean:+.4f}"
+    if gain.low is not None and gain.high is not None:
+        words += f", 95 % CI {gain.low:+.4f} to {gain.high:+.4f}"
+    return f"Cosine {cosine:.4f}; {beats} the best baseline, {best_baseline} (gain {words})."
 
 
 def read_report(path: Path) -> EvaluationReport:

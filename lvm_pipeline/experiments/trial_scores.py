@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lvm_pipeline.evaluation.baseline_scores import baseline_scores
 from lvm_pipeline.evaluation.evaluate import best_baseline, prediction_latency
+from lvm_pipeline.evaluation.report import verdict_in_words
 from lvm_pipeline.evaluation.scoring import score_model
 from lvm_pipeline.experiments.champion import DECIDING_SPLIT
 from lvm_pipeline.experiments.plan import Purpose
@@ -46,6 +47,10 @@ class TrialScores:
     gain_sums: tuple[float, ...] = field(repr=False)  # sum of the gain over the best baseline, likewise
     target_counts: tuple[int, ...] = field(repr=False)  # targets of each article
     scored_by: str = ""  # version of the code that scored it; empty: by code that did not say
+
+    @property
+    def verdict(self) -> str:
+        return verdict_in_words(self.cosine, self.gain, self.best_baseline)
 
 
 @dataclass(frozen=True, kw_only=True)

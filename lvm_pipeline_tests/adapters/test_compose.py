@@ -21,7 +21,14 @@ from lvm_pipeline_tests.adapters.compose import Host, UnsetVariableError, read_c
 from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 
 COMPOSE_PATH = CHECKOUT_DIR / "docker-compose.yml"
-OWN_SERVICES = ("mlflow", "code", "webserver", "daemon", "watch")  # in the order in which they depend on each other
+OWN_SERVICES = (
+    "mlflow",
+    "reports",
+    "code",
+    "webserver",
+    "daemon",
+    "watch",
+)  # in the order in which they depend on each other
 
 
 @pytest.fixture
@@ -135,7 +142,7 @@ def stack(open_tmp_path):
     with psycopg.connect(server.url(postgres["POSTGRES_DB"]), autocommit=True) as connection:
         for statement in compose["configs"]["databases"]["content"].split(";")[:-1]:
             connection.execute(statement)
-    ports = {port: str(free_port()) for port in ("3000", "4266", "5000")}
+    ports = {port: str(free_port()) for port in ("3000", "3001", "4266", "5000")}
     names = {"http://mlflow:5000": f"http://{LOOPBACK}:{ports['5000']}", "host: code": f"host: {LOOPBACK}"}
     names |= {"postgres:5432": f"{LOOPBACK}:{server.port}", "0.0.0.0": LOOPBACK}
     names |= {path: str(folder / path[1:]) for path in ("/state", "/dagster")} | ports

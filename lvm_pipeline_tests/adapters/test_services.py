@@ -32,11 +32,12 @@ class RunningServices:
     """The services of a home, in a process of their own."""
 
     def __init__(self, home, *command):
-        self.settings = Settings(home=home, dagster_port=free_port(), mlflow_port=free_port())
+        self.settings = Settings(home=home, dagster_port=free_port(), mlflow_port=free_port(), reports_port=free_port())
         variables = {
             "LVM_HOME": str(home),
             "LVM_DAGSTER_PORT": str(self.settings.dagster_port),
             "LVM_MLFLOW_PORT": str(self.settings.mlflow_port),
+            "LVM_REPORTS_PORT": str(self.settings.reports_port),
             "PYTHONPATH": str(CHECKOUT_DIR),  # the definitions under test are not installed
         }
         self.process = subprocess.Popen(
@@ -104,13 +105,13 @@ def test_all_come_up_and_nothing_is_left_when_their_parent_ends(home, start_serv
     running = start_services()
     password = embedded_postgres.ensure_running(running.settings.postgres_dir).password
 
-    for port in (running.settings.dagster_port, running.settings.mlflow_port):
+    for port in (running.settings.dagster_port, running.settings.mlflow_port, running.settings.reports_port):
         assert f"http://127.0.0.1:{port}" in running.output
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
             assert b"<html" in page.read().lower()
     assert dagster_api.has_healthy_daemons(services.dagster_address(running.settings))
     commands = [" ".join(process.cmdline()) for process in processes_of(home)]
-    assert len(commands) >= 6
+    assert len(commands) >= 7
     logs = [path.read_text() for path in (home / "logs").iterdir()]
     assert not [words for words in (*commands, *logs, running.output) if password in words]
     listening = {

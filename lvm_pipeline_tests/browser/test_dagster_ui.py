@@ -50,6 +50,7 @@ def settings(open_tmp_path_factory):
         num_threads=1,
         dagster_port=free_port(),
         mlflow_port=free_port(),
+        reports_port=free_port(),
     )
     fill_source(databases.source_url(settings), [12] * 40)
     yield settings

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.leaderboard import LeftOut, leaderboard, read_leaderboard
 from lvm_pipeline.evaluation.leaderboard_page import leaderboard_table, write_leaderboard
+from lvm_pipeline.evaluation.leaderboard_plot import models_beside_baselines
 from lvm_pipeline.measures.baselines import BASELINES
 from lvm_pipeline_tests.evaluation.test_report import WellFormed
 
@@ -32,6 +34,25 @@ def test_models_stand_beside_the_baselines_by_falling_cosine(reports):
     assert set(names(board, "baseline")) == set(BASELINES) - {"linear_forecast"} | by_mode
     assert len(names(board, "baseline")) == len(BASELINES) + 1
     assert set(names(leaderboard(reports[1:]), "baseline")) == set(BASELINES)
+
+
+def test_the_picture_has_the_best_model_of_each_architecture_beside_its_baseline(reports):
+    worse = replace(reports[0], name="worse", trial_id="worse", cosine=reports[0].cosine - 0.1)
+    board = leaderboard([*reports, worse])
+
+    drawing = models_beside_baselines(board)
+
+    assert WellFormed(drawing).wrong == []
+    titles = re.findall("<title>(.*?)</title>", drawing)
+    best = {row.architecture: row for row in reversed(board.models)}
+    assert sorted(titles) == sorted(
+        title
+        for row in best.values()
+        for title in (
+            f"{row.best_baseline}: {row.cosine - row.gain.mean:.4f}",
+            f"{row.name}: {row.cosine:.4f}, gain {row.gain.mean:+.4f}",
+        )
+    )
 
 
 def test_every_row_has_retrieval_under_one_rule(reports):

@@ -31,6 +31,7 @@ class Alert:
     allowed: float | None = None  # the limit of the check
     dagster_run_id: str | None = None  # the Dagster run in which it happened
     link: str | None = None  # page of the Dagster web UI
+    report: str | None = None  # page of the report with more about it
     state: str | None = None  # what fails or works again, such as a check of a partition; None: nothing that lasts
     is_over: bool = False  # it works again; reported only if its failure was
     repeat: Repeat = "always"  # when a failure that was reported is reported again
@@ -47,6 +48,7 @@ class Alert:
             "Dagster run": self.dagster_run_id,
             "alert": self.alert_id,
             "link": self.link,
+            "report": self.report,
         }
         sentences = [self.message] if self.remedy is None else [self.message, f"What to do: {self.remedy}"]
         return "\n".join([*sentences, "", *(f"{name}: {value}" for name, value in known.items() if value)])
