@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "lvm"
 CHAMPION = "champion"
+CHOOSE_ANEW = "`lvm champion --choose-anew`"
 ABSENT = {
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
@@ -42,10 +43,9 @@ def champion(settings: Settings) -> RegisteredModel | None:
     version = _version_with_alias(settings)
     if version is None:
         return None
-    with mlflow_store.store_errors():
-        model_dir = _model_dir(settings, _model_of(settings, version.run_id or ""))
+    model_dir = _files_of_champion(settings, version.run_id or "")
     if not model_dir.is_dir():
-        raise LvmError(f"The champion's files are missing ({model_dir}); restore them, or delete its alias in MLflow.")
+        raise LvmError(f"The champion's files are missing ({model_dir}); restore them, or run {CHOOSE_ANEW}.")
     return RegisteredModel(
         version=str(version.version),
         mlflow_run_id=version.run_id or "",
@@ -53,6 +53,38 @@ def champion(settings: Settings) -> RegisteredModel | None:
         model_dir=model_dir,
         url=version_url(settings, str(version.version)),
     )
+
+
+def forget_champion(settings: Settings) -> bool:
+    """Take the alias from the champion; the model stays. Return whether there was one."""
+    if _version_with_alias(settings) is None:
+        return False
+    with mlflow_store.store_errors():
+        mlflow_store.open_client(settings).delete_registered_model_alias(MODEL_NAME, CHAMPION)
+    return True
+
+
+def model_dir_of(settings: Settings, mlflow_run_id: str) -> Path:
+    """Return the folder of the weights that a run holds; whether it exists is not checked.
+
+    Raises:
+        LvmError: If the run holds no model.
+        MlflowException: If run or model do not exist.
+    """
+    return _model_dir(settings, _model_of(settings, mlflow_run_id))
+
+
+def _files_of_champion(settings: Settings, mlflow_run_id: str) -> Path:
+    from mlflow.exceptions import MlflowException
+
+    with mlflow_store.store_errors():
+        try:
+            return model_dir_of(settings, mlflow_run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            what = f"The champion's MLflow run {mlflow_run_id}, or its model, was deleted"
+            raise LvmError(f"{what}; choose a champion anew: {CHOOSE_ANEW}.") from None
 
 
 def promote(settings: Settings, *, mlflow_run_id: str, tags: Mapping[str, str], description: str) -> RegisteredModel:
@@ -65,7 +97,9 @@ def promote(settings: Settings, *, mlflow_run_id: str, tags: Mapping[str, str], 
     """
     client = mlflow_store.open_client(settings)
     with mlflow_store.store_errors():
-        known = client.search_model_versions(f"name = '{MODEL_NAME}' and run_id = '{mlflow_run_id}'", max_results=1)
+        model_id = _model_of(settings, mlflow_run_id).model_id
+        of_run = client.search_model_versions(f"name = '{MODEL_NAME}' and run_id = '{mlflow_run_id}'")
+        known = [each for each in of_run if each.model_id == model_id]  # a model may have been logged again
         version = str(known[0].version) if known else _register(settings, mlflow_run_id, tags, description)
         client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
     promoted = champion(settings)

@@ -23,7 +23,9 @@ def serve_champion(settings: Settings, *, host: str, port: int) -> int:
     """
     champion = mlflow_registry.champion(settings)
     if champion is None:
-        raise LvmError("There is no champion yet, so MLflow has no model to serve; run `lvm run`.")
+        raise LvmError(
+            "There is no champion yet, so MLflow has no model to serve; choose one: `lvm champion --choose`."
+        )
     if not is_free(port):
         raise LvmError(f"Port {port} is in use; choose another with --port.")
     command = serve_command(champion.model_dir.parent, host=host, port=port)

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from sqlalchemy import Engine
 
+logger = logging.getLogger(__name__)
+
 EXPERIMENT = "lvm"
+DESCRIPTION_TAG = "mlflow.note.content"  # the text that the MLflow UI shows above a run or an experiment
 ANSWER_SECONDS = 5
 QUIET_LOGGERS = ("mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "alembic")
 ENVIRONMENT = {
@@ -121,6 +124,10 @@ def store_errors() -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).strip().splitlines()[0]
+        if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST" or "Current state is deleted" in reason:
+            raise LvmError(
+                f"MLflow no longer has it: {reason} Restore it in MLflow, or train the model again with --again."
+            ) from error
         is_down = isinstance(error, OperationalError) or "OperationalError" in str(error)
         raise (ServiceError if is_down else LvmError)(
             f"The MLflow store cannot be used: {reason} (see LVM_MLFLOW_TRACKING_URI, or run `lvm down` and again)."
@@ -128,7 +135,7 @@ def store_errors() -> Iterator[None]:
 
 
 def experiment_id(settings: Settings, name: str = EXPERIMENT) -> str:
-    """Return the id of an experiment, made if missing; several processes may do so at once."""
+    """Return the id of an experiment, made if missing and restored if deleted; several processes may do so at once."""
     from mlflow.exceptions import MlflowException
 
     client = open_client(settings)
@@ -145,7 +152,18 @@ def experiment_id(settings: Settings, name: str = EXPERIMENT) -> str:
                 known = client.get_experiment_by_name(name)  # another process was faster
                 if known is None:
                     raise
+        if known.lifecycle_stage == "deleted":
+            restored = f"The experiment {name} had been deleted in MLflow; it was restored, with its runs."
+            client.restore_experiment(known.experiment_id)
+            client.set_experiment_tag(known.experiment_id, DESCRIPTION_TAG, restored)
+            logger.warning("%s", restored)
         return known.experiment_id
+
+
+def describe_run(settings: Settings, run_id: str, text: str) -> None:
+    """Set the description of a run. Raises LvmError if the run was deleted or the store cannot be used."""
+    with store_errors():
+        open_client(settings).set_tag(run_id, DESCRIPTION_TAG, text)
 
 
 def database_engine(settings: Settings) -> "Engine":

@@ -64,7 +64,8 @@ class MlflowTracker(Tracker):
         client = mlflow_store.open_client(self._settings)
         mlflow_store.close_abandoned_runs(self._settings)
         self._experiment_id = mlflow_store.experiment_id(self._settings, self._experiment)
-        all_tags = {**tags, **{f"fingerprint.{name}": value for name, value in fingerprints.items()}}
+        described = {mlflow_store.DESCRIPTION_TAG: description_of(tags, "Not evaluated yet.")}
+        all_tags = {**described, **tags, **{f"fingerprint.{name}": value for name, value in fingerprints.items()}}
         with mlflow_store.store_errors():
             run = client.create_run(self._experiment_id, run_name=run_name, tags=all_tags)
             self._run_id = run.info.run_id
@@ -150,6 +151,13 @@ class MlflowTracker(Tracker):
             self._run_id, sampling_interval=SYSTEM_METRICS_SECONDS, samples_before_logging=5, tracking_uri=uri
         )
         self._monitor.start()
+
+
+def description_of(tags: Mapping[str, str], verdict: str, *, links: Mapping[str, str] | None = None) -> str:
+    """Return the text above a run (Markdown): verdict, links to pages, options that differ from their defaults."""
+    shown = " · ".join(f"[{name}]({url})" for name, url in (links or {}).items())
+    options = tags.get("options")
+    return "\n\n".join(filter(None, (verdict, shown, f"Options that differ: {options}" if options else None)))
 
 
 def log_model_to_run(settings: Settings, run_id: str, model_dir: Path) -> None:

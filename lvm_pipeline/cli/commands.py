@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from lvm_pipeline.cli import (
     alerts,
+    champion,
     checking,
     curve,
     decoder,
@@ -57,6 +58,7 @@ app.add_typer(tmd.app, name="tmd")
 app.add_typer(vec2text.app, name="vec2text")
 app.add_typer(services.app)
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(champion.app)
 app.add_typer(serving.app)
 
 

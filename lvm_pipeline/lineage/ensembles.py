@@ -143,6 +143,8 @@ def _accepted(
             "trial_id": info.trial_id,
             "architecture": info.architecture,
             "preset": info.preset,
+            "strategy": "ensemble",
+            "seed": str(info.seed),
             "mode": info.mode,
             "members": ", ".join(each.trial_id for each in info.members),
             "space_id": info.space_id,

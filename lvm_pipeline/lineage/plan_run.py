@@ -14,6 +14,7 @@ from lvm_pipeline.lineage.ensembles import make_ensemble
 from lvm_pipeline.lineage.models import TrainedTrial, promoted_data, train_trial
 from lvm_pipeline.lineage.plan import code_version_of, is_current, outcome_of
 from lvm_pipeline.lineage.plan_queue import TrialQueue
+from lvm_pipeline.lineage.tracked import describe_trial
 from lvm_pipeline.lineage.trials import TrialFolder, trial_folder, write_trial
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.training.progress import StoppedError
@@ -184,8 +185,10 @@ class _Batch:
         else:
             trained = self._trained_alone(trial, tracker, watchers(self._progress, proposal and proposal.on_progress))
         overhead = time.monotonic() - started - trained.info.training_seconds
+        scores = self._scores(trained.folder, trial)
+        describe_trial(self._settings, trained.folder, scores.verdict)
         return {
-            "scores": self._scores(trained.folder, trial),
+            "scores": scores,
             "overhead_seconds": overhead if trained.was_trained else None,
             "mlflow_url": trained.mlflow_url,
         }

@@ -15,6 +15,7 @@ from lvm_pipeline.lineage.data import reported_findings
 from lvm_pipeline.lineage.decoders import text_request
 from lvm_pipeline.lineage.drift import keep_champion_data
 from lvm_pipeline.lineage.models import complete_tracking, promoted_data
+from lvm_pipeline.lineage.tracked import describe_trial
 from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, link_report, read_tracking, trained_trials
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
@@ -98,12 +99,15 @@ def compute_report(settings: Settings, folder: TrialFolder) -> "EvaluationReport
 
 
 def track_scores(settings: Settings, folder: TrialFolder, report: "EvaluationReport") -> None:
-    """Log a report's text scores to the trial's MLflow run; the report stands if MLflow cannot be used."""
+    """Log a report's verdict and text scores to the trial's MLflow run; the report stands if MLflow cannot be used."""
     from lvm_pipeline.adapters.mlflow_tracker import log_scores_to_run
     from lvm_pipeline.evaluation.tracked_scores import tracked_scores
 
     run_id, scores = read_tracking(folder.model_dir)["mlflow_run_id"], tracked_scores(report)
-    if run_id is None or not scores:
+    if run_id is None:
+        return
+    describe_trial(settings, folder, report.verdict)
+    if not scores:
         return
     try:
         log_scores_to_run(settings, run_id, scores)
@@ -270,7 +274,7 @@ def _info_of(model_dir: Path) -> "TrainedModelInfo":
 
 def _promoted(settings: Settings, model_dir: Path, decision: Mapping[str, Any]) -> "RegisteredModel":
     """Point the registry's alias at a model."""
-    from lvm_pipeline.adapters import mlflow_registry
+    from lvm_pipeline.adapters import mlflow_mending, mlflow_registry
 
     complete_tracking(settings)
     tracking = read_tracking(model_dir)
@@ -280,6 +284,8 @@ def _promoted(settings: Settings, model_dir: Path, decision: Mapping[str, Any]) 
             "answers (`lvm doctor`) and run this again."
         )
     info = _info_of(model_dir)
+    train_again = f"lvm train -a {info.architecture} --again"
+    mlflow_mending.hold_model(settings, tracking["mlflow_run_id"], model_dir, train_again=train_again)
     tags = {
         "trial_id": info.trial_id,
         "architecture": info.architecture,

@@ -111,7 +111,7 @@ def source_of(settings: Settings, *, trial: str | None = None) -> "Callable[[], 
             return Source(model_dir=(found := named_trial(settings, trial).model_dir), version=None, stamp=stamp(found))
         champion = mlflow_registry.champion(settings)
         if champion is None:
-            raise LvmError("There is no champion yet; run `lvm run`, or choose a model with --model.")
+            raise LvmError("There is no champion yet; run `lvm champion --choose`, or choose a model with --model.")
         return Source(model_dir=champion.model_dir, version=champion.version, stamp=stamp(champion.model_dir))
 
     def stamp(model_dir: Path) -> str:

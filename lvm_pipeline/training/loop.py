@@ -187,8 +187,11 @@ class _Training:
             self.objective = self._objective_of(self._phase, scales[-1])
         self.tracker.start(
             self.trial.trial_id,
-            params=run_params(self.config, self.made, self.objective),
-            tags={**run_tags(self.config, self.data, self.made.staging), "is_resumed": str(is_resumed).lower()},
+            params=run_params(self.config, self.made, self.objective, trial=self.trial),
+            tags={
+                **run_tags(self.config, self.data, self.made.staging, trial=self.trial),
+                "is_resumed": str(is_resumed).lower(),
+            },
             fingerprints=self.data.fingerprints,
         )
 

@@ -1,5 +1,6 @@
 """Records of a training: checkpoint identity, parameters and tags of the tracked run, record of the trained model."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -30,29 +31,43 @@ def checkpoint_identity(
     }
 
 
-def run_params(config: TrainingConfig, made: Assembly, objective: SumOfTerms) -> dict[str, Any]:
-    """Return the parameters of the tracked run: every training option, and what the data decided."""
+def run_params(config: TrainingConfig, made: Assembly, objective: SumOfTerms, *, trial: Trial) -> dict[str, Any]:
+    """Return the parameters of the tracked run, those that differ from their defaults first, and the data's."""
+    every = {**config.as_json(), "model": asdict(made.model_config)}
+    differing = [name for name in trial.identity() if name in every]
     return {
-        **config.as_json(),
-        "model": asdict(made.model_config),
+        **{name: every[name] for name in differing},
+        **every,
         **made.weighted_mean,
         "objective_scale": objective.scales,
         "phases": [f"{phase.name}: {len(phase.spans)} spans, {phase.epochs} epochs" for phase in made.phases],
     }
 
 
-def run_tags(config: TrainingConfig, data: TrainingData, staging: Staging) -> dict[str, str]:
+def run_tags(config: TrainingConfig, data: TrainingData, staging: Staging, *, trial: Trial) -> dict[str, str]:
     return {
-        "trial_id": config.trial_id,
+        "trial_id": trial.trial_id,
         "architecture": config.architecture,
         "preset": config.preset,
         "strategy": config.strategy,
+        "seed": str(config.seed),
+        "options": options_in_words(trial.identity()),
         **{f"strategy.{name}": note for name, note in staging.notes.items()},
         "mode": config.mode,
         "space_id": data.concepts.space_id,
         "code_version": training_code_version(config.architecture, config.strategy),
         "is_leaking": str(data.sequences.metadata.is_leaking or staging.is_oracle).lower(),
     }
+
+
+def options_in_words(identity: Mapping[str, Any]) -> str:
+    """Return the options that differ from their defaults, such as `epochs=3, model.hidden_dim=64`."""
+    flat = {
+        name if inner is None else f"{name}.{inner}": each
+        for name, value in identity.items()
+        for inner, each in (value.items() if isinstance(value, Mapping) else [(None, value)])
+    }
+    return ", ".join(f"{name}={value}" for name, value in flat.items())
 
 
 def trained_model_info(

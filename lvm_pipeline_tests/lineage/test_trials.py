@@ -275,6 +275,8 @@ def registry(settings, monkeypatch):
     found = Registry(settings)
     monkeypatch.setattr("lvm_pipeline.adapters.mlflow_registry.champion", found.champion)
     monkeypatch.setattr("lvm_pipeline.adapters.mlflow_registry.promote", found.promote)
+    monkeypatch.setattr("lvm_pipeline.adapters.mlflow_mending.hold_model", lambda *_, **__: None)
+    monkeypatch.setattr("lvm_pipeline.lineage.results.describe_trial", lambda *_: None)
     return found
 
 

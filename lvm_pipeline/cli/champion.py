@@ -1,0 +1,39 @@
+"""The command that shows or chooses the champion."""
+
+from typing import Annotated
+
+import typer
+
+from lvm_pipeline.cli import render
+from lvm_pipeline.cli.services import JsonOption
+from lvm_pipeline.settings import load_settings
+
+app = typer.Typer()
+
+
+@app.command(short_help="Show the champion, or choose it.")
+def champion(
+    choose: Annotated[bool, typer.Option("--choose", help="Compare the trained models with the champion now.")] = False,
+    choose_anew: Annotated[
+        bool,
+        typer.Option(
+            "--choose-anew", help="Choose as if there were no champion, for instance if its files or its run are gone."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the champion and why it was chosen; --choose applies the champion rule now."""
+    from lvm_pipeline import lineage
+    from lvm_pipeline.adapters import mlflow_registry
+
+    settings, out = load_settings(), render.plain(quiet=as_json)
+    with out.status("Comparing"):
+        if choose_anew:
+            mlflow_registry.forget_champion(settings)
+        chosen = lineage.choose_champion(settings) if choose or choose_anew else lineage.read_champion(settings)
+    if as_json:
+        render.print_json(chosen)
+        return
+    out.print(f"Champion: {chosen.get('name') or 'none'}", highlight=False, markup=False)
+    if chosen:
+        out.print(chosen["decision"]["reason"], soft_wrap=True, markup=False, highlight=False)
