@@ -137,11 +137,25 @@ def _register(settings: Settings, mlflow_run_id: str, tags: Mapping[str, str], d
 
 
 def _model_of(settings: Settings, mlflow_run_id: str) -> "LoggedModel":
+    """Return the model that was logged to a run last, without those that were deleted."""
+    from mlflow.exceptions import MlflowException
+
     client = mlflow_store.open_client(settings)
     outputs = client.get_run(mlflow_run_id).outputs
     if outputs is None or not outputs.model_outputs:
         raise LvmError(f"MLflow run {mlflow_run_id} holds no model; train it again with tracking on.")
-    return client.get_logged_model(outputs.model_outputs[-1].model_id)
+    found, deleted = [], None
+    for output in outputs.model_outputs:
+        try:
+            found.append(client.get_logged_model(output.model_id))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            deleted = error
+    if not found:
+        assert deleted is not None
+        raise deleted
+    return max(found, key=lambda model: model.creation_timestamp)
 
 
 def _version_with_alias(settings: Settings) -> "ModelVersion | None":
