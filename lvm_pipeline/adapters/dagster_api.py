@@ -54,6 +54,12 @@ def has_healthy_daemons(address: str) -> bool:
     return all(status["healthy"] for status in statuses if status["required"])
 
 
+def code_server_runs(storage_url: str) -> list[str]:
+    """Return the ids of the unfinished runs that code servers execute."""
+    with psycopg.connect(storage_url.replace("+psycopg2", "", 1)) as connection:
+        return [row[0] for row in connection.execute(RUNS_OF_CODE_SERVERS)]
+
+
 def cancel_code_server_runs(address: str, *, storage_url: str) -> int:
     """Cancel the unfinished runs of code servers and return how many there were.
 
@@ -63,8 +69,7 @@ def cancel_code_server_runs(address: str, *, storage_url: str) -> int:
     Raises:
         LvmError: If the web server does not answer or a run could not be cancelled.
     """
-    with psycopg.connect(storage_url.replace("+psycopg2", "", 1)) as connection:
-        run_ids = [row[0] for row in connection.execute(RUNS_OF_CODE_SERVERS)]
+    run_ids = code_server_runs(storage_url)
     if not run_ids:
         return 0
     answer = ask(address, CANCEL_MUTATION, {"ids": run_ids})

@@ -99,7 +99,7 @@ def promote(settings: Settings, *, mlflow_run_id: str, tags: Mapping[str, str], 
     with mlflow_store.store_errors():
         model_id = _model_of(settings, mlflow_run_id).model_id
         of_run = client.search_model_versions(f"name = '{MODEL_NAME}' and run_id = '{mlflow_run_id}'")
-        known = [each for each in of_run if each.model_id == model_id]  # a model may have been logged again
+        known = [each for each in of_run if model_id in (each.source or "")]  # a model may have been logged again
         version = str(known[0].version) if known else _register(settings, mlflow_run_id, tags, description)
         client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
     promoted = champion(settings)

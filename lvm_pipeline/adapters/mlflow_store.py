@@ -19,10 +19,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 from filelock import FileLock
 
-from lvm_pipeline.adapters import databases, mlflow_artifacts
+from lvm_pipeline.adapters import databases, mlflow_artifacts, processes
 from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.files import write_json
 from lvm_pipeline.settings import Settings
@@ -223,28 +222,22 @@ def run_url(settings: Settings, experiment: str, run_id: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _OpenRun:
-    """The owner of an open run; the start time is stored because process ids are reused."""
+    """The owner of an open run; its start is stored because process ids are reused."""
 
     run_id: str
     pid: int
-    process_started: float
+    process_started: str | float  # a number in records of earlier versions, whose processes have ended
     host: str
 
     def is_abandoned(self) -> bool:
         """Whether the process has ended; False for a process on another host."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.process_started) > 1 or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
+        return processes.has_ended(host=self.host, pid=self.pid, start=self.process_started)
 
 
 def note_open_run(settings: Settings, run_id: str) -> None:
     """Record that this process owns an open run."""
-    own = psutil.Process()
-    note = _OpenRun(run_id=run_id, pid=own.pid, process_started=own.create_time(), host=socket.gethostname())
+    pid = os.getpid()
+    note = _OpenRun(run_id=run_id, pid=pid, process_started=processes.start_of(pid) or "", host=socket.gethostname())
     _notes_dir(settings).mkdir(parents=True, exist_ok=True)
     write_json(_notes_dir(settings) / f"{run_id}.json", asdict(note))
 

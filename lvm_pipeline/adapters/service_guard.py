@@ -2,9 +2,9 @@
 
     python -m lvm_pipeline.adapters.service_guard [POSTGRES_DIR]
 
-The guard reads process-group ids, one per line, from a pipe that its parent keeps open. When the pipe closes, it
-terminates the groups, kills what remains after a moment, and stops the embedded Postgres of POSTGRES_DIR unless
-another command is using it. POSTGRES_DIR is passed only if the parent started the server.
+The guard reads process-group ids, one per line (with a minus: no longer), from a pipe that its parent keeps open. When
+the pipe closes, it terminates the groups, kills what remains after a moment, and stops the embedded Postgres of
+POSTGRES_DIR unless another command is using it. POSTGRES_DIR is passed only if the parent started the server.
 """
 
 import os
@@ -28,7 +28,10 @@ def main(arguments: list[str]) -> None:
     """Wait until the pipe on standard input is closed, then clean up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    groups = [int(line) for line in sys.stdin]
+    groups: set[int] = set()
+    for line in sys.stdin:  # -17: group 17 was ended, and its number may be another one's by now
+        number = int(line)
+        groups.discard(-number) if number < 0 else groups.add(number)
     end_groups(groups, grace_seconds=GRACE_SECONDS)
     for directory in arguments:
         stop_unless_used(Path(directory))

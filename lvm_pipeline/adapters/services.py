@@ -1,124 +1,38 @@
 """Run Dagster (web UI, daemon, code server) and the MLflow server on loopback until Ctrl-C.
 
 Every service is a child in its own process group, so that Ctrl-C reaches only this process, which stops them in order.
+A service that dies is started again (`service_watch`).
 If this process is killed, the kernel signals each service (`launcher`), and a guard ends the rest of their groups
 (`service_guard`). Output goes to `LVM_HOME/logs`.
 """
 
-import logging
 import os
 import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
 
-import psycopg
+import psutil
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from lvm_pipeline.adapters import alerts, dagster_api, databases, embedded_postgres, mlflow_store
+from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, mlflow_store
 from lvm_pipeline.adapters.dagster_home import code_server_workspace, dagster_environment
-from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
-from lvm_pipeline.adapters.messages.alert import Alert
+from lvm_pipeline.adapters.service_processes import Service, Services, cancel_runs, dagster_address
+from lvm_pipeline.adapters.service_watch import CODE_SERVER, watch
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.files import only_one
+from lvm_pipeline.files import only_one, write_text
 from lvm_pipeline.settings import Settings
 
-logger = logging.getLogger(__name__)
-
-READY_SECONDS = 600  # a busy machine needs minutes
-MAX_TIMEOUTS = 12  # requests in a row that a service accepts but does not answer, of 10 s each
-STOP_SECONDS = 15
-POLL_SECONDS = 0.25
 DEFINITIONS = "lvm_pipeline.definitions"
 DAEMON_WATCH = "lvm_pipeline.defs.daemon_watch"
 REPORT_PAGES = "lvm_pipeline.serving.report_pages"
-EXITED = "A service exited, so all services are stopped"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """A child process: its command, how to check that it is ready, and whether the next one needs it."""
-
-    name: str
-    command: tuple[str, ...]
-    is_ready: Callable[[], bool]
-    is_needed_by_next: bool = False
-
-
-class _Running(NamedTuple):
-    service: Service
-    process: subprocess.Popen[bytes]
-    log_path: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Services:
-    """The children, and the guard that ends what is left of them."""
-
-    settings: Settings
-    guard: subprocess.Popen[bytes]
-    running: list[_Running] = field(default_factory=list)
-
-    def start(self, service: Service, environment: Mapping[str, str]) -> None:
-        log_path = self.settings.home / "logs" / f"{service.name}.log"
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                launched(service.command), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=self.settings.dagster_dir, env=environment, start_new_session=True,
-            )  # fmt: skip
-        self.running.append(_Running(service=service, process=process, log_path=log_path))
-        assert self.guard.stdin is not None
-        self.guard.stdin.write(f"{process.pid}\n".encode())
-        self.guard.stdin.flush()
-
-    def wait_until_ready(self, *, name: str | None = None) -> None:
-        deadline = time.monotonic() + READY_SECONDS
-        for one in [one for one in self.running if name in (None, one.service.name)]:
-            num_timeouts = 0
-            while num_timeouts < MAX_TIMEOUTS and time.monotonic() < deadline:
-                try:
-                    if one.service.is_ready():
-                        break
-                    num_timeouts = 0
-                except dagster_api.NoAnswerError:
-                    num_timeouts += 1
-                self.check_running()
-                time.sleep(POLL_SECONDS)
-            else:
-                problem = "hangs" if num_timeouts else f"did not start in {READY_SECONDS} s"
-                raise LvmError(f"{one.service.name} {problem}; see {one.log_path}.")
-
-    def check_running(self) -> None:
-        """Raise an LvmError if a child has exited."""
-        for one in self.running:
-            if (code := one.process.poll()) is not None:
-                raise LvmError(f"{one.service.name} exited with code {code}; see {one.log_path}.")
-
-    def stop(self) -> None:
-        """Terminate the children, then let the guard finish; a second Ctrl-C kills them at once."""
-        try:
-            if self.running:
-                _cancel_runs(self.settings)
-            for one in self.running:
-                one.process.terminate()
-            deadline = time.monotonic() + STOP_SECONDS
-            for one in self.running:
-                one.process.wait(timeout=max(0, deadline - time.monotonic()))
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            for one in self.running:
-                one.process.kill()
-                one.process.wait()
-        self.guard.communicate()
+PID_FILE = "services.pid"
 
 
 def run_services(settings: Settings, *, console: Console | None = None) -> None:
@@ -130,12 +44,13 @@ def run_services(settings: Settings, *, console: Console | None = None) -> None:
     problem = f"The services of {settings.home} are already running; stop them first or set another LVM_HOME."
     with only_one(settings.dagster_dir / "services.lock", problem), _stop_signals():
         _refuse_taken_ports(settings)
-        services = _Services(settings=settings, guard=_start_guard(settings))
+        write_text(settings.dagster_dir / PID_FILE, str(os.getpid()))
+        services = Services(settings=settings, guard=_start_guard(settings))
         try:
             with console.status("Starting ...") as status:
                 _start_all(services, say=lambda name: status.update(f"Starting {name} ..."))
             _print_addresses(settings, console)
-            _watch(services)
+            watch(services, console)
         except KeyboardInterrupt:
             pass
         finally:
@@ -144,24 +59,7 @@ def run_services(settings: Settings, *, console: Console | None = None) -> None:
         console.print("Stopped.")
 
 
-def _watch(services: _Services) -> None:
-    """Wait; if a service exits, send an alert and raise its LvmError."""
-    while True:
-        try:
-            services.check_running()
-        except LvmError as error:
-            if services.settings.alert_url is not None:
-                now = time.time()
-                alert = Alert(alert_id=f"end {now:.0f}", happened_at=now, title=EXITED, message=str(error))
-                try:
-                    alerts.send(services.settings, alert)
-                except LvmError as problem:
-                    logger.warning("%s", problem)
-            raise
-        time.sleep(POLL_SECONDS)
-
-
-def _start_all(services: _Services, *, say: Callable[[str], None]) -> None:
+def _start_all(services: Services, *, say: Callable[[str], None]) -> None:
     say("Postgres")
     environment = _service_environment(services.settings)
     for service in _in_order(services.settings, environment):
@@ -193,7 +91,7 @@ def _in_order(settings: Settings, environment: Mapping[str, str]) -> Iterator[Se
     code_port = free_port()
     workspace_path = str(code_server_workspace(settings, port=code_port))
     yield Service(
-        name="dagster-code",
+        name=CODE_SERVER,
         command=(str(scripts / "dagster"), "code-server", "start", "-h", LOOPBACK, "-p", str(code_port), "-m",
                  DEFINITIONS),
         is_ready=lambda: not is_free(code_port),
@@ -207,7 +105,7 @@ def _in_order(settings: Settings, environment: Mapping[str, str]) -> Iterator[Se
         is_ready=lambda: dagster_api.has_loaded_definitions(address),
         is_needed_by_next=True,  # it creates the tables, which two processes must not do at once
     )  # fmt: skip
-    _cancel_runs(settings)  # those of a code server that was killed
+    cancel_runs(settings)  # those of a code server that was killed
     yield Service(
         name="dagster-daemon",
         command=(str(scripts / "dagster-daemon"), "run", "-w", workspace_path),
@@ -226,11 +124,6 @@ def _prepare_mlflow_store(environment: Mapping[str, str]) -> None:
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise LvmError(f"MLflow's tables cannot be created: {reason}")
-
-
-def dagster_address(settings: Settings) -> str:
-    """Return the address of the Dagster web UI."""
-    return f"http://{LOOPBACK}:{settings.dagster_port}"
 
 
 def _service_environment(settings: Settings) -> dict[str, str]:
@@ -253,11 +146,14 @@ def _start_guard(settings: Settings) -> subprocess.Popen[bytes]:
     )
 
 
-def _cancel_runs(settings: Settings) -> None:
+def serving_process(settings: Settings) -> psutil.Process | None:
+    """Return the process that runs the services of this home, None if they are not running."""
+    if not are_running(settings):
+        return None
     try:
-        dagster_api.cancel_code_server_runs(dagster_address(settings), storage_url=databases.dagster_url(settings))
-    except (psycopg.Error, LvmError) as error:  # continue stopping; the next start cancels what is left
-        logger.warning("Cannot cancel unfinished runs: %s", str(error).strip())
+        return psutil.Process(int((settings.dagster_dir / PID_FILE).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return None  # it is starting or ending at this moment
 
 
 def are_running(settings: Settings) -> bool:

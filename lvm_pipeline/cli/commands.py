@@ -7,7 +7,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -86,8 +86,18 @@ def main() -> None:
     try:
         app()
     except LvmError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
+        _end_with(error)
+    except Exception as error:
+        from lvm_pipeline.adapters.limits import limit_met
+
+        if (limit := limit_met(error)) is None:
+            raise
+        _end_with(limit)
+
+
+def _end_with(error: LvmError) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+    sys.exit(1)
 
 
 def _restore_ctrl_c() -> None:

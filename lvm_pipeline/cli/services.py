@@ -66,13 +66,17 @@ def ui() -> None:
     services.run_services(load_settings())
 
 
-@app.command()
-def down() -> None:
-    """Stop the embedded Postgres server."""
-    from lvm_pipeline.adapters import embedded_postgres
+@app.command(short_help="Stop the services and the embedded Postgres.")
+def down(
+    force: Annotated[
+        bool, typer.Option("--force", help="Also while runs or commands are under way: they are cancelled in order.")
+    ] = False,
+) -> None:
+    """Stop the services of `lvm ui` and the embedded Postgres. Refused while a run or another command is under way."""
+    from lvm_pipeline.adapters.shutdown import stop_home
 
-    was_running = embedded_postgres.stop(load_settings().postgres_dir)
-    render.plain().print("Stopped the embedded Postgres." if was_running else "The embedded Postgres was not running.")
+    stopped = stop_home(load_settings(), force=force)
+    render.plain().print(f"Stopped {' and '.join(stopped)}." if stopped else "Nothing was running.")
 
 
 def _printable(value: object) -> str:

@@ -5,6 +5,7 @@ check fails, nothing is materialised and the earlier product stays.
 """
 
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,10 +13,12 @@ from typing import Any
 
 import dagster as dg
 
+from lvm_pipeline.adapters.limits import limit_met
 from lvm_pipeline.defs.metadata import markdown_list, numbers
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, Invariant, Severity, blocking_failures
 
+STEP_LOGGER = "dagster._core.execution.plan.active"
 SEVERITIES = {Severity.BLOCKING: dg.AssetCheckSeverity.ERROR, Severity.WARNING: dg.AssetCheckSeverity.WARN}
 
 
@@ -82,6 +85,7 @@ def check_results(
         Failure: If no blocking check failed and the finding of an invariant is missing.
     """
     findings = list(findings)
+    logging.getLogger(STEP_LOGGER).addFilter(without_absent_results)
     selected = None if context is None else {key.name for key in context.selected_asset_check_keys}
     yield from (
         check_result(finding, report=report)
@@ -91,6 +95,11 @@ def check_results(
     missing = {invariant.name for invariant in invariants} - {finding.name for finding in findings}
     if missing and not blocking_failures(findings):
         raise dg.Failure(f"These checks did not run: {', '.join(sorted(missing))}.", allow_retries=False)
+
+
+def without_absent_results(record: logging.LogRecord) -> bool:
+    """Drop Dagster's warning about a blocking check without a result: the asset says why a check was not made."""
+    return "emitted no result" not in str(record.msg)
 
 
 def is_made(context: dg.AssetExecutionContext) -> bool:
@@ -129,7 +138,12 @@ def checked_asset(
 
 @contextmanager
 def lvm_errors_as_failures() -> Iterator[None]:
+    """Turn errors for people, and limits of the machine, into failures with one sentence."""
     try:
         yield
     except LvmError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
+    except Exception as error:
+        if (limit := limit_met(error)) is None:
+            raise
+        raise dg.Failure(str(limit), allow_retries=False) from error

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import dagster as dg
-import psutil
 
+from lvm_pipeline.adapters import processes
 from lvm_pipeline.adapters.dagster_home import dagster_environment
 from lvm_pipeline.defs.dagster_internals import InstanceRef, NoOpComputeLogManager
 from lvm_pipeline.defs.progress import OnProgress, watched
@@ -132,20 +132,15 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
 
 
 def _own_process() -> str:
-    own = psutil.Process()
-    return f"{socket.gethostname()} {own.pid} {own.create_time()}"
+    pid = os.getpid()
+    return f"{socket.gethostname()} {pid} {processes.start_of(pid)}"
 
 
 def _is_abandoned(process: str | None) -> bool:
     if process is None:
         return False
-    host, pid, started = process.split(" ")
-    if host != socket.gethostname():
-        return False
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) > 1
-    except psutil.NoSuchProcess:
-        return True
+    host, pid, start = process.split(" ")
+    return processes.has_ended(host=host, pid=int(pid), start=start)
 
 
 @contextmanager

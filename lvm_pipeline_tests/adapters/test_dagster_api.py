@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from lvm_pipeline.adapters import dagster_api, services
+from lvm_pipeline.adapters import dagster_api, service_processes
 from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import load_settings
@@ -89,15 +89,15 @@ def silent_server():
 
 def services_that_wait_for(tmp_path, is_ready):
     process = subprocess.Popen(["sleep", "60"])
-    service = services.Service(name="dagster-webserver", command=(), is_ready=is_ready)
-    running = services._Running(service=service, process=process, log_path=tmp_path / "web.log")
-    return services._Services(settings=load_settings(), guard=process, running=[running]), process
+    service = service_processes.Service(name="dagster-webserver", command=(), is_ready=is_ready)
+    running = service_processes.Running(service, process, tmp_path / "web.log", {})
+    return service_processes.Services(settings=load_settings(), guard=process, running=[running]), process
 
 
 def test_a_web_server_that_hangs_is_an_error_after_some_tries(tmp_path, monkeypatch):
     monkeypatch.setattr(dagster_api, "ANSWER_SECONDS", 0.05)
-    monkeypatch.setattr(services, "MAX_TIMEOUTS", 3)
-    monkeypatch.setattr(services, "READY_SECONDS", 20)
+    monkeypatch.setattr(service_processes, "MAX_TIMEOUTS", 3)
+    monkeypatch.setattr(service_processes, "READY_SECONDS", 20)
     tries = []
     with silent_server() as address:
 
@@ -116,8 +116,8 @@ def test_a_web_server_that_hangs_is_an_error_after_some_tries(tmp_path, monkeypa
 
 
 def test_a_web_server_that_is_slow_now_and_then_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(services, "MAX_TIMEOUTS", 3)
-    monkeypatch.setattr(services, "POLL_SECONDS", 0)
+    monkeypatch.setattr(service_processes, "MAX_TIMEOUTS", 3)
+    monkeypatch.setattr(service_processes, "POLL_SECONDS", 0)
     answers = [None, None, False, None, None, True]  # None: no answer in time
 
     def is_ready():

@@ -1,6 +1,7 @@
 """Promises of the services: they come up, and nothing of them is left, however they are stopped."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import psycopg
@@ -21,6 +24,7 @@ from lvm_pipeline.files import only_one
 from lvm_pipeline.settings import CHECKOUT_DIR, Settings
 from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 
+logger = logging.getLogger(__name__)
 WITH_SMALL_DEFINITIONS = (sys.executable, "-m", "lvm_pipeline_tests.adapters.run_services")
 MAKE_UI = ("make", "--old-file", f"{sys.prefix}/.installed", f"VENV={sys.prefix}", "ui")
 LAUNCH = """mutation { launchRun(executionParams: {selector: {repositoryLocationName: "lvm_pipeline",
@@ -178,12 +182,128 @@ def test_a_daemon_that_hangs_and_one_that_ends_are_reported(home, start_services
     daemon.kill()
 
     assert wait_until(lambda: len(receiver.messages) > 1, seconds=60)
-    rest, _ = running.process.communicate(timeout=120)
+    assert receiver.messages[1]["title"] == "dagster-daemon died and is started again"
     assert "dagster-daemon exited with code" in receiver.messages[1]["message"]
+    assert wait_until(lambda: dagster_api.has_healthy_daemons(services.dagster_address(running.settings)), seconds=200)
+    running.process.send_signal(signal.SIGINT)
+    rest, _ = running.process.communicate(timeout=120)
     assert len(receiver.messages) == 2
-    assert running.process.returncode == 1, rest
     logs = [path.read_text() for path in (home / "logs").iterdir()]
     assert not [words for words in (*logs, rest, running.output) if "s3cret" in words]
+
+
+def processes_named(home, name):
+    """The processes of a home whose name, or the first words of whose command, hold a name."""
+    found = []
+    for process in processes_of(home):
+        with suppress(psutil.NoSuchProcess):
+            if name in f"{process.name()} {' '.join(process.cmdline()[:3])}":
+                found.append(process)
+    return found
+
+
+def seconds_until_back(home, name, is_ready):
+    """Kill every process of a name, and wait until others of it are there and ready."""
+    killed = processes_named(home, name)
+    assert killed
+    kill_at_once(killed)
+    began = time.monotonic()
+
+    def is_back():
+        there = processes_named(home, name)
+        return there and not {each.pid for each in there} & {each.pid for each in killed} and answers(is_ready)
+
+    assert wait_until(is_back, seconds=300), name
+    return time.monotonic() - began
+
+
+def answers(is_ready):
+    """Whether a service is ready; while Postgres is away, others answer with errors."""
+    try:
+        return is_ready()
+    except LvmError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.timeout(1800)
+def test_each_service_that_is_killed_comes_back_and_runs_end_as_they_should(
+    home, start_services, receiver, monkeypatch
+):
+    monkeypatch.setenv("LVM_ALERT_URL", receiver.url)
+    running = start_services()
+    settings = running.settings
+    address = services.dagster_address(settings)
+    is_ready = {
+        "mlflow": lambda: dagster_api.get(f"http://127.0.0.1:{settings.mlflow_port}/health") is not None,
+        "report_pages": lambda: dagster_api.get(f"http://127.0.0.1:{settings.reports_port}") is not None,
+        "dagster-webserver": lambda: dagster_api.has_loaded_definitions(address),
+        "dagster-daemon": lambda: dagster_api.has_healthy_daemons(address),
+        "code-server": lambda: dagster_api.has_loaded_definitions(address),
+        "postgres": lambda: dagster_api.has_healthy_daemons(address),
+    }
+    run_id = launch_run(running)
+    for name, condition in is_ready.items():
+        if name == "postgres":
+            run_id = launch_run(running)
+        logger.info("%s: back after %.1f s", name, seconds_until_back(home, name, condition))
+        if name == "code-server":
+            wait_for_status(running, run_id, "FAILURE", seconds=300)
+            assert "launch the run again; a training resumes" in failure_of(running, run_id)
+        else:
+            assert wait_until(lambda: not processes_named(home, "lost_runs"), seconds=300)
+            assert running.run_status(run_id) == "STARTED", f"the run needs no {name}"
+    assert running.process.poll() is None
+    titles = [message["title"] for message in receiver.messages]
+    assert len(titles) == len(set(titles)), "each is told once"
+    assert "The embedded Postgres died and is started again" in titles
+
+
+def launch_run(running):
+    """Launch the run that takes long, once the web server can, and wait until it executes."""
+    for _ in range(60):
+        answer = running.ask(LAUNCH)
+        run_id = ((answer or {}).get("launchRun", {}).get("run") or {}).get("runId")
+        if run_id is not None:
+            break
+        time.sleep(1)
+    wait_for_status(running, run_id, "STARTED", seconds=600)
+    return run_id
+
+
+def wait_for_status(running, run_id, status, *, seconds):
+    assert wait_until(lambda: running.run_status(run_id) == status, seconds=seconds), running.run_status(run_id)
+
+
+def failure_of(running, run_id):
+    url = databases.dagster_url(running.settings).replace("+psycopg2", "")
+    with psycopg.connect(url) as connection:
+        query = "SELECT event FROM event_logs WHERE run_id = %s AND dagster_event_type = 'PIPELINE_FAILURE'"
+        return connection.execute(query, [run_id]).fetchone()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.timeout(1800)
+def test_lvm_down_waits_for_runs_and_stops_all_in_order_when_forced(home, start_services):
+    running = start_services()
+    run_id = launch_run(running)
+    lvm = str(Path(sys.prefix) / "bin" / "lvm")
+    environment = os.environ | {"LVM_HOME": str(home), "PYTHONPATH": str(CHECKOUT_DIR)}
+    command = [sys.executable, lvm, "down"]
+
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "A Dagster run is under way; wait for the end, or cancel with `lvm down --force`." in refused.stderr
+    assert running.run_status(run_id) == "STARTED"
+
+    done = subprocess.run([*command, "--force"], env=environment, capture_output=True, text=True, check=True)
+    assert "Stopped the services and the embedded Postgres." in done.stdout
+    running.process.communicate(timeout=60)
+    assert running.process.returncode == 0
+    assert wait_until(lambda: not processes_of(home), seconds=60)
+    assert running.run_status(run_id) == "CANCELED"
 
 
 def test_a_taken_port_is_named_before_anything_starts(open_tmp_path):

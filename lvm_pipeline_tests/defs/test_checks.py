@@ -3,7 +3,14 @@
 import dagster as dg
 import pytest
 
-from lvm_pipeline.defs.checks import check_result, check_results, check_specs, lvm_errors_as_failures, not_checked
+from lvm_pipeline.defs.checks import (
+    check_result,
+    check_results,
+    check_specs,
+    checked_asset,
+    lvm_errors_as_failures,
+    not_checked,
+)
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, Invariant, Severity
 
@@ -46,6 +53,22 @@ def test_a_check_that_was_not_made_has_no_result():
 
     assert [result.check_name for result in check_results(findings, INVARIANTS)] == ["tmd_codes_are_assigned"]
     assert not_checked(findings).value == "- cpe_ids_are_unique: no encoder"
+
+
+def test_dagster_does_not_warn_of_a_check_that_was_not_made(caplog):
+    @checked_asset(INVARIANTS, deps=[], group_name="data", kinds=set())
+    def made():
+        yield from check_results(
+            [INVARIANTS[0].not_checked("no encoder"), INVARIANTS[1].finding(passed=True, message="")], INVARIANTS
+        )
+        yield dg.MaterializeResult()
+
+    @dg.asset(deps=[made])
+    def downstream():
+        pass
+
+    assert dg.materialize([made, downstream]).success
+    assert "emitted no result" not in caplog.text
 
 
 def test_only_blocking_invariants_block():

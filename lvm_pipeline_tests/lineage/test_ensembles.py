@@ -185,6 +185,8 @@ def test_it_can_become_champion_and_its_members_are_what_is_retrained(settings, 
     registry = Registry(settings)
     monkeypatch.setattr("lvm_pipeline.adapters.mlflow_registry.champion", registry.champion)
     monkeypatch.setattr("lvm_pipeline.adapters.mlflow_registry.promote", registry.promote)
+    monkeypatch.setattr("lvm_pipeline.adapters.mlflow_mending.hold_model", lambda *_, **__: None)
+    monkeypatch.setattr("lvm_pipeline.lineage.results.describe_trial", lambda *_: None)
     always_promote(monkeypatch)
     made = combine(settings, tracker=Named())
     registry.model_dir = made.folder.model_dir

@@ -6,7 +6,7 @@ fail) nor quite in the order of their times, so a single "last id" would lose so
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from lvm_pipeline.adapters.messages.alert import Alert
 from lvm_pipeline.adapters.messages.failing import Failure
@@ -26,12 +26,18 @@ class Window:
 
     @classmethod
     def from_text(cls, text: str | None, *, now: float) -> "Window":
-        """Return the window that `as_text` wrote; without one it begins now."""
+        """Return the window that `as_text` wrote; without one it begins now.
+
+        If the clock was set back, the window begins anew: what happens next would otherwise seem to be old.
+        """
         if text is None:
             return cls(since=now)
         values = json.loads(text)
-        failing = {state: Failure(**failure) for state, failure in values.get("failing", {}).items()}
-        return cls(since=values["since"], handled=values["handled"], failing=failing)
+        was_set_back = values["since"] > now
+        latest = now - OVERLAP_SECONDS if was_set_back else now
+        failures = {state: Failure(**failure) for state, failure in values.get("failing", {}).items()}
+        failing = {state: replace(each, seen_at=min(each.seen_at, latest)) for state, each in failures.items()}
+        return cls(since=min(values["since"], latest), handled=values["handled"], failing=failing)
 
     def as_text(self) -> str:
         """Return the window as JSON."""

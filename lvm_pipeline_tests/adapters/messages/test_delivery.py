@@ -38,7 +38,7 @@ def test_each_failure_is_sent_once_oldest_first(window):
     found = [alert(2), alert(1, NOW - 30)]
 
     first = deliver(found, window, send=sender, now=NOW)
-    second = deliver([*found, alert(3)], Window.from_text(first.window.as_text(), now=0), send=sender, now=NOW)
+    second = deliver([*found, alert(3)], Window.from_text(first.window.as_text(), now=NOW), send=sender, now=NOW)
 
     assert sender.sent == ["check execution 1", "check execution 2", "check execution 3"]
     assert (first.in_words(), second.in_words()) == ("Sent 2 alerts.", "Sent 1 alert.")
@@ -140,7 +140,7 @@ class Looks:
 
     def __call__(self, *alerts, now):
         self.found += alerts
-        delivery = deliver(self.found, Window.from_text(self.text, now=0), send=self.sender, now=now)
+        delivery = deliver(self.found, Window.from_text(self.text, now=now), send=self.sender, now=now)
         self.text = delivery.window.as_text()
         sent, self.sender.sent = self.sender.sent, []
         return sent
@@ -174,6 +174,18 @@ def test_a_series_whose_first_alert_failed_is_sent_later():
 
     assert look(repeated(3, NOW + 120), now=NOW + 120) == ["run 1"], "run 2 and 3 repeat it"
     assert look(repeated(4, NOW + 180), now=NOW + 180) == []
+
+
+@pytest.mark.parametrize("set_back", [60.0, 7200.0])
+def test_a_clock_that_is_set_back_neither_hides_nor_repeats_anything(set_back):
+    look = Looks(Sender())
+    assert look(repeated(1, NOW), now=NOW) == ["run 1"]
+    now = NOW - set_back
+
+    assert look(now=now) == []
+    over = Alert(alert_id="run 2", happened_at=now + 30, title="t", message="m", state="s", is_over=True)
+    assert look(over, repeated(3, now + 40, "The disk is full."), now=now + 60) == ["run 2", "run 3"]
+    assert look(now=now + 90) == []
 
 
 def test_failures_of_manual_runs_are_sent_each_time():

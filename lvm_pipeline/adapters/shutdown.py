@@ -1,0 +1,100 @@
+"""Stop what runs in a home: the services in order, then the embedded Postgres. Nothing under way is cut off unasked."""
+
+import os
+import signal
+from collections.abc import Sequence
+
+import psutil
+import psycopg
+
+from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, services
+from lvm_pipeline.adapters.loopback import LOOPBACK
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+
+STOP_SECONDS = 60
+CLIENTS = (
+    "SELECT client_port FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() "
+    "AND client_port IS NOT NULL"
+)
+OWN_PROGRAMS = ("lvm", "lvm_pipeline")  # they end in order when they are asked to
+
+
+def stop_home(settings: Settings, *, force: bool = False) -> list[str]:
+    """Stop the services and the embedded Postgres of a home; return what was stopped.
+
+    Args:
+        force: Cancel Dagster runs that are under way, and end commands that use Postgres: a training closes its run
+            and can be resumed.
+
+    Raises:
+        LvmError: If a run or a command is under way, or the services do not stop.
+    """
+    served_by = services.serving_process(settings)
+    if not force:
+        _refuse_while_busy(settings, served_by)
+    stopped = []
+    was_running = embedded_postgres.status(settings.postgres_dir).is_running
+    if served_by is not None:
+        _end([served_by])
+        stopped.append("the services")
+    if force:
+        _end([each for each in _commands(settings) if _is_own(each)])
+    if embedded_postgres.stop(settings.postgres_dir) or was_running:
+        stopped.append("the embedded Postgres")
+    return stopped
+
+
+def _refuse_while_busy(settings: Settings, served_by: psutil.Process | None) -> None:
+    if served_by is not None:
+        storage_url = databases.dagster_url(settings)
+        if number := len(dagster_api.code_server_runs(storage_url)):
+            runs = "A Dagster run is" if number == 1 else f"{number} Dagster runs are"
+            raise LvmError(f"{runs} under way; wait for the end, or cancel with `lvm down --force`.")
+    if commands := _commands(settings, beside=served_by):
+        named = ", ".join(f"{_name(each)} (process {each.pid})" for each in commands)
+        raise LvmError(f"The embedded Postgres is used by {named}; wait, or end it with `lvm down --force`.")
+
+
+def _commands(settings: Settings, *, beside: psutil.Process | None = None) -> list[psutil.Process]:
+    """Return the processes with a connection to the embedded server, but this one and those below `beside`."""
+    if not embedded_postgres.status(settings.postgres_dir).is_running:
+        return []
+    url = embedded_postgres.ensure_running(settings.postgres_dir).url("postgres")
+    with psycopg.connect(url, connect_timeout=databases.CONNECT_SECONDS) as connection:
+        ports = {row[0] for row in connection.execute(CLIENTS)}
+    ignored = {os.getpid()}
+    if beside is not None:
+        ignored |= {beside.pid, *(child.pid for child in beside.children(recursive=True))}
+    pids = {
+        each.pid
+        for each in psutil.net_connections("tcp4")
+        if each.laddr and each.laddr.ip == LOOPBACK and each.laddr.port in ports and each.pid not in (None, *ignored)
+    }
+    return [psutil.Process(pid) for pid in sorted(pid for pid in pids if pid is not None)]
+
+
+def _end(processes: Sequence[psutil.Process]) -> None:
+    """Ask processes to end, and wait until they have."""
+    for each in processes:
+        each.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS)
+    if alive:
+        raise LvmError(f"Process {alive[0].pid} has not ended in {STOP_SECONDS} s; end it and try again.")
+
+
+def _is_own(process: psutil.Process) -> bool:
+    return any(word.rpartition("/")[2].split(".")[0] in OWN_PROGRAMS for word in _words(process))
+
+
+def _name(process: psutil.Process) -> str:
+    """Return the beginning of a command line, without folders and secrets."""
+    words = [word.rpartition("/")[2] if "://" not in word else "..." for word in _words(process)]
+    return " ".join(" ".join(words).split())[:60] or "a program"
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

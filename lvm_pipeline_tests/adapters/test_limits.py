@@ -1,0 +1,111 @@
+"""Limits of the machine end in one sentence, and all works again when the cause is gone: on a real server."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+
+import dagster as dg
+import psutil
+import psycopg
+import pytest
+from sqlalchemy import create_engine
+
+from lvm_pipeline.adapters import embedded_postgres, processes, shutdown
+from lvm_pipeline.adapters.limits import limit_met
+from lvm_pipeline.defs.checks import lvm_errors_as_failures
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
+
+TAKEN = "All connections of Postgres are taken; end some of the programs that use it"
+HOLD = """
+import sys, time, psycopg
+with psycopg.connect(sys.argv[1]):
+    print("connected", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def small_server(open_tmp_path_factory):
+    """A home whose server has ten connections."""
+    home = open_tmp_path_factory() / "home"
+    directory = home / "postgres"
+    server = embedded_postgres.ensure_running(directory)
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET max_connections = 10")
+        connection.execute("ALTER SYSTEM SET max_wal_senders = 0")
+    embedded_postgres.stop(directory)
+    yield Settings(home=home), embedded_postgres.ensure_running(directory)
+    embedded_postgres.stop(directory)
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_taken_connections_are_one_sentence_in_commands_and_assets(small_server, lvm, monkeypatch):
+    settings, server = small_server
+    monkeypatch.setenv("LVM_HOME", str(settings.home))
+    with ExitStack() as taken:
+        for _ in range(10):
+            taken.enter_context(psycopg.connect(server.url("postgres")))
+        for command in ("env", "doctor"):
+            code, _, errors = lvm(command)
+            assert (code, TAKEN in " ".join(errors.split())) == (1, True), errors
+        with pytest.raises(dg.Failure, match=TAKEN), lvm_errors_as_failures():
+            create_engine(server.url("postgres").replace("postgresql", "postgresql+psycopg2")).connect()
+
+    assert lvm("env")[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_lvm_down_names_the_command_that_uses_postgres_and_ends_it_when_forced(small_server):
+    settings, server = small_server
+    command = [sys.executable, "-c", HOLD, server.url("postgres"), "lvm"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout.readline() == "connected\n"
+        with pytest.raises(LvmError) as refused:
+            shutdown.stop_home(settings)
+        assert re.search(rf"is used by .*process {user.pid}.*lvm down --force", str(refused.value))
+        assert server.password not in str(refused.value)
+        assert user.poll() is None
+        assert embedded_postgres.status(settings.postgres_dir).is_running
+
+        assert shutdown.stop_home(settings, force=True) == ["the embedded Postgres"]
+        assert user.wait(timeout=10) != 0
+    assert not embedded_postgres.status(settings.postgres_dir).is_running
+    assert shutdown.stop_home(settings) == []
+    embedded_postgres.ensure_running(settings.postgres_dir)
+
+
+def test_a_full_disk_is_one_sentence_wherever_it_is_met():
+    full = OSError(errno.ENOSPC, "No space left on device", "/data/x")
+    assert str(limit_met(full)) == "The disk that holds /data/x is full; free space and try again."
+    error = RuntimeError("while writing")
+    error.__cause__ = psycopg.OperationalError("could not extend file: No space left on device")
+    assert str(limit_met(error)) == "The disk is full; free space and try again."
+    assert limit_met(ValueError("No space left on device")) is None
+
+
+def test_a_process_is_known_again_when_the_clock_was_set_back(monkeypatch):
+    start = processes.start_of(os.getpid())
+    plain = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: plain - 3600)  # what the kernel says after it
+
+    assert processes.start_of(os.getpid()) == start
+    assert not processes.has_ended(host=os.uname().nodename, pid=os.getpid(), start=start)
+    assert processes.has_ended(host=os.uname().nodename, pid=os.getpid(), start="another")
+    assert not processes.has_ended(host="elsewhere", pid=os.getpid(), start="another")
+
+
+def test_a_process_that_ended_is_known_to_have_ended():
+    with subprocess.Popen(["sleep", "60"]) as child:
+        start = processes.start_of(child.pid)
+        assert not processes.has_ended(host=os.uname().nodename, pid=child.pid, start=start)
+        child.kill()
+        while processes.start_of(child.pid) is not None:
+            time.sleep(0.01)
+        assert processes.has_ended(host=os.uname().nodename, pid=child.pid, start=start)
