@@ -6,15 +6,19 @@ a table and split holds the measures of every baseline on every target.
 Shapes: S = targets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lvm_pipeline.evaluation.kept import kept_or_made
-from lvm_pipeline.measures.baselines import fit_baselines
-from lvm_pipeline.measures.metrics import Closeness, Spread
-from lvm_pipeline.measures.retrieval import EXCLUSIONS
+from lvm_pipeline.evaluation.kept_forecast import kept_forecast
+from lvm_pipeline.measures.baselines import Baseline, fit_baselines
+from lvm_pipeline.measures.hubness import penalties_of
+from lvm_pipeline.measures.linear_forecast import LinearForecast
+from lvm_pipeline.measures.metrics import Closeness, Spread, Values
+from lvm_pipeline.measures.ranking import RANKING_BASELINES
+from lvm_pipeline.measures.retrieval import EXCLUSIONS, Ranks
 from lvm_pipeline.measures.scores import Scores, score_predictor
 from lvm_pipeline.measures.targets import Targets
 from lvm_pipeline.training.provenance import code_version
@@ -41,29 +45,43 @@ def baseline_scores(
         cache_dir,
         "baselines",
         [fingerprint, split, targets.context_mode, targets.context_length, code_version(__name__)],
-        make=lambda: _scored(targets),
+        make=lambda: _scored(targets, lambda each: kept_forecast(each, fingerprint=fingerprint, cache_dir=cache_dir)),
         pack=_packed,
         unpack=lambda arrays, facts: _unpacked(arrays, facts, num_targets=len(targets.scored)),
         num_kept=KEPT_FILES,
     )
 
 
-def _scored(targets: Targets) -> dict[str, ScoredBaseline]:
+def _scored(targets: Targets, forecast_of: Callable[[Targets], LinearForecast]) -> dict[str, ScoredBaseline]:
     train_mean = targets.train_mean()
     return {
         baseline.name: ScoredBaseline(
-            scores=score_predictor(baseline.predict, targets, train_mean=train_mean), fitted=baseline.fitted
+            scores=score_predictor(
+                baseline.predict, targets, train_mean=train_mean, penalties=_penalties(baseline, targets)
+            ),
+            fitted=baseline.fitted,
         )
-        for baseline in fit_baselines(targets)
+        for baseline in fit_baselines(targets, forecast_of=forecast_of)
     }
+
+
+def _penalties(baseline: Baseline, targets: Targets) -> Values | None:
+    """Return the hubness correction of a baseline that is one of ranking, too."""
+    return penalties_of(baseline.predict, targets) if baseline.name in RANKING_BASELINES else None
 
 
 def _packed(baselines: Mapping[str, ScoredBaseline]) -> tuple[dict[str, Any], Any]:
     arrays, facts = {}, {}
     for name, found in baselines.items():
-        facts[name] = {"fitted": dict(found.fitted), "spread": asdict(found.scores.spread)}
+        is_corrected = found.scores.corrected_ranks is not None
+        facts[name] = {
+            "fitted": dict(found.fitted),
+            "spread": asdict(found.scores.spread),
+            "is_corrected": is_corrected,
+        }
         arrays |= {f"{name}/{measure}": values for measure, values in asdict(found.scores.closeness).items()}
-        arrays |= {f"{name}/{rule}": found.scores.ranks[rule] for rule in EXCLUSIONS}
+        for kind, ranks in (("ranks", found.scores.ranks), ("corrected_ranks", found.scores.corrected_ranks)):
+            arrays |= {f"{name}/{kind}/{rule}": found for rule, found in (ranks or {}).items()}
     return arrays, facts
 
 
@@ -78,8 +96,13 @@ def _baseline(name: str, facts: Mapping[str, Any], file: Mapping[str, Any]) -> S
     return ScoredBaseline(
         scores=Scores(
             closeness=Closeness(**{measure: file[f"{name}/{measure}"] for measure in measures}),
-            ranks={rule: file[f"{name}/{rule}"] for rule in EXCLUSIONS},
+            ranks=_ranks(f"{name}/ranks", file),
+            corrected_ranks=_ranks(f"{name}/corrected_ranks", file) if facts["is_corrected"] else None,
             spread=Spread(**facts["spread"]),
         ),
         fitted=facts["fitted"],
     )
+
+
+def _ranks(prefix: str, file: Mapping[str, Any]) -> Ranks:
+    return {rule: file[f"{prefix}/{rule}"] for rule in EXCLUSIONS}

@@ -4,7 +4,7 @@ Shapes: S = targets, A = articles.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from lvm_pipeline.evaluation.scoring import ScoredModel, score_model
 from lvm_pipeline.evaluation.standing_scores import standing_scores
 from lvm_pipeline.evaluation.text_scores import TextRequest, TextScores, text_scores
 from lvm_pipeline.findings import Finding
+from lvm_pipeline.measures.baselines import COPY_LAST
 from lvm_pipeline.measures.retrieval import (
     EXCLUSIONS,
     Exclusion,
@@ -56,11 +57,11 @@ from lvm_pipeline.measures.retrieval import (
     retrieval_scores,
 )
 from lvm_pipeline.measures.targets import ContextMode, Targets
-from lvm_pipeline.measures.uncertainty import paired_gain
+from lvm_pipeline.measures.uncertainty import Interval, paired_gain
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.source.encoders.encoder import Encoder
 from lvm_pipeline.source.encoders.registry import encoder_of_space
-from lvm_pipeline.training.data import load_training_data
+from lvm_pipeline.training.data import TrainingData, load_training_data
 from lvm_pipeline.training.invariants import (
     prediction_is_not_the_mean_vector,
     read_findings,
@@ -69,7 +70,7 @@ from lvm_pipeline.training.invariants import (
 from lvm_pipeline.training.trained_model import TrainedModelInfo
 
 HISTOGRAM_EDGES = tuple(round(-0.5 + 0.025 * i, 3) for i in range(61))  # cosine, -0.5 to 1
-CURVE_BASELINES = ("copy_last",)  # drawn beside the model and the best baseline
+CURVE_BASELINES = (COPY_LAST,)  # drawn beside the model and the best baseline
 LABEL_CHARACTERS = 80
 
 
@@ -110,6 +111,7 @@ def evaluate_model(
         context_mode=context_mode,
         num_threads=num_threads,
         require_same_data=require_same_data,
+        correct_hubness=True,
     )
     baselines = baseline_scores(
         scored.targets, fingerprint=data.sequences.metadata.fingerprint, split=split, cache_dir=cache_dir
@@ -118,7 +120,7 @@ def evaluate_model(
     encoder = None if encoders_dir is None else encoder_of_space(data.concepts.space_id, encoders_dir=encoders_dir)
     report = replace(
         report,
-        ranking=ranking_scores(scored, cache_dir=cache_dir, seed=seed),
+        ranking=ranking_scores(scored, baselines[COPY_LAST], cache_dir=cache_dir, seed=seed),
         standing=standing_scores(scored, concepts_path=concepts_path, cache_dir=cache_dir, encoder=encoder, seed=seed),
         text=_text(scored, text, concepts_path=concepts_path, encoder=encoder, cache_dir=cache_dir, seed=seed),
         rollout=rollout_scores(
@@ -154,6 +156,41 @@ def _text(
     if request is None or not request.num_targets:
         return NO_TEXT
     return text_scores(scored, request, concepts_path=concepts_path, encoder=encoder, cache_dir=cache_dir, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GainOverBest:
+    """What a model scored on a split, and by how much it beats the best baseline there."""
+
+    cosine: float
+    best_baseline: str
+    gain: Interval
+    counts: Counts
+
+
+def gain_over_best_baseline(
+    model_dir: Path,
+    data: TrainingData,
+    *,
+    device: str,
+    split: Split,
+    cache_dir: Path | None = None,
+    num_threads: int | None = None,
+    seed: int = 0,
+) -> GainOverBest:
+    """Score a trained model and the baselines on a split, without the rest of a report."""
+    scored = score_model(model_dir, data, device=device, split=split, num_threads=num_threads)
+    baselines = baseline_scores(
+        scored.targets, fingerprint=data.sequences.metadata.fingerprint, split=split, cache_dir=cache_dir
+    )
+    best = best_baseline(baselines)
+    own, other = scored.scores.closeness, baselines[best].scores.closeness.cosine
+    return GainOverBest(
+        cosine=own.means()["cosine"],
+        best_baseline=best,
+        gain=paired_gain(own.cosine, other, scored.targets.scored.articles, seed=seed),
+        counts=_counts(scored.targets),
+    )
 
 
 def best_baseline(baselines: Mapping[str, ScoredBaseline]) -> str:

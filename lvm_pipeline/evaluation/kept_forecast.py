@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lvm_pipeline.evaluation.kept import kept_or_made
-from lvm_pipeline.measures.linear_forecast import LinearForecast, fit_linear_forecast
+from lvm_pipeline.measures.baselines import fitted_forecast
+from lvm_pipeline.measures.linear_forecast import LinearForecast
 from lvm_pipeline.measures.targets import Targets
 from lvm_pipeline.training.provenance import code_version
 
@@ -22,21 +23,10 @@ def kept_forecast(targets: Targets, *, fingerprint: str, cache_dir: Path | None)
         cache_dir,
         "linear-forecast",
         [fingerprint, targets.context_mode, targets.context_length, code_version(__name__)],
-        make=lambda: _fitted(targets),
+        make=lambda: fitted_forecast(targets),
         pack=lambda forecast: (vars(forecast), None),
         unpack=_unpacked,
         num_kept=KEPT_FILES,
-    )
-
-
-def _fitted(targets: Targets) -> LinearForecast:
-    train = targets.train
-    return fit_linear_forecast(
-        targets.vectors,
-        train_rows=targets.train_rows,
-        first_rows=train.first_rows,
-        target_rows=train.target_rows,
-        articles=train.articles,
     )
 
 

@@ -7,7 +7,7 @@ head is ranked by its scores, which the correction of cosines does not fit.
 Shapes: S = targets, P = candidates in the pool.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline
 from lvm_pipeline.evaluation.kept import kept_or_made
 from lvm_pipeline.evaluation.scoring import ScoredModel
-from lvm_pipeline.measures.hubness import MAX_TRAIN_PREDICTIONS, candidate_penalties, train_sample
-from lvm_pipeline.measures.ranking import fit_ranking_baselines
-from lvm_pipeline.measures.retrieval import EARLIER_ROWS, Exclusion, target_ranks
-from lvm_pipeline.measures.scores import blocks_of, given_predictions
-from lvm_pipeline.measures.targets import Contexts, Targets
+from lvm_pipeline.measures.baselines import Baseline
+from lvm_pipeline.measures.hubness import penalties_of
+from lvm_pipeline.measures.ranking import COPY_LAST, fit_ranking_baselines
+from lvm_pipeline.measures.retrieval import EARLIER_ROWS, Exclusion, ranks_with_each
+from lvm_pipeline.measures.scores import Scores
+from lvm_pipeline.measures.targets import Targets, blocks_of
 from lvm_pipeline.measures.uncertainty import Interval, paired_gain
 from lvm_pipeline.training.provenance import code_version
 
 KEPT_FILES = 12
 
 Ranks = NDArray[np.int64]
-Predict = Callable[[Contexts], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +79,17 @@ class _Ranked:
         return max((1 / ranks for ranks in (self.plain, self.corrected) if ranks is not None), key=np.mean)
 
 
-def ranking_scores(scored: ScoredModel, *, cache_dir: Path | None, seed: int) -> RankingScores:
-    """Rank the targets by a model and by the ranking baselines.
+def ranking_scores(
+    scored: ScoredModel, copy_last: ScoredBaseline, *, cache_dir: Path | None, seed: int
+) -> RankingScores:
+    """Rank the targets by a model and by the ranking baselines, of which `copy_last` is ranked already.
 
     Ranks of baselines are kept in `cache_dir` for the next model; None keeps nothing. The seed is that of the fit of
     the ranking query and of resampling.
     """
     targets = scored.targets
-    baselines = _baselines(scored, cache_dir, seed=seed)
-    model = _ranked_model(scored)
+    baselines = {COPY_LAST: _ranked(copy_last.scores), **_baselines(scored, cache_dir, seed=seed)}
+    model = _ranked(scored.scores)
     best = max(baselines, key=lambda name: baselines[name].better().mean())
     return RankingScores(
         exclusion=EARLIER_ROWS,
@@ -99,21 +102,13 @@ def ranking_scores(scored: ScoredModel, *, cache_dir: Path | None, seed: int) ->
     )
 
 
-def _ranked_model(scored: ScoredModel) -> _Ranked:
-    if scored.ranks_of_prediction is not None:
-        return _Ranked(plain=scored.scores.ranks[EARLIER_ROWS], corrected=None, fitted={})
-    targets = scored.targets
-    penalties = candidate_penalties(targets, scored.train_predictions(MAX_TRAIN_PREDICTIONS))
-    return _ranked(given_predictions(scored.predictions, targets), targets, penalties, fitted={})
-
-
-def _ranked(predict: Predict, targets: Targets, penalties: NDArray[np.float32], fitted: Mapping[str, float]) -> _Ranked:
-    plain, corrected = [], []
-    for contexts in blocks_of(targets.scored):
-        predictions = predict(contexts)
-        plain.append(target_ranks(predictions, contexts, targets)[EARLIER_ROWS])
-        corrected.append(target_ranks(predictions, contexts, targets, penalties=penalties)[EARLIER_ROWS])
-    return _Ranked(plain=np.concatenate(plain), corrected=np.concatenate(corrected), fitted=fitted)
+def _ranked(scores: Scores) -> _Ranked:
+    corrected = scores.corrected_ranks
+    return _Ranked(
+        plain=scores.ranks[EARLIER_ROWS],
+        corrected=None if corrected is None else corrected[EARLIER_ROWS],
+        fitted={},
+    )
 
 
 def _baselines(scored: ScoredModel, cache_dir: Path | None, *, seed: int) -> dict[str, _Ranked]:
@@ -131,12 +126,17 @@ def _baselines(scored: ScoredModel, cache_dir: Path | None, *, seed: int) -> dic
 
 
 def _fitted(targets: Targets, *, seed: int) -> dict[str, _Ranked]:
-    sample, found = train_sample(targets), {}
-    for baseline in fit_ranking_baselines(targets, seed=seed):
-        predictions = np.concatenate([baseline.predict(contexts) for contexts in blocks_of(sample)])
-        penalties = candidate_penalties(targets, predictions)
-        found[baseline.name] = _ranked(baseline.predict, targets, penalties, baseline.fitted)
-    return found
+    return {each.name: _ranked_baseline(each, targets) for each in fit_ranking_baselines(targets, seed=seed)}
+
+
+def _ranked_baseline(baseline: Baseline, targets: Targets) -> _Ranked:
+    penalties = [None, penalties_of(baseline.predict, targets)]
+    blocks = [
+        [ranks[EARLIER_ROWS] for ranks in ranks_with_each(baseline.predict(contexts), contexts, targets, penalties)]
+        for contexts in blocks_of(targets.scored)
+    ]
+    plain, corrected = map(np.concatenate, zip(*blocks, strict=True))
+    return _Ranked(plain=plain, corrected=corrected, fitted=baseline.fitted)
 
 
 def _packed(baselines: Mapping[str, _Ranked]) -> tuple[dict[str, Any], Any]:

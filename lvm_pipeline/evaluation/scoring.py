@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._ranking_head import ranking_output
@@ -16,6 +17,7 @@ from lvm_pipeline.architectures._threads import torch_threads
 from lvm_pipeline.concepts.schema import is_declared
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.reranking import ranks_by_head
+from lvm_pipeline.measures.hubness import MAX_TRAIN_PREDICTIONS, candidate_penalties
 from lvm_pipeline.measures.retrieval import Exclusion
 from lvm_pipeline.measures.scores import Scores, given_predictions, score_predictor
 from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
@@ -66,17 +68,6 @@ class ScoredModel:
     # of a model with a ranking head, whose ranks are in `scores`: what its predictions would rank
     ranks_of_prediction: dict[Exclusion, NDArray[np.int64]] | None = field(default=None, repr=False)
 
-    def train_predictions(self, num_targets: int) -> NDArray[np.float32]:
-        """Return the predictions of about so many targets of the train split, evenly spaced, (n, D)."""
-        spans = self.data.scored_spans("train", mode=self.targets.context_mode)
-        every = -(-int(spans.num_targets.sum()) // num_targets)
-        return predict_spans(
-            self.model,
-            vectors_on_device(self.data.vectors, self.device),
-            spans.take(np.arange(0, len(spans), every)),
-            condition=condition_on_device(self.condition, self.device),
-        )
-
     def row_scores(self) -> RowScores:
         """Return what the champion rule compares."""
         return RowScores(
@@ -100,6 +91,7 @@ def score_model(
     context_mode: ContextMode | None = None,
     num_threads: int | None = None,
     require_same_data: bool = True,
+    correct_hubness: bool = False,
 ) -> ScoredModel:
     """Load a trained model and score it on a split of the data.
 
@@ -108,6 +100,7 @@ def score_model(
         num_threads: PyTorch threads on a CPU; None: as in training.
         require_same_data: Refuse data other than the model was trained on. The champion rule, which scores an incumbent
             on newer data of the same space, turns this off.
+        correct_hubness: Rank with the hubness correction, too; not where a ranking head orders the candidates.
 
     Raises:
         LvmError: If there is no such model, it belongs to another space or other data, or it cannot be scored.
@@ -123,16 +116,20 @@ def score_model(
     _refuse_other_space(model_dir, targets)
     condition = condition_of(Trial(**info.trial), data, condition_dim=model.config.condition_dim)
     vectors, spans = vectors_on_device(data.vectors, device), data.scored_spans(split, mode=mode)
+    beside, ranks, penalties = condition_on_device(condition, device), None, None
     with torch_threads(num_threads or info.training["num_threads"]):
-        predictions = predict_spans(model, vectors, spans, condition=condition_on_device(condition, device))
+        predictions = predict_spans(model, vectors, spans, condition=beside)
         ranker = ranking_output(model)
-        ranks = None
         if ranker is not None:
-            ranks = ranks_by_head(ranker, vectors, spans, targets, condition=condition_on_device(condition, device))
+            ranks = ranks_by_head(ranker, vectors, spans, targets, condition=beside)
+        elif correct_hubness:
+            penalties = candidate_penalties(targets, _train_predictions(model, data, vectors, beside, mode=mode))
     if not np.isfinite(predictions).all():
         raise LvmError(f"The model in {model_dir} predicts numbers that are not finite; train it again.")
     train_mean = targets.train_mean()
-    scores = score_predictor(given_predictions(predictions, targets), targets, train_mean=train_mean)
+    scores = score_predictor(
+        given_predictions(predictions, targets), targets, train_mean=train_mean, penalties=penalties
+    )
     return ScoredModel(
         model=model,
         info=info,
@@ -147,6 +144,15 @@ def score_model(
         device=device,
         condition=condition,
     )
+
+
+def _train_predictions(
+    model: LatentVectorModel, data: TrainingData, vectors: Tensor, condition: Tensor | None, *, mode: ContextMode
+) -> NDArray[np.float32]:
+    """Return the predictions of about 4096 targets of the train split, evenly spaced, (n, D)."""
+    spans = data.scored_spans("train", mode=mode)
+    every = -(-int(spans.num_targets.sum()) // MAX_TRAIN_PREDICTIONS)
+    return predict_spans(model, vectors, spans.take(np.arange(0, len(spans), every)), condition=condition)
 
 
 def targets_of(data: TrainingData, *, split: Split, context_mode: ContextMode) -> Targets:

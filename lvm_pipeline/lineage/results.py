@@ -326,23 +326,21 @@ def _test_scores(settings: Settings) -> dict[str, Any]:
 
 def _score_on_test(settings: Settings, model_dir: Path, fingerprint: str) -> None:
     """Score a model on the test split and keep the result; do nothing if the split is empty."""
-    from lvm_pipeline.evaluation.evaluate import evaluate_model
+    from lvm_pipeline.evaluation.evaluate import gain_over_best_baseline
 
     if not read_sequences_metadata(settings.sequences_path).split_counts["test"].num_sequences:
         return
-    report = evaluate_model(
+    found = gain_over_best_baseline(
         model_dir,
-        settings.concepts_path,
-        settings.sequences_path,
-        vectors_dir=settings.vectors_dir,
+        promoted_data(settings),
         device=settings.device,
         split="test",
         cache_dir=_cache_dir(settings),
         num_threads=settings.num_threads,
     )
     scores = {
-        "cosine": report.cosine,
-        "gain_over_best_baseline": {"baseline": report.best_baseline, **report.gain.as_json()},
-        "counts": asdict(report.counts),
+        "cosine": found.cosine,
+        "gain_over_best_baseline": {"baseline": found.best_baseline, **found.gain.as_json()},
+        "counts": asdict(found.counts),
     }
     files.write_json(settings.reports_dir / TEST_SCORES_FILE, {**_test_scores(settings), fingerprint: scores})

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.measures.linear_forecast import fit_linear_forecast
+from lvm_pipeline.measures.linear_forecast import LinearForecast, fit_linear_forecast
 from lvm_pipeline.measures.ridge import RIDGE, RIDGE_RESIDUAL, fit_ridges
 from lvm_pipeline.measures.targets import LONGEST_WINDOW_OF_A_RIDGE, Contexts, Targets
 from lvm_pipeline.measures.weighted_means import article_mixes, decayed_means, fit_context_mix, fit_decay
@@ -47,8 +47,25 @@ class Baseline:
     fitted: dict[str, float] = field(default_factory=dict)
 
 
-def fit_baselines(targets: Targets) -> Iterator[Baseline]:
-    """Fit the baselines on the train targets, one at a time to save memory."""
+def fitted_forecast(targets: Targets) -> LinearForecast:
+    """Fit the linear forecast on the train targets."""
+    train = targets.train
+    return fit_linear_forecast(
+        targets.vectors,
+        train_rows=targets.train_rows,
+        first_rows=train.first_rows,
+        target_rows=train.target_rows,
+        articles=train.articles,
+    )
+
+
+def fit_baselines(
+    targets: Targets, *, forecast_of: Callable[[Targets], LinearForecast] = fitted_forecast
+) -> Iterator[Baseline]:
+    """Fit the baselines on the train targets, one at a time to save memory.
+
+    `forecast_of` returns the fitted linear forecast, from where it is kept.
+    """
     vectors, train = targets.vectors, targets.train
     mean = targets.train_mean()
     yield Baseline(name=GLOBAL_MEAN, predict=lambda contexts: np.repeat(mean[None], len(contexts), axis=0))
@@ -71,13 +88,7 @@ def fit_baselines(targets: Targets) -> Iterator[Baseline]:
             predict=lambda contexts: article_mixes(vectors, contexts.first_rows, contexts.target_rows, mix=mix),
             fitted=asdict(mix),
         )
-    forecast = fit_linear_forecast(
-        vectors,
-        train_rows=targets.train_rows,
-        first_rows=train.first_rows,
-        target_rows=train.target_rows,
-        articles=train.articles,
-    )
+    forecast = forecast_of(targets)
     yield Baseline(
         name=LINEAR_FORECAST,
         predict=lambda contexts: forecast.predict(vectors, contexts.first_rows, contexts.target_rows),

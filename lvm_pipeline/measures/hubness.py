@@ -8,10 +8,12 @@ nothing of the scored split is used.
 Shapes: P = candidates in the pool, R = train predictions, D = vector width.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.measures.targets import Contexts, Targets
+from lvm_pipeline.measures.targets import Contexts, Targets, blocks_of
 from lvm_pipeline.source.encoders.encoder import unit_length
 
 NUM_NEIGHBOURS = 10
@@ -23,6 +25,12 @@ def train_sample(targets: Targets) -> Contexts:
     """Return at most 4096 train targets, evenly spaced."""
     every = -(-len(targets.train) // MAX_TRAIN_PREDICTIONS)
     return targets.train.part(slice(None, None, every))
+
+
+def penalties_of(predict: Callable[[Contexts], NDArray[np.float32]], targets: Targets) -> NDArray[np.float32]:
+    """Return the penalties of a predictor that maps contexts to predictions, shape (P,)."""
+    predictions = np.concatenate([predict(contexts) for contexts in blocks_of(train_sample(targets))])
+    return candidate_penalties(targets, predictions)
 
 
 def candidate_penalties(targets: Targets, train_predictions: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -44,8 +44,8 @@ Vectors = NDArray[np.float32]
 
 
 def fit_ranking_baselines(targets: Targets, *, seed: int = 0) -> Iterator[Baseline]:
+    """Fit those that are no baselines of closeness, too: all but `copy_last`."""
     vectors = targets.vectors
-    yield Baseline(name=COPY_LAST, predict=lambda contexts: np.asarray(vectors[contexts.target_rows - 1], np.float32))
     decay = _best_decay(targets)
     yield Baseline(
         name=DECAYED_MEAN,

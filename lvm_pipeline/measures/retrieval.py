@@ -13,6 +13,7 @@ prediction that says nothing (all cosines equal) comes last and not first.
 Shapes: S = targets, P = candidates in the pool, B = targets in a block, D = vector width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.findings import MAX_LISTED, Finding, invariant
+from lvm_pipeline.measures.comparing import compared_blocks
 from lvm_pipeline.measures.metrics import Values
 from lvm_pipeline.measures.targets import Contexts, Targets
 from lvm_pipeline.source.encoders.encoder import unit_length
@@ -28,8 +30,9 @@ Exclusion = Literal["context_rows", "earlier_rows_of_article"]
 CONTEXT_ROWS: Exclusion = "context_rows"
 EARLIER_ROWS: Exclusion = "earlier_rows_of_article"
 EXCLUSIONS: tuple[Exclusion, ...] = (CONTEXT_ROWS, EARLIER_ROWS)
+Ranks = dict[Exclusion, NDArray[np.int64]]  # under each rule
 
-CANDIDATES_IN_A_BLOCK = 8192
+CANDIDATES_IN_A_BLOCK = 4096
 TIE_TOLERANCE = 1e-6  # of a float32 cosine; equal vectors differ by less when their products are summed in other orders
 
 
@@ -45,10 +48,21 @@ def first_excluded_rows(contexts: Contexts, exclusion: Exclusion) -> NDArray[np.
 
 def target_ranks(
     predictions: Values, contexts: Contexts, targets: Targets, *, penalties: Values | None = None
-) -> dict[Exclusion, NDArray[np.int64]]:
+) -> Ranks:
     """Rank each target among the candidates of its prediction (B, D), from 1, under each rule, (B,).
 
     `contexts` are some of the scored targets; `penalties` (P,) are taken from the cosines of each candidate.
+
+    Raises:
+        ValueError: If a prediction is not finite, or a target is not in the pool.
+    """
+    return ranks_with_each(predictions, contexts, targets, [penalties])[0]
+
+
+def ranks_with_each(
+    predictions: Values, contexts: Contexts, targets: Targets, penalties: Sequence[Values | None]
+) -> list[Ranks]:
+    """Return `target_ranks` with each of the penalties, from one product of predictions and pool.
 
     Raises:
         ValueError: If a prediction is not finite, or a target is not in the pool.
@@ -58,20 +72,20 @@ def target_ranks(
     if not np.isin(contexts.target_rows, targets.pool_rows).all():
         raise ValueError("a target is not among the candidates")
     directions = unit_length(predictions)
-    threshold = np.einsum("bd,bd->b", directions, unit_length(targets.vectors[contexts.target_rows])) - TIE_TOLERANCE
-    if penalties is not None:
-        threshold -= penalties[np.searchsorted(targets.pool_rows, contexts.target_rows)]
-    ranks: dict[Exclusion, NDArray[np.int64]] = {rule: np.zeros(len(contexts), np.int64) for rule in EXCLUSIONS}
-    for start in range(0, len(targets.pool_rows), CANDIDATES_IN_A_BLOCK):
-        rows = targets.pool_rows[start : start + CANDIDATES_IN_A_BLOCK]
-        scores = directions @ targets.pool_directions[start : start + len(rows)].T
-        if penalties is not None:
-            scores -= penalties[start : start + len(rows)]
-        is_ahead = scores >= threshold[:, None]
-        num_ahead = np.count_nonzero(is_ahead, axis=1)
-        for rule in EXCLUSIONS:
-            ranks[rule] += num_ahead - _num_between(is_ahead, *_excluded_columns(contexts, rule, rows))
-    return {rule: np.maximum(rank, 1) for rule, rank in ranks.items()}  # the target itself counts as the one
+    own = np.einsum("bd,bd->b", directions, unit_length(targets.vectors[contexts.target_rows])) - TIE_TOLERANCE
+    columns = np.searchsorted(targets.pool_rows, contexts.target_rows)
+    least = [own if each is None else own - each[columns] for each in penalties]
+    excluded = {rule: _excluded_columns(contexts, rule, targets.pool_rows) for rule in EXCLUSIONS}
+    found: list[Ranks] = [{rule: np.zeros(len(contexts), np.int64) for rule in EXCLUSIONS} for _ in penalties]
+    pool = targets.pool_directions
+    for part, compared in compared_blocks(directions, pool, targets.pool_rounded, block=CANDIDATES_IN_A_BLOCK):
+        for ranks, each, threshold in zip(found, penalties, least, strict=True):
+            is_ahead = compared.at_least(threshold, None if each is None else each[part])
+            num_ahead = is_ahead.view(np.uint8).sum(axis=1, dtype=np.int32)
+            for rule, (begin, end) in excluded.items():
+                ranks[rule] += num_ahead - _num_between(is_ahead, begin - part.start, end - part.start)
+    # the target itself counts as the one
+    return [{rule: np.maximum(rank, 1) for rule, rank in ranks.items()} for ranks in found]
 
 
 def num_candidates(targets: Targets, exclusion: Exclusion) -> NDArray[np.int64]:
@@ -90,7 +104,8 @@ def _excluded_columns(
 def _num_between(
     is_true: NDArray[np.bool_], begin: NDArray[np.int64], end: NDArray[np.int64]
 ) -> NDArray[np.int64] | int:
-    """Count in each line what is true from column `begin` to before `end`, each of shape (B,)."""
+    """Count in each line what is true from column `begin` to before `end`, each of shape (B,), in or out of range."""
+    begin, end = (np.clip(each, 0, is_true.shape[1]) for each in (begin, end))
     is_some = end > begin
     if not is_some.any():
         return 0

@@ -3,17 +3,21 @@
 Shapes: S = targets, B = targets in a block, D = vector width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lvm_pipeline.measures.metrics import Closeness, Spread, SpreadMeter, Values, closeness
-from lvm_pipeline.measures.retrieval import EXCLUSIONS, Exclusion, RetrievalScores, retrieval_scores, target_ranks
-from lvm_pipeline.measures.targets import Contexts, Targets
-
-TARGETS_IN_A_BLOCK = 1024
+from lvm_pipeline.measures.retrieval import (
+    EXCLUSIONS,
+    Exclusion,
+    Ranks,
+    RetrievalScores,
+    ranks_with_each,
+    retrieval_scores,
+)
+from lvm_pipeline.measures.targets import Contexts, Targets, blocks_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +35,9 @@ class MeanScores:
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     closeness: Closeness  # measures of every prediction
-    ranks: dict[Exclusion, NDArray[np.int64]]  # rank of every target under each exclusion rule, shape (S,) each
+    ranks: Ranks  # rank of every target under each exclusion rule, shape (S,) each
     spread: Spread  # whether predictions depend on the context
+    corrected_ranks: Ranks | None = None  # the same with penalties of the candidates, if there are any
 
     def means(self) -> MeanScores:
         retrieval: dict[Exclusion, RetrievalScores] = {
@@ -41,30 +46,36 @@ class Scores:
         return MeanScores(**self.closeness.means(), retrieval=retrieval)
 
 
-def score_predictor(predict: Callable[[Contexts], Values], targets: Targets, *, train_mean: Values) -> Scores:
-    """Score what `predict` says of each block of contexts, (B, D), called in the order of `targets.scored`."""
+def score_predictor(
+    predict: Callable[[Contexts], Values], targets: Targets, *, train_mean: Values, penalties: Values | None = None
+) -> Scores:
+    """Score what `predict` says of each block of contexts, (B, D), called in the order of `targets.scored`.
+
+    With penalties (P,) of the candidates, targets are ranked with them, too.
+    """
     meter = SpreadMeter(train_mean)
+    each = [None] if penalties is None else [None, penalties]
     measured, ranks = [], []
     for contexts in blocks_of(targets.scored):
         predictions = predict(contexts)
         wanted = np.asarray(targets.vectors[contexts.target_rows], np.float32)
         measured.append(closeness(predictions, wanted, train_mean))
-        ranks.append(target_ranks(predictions, contexts, targets))
+        ranks.append(ranks_with_each(predictions, contexts, targets, each))
         meter.add(predictions, wanted)
     columns = [asdict(block) for block in measured]
+    plain, *corrected = [_joined(blocks) for blocks in zip(*ranks, strict=True)]
     return Scores(
         closeness=Closeness(**{name: np.concatenate([column[name] for column in columns]) for name in columns[0]}),
-        ranks={rule: np.concatenate([block[rule] for block in ranks]) for rule in EXCLUSIONS},
+        ranks=plain,
         spread=meter.spread(),
+        corrected_ranks=corrected[0] if corrected else None,
     )
+
+
+def _joined(blocks: Sequence[Ranks]) -> Ranks:
+    return {rule: np.concatenate([block[rule] for block in blocks]) for rule in EXCLUSIONS}
 
 
 def given_predictions(predictions: Values, targets: Targets) -> Callable[[Contexts], Values]:
     """Turn predictions for all scored targets, (S, D), into what `score_predictor` calls."""
     return lambda contexts: predictions[np.searchsorted(targets.scored.target_rows, contexts.target_rows)]
-
-
-def blocks_of(contexts: Contexts) -> Iterator[Contexts]:
-    """Cut contexts into blocks of neighbours."""
-    for start in range(0, len(contexts), TARGETS_IN_A_BLOCK):
-        yield contexts.part(slice(start, start + TARGETS_IN_A_BLOCK))

@@ -5,6 +5,7 @@ Shapes: N = concepts in the table, A = articles, S = targets, P = candidates in 
 
 import functools
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.measures.comparing import Rounded, pays_to_round, rounded
 from lvm_pipeline.source.encoders.encoder import unit_length
 
 ContextMode = Literal["windows", "articles"]
 Rows = NDArray[np.int64]
 
+TARGETS_IN_A_BLOCK = 1024
 LONGEST_WINDOW_OF_A_RIDGE = 5  # concepts; regressions on more of them would cost gigabytes
 
 
@@ -66,6 +69,11 @@ class Targets:
     def pool_directions(self) -> NDArray[np.float32]:
         """The candidates' vectors at length one, shape (P, D); found once, as every predictor is held against them."""
         return unit_length(self.vectors[self.pool_rows])
+
+    @functools.cached_property
+    def pool_rounded(self) -> Rounded | None:
+        """The same in bfloat16, (P, D), where comparing is faster by way of it."""
+        return rounded(self.pool_directions) if pays_to_round(self.pool_directions) else None
 
     def train_mean(self) -> NDArray[np.float32]:
         """Return the mean vector of the train articles, shape (D,)."""
@@ -136,3 +144,9 @@ def _contexts(target_rows: Rows, article_first_rows: Rows, context_length: int, 
         article_first_rows=first_of_article,
         articles=articles,
     )
+
+
+def blocks_of(contexts: Contexts) -> Iterator[Contexts]:
+    """Cut contexts into blocks of neighbours."""
+    for start in range(0, len(contexts), TARGETS_IN_A_BLOCK):
+        yield contexts.part(slice(start, start + TARGETS_IN_A_BLOCK))

@@ -39,14 +39,18 @@ class ConceptRows:
         Raises:
             LvmError: If a row has no vector.
         """
-        texts = hashlib.sha256("\0".join(text or "" for text in self.texts).encode(errors="surrogatepass"))
-        key = f"{self.metadata.fingerprint}:{texts.hexdigest()}"
-        links = load_links(self.links_path, key=key) if self.links_path else None
+        links = load_links(self.links_path, key=self.links_key) if self.links_path else None
         if links is None:
             links = find_near_duplicates(read_vectors(self.path), self.texts, self.article_indices)
             if self.links_path:
-                save_links(self.links_path, links, key=key)
+                save_links(self.links_path, links, key=self.links_key)
         return links
+
+    @property
+    def links_key(self) -> str:
+        """What saved near-duplicates are found by: hashes of the table and of its texts."""
+        texts = hashlib.sha256("\0".join(text or "" for text in self.texts).encode(errors="surrogatepass"))
+        return f"{self.metadata.fingerprint}:{texts.hexdigest()}"
 
 
 def read_concept_rows(path: Path, *, links_path: Path | None = None) -> ConceptRows:

@@ -23,9 +23,9 @@ def fits(monkeypatch):
     calls = []
     fit = module.fit_baselines
 
-    def counted(targets):
+    def counted(targets, **options):
         calls.append(targets)
-        return fit(targets)
+        return fit(targets, **options)
 
     monkeypatch.setattr(module, "fit_baselines", counted)
     return calls

@@ -314,14 +314,12 @@ def test_the_test_score_is_written_before_the_alias_moves_and_found_by_fingerpri
 def test_a_score_that_fails_moves_no_alias(settings, registry, monkeypatch):
     always_promote(monkeypatch)
     promotable(settings, registry)
-    plain = evaluate.evaluate_model
 
-    def fails_on_test(*args, split="validation", **options):
-        if split == "test":
-            raise LvmError("The disk is full.")
-        return plain(*args, split=split, **options)
+    def fails_on_test(*_, split, **options):
+        assert split == "test"
+        raise LvmError("The disk is full.")
 
-    monkeypatch.setattr(evaluate, "evaluate_model", fails_on_test)
+    monkeypatch.setattr(evaluate, "gain_over_best_baseline", fails_on_test)
     with pytest.raises(LvmError, match="disk is full"):
         lineage.choose_champion(settings)
 

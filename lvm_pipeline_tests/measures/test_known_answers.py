@@ -5,7 +5,7 @@ import pytest
 
 from lvm_pipeline.measures import weighted_means
 from lvm_pipeline.measures.metrics import spread_of
-from lvm_pipeline.measures.retrieval import target_ranks
+from lvm_pipeline.measures.retrieval import ranks_with_each
 from lvm_pipeline.measures.uncertainty import paired_gain
 from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.training.invariants import LEAST_VARIANCE_SHARE, prediction_is_not_the_mean_vector
@@ -43,7 +43,7 @@ def test_the_walk_is_as_the_formula_supposes():
     [
         ("lvm_pipeline.measures.baselines.decayed_means", "off by one"),
         ("lvm_pipeline.measures.metrics.cosines", "telescoping sum"),
-        ("lvm_pipeline.measures.scores.target_ranks", "one candidate too many"),
+        ("lvm_pipeline.measures.scores.ranks_with_each", "one candidate too many"),
         ("lvm_pipeline.evaluation.controls._of_other_articles", "the wrong context is the right one"),
     ],
 )
@@ -56,8 +56,8 @@ def test_a_broken_diagnostic_gives_itself_away(diagnostic, wrong, monkeypatch):
 as_it_is = weighted_means.decayed_means
 
 
-def _one_rank_too_many(predictions, contexts, targets):
-    return {rule: ranks + 1 for rule, ranks in target_ranks(predictions, contexts, targets).items()}
+def _one_rank_too_many(*arguments):
+    return [{rule: ranks + 1 for rule, ranks in found.items()} for found in ranks_with_each(*arguments)]
 
 
 BROKEN = {

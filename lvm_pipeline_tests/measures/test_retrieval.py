@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvm_pipeline.findings import Severity
-from lvm_pipeline.measures import retrieval
+from lvm_pipeline.measures import comparing, retrieval
+from lvm_pipeline.measures import targets as targets_module
 from lvm_pipeline.measures.retrieval import (
     CONTEXT_ROWS,
     EARLIER_ROWS,
@@ -15,6 +16,7 @@ from lvm_pipeline.measures.retrieval import (
     num_candidates,
     pool_is_declared_and_clean,
     primary_exclusion,
+    ranks_with_each,
     retrieval_scores,
     target_ranks,
 )
@@ -33,8 +35,8 @@ def rank_by_hand(prediction, target_row, targets, first_excluded):
     return rank
 
 
-@given(st.lists(st.integers(1, 14), min_size=5, max_size=10), st.integers(2, 3), st.integers(0, 2**31))
-def test_ranks_equal_those_counted_by_hand(lengths, context_length, seed):
+@given(st.lists(st.integers(1, 14), min_size=5, max_size=10), st.integers(2, 3), st.integers(0, 2**31), st.booleans())
+def test_ranks_equal_those_counted_by_hand(lengths, context_length, seed, is_rounded):
     lengths[3], lengths[0] = lengths[3] + context_length, lengths[0] + context_length
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-2, 3, (sum(lengths), 6)).astype(np.float32)  # small whole numbers: many exact ties
@@ -45,12 +47,46 @@ def test_ranks_equal_those_counted_by_hand(lengths, context_length, seed):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieval, "CANDIDATES_IN_A_BLOCK", 5)
+        patch.setattr(targets_module, "pays_to_round", lambda pool: is_rounded)
         ranks = target_ranks(predictions, targets.scored, targets)
 
     begins = {CONTEXT_ROWS: targets.scored.window_rows, EARLIER_ROWS: targets.scored.article_first_rows}
     for rule in EXCLUSIONS:
         rows = zip(predictions, targets.scored.target_rows, begins[rule], strict=True)
         assert ranks[rule].tolist() == [rank_by_hand(p, row, targets, begin) for p, row, begin in rows]
+
+
+@pytest.mark.parametrize("share", [0, 1 / 64, 1], ids=["lines", "both", "pairs"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["near", "opposite"])
+def test_ranks_by_way_of_bfloat16_are_those_of_float32(monkeypatch, share, sign):
+    vectors = process_vectors("random_walk", lengths=(60,) * 40, vector_dim=64)
+    targets = targets_on(vectors, (60,) * 40)
+    rng = np.random.default_rng(2)
+    own = vectors[targets.scored.target_rows]
+    predictions = (sign * own + 0.3 * rng.standard_normal(own.shape)).astype(np.float32)
+    penalties = [None, 0.1 * rng.random(len(targets.pool_rows), np.float32)]
+    exact = ranks_with_each(predictions, targets.scored, targets, penalties)
+    monkeypatch.setattr(targets_module, "pays_to_round", lambda pool: True)
+    monkeypatch.setattr(comparing, "DOUBTFUL_SHARE", share)
+
+    found = ranks_with_each(predictions, targets.scored, dataclasses.replace(targets), penalties)
+
+    for one, other in zip(exact, found, strict=True):
+        for rule in EXCLUSIONS:
+            differences = np.abs(one[rule] - other[rule])
+            assert differences.max() <= 1  # float32 itself is not sure of a cosine at the very threshold
+            assert (differences > 0).mean() < 0.01
+
+
+def test_equal_predictions_are_ranked_as_any_others():
+    targets = targets_of_process("noise")
+    same = np.repeat(targets.vectors[:1], len(targets.scored), axis=0)
+    slightly_other = same.copy()
+    slightly_other[-1, 0] += 1e-3
+
+    found = target_ranks(same, targets.scored, targets)[EARLIER_ROWS]
+
+    assert found[:-1].tolist() == target_ranks(slightly_other, targets.scored, targets)[EARLIER_ROWS][:-1].tolist()
 
 
 def test_a_prediction_that_says_nothing_comes_last():
