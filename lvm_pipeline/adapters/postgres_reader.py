@@ -4,10 +4,9 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import adbc_driver_manager
-import adbc_driver_postgresql.dbapi
 import pyarrow as pa
 from adbc_driver_postgresql import StatementOptions
 from psycopg import sql
@@ -20,6 +19,9 @@ from lvm_pipeline.adapters.vector_columns import READABLE_TYPES, parse_tmd, pars
 from lvm_pipeline.concepts.ordering import AmbiguousArticle, KeyFacts, OrderRule
 from lvm_pipeline.concepts.reader import SOURCE_SCHEMA, PackedCodes, SourceDescription
 from lvm_pipeline.errors import LvmError
+
+if TYPE_CHECKING:
+    from adbc_driver_postgresql import dbapi
 
 DEFAULT_SOURCE = "user_input"
 EVERY_ROW = "(every row)"
@@ -257,9 +259,11 @@ def _ambiguous(rows: list[dict]) -> tuple[AmbiguousArticle, ...]:
     return tuple(AmbiguousArticle(**{name: row[name] for name in fields}) for row in rows)
 
 
-def _connection(url: str) -> adbc_driver_postgresql.dbapi.Connection:
+def _connection(url: str) -> "dbapi.Connection":
+    from adbc_driver_postgresql import dbapi  # imports pandas, which most commands do not need
+
     try:
-        return adbc_driver_postgresql.dbapi.connect(with_parameters(url, connect_timeout=str(CONNECT_SECONDS)))
+        return dbapi.connect(with_parameters(url, connect_timeout=str(CONNECT_SECONDS)))
     except adbc_driver_manager.Error:
         databases.check_connection(url)  # raises a precise error
         raise LvmError(f"The database at {databases.shown(url)} cannot be read over ADBC; see its log.") from None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from lvm_pipeline.concepts.facts import ConceptFacts
 from lvm_pipeline.concepts.sample import ConceptSample, pieces_of
@@ -101,7 +101,7 @@ def looks_random(closeness: Closeness) -> NDArray[np.bool_]:
     scores, is_long = closeness.scores(), closeness.lengths >= MIN_LENGTH
     roots = np.sqrt(np.maximum(closeness.lengths, 1))
     usual = np.median((scores / roots)[is_long]) if is_long.any() else 0.0
-    limit = USUAL_STRENGTH * usual * roots - norm.isf(LEVEL / max(1, is_long.sum()))
+    limit = USUAL_STRENGTH * usual * roots + ndtri(LEVEL / max(1, is_long.sum()))
     return is_long & (scores < np.minimum(limit, 1))
 
 

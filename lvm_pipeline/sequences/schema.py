@@ -126,8 +126,8 @@ def read_sequences(path: Path, *, concepts_fingerprint: str | None = None) -> Se
             f"{path} was built from concepts with fingerprint {metadata.concepts_fingerprint[:12]}, not from these "
             f"({concepts_fingerprint[:12]}); build the sequences again from these concepts."
         )
-    with explain_bad_parquet(path, remedy=REBUILD):
-        table = pq.read_table(path, partitioning=None)  # pyright: ignore[reportArgumentType]
+    with explain_bad_parquet(path, remedy=REBUILD), pq.ParquetFile(path) as file:  # `read_table` imports pandas
+        table = file.read()
     return Sequences(
         article_ids=np.array(table["article_id"].to_pylist(), dtype=np.str_),
         first_rows=table["first_row"].to_numpy(),

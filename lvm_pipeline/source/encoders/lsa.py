@@ -15,19 +15,22 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import sklearn
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import linalg, sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import staged_dir, write_json
 from lvm_pipeline.source.encoders.encoder import Progress, unit_length
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 NAME = "lsa-768"
 VECTOR_DIM = 768
@@ -78,7 +81,7 @@ class LsaEncoder:
                 progress(start + len(batch), len(texts))
         return vectors
 
-    def _project(self, texts: Sequence[str], vectorizer: TfidfVectorizer) -> NDArray[np.float32]:
+    def _project(self, texts: Sequence[str], vectorizer: "TfidfVectorizer") -> NDArray[np.float32]:
         projected = np.asarray(sparse.csr_matrix(vectorizer.transform(texts)) @ self.projection.astype(np.float64))
         hashed = np.stack([_hash_direction(text, self.vector_dim) for text in texts])
         return unit_length(unit_length(projected) + HASH_WEIGHT * hashed)
@@ -100,6 +103,8 @@ class LsaEncoder:
 
 def fit_lsa(texts: Sequence[str]) -> LsaEncoder:
     """Fit the encoder on texts of train articles. Raises LvmError if the texts have no words."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     vectorizer = TfidfVectorizer(
         max_features=MAX_WORDS,
         min_df=2 if len(texts) >= RARE_BELOW else 1,
@@ -179,7 +184,9 @@ def _orthonormal(basis: NDArray[np.float64]) -> NDArray[np.float64]:
     return linalg.solve_triangular(lower, basis.T, lower=True).T
 
 
-def _vectorizer(vocabulary: Sequence[str], idf: NDArray[np.float64]) -> TfidfVectorizer:
+def _vectorizer(vocabulary: Sequence[str], idf: NDArray[np.float64]) -> "TfidfVectorizer":
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     vectorizer = TfidfVectorizer(vocabulary=list(vocabulary), sublinear_tf=True, dtype=np.float64, token_pattern=WORD)
     vectorizer.idf_ = idf
     return vectorizer
@@ -191,8 +198,8 @@ def _hash_direction(text: str, vector_dim: int) -> NDArray[np.float32]:
 
 
 def _inputs_hash(texts: Sequence[str]) -> str:
-    parameters = [VERSION, VECTOR_DIM, MAX_WORDS, RARE_BELOW, NUM_ITERATIONS, OVERSAMPLING, SEED, sklearn.__version__]
-    digest = hashlib.sha256(json.dumps(parameters).encode())
+    parameters = [VERSION, VECTOR_DIM, MAX_WORDS, RARE_BELOW, NUM_ITERATIONS, OVERSAMPLING, SEED]
+    digest = hashlib.sha256(json.dumps([*parameters, version("scikit-learn")]).encode())
     for text in texts:
         digest.update(hashlib.sha256(text.encode()).digest())
     return digest.hexdigest()[:12]
