@@ -5,6 +5,7 @@ import pytest
 
 from lvm_pipeline.evaluation import baseline_scores as module
 from lvm_pipeline.evaluation.baseline_scores import baseline_scores
+from lvm_pipeline.measures import baselines
 from lvm_pipeline.training import provenance
 from lvm_pipeline_tests.measures.processes import targets_of_process
 
@@ -85,7 +86,7 @@ def test_baselines_are_fitted_anew_when_their_code_changes(tmp_path, fits, edit,
 def test_a_damaged_file_is_made_again(tmp_path, fits, damage):
     targets = targets_of_process("noise")
     first = means(scored(tmp_path, targets))
-    (path,) = tmp_path.glob("*.npz")
+    (path,) = tmp_path.glob("baselines-*.npz")
     path.write_bytes(path.read_bytes()[:-200] if damage is None else damage)
 
     assert means(scored(tmp_path, targets)) == first
@@ -103,14 +104,27 @@ def test_the_least_recently_used_files_are_deleted(tmp_path, fits, monkeypatch):
 
         scored(tmp_path, targets, fingerprint=fingerprint)
 
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("baselines-*.npz"))) == 2
     assert len(fits) == 5
+
+
+def test_the_linear_forecast_is_fitted_once_for_all_splits(tmp_path, monkeypatch):
+    calls = []
+    fit = baselines.fit_linear_forecast
+    monkeypatch.setattr(
+        baselines, "fit_linear_forecast", lambda *args, **given: calls.append(args) or fit(*args, **given)
+    )
+    scored(tmp_path, targets_of_process("noise"))
+
+    scored(tmp_path, targets_of_process("noise", split="test"), split="test")
+
+    assert len(calls) == 1
 
 
 def test_the_file_holds_no_objects(tmp_path):
     targets = targets_of_process("noise", lengths=(8,) * 5)
     scored(tmp_path, targets)
-    (path,) = tmp_path.glob("*.npz")
+    (path,) = tmp_path.glob("baselines-*.npz")
 
     with np.load(path, allow_pickle=False) as file:
         assert all(file[name].dtype != object for name in file.files)
