@@ -129,7 +129,7 @@ def demo(
         report = lineage.ingest_demo_corpus(
             settings, encoder=encoder, progress=bars.task("Loading the demo corpus into cpe_entry")
         )
-        settings = with_options(settings, {"dataset_source": report.dataset_source})
+        settings = with_options(settings, {"dataset_source": report.dataset_source, **_one_process(settings)})
         experiments = DemoExperiments(
             settings,
             architectures,
@@ -145,6 +145,11 @@ def demo(
         )
     render.show_results(out, settings)
     out.print(f"Study report of the plan: {experiments.study_page}", soft_wrap=True)
+
+
+def _one_process(settings: Settings) -> dict[str, str]:
+    """Let Dagster train in this process, which has imported torch and MLflow, unless a launcher is set."""
+    return {} if "launcher" in settings.model_fields_set else {"launcher": "inprocess"}
 
 
 @app.command(short_help="Load articles into the source table.")

@@ -33,6 +33,7 @@ RANKING_BASELINES = {
 }
 FIRST_TENTH = 5
 MAX_RANKED_TRAIN_TARGETS = 1500
+MAX_TRAIN_CANDIDATES = 65_536
 ARTICLES_IN_A_STEP = 16
 OTHER_CANDIDATES = 4096  # drawn for every step from all train concepts
 NUM_STEPS = 120
@@ -124,10 +125,11 @@ def _summaries(vectors: Vectors, contexts: Contexts, basis: Vectors) -> Vectors:
 
 
 def _best_decay(targets: Targets) -> float:
-    """Return the decay, in tenths, whose mean finds train targets best among all train concepts."""
+    """Return the decay, in tenths, whose mean finds train targets best among at most about 65,536 train concepts."""
     every = -(-len(targets.train) // MAX_RANKED_TRAIN_TARGETS)
     sample = targets.train.part(slice(None, None, every))
-    pool = np.union1d(targets.train_rows, sample.target_rows)
+    candidates = targets.train_rows[:: -(-len(targets.train_rows) // MAX_TRAIN_CANDIDATES)]
+    pool = np.union1d(candidates, sample.target_rows)
     among_train = replace(targets, scored=sample, pool_rows=pool)
 
     def score(tenth: int) -> float:

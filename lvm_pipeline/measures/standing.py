@@ -14,6 +14,7 @@ from lvm_pipeline.source.encoders.encoder import unit_length
 
 NUM_CLUSTERS = 1024
 FEWEST_CONCEPTS_IN_A_CLUSTER = 4  # on average; fewer train concepts make fewer clusters
+MAX_CLUSTERED_CONCEPTS = 128 * NUM_CLUSTERS
 TARGETS_IN_A_BLOCK = 1024
 SAMPLES_IN_A_BATCH = 4096
 
@@ -62,9 +63,13 @@ def effective_rank(vectors: Vectors) -> float:
 
 
 def fit_clusters(vectors: Vectors, rows: NDArray[np.int64], *, seed: int) -> Vectors:
-    """Return the centroids of train concepts by mini-batch k-means, of unit length, (C, D)."""
+    """Return the centroids of train concepts by mini-batch k-means, of unit length, (C, D).
+
+    At most 131,072 concepts are used, evenly spaced.
+    """
     from sklearn.cluster import MiniBatchKMeans
 
+    rows = rows[:: -(-len(rows) // MAX_CLUSTERED_CONCEPTS)]
     directions = unit_length(np.asarray(vectors[rows], np.float32))
     num = max(1, min(NUM_CLUSTERS, len(rows) // FEWEST_CONCEPTS_IN_A_CLUSTER))
     # k-means++ would take six times as long and lie 0.004 nearer in cosine
