@@ -44,6 +44,8 @@ SCRIPTS = (
     Script(name="text_match.py"),
     Script(name="serving.py"),
     Script(name="plan.py"),
+    Script(name="evaluation.py", smoke=("--concepts", "3000", "--width", "32", "--threads", "1")),
+    Script(name="orchestration.py"),
 )
 
 

@@ -177,6 +177,30 @@ def test_the_gpu_benchmark_measures_every_architecture(tmp_path):
     check_gpu_figures(*gpu_figures(tmp_path), architecture_names())
 
 
+@pytest.mark.slow
+def test_a_report_is_measured_and_only_a_large_table_is_judged():
+    rows = rows_of("evaluation.py", "--concepts", "3000", "--width", "32", "--threads", "1")
+
+    assert len(rows) == 3
+    for row in rows.values():
+        assert row["met"] is None
+        assert row["baselines"] == len(row["mrr"]) == 8
+        assert row["targets"] < row["pool"] < 3000
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_a_refresh_by_dagster_is_measured_beside_the_command_line():
+    rows = rows_of("orchestration.py", "--articles", "60")
+
+    assert {name: row["goal"] for name, row in rows.items()} == {
+        "processor s of a refresh by Dagster": 0.5,
+        "s of a refresh by Dagster": None,
+    }
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(row["peer"] / row["ours"])
+
+
 def test_texts_and_vectors_are_judged_by_alarms_with_and_without_a_fault():
     rows = rows_of("text_match.py", "--resamples", "2", "--injections", "1", "--articles", "60", "--rows", "400")
 

@@ -42,6 +42,7 @@ VALUES = {
     "checkpoint_seconds": 5.0,
     "launcher": "torchrun",
     "num_processes": 3,
+    "shard_weights": True,
     "checkpoints_kept": 4,
     "model": {"hidden_dim": 24},
     "strategy_options": {"stages": 3},

@@ -75,7 +75,9 @@ def ranks_with_each(
     own = np.einsum("bd,bd->b", directions, unit_length(targets.vectors[contexts.target_rows])) - TIE_TOLERANCE
     columns = np.searchsorted(targets.pool_rows, contexts.target_rows)
     least = [own if each is None else own - each[columns] for each in penalties]
-    excluded = {rule: _excluded_columns(contexts, rule, targets.pool_rows) for rule in EXCLUSIONS}
+    excluded: dict[Exclusion, tuple[NDArray[np.int64], NDArray[np.int64]]] = {
+        rule: _excluded_columns(contexts, rule, targets.pool_rows) for rule in EXCLUSIONS
+    }
     found: list[Ranks] = [{rule: np.zeros(len(contexts), np.int64) for rule in EXCLUSIONS} for _ in penalties]
     pool = targets.pool_directions
     for part, compared in compared_blocks(directions, pool, targets.pool_rounded, block=CANDIDATES_IN_A_BLOCK):

@@ -80,31 +80,44 @@ class TrainingState:
 
 
 def copied_weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+    """Return the whole weights; every rank has to call it where they are shared out."""
+    return {name: _copied(tensor) for name, tensor in model.state_dict().items()}
 
 
-def save_checkpoint(path: Path, state: TrainingState, identity: Mapping[str, Any], *, num_kept: int = 2) -> None:
+def _copied(tensor: Tensor) -> Tensor:
+    gather = getattr(tensor, "full_tensor", None)  # of a DTensor, where FSDP2 has split it
+    return (tensor if gather is None else gather()).detach().to("cpu", copy=True)
+
+
+def save_checkpoint(
+    path: Path, tensors: dict[str, Tensor], progress: Progress, identity: Mapping[str, Any], *, num_kept: int = 2
+) -> None:
     """Write a checkpoint of the training with this identity, and keep so many, this one included.
 
     Killed at any moment, at least one whole checkpoint is left if there was one before.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in copied_weights(state.model).items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
-    tensors |= {f"terms.{name}": tensor for name, tensor in copied_weights(state.terms).items()}
-    if state.average is not None:
-        tensors |= {f"average.{name}": tensor.to("cpu", copy=True) for name, tensor in state.average.weights.items()}
-    for name, parameter in state.learned():
-        moments = state.optimiser.state.get(parameter, {})
-        tensors |= {f"optimiser.{key}.{name}": moments[key].to("cpu", copy=True) for key in MOMENTS if key in moments}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    header = {IDENTITY_KEY: json.dumps(identity, sort_keys=True), PROGRESS_KEY: json.dumps(asdict(state.progress))}
+    header = {IDENTITY_KEY: json.dumps(identity, sort_keys=True), PROGRESS_KEY: json.dumps(asdict(progress))}
     header[HASH_KEY] = content_hash(tensors, header)
     staged = path.with_name(f".{path.name}.new")
     save_tensors(staged, tensors, header)
     _make_room(path, num_kept)
     promote(staged, path)
+
+
+def checkpoint_tensors(state: TrainingState) -> dict[str, Tensor]:
+    """Return every tensor of a checkpoint, whole and on the CPU; see `copied_weights`."""
+    tensors = {f"model.{name}": tensor for name, tensor in copied_weights(state.model).items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
+    tensors |= {f"terms.{name}": tensor for name, tensor in copied_weights(state.terms).items()}
+    if state.average is not None:
+        tensors |= {f"average.{name}": _copied(tensor) for name, tensor in state.average.weights.items()}
+    for name, parameter in state.learned():
+        moments = state.optimiser.state.get(parameter, {})
+        tensors |= {f"optimiser.{key}.{name}": _copied(moments[key]) for key in MOMENTS if key in moments}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return tensors
 
 
 def find_checkpoint(path: Path, identity: Mapping[str, Any], *, again: bool = False) -> Path | None:

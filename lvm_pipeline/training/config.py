@@ -34,6 +34,11 @@ class TrainingConfig(Trial):
         ge=1,
         description="Processes that share each batch, with torchrun or ray. Default: one per GPU, or 2 without a GPU.",
     )
+    shard_weights: bool | None = Field(
+        default=None,
+        description="With torchrun or ray: split weights, gradients and optimiser state across the processes (FSDP2), "
+        "instead of keeping a copy in each (DDP). Default: for models of a billion parameters or more.",
+    )
     checkpoint_seconds: float = Field(default=30.0, ge=0, description="Seconds between checkpoints.")
     checkpoints_kept: int = Field(default=2, ge=1, description="Latest checkpoints to keep while a training runs.")
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvm_pipeline.architectures._contract import Architecture
+from lvm_pipeline.architectures._contract import Architecture, count_parameters
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.architectures._threads import torch_threads
 from lvm_pipeline.errors import LvmError
@@ -30,6 +30,7 @@ from lvm_pipeline.training.batches import gather, group_spans, groups_in_order
 from lvm_pipeline.training.checkpoint import (
     Progress,
     TrainingState,
+    checkpoint_tensors,
     copied_weights,
     find_checkpoint,
     restore_checkpoint,
@@ -159,8 +160,9 @@ class _Training:
         compile_cache_dir: Path,
         ranks: Ranks,
     ):
-        self.trial, self.config, self.data, self.ranks = trial, config, data, ranks
+        self.trial, self.config, self.data = trial, config, data
         made = assemble(architecture, config, data, compile_cache_dir=compile_cache_dir)
+        self.ranks = ranks = ranks.for_model(count_parameters(made.model), shard_weights=config.shard_weights)
         self.made, self.phases = made, made.phases
         self.state = TrainingState(
             model=made.model,
@@ -172,7 +174,6 @@ class _Training:
         )
         self.validation = Validation(config, data, made, ranks)
         self.objective = self._objective_of(self.phases[0])
-        self.stepped = ranks.wrapped(made.model)
         self.last_checkpoint = self.clock = time.monotonic()
 
     def start(self, tracker: Tracker, checkpoint_path: Path, *, again: bool) -> None:
@@ -181,6 +182,7 @@ class _Training:
         self.identity = checkpoint_identity(self.trial, self.state.model, self.made.model_config, self.data)
         found = find_checkpoint(checkpoint_path, self.identity, again=again) if self.ranks.is_first else None
         is_resumed = restore_checkpoint(self.ranks.agreed(found), self.state)
+        self.stepped = self.ranks.shared_out(self.state.model, self.state.optimiser, self.state.average)
         self.ranks.seed_apart(self.config.seed, self.state.progress.step)
         scales = self.state.progress.objective_scales
         if is_resumed and scales:
@@ -226,8 +228,9 @@ class _Training:
 
     def _objective_of(self, phase: Phase, scales: dict[str, float] | None = None) -> SumOfTerms:
         """Return the phase's objective, its terms scaled by what they cost at the start of the phase."""
-        made = self.made
-        return objective_at_start(phase, self.state.model, made.vectors, condition=made.condition, scales=scales)
+        made, model = self.made, self.state.model
+        with self.ranks.whole(model):
+            return objective_at_start(phase, model, made.vectors, condition=made.condition, scales=scales)
 
     def _run_epoch(self, on_progress: OnProgress | None) -> None:
         phase, progress = self._phase, self.state.progress
@@ -240,7 +243,7 @@ class _Training:
             pending.append(self._training_step(spans, done_fraction))
             progress.step_in_epoch = number + 1
             is_last = number + 1 == len(batches)
-            is_checkpoint_due = time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds
+            is_checkpoint_due = self._is_checkpoint_due()
             if len(pending) >= LOG_EVERY_STEPS or is_checkpoint_due or is_last:
                 loss = self._flush_losses(pending)
                 if on_progress is not None:
@@ -276,7 +279,7 @@ class _Training:
         loss.backward()
         self.ranks.average_gradients(made.terms.parameters())
         weights = [*model.parameters(), *made.terms.parameters()]
-        norm = torch.nn.utils.clip_grad_norm_(weights, self.config.clip_norm)
+        norm = self.ranks.clip_gradients(weights, self.config.clip_norm)
         optimiser.step()
         progress.step += 1
         if self.state.average is not None:
@@ -340,7 +343,7 @@ class _Training:
         progress.unreported, progress.step_in_epoch, progress.targets_in_epoch = {}, 0, 0
         progress.epoch_started_seconds = self._seconds_so_far()
         is_over = self._is_phase_over() and progress.phase + 1 == len(self.phases)
-        if time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds and not is_over:
+        if self._is_checkpoint_due() and not is_over:
             self._save_checkpoint()
 
     def _validate(self) -> tuple[dict[str, float], dict[str, Tensor] | None]:
@@ -372,10 +375,16 @@ class _Training:
         self.clock = now
         return self.state.progress.seconds
 
+    def _is_checkpoint_due(self) -> bool:
+        is_due = time.monotonic() - self.last_checkpoint >= self.config.checkpoint_seconds
+        return self.ranks.agreed(is_due) if self.ranks.are_sharding else is_due  # all of them have to take part
+
     def _save_checkpoint(self) -> None:
         self._seconds_so_far()
+        state, kept = self.state, self.config.checkpoints_kept
+        tensors = checkpoint_tensors(state) if self.ranks.is_first or self.ranks.are_sharding else {}
         if self.ranks.is_first:
-            save_checkpoint(self.checkpoint_path, self.state, self.identity, num_kept=self.config.checkpoints_kept)
+            save_checkpoint(self.checkpoint_path, tensors, state.progress, self.identity, num_kept=kept)
         self.last_checkpoint = time.monotonic()
 
     def trained(self, output_dir: Path) -> TrainedModel:

@@ -10,7 +10,7 @@ Shapes: B = spans in a batch, S = targets, D = vector width.
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lvm_pipeline.training.averaging import WeightAverage
 from lvm_pipeline.training.spans import Spans
+
+LARGE_MODEL = 1_000_000_000  # parameters from which weights are shared out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +33,49 @@ class Ranks:
     rank: int = 0  # number of this process
     size: int = 1  # number of processes
     device: str = "cpu"  # device of this process
+    are_sharding: bool = False  # whether each rank holds a share of the weights, and not all of them
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def wrapped(self, model: nn.Module) -> nn.Module:
-        """Return the module whose backward pass averages the gradients of all ranks; weights start as the first's."""
+    def for_model(self, num_params: int, *, shard_weights: bool | None) -> "Ranks":
+        """Return these ranks, sharing the weights of a model out if that is asked for, or if it is large (None)."""
+        wanted = num_params >= LARGE_MODEL if shard_weights is None else shard_weights
+        return replace(self, are_sharding=wanted and self.size > 1)
+
+    def shared_out(
+        self, model: nn.Module, optimiser: torch.optim.Optimizer, average: WeightAverage | None
+    ) -> nn.Module:
+        """Return the module whose backward pass averages the gradients of all ranks.
+
+        Either every rank holds all weights, which start as the first's, or a share of weights, average and moments.
+        """
         if self.size == 1:
+            return model
+        if self.are_sharding:
+            from lvm_pipeline.training.sharding import shard
+
+            shard(model, optimiser, average, device=self.device)
             return model
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else None
         return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+
+    def whole(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
+        """Return a block inside which this rank can run the model without the others."""
+        if not self.are_sharding:
+            return contextlib.nullcontext()
+        from lvm_pipeline.training.sharding import gathered
+
+        return gathered(model)
+
+    def clip_gradients(self, parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+        """Clip the norm of all gradients; return what it was."""
+        if not self.are_sharding:
+            return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        from lvm_pipeline.training.sharding import clip_gradients
+
+        return clip_gradients(parameters, max_norm)
 
     def part_of(self, spans: Spans, counts: NDArray[np.int64]) -> tuple[Spans, float]:
         """Return this rank's spans of a batch and the factor of their loss; `counts` are the targets of each span.

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig, config_with, count_parameters
 from lvm_pipeline.architectures._ensemble import Ensemble, EnsembleConfig, EnsembleMember
@@ -113,9 +113,15 @@ def class_name(model: LatentVectorModel) -> str:
 
     The frame is shared by architectures, so its class alone would not tell one from another with equal keys and shapes.
     """
-    own, *parts = (f"{type(part).__module__}.{type(part).__qualname__}" for part in model.modules())
+    own, *parts = (f"{each.__module__}.{each.__qualname__}" for each in map(_written_class, model.modules()))
     written_here = sorted({part for part in parts if part.startswith(f"{PACKAGE}.")})
     return f"{own} of {', '.join(written_here)}" if written_here else own
+
+
+def _written_class(module: nn.Module) -> type:
+    """Return the class of a module, or the one that FSDP2 made a subclass of when it shared the weights out."""
+    found = type(module)
+    return found.__bases__[1] if found.__bases__[0].__name__ == "FSDPModule" else found
 
 
 def save_trained_model(model_dir: Path, weights: Mapping[str, Tensor], info: TrainedModelInfo) -> None:

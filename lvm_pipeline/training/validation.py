@@ -65,4 +65,5 @@ class Validation:
         def predict(spans: Spans) -> NDArray[np.float32]:
             return predict_spans(model, vectors, spans, condition=condition)
 
-        return self.ranks.predicted(predict, self.spans, width=vectors.shape[1])
+        with self.ranks.whole(model):
+            return self.ranks.predicted(predict, self.spans, width=vectors.shape[1])

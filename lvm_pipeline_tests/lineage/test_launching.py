@@ -18,6 +18,7 @@ from lvm_pipeline.training.batches import gather
 from lvm_pipeline.training.objectives import objective_named
 from lvm_pipeline.training.ranks import Ranks
 from lvm_pipeline.training.spans import Spans
+from lvm_pipeline.training.trained_model import load_trained_model
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
 
 OPTIONS = {
@@ -96,6 +97,44 @@ def test_two_processes_train_what_one_does(tmp_path, monkeypatch, mode):
     assert together.was_trained
     assert reports
     assert_same(alone, together)
+
+
+SHARDED = {"architecture": "lcm", "ema_decay": 0.9, "checkpoint_seconds": 0.0}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_that_split_the_weights_train_what_two_with_copies_do(tmp_path, monkeypatch):
+    copies, split = (
+        trained_by("torchrun", tmp_path / name, monkeypatch, shard_weights=name == "split", **SHARDED)
+        for name in ("copies", "split")
+    )
+    assert_same(copies, split)
+    assert split.info.model_class == copies.info.model_class
+    model, _ = load_trained_model(split.folder.model_dir)  # in this process alone
+    assert sum(each.numel() for each in model.parameters()) == copies.info.num_params
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_one_process_resumes_what_two_with_split_weights_began(tmp_path, monkeypatch):
+    alone = trained_by("inprocess", tmp_path / "alone", monkeypatch, **SHARDED, epochs=6, patience=6)
+
+    def interrupt(report):
+        if report.epoch > 2:
+            raise KeyboardInterrupt
+
+    options = {**SHARDED, "epochs": 6, "patience": 6}
+    with pytest.raises(KeyboardInterrupt):
+        trained_by("torchrun", tmp_path / "split", monkeypatch, progress=interrupt, shard_weights=True, **options)
+    assert list((tmp_path / "split" / "trials").glob("*/checkpoint/checkpoint.safetensors"))
+
+    epochs = []
+    resumed = trained_by(
+        "inprocess", tmp_path / "split", monkeypatch, progress=lambda report: epochs.append(report.epoch), **options
+    )
+    assert min(epochs) > 1
+    assert_same(alone, resumed, tolerance=1e-2)
 
 
 @pytest.mark.slow
