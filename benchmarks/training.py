@@ -215,7 +215,6 @@ def training_data(article_ids: NDArray[np.int64], vectors: NDArray[np.float32]) 
         split_rule="benchmark",
         num_sequences=len(starts),
         split_counts={},
-        article_splits=dict(zip(names, article_splits.tolist(), strict=True)),
     )
     return TrainingData(
         vectors=vectors,
@@ -226,6 +225,7 @@ def training_data(article_ids: NDArray[np.int64], vectors: NDArray[np.float32]) 
             first_rows=starts,
             target_rows=starts + CONTEXT_LENGTH,
             splits=article_splits[targets],
+            article_splits=dict(zip(names, article_splits.tolist(), strict=True)),
             metadata=metadata,
         ),
         concepts=ConceptsMetadata(

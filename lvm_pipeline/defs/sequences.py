@@ -34,6 +34,7 @@ def sequences(
             metadata={
                 "verdict": ", ".join(f"{each['num_sequences']:,} {each['split']}" for each in counts) + " sequences.",
                 **metadata.parquet_metadata(settings.sequences_path, COLUMN_MEANINGS),
+                metadata.ROW_COUNT: promoted.num_sequences,  # articles alone are rows, too
                 **metadata.numbers(promoted.as_json()),
                 "not_checked": not_checked(staged.findings),
                 "splits": metadata.markdown_table(counts),

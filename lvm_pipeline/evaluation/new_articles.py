@@ -76,6 +76,7 @@ def _as_validation(
             first_rows=starts,
             target_rows=starts + length,
             splits=np.full(len(starts), "validation"),
+            article_splits=dict(zip(articles.ids, np.where(is_new, "validation", "train").tolist(), strict=True)),
             metadata=reference.sequences.metadata,
         ),
         concepts=metadata,

@@ -17,7 +17,7 @@ from lvm_pipeline.exchange.npz_import import import_concepts_npz, import_sequenc
 from lvm_pipeline.exchange.npz_sequences import holds_sequences
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
-from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA
+from lvm_pipeline.sequences.schema import is_sequences_schema
 from lvm_pipeline.source.given_file import FileKind, kind_of, plain_file
 from lvm_pipeline.source.parquet_file import PARQUET_ERRORS
 
@@ -103,7 +103,7 @@ def _extract(data_path: Path, concepts_path: Path, *, space_id: str | None) -> N
 
 def _is_sequence_table(path: Path) -> bool:
     try:
-        return pq.read_schema(path).equals(SEQUENCES_SCHEMA, check_metadata=False)
+        return is_sequences_schema(pq.read_schema(path))
     except PARQUET_ERRORS as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise LvmError(f"{path} is neither Parquet nor NPZ ({reason}); check the file.") from None

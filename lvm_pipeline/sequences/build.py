@@ -26,7 +26,14 @@ from lvm_pipeline.sequences.invariants import (
     check_sequences,
 )
 from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
-from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA, SPLITS, SequencesMetadata, SplitCounts, read_sequences
+from lvm_pipeline.sequences.schema import (
+    SEQUENCES_SCHEMA,
+    SPLITS,
+    SequencesMetadata,
+    SplitCounts,
+    read_sequences,
+    splits_of_sequences,
+)
 from lvm_pipeline.sequences.splits import split_by_hash, split_by_list, split_last_fifth, suggest_seed
 from lvm_pipeline.sequences.windows import window_starts
 from lvm_pipeline.source.split_hash import read_article_list
@@ -108,11 +115,16 @@ def write_sequences(
         concepts_fingerprint=rows.metadata.fingerprint,
         num_sequences=len(starts),
         split_counts=_split_counts(rows, splits, article_splits),
-        article_splits=article_splits_by_id,
         near_duplicate_groups=_near_duplicate_groups(rows),
         **provenance,
     )
-    table = pa.table([article_ids, starts, targets, splits.astype(object)], schema=SEQUENCES_SCHEMA)
+    known = splits_of_sequences(article_ids.tolist(), splits.tolist())
+    alone = {each: split for each, split in article_splits_by_id.items() if known.get(each) != split}
+    nulls = pa.nulls(len(alone), pa.int64())
+    row_numbers = [pa.chunked_array([pa.array(rows, pa.int64()), nulls]) for rows in (starts, targets)]
+    table = pa.table(
+        [[*article_ids, *alone], *row_numbers, [*splits.tolist(), *alone.values()]], schema=SEQUENCES_SCHEMA
+    )
     with staged_file(staged_path) as staged, explain_full_disk(staged_path.parent):
         pq.write_table(table.replace_schema_metadata(metadata.as_parquet_metadata()), staged, compression="zstd")
 

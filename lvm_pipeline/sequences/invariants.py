@@ -119,7 +119,7 @@ def articles_are_in_one_split(rows: ConceptRows, sequences: Sequences) -> Findin
 
     Otherwise a model would be scored on articles that it has seen in training.
     """
-    declared = sequences.metadata.article_splits
+    declared = sequences.article_splits
     one_split = [{split} for split in SPLITS]
     known = set(rows.article_ids)
     found: dict[str, set[str]] = {article_id: {split} for article_id, split in declared.items()}
@@ -147,7 +147,7 @@ def articles_are_in_one_split(rows: ConceptRows, sequences: Sequences) -> Findin
 )
 def no_near_duplicate_across_splits(rows: ConceptRows, sequences: Sequences) -> Finding:
     """No concept has a near-duplicate, by text or vector, in another split."""
-    splits = [sequences.metadata.article_splits.get(article_id) for article_id in rows.article_ids]
+    splits = [sequences.article_splits.get(article_id) for article_id in rows.article_ids]
     links = rows.near_duplicates
     crossing = [
         {

@@ -1,9 +1,13 @@
 """The sequence table: row numbers of contexts and targets, never vectors.
 
+The split of an article is that of its sequences. An article that is too short for a sequence, or whose sequences do not
+tell, has a row of its own after them, without row numbers.
+
 Shapes: S = sequences, T = context length in concepts.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -17,17 +21,20 @@ from lvm_pipeline.concepts.schema import METADATA_KEY, explain_bad_parquet
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.split_hash import Split
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)  # the first had the splits of articles in its metadata
 REBUILD = "build the sequences again"
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 _COLUMNS = {
     "article_id": (pa.string(), "The article of context and target."),
-    "first_row": (pa.int64(), "Row of the context's first concept in the concept table."),
-    "target_row": (pa.int64(), "Row of the concept to predict, right after the context."),
+    "first_row": (pa.int64(), "Row of the context's first concept in the concept table; null for an article alone."),
+    "target_row": (pa.int64(), "Row of the concept to predict, right after the context; null for an article alone."),
     "split": (pa.string(), "train, validation or test; the same for a whole article."),
 }
-SEQUENCES_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, (kind, _) in _COLUMNS.items()])
+_NULLABLE = ("first_row", "target_row")
+SEQUENCES_SCHEMA = pa.schema([pa.field(name, kind, name in _NULLABLE) for name, (kind, _) in _COLUMNS.items()])
+FIRST_SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, (kind, _) in _COLUMNS.items()])
 COLUMN_MEANINGS = {name: meaning for name, (_, meaning) in _COLUMNS.items()}
 
 
@@ -51,7 +58,6 @@ class SequencesMetadata:
     split_rule: str  # `seeded_hash`, `validation_articles` or `last_20_percent`
     num_sequences: int
     split_counts: dict[str, SplitCounts]
-    article_splits: dict[str, str]  # split of every article, also of those too short for a window
     split_seed: int | None = None  # it and the fractions only with the seeded hash
     train_fraction: float | None = None
     validation_fraction: float | None = None
@@ -76,6 +82,7 @@ class Sequences:
     first_rows: NDArray[np.int64]  # row of the first context concept, shape (S,); the context is T rows from there
     target_rows: NDArray[np.int64]  # row of the target, shape (S,)
     splits: NDArray[np.str_]  # split of each sequence, shape (S,)
+    article_splits: dict[str, str]  # split of every article, also of those too short for a sequence
     metadata: SequencesMetadata  # metadata of the file
 
     def of_split(self, split: str) -> NDArray[np.int64]:
@@ -92,26 +99,37 @@ class Sequences:
         return indices
 
 
+def is_sequences_schema(schema: pa.Schema) -> bool:
+    """Whether these are the columns of a sequence table, of this version or an earlier one."""
+    return any(schema.equals(known, check_metadata=False) for known in (SEQUENCES_SCHEMA, FIRST_SCHEMA))
+
+
 def read_sequences_metadata(path: Path) -> SequencesMetadata:
     """Read the metadata of a sequence table.
 
     Raises:
         LvmError: If the file is missing, not Parquet, or was not written by this project.
     """
+    values = _read_metadata(path)
+    values.pop("article_splits", None)
+    values["split_counts"] = {split: SplitCounts(**counts) for split, counts in values["split_counts"].items()}
+    return SequencesMetadata(**values)
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise LvmError(f"There is no sequence table at {path}; make it with `lvm run` or the asset `sequences`.")
     with explain_bad_parquet(path, remedy=REBUILD):
         schema = pq.read_schema(path)
     raw = (schema.metadata or {}).get(METADATA_KEY)
-    if raw is None or not schema.equals(SEQUENCES_SCHEMA, check_metadata=False):
+    if raw is None or not is_sequences_schema(schema):
         raise LvmError(f"{path} is not a sequence table of this project; build the sequences again.")
     values = json.loads(raw)
-    if values.get("schema_version") != SCHEMA_VERSION:
+    if values.get("schema_version") not in READABLE_VERSIONS:
         raise LvmError(
             f"{path} has schema version {values.get('schema_version')}, expected {SCHEMA_VERSION}; build again."
         )
-    values["split_counts"] = {split: SplitCounts(**counts) for split, counts in values["split_counts"].items()}
-    return SequencesMetadata(**values)
+    return values
 
 
 def read_sequences(path: Path, *, concepts_fingerprint: str | None = None) -> Sequences:
@@ -128,10 +146,32 @@ def read_sequences(path: Path, *, concepts_fingerprint: str | None = None) -> Se
         )
     with explain_bad_parquet(path, remedy=REBUILD), pq.ParquetFile(path) as file:  # `read_table` imports pandas
         table = file.read()
+    splits = _article_splits(table)
+    if metadata.schema_version == 1:
+        splits = _read_metadata(path)["article_splits"]
+    table = table.filter(table["first_row"].is_valid())
     return Sequences(
+        article_splits=splits,
         article_ids=np.array(table["article_id"].to_pylist(), dtype=np.str_),
         first_rows=table["first_row"].to_numpy(),
         target_rows=table["target_row"].to_numpy(),
         splits=np.array(table["split"].to_pylist(), dtype=np.str_),
         metadata=metadata,
     )
+
+
+def _article_splits(table: pa.Table) -> dict[str, str]:
+    """Return the split of every article: that of its own row, if it has one, else that of its sequences."""
+    of_sequences = table.filter(table["first_row"].is_valid())
+    known = splits_of_sequences(of_sequences["article_id"].to_pylist(), of_sequences["split"].to_pylist())
+    own = table.filter(table["first_row"].is_null())
+    return {**known, **dict(zip(own["article_id"].to_pylist(), own["split"].to_pylist(), strict=True))}
+
+
+def splits_of_sequences(article_ids: Iterable[str], splits: Iterable[str]) -> dict[str, str]:
+    """Return the split of each article with sequences, train where they are in several."""
+    found: dict[str, str] = {}
+    for article_id, split in zip(article_ids, splits, strict=True):
+        if found.setdefault(article_id, split) != split:
+            found[article_id] = "train"
+    return found

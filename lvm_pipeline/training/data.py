@@ -146,7 +146,7 @@ def load_training_data(
     concepts = read_concepts_metadata(concepts_path)
     sequences = read_sequences(sequences_path, concepts_fingerprint=concepts.fingerprint)
     articles = article_ranges(concepts_path)
-    splits = sequences.metadata.article_splits
+    splits = sequences.article_splits
     unknown = [article_id for article_id in articles.ids if article_id not in splits]
     if unknown:
         raise LvmError(

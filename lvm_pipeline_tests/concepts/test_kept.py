@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
@@ -156,3 +157,13 @@ def test_of_two_extractions_at_once_only_one_has_parts(tmp_path, earlier):
     extracted(tmp_path / "first.parquet", table, earlier=earlier)
 
     assert (tmp_path / "first.parquet").read_bytes() == (tmp_path / "second" / "staged.parquet").read_bytes()
+
+
+def test_batch_size_does_not_change_the_bytes(tmp_path):
+    rows = source_rows([300] * 3, vector_dim=512)
+    for row in rows:
+        row["vector"] = np.array(row["vector"], np.float32)
+    for size in (100, 730):
+        extracted(tmp_path / f"{size}.parquet", source(rows, batch_rows=size))
+
+    assert (tmp_path / "100.parquet").read_bytes() == (tmp_path / "730.parquet").read_bytes()

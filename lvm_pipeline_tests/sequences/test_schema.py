@@ -1,9 +1,17 @@
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.sequences.schema import SequencesMetadata, SplitCounts, read_sequences, read_sequences_metadata
+from lvm_pipeline.sequences.schema import (
+    FIRST_SCHEMA,
+    SequencesMetadata,
+    SplitCounts,
+    read_sequences,
+    read_sequences_metadata,
+)
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
 
 
@@ -68,10 +76,44 @@ def test_another_table_and_another_version_are_refused(sequences_path, tmp_path)
     with pytest.raises(LvmError, match="not a sequence table"):
         read_sequences(tmp_path / "concepts.parquet")
     table = pq.read_table(sequences_path)
-    raw = table.schema.metadata[b"lvm"].replace(b'"schema_version": 1', b'"schema_version": 99')
+    raw = table.schema.metadata[b"lvm"].replace(b'"schema_version": 2', b'"schema_version": 99')
     pq.write_table(table.replace_schema_metadata({b"lvm": raw}), sequences_path)
     with pytest.raises(LvmError, match="schema version 99"):
         read_sequences(sequences_path)
     pq.write_table(pa.table({"a": [1]}), sequences_path)
     with pytest.raises(LvmError, match="not a sequence table"):
         read_sequences(sequences_path)
+
+
+def test_articles_too_short_for_a_sequence_have_a_row_with_their_split(tmp_path):
+    lengths = [9, 3, 8, 12, 2, 7] * 4
+    concepts_path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=lengths, kind="noise")
+    sequences_path = write_synthetic_sequences(concepts_path, tmp_path / "sequences.parquet")
+    table = pq.read_table(sequences_path)
+    alone = table.filter(table["first_row"].is_null())
+
+    sequences = read_sequences(sequences_path)
+
+    assert alone.num_rows == sum(length <= 5 for length in lengths)
+    assert len(sequences.first_rows) == table.num_rows - alone.num_rows == sequences.metadata.num_sequences
+    assert len(sequences.article_splits) == len(lengths)
+    assert b"article_splits" not in table.schema.metadata[b"lvm"]
+    for article_id, split in zip(alone["article_id"].to_pylist(), alone["split"].to_pylist(), strict=True):
+        assert sequences.article_splits[article_id] == split
+
+
+def test_a_table_of_the_first_version_is_read(tmp_path):
+    lengths = [9, 3, 8, 12, 2, 7] * 4
+    concepts_path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=lengths, kind="noise")
+    sequences_path = write_synthetic_sequences(concepts_path, tmp_path / "sequences.parquet")
+    present = read_sequences(sequences_path)
+    table = pq.read_table(sequences_path)
+    stored = json.loads(table.schema.metadata[b"lvm"]) | {"schema_version": 1, "article_splits": present.article_splits}
+    earlier = table.filter(table["first_row"].is_valid()).cast(FIRST_SCHEMA)
+    pq.write_table(earlier.replace_schema_metadata({b"lvm": json.dumps(stored)}), sequences_path)
+
+    found = read_sequences(sequences_path)
+
+    assert found.article_splits == present.article_splits
+    assert found.first_rows.tolist() == present.first_rows.tolist()
+    assert found.metadata.fingerprint == present.metadata.fingerprint
