@@ -289,6 +289,7 @@ class Settings(TrainingConfig, BaseSettings):
     champion_sequences_path = InHome("data", "champion_sequences.parquet")  # with the champion's validation articles
     sequences_path = InHome("data", "sequences.parquet")  # the promoted sequence table
     vectors_dir = InHome("data", "vectors")  # memory-mapped (N, D) arrays, one per fingerprint
+    extraction_dir = InHome("cache", "extraction")  # what an extraction that was killed has read
     trials_dir = InHome("trials")  # trials, one folder per trial id: options, model, checkpoint, report
     compile_cache_dir = InHome("cache", "torch_compile")  # what torch.compile keeps from one training to the next
     chat_cache_dir = InHome("cache", "chat")  # answers of language models, one file per question

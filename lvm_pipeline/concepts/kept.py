@@ -43,7 +43,7 @@ class EarlierExtractions:
     """Where earlier extractions left articles."""
 
     concepts_path: Path  # the promoted concept table, which may be missing
-    parts_dir: Path  # parts of an extraction that did not end; its parent exists
+    parts_dir: Path  # parts of an extraction that did not end
     part_concepts: int = PART_CONCEPTS
 
 
@@ -110,6 +110,7 @@ class _Parts:
 
     def __init__(self, earlier: EarlierExtractions):
         self._folder, self._part_concepts = earlier.parts_dir, earlier.part_concepts
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(f"{self._folder}.lock")
         try:
             self._lock.acquire(timeout=0)

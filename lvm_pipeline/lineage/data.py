@@ -129,7 +129,7 @@ def stage_concepts(
 
 
 def _earlier_extractions(settings: Settings) -> EarlierExtractions:
-    return EarlierExtractions(concepts_path=settings.concepts_path, parts_dir=settings.staging_dir / "extraction")
+    return EarlierExtractions(concepts_path=settings.concepts_path, parts_dir=settings.extraction_dir)
 
 
 def check_staged_concepts(settings: Settings, path: Path, metadata: ConceptsMetadata) -> list[Finding]:
