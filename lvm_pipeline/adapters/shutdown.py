@@ -2,17 +2,18 @@
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 
 import psutil
 import psycopg
 
-from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, services
+from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, processes, services
 from lvm_pipeline.adapters.loopback import LOOPBACK
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 
-STOP_SECONDS = 60
+STOP_SECONDS = 120
 CLIENTS = (
     "SELECT client_port FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() "
     "AND client_port IS NOT NULL"
@@ -74,13 +75,17 @@ def _commands(settings: Settings, *, beside: psutil.Process | None = None) -> li
     return [psutil.Process(pid) for pid in sorted(pid for pid in pids if pid is not None)]
 
 
-def _end(processes: Sequence[psutil.Process]) -> None:
+def _end(asked: Sequence[psutil.Process]) -> None:
     """Ask processes to end, and wait until they have."""
-    for each in processes:
+    starts = {each.pid: processes.start_of(each.pid) for each in asked}
+    for each in asked:
         each.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-    if alive:
-        raise LvmError(f"Process {alive[0].pid} has not ended in {STOP_SECONDS} s; end it and try again.")
+    deadline = time.monotonic() + STOP_SECONDS
+    for pid, start in starts.items():
+        while start is not None and processes.start_of(pid) == start:
+            if time.monotonic() > deadline:
+                raise LvmError(f"Process {pid} has not ended in {STOP_SECONDS} s; end it and try again.")
+            time.sleep(0.1)
 
 
 def _is_own(process: psutil.Process) -> bool:
