@@ -25,7 +25,7 @@ def champion(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         data_version=dg.DataVersion(chosen["model_fingerprint"] or "none"),
         metadata={
-            "reason": decision["reason"],
+            metadata.VERDICT: decision["reason"],
             **metadata.page(settings, settings.reports_dir / "leaderboard.html"),
             **links,
             "is_promoted": decision["promote"],

@@ -30,7 +30,7 @@ def concepts(
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(promoted.fingerprint),
             metadata={
-                "verdict": f"{promoted.num_concepts:,} concepts in {promoted.num_articles:,} articles of "
+                metadata.VERDICT: f"{promoted.num_concepts:,} concepts in {promoted.num_articles:,} articles of "
                 f"{promoted.dataset_source}; {len(promoted.dropped):,} duplicates dropped.",
                 **metadata.parquet_metadata(settings.concepts_path, COLUMN_MEANINGS),
                 **metadata.numbers(promoted.as_json()),

@@ -71,7 +71,7 @@ def verdict(settings: Settings, folder: lineage.TrialFolder, report: "Evaluation
         "latency_p95_ms": latency.p95,
     }
     return {
-        "verdict": report.verdict,
+        metadata.VERDICT: report.verdict,
         **metadata.page(settings, folder.path / "report.html"),
         **metadata.link(lineage.read_tracking(folder.model_dir)["mlflow_url"]),
         "trial_id": folder.trial_id,

@@ -25,7 +25,7 @@ def leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         data_version=dg.DataVersion(" ".join(sorted(row.model_fingerprint[:16] for row in board.models))),
         metadata={
-            "verdict": headline(board),
+            metadata.VERDICT: headline(board),
             **metadata.page(settings, settings.reports_dir / "leaderboard.html"),
             "models_beside_baselines": metadata.picture(
                 models_beside_baselines(board), title="Models beside baselines", page=leaderboard_html(board)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.tables import table_of
 
+VERDICT = "Verdict"  # the UI sorts metadata by name, capitals first
 ROW_COUNT = "dagster/row_count"
 COLUMN_SCHEMA = "dagster/column_schema"
 URI = "dagster/uri"

@@ -11,6 +11,7 @@ import dagster as dg
 from lvm_pipeline.adapters.messages.alert import Alert
 from lvm_pipeline.defs.dagster_internals import PARTITION_NAME_TAG, SCHEDULE_NAME_TAG
 from lvm_pipeline.defs.failures import EVENTS, read_story
+from lvm_pipeline.defs.metadata import VERDICT
 from lvm_pipeline.defs.schedules import NUM_RUNS_TAG, RETRAINING, RETRAINING_TAG
 
 LATE_SECONDS = 300.0  # after the last run; runs that do not exist by then are not waited for
@@ -100,7 +101,7 @@ class _RunSummary:
             return f"{self.architecture} failed: {self.reason}"
         model, report = self.made.get("trained_model", {}), self.made.get("evaluation_report", {})
         how = "trained" if model.get("was_trained_now", True) else "not trained again, as nothing has changed"
-        verdict = f" {report['verdict']}" if "verdict" in report else ""
+        verdict = f" {report[VERDICT]}" if VERDICT in report else ""
         warnings = f" Warnings: {', '.join(self.warnings)}." if self.warnings else ""
         page = f" {report['report']}" if "report" in report else ""
         trial_id = model.get("trial_id", "")
@@ -114,7 +115,7 @@ def _champion(runs: Sequence[_RunSummary]) -> tuple[str, str]:
         return "no champion was chosen", "Champion: the runs did not get as far as choosing one."
     before, after = decisions[0].get("champion_before", NONE), decisions[-1].get("champion", NONE)
     promoted = [decision for decision in decisions if decision.get("is_promoted")]
-    reason = (promoted or decisions)[-1].get("reason", "")
+    reason = (promoted or decisions)[-1].get(VERDICT, "")
     if before == after:
         return f"the champion stays {after}", f"Champion: {after}, as before. {reason}"
     return f"new champion {after}", f"Champion: before {before}, now {after}. {reason}"

@@ -32,7 +32,8 @@ def sequences(
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(promoted.fingerprint),
             metadata={
-                "verdict": ", ".join(f"{each['num_sequences']:,} {each['split']}" for each in counts) + " sequences.",
+                metadata.VERDICT: ", ".join(f"{each['num_sequences']:,} {each['split']}" for each in counts)
+                + " sequences.",
                 **metadata.parquet_metadata(settings.sequences_path, COLUMN_MEANINGS),
                 metadata.ROW_COUNT: promoted.num_sequences,  # articles alone are rows, too
                 **metadata.numbers(promoted.as_json()),

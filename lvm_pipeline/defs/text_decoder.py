@@ -45,7 +45,7 @@ def text_decoder(config: DecoderOptions, settings: dg.ResourceParam[Settings]) -
         return dg.MaterializeResult(
             data_version=dg.DataVersion(" ".join(version)),
             metadata={
-                "verdict": f"Loss {info.loss:.3f} after {info.num_steps:,} steps.",
+                metadata.VERDICT: f"Loss {info.loss:.3f} after {info.num_steps:,} steps.",
                 **metadata.numbers(vars(info)),
                 "was_trained_now": decoder.was_trained,
                 "space_id": info.space_id,

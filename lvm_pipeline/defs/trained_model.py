@@ -55,7 +55,7 @@ def trained_model(
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(product["data_version"]),
             metadata={
-                "verdict": verdict(info),
+                metadata.VERDICT: verdict(info),
                 **metadata.link(product["mlflow_url"]),
                 "trial_id": product["trial_id"],
                 "was_trained_now": product["was_trained"],

@@ -114,7 +114,7 @@ def metadata_of(settings: Settings, outcome: Mapping[str, Any]) -> dict[str, Any
     scores = outcome["scores"]
     gain = {f"gain_{name}": value for name, value in scores["gain"].items()}
     return {
-        "verdict": outcome["verdict"],
+        metadata.VERDICT: outcome["verdict"],
         **metadata.page(settings, settings.reports_dir / "study.html"),
         **metadata.link(outcome["mlflow_url"]),
         "trial_id": outcome["trial_id"],

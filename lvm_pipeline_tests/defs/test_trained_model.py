@@ -88,7 +88,7 @@ def test_training_is_tracked_checked_and_promoted(settings, instance):
     assert (event.partition, info.seed, info.preset) == ("gru", 3, "smoke")
     assert metadata["num_params"] == info.num_params
     assert metadata["score"] == pytest.approx(info.score, rel=1e-3)
-    assert metadata["verdict"].startswith(f"Validation cosine {info.score:.4f} after epoch {info.best_epoch}, ")
+    assert metadata["Verdict"].startswith(f"Validation cosine {info.score:.4f} after epoch {info.best_epoch}, ")
     checks = {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
     assert set(checks) == {invariant.name for invariant in trained_model_module.INVARIANTS}
     assert all(evaluation.passed for evaluation in checks.values())

@@ -89,11 +89,12 @@ def check_record(settings, runs):
     report = json.loads((settings.reports_dir / "gru" / "report.json").read_text())
     scored, board = metadata["evaluation_report"], metadata["leaderboard"]
     assert scored["cosine"].value == pytest.approx(report["cosine"], rel=1e-3)
-    assert next(iter(scored)) == next(iter(board)) == "verdict"
-    assert f"Cosine {report['cosine']:.4f}; " in scored["verdict"].value
+    assert next(iter(scored)) == next(iter(board)) == "Verdict"
+    assert f"Cosine {report['cosine']:.4f}; " in scored["Verdict"].value
     assert scored["details"].data["fingerprint"] == report["fingerprint"]
     assert scored["report"].value == settings.page_url(settings.trials_dir / report["trial_id"] / "report.html")
     assert board["report"].value == f"http://127.0.0.1:{settings.reports_port}/reports/leaderboard.html"
+    assert min(name for name in scored if "/" not in name) == "Verdict", "the UI sorts by name"
     assert "data:image/svg+xml;base64," in board["models_beside_baselines"].value
     assert metadata["evaluation_report"]["mlflow_run"].value == metadata["trained_model"]["mlflow_run"].value
     assert "data:image/svg+xml;base64," in metadata["evaluation_report"]["learning curves"].value
