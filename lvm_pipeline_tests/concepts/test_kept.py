@@ -163,7 +163,9 @@ def test_batch_size_does_not_change_the_bytes(tmp_path):
     rows = source_rows([7] * 130, vector_dim=501)
     for row in rows:
         row["vector"] = np.array(row["vector"], np.float32)
-    for size in (97, 910):
-        extracted(tmp_path / f"{size}.parquet", source(rows, batch_rows=size))
+    written = set()
+    for size in (13, 31, 97, 910):
+        extracted(tmp_path / "staged.parquet", source(rows, batch_rows=size))
+        written.add((tmp_path / "staged.parquet").read_bytes())
 
-    assert (tmp_path / "97.parquet").read_bytes() == (tmp_path / "910.parquet").read_bytes()
+    assert len(written) == 1
