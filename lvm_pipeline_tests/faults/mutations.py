@@ -20,12 +20,20 @@ from pgvector.psycopg import register_vector
 
 from lvm_pipeline.architectures import _registry, lstm
 from lvm_pipeline.concepts import ordering
+from lvm_pipeline.experiments.champion import corrected_gain
 from lvm_pipeline.measures import weighted_means
+from lvm_pipeline.measures.baselines import fit_baselines
 from lvm_pipeline.sequences import build
 from lvm_pipeline.training import objectives
 from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.trained_model import (
+    WEIGHTS_FILE,
+    load_tensors,
+    read_trained_model_info,
+    save_trained_model,
+)
 from lvm_pipeline_tests.defs.source_table import execute
-from lvm_pipeline_tests.faults.runs import WIDTH
+from lvm_pipeline_tests.faults.runs import LENGTHS, WIDTH
 
 WITHOUT_POSITIONS = "UPDATE cpe_entry SET document_id = NULL, sequence_index = NULL, chunk_position = NULL"
 
@@ -90,6 +98,39 @@ def off_by_one(vectors, first_context_rows, target_rows, *, decay):
 
 
 weighted_means_as_they_are = weighted_means.decayed_means
+
+
+def half_of_the_directions_keep(vectors):
+    """Articles whose vectors share half of their directions and have the other half at random."""
+    rng = np.random.default_rng(3)
+    lengths = np.array(LENGTHS)
+    half = (len(vectors), WIDTH // 2)
+    kept = 2 * np.repeat(rng.standard_normal((len(lengths), WIDTH // 2)), lengths, axis=0)
+    vectors = np.concatenate([kept + 0.3 * rng.standard_normal(half), 3 * rng.standard_normal(half)], axis=1)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def lucky_models(model_dir, folder, *, num):
+    """A model that was moved a little at random, so many times; folders by trial id."""
+    info, weights = read_trained_model_info(model_dir), load_tensors(model_dir / WEIGHTS_FILE)
+    folders = {}
+    for seed in range(num):
+        moved = dataclasses.replace(info, trial={**info.trial, "seed": seed}, seed=seed)
+        rng = torch.Generator().manual_seed(seed)
+        noise = {name: 0.005 * torch.randn(tensor.shape, generator=rng) for name, tensor in weights.items()}
+        folders[moved.trial_id] = folder / moved.trial_id
+        save_trained_model(
+            folders[moved.trial_id], {name: tensor + noise[name] for name, tensor in weights.items()}, moved
+        )
+    return folders
+
+
+def without_the_linear_forecast(targets):
+    return (each for each in fit_baselines(targets) if each.name != "linear_forecast")
+
+
+def for_one_candidate(challenger, *, against, others, seed):
+    return corrected_gain(challenger, against=against, seed=seed)
 
 
 def telescoped(left, right):
@@ -241,6 +282,16 @@ OF_MODELS = [
     Mutation(
         "lvm_pipeline.training.loop.preset_has_its_declared_size",
         "test_f15_a_false_size_is_refused_before_it_costs_a_training",
+    ),
+    Mutation(
+        "lvm_pipeline.evaluation.baseline_scores.fit_baselines",
+        "test_f20_a_model_without_more_than_the_linear_forecast_has_no_gain",
+        without_the_linear_forecast,
+    ),
+    Mutation(
+        "lvm_pipeline.experiments.champion.corrected_gain",
+        "test_f21_the_luckiest_of_many_equal_models_is_not_promoted",
+        for_one_candidate,
     ),
     Mutation(
         " ".join(f"lvm_pipeline.training.{each}.load_architecture" for each in ("loop", "invariants", "trained_model")),

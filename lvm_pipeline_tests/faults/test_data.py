@@ -9,11 +9,13 @@ As in `test_source`, each is put into the Postgres table, the real Dagster defin
 | F17 | `text_match._shifted` finds none | test_f17 |
 | F18 | `neighbours_are_close` passes | test_f18_all_articles, test_f18_some_articles |
 | F19 | `splits_have_their_share` passes | test_f19 |
+| F22 | `sentence_transformer._options_of_folder` names nothing | test_f22 |
 | F23 | `equal_vectors_have_equal_texts` passes | test_f23 |
 
-F20 (the missing baseline) is in `measures/test_linear_forecast.py`, F21 (the luckiest of many) in
-`experiments/test_selection.py`, F22 (settings of an encoder) in `source/test_sentence_transformer.py`.
+F20 (the missing baseline) and F21 (the luckiest of many) are in `test_models`.
 """
+
+import json
 
 import numpy as np
 import psycopg
@@ -21,10 +23,12 @@ import pytest
 from pgvector import Vector
 from pgvector.psycopg import register_vector
 
+from lvm_pipeline.source.encoders.sentence_transformer import space_of_folder
 from lvm_pipeline_tests.defs.source_table import execute, fill_source_with
 from lvm_pipeline_tests.faults import runs
 from lvm_pipeline_tests.faults.mutations import Mutation, goes_unseen
 from lvm_pipeline_tests.faults.runs import assert_stopped, assert_warned
+from lvm_pipeline_tests.source.given_files import write_model_folder
 from lvm_pipeline_tests.worded import rotated, vectors_in, worded_table
 
 pytestmark = pytest.mark.postgres
@@ -153,6 +157,22 @@ def replace_minimum(settings):
     return settings.model_copy(update={"min_validation_articles": 4, "min_validation_sequences": 80})
 
 
+def test_f22_one_encoder_with_two_longest_texts(unharmed, source, tmp_path):
+    settings, url = source
+    folder, spaces = write_model_folder(tmp_path / "encoder"), []
+    for longest in (384, 64):
+        (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": longest}))
+        spaces.append(space_of_folder(folder, name="encoder"))
+    execute(url, "UPDATE cpe_vectors SET space_id = %s", spaces[0])
+    rows = np.flatnonzero(ARTICLES % 4 == 3)
+    execute(url, "UPDATE cpe_vectors SET space_id = %s WHERE cpe_id = ANY(%s::uuid[])", spaces[1], list(IDS[rows]))
+
+    run = runs.refresh(settings)
+
+    naming = (f"{spaces[0]} ({len(IDS) - len(rows)} vectors)", f"{spaces[1]} ({len(rows)} vectors)", "/seq-64@")
+    assert_stopped(run, unharmed, at="concepts", by="vectors_match_their_space", naming=naming)
+
+
 def test_f23_texts_that_were_cut_to_one_vector(unharmed, source):
     settings, url = source
     vectors = vectors_in(TABLE)
@@ -172,6 +192,11 @@ MUTATIONS = [
     Mutation(f"{IN_CONCEPTS}.neighbours.neighbours_are_close", "test_f18_all_articles_in_random_order"),
     Mutation(f"{IN_CONCEPTS}.neighbours.neighbours_are_close", "test_f18_some_articles_in_random_order"),
     Mutation("lvm_pipeline.sequences.invariants.splits_have_their_share", "test_f19_near_duplicates_swallow_the_split"),
+    Mutation(
+        "lvm_pipeline.source.encoders.sentence_transformer._options_of_folder",
+        "test_f22_one_encoder_with_two_longest_texts",
+        lambda _: [],
+    ),
     Mutation(
         f"{IN_CONCEPTS}.content_invariants.equal_vectors_have_equal_texts",
         "test_f23_texts_that_were_cut_to_one_vector",

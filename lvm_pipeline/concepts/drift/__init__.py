@@ -1,1 +1,1 @@
-"""Compare a concept table with a champion's: articles, statistics, permutation, compare, report."""
+"""Compare a concept table with a champion's: articles, statistics, topics, permutation, compare, report."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lvm_pipeline.concepts.drift import statistics
+from lvm_pipeline.concepts.drift import statistics, topics
 from lvm_pipeline.concepts.drift.articles import ArticleChanges, ArticleSample, changes_between, read_articles
 from lvm_pipeline.concepts.drift.permutation import groupings, permutation_test
 from lvm_pipeline.concepts.drift.statistics import DriftInvariant, Groups
@@ -33,7 +33,9 @@ MAX_SAMPLED = 20_000  # of all articles, approximately
 MAX_ARTICLES = 1_500  # of each group
 SMALLEST_RATIO, LARGEST_RATIO = 0.9, 2.0  # of the present number of concepts to the reference's
 UNCHANGED = "no article has changed since the champion was trained"
-TESTED = tuple(each for each in vars(statistics).values() if isinstance(each, DriftInvariant))
+TESTED = tuple(
+    each for module in (statistics, topics) for each in vars(module).values() if isinstance(each, DriftInvariant)
+)
 
 
 @dataclass(frozen=True, kw_only=True)

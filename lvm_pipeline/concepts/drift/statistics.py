@@ -9,7 +9,7 @@ Shapes: P = groupings, the actual one first; A = articles, n = sampled concepts,
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Groups:
     pool: ArticleSample
     is_after: NDArray[np.bool_]
     names: tuple[str, str] = ("earlier articles", "new articles")
+    shared: dict[str, Any] = field(default_factory=dict, repr=False)  # what several statistics need, found once
 
     @property
     def is_second(self) -> NDArray[np.bool_]:
@@ -113,12 +114,12 @@ def mean_vector_is_as_before(groups: Groups) -> Statistic:
     shifts = _differences_of_means(sums, pool.num_sampled, groups.is_after)  # (P, D)
     spread = (sums / pool.num_sampled[:, None]).std(axis=0)
     scaled = np.divide(shifts, spread, out=np.zeros_like(shifts), where=spread > 0)
-    dimensions = _largest(np.abs(scaled[0]), dimension=range(len(spread)), shift_sd=scaled[0])
+    dimensions = largest(np.abs(scaled[0]), dimension=range(len(spread)), shift_sd=scaled[0])
     along = pool.vectors @ shifts[0]
     along -= along[~groups.is_second[pool.owners]].mean()
     parts = np.bincount(pool.owners, along)[groups.is_second]
     shares = parts / parts.sum() if parts.sum() > 0 else np.zeros_like(parts)
-    articles = _largest(shares, article_id=_second_ids(groups), share_of_shift=shares)
+    articles = largest(shares, article_id=_second_ids(groups), share_of_shift=shares)
     share, distance = sum(each["share_of_shift"] for each in articles[:MAX_NAMED]), float(np.linalg.norm(shifts[0]))
     return Statistic(
         values=np.sqrt(np.square(scaled).mean(axis=1)),
@@ -137,7 +138,7 @@ def vector_dimensions_are_as_before(groups: Groups) -> Statistic:
     # Comparing the largest with its permuted values corrects for testing D dimensions.
     firsts = range(0, groups.pool.vectors.shape[1], DIMENSIONS_AT_ONCE)
     distances = np.concatenate([_cut_distances(groups, slice(a, a + DIMENSIONS_AT_ONCE)) for a in firsts], axis=1)
-    dimensions = _largest(distances[0], dimension=range(distances.shape[1]), ks=distances[0])
+    dimensions = largest(distances[0], dimension=range(distances.shape[1]), ks=distances[0])
     return Statistic(
         values=distances.max(axis=1),
         summary=f"{groups.names[1]} differ from {groups.names[0]} most in {_named('dimension', dimensions)}",
@@ -169,7 +170,7 @@ def vectors_cannot_be_separated(groups: Groups) -> Statistic:
     """
     aucs, article_ranks = _cross_validated(groups)
     ranks = article_ranks[groups.is_second]
-    articles = _largest(ranks, article_id=_second_ids(groups), mean_rank=ranks)
+    articles = largest(ranks, article_id=_second_ids(groups), mean_rank=ranks)
     is_testable = min(len(ranks), groups.pool.num_articles - len(ranks)) > 1
     return Statistic(
         values=aucs,
@@ -240,7 +241,7 @@ def tmd_mix_is_as_before(groups: Groups) -> Statistic:
     relative = np.stack([index / mean for index, mean in zip(indices, means, strict=True)])
     most = int(relative[:, 0].argmax())
     change = np.abs(after[most] - before[most])
-    changed = _largest(change, code=codes[most], before=before[most], after=after[most])
+    changed = largest(change, code=codes[most], before=before[most], after=after[most])
     names = ["no code" if each["code"] == NO_CODE else f"code {each['code']}" for each in changed[:MAX_NAMED]]
     changes = [f"{n} from {c['before']:.1%} to {c['after']:.1%}" for n, c in zip(names, changed, strict=False)]
     return Statistic(
@@ -292,7 +293,7 @@ def _second_ids(groups: Groups) -> list[str]:
     return [groups.pool.ids[article] for article in np.flatnonzero(groups.is_second)]
 
 
-def _largest(sizes: NDArray, **columns: Sequence | NDArray) -> list[dict[str, Any]]:
+def largest(sizes: NDArray, **columns: Sequence | NDArray) -> list[dict[str, Any]]:
     """Return records of the columns, those of the largest sizes first."""
     order = np.argsort(-sizes)[:MAX_KEPT].tolist()
     values = zip(*(np.asarray(column)[order].tolist() for column in columns.values()), strict=True)
