@@ -8,6 +8,7 @@ false one. Then foreign articles, a tenth of the present concepts, are put into 
 take the place of articles of a present table that shares none with the reference ("among others").
 
     python benchmarks/drift.py --data concepts.parquet --foreign foreign.parquet --json
+    python benchmarks/drift.py --peers --environments FOLDER      # beside other tools, see drift_peers.py
     python benchmarks/drift.py      # made articles around topics instead of given ones
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from drift_peers import as_lines, compared
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -52,12 +54,29 @@ def main() -> None:
     parser.add_argument("--injections", type=int, default=40, help="Of foreign text, for each size and way.")
     parser.add_argument("--rows", type=int, default=42_113, help="Concepts of each table that is timed; 0 times none.")
     parser.add_argument("--repeats", type=int, default=1, help="Timed runs; the fastest counts.")
+    parser.add_argument("--peers", action="store_true", help="Ask other drift tools about the same articles instead.")
+    parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "lvm-drift-peers")
+    parser.add_argument("--budget", type=float, default=120, help="Seconds that a tool may take for one case.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="Print a list of rows as JSON.")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     native = made_articles(400, rng=rng) if arguments.data is None else given_articles(arguments.data)
     foreign = made_articles(60, rng=rng, centre=2.0) if arguments.foreign is None else given_articles(arguments.foreign)
+    if arguments.peers:
+        found = compared(
+            native,
+            foreign,
+            size=arguments.articles[0],
+            num_unchanged=arguments.resamples,
+            num_changed=arguments.injections,
+            environments=arguments.environments,
+            budget=arguments.budget,
+            rng=rng,
+        )
+        for line in [json.dumps(list(found), indent=2)] if arguments.json else as_lines(found):
+            print(line, flush=True)
+        return
     rows = [false_alarms(native, arguments.articles[0], num_resamples=arguments.resamples, rng=rng)]
     for size in arguments.articles:
         rows += [

@@ -105,8 +105,9 @@ def half_of_the_directions_keep(vectors):
     rng = np.random.default_rng(3)
     lengths = np.array(LENGTHS)
     half = (len(vectors), WIDTH // 2)
+    own = 0.3 * rng.standard_normal(half)
     kept = 2 * np.repeat(rng.standard_normal((len(lengths), WIDTH // 2)), lengths, axis=0)
-    vectors = np.concatenate([kept + 0.3 * rng.standard_normal(half), 3 * rng.standard_normal(half)], axis=1)
+    vectors = np.concatenate([own + kept, 3 * rng.standard_normal(half)], axis=1)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

@@ -1,0 +1,190 @@
+"""Our drift checks beside Evidently, NannyML and alibi-detect, on the same articles.
+
+Each tool runs in an environment of its own, a folder of that name in `--environments`:
+
+    python3.11 -m venv FOLDER/evidently && FOLDER/evidently/bin/pip install evidently "pandas<3"
+    python3.11 -m venv FOLDER/nannyml && FOLDER/nannyml/bin/pip install nannyml
+    python3.11 -m venv FOLDER/alibi-detect && FOLDER/alibi-detect/bin/pip install alibi-detect
+
+alibi-detect is under the Business Source License: it is measured here and never a dependency.
+"""
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvm_pipeline.concepts.drift.articles import ArticleSample
+from lvm_pipeline.concepts.drift.compare import compare_articles
+from lvm_pipeline.concepts.neighbours import ORDERED_SCORE, closeness_of
+from lvm_pipeline.concepts.sample import ConceptSample, components_of
+from lvm_pipeline.source.space_fingerprint import fingerprint_of
+from lvm_pipeline_tests.worded import rotated
+
+TOOLS = ("evidently", "nannyml", "alibi-detect")
+WORKER = Path(__file__).with_name("drift_peer_worker.py")
+SHARES = (0.01, 0.05, 0.1, 0.2)
+NUM_TOPICS = 8
+
+Rng = np.random.Generator
+Trial = tuple[ArticleSample, ArticleSample, list[str]]  # reference, present, ids of the articles that are not as before
+Case = Callable[[Rng], Trial]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """Ways to make a trial of so many articles on either side."""
+
+    native: ArticleSample
+    foreign: ArticleSample
+    size: int
+
+    def unchanged(self, rng: Rng) -> Trial:
+        """Two halves of unchanged articles."""
+        drawn = rng.permutation(self.native.num_articles)[: 2 * self.size]
+        return self.native.take(drawn[: self.size].tolist()), self.native.take(drawn[self.size :].tolist()), []
+
+    def changed(self, share: float) -> Case:
+        """Return a case in which foreign articles take the place of so many, of at least one."""
+
+        def case(rng: Rng) -> Trial:
+            before, after, _ = self.unchanged(rng)
+            num = max(1, round(share * after.num_articles))
+            others = self.foreign.take(rng.permutation(self.foreign.num_articles)[:num].tolist())
+            kept = after.take(list(range(num, after.num_articles)))
+            return before, kept.followed_by(others), others.ids
+
+        return case
+
+    def new_topic(self, rng: Rng) -> Trial:
+        """The articles nearest to a random one are missing in the reference."""
+        sums = np.add.reduceat(self.native.vectors, np.cumsum(self.native.num_sampled) - self.native.num_sampled)
+        means = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+        near = np.argsort(-means @ means[rng.integers(len(means))])[: self.native.num_articles // NUM_TOPICS]
+        others = rng.permutation(np.setdiff1d(np.arange(self.native.num_articles), near))
+        num = min(len(near), self.size // 4)
+        before = self.native.take(others[: self.size].tolist())
+        after = self.native.take(others[self.size : 2 * self.size - num].tolist())
+        new = self.native.take(near[:num].tolist())
+        return before, after.followed_by(new), new.ids
+
+    def encoder_swap(self, rng: Rng) -> Trial:
+        """All present vectors are of another space of equal width."""
+        before, after, _ = self.unchanged(rng)
+        return before, with_vectors(after, rotated(after.vectors, seed=int(rng.integers(1000)))), after.ids
+
+    def shuffled(self, rng: Rng) -> Trial:
+        """The concepts of every present article are in a random order."""
+        before, after, _ = self.unchanged(rng)
+        order = np.lexsort((rng.random(len(after.vectors)), after.owners))
+        return before, with_vectors(after, after.vectors[order]), after.ids
+
+    def all(self) -> dict[str, Case]:
+        """Return all by name, the unchanged first."""
+        changed = {f"{share:.0%} of the articles changed": self.changed(share) for share in SHARES}
+        return {
+            "unchanged": self.unchanged,
+            **changed,
+            "a new topic": self.new_topic,
+            "encoder swap": self.encoder_swap,
+            "shuffled rows": self.shuffled,
+        }
+
+
+def with_vectors(articles: ArticleSample, vectors: np.ndarray) -> ArticleSample:
+    """Return the articles with other vectors."""
+    return ArticleSample(**{**vars(articles), "vectors": vectors})
+
+
+def ours(trial: Trial) -> tuple[bool, bool]:
+    """Ask all our checks; return whether any alarms, and whether one names an article that is not as before."""
+    before, after, harmed = trial
+    findings = [each for each in compare_articles(before, after) if not each.passed]
+    named = {str(each.get("article_id")) for found in findings for each in found.details.get("articles", [])[:3]}
+    fingerprint = fingerprint_of("reference", before.vectors, before.owners)
+    is_other = fingerprint is not None and fingerprint.why_other(after.vectors) is not None
+    return bool(findings) or is_other or lost_order(before, after), bool(named & set(harmed)) or is_other
+
+
+def lost_order(before: ArticleSample, after: ArticleSample) -> bool:
+    """Whether neighbours are close in the reference and not in the present articles, as `neighbours_are_close` asks."""
+    found = []
+    for each in (before, after):
+        sample = ConceptSample(
+            rows=np.arange(len(each.vectors)),
+            articles=each.owners,
+            article_codes=np.arange(each.num_articles),
+            texts=None,  # pyright: ignore[reportArgumentType]  # closeness reads vectors alone
+            vectors=components_of(each.vectors),
+            is_whole=True,
+        )
+        closeness = closeness_of(sample)
+        found.append(closeness.excess >= ORDERED_SCORE * closeness.excess_deviation)
+    return found[0] and not found[1]
+
+
+def theirs(tool: str, trials: Sequence[Trial], *, environments: Path, budget: float) -> list[dict[str, Any]] | str:
+    """Ask a tool about trials; return its answers, or why it has none."""
+    python = environments / tool / "bin" / "python"
+    if not python.exists():
+        return f"not installed in {environments / tool}"
+    with tempfile.TemporaryDirectory(prefix="lvm-drift-") as folder:
+        for number, (before, after, _) in enumerate(trials):
+            np.savez(Path(folder) / f"{number:04}.npz", before=before.vectors, after=after.vectors)
+        command = [str(python), str(WORKER), tool, folder, str(budget)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={"OMP_NUM_THREADS": "1"})
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = done.stderr.strip().splitlines()
+    return answers or f"failed: {lines[-1] if lines else 'no answer'}"
+
+
+def compared(
+    native: ArticleSample,
+    foreign: ArticleSample,
+    *,
+    size: int,
+    num_unchanged: int,
+    num_changed: int,
+    environments: Path,
+    budget: float,
+    rng: Rng,
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each case and tool: share of trials with an alarm, seconds, share that names the culprit."""
+    cases = Cases(native=native, foreign=foreign, size=min(size, native.num_articles // 2))
+    for name, case in cases.all().items():
+        trials = [case(rng) for _ in range(num_unchanged if name == "unchanged" else num_changed)]
+        started = time.process_time()
+        answers = [ours(trial) for trial in trials]
+        seconds = (time.process_time() - started) / len(trials)
+        alarms, names = np.array(answers).mean(axis=0).tolist()
+        yield {"case": name, "tool": "ours", "num": len(trials), "alarms": alarms, "seconds": seconds, "names": names}
+        for tool in TOOLS:
+            found = theirs(tool, trials, environments=environments, budget=budget)
+            if isinstance(found, str):
+                yield {"case": name, "tool": tool, "num": 0, "problem": found}
+                continue
+            yield {
+                "case": name,
+                "tool": tool,
+                "num": len(found),
+                "alarms": float(np.mean([each["alarm"] for each in found])),
+                "seconds": float(np.mean([each["seconds"] for each in found])),
+                "names": 0.0,  # dimensions at most, never articles
+            }
+
+
+def as_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
+    """Write the rows for reading, each as soon as it is there."""
+    yield f"{'case':28} {'tool':14} {'alarms':>7} {'of':>5} {'seconds':>8} {'names the culprit':>18}"
+    for row in rows:
+        start = f"{row['case']:28} {row['tool']:14} "
+        if "problem" in row:
+            yield start + row["problem"]
+        else:
+            yield start + f"{row['alarms']:7.0%} {row['num']:5} {row['seconds']:8.2f} {row['names']:18.0%}"
