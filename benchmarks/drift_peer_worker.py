@@ -21,10 +21,10 @@ Answer = tuple[bool, str]  # alarm, what it names
 
 def evidently(before: Rows, after: Rows) -> Answer:
     """A classifier between both sets of rows, Evidently's default for embeddings."""
-    import pandas as pd
-    from evidently.legacy.metrics import EmbeddingsDriftMetric
-    from evidently.legacy.pipeline.column_mapping import ColumnMapping
-    from evidently.legacy.report import Report
+    import pandas as pd  # pyright: ignore[reportMissingImports]
+    from evidently.legacy.metrics import EmbeddingsDriftMetric  # pyright: ignore[reportMissingImports]
+    from evidently.legacy.pipeline.column_mapping import ColumnMapping  # pyright: ignore[reportMissingImports]
+    from evidently.legacy.report import Report  # pyright: ignore[reportMissingImports]
 
     names = [f"d{index}" for index in range(before.shape[1])]
     report = Report(metrics=[EmbeddingsDriftMetric("vectors")])
@@ -38,8 +38,8 @@ def evidently(before: Rows, after: Rows) -> Answer:
 
 def nannyml(before: Rows, after: Rows) -> Answer:
     """Reconstruction error of a PCA, with three standard deviations over ten chunks of the reference."""
-    import nannyml
-    import pandas as pd
+    import nannyml  # pyright: ignore[reportMissingImports]
+    import pandas as pd  # pyright: ignore[reportMissingImports]
 
     names = [f"d{index}" for index in range(before.shape[1])]
     calculator = nannyml.DataReconstructionDriftCalculator(column_names=names, chunk_number=10)
@@ -50,7 +50,7 @@ def nannyml(before: Rows, after: Rows) -> Answer:
 
 def alibi_detect(before: Rows, after: Rows) -> Answer:
     """Kolmogorov-Smirnov tests of every dimension over rows, with Bonferroni's correction."""
-    from alibi_detect.cd import KSDrift
+    from alibi_detect.cd import KSDrift  # pyright: ignore[reportMissingImports]
 
     found = KSDrift(before, p_val=0.05).predict(after)["data"]
     return bool(found["is_drift"]), f"dimension {int(np.argmin(found['p_val']))}"

@@ -41,8 +41,8 @@ def _found_topics(groups: Groups) -> _Topics:
     values = PCA(num_components, svd_solver="covariance_eigh").fit_transform(pool.vectors)
     num = int(np.clip(is_first.sum() // CONCEPTS_OF_TOPIC, 1, NUM_TOPICS))
     clusters = MiniBatchKMeans(num, random_state=SEED, n_init=1, batch_size=2048)  # pyright: ignore[reportArgumentType]
-    codes = clusters.fit(values[is_first]).predict(values)
-    within = values - clusters.cluster_centers_[codes]
+    codes = np.asarray(clusters.fit(values[is_first]).predict(values), np.int64)
+    within = values - np.asarray(clusters.cluster_centers_)[codes]
     within /= np.maximum(within[is_first].std(axis=0), 1e-9)
     place = owners * num + codes
     counts = np.bincount(place, minlength=pool.num_articles * num).reshape(-1, num).astype(np.float64)
