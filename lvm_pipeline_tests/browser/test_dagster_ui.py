@@ -37,6 +37,9 @@ PATIENCE_MS = 120_000  # for a page, on a busy machine
 RUN_PATIENCE_MS = 300_000  # for a run with a training in it
 NEWEST_RUN = "{ runsOrError(limit: 1) { ... on Runs { results { runId status } } } }"
 
+NOT_MADE = re.compile("Not evaluated|Not executed|not been executed|No executions|Never", re.IGNORECASE)
+VERDICT = re.compile(r"Cosine -?0\.\d{4}; (beats|does not beat) the best baseline, ")
+
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -176,6 +179,33 @@ def test_data_are_materialised_by_clicking_and_show_rows_columns_and_checks(page
     assert settings.sequences_path.exists()
 
 
+def test_checks_that_were_not_made_are_no_pass(look, page):
+    look("assets/concepts?view=checks&checkDetail=mean_vector_is_as_before", "mean_vector_is_as_before")
+    expect(page.get_by_text(NOT_MADE).first).to_be_visible()
+    expect(page.get_by_text("Passed", exact=True)).to_have_count(0)
+
+
+def test_checks_are_executed_without_making_the_asset(look, page, ui, settings):
+    before, made = newest_run(page, ui), settings.concepts_path.stat().st_ino
+    look("assets/concepts?view=checks", "Execute all")
+
+    page.get_by_role("button", name="Execute all").click()
+
+    assert wait_for_new_run(page, ui, before)["status"] == "SUCCESS"
+    assert settings.concepts_path.stat().st_ino == made
+
+
+def test_the_launchpad_offers_the_options_and_refuses_wrong_values(look, page):
+    look("locations/lvm_pipeline/jobs/train_architecture/playground", "selection_metric")
+
+    page.locator(".CodeMirror").first.click()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.insert_text("ops:\n  trained_model:\n    config:\n      epochs: zero\n")
+
+    expect(page.get_by_text("Invalid scalar at path root:ops:trained_model:config:epochs").first).to_be_visible()
+    expect(page.get_by_role("button", name="Launch Run")).to_be_disabled()
+
+
 def test_an_architecture_is_trained_and_scored_by_clicking(page, look, ui, settings):
     assert materialise(page, ui, "trained_model", partition="gru") == "SUCCESS"
     look("assets/trained_model?view=partitions&partition=gru", "mlflow_run", "preset", "smoke")
@@ -183,8 +213,44 @@ def test_an_architecture_is_trained_and_scored_by_clicking(page, look, ui, setti
     assert page.request.get(link.get_attribute("href")).ok
 
     assert materialise(page, ui, "evaluation_report", partition="gru") == "SUCCESS"
-    look("assets/evaluation_report?view=partitions&partition=gru", "cosine", "gain_mean", "predictors")
-    assert (settings.reports_dir / "gru" / "report.html").exists()
+    look("assets/evaluation_report?view=partitions&partition=gru", "verdict", VERDICT, "gain_mean", "predictors")
+    link = page.get_by_role("link", name=re.compile(rf"127.0.0.1:{settings.reports_port}")).first
+    answer = page.request.get(link.get_attribute("href"))
+    assert "Model and baselines" in answer.text()
+
+
+def test_the_leaderboard_shows_models_beside_baselines(look, page, ui):
+    assert materialise(page, ui, "leaderboard") == "SUCCESS"
+    look("assets/leaderboard", "verdict", re.compile("1 of 1 models|0 of 1 models"), "models_beside_baselines")
+
+    page.get_by_role("button", name="[Show Markdown]").or_(page.get_by_text("[Show Markdown]")).first.click()
+    expect(page.get_by_role("img", name="Models beside baselines").first).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_served_pages_fit_the_screen(browser_window, ui, settings, request, scheme, width):
+    address = f"http://127.0.0.1:{settings.reports_port}"
+    folder = request.config.getoption("--screenshots")
+    window = browser_window.browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page, errors, asked = window.new_page(), [], set()
+    page.on("pageerror", lambda error: errors.append(error))
+    page.on("request", lambda each: asked.add(each.url))
+    for path in ("", "reports/leaderboard.html", "reports/gru/report.html"):
+        page.goto(f"{address}/{path}")
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width, path
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 3 * 128) == (scheme == "dark")
+        if folder is not None:
+            name = re.sub(r"\W+", "-", path) or "index"
+            page.screenshot(path=folder / f"served-{name}-{scheme}-{width}.png", full_page=True)
+    page.goto(address)
+    page.get_by_role("link", name="Leaderboard").click()
+    page.get_by_role("link", name=re.compile("^gru")).first.click()
+    expect(page.get_by_text("Model and baselines").first).to_be_visible()
+    window.close()
+    assert errors == []
+    assert {url for url in asked if not url.startswith((address, "data:"))} == set()
 
 
 def test_schedules_and_sensors_are_shown_with_their_switch(page, look):
