@@ -17,6 +17,7 @@ from lvm_pipeline.doctor.diagnosis import State, Subject
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import CHECKOUT_DIR, Settings
 from lvm_pipeline_tests.adapters.source_tables import execute, good_rows, load, with_changes
+from lvm_pipeline_tests.adapters.test_postgres_writer import with_user
 from lvm_pipeline_tests.diagnoses import by_subject, the_problem
 
 
@@ -260,6 +261,26 @@ def test_a_database_without_pgvector_is_a_warning(tables, tmp_path):
 
     assert result["database pgvector"].state is State.WARNING
     assert "CREATE EXTENSION vector" in result["database pgvector"].fix
+
+
+@pytest.mark.postgres
+def test_row_level_security_that_may_hide_rows_is_a_warning(tables, tmp_path, monkeypatch):
+    monkeypatch.setenv("LVM_DATABASE_URL", with_user(tables, "policed_reader", "secret-word"))
+    execute(
+        tables,
+        "DROP ROLE IF EXISTS policed_reader",
+        "CREATE ROLE policed_reader LOGIN PASSWORD 'secret-word'",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO policed_reader",
+        "ALTER TABLE cpe_entry ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY early ON cpe_entry FOR SELECT USING (sequence_index < 2)",
+    )
+    try:
+        result = by_subject(source.examine_source(Settings(home=tmp_path)))["database row-level security"]
+    finally:
+        execute(tables, "DROP OWNED BY policed_reader", "DROP ROLE policed_reader")
+
+    assert result.state is State.WARNING
+    assert result.found == "row-level security of cpe_entry may hide rows from this user"
 
 
 @pytest.mark.postgres

@@ -132,7 +132,7 @@ def training_in_this_process() -> Iterator[None]:
         patch.setattr(trained_model_asset, "train_in_child", train_here)
         patch.setattr(training_child, "MlflowTracker", lambda settings: Tracker())
         patch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
-        patch.setattr(lineage, "check_drift", lambda settings: (SimpleNamespace(findings=no_drift), None))
+        patch.setattr(lineage, "check_drift", lambda settings: (SimpleNamespace(findings=no_drift), settings.home))
         yield
 
 

@@ -13,7 +13,7 @@ from lvm_pipeline import lineage
 from lvm_pipeline.cli import app
 from lvm_pipeline.decoding.prefix_training import PrefixOptions
 from lvm_pipeline.decoding.search import Search
-from lvm_pipeline.defs.evaluation_report import scores
+from lvm_pipeline.defs.evaluation_report import verdict
 from lvm_pipeline.defs.text_decoder import text_decoder
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage import decoders
@@ -148,7 +148,7 @@ def test_the_report_of_a_trial_has_decoded_predictions(tmp_path, monkeypatch):
     assert report.text.num_targets == 5
     assert [each.name for each in report.text.decoders] == ["nearest"]
     assert "train one with `lvm decoder train`" in (trial.folder.path / "report.html").read_text()
-    assert scores(report)["text_accuracy"] == report.text.accuracy
+    assert verdict(settings, trial.folder, report)["text_accuracy"] == pytest.approx(report.text.accuracy, rel=1e-3)
 
 
 def test_another_process_that_trains_it_is_named(home):
