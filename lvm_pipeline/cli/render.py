@@ -253,7 +253,7 @@ def show_ensemble(
         console.print(f"{info.trial_id} was made before of the same members; --again makes it once more.")
     show_rows(
         console,
-        [{"member": each.trial_id, "weight": round(each.weight, 3), "cosine": each.score} for each in info.members],
+        [{"member": each.trial_id, "weight": each.weight, "cosine": each.score} for each in info.members],
     )
     console.print(
         f"{info.trial_id}: {info.num_params:,} parameters, {info.mode} mode, validation cosine {info.score:.4f} "
