@@ -5,7 +5,6 @@ Every field is an environment variable with the prefix `LVM_`: `home` is `LVM_HO
 them, as `TrainingConfig` declares them: `epochs` is `LVM_EPOCHS`, `model.hidden_dim` is `LVM_MODEL__HIDDEN_DIM`.
 """
 
-import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -324,7 +323,7 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # pyright: ignore[reportArgumentType]
     except ValidationError as error:
-        problems = "; ".join(f"{_variable(problem['loc'])}: {problem['msg']}" for problem in error.errors())
+        problems = "; ".join(f"{variable_of(problem['loc'])}: {problem['msg']}" for problem in error.errors())
     except SettingsError as error:
         problems = f"{error} of LVM_{'/'.join(NESTED).upper()}, which take JSON"
     raise LvmError(f"The settings cannot be used ({problems}). Correct the variable and try again.")
@@ -360,33 +359,16 @@ def settings_environment(settings: Settings) -> dict[str, str]:
         if value is None or value == {}:
             continue
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        values[_variable((name,))] = json.dumps(text) if isinstance(text, dict) else str(text)
-        if f"{_variable((name,))}_FILE" in os.environ and isinstance(value, SecretStr):
-            values[f"{_variable((name,))}_FILE"] = ""  # the file may change before the process reads it
+        values[variable_of((name,))] = json.dumps(text) if isinstance(text, dict) else str(text)
+        if f"{variable_of((name,))}_FILE" in os.environ and isinstance(value, SecretStr):
+            values[f"{variable_of((name,))}_FILE"] = ""  # the file may change before the process reads it
     return values
-
-
-def unknown_variables() -> dict[str, str | None]:
-    """Return the `LVM_...` variables that are not settings, each with the nearest setting if there is one."""
-    known = [_variable((name,)) for name in Settings.model_fields]
-    known += [f"{variable}_FILE" for variable in secret_variables().values()]
-    nested = tuple(f"{_variable((name,))}__" for name in NESTED)
-    given = [name for name in os.environ if name.upper().startswith("LVM_") and not name.upper().startswith(nested)]
-    unknown = [name for name in given if name.upper() not in {*known, *COMPOSE_VARIABLES, *EARLIER_NAMES}]
-    return {name: next(iter(difflib.get_close_matches(name.upper(), known, n=1)), None) for name in sorted(unknown)}
-
-
-def refuse_unknown_variables() -> None:
-    """Refuse to train while some `LVM_...` variable is not a setting: most often a typing error. Raises LvmError."""
-    for name, nearest in unknown_variables().items():
-        fix = f"did you mean {nearest}?" if nearest else "`lvm settings` lists them all."
-        raise LvmError(f"The environment variable {name} is not a setting; {fix} Rename or unset it.")
 
 
 def secret_variables() -> dict[str, str]:
     """Return the variable of each secret, by setting; with `_FILE` after it, it names a file that holds the secret."""
     fields = Settings.model_fields.items()
-    return {name: _variable((name,)) for name, field in fields if SecretStr in get_args(field.annotation)}
+    return {name: variable_of((name,)) for name, field in fields if SecretStr in get_args(field.annotation)}
 
 
 def _secrets_in_files() -> dict[str, object]:
@@ -409,5 +391,6 @@ def _secrets_in_files() -> dict[str, object]:
     return secrets
 
 
-def _variable(location: Sequence[int | str]) -> str:
+def variable_of(location: Sequence[int | str]) -> str:
+    """Return the variable of a setting, or of a part of one."""
     return f"LVM_{'__'.join(str(part) for part in location).upper()}"

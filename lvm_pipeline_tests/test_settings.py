@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from lvm_pipeline import settings
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings
+from lvm_pipeline.unknown_variables import unknown_variables
 
 
 def test_every_field_is_a_variable(monkeypatch, tmp_path):
@@ -117,7 +118,7 @@ def test_every_secret_may_be_in_a_file(monkeypatch, tmp_path):
     for variable in SECRETS:
         assert getattr(read, variable.removeprefix("LVM_").lower()).get_secret_value() == f"secret of {variable}"
     assert set(settings.secret_variables().values()) == set(SECRETS)
-    assert settings.unknown_variables() == {}
+    assert unknown_variables() == {}
     for name, value in settings.settings_environment(read).items():
         monkeypatch.setenv(name, value)
     (tmp_path / "LVM_CHAT_KEY").write_text("a newer one")

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from lvm_pipeline.doctor.diagnosis import Diagnosis, Subject
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.settings import Settings, load_settings, unknown_variables
+from lvm_pipeline.settings import Settings, load_settings
+from lvm_pipeline.unknown_variables import unknown_variables
 
 VALUES = Subject("settings", "values")
 NAMES = Subject("settings", "names")

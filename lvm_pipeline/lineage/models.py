@@ -20,7 +20,8 @@ from lvm_pipeline.lineage.trials import (
     write_tracking,
     write_trial,
 )
-from lvm_pipeline.settings import Settings, refuse_unknown_variables
+from lvm_pipeline.settings import Settings
+from lvm_pipeline.unknown_variables import refuse_unknown_variables
 
 if TYPE_CHECKING:
     from lvm_pipeline.training.config import TrainingConfig
