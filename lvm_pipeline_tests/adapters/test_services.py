@@ -226,6 +226,7 @@ def answers(is_ready):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.postgres
 @pytest.mark.timeout(1800)
 def test_each_service_that_is_killed_comes_back_and_runs_end_as_they_should(

@@ -103,6 +103,7 @@ SHARDED = {"architecture": "lcm", "ema_decay": 0.9, "checkpoint_seconds": 0.0}
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_two_processes_that_split_the_weights_train_what_two_with_copies_do(tmp_path, monkeypatch):
     copies, split = (
@@ -116,6 +117,7 @@ def test_two_processes_that_split_the_weights_train_what_two_with_copies_do(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_one_process_resumes_what_two_with_split_weights_began(tmp_path, monkeypatch):
     alone = trained_by("inprocess", tmp_path / "alone", monkeypatch, **SHARDED, epochs=6, patience=6)
