@@ -100,7 +100,7 @@ def loaded_home(num_articles: int) -> Path:
         for article in range(num_articles)
     ]
     articles.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    lineage.ingest_file(settings, articles, dataset_source=settings.dataset_source)
+    lineage.ingest_file(settings, articles, dataset_source="user_input")
     return home
 
 

@@ -37,7 +37,7 @@ PATIENCE_MS = 120_000  # for a page, on a busy machine
 RUN_PATIENCE_MS = 300_000  # for a run with a training in it
 NEWEST_RUN = "{ runsOrError(limit: 1) { ... on Runs { results { runId status } } } }"
 
-NOT_MADE = re.compile("Not evaluated|Not executed|not been executed|No executions|Never", re.IGNORECASE)
+NOT_MADE = re.compile("Not evaluated|Not executed|not been executed|No executions|Never|Skipped", re.IGNORECASE)
 VERDICT = re.compile(r"Cosine -?0\.\d{4}; (beats|does not beat) the best baseline, ")
 
 expect.set_options(timeout=PATIENCE_MS)
