@@ -126,8 +126,8 @@ def lucky_models(model_dir, folder, *, num):
     return folders
 
 
-def without_the_linear_forecast(targets):
-    return (each for each in fit_baselines(targets) if each.name != "linear_forecast")
+def without_the_linear_forecast(targets, **options):
+    return (each for each in fit_baselines(targets, **options) if each.name != "linear_forecast")
 
 
 def for_one_candidate(challenger, *, against, others, seed):
