@@ -25,7 +25,6 @@ from lvm_pipeline.concepts.drift.compare import compare_articles
 from lvm_pipeline.concepts.neighbours import ORDERED_SCORE, closeness_of
 from lvm_pipeline.concepts.sample import ConceptSample, components_of
 from lvm_pipeline.source.space_fingerprint import fingerprint_of
-from lvm_pipeline_tests.worded import rotated
 
 TOOLS = ("evidently", "nannyml", "alibi-detect")
 WORKER = Path(__file__).with_name("drift_peer_worker.py")
@@ -95,6 +94,12 @@ class Cases:
             "encoder swap": self.encoder_swap,
             "shuffled rows": self.shuffled,
         }
+
+
+def rotated(vectors: np.ndarray, *, seed: int) -> np.ndarray:
+    """Return vectors, (N, D), as another encoder of the same width would place them."""
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((vectors.shape[1],) * 2))
+    return (vectors @ rotation).astype(np.float32)
 
 
 def with_vectors(articles: ArticleSample, vectors: np.ndarray) -> ArticleSample:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from machine import in_words
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
@@ -65,6 +66,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(rows, indent=2))
         return
+    print(in_words("cpu", num_threads=arguments.threads))
     for row in rows:
         print(f"{row['name']:52} {row['ours']:9.2f} {row['peer'] or '':>9}  {row['met']}")
 
