@@ -111,9 +111,7 @@ def score_model(
     model, info = load_trained_model(model_dir, space_id=data.concepts.space_id, device=device)
     _refuse_other_data(model_dir, info, data, require_same_data=require_same_data)
     mode: Any = context_mode or info.mode
-    _refuse_leaking_mode(model, info, mode)
-    targets = targets_of(data, split=split, context_mode=mode)
-    _refuse_other_space(model_dir, targets)
+    targets = _scorable_targets(model_dir, model, info, data, split=split, mode=mode)
     condition = condition_of(Trial(**info.trial), data, condition_dim=model.config.condition_dim)
     vectors, spans = vectors_on_device(data.vectors, device), data.scored_spans(split, mode=mode)
     beside, ranks, penalties = condition_on_device(condition, device), None, None
@@ -144,6 +142,16 @@ def score_model(
         device=device,
         condition=condition,
     )
+
+
+def _scorable_targets(
+    model_dir: Path, model: LatentVectorModel, info: TrainedModelInfo, data: TrainingData, *, split: Split, mode: Any
+) -> Targets:
+    """Find the targets. Raises LvmError if the model cannot read their contexts, or not vectors of this space."""
+    _refuse_leaking_mode(model, info, mode)
+    targets = targets_of(data, split=split, context_mode=mode)
+    _refuse_other_space(model_dir, targets)
+    return targets
 
 
 def _train_predictions(

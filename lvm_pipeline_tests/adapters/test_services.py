@@ -260,7 +260,7 @@ def test_each_service_that_is_killed_comes_back_and_runs_end_as_they_should(
             assert running.run_status(run_id) == "STARTED", f"the run needs no {name}"
     assert running.process.poll() is None
     titles = [message["title"] for message in receiver.messages]
-    assert len(titles) == len(set(titles)), "each is told once"
+    assert len(titles) == len(set(titles)), "a service is reported once"
     assert "The embedded Postgres died and is started again" in titles
 
 

@@ -1,4 +1,4 @@
-"""Another mix of topics and other content within topics are told apart."""
+"""A change in the mix of topics and one of the content within topics are different findings."""
 
 import numpy as np
 import pytest

@@ -330,9 +330,16 @@ def test_a_model_whose_check_failed_gets_no_report_and_holds_no_other_one(world)
     assert world.look() == {"evaluation_report lstm"}
 
 
-def test_drift_trains_only_when_a_drift_check_fails(world):
-    world.set(retrain_on="drift", retrained_architectures="gru")
-    world.failing = {"tmd_codes_are_assigned"}
+@pytest.mark.parametrize(
+    ("retrain_on", "others", "failing"),
+    [
+        ("drift", {"tmd_codes_are_assigned"}, DRIFT),
+        ("error", {"tmd_codes_are_assigned", DRIFT}, "champion_predicts_as_before"),
+    ],
+)
+def test_new_data_train_when_a_check_of_drift_or_error_fails_and_not_for_others(world, retrain_on, others, failing):
+    world.set(retrain_on=retrain_on, retrained_architectures="gru")
+    world.failing = others
     world.make("concepts")
     world.look()
     change(world, "concepts", "sequences")
@@ -340,23 +347,7 @@ def test_drift_trains_only_when_a_drift_check_fails(world):
     world.make("sequences")
     assert world.look() == set()
 
-    world.failing = {DRIFT}
-    world.make("concepts")
-
-    assert world.look() == {"trained_model gru"}
-
-
-def test_a_worse_error_trains_and_other_drift_does_not(world):
-    world.set(retrain_on="error", retrained_architectures="gru")
-    world.failing = {DRIFT, "tmd_codes_are_assigned"}
-    world.make("concepts")
-    world.look()
-    change(world, "concepts", "sequences")
-    world.make("concepts")
-    world.make("sequences")
-    assert world.look() == set()
-
-    world.failing = {"champion_predicts_as_before"}
+    world.failing = {failing}
     world.make("concepts")
 
     assert world.look() == {"trained_model gru"}

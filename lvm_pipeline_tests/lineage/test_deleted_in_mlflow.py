@@ -45,7 +45,7 @@ def client(settings):
 
 @pytest.fixture
 def champion(settings):
-    """A champion that was trained, tracked and promoted; it is made anew after each test that breaks it."""
+    """A champion that was trained, tracked and promoted, for each test."""
     tracker = MlflowTracker(settings, system_metrics=False)
     trained = lineage.train_trial(settings, lineage.training_config_of(settings), tracker=tracker)
     lineage.evaluate_trial(settings, trained.folder)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lvm_pipeline.measures.baselines import fitted_forecast
 from lvm_pipeline.measures.linear_forecast import DECAYS, INPUTS, fit_linear_forecast
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_process, targets_on
@@ -10,19 +11,8 @@ from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_pr
 MODES = ("windows", "articles")
 
 
-def fitted(targets):
-    train = targets.train
-    return fit_linear_forecast(
-        targets.vectors,
-        train_rows=targets.train_rows,
-        first_rows=train.first_rows,
-        target_rows=train.target_rows,
-        articles=train.articles,
-    )
-
-
 def predictions_of(targets):
-    return fitted(targets).predict(targets.vectors, targets.scored.first_rows, targets.scored.target_rows)
+    return fitted_forecast(targets).predict(targets.vectors, targets.scored.first_rows, targets.scored.target_rows)
 
 
 def plain_prediction(forecast, context):
@@ -41,7 +31,7 @@ def plain_prediction(forecast, context):
 @pytest.mark.parametrize("context_mode", MODES)
 def test_predictions_are_those_of_the_formula(context_mode):
     targets = targets_of_process("random_walk", lengths=(150, 7, 20, 90, 8) * 4, context_mode=context_mode)
-    forecast, scored = fitted(targets), targets.scored
+    forecast, scored = fitted_forecast(targets), targets.scored
 
     found = forecast.predict(targets.vectors, scored.first_rows, scored.target_rows)
 
@@ -89,7 +79,7 @@ def test_the_first_concept_of_an_article_is_remembered():
     vectors = np.where(np.arange(len(vectors))[:, None] % 30 == 0, vectors, vectors + firsts).astype(np.float32)
     targets = targets_on(vectors, lengths, context_mode="articles")
 
-    assert fitted(targets).weights[-1].mean() > 0.5
+    assert fitted_forecast(targets).weights[-1].mean() > 0.5
 
 
 @pytest.mark.parametrize("context_mode", MODES)
@@ -99,7 +89,7 @@ def test_nothing_is_fitted_on_what_is_scored(context_mode):
     targets = targets_on(vectors, lengths, context_mode=context_mode)
     changed = vectors.copy()
     changed[targets.pool_rows] = 7.0
-    forecast, other = fitted(targets), fitted(targets_on(changed, lengths, context_mode=context_mode))
+    forecast, other = fitted_forecast(targets), fitted_forecast(targets_on(changed, lengths, context_mode=context_mode))
 
     for name in ("basis", "weights", "low_rank", "constant"):
         np.testing.assert_array_equal(getattr(forecast, name), getattr(other, name))
@@ -114,7 +104,7 @@ def test_nothing_is_fitted_on_what_is_scored(context_mode):
 @pytest.mark.parametrize("context_mode", MODES)
 def test_few_articles_and_any_width_do_not_fail(lengths, vector_dim, context_mode):
     targets = targets_of_process("random_walk", lengths=lengths, vector_dim=vector_dim, context_mode=context_mode)
-    forecast = fitted(targets)
+    forecast = fitted_forecast(targets)
     num_leading = min(256, vector_dim)
 
     assert forecast.basis.shape == (vector_dim, vector_dim)
@@ -143,7 +133,7 @@ def test_predictions_are_right_on_average_far_from_zero():
     lengths = (20,) * 60
     targets = targets_on(process_vectors("rotation", lengths=lengths) + 3, lengths)
     train = targets.train
-    found = fitted(targets).predict(targets.vectors, train.first_rows, train.target_rows)
+    found = fitted_forecast(targets).predict(targets.vectors, train.first_rows, train.target_rows)
 
     np.testing.assert_allclose(found.mean(axis=0), targets.vectors[train.target_rows].mean(axis=0), atol=1e-4)
 
