@@ -19,6 +19,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from lvm_pipeline.adapters import databases
 from lvm_pipeline.adapters.database_urls import plain_url
+from lvm_pipeline.adapters.limits import limit_met
 from lvm_pipeline.adapters.postgres_tables import COLUMNS_QUERY, table_identifier
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.articles import NAMESPACE
@@ -142,6 +143,8 @@ class PostgresWriter:
         except postgres_errors.CharacterNotInRepertoire:
             raise LvmError(databases.not_utf8(url)) from None
         except psycopg.Error as error:
+            if (limit := limit_met(error)) is not None:
+                raise limit from None
             reason = error.diag.message_primary or str(error).split("\n", 1)[0]
             raise LvmError(
                 f"The database at {databases.shown(url)} stopped the load ({reason}); nothing was written. "

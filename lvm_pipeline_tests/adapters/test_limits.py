@@ -1,8 +1,10 @@
 """Limits of the machine end in one sentence, and all works again when the cause is gone: on a real server."""
 
 import errno
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from lvm_pipeline.adapters.limits import limit_met
 from lvm_pipeline.defs.checks import lvm_errors_as_failures
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
+from lvm_pipeline_tests.test_doctor import small_disk
 
 TAKEN = "All connections of Postgres are taken; end some of the programs that use it"
 HOLD = """
@@ -79,6 +82,32 @@ def test_lvm_down_names_the_command_that_uses_postgres_and_ends_it_when_forced(s
     assert not embedded_postgres.status(settings.postgres_dir).is_running
     assert shutdown.stop_home(settings) == []
     embedded_postgres.ensure_running(settings.postgres_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_a_full_disk_below_postgres_is_one_sentence_and_all_works_when_there_is_room(root, open_tmp_path, lvm):
+    articles = open_tmp_path / "articles.jsonl"
+    lines = [
+        {"title": f"Article {number}", "concepts": [f"Concept {n} of {number} says {n * number}." for n in range(40)]}
+        for number in range(250)
+    ]
+    articles.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    disk = open_tmp_path / "disk"
+    disk.mkdir(mode=0o755)
+    with small_disk(disk, "400m"), ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        stack.callback(embedded_postgres.stop, disk / "home" / "postgres")
+        patch.setenv("LVM_HOME", str(disk / "home"))
+        assert lvm("env")[0] == 0  # starts the server
+        with (disk / "fill").open("wb") as file:
+            room = shutil.disk_usage(disk).free - 8_000_000
+            file.write(bytes(room))
+        code, _, errors = lvm("ingest", articles)
+        assert (code, "is full; free space and try again." in " ".join(errors.split())) == (1, True), errors
+        assert "Traceback" not in errors
+
+        (disk / "fill").unlink()
+        assert lvm("ingest", articles)[0] == 0
 
 
 def test_a_full_disk_is_one_sentence_wherever_it_is_met():
