@@ -1,10 +1,5 @@
-"""MLflow's own model server on the champion.
+"""MLflow's own model server on the champion."""
 
-`mlflow models serve --env-manager local` starts `uvicorn` by name, so it fails with exit code 127 where the environment
-is not activated. Here its PATH begins with the folder of the running Python's programs.
-"""
-
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +24,7 @@ def serve_champion(settings: Settings, *, host: str, port: int) -> int:
     if not is_free(port):
         raise LvmError(f"Port {port} is in use; choose another with --port.")
     command = serve_command(champion.model_dir.parent, host=host, port=port)
-    with subprocess.Popen(command, env=serving_environment()) as process:
+    with subprocess.Popen(command) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:  # the server, in the same process group, was interrupted too
@@ -40,9 +35,3 @@ def serve_command(model_dir: Path, *, host: str, port: int) -> list[str]:
     """Return the command of MLflow's server on a folder with an `MLmodel`."""
     options = ["--model-uri", str(model_dir), "--env-manager", "local", "--host", host, "--port", str(port)]
     return [sys.executable, "-m", "mlflow", "models", "serve", *options]
-
-
-def serving_environment() -> dict[str, str]:
-    """Return the environment variables of this process with its Python's programs first on the PATH."""
-    programs = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])}

@@ -3,15 +3,17 @@
 import json
 import os
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lvm_pipeline.adapters import mlflow_model, mlflow_serving
+from lvm_pipeline.adapters import mlflow_model, mlflow_plugin, mlflow_serving
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port
 from lvm_pipeline.inference.context import ReadingModel
 from lvm_pipeline.training.config import TrainingConfig
@@ -21,6 +23,7 @@ from lvm_pipeline_tests.adapters.processes import wait_until
 from lvm_pipeline_tests.evaluation.products import make_products
 
 WIDTH = 16
+PROGRAMS = Path(sys.executable).parent
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +108,10 @@ def test_vectors_are_scaled_as_the_space_has_them(loaded, contexts):
 @contextmanager
 def mlflow_server(mlflow_dir, log_path):
     port = free_port()
-    environment = mlflow_serving.serving_environment()
     with log_path.open("wb") as log:
-        command = mlflow_serving.serve_command(mlflow_dir, host=LOOPBACK, port=port)
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        options = mlflow_serving.serve_command(mlflow_dir, host=LOOPBACK, port=port)[3:]  # not `python -m mlflow`
+        command = [str(PROGRAMS / "mlflow"), *options]
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_until(lambda: status_of(f"http://{LOOPBACK}:{port}/ping") == 200, seconds=120)
         yield f"http://{LOOPBACK}:{port}/invocations"
@@ -130,6 +133,13 @@ def answer(url, body=None):
         return error.code, error.read().decode()
     except OSError as error:
         return None, str(error)
+
+
+def test_mlflow_puts_this_environment_on_the_path_once(monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    for _ in range(2):
+        assert not mlflow_plugin.ProgramsOnPath().in_context()
+        assert os.environ["PATH"] == f"{PROGRAMS}:/usr/bin:/bin"
 
 
 @pytest.mark.slow
