@@ -41,6 +41,11 @@ SCRIPTS = (
         name="drift.py",
         smoke=("--articles", "10", "--resamples", "1", "--injections", "1", "--rows", "100"),
     ),
+    Script(
+        name="drift.py",  # beside other tools, where their environments are at hand
+        options=("--peers", "--resamples", "20", "--injections", "5"),
+        smoke=("--peers", "--articles", "10", "--resamples", "1", "--injections", "1"),
+    ),
     Script(name="text_match.py"),
     Script(name="serving.py"),
     Script(name="plan.py"),
@@ -52,7 +57,7 @@ SCRIPTS = (
 def main() -> None:
     """Run the scripts and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [script.name for script in SCRIPTS]
+    names = list(dict.fromkeys(script.name for script in SCRIPTS))
     parser.add_argument("--only", action="append", choices=names, help="Repeat; default: all.")
     parser.add_argument("--smoke", action="store_true", help="Tiny sizes; what takes longer only prints its help.")
     parser.add_argument("--json", action="store_true", help="Print a list of rows as JSON.")

@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="Timed runs; the fastest counts.")
     parser.add_argument("--peers", action="store_true", help="Ask other drift tools about the same articles instead.")
     parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "lvm-drift-peers")
-    parser.add_argument("--budget", type=float, default=120, help="Seconds that a tool may take for one case.")
+    parser.add_argument("--budget", type=float, default=120, help="Seconds of a way of asking a tool for a case.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="Print a list of rows as JSON.")
     arguments = parser.parse_args()

@@ -107,6 +107,19 @@ def test_architectures_are_measured_beside_transformers():
 
 
 @pytest.mark.slow
+def test_drift_beside_other_tools_says_which_are_not_installed(tmp_path):
+    sizes = ("--articles", "40", "--resamples", "2", "--injections", "1")
+    rows = rows_of("drift.py", "--peers", *sizes, "--environments", str(tmp_path))
+
+    assert {row["case"] for row in rows.values()} >= {"unchanged", "20% changed", "encoder swap", "shuffled rows"}
+    assert rows["unchanged: ours"]["num"] == 2
+    assert rows["unchanged: ours"]["ours"] == 0
+    assert rows["encoder swap: ours"]["names"] == 1
+    for tool in ("evidently", "nannyml", "alibi-detect"):
+        assert rows[f"unchanged: {tool}"]["problem"] == f"not installed in {tmp_path / tool}"
+
+
+@pytest.mark.slow
 def test_only_the_mixing_head_has_a_state_that_grows():
     options = ("--preset", "smoke", "--lengths", "2", "40", "--json")
     done = subprocess.run(

@@ -76,6 +76,8 @@ def test_a_tenth_of_foreign_articles_is_found_and_named(injected):
 
     assert failed(drift) == {
         "mean_vector_is_as_before",
+        "topic_mix_is_as_before",
+        "typicality_is_as_before",
         "vector_dimensions_are_as_before",
         "vectors_cannot_be_separated",
     }
@@ -87,6 +89,8 @@ def test_a_tenth_of_foreign_articles_is_found_and_named(injected):
     mean, dimensions = found(drift, "mean_vector_is_as_before"), found(drift, "vector_dimensions_are_as_before")
     assert {each["article_id"] for each in mean.details["articles"]} == foreign_ids
     assert any(article_id in mean.message for article_id in foreign_ids)
+    typicality = found(drift, "typicality_is_as_before")
+    assert any(article_id in typicality.message for article_id in foreign_ids)
     assert mean.details["dimensions"][0]["dimension"] == dimensions.details["dimensions"][0]["dimension"] == 0
     assert "dimensions 0," in dimensions.message
     auc = found(drift, "vectors_cannot_be_separated")

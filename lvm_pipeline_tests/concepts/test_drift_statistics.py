@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.spatial.distance import mahalanobis
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
@@ -116,19 +117,44 @@ def test_a_single_article_cannot_be_classified():
     assert "single article" in found.not_checked
 
 
-def test_mean_shift_is_in_standard_deviations_of_article_means():
+def test_mean_shift_is_scipys_mahalanobis_distance_of_article_means():
     means = np.stack([article.vectors.mean(axis=0) for article in ARTICLES]).astype(np.float64)
-    difference = POOL.vectors[OWNERS >= 30].mean(axis=0, dtype=float) - POOL.vectors[OWNERS < 30].mean(
-        axis=0, dtype=float
-    )
+    scaled = means / means.std(axis=0)
+    inverse = np.linalg.inv(np.corrcoef(means.T) + np.eye(16))
+    expected = [mahalanobis(scaled[after].mean(axis=0), scaled[~after].mean(axis=0), inverse) for after in IS_AFTER]
+    difference = means[30:].mean(axis=0) - means[:30].mean(axis=0)
 
     found = statistics.mean_vector_is_as_before.statistic(GROUPS)
 
-    shift = column(found, "shift_sd", by="dimension")
-    np.testing.assert_allclose(shift, difference / means.std(axis=0), atol=1e-5)
-    assert found.values[0] == pytest.approx(np.sqrt(np.square(shift).mean()))
+    np.testing.assert_allclose(found.values, expected, rtol=1e-5)
+    np.testing.assert_allclose(column(found, "shift_sd", by="dimension"), difference / means.std(axis=0), atol=1e-5)
     assert found.details["distance"] == pytest.approx(np.linalg.norm(difference), abs=1e-6)
     assert sum(column(found, "share_of_shift")) == pytest.approx(1)
+
+
+def test_a_shift_across_the_topics_is_found():
+    noise = np.random.default_rng(5).standard_normal((88, 32))
+    topics = noise + 3 * noise[:, :1]  # all dimensions vary together, and hardly any difference of two
+    topics[80:] += 1.2 * np.resize([1, -1], 32)
+    made = [MadeArticle(str(n), topic[None].astype(np.float32), np.full((1, 3), -1)) for n, topic in enumerate(topics)]
+    groups = Groups(pool=pool_of(made), is_after=groupings(80, 8, num_permutations=199, seed=0))
+
+    values = statistics.mean_vector_is_as_before.statistic(groups).values
+
+    assert (values >= values[0]).mean() <= 0.01
+
+
+def test_typicality_is_the_mean_cosine_with_the_mean_vector():
+    centre = np.stack([article.vectors.mean(axis=0) for article in ARTICLES]).mean(axis=0)
+    cosines = np.array([(each.vectors @ centre).mean() / np.linalg.norm(centre) for each in ARTICLES])  # unit vectors
+    expected = [abs(cosines[after].mean() - cosines[~after].mean()) for after in IS_AFTER]
+
+    found = statistics.typicality_is_as_before.statistic(GROUPS)
+
+    np.testing.assert_allclose(found.values, expected, atol=1e-6)
+    assert found.details["cosine_after"] == pytest.approx(cosines[30:].mean(), abs=1e-6)
+    assert column(found, "article_id")[0] == ARTICLES[30 + int(cosines[30:].argmax())].name
+    assert f"new articles have cosine {cosines[30:].mean():.3f} to the mean vector" in found.summary
 
 
 def test_a_dimension_without_spread_has_not_moved():

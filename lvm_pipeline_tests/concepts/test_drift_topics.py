@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from lvm_pipeline.concepts.drift.compare import compare_articles
+from lvm_pipeline.concepts.drift.permutation import groupings
+from lvm_pipeline.concepts.drift.statistics import Groups
+from lvm_pipeline.concepts.drift.topics import content_within_topics_is_as_before, topic_mix_is_as_before
 from lvm_pipeline_tests.concepts.drifting import VECTOR_DIM, MadeArticle
 from lvm_pipeline_tests.concepts.test_drift_statistics import pool_of
 
@@ -33,6 +36,16 @@ def test_the_same_topics_with_the_same_content_pass():
 
     assert found[MIX].passed
     assert found[CONTENT].passed
+
+
+def test_topics_are_the_same_for_every_grouping():
+    pool = pool_of(articles(40, seed=3))
+    is_after = groupings(30, 10, num_permutations=9, seed=0)
+
+    for statistic in (topic_mix_is_as_before.statistic, content_within_topics_is_as_before.statistic):
+        values = statistic(Groups(pool=pool, is_after=is_after)).values
+        turned = statistic(Groups(pool=pool, is_after=is_after[::-1])).values
+        np.testing.assert_allclose(turned[::-1], values, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -107,25 +107,58 @@ def article_lengths_are_as_before(groups: Groups) -> Statistic:
 def mean_vector_is_as_before(groups: Groups) -> Statistic:
     """The mean vector has not shifted.
 
-    The shift is measured in standard deviations of article means (root mean square over dimensions).
+    The shift of the mean of article means is measured in standard deviations of article means, as a Mahalanobis
+    distance with shrunk correlations.
     """
-    pool = groups.pool
-    sums = _article_sums(pool, pool.vectors).astype(np.float64)
-    shifts = _differences_of_means(sums, pool.num_sampled, groups.is_after)  # (P, D)
-    spread = (sums / pool.num_sampled[:, None]).std(axis=0)
-    scaled = np.divide(shifts, spread, out=np.zeros_like(shifts), where=spread > 0)
-    dimensions = largest(np.abs(scaled[0]), dimension=range(len(spread)), shift_sd=scaled[0])
-    along = pool.vectors @ shifts[0]
-    along -= along[~groups.is_second[pool.owners]].mean()
-    parts = np.bincount(pool.owners, along)[groups.is_second]
+    means = _article_means(groups.pool)
+    spread, shifts = means.std(axis=0), _differences_of_means(means, np.ones(len(means)), groups.is_after)  # (P, D)
+    all_scaled = np.divide(shifts, spread, out=np.zeros_like(shifts), where=spread > 0)
+    shift, scaled = shifts[0], all_scaled[0]
+    dimensions = largest(np.abs(scaled), dimension=range(len(spread)), shift_sd=scaled)
+    parts = np.maximum((means[groups.is_second] - means[~groups.is_second].mean(axis=0)) @ shift, 0)
     shares = parts / parts.sum() if parts.sum() > 0 else np.zeros_like(parts)
     articles = largest(shares, article_id=_second_ids(groups), share_of_shift=shares)
-    share, distance = sum(each["share_of_shift"] for each in articles[:MAX_NAMED]), float(np.linalg.norm(shifts[0]))
+    share, distance = sum(each["share_of_shift"] for each in articles[:MAX_NAMED]), float(np.linalg.norm(shift))
     return Statistic(
-        values=np.sqrt(np.square(scaled).mean(axis=1)),
+        values=_whitened_lengths(all_scaled, means, spread),
         summary=f"the mean vector of {groups.names[1]} is {distance:.3f} away from that of {groups.names[0]}, "
         f"mostly in {_named('dimension', dimensions)}; {_named('article', articles)} contribute {share:.0%} of it",
         details={"distance": distance, "dimensions": dimensions, "articles": articles},
+    )
+
+
+def _whitened_lengths(
+    scaled: NDArray[np.float64], means: NDArray[np.float64], spread: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Length of scaled shifts (P, D) under the correlations of all article means, which no grouping changes; (P,)."""
+    from scipy import linalg
+
+    centred = np.divide(means - means.mean(axis=0), spread, out=np.zeros_like(means), where=spread > 0)
+    correlations = centred.T @ centred / len(means)
+    rank = max(1, min(len(means) - 1, len(correlations)))
+    correlations += len(correlations) / rank * np.eye(len(correlations))
+    return np.sqrt((scaled * linalg.solve(correlations, scaled.T, assume_a="pos", check_finite=False).T).sum(axis=1))
+
+
+@drift_invariant(
+    remedy="Look at the articles in reports/drift.md: another subject, style or kind of text? If that is intended, "
+    "retrain."
+)
+def typicality_is_as_before(groups: Groups) -> Statistic:
+    """New articles are as typical as earlier ones: their concepts are as close (cosine) to the mean vector of all."""
+    pool, means = groups.pool, _article_means(groups.pool)
+    centre = means.mean(axis=0)
+    lengths = np.linalg.norm(pool.vectors, axis=1) * np.linalg.norm(centre)
+    cosines = np.divide(pool.vectors @ centre, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    typicality = (np.bincount(pool.owners, cosines) / pool.num_sampled)[:, None]
+    differences = _differences_of_means(typicality, np.ones(len(means)), groups.is_after)[:, 0]
+    before, after = typicality[~groups.is_second, 0], typicality[groups.is_second, 0]
+    articles = largest((after - before.mean()) * np.sign(differences[0]), article_id=_second_ids(groups), cosine=after)
+    return Statistic(
+        values=np.abs(differences),
+        summary=f"{groups.names[1]} have cosine {after.mean():.3f} to the mean vector and {groups.names[0]} "
+        f"{before.mean():.3f}; {_named('article', articles)} differ most",
+        details={"cosine_before": float(before.mean()), "cosine_after": float(after.mean()), "articles": articles},
     )
 
 
@@ -277,7 +310,12 @@ def _article_sums(pool: ArticleSample, values: NDArray) -> NDArray[np.float32]:
     return np.add.reduceat(values, np.cumsum(pool.num_sampled) - pool.num_sampled, axis=0, dtype=np.float32)
 
 
-def _differences_of_means(sums: NDArray, counts: NDArray[np.int64], is_after: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _article_means(pool: ArticleSample) -> NDArray[np.float64]:
+    """Mean vector of each article, shape (A, D)."""
+    return _article_sums(pool, pool.vectors).astype(np.float64) / pool.num_sampled[:, None]
+
+
+def _differences_of_means(sums: NDArray, counts: NDArray, is_after: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Mean of the second group minus that of the first, from sums (A, K) over counts (A,).
 
     Shape (P, K); NaN where a group is empty.

@@ -1,6 +1,7 @@
-"""Did the mix of topics change, or the content within topics? Two statistics on clusters of the first group's concepts.
+"""Did the mix of topics change, or the content within topics? Two statistics on clusters of the concepts.
 
-Only which cluster a concept lies in depends on the first group, so that permuted groupings stay comparable.
+Clusters are fitted on both groups together, so that they are the same for every grouping: clusters of the earlier
+concepts alone fit those better than new ones, which raised false alarms.
 
 Shapes: P = groupings, A = articles, n = sampled concepts, K = components, C = clusters.
 """
@@ -36,14 +37,13 @@ def _found_topics(groups: Groups) -> _Topics:
     from sklearn.decomposition import PCA
 
     pool, owners = groups.pool, groups.pool.owners
-    is_first = ~groups.is_second[owners]
     num_components = min(NUM_COMPONENTS, *pool.vectors.shape)
     values = PCA(num_components, svd_solver="covariance_eigh").fit_transform(pool.vectors)
-    num = int(np.clip(is_first.sum() // CONCEPTS_OF_TOPIC, 1, NUM_TOPICS))
+    num = int(np.clip(len(values) // CONCEPTS_OF_TOPIC, 1, NUM_TOPICS))
     clusters = MiniBatchKMeans(num, random_state=SEED, n_init=1, batch_size=2048)  # pyright: ignore[reportArgumentType]
-    codes = np.asarray(clusters.fit(values[is_first]).predict(values), np.int64)
+    codes = np.asarray(clusters.fit_predict(values), np.int64)
     within = values - np.asarray(clusters.cluster_centers_)[codes]
-    within /= np.maximum(within[is_first].std(axis=0), 1e-9)
+    within /= np.maximum(within.std(axis=0), 1e-9)
     place = owners * num + codes
     counts = np.bincount(place, minlength=pool.num_articles * num).reshape(-1, num).astype(np.float64)
     sums = np.zeros((pool.num_articles * num, num_components), np.float32)
@@ -58,7 +58,7 @@ def _found_topics(groups: Groups) -> _Topics:
     "of another. If that is intended, retrain."
 )
 def topic_mix_is_as_before(groups: Groups) -> Statistic:
-    """Topics are as frequent as before (population stability index of clusters of the earlier concepts)."""
+    """Topics are as frequent as before (population stability index of clusters of all concepts)."""
     from scipy.special import rel_entr
 
     counts, _, typical = _topics_of(groups)
@@ -80,7 +80,7 @@ def topic_mix_is_as_before(groups: Groups) -> Statistic:
     "words, or other vectors for the same words? If that is intended, retrain."
 )
 def content_within_topics_is_as_before(groups: Groups) -> Statistic:
-    """Concepts of one topic are as before: the mean within clusters of the earlier concepts has not shifted.
+    """Concepts of one topic are as before: the mean within clusters of all concepts has not shifted.
 
     The shift is measured in standard deviations within topics (root mean square over topics and components).
     """
