@@ -84,7 +84,7 @@ def test_a_tenth_of_foreign_articles_is_found_and_named(injected):
     for name in failed(drift):
         finding = found(drift, name)
         assert finding.observed > finding.allowed
-        assert finding.details["p_value"] == 1 / 500
+        assert finding.details["p_value"] <= 2 / 2000
     foreign_ids = {id_of(article) for article in FOREIGN}
     mean, dimensions = found(drift, "mean_vector_is_as_before"), found(drift, "vector_dimensions_are_as_before")
     assert {each["article_id"] for each in mean.details["articles"]} == foreign_ids

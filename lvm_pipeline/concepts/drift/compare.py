@@ -26,6 +26,8 @@ from lvm_pipeline.findings import MAX_LISTED, Finding, Invariant, Severity, inva
 
 FALSE_ALARM_RATE = 0.02  # of all checks together; measured in EXPERIMENTS.md
 NUM_PERMUTATIONS = 499
+FEW_ARTICLES = 300  # of both groups; up to so many, more permutations cost little and use up the false-alarm rate
+NUM_PERMUTATIONS_OF_FEW = 1_999
 SEED = 0
 MIN_GROUPINGS = 20 / FALSE_ALARM_RATE  # fewer different ones cannot tell drift from chance
 MAX_SAMPLED_OF_ARTICLE = 16  # concepts whose vectors are compared
@@ -148,7 +150,9 @@ def _groups(before: ArticleSample, after: ArticleSample, *, names: tuple[str, st
         else group
         for group in (before, after)
     )
-    is_after = groupings(before.num_articles, after.num_articles, num_permutations=NUM_PERMUTATIONS, seed=SEED)
+    sizes = before.num_articles, after.num_articles
+    num_permutations = NUM_PERMUTATIONS_OF_FEW if sum(sizes) <= FEW_ARTICLES else NUM_PERMUTATIONS
+    is_after = groupings(*sizes, num_permutations=num_permutations, seed=SEED)
     return Groups(pool=before.followed_by(after), is_after=is_after, names=names)
 
 
