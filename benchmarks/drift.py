@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=42_113, help="Concepts of each table that is timed; 0 times none.")
     parser.add_argument("--repeats", type=int, default=1, help="Timed runs; the fastest counts.")
     parser.add_argument("--peers", action="store_true", help="Ask other drift tools about the same articles instead.")
+    parser.add_argument("--case", action="append", help="With --peers, only this case; repeat. Default: all.")
     parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "lvm-drift-peers")
     parser.add_argument("--budget", type=float, default=120, help="Seconds of a way of asking a tool for a case.")
     parser.add_argument("--seed", type=int, default=0)
@@ -72,6 +73,7 @@ def main() -> None:
             num_changed=arguments.injections,
             environments=arguments.environments,
             budget=arguments.budget,
+            only=arguments.case,
             rng=rng,
         )
         for line in [json.dumps(list(found), indent=2)] if arguments.json else as_lines(found):

@@ -19,7 +19,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,7 @@ def compared(
     num_changed: int,
     environments: Path,
     budget: float,
+    only: Collection[str] | None = None,
     rng: Rng,
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each case and way of asking a tool.
@@ -184,6 +185,8 @@ def compared(
     cases = Cases(native=native, foreign=foreign, size=min(size, native.num_articles // 2))
     for case, make in cases.all().items():
         trials = [make(rng) for _ in range(num_unchanged if case == "unchanged" else num_changed)]
+        if only and case not in only:
+            continue  # after drawing, so that the trials of a case do not depend on which others are asked for
         started = time.process_time()
         answers = [ours(trial) for trial in trials]
         seconds = (time.process_time() - started) / len(trials)
