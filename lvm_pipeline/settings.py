@@ -115,6 +115,11 @@ class Settings(TrainingConfig, BaseSettings):
     )
 
     # Text.
+    search: Literal["exact", "faiss"] = Field(
+        default="exact",
+        description="How `lvm serve`, `lvm try` and `lvm predict --nearest` find the nearest concepts: exact, or by "
+        "faiss (extra `faiss`), which is faster in tables of millions and misses a few. Scores are always exact.",
+    )
     decoder_steps: int = Field(default=1500, ge=1, description="Optimiser steps of the text decoder.")
     text_targets: int = Field(
         default=200, ge=0, description="Targets of a report whose predictions are decoded to text; 0 decodes none."

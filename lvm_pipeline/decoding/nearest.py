@@ -1,6 +1,6 @@
 """The nearest concept of a table: a decoder that needs no training and is always available.
 
-The search is exact: cosines to all candidates, block by block.
+The search is exact: cosines to all candidates, block by block; `faiss_bank` searches larger tables approximately.
 
 Shapes: N = concepts in the table, B = vectors, D = vector width, k = concepts asked for.
 """
@@ -48,6 +48,15 @@ class ConceptBank:
         """Length of each candidate's vector."""
         found = [np.linalg.norm(block, axis=1) for _, block in self._blocks()]
         return np.maximum(np.concatenate(found), SMALLEST_LENGTH) if found else np.empty(0, np.float32)
+
+    def prepare(self) -> None:
+        """Make what every search needs, so that the first one does not wait for it."""
+        _ = self.lengths
+
+    @property
+    def how(self) -> str:
+        """How it is searched."""
+        return "exact"
 
     @property
     def num_candidates(self) -> int:
@@ -130,8 +139,15 @@ class NearestConcept:
         return [next(texts) if len(each.rows) else "" for each in found]
 
 
-def open_bank(concepts_path: Path, vectors_dir: Path, *, space_id: str, rows: Rows | None = None) -> ConceptBank:
-    """Open a concept table as a bank; `rows` are the candidates, ascending, None for all.
+def open_bank(
+    concepts_path: Path,
+    vectors_dir: Path,
+    *,
+    space_id: str,
+    rows: Rows | None = None,
+    kind: type[ConceptBank] = ConceptBank,
+) -> ConceptBank:
+    """Open a concept table as a bank of a kind; `rows` are the candidates, ascending, None for all.
 
     Raises:
         LvmError: If there is no table, or its vectors are of another space than `space_id`.
@@ -142,7 +158,7 @@ def open_bank(concepts_path: Path, vectors_dir: Path, *, space_id: str, rows: Ro
             f"The concepts of {concepts_path} are of space {metadata.space_id} and the vectors are of {space_id}, so "
             "none is near to the other; extract concepts of that space."
         )
-    return ConceptBank(
+    return kind(
         space_id=space_id,
         vectors=memory_mapped_vectors(concepts_path, vectors_dir),
         texts=read_columns(concepts_path, ["concept_text"])["concept_text"],

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.store import read_columns
+from lvm_pipeline.decoding.faiss_bank import Search, kind_of_bank
 from lvm_pipeline.decoding.nearest import ConceptBank, open_bank
 from lvm_pipeline.source.encoders.encoder import unit_length
 
@@ -73,11 +74,11 @@ class ConceptIndex:
         return self.bank.rows_like(vector, text).tolist()
 
 
-def open_index(concepts_path: Path, vectors_dir: Path, *, space_id: str) -> ConceptIndex:
+def open_index(concepts_path: Path, vectors_dir: Path, *, space_id: str, search: Search = "exact") -> ConceptIndex:
     """Open a concept table for looking up.
 
     Raises:
-        LvmError: If there is no table, or its vectors are of another space.
+        LvmError: If there is no table, its vectors are of another space, or faiss is not installed.
     """
-    bank = open_bank(concepts_path, vectors_dir, space_id=space_id)
+    bank = open_bank(concepts_path, vectors_dir, space_id=space_id, kind=kind_of_bank(search))
     return ConceptIndex(bank=bank, columns=read_columns(concepts_path, COLUMNS))

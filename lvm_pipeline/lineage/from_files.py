@@ -134,7 +134,7 @@ def predict_on(
     model, info = load_trained_model(model_dir, space_id=space_id, device=find_device(settings.device))
     index = None
     if num_nearest:
-        index = open_index(settings.concepts_path, settings.vectors_dir, space_id=info.space_id)
+        index = open_index(settings.concepts_path, settings.vectors_dir, space_id=info.space_id, search=settings.search)
     predictor = StreamPredictor(
         model,
         info,

@@ -152,10 +152,12 @@ def loader_of(settings: Settings, *, encoder_name: str | None = None) -> "Callab
 
 def _index(settings: Settings, space_id: str) -> "ConceptIndex | None":
     """Return the promoted concepts; None where there are none of this space."""
+    from lvm_pipeline.decoding.faiss_bank import kind_of_bank
     from lvm_pipeline.inference.nearest import open_index
 
+    kind_of_bank(settings.search)  # refuses one that is not installed
     try:
-        return open_index(settings.concepts_path, settings.vectors_dir, space_id=space_id)
+        return open_index(settings.concepts_path, settings.vectors_dir, space_id=space_id, search=settings.search)
     except LvmError:
         return None
 

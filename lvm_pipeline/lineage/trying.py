@@ -67,7 +67,7 @@ def article_trier(settings: Settings, *, encoder_name: str | None = None) -> Art
     return ArticleTrier(
         space_id=space_id,
         encoder=encoder,
-        index=open_index(settings.concepts_path, settings.vectors_dir, space_id=space_id),
+        index=open_index(settings.concepts_path, settings.vectors_dir, space_id=space_id, search=settings.search),
         predictors=predictors,
         left_out=left_out,
     )

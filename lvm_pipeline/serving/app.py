@@ -109,6 +109,7 @@ def _add_state(app: FastAPI, serving: Serving) -> None:
             **served.identity,
             "has_encoder": served.encoder is not None,
             "has_concepts": served.index is not None,
+            "search": None if served.index is None else served.index.bank.how,
             "decoders": served.decoder_names,
             "reload_error": holder.last_error,
         }

@@ -27,11 +27,12 @@ class BankSearch:
     def __init__(self, bank: ConceptBank, *, may_round: bool | None = None):
         """Take a bank; `may_round` decides about the first pass, None: where the processor gains from it."""
         self.bank = bank
-        self.may_round = has_avx512_bfloat16() if may_round is None else may_round
+        gains = type(bank) is ConceptBank and has_avx512_bfloat16()
+        self.may_round = gains if may_round is None else may_round
 
     def prepare(self) -> None:
         """Make what every search needs, so that the first one does not wait for it."""
-        _ = self._rounded if self.may_round else self.bank.lengths
+        _ = self._rounded if self.may_round else self.bank.prepare()
 
     def nearest(self, queries: NDArray[np.float32], count: int) -> list[Found]:
         """Return the concepts of the highest cosine to each query (B, D), best first; ties in table order."""

@@ -195,6 +195,7 @@ def test_health_metrics_and_openapi_describe_the_server(server, vectors):
 
     assert json.loads(health)["trial_id"].startswith("gru-smoke")
     assert json.loads(health)["decoders"] == ["nearest"]
+    assert json.loads(health)["search"] == "exact"
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
     values = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
     assert float(values['lvm_requests_total{path="/predict",status="200"}']) >= 1
