@@ -1,144 +1,151 @@
 """Which candidates are at least as close to a prediction as its target, block by block.
 
-A CPU that multiplies bfloat16 natively does so at twice the rate of float32. There, cosines with a large pool are first
-taken in bfloat16. What rounding can change is bounded by the lengths of what it took off both vectors; candidates whose
-cosine is nearer to that of the target than this bound are compared again in float32. So the answer is that of float32.
+Most candidates are far from a prediction, and a part of the product is enough to see it. Vectors are rotated into the
+principal directions of the pool. The cosine is the product in the leading directions plus that in the rest, which is at
+most the product of the two lengths there (Cauchy-Schwarz). Candidates whose cosine can reach that of the target by this
+bound are compared by the whole product. So the answer is that of the whole product.
 
-Shapes: B = targets in a block, P = candidates in the pool, C = candidates in a part of it, D = vector width.
+Shapes: B = targets in a block, P = candidates in the pool, C = candidates in a part of it, D = vector width,
+K = leading directions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.measures.metrics import Values
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-SMALLEST_ROUNDED = (8192, 128)  # candidates and width from which bfloat16 is faster
-ROUNDING = 2.0**-8  # largest relative error of a number in bfloat16
+SMALLEST_POOL = (4096, 256)  # candidates and width from which the bound is worth its rotation
+LEADING_STEP = 64  # K is a multiple of it
+ROTATED_BY = 8192  # candidates whose principal directions are taken
+TRIED_LINES, TRIED_CANDIDATES = 64, 2048  # to estimate what each K costs
+COST_OF_A_DOUBT = 8  # comparing one line again costs so many times its share of doubtful candidates
 SLACK = 1e-4  # covers the errors of float32 sums
-DOUBTFUL_SHARE = 1 / 64  # of the candidates; with more, one product in float32 is faster than many pairs
-PAIRS_AT_ONCE = 1024
-ROWS_AT_ONCE = 8192
+SMALLEST_REST = 1e-6  # added to the square of the length in the rest, which is a difference of float32 numbers
+DOUBTFUL_SHARE = 1 / 32  # of the candidates; lines with more are compared with all of them
+LINES_AT_ONCE = 32  # neighbours, whose doubtful candidates are much the same
 
 Mask = NDArray[np.bool_]
-
-
-class Compared(Protocol):
-    """Cosines of a block of predictions with some candidates."""
-
-    def at_least(self, least: Values, penalties: Values | None = None) -> Mask:
-        """Return which cosines, less the penalty (C,) of the candidate, reach the least of their line (B,): (B, C)."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rounded:
-    """Unit vectors in bfloat16, (n, D), and the length of what rounding took off each, (n,)."""
-
-    values: "Tensor"
-    lost: Values
-
-
-def rounded(directions: Values) -> Rounded:
-    """Round unit vectors, (n, D), to bfloat16."""
-    import torch
-
-    values = torch.from_numpy(directions).bfloat16()
-    lost = [
-        np.linalg.norm(
-            directions[start : start + ROWS_AT_ONCE] - values[start : start + ROWS_AT_ONCE].float().numpy(), axis=1
-        )
-        for start in range(0, len(directions), ROWS_AT_ONCE)
-    ]
-    return Rounded(values=values, lost=np.concatenate(lost))
-
-
-def pays_to_round(pool: Values) -> bool:
-    """Whether cosines with a pool, (P, D), are faster by way of bfloat16 on this machine."""
-    if pool.shape[0] < SMALLEST_ROUNDED[0] or pool.shape[1] < SMALLEST_ROUNDED[1]:
-        return False
-    from lvm_pipeline.architectures._torch_internals import has_avx512_bfloat16
-
-    return has_avx512_bfloat16()
-
-
-def compared_blocks(
-    directions: Values, pool: Values, pool_rounded: Rounded | None, *, block: int
-) -> Iterator[tuple[slice, Compared]]:
-    """Yield the cosines of unit predictions, (B, D), with so many candidates of the pool, (P, D), at a time.
-
-    `pool_rounded` is the pool in bfloat16, where this pays. Predictions that are all equal are multiplied once.
-    """
-    if len(directions) > 1 and (directions == directions[0]).all():
-        directions = directions[:1]
-    own = rounded(directions) if pool_rounded is not None and len(directions) > 1 else None
-    for start in range(0, len(pool), block):
-        part = slice(start, min(start + block, len(pool)))
-        if own is None or pool_rounded is None:
-            yield part, _Exact(directions @ pool[part].T)
-            continue
-        candidates = Rounded(values=pool_rounded.values[part], lost=pool_rounded.lost[part])
-        yield part, _ByRounded(directions, own, pool[part], candidates)
+Indices = NDArray[np.int64]
+Thresholds = Sequence[tuple[Values, Values | None]]
 
 
 @dataclass(frozen=True)
-class _Exact:
-    """Cosines in float32, (B, C), or one line for all predictions."""
+class Compared:
+    """Some lines (n,) and some candidates (m,), both ascending, and for each threshold which cosines reach it, (n, m).
 
-    cosines: Values
+    Candidates that are not listed for a line do not reach it.
+    """
 
-    def at_least(self, least: Values, penalties: Values | None = None) -> Mask:
-        return (self.cosines if penalties is None else self.cosines - penalties) >= least[:, None]
-
-
-class _ByRounded:
-    """Cosines in bfloat16, and in float32 where these do not decide."""
-
-    def __init__(self, directions: Values, own: Rounded, pool: Values, candidates: Rounded):
-        self._directions, self._pool = directions, pool
-        self._lost = own.lost + candidates.lost.max()
-        self._cosines = own.values @ candidates.values.T
-
-    def at_least(self, least: Values, penalties: Values | None = None) -> Mask:
-        largest = np.abs(least) + (0 if penalties is None else np.abs(penalties).max())
-        margin = 1.01 * (self._lost + ROUNDING * largest) + SLACK
-        surely, maybe = self._reach(least + margin, least - margin, penalties)
-        doubtful = np.flatnonzero(surely != maybe)
-        lines = doubtful // surely.shape[1]
-        is_full = np.bincount(lines, minlength=len(surely)) > DOUBTFUL_SHARE * surely.shape[1]
-        if is_full.any():
-            exact = _Exact(self._directions[is_full] @ self._pool.T)
-            surely[is_full] = exact.at_least(least[is_full], penalties)
-            doubtful = doubtful[~is_full[lines]]
-        for begin in range(0, len(doubtful), PAIRS_AT_ONCE):
-            rows, columns = np.divmod(doubtful[begin : begin + PAIRS_AT_ONCE], surely.shape[1])
-            cosines = np.einsum("nd,nd->n", self._directions[rows], self._pool[columns])
-            surely[rows, columns] = cosines - (0 if penalties is None else penalties[columns]) >= least[rows]
-        return surely
-
-    def _reach(self, high: Values, low: Values, penalties: Values | None) -> tuple[Mask, Mask]:
-        """Return which rounded cosines are above the high bound of their line, and which reach the low one."""
-        if penalties is not None:
-            cosines = self._cosines.float().numpy() - penalties
-            return cosines > high[:, None], cosines >= low[:, None]
-        import torch
-
-        keys = _keys(self._cosines.view(torch.int16).numpy())
-        return keys > _floor_keys(high)[:, None], keys >= _floor_keys(low)[:, None]
+    lines: Indices
+    candidates: Indices
+    reaches: list[Mask]
 
 
-def _keys(bits: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Return whole numbers in the order of the bfloat16 numbers with these bits: comparing them is faster."""
-    return bits ^ ((bits >> 15) & np.int16(0x7FFF))
+@dataclass(frozen=True, kw_only=True)
+class Leading:
+    """A pool of unit vectors in its leading directions.
+
+    `pool` is (P, K + 1): the last number of a candidate is its length in the other directions. `basis` is (D, K).
+    """
+
+    basis: Values
+    pool: Values
 
 
-def _floor_keys(values: Values) -> NDArray[np.int16]:
-    """Return the key of the largest bfloat16 number that is not above each value."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.int32)
-    return ((bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))) >> 16).astype(np.int16)
+def leading(pool: Values) -> Leading | None:
+    """Rotate a pool of unit vectors, (P, D), in reading order; None if it is small, or too many directions matter."""
+    num, dim = pool.shape
+    if num < SMALLEST_POOL[0] or dim < SMALLEST_POOL[1]:
+        return None
+    sample = pool[:: -(-num // ROTATED_BY)]
+    basis = np.linalg.eigh(sample.T @ sample)[1][:, ::-1]
+    widths = range(LEADING_STEP, dim // 2 + 1, LEADING_STEP)
+    costs = {width: _cost(pool, np.ascontiguousarray(basis[:, :width])) for width in widths}
+    width = min(costs, key=lambda each: costs[each])
+    if costs[width] >= 1:
+        return None
+    basis = np.ascontiguousarray(basis[:, :width])
+    return Leading(basis=basis, pool=_in_leading(pool, basis))
+
+
+def _cost(pool: Values, basis: Values) -> float:
+    """Estimate the cost beside that of the whole product, for predictions that repeat the last concept.
+
+    Where candidates are doubtful, the whole product follows.
+    """
+    lasts = np.linspace(0, len(pool) - 2, TRIED_LINES).astype(np.int64)
+    least = np.einsum("nd,nd->n", pool[lasts], pool[lasts + 1]) - SLACK
+    others = _in_leading(pool[:: -(-len(pool) // TRIED_CANDIDATES)], basis)
+    shares = (_in_leading(pool[lasts], basis) @ others.T >= least[:, None]).mean(axis=1)
+    is_full = shares > DOUBTFUL_SHARE
+    return basis.shape[1] / len(basis) + float(np.where(is_full, 1, COST_OF_A_DOUBT * shares).mean())
+
+
+def _in_leading(directions: Values, basis: Values) -> Values:
+    rotated = np.empty((len(directions), basis.shape[1] + 1), np.float32)
+    np.matmul(directions, basis, out=rotated[:, :-1])
+    squares = np.einsum("nk,nk->n", rotated[:, :-1], rotated[:, :-1])
+    rotated[:, -1] = np.sqrt(np.maximum(1 - squares, 0) + SMALLEST_REST)
+    return rotated
+
+
+def compared(
+    directions: Values, pool: Values, pool_leading: Leading | None, thresholds: Thresholds, *, block: int
+) -> Iterator[Compared]:
+    """Compare unit predictions, (B, D), with a pool, (P, D), so many candidates at a time.
+
+    Args:
+        directions: The predictions; if all are equal, they are multiplied once.
+        pool: The candidates, of unit length.
+        pool_leading: The pool in its leading directions, where this pays.
+        thresholds: The least cosine of each line (B,), and the penalties (P,) that are taken from the cosines before,
+            or None.
+        block: Candidates at a time.
+    """
+    if len(directions) > 1 and (directions == directions[0]).all():
+        directions = directions[:1]
+    lines = np.arange(len(thresholds[0][0]))
+    own = None if pool_leading is None or len(directions) == 1 else _in_leading(directions, pool_leading.basis)
+    for start in range(0, len(pool), block):
+        columns = np.arange(start, min(start + block, len(pool)))
+        part = slice(start, start + len(columns))
+        if own is None or pool_leading is None:
+            yield Compared(lines, columns, _reached(directions @ pool[part].T, thresholds, lines, part))
+            continue
+        maybe = _possible(own @ pool_leading.pool[part].T, thresholds, part)
+        for chosen, bits in _worth_comparing(maybe):
+            found = np.flatnonzero(np.unpackbits(bits, count=len(columns)))
+            if len(found):
+                cosines = directions[chosen] @ (pool[part] if len(found) == len(columns) else pool[start + found]).T
+                yield Compared(chosen, start + found, _reached(cosines, thresholds, chosen, start + found))
+
+
+def _possible(at_most: Values, thresholds: Thresholds, part: slice) -> NDArray[np.uint8]:
+    """Return the bits of what may reach one of the thresholds, (B, C / 8), given what the cosines are at most."""
+    bits = [
+        np.packbits(_less(at_most, penalties, part) >= (least - SLACK)[:, None], axis=1)
+        for least, penalties in thresholds
+    ]
+    return np.bitwise_or.reduce(bits)
+
+
+def _worth_comparing(maybe: NDArray[np.uint8]) -> Iterator[tuple[Indices, NDArray[np.uint8]]]:
+    """Yield lines to compare with the same candidates, and the bits of these, (C / 8,)."""
+    is_full = np.bitwise_count(maybe).sum(axis=1, dtype=np.int64) > DOUBTFUL_SHARE * 8 * maybe.shape[1]
+    if is_full.any():
+        yield np.flatnonzero(is_full), np.full(maybe.shape[1], 255, np.uint8)
+    others = np.flatnonzero(~is_full)
+    for begin in range(0, len(others), LINES_AT_ONCE):
+        lines = others[begin : begin + LINES_AT_ONCE]
+        yield lines, np.bitwise_or.reduce(maybe[lines])
+
+
+def _reached(cosines: Values, thresholds: Thresholds, lines: Indices, columns: slice | Indices) -> list[Mask]:
+    return [_less(cosines, penalties, columns) >= least[lines, None] for least, penalties in thresholds]
+
+
+def _less(cosines: Values, penalties: Values | None, columns: slice | Indices) -> Values:
+    return cosines if penalties is None else cosines - penalties[columns]

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.findings import MAX_LISTED, Finding, invariant
-from lvm_pipeline.measures.comparing import compared_blocks
+from lvm_pipeline.measures.comparing import compared
 from lvm_pipeline.measures.metrics import Values
 from lvm_pipeline.measures.targets import Contexts, Targets
 from lvm_pipeline.source.encoders.encoder import unit_length
@@ -79,13 +79,18 @@ def ranks_with_each(
         rule: _excluded_columns(contexts, rule, targets.pool_rows) for rule in EXCLUSIONS
     }
     found: list[Ranks] = [{rule: np.zeros(len(contexts), np.int64) for rule in EXCLUSIONS} for _ in penalties]
-    pool = targets.pool_directions
-    for part, compared in compared_blocks(directions, pool, targets.pool_rounded, block=CANDIDATES_IN_A_BLOCK):
-        for ranks, each, threshold in zip(found, penalties, least, strict=True):
-            is_ahead = compared.at_least(threshold, None if each is None else each[part])
+    thresholds = list(zip(least, penalties, strict=True))
+    for block in compared(
+        directions, targets.pool_directions, targets.pool_leading, thresholds, block=CANDIDATES_IN_A_BLOCK
+    ):
+        inside: dict[Exclusion, list[NDArray[np.int64]]] = {
+            rule: [np.searchsorted(block.candidates, each[block.lines]) for each in ends]
+            for rule, ends in excluded.items()
+        }
+        for ranks, is_ahead in zip(found, block.reaches, strict=True):
             num_ahead = is_ahead.view(np.uint8).sum(axis=1, dtype=np.int32)
-            for rule, (begin, end) in excluded.items():
-                ranks[rule] += num_ahead - _num_between(is_ahead, begin - part.start, end - part.start)
+            for rule, (begin, end) in inside.items():
+                ranks[rule][block.lines] += num_ahead - _num_between(is_ahead, begin, end)
     # the target itself counts as the one
     return [{rule: np.maximum(rank, 1) for rule, rank in ranks.items()} for ranks in found]
 
@@ -106,8 +111,7 @@ def _excluded_columns(
 def _num_between(
     is_true: NDArray[np.bool_], begin: NDArray[np.int64], end: NDArray[np.int64]
 ) -> NDArray[np.int64] | int:
-    """Count in each line what is true from column `begin` to before `end`, each of shape (B,), in or out of range."""
-    begin, end = (np.clip(each, 0, is_true.shape[1]) for each in (begin, end))
+    """Count in each line what is true from column `begin` to before `end`, each of shape (B,)."""
     is_some = end > begin
     if not is_some.any():
         return 0

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.measures.comparing import Rounded, pays_to_round, rounded
+from lvm_pipeline.measures.comparing import Leading, leading
 from lvm_pipeline.source.encoders.encoder import unit_length
 
 ContextMode = Literal["windows", "articles"]
@@ -71,9 +71,9 @@ class Targets:
         return unit_length(self.vectors[self.pool_rows])
 
     @functools.cached_property
-    def pool_rounded(self) -> Rounded | None:
-        """The same in bfloat16, (P, D), where comparing is faster by way of it."""
-        return rounded(self.pool_directions) if pays_to_round(self.pool_directions) else None
+    def pool_leading(self) -> Leading | None:
+        """The same in their leading directions, where comparing is faster by way of them."""
+        return leading(self.pool_directions)
 
     def train_mean(self) -> NDArray[np.float32]:
         """Return the mean vector of the train articles, shape (D,)."""

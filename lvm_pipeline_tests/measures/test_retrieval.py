@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from lvm_pipeline.findings import Severity
 from lvm_pipeline.measures import comparing, retrieval
-from lvm_pipeline.measures import targets as targets_module
 from lvm_pipeline.measures.retrieval import (
     CONTEXT_ROWS,
     EARLIER_ROWS,
@@ -20,6 +19,7 @@ from lvm_pipeline.measures.retrieval import (
     retrieval_scores,
     target_ranks,
 )
+from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_process, targets_on
 
 
@@ -36,7 +36,7 @@ def rank_by_hand(prediction, target_row, targets, first_excluded):
 
 
 @given(st.lists(st.integers(1, 14), min_size=5, max_size=10), st.integers(2, 3), st.integers(0, 2**31), st.booleans())
-def test_ranks_equal_those_counted_by_hand(lengths, context_length, seed, is_rounded):
+def test_ranks_equal_those_counted_by_hand(lengths, context_length, seed, is_bounded):
     lengths[3], lengths[0] = lengths[3] + context_length, lengths[0] + context_length
     rng = np.random.default_rng(seed)
     vectors = rng.integers(-2, 3, (sum(lengths), 6)).astype(np.float32)  # small whole numbers: many exact ties
@@ -47,7 +47,8 @@ def test_ranks_equal_those_counted_by_hand(lengths, context_length, seed, is_rou
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieval, "CANDIDATES_IN_A_BLOCK", 5)
-        patch.setattr(targets_module, "pays_to_round", lambda pool: is_rounded)
+        if is_bounded:
+            use_leading_directions(patch, step=2)
         ranks = target_ranks(predictions, targets.scored, targets)
 
     begins = {CONTEXT_ROWS: targets.scored.window_rows, EARLIER_ROWS: targets.scored.article_first_rows}
@@ -56,9 +57,16 @@ def test_ranks_equal_those_counted_by_hand(lengths, context_length, seed, is_rou
         assert ranks[rule].tolist() == [rank_by_hand(p, row, targets, begin) for p, row, begin in rows]
 
 
-@pytest.mark.parametrize("share", [0, 1 / 64, 1], ids=["lines", "both", "pairs"])
+def use_leading_directions(patch, *, step, share=1 / 32):
+    patch.setattr(comparing, "SMALLEST_POOL", (0, 0))
+    patch.setattr(comparing, "LEADING_STEP", step)
+    patch.setattr(comparing, "DOUBTFUL_SHARE", share)
+    patch.setattr(comparing, "_cost", lambda pool, basis: 0.0)
+
+
+@pytest.mark.parametrize("share", [0, 1 / 32, 1], ids=["lines", "both", "columns"])
 @pytest.mark.parametrize("sign", [1, -1], ids=["near", "opposite"])
-def test_ranks_by_way_of_bfloat16_are_those_of_float32(monkeypatch, share, sign):
+def test_ranks_by_way_of_leading_directions_are_those_of_the_whole_product(monkeypatch, share, sign):
     vectors = process_vectors("random_walk", lengths=(60,) * 40, vector_dim=64)
     targets = targets_on(vectors, (60,) * 40)
     rng = np.random.default_rng(2)
@@ -66,16 +74,29 @@ def test_ranks_by_way_of_bfloat16_are_those_of_float32(monkeypatch, share, sign)
     predictions = (sign * own + 0.3 * rng.standard_normal(own.shape)).astype(np.float32)
     penalties = [None, 0.1 * rng.random(len(targets.pool_rows), np.float32)]
     exact = ranks_with_each(predictions, targets.scored, targets, penalties)
-    monkeypatch.setattr(targets_module, "pays_to_round", lambda pool: True)
-    monkeypatch.setattr(comparing, "DOUBTFUL_SHARE", share)
+    assert targets.pool_leading is None
+    use_leading_directions(monkeypatch, step=16, share=share)
+    bounded = dataclasses.replace(targets)
 
-    found = ranks_with_each(predictions, targets.scored, dataclasses.replace(targets), penalties)
+    found = ranks_with_each(predictions, targets.scored, bounded, penalties)
 
+    assert bounded.pool_leading is not None
     for one, other in zip(exact, found, strict=True):
         for rule in EXCLUSIONS:
             differences = np.abs(one[rule] - other[rule])
             assert differences.max() <= 1  # float32 itself is not sure of a cosine at the very threshold
             assert (differences > 0).mean() < 0.01
+
+
+def test_leading_directions_are_taken_where_they_decide_and_not_where_they_do_not():
+    rng = np.random.default_rng(0)
+    topics = np.repeat(rng.standard_normal((250, 256)), 20, axis=0) * (1 + np.arange(256)) ** -1.0
+    near = unit_length((topics + 0.02 * rng.standard_normal((5000, 256))).astype(np.float32))
+    noise = unit_length(rng.standard_normal((5000, 256)).astype(np.float32))
+
+    assert comparing.leading(near) is not None
+    assert comparing.leading(noise) is None
+    assert comparing.leading(near[:1000]) is None
 
 
 def test_equal_predictions_are_ranked_as_any_others():
