@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import platform
-from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,7 +29,7 @@ def code_version(module: str, *others: str) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(import_closure((module, *others))):
-        digest.update(f"{name}\n{ast.dump(_code_of(name))}".encode())
+        digest.update(_code_of(name))
     return f"{_version('lvm-pipeline')}+{digest.hexdigest()[:12]}"
 
 
@@ -47,7 +46,12 @@ def import_closure(modules: tuple[str, ...]) -> set[str]:
 
 
 @cache
-def _code_of(module: str) -> ast.Module:
+def _code_of(module: str) -> bytes:
+    return f"{module}\n{ast.dump(_tree_of(module))}".encode()
+
+
+@cache
+def _tree_of(module: str) -> ast.Module:
     path = _path_of(module)
     assert path is not None
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -58,22 +62,25 @@ def _code_of(module: str) -> ast.Module:
     return tree
 
 
-def _imports_of(module: str) -> Iterator[str]:
-    """Yield the modules of this package that one imports anywhere, except for type checkers."""
-    waiting: list[ast.AST] = [_code_of(module)]
+@cache
+def _imports_of(module: str) -> tuple[str, ...]:
+    """Return the modules of this package that one imports anywhere, except for type checkers."""
+    waiting: list[ast.AST] = [_tree_of(module)]
+    found: list[str] = []
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             waiting += node.orelse
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module is not None:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        waiting += ast.iter_child_nodes(node)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif not isinstance(node, ast.expr):  # no expression holds an import
+            waiting += ast.iter_child_nodes(node)
+    return tuple(found)
 
 
+@cache
 def _path_of(module: str) -> Path | None:
     """Return the file of a module of this package; None for names that are none."""
     first, *rest = module.split(".")
