@@ -282,6 +282,7 @@ def _pool(targets: Targets) -> Pool:
         fingerprint=targets.pool_fingerprint(),
         exclusion=primary_exclusion(targets),
         chance={rule: chance_scores(num_candidates(targets, rule)) for rule in EXCLUSIONS},
+        num_ranked=len(targets.ranked),
     )
 
 

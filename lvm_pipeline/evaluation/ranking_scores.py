@@ -4,7 +4,7 @@ One pool for all: the concepts of the scored split without the earlier rows of t
 ranked twice, by cosine and with the hubness correction, and stands with the better of the two. A model with a ranking
 head is ranked by its scores, which the correction of cosines does not fit.
 
-Shapes: S = targets, P = candidates in the pool.
+Shapes: R = targets that are ranked, P = candidates in the pool.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.measures.baselines import Baseline
 from lvm_pipeline.measures.hubness import penalties_of
 from lvm_pipeline.measures.ranking import COPY_LAST, fit_ranking_baselines
-from lvm_pipeline.measures.retrieval import EARLIER_ROWS, Exclusion, ranks_with_each
-from lvm_pipeline.measures.scores import Scores
+from lvm_pipeline.measures.retrieval import EARLIER_ROWS, Exclusion
+from lvm_pipeline.measures.scores import Scores, ranks_of_sample
 from lvm_pipeline.measures.targets import Targets, blocks_of
 from lvm_pipeline.measures.uncertainty import Interval, paired_gain
 from lvm_pipeline.training.provenance import code_version
@@ -58,7 +58,7 @@ class RankingScores:
 
 @dataclass(frozen=True, kw_only=True)
 class _Ranked:
-    """Ranks of the targets as they are and with the correction, (S,) each."""
+    """Ranks of the targets as they are and with the correction, (R,) each."""
 
     plain: Ranks
     corrected: Ranks | None
@@ -75,7 +75,7 @@ class _Ranked:
         )
 
     def better(self) -> NDArray[np.float64]:
-        """Return the reciprocal ranks with the higher mean, (S,)."""
+        """Return the reciprocal ranks with the higher mean, (R,)."""
         return max((1 / ranks for ranks in (self.plain, self.corrected) if ranks is not None), key=np.mean)
 
 
@@ -98,7 +98,7 @@ def ranking_scores(
             *(found.as_predictor(name) for name, found in baselines.items()),
         ),
         best_baseline=best,
-        gain=paired_gain(model.better(), baselines[best].better(), targets.scored.articles, seed=seed),
+        gain=paired_gain(model.better(), baselines[best].better(), targets.ranked.articles, seed=seed),
     )
 
 
@@ -120,7 +120,7 @@ def _baselines(scored: ScoredModel, cache_dir: Path | None, *, seed: int) -> dic
         [fingerprint, scored.split, targets.context_mode, targets.context_length, seed, code_version(__name__)],
         make=lambda: _fitted(targets, seed=seed),
         pack=_packed,
-        unpack=lambda arrays, facts: _unpacked(arrays, facts, num_targets=len(targets.scored)),
+        unpack=lambda arrays, facts: _unpacked(arrays, facts, num_targets=len(targets.ranked)),
         num_kept=KEPT_FILES,
     )
 
@@ -131,11 +131,8 @@ def _fitted(targets: Targets, *, seed: int) -> dict[str, _Ranked]:
 
 def _ranked_baseline(baseline: Baseline, targets: Targets) -> _Ranked:
     penalties = [None, penalties_of(baseline.predict, targets)]
-    blocks = [
-        [ranks[EARLIER_ROWS] for ranks in ranks_with_each(baseline.predict(contexts), contexts, targets, penalties)]
-        for contexts in blocks_of(targets.scored)
-    ]
-    plain, corrected = map(np.concatenate, zip(*blocks, strict=True))
+    predictions = np.concatenate([baseline.predict(contexts) for contexts in blocks_of(targets.ranked)])
+    plain, corrected = (ranks[EARLIER_ROWS] for ranks in ranks_of_sample(predictions, targets, penalties))
     return _Ranked(plain=plain, corrected=corrected, fitted=baseline.fitted)
 
 

@@ -63,6 +63,7 @@ class Pool:
     fingerprint: str  # hash of rows and vectors; figures of other pools cannot be compared
     exclusion: Exclusion  # rule that excludes exactly the context of this model
     chance: dict[Exclusion, Chance]  # what random ranking scores under each rule
+    num_ranked: int | None = None  # targets that were ranked, evenly spaced; None: all, as in earlier versions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ The query of the head finds the nearest candidates by cosine, the head orders th
 their order. So a target that the query does not find among the first has the rank that the query gives it. As in
 `measures.retrieval`, ties count against the target.
 
-Shapes: S = targets, P = candidates in the pool, B = targets in a block, M = candidates that the head orders,
-K = views, D = vector width.
+Shapes: R = targets that are ranked, P = candidates in the pool, B = targets in a block, M = candidates that the head
+orders, K = views, D = vector width.
 """
 
 import numpy as np
@@ -27,21 +27,23 @@ Ranks = dict[Exclusion, NDArray[np.int64]]
 def ranks_by_head(
     ranker: RankingOutput, vectors: Tensor, spans: Spans, targets: Targets, *, condition: Tensor | None = None
 ) -> Ranks:
-    """Rank every target of `targets.scored` under each exclusion rule, from 1, (S,) each.
+    """Rank every target of `targets.ranked` under each exclusion rule, from 1, (R,) each.
 
     `spans` are those of the scored split, `vectors` all vectors (N, D) on the model's device, `condition` that of all
     concepts (N, C).
     """
     pool = torch.from_numpy(targets.pool_directions).to(vectors.device)
     whitened = ranker.head.whitened(pool)
-    ranks: Ranks = {rule: np.zeros(len(targets.scored), np.int64) for rule in EXCLUSIONS}
+    ranks: Ranks = {rule: np.zeros(len(targets.ranked), np.int64) for rule in EXCLUSIONS}
     spans = spans.no_longer_than(ranker.max_context)
     for indices, found in predicted_batches(ranker, vectors, spans, condition):
         rows = spans.take(indices).target_rows()
+        is_ranked = np.isin(rows, targets.ranked.target_rows)
+        rows, found = rows[is_ranked], found[torch.from_numpy(is_ranked).to(found.device)]
         for start in range(0, len(rows), TARGETS_IN_A_BLOCK):
-            chosen = np.searchsorted(targets.scored.target_rows, rows[start : start + TARGETS_IN_A_BLOCK])
+            chosen = np.searchsorted(targets.ranked.target_rows, rows[start : start + TARGETS_IN_A_BLOCK])
             views = found[start : start + TARGETS_IN_A_BLOCK].unflatten(-1, (NUM_VIEWS, -1))
-            block = _ranks_of_block(ranker.head, views, targets.scored.part(chosen), targets, pool, whitened)
+            block = _ranks_of_block(ranker.head, views, targets.ranked.part(chosen), targets, pool, whitened)
             for rule in EXCLUSIONS:
                 ranks[rule][chosen] = block[rule]
     return ranks

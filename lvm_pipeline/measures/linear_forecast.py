@@ -34,7 +34,7 @@ PENALTY_OF_ONE_ARTICLE = PENALTIES[10]  # where there is nothing to cross-valida
 NUM_FOLDS = 5
 SMALLEST_SQUARE = 1e-12  # of constant vectors, so that their system can still be solved
 STABILISER = 1e-6  # summaries of short contexts depend on each other linearly
-MAX_FITTED_TARGETS = 200_000
+MAX_FITTED_TARGETS = 100_000  # a third of a millisecond each
 TARGETS_IN_A_BLOCK = 1024
 TARGETS_IN_A_RUN = 64  # neighbours, whose contexts overlap
 ROWS_IN_A_BLOCK = 8192
@@ -90,7 +90,7 @@ def fit_linear_forecast(
         vectors: All vectors, (N, D), may be memory-mapped.
         train_rows: Rows of all concepts of train articles; the eigenbasis is theirs.
         first_rows: First row of each context, (S,).
-        target_rows: Row of each train target, ascending, (S,); at most 200,000 are used, evenly spaced.
+        target_rows: Row of each train target, ascending, (S,); at most 100,000 are used, evenly spaced.
         articles: Article of each train target, (S,).
         decays: Of the means, (K,).
         inputs: Which of the means the low-rank part reads.

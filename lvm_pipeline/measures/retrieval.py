@@ -8,9 +8,10 @@ that is named beside every figure, since it decides the figure:
   reads articles.
 
 Candidates are ranked by cosine. Ties count against the prediction: its rank is the worst among equals, so that a
-prediction that says nothing (all cosines equal) comes last and not first.
+prediction that says nothing (all cosines equal) comes last and not first. Where there are many targets, a sample of
+them is ranked (`Targets.ranked`).
 
-Shapes: S = targets, P = candidates in the pool, B = targets in a block, D = vector width.
+Shapes: S = targets, R = targets that are ranked, P = candidates in the pool, B = targets in a block, D = vector width.
 """
 
 from collections.abc import Sequence
@@ -96,8 +97,8 @@ def ranks_with_each(
 
 
 def num_candidates(targets: Targets, exclusion: Exclusion) -> NDArray[np.int64]:
-    """Return how many candidates each target has left under a rule, itself included, shape (S,)."""
-    begin, end = _excluded_columns(targets.scored, exclusion, targets.pool_rows)
+    """Return how many candidates each ranked target has left under a rule, itself included, shape (R,)."""
+    begin, end = _excluded_columns(targets.ranked, exclusion, targets.pool_rows)
     return len(targets.pool_rows) - (end - begin)
 
 
@@ -124,7 +125,7 @@ def _num_between(
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalScores:
-    """Recall at k, mean reciprocal rank and median rank over all targets."""
+    """Recall at k, mean reciprocal rank and median rank over the ranked targets."""
 
     r_at_1: float
     r_at_5: float
@@ -141,7 +142,7 @@ class Chance(RetrievalScores):
 
 
 def retrieval_scores(ranks: NDArray[np.int64]) -> RetrievalScores:
-    """Summarise the ranks of all targets, shape (S,)."""
+    """Summarise ranks, shape (R,)."""
     return RetrievalScores(
         r_at_1=float((ranks <= 1).mean()),
         r_at_5=float((ranks <= 5).mean()),
@@ -152,7 +153,7 @@ def retrieval_scores(ranks: NDArray[np.int64]) -> RetrievalScores:
 
 
 def chance_scores(candidates: NDArray[np.int64]) -> Chance:
-    """Return the expected scores of a random ranking, given the number of candidates of each target, shape (S,)."""
+    """Return the expected scores of a random ranking, given the number of candidates of each target, shape (R,)."""
     harmonic = np.cumsum(1 / np.arange(1, candidates.max() + 1))
     return Chance(
         r_at_1=float(np.minimum(1, 1 / candidates).mean()),

@@ -1,6 +1,6 @@
 """Score a predictor on every target, block by block.
 
-Shapes: S = targets, B = targets in a block, D = vector width.
+Shapes: S = targets, R = targets that are ranked, B = targets in a block, D = vector width.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class MeanScores:
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     closeness: Closeness  # measures of every prediction
-    ranks: Ranks  # rank of every target under each exclusion rule, shape (S,) each
+    ranks: Ranks  # rank of every ranked target under each exclusion rule, shape (R,) each
     spread: Spread  # whether predictions depend on the context
     corrected_ranks: Ranks | None = None  # the same with penalties of the candidates, if there are any
 
@@ -54,22 +54,30 @@ def score_predictor(
     With penalties (P,) of the candidates, targets are ranked with them, too.
     """
     meter = SpreadMeter(train_mean)
-    each = [None] if penalties is None else [None, penalties]
-    measured, ranks = [], []
+    measured, ranked = [], []
     for contexts in blocks_of(targets.scored):
         predictions = predict(contexts)
         wanted = np.asarray(targets.vectors[contexts.target_rows], np.float32)
         measured.append(closeness(predictions, wanted, train_mean))
-        ranks.append(ranks_with_each(predictions, contexts, targets, each))
+        ranked.append(predictions[np.isin(contexts.target_rows, targets.ranked.target_rows, assume_unique=True)])
         meter.add(predictions, wanted)
     columns = [asdict(block) for block in measured]
-    plain, *corrected = [_joined(blocks) for blocks in zip(*ranks, strict=True)]
+    each = [None] if penalties is None else [None, penalties]
+    plain, *corrected = ranks_of_sample(np.concatenate(ranked), targets, each)
     return Scores(
         closeness=Closeness(**{name: np.concatenate([column[name] for column in columns]) for name in columns[0]}),
         ranks=plain,
         spread=meter.spread(),
         corrected_ranks=corrected[0] if corrected else None,
     )
+
+
+def ranks_of_sample(predictions: Values, targets: Targets, penalties: Sequence[Values | None]) -> list[Ranks]:
+    """Rank the targets of `targets.ranked` by their predictions, (R, D), with each of the penalties."""
+    ends = np.cumsum([len(contexts) for contexts in blocks_of(targets.ranked)])[:-1]
+    blocks = zip(blocks_of(targets.ranked), np.split(predictions, ends), strict=True)
+    ranks = [ranks_with_each(found, contexts, targets, penalties) for contexts, found in blocks]
+    return [_joined(each) for each in zip(*ranks, strict=True)]
 
 
 def _joined(blocks: Sequence[Ranks]) -> Ranks:

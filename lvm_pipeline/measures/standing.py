@@ -74,7 +74,7 @@ def fit_clusters(vectors: Vectors, rows: NDArray[np.int64], *, seed: int) -> Vec
     num = max(1, min(NUM_CLUSTERS, len(rows) // FEWEST_CONCEPTS_IN_A_CLUSTER))
     # k-means++ would take six times as long and lie 0.004 nearer in cosine
     options = {"init": "random", "n_init": 1, "batch_size": SAMPLES_IN_A_BATCH, "random_state": seed}
-    means = MiniBatchKMeans(num, **options)  # pyright: ignore[reportArgumentType]  # its n_init may be a number
+    means = MiniBatchKMeans(num, compute_labels=False, **options)  # pyright: ignore[reportArgumentType]  # its n_init may be a number
     means.fit(directions)
     return unit_length(np.asarray(means.cluster_centers_, np.float32))
 

@@ -1,6 +1,7 @@
 """Which concepts are predicted, from which contexts, among which candidates, and what may be fitted on.
 
-Shapes: N = concepts in the table, A = articles, S = targets, P = candidates in the pool, T = context length.
+Shapes: N = concepts in the table, A = articles, S = targets, R = targets that are ranked, P = candidates in the pool,
+T = context length.
 """
 
 import functools
@@ -20,6 +21,7 @@ ContextMode = Literal["windows", "articles"]
 Rows = NDArray[np.int64]
 
 TARGETS_IN_A_BLOCK = 1024
+MAX_RANKED_TARGETS = 16_384  # 58,000 targets would cost 5.8e12 floating-point operations for each predictor
 LONGEST_WINDOW_OF_A_RIDGE = 5  # concepts; regressions on more of them would cost gigabytes
 
 
@@ -64,6 +66,16 @@ class Targets:
     def has_long_contexts(self) -> bool:
         """Whether a model may read more than the five concepts of the usual window."""
         return self.context_mode == "articles" or self.context_length > LONGEST_WINDOW_OF_A_RIDGE
+
+    @functools.cached_property
+    def ranked(self) -> Contexts:
+        """The targets that are ranked among the candidates: all, or at most 16,384 of them, evenly spaced, (R,)."""
+        return self.scored.part(self.ranked_indices)
+
+    @property
+    def ranked_indices(self) -> Rows:
+        """Where they are among the scored targets, ascending, (R,)."""
+        return np.arange(0, len(self.scored), max(1, -(-len(self.scored) // MAX_RANKED_TARGETS)))
 
     @functools.cached_property
     def pool_directions(self) -> NDArray[np.float32]:

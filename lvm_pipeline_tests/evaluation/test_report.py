@@ -162,6 +162,15 @@ def test_page_shows_the_scores_every_baseline_and_what_was_not_checked(report):
     assert report.fingerprint in page
 
 
+def test_the_page_says_where_a_sample_of_the_targets_was_ranked(report):
+    assert report.pool.num_ranked == report.counts.targets
+    assert "evenly spaced, are ranked" not in report_html(report)
+
+    changed = replace(report, pool=replace(report.pool, num_ranked=7))
+
+    assert "7 targets, evenly spaced, are ranked" in report_html(changed)
+
+
 def test_text_of_concepts_cannot_become_markup(report):
     article = replace(report.articles[0], label="<script>alert(1)</script>")
     finding = replace(report.findings[0], message="<b>bold")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lvm_pipeline.findings import Severity
 from lvm_pipeline.measures import comparing, retrieval
+from lvm_pipeline.measures import targets as targets_module
 from lvm_pipeline.measures.retrieval import (
     CONTEXT_ROWS,
     EARLIER_ROWS,
@@ -19,6 +20,7 @@ from lvm_pipeline.measures.retrieval import (
     retrieval_scores,
     target_ranks,
 )
+from lvm_pipeline.measures.scores import given_predictions, score_predictor
 from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_process, targets_on
 
@@ -97,6 +99,29 @@ def test_leading_directions_are_taken_where_they_decide_and_not_where_they_do_no
     assert comparing.leading(near) is not None
     assert comparing.leading(noise) is None
     assert comparing.leading(near[:1000]) is None
+
+
+def test_of_many_targets_a_sample_is_ranked_and_its_ranks_are_those_among_all(monkeypatch):
+    targets = targets_of_process("random_walk")
+    rng = np.random.default_rng(4)
+    noise = rng.standard_normal((len(targets.scored), 16)).astype(np.float32)
+    predict = given_predictions(targets.vectors[targets.scored.target_rows] + noise, targets)
+    penalties = rng.random(len(targets.pool_rows)).astype(np.float32)
+
+    def scores():
+        return score_predictor(predict, dataclasses.replace(targets), train_mean=noise[0], penalties=penalties)
+
+    of_all = scores()
+    monkeypatch.setattr(targets_module, "MAX_RANKED_TARGETS", 50)
+    of_sample = scores()
+
+    every = -(-len(targets.scored) // 50)
+    assert every > 1
+    assert len(of_sample.closeness.cosine) == len(targets.scored)
+    for rule in EXCLUSIONS:
+        assert of_sample.ranks[rule].tolist() == of_all.ranks[rule][::every].tolist()
+        assert of_sample.corrected_ranks[rule].tolist() == of_all.corrected_ranks[rule][::every].tolist()
+        assert len(num_candidates(dataclasses.replace(targets), rule)) == len(of_sample.ranks[rule])
 
 
 def test_equal_predictions_are_ranked_as_any_others():

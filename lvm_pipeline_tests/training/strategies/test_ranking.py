@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from lvm_pipeline.evaluation import reranking, scoring
 from lvm_pipeline.evaluation.evaluate import evaluate_model
 from lvm_pipeline.evaluation.report_page import report_html
 from lvm_pipeline.evaluation.scoring import targets_of
+from lvm_pipeline.measures import targets as targets_module
 from lvm_pipeline.measures.retrieval import EXCLUSIONS
 from lvm_pipeline.training.assembly import assemble
 from lvm_pipeline.training.batches import gather
@@ -165,6 +168,9 @@ def test_the_head_orders_the_candidates_nearest_to_its_query_and_the_others_stay
     assert sum(rank <= 12 for rank in by_query) > 3
     assert sum(rank > 12 for rank in by_query) > 3
     assert by_head != by_query
+    monkeypatch.setattr(targets_module, "MAX_RANKED_TARGETS", -(-len(by_head) // 3))
+    of_sample = reranking.ranks_by_head(ranker, vectors, spans, dataclasses.replace(targets))
+    assert of_sample["earlier_rows_of_article"].tolist() == by_head[::3]
 
 
 def test_reports_rank_with_the_ranking_head_and_measure_closeness_of_the_prediction(trained, data_dir, monkeypatch):
