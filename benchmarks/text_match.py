@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from machine import in_words
 from numpy.typing import NDArray
 
-from lvm_pipeline.concepts.sample import ConceptSample, components_of
+from lvm_pipeline.concepts.sample import sample_of
 from lvm_pipeline.concepts.text_match import Fault, match_texts
 from lvm_pipeline_tests.worded import rotated, worded_table
 
@@ -84,15 +84,7 @@ def full_precision(table: pa.Table) -> NDArray[np.float32]:
 
 def fault_of(texts: pa.Array, articles: NDArray[np.int64], vectors: NDArray[np.float32]) -> Fault:
     """Say what the check finds."""
-    sample = ConceptSample(
-        rows=np.arange(len(articles)),
-        articles=articles,
-        article_codes=np.arange(articles[-1] + 1),
-        texts=texts,
-        vectors=components_of(vectors),
-        is_whole=True,
-    )
-    return match_texts(sample).fault
+    return match_texts(sample_of(texts, articles, vectors)).fault
 
 
 def false_alarms(
@@ -179,6 +171,9 @@ FAULTS: dict[str, Harm] = {
     "half of the articles of another space": of_articles(1 / 2, other_space),
     "a tenth of the articles of another space": of_articles(1 / 10, other_space),
     "one article of another space": of_articles(0, other_space),
+    "a twentieth of the concepts of another space": of_rows(1 / 20, other_space),
+    "a tenth of the concepts of another space": of_rows(1 / 10, other_space),
+    "a fifth of the concepts of another space": of_rows(1 / 5, other_space),
     "half of the concepts of another space": of_rows(1 / 2, other_space),
     "a third of the concepts shuffled": of_rows(1 / 3, shuffled),
     "shifted by one": lambda vectors, articles, rng: np.roll(vectors, 1, axis=0),

@@ -13,11 +13,15 @@ NUM_TOPICS = 12
 NUM_WORDS = 300
 
 
-def worded_table(article_lengths, *, vector_dim=32, seed=0, separator=" ", alphabet="abcdefghijklmnopqrst"):
-    """A valid concept table; concepts of one article share a topic, and each drifts on from the one before."""
+def worded_table(article_lengths, *, vector_dim=32, seed=0, separator=" ", alphabet="abcdefghijklmnopqrst", decay=0.0):
+    """A valid concept table; concepts of one article share a topic, and each drifts on from the one before.
+
+    With a `decay` above 0, vectors lie mostly along few directions, as those of encoders do.
+    """
     rng = np.random.default_rng(seed)
     words = np.array(["".join(rng.choice(list(alphabet), 5)) for _ in range(NUM_WORDS)])
-    word_vectors = rng.standard_normal((NUM_WORDS, vector_dim))
+    scales = np.arange(1, vector_dim + 1) ** -decay
+    word_vectors = rng.standard_normal((NUM_WORDS, vector_dim)) * scales
     topics = rng.dirichlet(np.full(NUM_WORDS, 0.05), size=NUM_TOPICS)
     chosen = []
     for length in article_lengths:
@@ -26,7 +30,7 @@ def worded_table(article_lengths, *, vector_dim=32, seed=0, separator=" ", alpha
         for _ in range(length):
             last = np.where(rng.random(WORDS_OF_CONCEPT) < 0.5, last, rng.choice(NUM_WORDS, WORDS_OF_CONCEPT, p=mix))
             chosen.append(last)
-    vectors = word_vectors[np.array(chosen)].sum(axis=1) + 0.3 * rng.standard_normal((len(chosen), vector_dim))
+    vectors = word_vectors[np.array(chosen)].sum(axis=1) + 0.3 * scales * rng.standard_normal((len(chosen), vector_dim))
     table = synthetic_table(article_lengths, vector_dim=vector_dim, seed=seed)
     texts = pa.array([separator.join(words[row]) for row in chosen])
     return with_columns(table, concept_text=texts, vector=vector_column(vectors))

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lvm_pipeline.concepts.other_space import Directions, directions_of
 from lvm_pipeline.concepts.store import stream_row_groups
 from lvm_pipeline.errors import LvmError
 
@@ -33,6 +34,8 @@ class ConceptSample:
     article_codes: NDArray[np.int64]  # index of each article into `ConceptFacts.article_ids`, shape (A,)
     texts: pa.Array  # text of each concept
     vectors: NDArray[np.float32]  # centred, in the basis of their principal directions, shape (n, K)
+    directions: Directions | None  # where the vectors point; None if they are too few to tell
+    scores: NDArray[np.float32]  # how well each vector fits the directions, shape (n,); 1 without any
     is_whole: bool  # whether these are all articles of the table
 
     @property
@@ -59,14 +62,43 @@ def read_sample(
     wanted = np.flatnonzero(usable & chosen[article_codes])
     texts, vectors = _texts_and_vectors(path, wanted, vector_dim)
     order = np.argsort(article_codes[wanted], kind="stable")  # an article in two runs becomes one
-    codes, articles = np.unique(article_codes[wanted], return_inverse=True)
+    if (np.diff(order) != 1).any():
+        texts, vectors = texts.take(pa.array(order)), vectors[order]
+    codes, articles = np.unique(article_codes[wanted[order]], return_inverse=True)
+    return sample_of(
+        texts, articles, vectors, rows=wanted[order], article_codes=codes.astype(np.int64), is_whole=bool(chosen.all())
+    )
+
+
+def sample_of(
+    texts: pa.Array,
+    articles: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    *,
+    rows: NDArray[np.int64] | None = None,
+    article_codes: NDArray[np.int64] | None = None,
+    is_whole: bool = True,
+) -> ConceptSample:
+    """Prepare whole articles for the checks.
+
+    Args:
+        texts: Text of each concept, n of them.
+        articles: Article of each concept, shape (n,), from 0, ascending.
+        vectors: Shape (n, D).
+        rows: Row of each concept, shape (n,); by default these are all rows.
+        article_codes: Index of each article among those of the table, shape (A,); by default these are all articles.
+        is_whole: Whether these are all articles of the table.
+    """
+    directions = directions_of(vectors)
     return ConceptSample(
-        rows=wanted[order],
-        articles=articles[order],
-        article_codes=codes.astype(np.int64),
-        texts=texts.take(pa.array(order)),
-        vectors=components_of(vectors)[order],
-        is_whole=bool(chosen.all()),
+        rows=np.arange(len(articles)) if rows is None else rows,
+        articles=articles,
+        article_codes=np.arange(articles.max(initial=-1) + 1) if article_codes is None else article_codes,
+        texts=texts,
+        vectors=components_of(vectors),
+        directions=directions,
+        scores=np.ones(len(articles), np.float32) if directions is None else directions.scores(vectors),
+        is_whole=is_whole,
     )
 
 

@@ -2,10 +2,11 @@
 
 A map from texts to vectors is fitted on one half of the articles and used on the other (`text_maps`). In this order:
 
-1. Two spaces: two maps are fitted to a part of the table, each to the rows that it predicts better than the other. In
+1. Another space: vectors that point where random directions do (`other_space`), and whose texts do not predict them.
+2. Two spaces: two maps are fitted to a part of the table, each to the rows that it predicts better than the other. In
    one space, either map also predicts the rows of the other; with two encoders it does not.
-2. A shift: predictions fit the vectors of later or earlier concepts better than their own.
-3. Articles or rows that do not fit: the map is fitted again without the articles that fit badly, so that they cannot
+3. A shift: predictions fit the vectors of later or earlier concepts better than their own.
+4. Articles or rows that do not fit: the map is fitted again without the articles that fit badly, so that they cannot
    spoil it, and articles are compared with what their length lets expect.
 
 Shapes: n = concepts, A = articles, F = features, K = components of a vector.
@@ -27,15 +28,19 @@ MIN_CONCEPTS = 200  # fewer tell nothing
 MIN_UNRELATED = 1000  # concepts from which texts that say nothing of their vectors, all or single ones, are a fault
 MIN_ARTICLES = 6
 UNRELATED_SCORE = 6.0
-SPACE_CONCEPTS = 8_000  # concepts that the search for two spaces looks at
+SPACE_CONCEPTS = 6_000  # concepts that the search for two spaces looks at
 SPACE_ROUNDS = 8
-SPACE_STARTS = 3
+SPACE_AXES = 2  # along which the search starts, beside the concepts that do not fit their texts
+MISFIT_SHARE = 0.2  # of the concepts, for that start
 MAX_ERROR_BY_ARTICLE = 1.05  # relative to that of single concepts
 MIN_SPACE = 0.03  # smallest share of a second space that the search can find
 MIN_SPACE_EFFECT = 0.1
 MIN_SPACE_GAIN = 1.03  # effect of two maps relative to that of one
 SPACE_TOLERANCE = 0.005  # share of rows that may still change between the parts
 OTHER_SPACE = 0.15  # highest effect of the other map, relative to the right one
+MIN_OTHER = 5  # concepts of another space that are found
+MAX_OTHER = 0.35  # largest share; if there are more, what is "other" cannot be told from the directions
+MIN_OWN_COSINE = 0.1  # of predictions and vectors, both centred, in the concepts that are not of another space
 LOW_SCORE = 2.0
 LOW_STRENGTH = 0.35  # relative to the median article
 SURE_SCORE = 4.0  # that a sound article of this length reaches at half the usual strength
@@ -56,6 +61,7 @@ class Fault(StrEnum):
     NONE = "none"
     UNRELATED = "unrelated"
     TWO_SPACES = "two_spaces"
+    OTHER_SPACE = "other_space"
     SHIFTED = "shifted"
     ARTICLES = "articles"
     ROWS = "rows"
@@ -84,6 +90,8 @@ def match_texts(sample: ConceptSample) -> TextMatch:
 
 def _matched(sample: ConceptSample) -> TextMatch:
     features = text_features(sample.texts)
+    if (other := _other_space(features, sample)) is not None:
+        return other
     if (two := _two_spaces(features, sample)) is not None:
         return two
     fits, _ = _cross_fitted(features, sample, np.ones(sample.num_articles, np.bool_))
@@ -198,6 +206,43 @@ def _is_low(fits: ArticleFits, score: float, strength: float) -> NDArray[np.bool
     return is_measured & (fits.scores() < score) & (strengths < strength * usual)
 
 
+# Another space.
+
+
+def _other_space(features: sparse.csr_matrix, sample: ConceptSample) -> TextMatch | None:
+    """Return a fault if some vectors point where random directions do, and known texts do not predict them."""
+    directions = sample.directions
+    if directions is None or not directions.is_apart(sample.scores):
+        return None
+    is_other = sample.scores < directions.limit
+    if not MIN_OTHER <= is_other.sum() <= MAX_OTHER * len(is_other):
+        return None
+    is_first_half = _halves(sample.num_articles)[sample.articles]
+    part = _Part(features, sample.vectors, sample.articles, (is_first_half, ~is_first_half))
+    predictions, is_known = part.cross_fitted(~is_other)
+    cosines = cosines_from_mean(predictions, sample.vectors, mean=sample.vectors[~is_other].mean(axis=0))
+    if not is_of_other_space(cosines[is_other & is_known], cosines[~is_other & is_known]):
+        return None
+    effect = part.effect(predictions, ~is_other)
+    return TextMatch(fault=Fault.OTHER_SPACE, effect=effect, is_bad=is_other, has_own_map=True)
+
+
+def cosines_from_mean(
+    predictions: NDArray[np.float32], vectors: NDArray[np.float32], *, mean: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the cosine of each prediction with its vector (n, K), both seen from the mean (K,), shape (n,)."""
+    found, own = predictions - mean, vectors - mean
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(own, axis=1)
+    return np.divide(np.einsum("nk,nk->n", found, own), lengths, out=np.zeros_like(lengths), where=lengths > 0)
+
+
+def is_of_other_space(of_others: NDArray[np.float32], of_own: NDArray[np.float32]) -> bool:
+    """Whether texts predict the vectors of their space, and hardly those that may be of another one."""
+    if len(of_others) < MIN_OTHER or not len(of_own) or of_own.mean() < MIN_OWN_COSINE:
+        return False
+    return bool(of_others.mean() <= OTHER_SPACE * of_own.mean())
+
+
 # Two spaces.
 
 
@@ -233,14 +278,17 @@ def _two_spaces(features: sparse.csr_matrix, sample: ConceptSample) -> TextMatch
     articles = np.unique(sample.articles[rows], return_inverse=True)[1]
     is_first_half = _halves(articles[-1] + 1)[articles]
     part = _Part(features[rows], sample.vectors[rows], articles, (is_first_half, ~is_first_half))
-    axes = sample.vectors[rows, :SPACE_STARTS].T
-    is_second = min((_separate(part, axis > np.median(axis)) for axis in axes), key=lambda start: start[1])[0]
+    predictions = part.cross_fitted(np.ones(len(rows), np.bool_))[0]
+    cosines = cosines_from_mean(predictions, part.vectors, mean=part.vectors.mean(axis=0))
+    starts = [axis > np.median(axis) for axis in part.vectors[:, :SPACE_AXES].T]
+    starts.append(cosines < np.quantile(cosines, MISFIT_SHARE))
+    is_second = min((_separate(part, start) for start in starts), key=lambda start: start[1])[0]
     return _of_two_spaces(features, sample, part, is_second) if _are_two(part, is_second) else None
 
 
 def _of_two_spaces(
     features: sparse.csr_matrix, sample: ConceptSample, part: _Part, is_second: NDArray[np.bool_]
-) -> TextMatch:
+) -> TextMatch | None:
     """Assign all concepts of the sample, as whole articles if those fit nearly as well as single concepts."""
     is_second, error = _separate(part, is_second)
     by_article, error_by_article = _separate(part, is_second, by_article=True)
@@ -249,6 +297,8 @@ def _of_two_spaces(
     maps = [fit_map(part.features[rows], part.vectors[rows]) for rows in (~is_second, is_second)]
     differences = np.subtract(*(_errors(each.predict(features), sample.vectors) for each in maps))
     is_bad = (_summed(differences, sample.articles) if is_whole else differences) > 0
+    if not 0 < is_bad.mean() < 1:
+        return None
     return TextMatch(fault=Fault.TWO_SPACES, is_bad=is_bad if is_bad.mean() <= 0.5 else ~is_bad, has_own_map=True)
 
 
@@ -284,7 +334,8 @@ def _are_two(part: _Part, is_second: NDArray[np.bool_]) -> bool:
     for rows in (~is_second, is_second):
         own = part.effect(part.cross_fitted(rows)[0], rows)
         predictions, is_known = part.cross_fitted(~rows)
-        if is_known[rows].mean() < MIN_COVERAGE or own < MIN_SPACE_EFFECT:
+        is_smaller = rows.mean() <= 0.5  # a map of few texts knows few words of the others
+        if own < MIN_SPACE_EFFECT or (is_smaller and is_known[rows].mean() < MIN_COVERAGE):
             return False
         if part.effect(predictions, rows & is_known) > OTHER_SPACE * own:
             return False

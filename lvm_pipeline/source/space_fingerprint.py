@@ -62,7 +62,7 @@ class SpaceFingerprint:
 
     def fits(self, vectors: Vectors) -> NDArray[np.float64]:
         """Return how well each vector (n, D) fits: 1 as the space's own on average, 0 as a random direction, (n,)."""
-        found = _log_likelihoods(vectors, self.directions, self.parts, self.rest)
+        found = log_likelihoods(vectors, self.directions, self.parts, self.rest)
         return (found - self.random) / (self.own - self.random)
 
     def why_other(self, vectors: Vectors) -> str | None:
@@ -97,11 +97,11 @@ def fingerprint_of(space_id: str, vectors: Vectors, articles: NDArray[np.integer
     if len(unit) < MIN_CONCEPTS or not num_directions or min(is_first.sum(), (~is_first).sum()) <= num_directions:
         return None
     second = unit[~is_first]
-    directions = _leading_directions(unit[is_first], num_directions)
+    directions = leading_directions(unit[is_first], num_directions)
     parts = np.square(second @ directions.T).mean(axis=0, dtype=np.float64)
     rest = float((1 - parts.sum()) / (width - num_directions))
     random = unit_length(np.random.default_rng(0).standard_normal((NUM_RANDOM, width), dtype=np.float32))
-    of_own, of_random = (_log_likelihoods(each, directions, parts, rest) for each in (second, random))
+    of_own, of_random = (log_likelihoods(each, directions, parts, rest) for each in (second, random))
     gap = float(of_own.mean() - of_random.mean())
     if not gap > 0:
         return None
@@ -124,18 +124,25 @@ def fingerprint_of(space_id: str, vectors: Vectors, articles: NDArray[np.integer
     )
 
 
-def _leading_directions(unit: Vectors, num: int) -> Vectors:
+def leading_directions(unit: Vectors, num: int) -> Vectors:
+    """Return the orthonormal directions (num, D) along which vectors (n, D), n >= num, are longest, longest first."""
     from scipy.linalg import eigh
 
-    width = unit.shape[1]
-    _, found = eigh((unit.T @ unit).astype(np.float64), subset_by_index=(width - num, width - 1))
-    return np.ascontiguousarray(found.T[::-1], np.float32)
+    is_wide = unit.shape[1] > len(unit)  # then the products of vectors are fewer than those of coordinates
+    products = (unit @ unit.T if is_wide else unit.T @ unit).astype(np.float64)
+    _, found = eigh(products, subset_by_index=(len(products) - num, len(products) - 1))
+    directions = np.linalg.qr(unit.T @ found[:, ::-1])[0] if is_wide else found[:, ::-1]
+    return np.ascontiguousarray(directions.T, np.float32)
 
 
-def _log_likelihoods(
+def log_likelihoods(
     vectors: Vectors, directions: Vectors, parts: NDArray[np.float64], rest: float
 ) -> NDArray[np.float64]:
-    """Return the log-density of each vector's direction, up to a constant and the factor D / 2, (n,)."""
+    """Return the log-density of each vector's direction, up to a constant and the factor D / 2, (n,).
+
+    It is that of an angular central Gaussian with the mean square `parts` (K,) along orthonormal `directions` (K, D),
+    and `rest` along any other direction.
+    """
     parts, rest = np.maximum(parts, 1e-9), max(rest, 1e-9)
     squares = np.square(unit_length(vectors) @ directions.T).astype(np.float64)
     return -np.log(squares @ (1 / parts) + np.maximum(1 - squares.sum(axis=1), 0) / rest)

@@ -91,6 +91,40 @@ def test_rows_of_another_space_inside_all_articles_are_found(table, finding_of):
     assert is_other[finding.details["rows"]].mean() > 0.9
 
 
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1, 0.2])
+def test_single_rows_of_another_space_are_named_with_their_time(share, finding_of):
+    """A few rows of every article: what texts tell is too little, but their vectors point elsewhere."""
+    table = worded_table(LENGTHS, vector_dim=128, decay=0.8)
+    is_other = np.random.default_rng(0).random(NUM) < share
+    num = is_other.sum()
+    order = np.argsort(is_other, kind="stable")
+    times = created([NUM - num, num]).take(pa.array(np.argsort(order)))
+
+    finding = finding_of(
+        with_columns(with_vectors(table, is_other, rotated), created_at=times), space_id="some-encoder"
+    )
+
+    assert finding_of(table).passed
+    assert finding.outcome == "failed"
+    assert f"{num} of {NUM} concepts have vectors of another space than the others: row " in finding.message
+    assert finding.details["rows"] == np.flatnonzero(is_other)[:20].tolist()
+    assert f"created at 2026-05-02T12:00:00 UTC ({num} of the {num} concepts created then)" in finding.message
+    assert "declared to be of the space some-encoder" in finding.message
+
+
+def test_rows_of_another_space_are_found_though_both_have_a_strong_mean(finding_of):
+    table = worded_table(LENGTHS, vector_dim=128, decay=0.8)
+    shifted = vector_column(vectors_in(table) + 1.5 * np.eye(1, 128, 7))
+    table = with_columns(table, vector=shifted)
+    is_other = np.random.default_rng(0).random(NUM) < 0.1
+
+    finding = finding_of(with_vectors(table, is_other, rotated))
+
+    assert finding_of(table).passed
+    assert finding.details["num_bad"] == is_other.sum()
+    assert finding.details["rows"] == np.flatnonzero(is_other)[:20].tolist()
+
+
 @pytest.mark.parametrize("offset", [1, -2])
 def test_vectors_shifted_against_their_texts_are_found_with_the_shift(offset, table, finding_of):
     """F17: vectors of unharmed concepts, only of others."""

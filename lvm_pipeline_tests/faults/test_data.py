@@ -5,6 +5,7 @@ As in `test_source`, each is put into the Postgres table, the real Dagster defin
 | fault | guard that is neutered | what goes red |
 |---|---|---|
 | F16 | `vectors_go_with_their_texts` passes | test_f16_articles_of_another_space, test_f16_rows_of_another_space |
+| F16 | `text_match._other_space` finds none | test_f16_a_tenth_of_the_rows_of_another_space |
 | F16 | `text_match._two_spaces` finds none | test_f16_rows_of_another_space |
 | F17 | `text_match._shifted` finds none | test_f17 |
 | F18 | `neighbours_are_close` passes | test_f18_all_articles, test_f18_some_articles |
@@ -92,6 +93,45 @@ def test_f16_rows_of_another_space(unharmed, source):
     run = runs.refresh(settings)
 
     naming = ("of another space than the others", f"row {rows[0]} ({IDS[rows[0]]})")
+    assert_stopped(run, unharmed, at="concepts", by="vectors_go_with_their_texts", naming=naming)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_f16_single_rows_of_another_space(unharmed, source, share):
+    assert_single_rows_are_found(unharmed, source, share)
+
+
+def test_f16_a_tenth_of_the_rows_of_another_space(unharmed, source):
+    assert_single_rows_are_found(unharmed, source, 0.1)
+
+
+def assert_single_rows_are_found(unharmed, source, share):
+    """A few rows of every article, in vectors that lie along few directions, as those of encoders do."""
+    settings, url = source
+    table = worded_table(LENGTHS, vector_dim=runs.WIDTH * 8, decay=0.8)
+    vectors = vectors_in(table)
+    is_other = np.random.default_rng(0).random(len(ARTICLES)) < share
+    with psycopg.connect(url) as connection:
+        connection.cursor().executemany(
+            "UPDATE cpe_entry SET concept_text = %s WHERE cpe_id = %s::uuid",
+            list(zip(table["concept_text"].to_pylist(), IDS, strict=True)),
+        )
+    store(url, np.arange(len(IDS)), np.where(is_other[:, None], rotated(vectors), vectors))
+    execute(url, "UPDATE cpe_entry SET created_at = '2026-01-01 00:00:00+00'")
+    execute(
+        url,
+        "UPDATE cpe_entry SET created_at = '2026-05-02 10:00:00+00' WHERE cpe_id = ANY(%s::uuid[])",
+        list(IDS[is_other]),
+    )
+
+    run = runs.refresh(settings)
+
+    first, num = np.flatnonzero(is_other)[0], is_other.sum()
+    naming = (
+        f"{num} of {len(IDS)} concepts have vectors of another space than the others",
+        f"row {first} ({IDS[first]})",
+        f"created at 2026-05-02T10:00:00 UTC ({num} of the {num} concepts",
+    )
     assert_stopped(run, unharmed, at="concepts", by="vectors_go_with_their_texts", naming=naming)
 
 
@@ -187,6 +227,9 @@ def test_f23_texts_that_were_cut_to_one_vector(unharmed, source):
 IN_CONCEPTS = "lvm_pipeline.concepts"
 MUTATIONS = [
     Mutation(f"{IN_CONCEPTS}.text_invariants.vectors_go_with_their_texts", "test_f16_articles_of_another_space"),
+    Mutation(
+        f"{IN_CONCEPTS}.text_match._other_space", "test_f16_a_tenth_of_the_rows_of_another_space", lambda *_: None
+    ),
     Mutation(f"{IN_CONCEPTS}.text_match._two_spaces", "test_f16_rows_of_another_space", lambda *_: None),
     Mutation(f"{IN_CONCEPTS}.text_match._shifted", "test_f17_vectors_of_the_texts_one_row_before", lambda *_: None),
     Mutation(f"{IN_CONCEPTS}.neighbours.neighbours_are_close", "test_f18_all_articles_in_random_order"),
