@@ -18,7 +18,8 @@ from lvm_pipeline import lineage
 from lvm_pipeline.adapters.database_urls import plain_url, shown, sqlalchemy_url, with_parameters
 from lvm_pipeline.concepts.schema import ConceptsMetadata
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.lineage.from_files import import_npz, predict_on, tables_of
+from lvm_pipeline.lineage.from_files import import_npz, tables_of
+from lvm_pipeline.lineage.prediction import predict_on
 from lvm_pipeline.settings import Settings, load_settings
 from lvm_pipeline.source.load import ingest
 from lvm_pipeline.training.data import load_training_data

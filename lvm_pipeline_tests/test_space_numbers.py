@@ -13,8 +13,9 @@ from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.scoring import score_model
 from lvm_pipeline.lineage.data import check_staged_concepts
-from lvm_pipeline.lineage.from_files import predict_on, tables_of
+from lvm_pipeline.lineage.from_files import tables_of
 from lvm_pipeline.lineage.models import accepted_at
+from lvm_pipeline.lineage.prediction import predict_on
 from lvm_pipeline.lineage.serving import serving_app
 from lvm_pipeline.lineage.spaces import keep_space_fingerprint, space_fingerprint
 from lvm_pipeline.lineage.trials import trial_folder, write_trial

@@ -298,11 +298,12 @@ def evaluate(
 ) -> None:
     """Score a trained model and the baselines on the same targets, and write the report."""
     from lvm_pipeline.lineage import from_files
+    from lvm_pipeline.lineage.prediction import model_folder
 
     settings = settings_of(validation_articles=validation_articles)
     out = render.plain()
     with out.status("Scoring"):
-        folder = from_files.model_folder(settings, model=model, trial=trial, architecture=architecture)
+        folder = model_folder(settings, model=model, trial=trial, architecture=architecture)
         report = from_files.evaluate_on(settings, folder, data=test_data, split=split, output=output)
     render.show_report(out, report)
 
@@ -326,12 +327,12 @@ def predict(
     A line is {"article_id": ..., "vector": [...]}, {"article_id": ..., "text": ...} or plain text. A new article_id
     starts a new context. Texts are encoded with the encoder of the model's space.
     """
-    from lvm_pipeline.lineage import from_files
+    from lvm_pipeline.lineage.prediction import model_folder, predict_on
 
     settings, errors = settings_of(), Console(stderr=True, highlight=False)
     source = sys.stdin.buffer if file is None or str(file) == "-" else file
-    folder = from_files.model_folder(settings, model=model, trial=trial, architecture=architecture)
-    predictions = from_files.predict_on(
+    folder = model_folder(settings, model=model, trial=trial, architecture=architecture)
+    predictions = predict_on(
         settings, folder, source, space_id=space, num_nearest=nearest, warn=lambda text: errors.print(escape(text))
     )
     render.write_lines(prediction.as_json(has_vector=vectors) for prediction in predictions)

@@ -6,7 +6,7 @@ Shapes: D = vector width.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,12 @@ from lvm_pipeline.inference.context import ReadingModel
 from lvm_pipeline.inference.nearest import ConceptIndex, Ranking
 from lvm_pipeline.inference.ranking import ranking_of
 from lvm_pipeline.inference.reading import GivenConcept
-from lvm_pipeline.source.encoders.encoder import Encoder
-from lvm_pipeline.source.encoders.registry import encoder_of_space
 from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
 from lvm_pipeline.training.data import UNIT_LENGTH_TOLERANCE
 from lvm_pipeline.training.trained_model import TrainedModelInfo
+
+if TYPE_CHECKING:
+    from lvm_pipeline.source.encoders.encoder import Encoder
 
 Warn = Callable[[str], None]
 
@@ -184,8 +185,10 @@ class StreamPredictor:
             self._warn = None
         return (vector.astype(np.float64) / length).astype(np.float32)
 
-    def _encoder_at_hand(self, place: str) -> Encoder:
+    def _encoder_at_hand(self, place: str) -> "Encoder":
         if self._encoder is None:
+            from lvm_pipeline.source.encoders.registry import encoder_of_space
+
             self._encoder = encoder_of_space(self.info.space_id, encoders_dir=self._encoders_dir)
         if self._encoder is None:
             raise LvmError(

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, eigh
 from threadpoolctl import threadpool_limits
 
 from lvm_pipeline.measures.metrics import cosines
@@ -257,6 +256,8 @@ def _sums_of_residual(fold: _Fold, weights: Vectors, constant: Vectors, inputs: 
 
 
 def _solve_ridge(sums: _Sums, penalty: float) -> tuple[Numbers, Numbers]:
+    from scipy.linalg import cho_factor, cho_solve
+
     mean_x, mean_y = sums.x / sums.num, sums.y / sums.num
     system = sums.xx - sums.num * np.outer(mean_x, mean_x)
     scale = max(float(np.trace(sums.xx)) / (sums.num * len(system)), SMALLEST_SQUARE)
@@ -294,6 +295,8 @@ def _total(folds: list[_Sums]) -> _Sums:
 
 def eigenbasis(vectors: Vectors, rows: Rows) -> Vectors:
     """Return the eigenvectors of the covariance of some rows in columns, by descending eigenvalue, (D, D)."""
+    from scipy.linalg import eigh
+
     dim = vectors.shape[1]
     products, total = np.zeros((dim, dim)), np.zeros(dim)
     for start in range(0, len(rows), ROWS_IN_A_BLOCK):

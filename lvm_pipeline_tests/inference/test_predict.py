@@ -18,7 +18,7 @@ from lvm_pipeline.architectures._contract import config_with, count_parameters
 from lvm_pipeline.architectures._ranking_head import NUM_VIEWS, RANKED, ranking_output
 from lvm_pipeline.architectures.lstm import ARCHITECTURE as LSTM
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.lineage.from_files import model_folder, predict_on
+from lvm_pipeline.lineage.prediction import model_folder, predict_on
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.lsa import fit_lsa
 from lvm_pipeline.source.encoders.registry import remember_encoder

@@ -12,7 +12,7 @@ from lvm_pipeline.adapters.mlflow_model import _load_pyfunc
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.report_page import report_html
 from lvm_pipeline.findings import InvariantError
-from lvm_pipeline.lineage import from_files
+from lvm_pipeline.lineage import prediction
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.settings import Settings, with_options
 from lvm_pipeline.training import invariants, rescore
@@ -108,7 +108,7 @@ def test_the_best_trials_are_single_models(settings):
 def predictions(settings, model_dir):
     vectors = np.eye(8, dtype=np.float32)
     lines = [json.dumps({"article_id": "a", "vector": vector.tolist()}).encode() + b"\n" for vector in vectors]
-    found = from_files.predict_on(settings, model_dir, lines, warn=print)
+    found = prediction.predict_on(settings, model_dir, lines, warn=print)
     return np.stack([each.vector for each in found])
 
 
@@ -117,7 +117,7 @@ def test_it_predicts_as_a_stream_and_through_mlflow(settings):
     model, _ = load_trained_model(made.folder.model_dir)
     contexts = np.eye(8, dtype=np.float32)[None]
 
-    found = predictions(settings, from_files.model_folder(settings, trial="ensemble"))
+    found = predictions(settings, prediction.model_folder(settings, trial="ensemble"))
 
     assert model.is_recurrent
     np.testing.assert_allclose(found[-1], _load_pyfunc(str(made.folder.model_dir)).predict(contexts)[0], atol=1e-6)

@@ -18,6 +18,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.experiments import plan, trial_scores
 from lvm_pipeline.experiments.plan import Share
 from lvm_pipeline.experiments.trial_scores import read_outcome, write_outcome
+from lvm_pipeline.lineage import plan_run
 from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.settings import Settings, settings_environment, with_options
@@ -137,14 +138,14 @@ def test_a_trial_that_cannot_be_trained_is_recorded_and_the_plan_goes_on(
 
 def test_an_unexpected_error_is_recorded_too(settings, monkeypatch):
     share(monkeypatch)
-    train_trial = lineage.plan_run.train_trial
+    train_trial = plan_run.train_trial
 
     def breaks(settings, config, **options):
         if config.architecture == "gru":
             raise RuntimeError("out of memory")
         return train_trial(settings, config, **options)
 
-    monkeypatch.setattr(lineage.plan_run, "train_trial", breaks)
+    monkeypatch.setattr(plan_run, "train_trial", breaks)
 
     assert [(each.status, each.reason) for each in run(settings).outcomes] == [
         ("failed", "RuntimeError: out of memory"),
@@ -214,7 +215,7 @@ def test_a_refinement_that_is_stopped_early_is_recorded_and_not_run_again(settin
     def stops(*_, **__):
         raise StoppedError("after epoch 3 its cosine was below the median of earlier trials")
 
-    monkeypatch.setattr(lineage.plan_run, "train_trial", stops)
+    monkeypatch.setattr(plan_run, "train_trial", stops)
 
     assert {(each.status, each.reason[:15]) for each in run(settings).outcomes} == {("stopped", "after epoch 3 i")}
     assert statuses(settings, week=1) == ["stopped"] * 3
@@ -227,6 +228,7 @@ from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.experiments import plan, trial_scores
 from lvm_pipeline.experiments.plan import Share
 from lvm_pipeline.experiments.trial_scores import read_outcome, write_outcome
+from lvm_pipeline.lineage import plan_run
 from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.settings import load_settings

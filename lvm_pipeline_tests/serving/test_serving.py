@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.lineage.from_files import predict_on
+from lvm_pipeline.lineage.prediction import predict_on
 from lvm_pipeline.lineage.serving import loader_of, serving_app, source_of
 from lvm_pipeline.lineage.trials import named_trial
 from lvm_pipeline.serving import batcher as batcher_module
