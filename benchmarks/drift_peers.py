@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from lvm_pipeline.concepts.drift.articles import ArticleSample
 from lvm_pipeline.concepts.drift.compare import compare_articles
 from lvm_pipeline.concepts.neighbours import ORDERED_SCORE, closeness_of
-from lvm_pipeline.concepts.sample import ConceptSample, components_of
+from lvm_pipeline.concepts.sample import sample_of
 from lvm_pipeline.source.space_fingerprint import fingerprint_of
 
 TOOLS = ("evidently", "nannyml", "alibi-detect")
@@ -137,14 +138,8 @@ def lost_order(before: ArticleSample, after: ArticleSample) -> bool:
     """Whether neighbours are close in the reference and not in the present articles, as `neighbours_are_close` asks."""
     found = []
     for each in (before, after):
-        sample = ConceptSample(
-            rows=np.arange(len(each.vectors)),
-            articles=each.owners,
-            article_codes=np.arange(each.num_articles),
-            texts=None,  # pyright: ignore[reportArgumentType]  # closeness reads vectors alone
-            vectors=components_of(each.vectors),
-            is_whole=True,
-        )
+        texts = pa.nulls(len(each.vectors), pa.string())  # closeness reads vectors alone
+        sample = sample_of(texts, each.owners, each.vectors)
         closeness = closeness_of(sample)
         found.append(closeness.excess >= ORDERED_SCORE * closeness.excess_deviation)
     return found[0] and not found[1]

@@ -6,7 +6,7 @@ the width of the vectors. `ConceptFacts.sample` holds a bounded number of them, 
 Shapes: N = concepts in the table, A = articles, D = vector width, n = rows of a row group.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,11 +58,24 @@ class ConceptFacts:
         return len(self.rows)
 
     @cached_property
+    def is_usable(self) -> NDArray[np.bool_]:
+        """Whether a concept has a text and a finite vector of the right width, shape (N,)."""
+        return (self.norms < LARGEST_NORM) & (self.widths == self.metadata.vector_dim) & ~self.is_text_empty
+
+    @cached_property
     def sample(self) -> ConceptSample:
         """Whole articles with texts and vectors, read on first use; all articles if there is room."""
-        usable = (self.norms < LARGEST_NORM) & (self.widths == self.metadata.vector_dim) & ~self.is_text_empty
-        vector_dim = self.metadata.vector_dim
-        return read_sample(self.path, article_codes=self.article_codes, vector_dim=vector_dim, usable=usable)
+        return self.sample_with(())
+
+    def sample_with(self, also: Sequence[int]) -> ConceptSample:
+        """Read the sample and these articles, which are indices into `article_ids`."""
+        return read_sample(
+            self.path,
+            article_codes=self.article_codes,
+            vector_dim=self.metadata.vector_dim,
+            usable=self.is_usable,
+            also=also,
+        )
 
     def article_lengths(self) -> NDArray[np.int64]:
         """Concepts of each article, shape (A,), in the order of `article_ids`."""

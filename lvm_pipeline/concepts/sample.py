@@ -6,6 +6,7 @@ size of the table.
 Shapes: n = sampled concepts, A = sampled articles, D = vector width, K = components.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +18,27 @@ from numpy.typing import NDArray
 from lvm_pipeline.concepts.other_space import Directions, directions_of
 from lvm_pipeline.concepts.store import stream_row_groups
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.source.space_fingerprint import leading_directions
 
 MAX_CONCEPTS = 48_000
 MAX_BYTES = 200_000_000  # of vectors read at full width
 NUM_COMPONENTS = 128
 BASIS_CONCEPTS = 6_000
+WIDE = 1536
 MAX_PIECE = 128  # concepts of an article compared with each other at once
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The leading principal directions of some vectors."""
+
+    mean: NDArray[np.float32]  # shape (D,)
+    directions: NDArray[np.float32]  # shape (K, D)
+
+    def components(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return vectors (n, D), centred, in this basis, shape (n, K)."""
+        blocks = [(vectors[at : at + 8192] - self.mean) @ self.directions.T for at in range(0, len(vectors), 8192)]
+        return np.concatenate([np.empty((0, len(self.directions)), np.float32), *blocks])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +50,7 @@ class ConceptSample:
     article_codes: NDArray[np.int64]  # index of each article into `ConceptFacts.article_ids`, shape (A,)
     texts: pa.Array  # text of each concept
     vectors: NDArray[np.float32]  # centred, in the basis of their principal directions, shape (n, K)
+    basis: Basis  # of `vectors`
     directions: Directions | None  # where the vectors point; None if they are too few to tell
     scores: NDArray[np.float32]  # how well each vector fits the directions, shape (n,); 1 without any
     is_whole: bool  # whether these are all articles of the table
@@ -45,7 +62,12 @@ class ConceptSample:
 
 
 def read_sample(
-    path: Path, *, article_codes: NDArray[np.int32], vector_dim: int, usable: NDArray[np.bool_]
+    path: Path,
+    *,
+    article_codes: NDArray[np.int32],
+    vector_dim: int,
+    usable: NDArray[np.bool_],
+    also: Sequence[int] = (),
 ) -> ConceptSample:
     """Read whole articles, evenly spread over the table; all of them where there is room.
 
@@ -54,11 +76,13 @@ def read_sample(
         article_codes: Article of each row, shape (N,).
         vector_dim: D.
         usable: Whether a row has a finite vector of width D, shape (N,); other rows are left out.
+        also: Articles that are read whether or not they are among the spread ones, as indices like `article_codes`.
 
     Raises:
         LvmError: If the table cannot be read.
     """
-    chosen = _spread_articles(article_codes, max_rows=min(MAX_CONCEPTS, MAX_BYTES // (4 * max(1, vector_dim))))
+    chosen = _spread_articles(article_codes, max_rows=max_rows_of(vector_dim))
+    chosen[list(also)] = True
     wanted = np.flatnonzero(usable & chosen[article_codes])
     texts, vectors = _texts_and_vectors(path, wanted, vector_dim)
     order = np.argsort(article_codes[wanted], kind="stable")  # an article in two runs becomes one
@@ -89,17 +113,23 @@ def sample_of(
         article_codes: Index of each article among those of the table, shape (A,); by default these are all articles.
         is_whole: Whether these are all articles of the table.
     """
-    directions = directions_of(vectors)
+    basis, directions = basis_of(vectors), directions_of(vectors)
     return ConceptSample(
         rows=np.arange(len(articles)) if rows is None else rows,
         articles=articles,
         article_codes=np.arange(articles.max(initial=-1) + 1) if article_codes is None else article_codes,
         texts=texts,
-        vectors=components_of(vectors),
+        vectors=basis.components(vectors),
+        basis=basis,
         directions=directions,
         scores=np.ones(len(articles), np.float32) if directions is None else directions.scores(vectors),
         is_whole=is_whole,
     )
+
+
+def max_rows_of(vector_dim: int) -> int:
+    """Return the concepts of a sample, of vectors of this width, at most about."""
+    return min(MAX_CONCEPTS, MAX_BYTES // (4 * max(1, vector_dim)))
 
 
 def _spread_articles(article_codes: NDArray[np.int32], *, max_rows: int) -> NDArray[np.bool_]:
@@ -127,18 +157,16 @@ def _texts_and_vectors(path: Path, rows: NDArray[np.int64], vector_dim: int) -> 
     return pa.concat_arrays(texts), vectors
 
 
-def components_of(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return vectors (n, D), centred, in the basis of their K leading principal directions, shape (n, K)."""
-    from sklearn.utils.extmath import randomized_svd
-
+def basis_of(vectors: NDArray[np.float32]) -> Basis:
+    """Return the K leading principal directions of vectors (n, D)."""
     if not len(vectors):
-        return vectors[:, :NUM_COMPONENTS]
+        return Basis(
+            np.zeros(vectors.shape[1], np.float32), np.eye(vectors.shape[1], dtype=np.float32)[:NUM_COMPONENTS]
+        )
     mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    some = vectors[:: max(1, len(vectors) // BASIS_CONCEPTS)] - mean
-    num_components = min(NUM_COMPONENTS, *some.shape)
-    _, _, directions = randomized_svd(some, num_components, random_state=0)
-    blocks = [(vectors[start : start + 8192] - mean) @ directions.T for start in range(0, len(vectors), 8192)]
-    return np.concatenate(blocks)
+    num_concepts = BASIS_CONCEPTS if vectors.shape[1] <= WIDE else WIDE  # products of either are then few
+    some = vectors[:: -(-len(vectors) // num_concepts)] - mean
+    return Basis(mean, leading_directions(some, min(NUM_COMPONENTS, *some.shape)))
 
 
 def pieces_of(lengths: NDArray[np.int64], *, min_length: int) -> list[tuple[int, int]]:

@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.facts import ConceptFacts
+from lvm_pipeline.concepts.sample import ConceptSample
 from lvm_pipeline.concepts.schema import is_declared
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.concepts.text_match import WHOLE_ARTICLE, Fault, TextMatch, match_texts
+from lvm_pipeline.concepts.text_screen import suspicious_articles
 from lvm_pipeline.findings import MAX_LISTED, Finding, invariant, listed
 
 
@@ -20,11 +22,13 @@ def vectors_go_with_their_texts(facts: ConceptFacts) -> Finding:
     """Each vector is that of its text: a map from words to vectors, fitted on other articles, tells concepts apart.
 
     It fails if vectors belong to other texts (shifted or shuffled rows, replaced texts), or if some come from another
-    encoder. Tables of more than 48,000 concepts are judged by a sample of whole articles.
+    encoder. Of more than 48,000 concepts, a sample of whole articles is compared, and every other article that looks
+    suspicious in a quick pass over all.
     """
-    sample = facts.sample
+    sample, screened = _sample(facts)
     match = match_texts(sample)
     details: dict[str, Any] = {"effect": match.effect, "num_compared": len(sample.rows), "fault": match.fault.value}
+    details |= screened
     details["num_articles_not_judged"] = match.num_unknown
     if match.why_not:
         return vectors_go_with_their_texts.not_checked(match.why_not, details=details)
@@ -47,6 +51,19 @@ def vectors_go_with_their_texts(facts: ConceptFacts) -> Finding:
         allowed=0,
         details={**details, **named, **dated, "num_bad": len(rows), "space_id": facts.metadata.space_id},
     )
+
+
+def _sample(facts: ConceptFacts) -> tuple[ConceptSample, dict[str, int]]:
+    """Return the articles that are compared, and how many concepts were only screened, for the details."""
+    if facts.sample.is_whole or not len(facts.sample.rows):
+        return facts.sample, {}
+    suspicious = suspicious_articles(facts, facts.sample)
+    details = {
+        "num_screened": suspicious.num_screened,
+        "num_suspicious_articles": suspicious.num,
+        "num_suspicious_articles_compared": len(suspicious.codes),
+    }
+    return facts.sample_with(suspicious.codes) if suspicious.codes else facts.sample, details
 
 
 def _what(match: TextMatch, *, num_bad: int, of: str) -> str:
@@ -72,18 +89,27 @@ def _where(facts: ConceptFacts, rows: NDArray[np.int64]) -> tuple[str, dict[str,
 
 
 def _since_when(facts: ConceptFacts, rows: NDArray[np.int64]) -> tuple[str, dict[str, Any]]:
-    """Say when the bad rows were created, and how many of the rows since then are bad."""
+    """Say when the bad rows were created, how many of the rows since then are bad, and how many have no time."""
     created = read_columns(facts.path, ["created_at"])["created_at"]
     times = created.cast("int64").fill_null(np.iinfo(np.int64).min).to_numpy()
     known = times[rows][times[rows] > np.iinfo(np.int64).min]
-    if not len(known) or len(rows) == facts.num_concepts:
-        return "", {}
+    num_undated = len(rows) - len(known)
+    if len(rows) == facts.num_concepts:
+        return "", {"num_undated": num_undated}
+    if not len(known):
+        return f", created_at is empty in all {num_undated}", {"num_undated": num_undated}
     first, last = int(known.min()), int(known.max())
     num_between = int(np.count_nonzero((times >= first) & (times <= last)))
     since, until = (np.datetime64(time, "us").astype("datetime64[s]").item().isoformat() for time in (first, last))
     period = f"at {since}" if since == until else f"from {since} to {until}"
     text = f", created {period} UTC ({len(known)} of the {num_between} concepts created then)"
-    return text, {"created_from": since, "created_to": until, "num_created_then": num_between}
+    text += f", created_at is empty in {num_undated} more" if num_undated else ""
+    return text, {
+        "num_undated": num_undated,
+        "created_from": since,
+        "created_to": until,
+        "num_created_then": num_between,
+    }
 
 
 def _space(facts: ConceptFacts) -> str:

@@ -28,8 +28,9 @@ MIN_CONCEPTS = 200  # fewer tell nothing
 MIN_UNRELATED = 1000  # concepts from which texts that say nothing of their vectors, all or single ones, are a fault
 MIN_ARTICLES = 6
 UNRELATED_SCORE = 6.0
-SPACE_CONCEPTS = 6_000  # concepts that the search for two spaces looks at
+SPACE_CONCEPTS = 5_000  # concepts that the search for two spaces looks at
 SPACE_ROUNDS = 8
+FIRST_ROUNDS = 3  # after which the best start goes on alone
 SPACE_AXES = 2  # along which the search starts, beside the concepts that do not fit their texts
 MISFIT_SHARE = 0.2  # of the concepts, for that start
 MAX_ERROR_BY_ARTICLE = 1.05  # relative to that of single concepts
@@ -282,7 +283,8 @@ def _two_spaces(features: sparse.csr_matrix, sample: ConceptSample) -> TextMatch
     cosines = cosines_from_mean(predictions, part.vectors, mean=part.vectors.mean(axis=0))
     starts = [axis > np.median(axis) for axis in part.vectors[:, :SPACE_AXES].T]
     starts.append(cosines < np.quantile(cosines, MISFIT_SHARE))
-    is_second = min((_separate(part, start) for start in starts), key=lambda start: start[1])[0]
+    begun = [_separate(part, start, num_rounds=FIRST_ROUNDS) for start in starts]
+    is_second, _ = _separate(part, min(begun, key=lambda start: start[1])[0])
     return _of_two_spaces(features, sample, part, is_second) if _are_two(part, is_second) else None
 
 
@@ -303,11 +305,11 @@ def _of_two_spaces(
 
 
 def _separate(
-    part: _Part, is_second: NDArray[np.bool_], *, by_article: bool = False
+    part: _Part, is_second: NDArray[np.bool_], *, by_article: bool = False, num_rounds: int = SPACE_ROUNDS
 ) -> tuple[NDArray[np.bool_], float]:
     """Fit two maps in turn, each to the rows that it predicts better; return which rows are second, and the error."""
     errors = np.zeros((2, len(is_second)), np.float32)
-    for _ in range(SPACE_ROUNDS):
+    for _ in range(num_rounds):
         errors = np.stack([_errors(part.cross_fitted(used)[0], part.vectors) for used in (~is_second, is_second)])
         differences = errors[0] - errors[1]
         before, is_second = is_second, (_summed(differences, part.articles) if by_article else differences) > 0

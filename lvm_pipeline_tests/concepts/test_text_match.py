@@ -202,6 +202,70 @@ def test_a_few_articles_in_another_language_are_not_blamed(table, finding_of):
     assert finding_of(with_columns(table, concept_text=pa.array(texts), vector=vector_column(vectors))).passed
 
 
+LONGER = [24, 11, 30, 9, 18, 60, 14, 21] * 8
+ARTICLES_LONGER = np.repeat(np.arange(len(LONGER)), LONGER)
+NUM_LONGER = sum(LONGER)
+
+
+@pytest.fixture
+def small_sample(monkeypatch):
+    """A sample of about half of the table, every other article."""
+    monkeypatch.setattr("lvm_pipeline.concepts.sample.MAX_CONCEPTS", NUM_LONGER // 2)
+    monkeypatch.setattr("lvm_pipeline.concepts.text_screen.MAX_SHARE", 0.3)
+
+
+@pytest.fixture(scope="module")
+def longer_table():
+    return worded_table(LONGER, vector_dim=128, decay=0.8)
+
+
+@pytest.mark.parametrize("harm", ["rotated", "shuffled", "shifted", "replaced"])
+def test_a_harmed_article_outside_the_sample_is_found(harm, longer_table, finding_of, small_sample, tmp_path):
+    sample = read_facts(write_table(longer_table, tmp_path / "unharmed.parquet")).sample
+    outside = set(range(len(LONGER))) - set(sample.article_codes.tolist())
+    article = max(outside, key=lambda article: LONGER[article])
+    rows, rng = np.flatnonzero(article == ARTICLES_LONGER), np.random.default_rng(0)
+    other_rows = np.flatnonzero((article + 8) % len(LONGER) == ARTICLES_LONGER)
+    changes = {
+        "rotated": rotated,
+        "shuffled": lambda vectors: vectors[rng.permutation(len(vectors))],
+        "shifted": lambda vectors: np.roll(vectors, 1, axis=0),
+        "replaced": lambda _: vectors_in(longer_table)[other_rows],
+    }
+
+    finding = finding_of(with_vectors(longer_table, rows, changes[harm]))
+
+    assert finding.outcome == "failed"
+    assert longer_table["article_id"][int(rows[0])].as_py() in finding.details["article_ids"]
+    assert finding.details["num_articles"] <= 2
+    assert finding.details["num_suspicious_articles_compared"] >= 1
+    assert f"a sample of {finding.details['num_compared']} of {NUM_LONGER}" in finding.message
+
+
+def test_unharmed_data_pass_where_only_a_sample_is_compared(longer_table, finding_of, small_sample):
+    finding = finding_of(longer_table)
+
+    assert finding.passed
+    assert finding.details["num_screened"] > NUM_LONGER // 3
+    assert finding.details["num_suspicious_articles"] <= 1
+
+
+@pytest.mark.parametrize("num_dated", [0, 100])
+def test_rows_without_a_time_are_counted(num_dated, table, finding_of):
+    is_other = ARTICLES % 3 == 1
+    times = [time if row < num_dated else None for row, time in enumerate(created([NUM]).to_pylist())]
+    harmed = with_columns(
+        with_vectors(table, is_other, rotated), created_at=pa.array(times, pa.timestamp("us", tz="UTC"))
+    )
+
+    finding = finding_of(harmed)
+
+    num_undated = int(is_other[num_dated:].sum())
+    words = f"created_at is empty in {num_undated} more" if num_dated else f"created_at is empty in all {num_undated}"
+    assert words in finding.message
+    assert finding.details["num_undated"] == num_undated
+
+
 def test_too_few_concepts_are_not_judged(finding_of):
     finding = finding_of(worded_table([9] * 10))
 
