@@ -149,7 +149,9 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
     with explain_bad_parquet(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         missing = set(names) - set(file.schema_arrow.names)
         if not missing:
-            return file.read(columns=list(names))
+            table = file.read(columns=list(names))
+            _require_utf8(path, table, first_row=0)
+            return table
     raise LvmError(f"{path} has no column {', '.join(sorted(missing))}; extract the concepts again.")
 
 
@@ -159,9 +161,36 @@ def stream_row_groups(path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
     Raises:
         LvmError: If the file is damaged.
     """
+    first_row = 0
     with explain_bad_parquet(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns=list(names))
+            table = file.read_row_group(group, columns=list(names))
+            _require_utf8(path, table, first_row=first_row)
+            first_row += table.num_rows
+            yield table
+
+
+def _require_utf8(path: Path, table: pa.Table, *, first_row: int) -> None:
+    """Check that texts are UTF-8, which Parquet does not; name the first row that is not, counted from 0."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if not pa.types.is_string(column.type):
+            continue
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            for row, raw in enumerate(column.cast(pa.binary()).to_pylist(), first_row):
+                if raw is not None and not _is_utf8(raw):
+                    raise LvmError(
+                        f"The {name} of row {row} of {path} is not UTF-8; correct it, or extract the concepts again."
+                    ) from None
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def vectors_of(table: pa.Table, vector_dim: int) -> NDArray[np.float32]:

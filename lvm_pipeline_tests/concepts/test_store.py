@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvm_pipeline import files
+from lvm_pipeline.concepts.facts import read_facts
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import (
     NUM_ARRAYS_KEPT,
@@ -292,3 +293,17 @@ def test_a_full_disk_leaves_everything_as_it_was(tmp_path, action):
     assert child.stdout.startswith("The disk that holds"), child.stderr
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["concepts.parquet"]
+
+
+@pytest.mark.parametrize("read", [read_facts, lambda path: read_columns(path, ["article_id", "concept_text"])])
+def test_a_text_that_is_not_utf_8_is_named_with_its_row(read, tmp_path):
+    path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[10] * 4, vector_dim=8)
+    table = pq.read_table(path)
+    texts = [text.encode() for text in table["concept_text"].to_pylist()]
+    texts[27] = b"caf\xe9"
+    column = table.schema.get_field_index("concept_text")
+    harmed = table.set_column(column, table.schema.field(column), pa.array(texts, pa.binary()).view(pa.string()))
+    pq.write_table(harmed, path, row_group_size=20)
+
+    with pytest.raises(LvmError, match=r"The concept_text of row 27 of .* is not UTF-8"):
+        read(path)
