@@ -57,9 +57,10 @@ test-all: setup-all  ## every test this machine can run
 test-slow: setup-all  ## what `make test` leaves out
 	$(PYTEST) -m "slow or gpu or browser"
 
-# Real services and a real browser now and then miss a deadline on a busy machine, so what fails has a second try.
+# Real services and a real browser now and then miss a deadline on a busy machine, so what fails has a second try. Files
+# share no services, and much of their time is waiting for some.
 test-most: setup-all  ## the same, but for what takes minutes or measures
-	$(PYTEST) --reruns 1 -m "(slow or browser) and not long"
+	$(PYTEST) --reruns 1 --numprocesses 2 --dist loadfile -m "(slow or browser) and not long"
 
 lint: setup-dev  ## style, format, import contracts, unused or missing dependencies
 	$(BIN)/ruff check .
