@@ -37,8 +37,10 @@ class Basis:
 
     def components(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return vectors (n, D), centred, in this basis, shape (n, K)."""
-        blocks = [(vectors[at : at + 8192] - self.mean) @ self.directions.T for at in range(0, len(vectors), 8192)]
-        return np.concatenate([np.empty((0, len(self.directions)), np.float32), *blocks])
+        found = np.empty((len(vectors), len(self.directions)), np.float32)
+        for at in range(0, len(vectors), 8192):
+            found[at : at + 8192] = (vectors[at : at + 8192] - self.mean) @ self.directions.T
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
