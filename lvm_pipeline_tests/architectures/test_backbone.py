@@ -123,6 +123,7 @@ def test_a_wrapped_model_has_the_same_loss(name):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # compiling takes minutes
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.parametrize("name", ["rwkv4", "lcm_two_tower"])
