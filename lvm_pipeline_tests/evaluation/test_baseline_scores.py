@@ -60,7 +60,7 @@ def edit(monkeypatch):
     read = provenance._code_of
 
     def edited(name):
-        changed = provenance.ast.parse("changed = True")
+        changed = b"changed = True"
         monkeypatch.setattr(provenance, "_code_of", lambda module: changed if module == name else read(module))
         provenance.code_version.cache_clear()
 
