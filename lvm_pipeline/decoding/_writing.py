@@ -90,7 +90,8 @@ def beam_written(model: SoftTokenModel, vectors: Tensor, *, width: int) -> list[
     for index, found in enumerate(ended):
         open_lines = zip(sums[index].tolist(), lines[index * width : (index + 1) * width], strict=True)
         found += [] if found else [(total / len(line), line) for total, line in open_lines]
-    return [max(found, key=lambda each: each[0]) for found in ended]
+    # A line that has ended goes on until all have: only its first ends count, so that no text depends on the others.
+    return [max(found[:width], key=lambda each: each[0]) for found in ended]
 
 
 def _kept(
