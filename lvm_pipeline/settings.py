@@ -117,8 +117,7 @@ class Settings(TrainingConfig, BaseSettings):
     # Text.
     search: Literal["exact", "faiss"] = Field(
         default="exact",
-        description="How `lvm serve`, `lvm try` and `lvm predict --nearest` find the nearest concepts: exact, or by "
-        "faiss (extra `faiss`), which is faster in tables of millions and misses a few. Scores are always exact.",
+        description="Search for nearest concepts: exact, or faiss (an extra; fast in large tables, misses a few).",
     )
     decoder_steps: int = Field(default=1500, ge=1, description="Optimiser steps of the text decoder.")
     text_targets: int = Field(
@@ -165,9 +164,7 @@ class Settings(TrainingConfig, BaseSettings):
         pattern=CRON,
         description="Cron schedule for checking the promoted data, drift and the champion's model (UTC).",
     )
-    retraining_cron: str = Field(
-        default="0 3 * * 0", pattern=CRON, description="Cron schedule of the retraining (UTC)."
-    )
+    retraining_cron: str = Field(default="0 3 * * 0", pattern=CRON, description="Cron schedule of retraining (UTC).")
     retrained_architectures: str = Field(
         default="champion",
         description="What to retrain: `champion` (its architecture), `all`, or architecture names separated by commas.",

@@ -177,12 +177,13 @@ def _require_utf8(path: Path, table: pa.Table, *, first_row: int) -> None:
             continue
         try:
             column.validate(full=True)
-        except pa.ArrowInvalid:
+        except pa.ArrowInvalid as error:
             for row, raw in enumerate(column.cast(pa.binary()).to_pylist(), first_row):
                 if raw is not None and not _is_utf8(raw):
                     raise LvmError(
                         f"The {name} of row {row} of {path} is not UTF-8; correct it, or extract the concepts again."
-                    ) from None
+                    ) from error
+            raise
 
 
 def _is_utf8(raw: bytes) -> bool:

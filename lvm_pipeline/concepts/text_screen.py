@@ -19,11 +19,11 @@ from lvm_pipeline.concepts.sample import ConceptSample, max_rows_of
 from lvm_pipeline.concepts.store import stream_row_groups
 from lvm_pipeline.concepts.text_features import Vocabulary, vocabulary_of
 from lvm_pipeline.concepts.text_maps import OFFSETS, ArticleFits, TextMap, article_fits, fit_map
+from lvm_pipeline.concepts.text_match import SHIFTED_SCORE
 
 MAX_SHARE = 1 / 6  # of a sample, that suspicious articles may add to it
 LOW_STRENGTH = 0.5  # relative to the median article; looser than what is a fault
 MIN_EXPECTED = 6.0  # score of a sound article of this length, below which texts do not tell
-SHIFTED_SCORE = 4.0
 MIN_KNOWN = 0.5  # share of an article's words
 
 
@@ -77,6 +77,7 @@ def _fits_outside(facts: ConceptFacts, sample: ConceptSample) -> _Fits:
     fitted = fit_map(features, sample.vectors)
     lengths, num_random = np.zeros(num_articles, np.int64), np.zeros(num_articles, np.int64)
     sums, variances, known = np.zeros((num_articles, len(OFFSETS))), np.zeros(num_articles), np.zeros(num_articles)
+    directions = sample.directions if sample.directions and sample.directions.is_apart(sample.scores) else None
     first_row = 0
     for group in stream_row_groups(facts.path, ["concept_text", "vector"]):
         some = np.flatnonzero(wanted[first_row : first_row + group.num_rows])
@@ -92,8 +93,8 @@ def _fits_outside(facts: ConceptFacts, sample: ConceptSample) -> _Fits:
         sums[codes] += fits.sums
         variances[codes] += np.square(fits.deviations)
         known[codes] += np.bincount(articles, weights=shares)
-        if sample.directions is not None and sample.directions.is_apart(sample.scores):
-            is_random = sample.directions.scores(vectors) < sample.directions.limit
+        if directions is not None:
+            is_random = directions.scores(vectors) < directions.limit
             num_random[codes] += np.bincount(articles, weights=is_random).astype(np.int64)
     deviations = np.sqrt(variances)
     scores = np.divide(sums, deviations[:, None], out=np.zeros_like(sums), where=deviations[:, None] > 0)

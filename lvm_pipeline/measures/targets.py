@@ -75,7 +75,8 @@ class Targets:
     @property
     def ranked_indices(self) -> Rows:
         """Where they are among the scored targets, ascending, (R,)."""
-        return np.arange(0, len(self.scored), max(1, -(-len(self.scored) // MAX_RANKED_TARGETS)))
+        num = min(len(self.scored), MAX_RANKED_TARGETS)
+        return np.arange(num) * len(self.scored) // max(1, num)
 
     @functools.cached_property
     def pool_directions(self) -> NDArray[np.float32]:

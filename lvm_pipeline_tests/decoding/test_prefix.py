@@ -219,6 +219,18 @@ class Chain:
         return state[rows]
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_the_text_of_a_vector_does_not_depend_on_the_others_of_its_batch(width):
+    # After token 1 the line may end, or end better after one token more, which is searched only if another goes on.
+    chain = Chain([[1.0] * 4, [0.5, 0.02, 0.45, 0.03], [0.98, 0.01, 0.005, 0.005], [0.02, 0.03, 0.9, 0.05]])
+    chain.start = lambda vectors: (vectors.log(), torch.zeros(len(vectors)))
+    given = torch.tensor([[0.02, 0.9, 0.04, 0.04], [0.02, 0.04, 0.04, 0.9]])
+
+    together = beam_written(chain, given, width=width)
+
+    assert together == [beam_written(chain, given[row : row + 1], width=width)[0] for row in range(len(given))]
+
+
 def test_a_beam_finds_what_greedy_writing_misses():
     """Greedy takes token 1 (0.6) and then ends at 0.4; token 2 (0.4) is surely followed by the end."""
     chain = Chain([[1e-9, 0.6, 0.4], [0.4, 0.3, 0.3], [1.0, 1e-9, 1e-9]])
