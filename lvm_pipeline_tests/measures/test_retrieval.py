@@ -115,12 +115,13 @@ def test_of_many_targets_a_sample_is_ranked_and_its_ranks_are_those_among_all(mo
     monkeypatch.setattr(targets_module, "MAX_RANKED_TARGETS", 50)
     of_sample = scores()
 
-    every = -(-len(targets.scored) // 50)
-    assert every > 1
+    num = len(targets.scored)
+    assert num > 50
+    sampled = [number * num // 50 for number in range(50)]
     assert len(of_sample.closeness.cosine) == len(targets.scored)
     for rule in EXCLUSIONS:
-        assert of_sample.ranks[rule].tolist() == of_all.ranks[rule][::every].tolist()
-        assert of_sample.corrected_ranks[rule].tolist() == of_all.corrected_ranks[rule][::every].tolist()
+        assert of_sample.ranks[rule].tolist() == of_all.ranks[rule][sampled].tolist()
+        assert of_sample.corrected_ranks[rule].tolist() == of_all.corrected_ranks[rule][sampled].tolist()
         assert len(num_candidates(dataclasses.replace(targets), rule)) == len(of_sample.ranks[rule])
 
 
