@@ -1,5 +1,8 @@
 """Ridge regressions from the last concepts to the next one, solved from one Gram matrix.
 
+Its block of lags i + 1 and j + 1 sums the same products as that of lags i and j, but for one row at both ends of each run
+of targets. So only the products of the targets with each lag are summed over all targets.
+
 - `ridge`: target = context . coefficients, shrunk towards zero;
 - `ridge_residual`: shrunk towards the weighted sum of the context with least-squares weights, one per lag.
 
@@ -21,6 +24,7 @@ RIDGE = "ridge"
 RIDGE_RESIDUAL = "ridge_residual"
 
 TARGETS_IN_A_BLOCK = 2048
+TARGETS_IN_A_RUN = 1024
 MAX_FITTED_TARGETS = 60_000
 MAX_HELD_OUT_TARGETS = 4096
 NUMBERS_CHOSEN_BY = 192  # dimensions of a vector, evenly spaced: enough to rank penalties by mean cosine
@@ -57,12 +61,13 @@ def flat_contexts(vectors: Vectors, target_rows: Rows, num_lags: int) -> Vectors
 
 
 def fit_ridges(vectors: Vectors, target_rows: Rows, articles: Rows, *, num_lags: int) -> dict[str, AffineMap]:
-    """Fit both regressions on train targets, ascending; at most 60,000 are used, evenly spaced.
+    """Fit both regressions on train targets, ascending; at most 60,000 are used, in runs of 1024 evenly spaced.
 
     Every target has at least `num_lags` (L) rows before it; `articles` is the article of each, (S,).
     """
     every = -(-len(target_rows) // MAX_FITTED_TARGETS)
-    target_rows, articles = target_rows[::every], articles[::every]
+    is_used = np.arange(len(target_rows)) // TARGETS_IN_A_RUN % every == 0
+    target_rows, articles = target_rows[is_used], articles[is_used]
     is_held_out = np.unique(articles, return_inverse=True)[1] % HELD_OUT_ONE_IN == 0
     equations = _NormalEquations(vectors.shape[1], num_lags)
     equations.add(vectors, target_rows[~is_held_out])
@@ -92,14 +97,24 @@ class _NormalEquations:
         self.sum_x, self.sum_y = np.zeros(width), np.zeros(self.vector_dim)
 
     def add(self, vectors: Vectors, target_rows: Rows) -> None:
-        for start in range(0, len(target_rows), TARGETS_IN_A_BLOCK):
-            rows = target_rows[start : start + TARGETS_IN_A_BLOCK]
-            contexts, targets = flat_contexts(vectors, rows, self.num_lags), np.asarray(vectors[rows], np.float32)
-            self.gram += contexts.T @ contexts
-            self.cross += contexts.T @ targets
-            self.sum_x += contexts.sum(axis=0, dtype=np.float64)
-            self.sum_y += targets.sum(axis=0, dtype=np.float64)
-            self.num += len(rows)
+        """Add targets, ascending: the sums of lags i + 1, j + 1 follow from those of lags i, j (lag 0: the target)."""
+        width, num_lags = self.vector_dim, self.num_lags
+        gram = self.gram.reshape(num_lags, width, num_lags, width)  # in reading order: lag L is the first
+        cross = self.cross.reshape(num_lags, width, width)
+        before, ends = np.setdiff1d(target_rows - 1, target_rows), np.setdiff1d(target_rows, target_rows - 1)
+        for apart in range(num_lags + 1):
+            products = _products(vectors, target_rows, apart)
+            if apart:
+                cross[num_lags - apart] += products.T
+            for lag in range(1, num_lags - apart + 1):
+                products += _products(vectors, before - lag + 1, apart) - _products(vectors, ends - lag + 1, apart)
+                gram[num_lags - lag, :, num_lags - lag - apart] += products
+                if apart:
+                    gram[num_lags - lag - apart, :, num_lags - lag] += products.T
+        for lag in range(1, num_lags + 1):
+            self.sum_x[width * (num_lags - lag) : width * (num_lags - lag + 1)] += _sum(vectors, target_rows - lag)
+        self.sum_y += _sum(vectors, target_rows)
+        self.num += len(target_rows)
 
     def solve(
         self, names: tuple[str, ...], penalty: float, dtype: type[np.floating], *, numbers: slice = slice(None)
@@ -130,6 +145,24 @@ class _NormalEquations:
         products = np.einsum("idjd->ij", self.gram.reshape(lags, width, lags, width), dtype=np.float64)
         with_target = np.einsum("idd->i", self.cross.reshape(lags, width, width), dtype=np.float64)
         return np.linalg.lstsq(products, with_target, rcond=None)[0]
+
+
+def _products(vectors: Vectors, rows: Rows, apart: int) -> Vectors:
+    """Return the sum of v_r v_s' over rows r, where s lies `apart` rows before r, (D, D)."""
+    total = np.zeros((vectors.shape[1], vectors.shape[1]), np.float32)
+    for start in range(0, len(rows), TARGETS_IN_A_BLOCK):
+        block = rows[start : start + TARGETS_IN_A_BLOCK]
+        left, right = (np.asarray(vectors[chosen], np.float32) for chosen in (block, block - apart))
+        total += left.T @ right
+    return total
+
+
+def _sum(vectors: Vectors, rows: Rows) -> NDArray[np.float64]:
+    """Return the sum of the vectors of some rows, (D,)."""
+    total = np.zeros(vectors.shape[1])
+    for start in range(0, len(rows), TARGETS_IN_A_BLOCK):
+        total += np.asarray(vectors[rows[start : start + TARGETS_IN_A_BLOCK]], np.float32).sum(axis=0, dtype=np.float64)
+    return total
 
 
 def _select_penalties(equations: _NormalEquations, vectors: Vectors, held_out_rows: Rows) -> dict[str, float]:
