@@ -23,6 +23,7 @@ from lvm_pipeline.measures.standing import (
     contrastive_accuracy,
     effective_rank,
     fit_clusters,
+    nearest_clusters,
 )
 from lvm_pipeline.measures.uncertainty import Interval, article_interval
 from lvm_pipeline.source.encoders.encoder import Encoder
@@ -61,25 +62,27 @@ class StandingScores:
 def standing_scores(
     scored: ScoredModel, *, concepts_path: Path, cache_dir: Path | None, encoder: Encoder | None, seed: int
 ) -> StandingScores:
-    """Measure the model and the last concept.
+    """Measure the model and the last concept on the targets that are ranked.
 
     The clusters of train concepts are kept in `cache_dir` (None keeps nothing); the leak ladder needs the encoder of
     the vectors' space.
     """
     targets = scored.targets
-    rows = targets.scored.target_rows
+    rows = targets.ranked.target_rows
     wanted = np.asarray(targets.vectors[rows], np.float32)
     centroids = _centroids(scored, cache_dir, seed=seed)
+    clusters = nearest_clusters(wanted, centroids)
     last = np.asarray(targets.vectors[rows - 1], np.float32)
+    predicted = scored.predictions[targets.ranked_indices]
     return StandingScores(
         predictors=tuple(
             Standing(
                 name=name,
                 contrastive=contrastive_accuracy(predictions, targets, seed=seed),
-                clusters=cluster_scores(predictions, wanted, centroids),
+                clusters=cluster_scores(predictions, clusters, centroids),
                 effective_rank=effective_rank(predictions),
             )
-            for name, predictions in ((scored.info.trial_id, scored.predictions), (COPY_LAST, last))
+            for name, predictions in ((scored.info.trial_id, predicted), (COPY_LAST, last))
         ),
         target_effective_rank=effective_rank(wanted),
         leak_ladder=None if encoder is None else _leak_ladder(scored, encoder, concepts_path),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.measures.targets import Contexts, Targets, blocks_of
+from lvm_pipeline.measures.threads import in_threads
 from lvm_pipeline.source.encoders.encoder import unit_length
 
 NUM_NEIGHBOURS = 10
@@ -37,9 +38,10 @@ def candidate_penalties(targets: Targets, train_predictions: NDArray[np.float32]
     """Return half the mean cosine of each candidate to its nearest train predictions (R, D), shape (P,)."""
     directions = unit_length(train_predictions)
     num = min(NUM_NEIGHBOURS, len(directions))
-    penalties = np.empty(len(targets.pool_rows), np.float32)
-    for start in range(0, len(penalties), CANDIDATES_IN_A_BLOCK):
-        cosines = targets.pool_directions[start : start + CANDIDATES_IN_A_BLOCK] @ directions.T
-        nearest = np.partition(cosines, len(directions) - num, axis=1)[:, -num:]
-        penalties[start : start + CANDIDATES_IN_A_BLOCK] = nearest.mean(axis=1) / 2
-    return penalties
+    pool = targets.pool_directions
+
+    def of_block(start: int) -> NDArray[np.float32]:
+        cosines = pool[start : start + CANDIDATES_IN_A_BLOCK] @ directions.T
+        return np.partition(cosines, len(directions) - num, axis=1)[:, -num:].mean(axis=1) / 2
+
+    return np.concatenate(in_threads(of_block, range(0, len(pool), CANDIDATES_IN_A_BLOCK)))

@@ -15,13 +15,14 @@ low-rank part.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.samples import TARGETS_IN_A_RUN, is_sampled
+from lvm_pipeline.measures.threads import in_threads
 from lvm_pipeline.measures.weighted_means import best_step
 
 DECAYS = (0.0, 0.3, 0.5, 0.7, 0.85, 0.93, 1.0)
@@ -33,10 +34,11 @@ PENALTY_OF_ONE_ARTICLE = PENALTIES[10]  # where there is nothing to cross-valida
 NUM_FOLDS = 5
 SMALLEST_SQUARE = 1e-12  # of constant vectors, so that their system can still be solved
 STABILISER = 1e-6  # summaries of short contexts depend on each other linearly
-MAX_FITTED_TARGETS = 100_000  # a third of a millisecond each
+MAX_FITTED_TARGETS = 60_000  # of the low-rank part
+MAX_WEIGHTED_TARGETS = 30_000  # of the weights, which are few
 TARGETS_IN_A_BLOCK = 1024
-TARGETS_IN_A_RUN = 64  # neighbours, whose contexts overlap
 ROWS_IN_A_BLOCK = 8192
+MAX_ROWS_OF_BASIS = 65_536
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -89,7 +91,8 @@ def fit_linear_forecast(
         vectors: All vectors, (N, D), may be memory-mapped.
         train_rows: Rows of all concepts of train articles; the eigenbasis is theirs.
         first_rows: First row of each context, (S,).
-        target_rows: Row of each train target, ascending, (S,); at most 100,000 are used, evenly spaced.
+        target_rows: Row of each train target, ascending, (S,); about 60,000 at most are used, of articles evenly
+            spaced, and 30,000 for the weights.
         articles: Article of each train target, (S,).
         decays: Of the means, (K,).
         inputs: Which of the means the low-rank part reads.
@@ -100,27 +103,21 @@ def fit_linear_forecast(
     """
     if not len(target_rows):
         raise ValueError("there is no target to fit on")
-    every = -(-len(target_rows) // MAX_FITTED_TARGETS)
-    first_rows, target_rows = first_rows[::every], target_rows[::every]
-    fold_of_target = np.unique(articles[::every], return_inverse=True)[1] % NUM_FOLDS
     basis = eigenbasis(vectors, train_rows)
-    folds = [
-        _Fold(
-            vectors=vectors,
-            first_rows=first_rows[chosen],
-            target_rows=target_rows[chosen],
-            basis=basis,
-            decays=np.asarray(decays, np.float32),
-        )
-        for chosen in (fold_of_target == fold for fold in np.unique(fold_of_target))
-    ]
-    inputs_read = _Inputs(summaries=inputs, num_leading=min(leading_directions, len(basis)))
-    with threadpool_limits(1, "blas"):  # the products are small: on a busy machine more threads take ten times as long
-        weights, constant, penalty = _fit_weights(folds)
-        low_rank, shift, low_rank_penalty = _fit_low_rank(folds, weights, constant, inputs_read)
-    return LinearForecast(
+    everything = _Fold(
+        vectors=vectors,
+        first_rows=first_rows,
+        target_rows=target_rows,
         basis=basis,
         decays=np.asarray(decays, np.float32),
+    )
+    inputs_read = _Inputs(summaries=inputs, num_leading=min(leading_directions, len(basis)))
+    weights, constant, penalty = _fit_weights(_folds(everything, articles, MAX_WEIGHTED_TARGETS))
+    folds = _folds(everything, articles, MAX_FITTED_TARGETS)
+    low_rank, shift, low_rank_penalty = _fit_low_rank(folds, weights, constant, inputs_read)
+    return LinearForecast(
+        basis=basis,
+        decays=everything.decays,
         weights=weights,
         inputs=inputs,
         low_rank=low_rank,
@@ -157,13 +154,25 @@ class _Fold:
             yield self._in_eigenbasis(self.first_rows[part], self.target_rows[part])
 
     def sample(self) -> tuple[Vectors, Vectors]:
-        """Return the same of at most 1024 targets, evenly spaced: enough to rank penalties by mean cosine."""
+        """Return the same of about 1024 targets, in runs evenly spaced: enough to rank penalties by mean cosine."""
         every = -(-len(self.target_rows) // TARGETS_IN_A_BLOCK)
-        return self._in_eigenbasis(self.first_rows[::every], self.target_rows[::every])
+        chosen = np.arange(len(self.target_rows)) // TARGETS_IN_A_RUN % every == 0
+        return self._in_eigenbasis(self.first_rows[chosen], self.target_rows[chosen])
 
     def _in_eigenbasis(self, first_rows: Rows, target_rows: Rows) -> tuple[Vectors, Vectors]:
         targets = np.asarray(self.vectors[target_rows], np.float32) @ self.basis
         return context_summaries(self.vectors, first_rows, target_rows, self.basis, self.decays), targets
+
+
+def _folds(everything: _Fold, articles: Rows, at_most: int) -> list[_Fold]:
+    """Cut a sample of the targets, given the article of each, into folds of whole articles."""
+    used = np.flatnonzero(is_sampled(articles, at_most=at_most))
+    fold_of_target = np.unique(articles[used], return_inverse=True)[1] % NUM_FOLDS
+    chosen = (used[fold_of_target == fold] for fold in np.unique(fold_of_target))
+    return [
+        replace(everything, first_rows=everything.first_rows[each], target_rows=everything.target_rows[each])
+        for each in chosen
+    ]
 
 
 @dataclass
@@ -190,14 +199,14 @@ Solve = Callable[[_Sums, float], tuple[Numbers, Numbers]]  # sums and penalty ->
 
 def _fit_weights(folds: list[_Fold]) -> tuple[Vectors, Vectors, float]:
     """Return weights (K + 1, D) and constant (D,) of each direction, and the penalty."""
-    samples = [fold.sample() for fold in folds]
+    samples = in_threads(_Fold.sample, folds)
 
     def cosine(fold: int, weights: Numbers, constant: Numbers) -> float:
         summaries, targets = samples[fold]
         predictions = np.einsum("kbd,kd->bd", summaries, weights.astype(np.float32)) + constant
         return float(cosines(predictions, targets).sum())
 
-    return _best_fit([_sums_of_directions(fold) for fold in folds], _solve_directions, cosine)
+    return _best_fit(in_threads(_sums_of_directions, folds), _solve_directions, cosine)
 
 
 def _sums_of_directions(fold: _Fold) -> _Sums:
@@ -232,7 +241,7 @@ def _fit_low_rank(
 ) -> tuple[Vectors, Vectors, float]:
     """Return the low-rank matrix (P, D), what it adds to the constant (D,), and the penalty."""
     samples = []
-    for summaries, targets in map(_Fold.sample, folds):
+    for summaries, targets in in_threads(_Fold.sample, folds):
         predictions = np.einsum("kbd,kd->bd", summaries, weights) + constant
         samples.append((inputs.of(summaries), predictions, targets))
 
@@ -240,7 +249,9 @@ def _fit_low_rank(
         leading, predictions, targets = samples[fold]
         return float(cosines(predictions + leading @ low_rank.astype(np.float32) + shift, targets).sum())
 
-    return _best_fit([_sums_of_residual(fold, weights, constant, inputs) for fold in folds], _solve_ridge, cosine)
+    return _best_fit(
+        in_threads(lambda fold: _sums_of_residual(fold, weights, constant, inputs), folds), _solve_ridge, cosine
+    )
 
 
 def _sums_of_residual(fold: _Fold, weights: Vectors, constant: Vectors, inputs: _Inputs) -> _Sums:
@@ -276,7 +287,7 @@ def _best_fit(
         others = [_total(folds[:index] + folds[index + 1 :]) for index in range(len(folds))]
 
         def score(step: int) -> float:
-            return sum(cosine(index, *solve(sums, PENALTIES[step])) for index, sums in enumerate(others))
+            return sum(in_threads(lambda each: cosine(each[0], *solve(each[1], PENALTIES[step])), enumerate(others)))
 
         penalty = PENALTIES[best_step(score, start=FIRST_TRIED, last=len(PENALTIES) - 1)]
     coefficients, constant = solve(_total(folds), penalty)
@@ -294,10 +305,13 @@ def _total(folds: list[_Sums]) -> _Sums:
 
 
 def eigenbasis(vectors: Vectors, rows: Rows) -> Vectors:
-    """Return the eigenvectors of the covariance of some rows in columns, by descending eigenvalue, (D, D)."""
+    """Return the eigenvectors of the covariance of some rows in columns, by descending eigenvalue, (D, D).
+
+    At most 65,536 of the rows are used, evenly spaced.
+    """
     from scipy.linalg import eigh
 
-    dim = vectors.shape[1]
+    dim, rows = vectors.shape[1], rows[:: -(-len(rows) // MAX_ROWS_OF_BASIS)]
     products, total = np.zeros((dim, dim)), np.zeros(dim)
     for start in range(0, len(rows), ROWS_IN_A_BLOCK):
         block = np.asarray(vectors[rows[start : start + ROWS_IN_A_BLOCK]], np.float32)

@@ -33,9 +33,9 @@ RANKING_BASELINES = {
 }
 FIRST_TENTH = 5
 MAX_RANKED_TRAIN_TARGETS = 1500
-MAX_TRAIN_CANDIDATES = 65_536
-ARTICLES_IN_A_STEP = 16
-OTHER_CANDIDATES = 4096  # drawn for every step from all train concepts
+MAX_TRAIN_CANDIDATES = 32_768
+ARTICLES_IN_A_STEP = 8
+OTHER_CANDIDATES = 2048  # drawn for every step from all train concepts
 NUM_STEPS = 120
 LEARNING_RATE = 0.3
 MOMENTS = (0.9, 0.98)
@@ -125,7 +125,7 @@ def _summaries(vectors: Vectors, contexts: Contexts, basis: Vectors) -> Vectors:
 
 
 def _best_decay(targets: Targets) -> float:
-    """Return the decay, in tenths, whose mean finds train targets best among at most about 65,536 train concepts."""
+    """Return the decay, in tenths, whose mean finds train targets best among at most about 32,768 train concepts."""
     every = -(-len(targets.train) // MAX_RANKED_TRAIN_TARGETS)
     sample = targets.train.part(slice(None, None, every))
     candidates = targets.train_rows[:: -(-len(targets.train_rows) // MAX_TRAIN_CANDIDATES)]

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from lvm_pipeline.measures.metrics import cosines
+from lvm_pipeline.measures.samples import is_sampled
 from lvm_pipeline.measures.weighted_means import best_step
 
 RIDGE = "ridge"
 RIDGE_RESIDUAL = "ridge_residual"
 
 TARGETS_IN_A_BLOCK = 2048
-TARGETS_IN_A_RUN = 1024
 MAX_FITTED_TARGETS = 60_000
 MAX_HELD_OUT_TARGETS = 4096
 NUMBERS_CHOSEN_BY = 192  # dimensions of a vector, evenly spaced: enough to rank penalties by mean cosine
@@ -61,12 +61,11 @@ def flat_contexts(vectors: Vectors, target_rows: Rows, num_lags: int) -> Vectors
 
 
 def fit_ridges(vectors: Vectors, target_rows: Rows, articles: Rows, *, num_lags: int) -> dict[str, AffineMap]:
-    """Fit both regressions on train targets, ascending; at most 60,000 are used, in runs of 1024 evenly spaced.
+    """Fit both regressions on train targets, ascending; about 60,000 at most are used, of articles evenly spaced.
 
     Every target has at least `num_lags` (L) rows before it; `articles` is the article of each, (S,).
     """
-    every = -(-len(target_rows) // MAX_FITTED_TARGETS)
-    is_used = np.arange(len(target_rows)) // TARGETS_IN_A_RUN % every == 0
+    is_used = is_sampled(articles, at_most=MAX_FITTED_TARGETS)
     target_rows, articles = target_rows[is_used], articles[is_used]
     is_held_out = np.unique(articles, return_inverse=True)[1] % HELD_OUT_ONE_IN == 0
     equations = _NormalEquations(vectors.shape[1], num_lags)

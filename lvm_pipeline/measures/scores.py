@@ -18,6 +18,7 @@ from lvm_pipeline.measures.retrieval import (
     retrieval_scores,
 )
 from lvm_pipeline.measures.targets import Contexts, Targets, blocks_of
+from lvm_pipeline.measures.threads import in_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +75,12 @@ def score_predictor(
 
 def ranks_of_sample(predictions: Values, targets: Targets, penalties: Sequence[Values | None]) -> list[Ranks]:
     """Rank the targets of `targets.ranked` by their predictions, (R, D), with each of the penalties."""
-    ends = np.cumsum([len(contexts) for contexts in blocks_of(targets.ranked)])[:-1]
-    blocks = zip(blocks_of(targets.ranked), np.split(predictions, ends), strict=True)
-    ranks = [ranks_with_each(found, contexts, targets, penalties) for contexts, found in blocks]
+    blocks = list(blocks_of(targets.ranked))
+    found = np.split(predictions, np.cumsum([len(contexts) for contexts in blocks])[:-1])
+    targets.prepare_pool()
+    ranks = in_threads(
+        lambda pair: ranks_with_each(pair[1], pair[0], targets, penalties), zip(blocks, found, strict=True)
+    )
     return [_joined(each) for each in zip(*ranks, strict=True)]
 
 

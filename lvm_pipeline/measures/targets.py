@@ -88,6 +88,10 @@ class Targets:
         """The same in their leading directions, where comparing is faster by way of them."""
         return leading(self.pool_directions)
 
+    def prepare_pool(self) -> None:
+        """Find the candidates' directions before several threads read them."""
+        _ = self.pool_directions, self.pool_leading
+
     def train_mean(self) -> NDArray[np.float32]:
         """Return the mean vector of the train articles, shape (D,)."""
         total = np.zeros(self.vectors.shape[1])

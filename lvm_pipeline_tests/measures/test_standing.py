@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from lvm_pipeline.measures.standing import cluster_scores, contrastive_accuracy, effective_rank, fit_clusters
+from lvm_pipeline.measures.standing import (
+    cluster_scores,
+    contrastive_accuracy,
+    effective_rank,
+    fit_clusters,
+    nearest_clusters,
+)
 from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_process, targets_on
 
 
@@ -44,20 +50,39 @@ def test_effective_rank_counts_the_directions_used():
     assert effective_rank(np.ones((50, 8), np.float32)) == 1
 
 
+def ranks_of_clusters(predictions, wanted, centroids):
+    return cluster_scores(predictions, nearest_clusters(wanted, centroids), centroids)
+
+
 def test_clusters_of_the_targets_are_found():
     vectors = process_vectors("copies", lengths=(4,) * 30)  # thirty points
     centroids = fit_clusters(vectors, np.arange(len(vectors)), seed=0)
-    right = cluster_scores(vectors, vectors, centroids)
-    same = cluster_scores(np.ones_like(vectors), vectors, centroids)
+    right = ranks_of_clusters(vectors, vectors, centroids)
+    same = ranks_of_clusters(np.ones_like(vectors), vectors, centroids)
 
     assert right.num_clusters == 30
     assert right.median_rank >= 1
     assert same.accuracy < 0.2
-    assert cluster_scores(vectors, vectors, vectors[::4]).accuracy == 1
-    assert cluster_scores(-vectors, vectors, vectors[::4]).median_rank > 20
+    assert ranks_of_clusters(vectors, vectors, vectors[::4]).accuracy == 1
+    assert ranks_of_clusters(-vectors, vectors, vectors[::4]).median_rank > 20
+
+
+def test_centroids_are_the_means_of_their_concepts_in_every_number():
+    """Clusters differ in the leading direction; the last of 300 numbers tells their means apart, too."""
+    rng = np.random.default_rng(0)
+    vectors = 0.01 * rng.standard_normal((400, 300)).astype(np.float32)
+    vectors[:, 0] += np.repeat([1, -1], 200)
+    vectors[:, -1] += np.repeat([0.1, -0.1], 200)
+    centroids = fit_clusters(vectors, np.arange(400), seed=0)
+
+    wanted = vectors[[0, -1]] / np.linalg.norm(vectors[[0, -1]], axis=1, keepdims=True)
+    own = nearest_clusters(wanted, centroids)
+
+    assert centroids[own, 0] == pytest.approx([1, -1], abs=0.03)
+    assert centroids[own, -1] == pytest.approx([0.1, -0.1], abs=0.02)
 
 
 def test_one_concept_makes_one_cluster():
     centroids = fit_clusters(np.ones((3, 4), np.float32), np.arange(3), seed=0)
 
-    assert cluster_scores(np.ones((2, 4), np.float32), np.ones((2, 4), np.float32), centroids).accuracy == 1
+    assert ranks_of_clusters(np.ones((2, 4), np.float32), np.ones((2, 4), np.float32), centroids).accuracy == 1
