@@ -312,8 +312,9 @@ def show_report(console: Console, report: "EvaluationReport") -> None:
     titles = ("predictor", "cosine", "R@1", "R@10", "MRR", "gain of the model")
     show_table(console, predictor_table(report).only(*titles))
     pool = report.pool
-    of_sample = "" if pool.num_ranked in (None, report.counts.targets) else f", {pool.num_ranked:,} targets ranked"
-    console.print(f"Retrieval pool: {pool.size:,} concepts, without {pool.exclusion.replace('_', ' ')}{of_sample}.")
+    console.print(f"Retrieval pool: {pool.size:,} concepts, without {pool.exclusion.replace('_', ' ')}.")
+    if report.samples_in_words:
+        console.print(report.samples_in_words)
     show_findings(console, report.all_findings)
     _show_limits(console, report.not_checked, (report.leak_reason or "") if report.is_leaking else None)
 

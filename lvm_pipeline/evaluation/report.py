@@ -30,6 +30,7 @@ from lvm_pipeline.evaluation.text_scores import TextScores
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.metrics import Spread
 from lvm_pipeline.measures.retrieval import Chance, Exclusion, RetrievalScores
+from lvm_pipeline.measures.samples import MAX_FITTED_TARGETS
 from lvm_pipeline.measures.scores import MeanScores
 from lvm_pipeline.measures.targets import ContextMode
 from lvm_pipeline.measures.uncertainty import Interval
@@ -190,6 +191,17 @@ class EvaluationReport(MeanScores):
     def verdict(self) -> str:
         """One sentence: the cosine, and whether it beats the best baseline."""
         return verdict_in_words(self.cosine, self.gain, self.best_baseline)
+
+    @property
+    def samples_in_words(self) -> str:
+        """One sentence: what is measured or fitted on a sample of the targets; empty where all are used."""
+        used = []
+        if self.pool.num_ranked not in (None, self.counts.targets):
+            ranked = f"{self.pool.num_ranked:,} targets, evenly spaced, are ranked"
+            used.append(f"{ranked}, and clusters, contrastive accuracy and effective rank are theirs")
+        if self.counts.train_targets > MAX_FITTED_TARGETS:
+            used.append(f"regressions and the linear forecast are fitted on about {MAX_FITTED_TARGETS:,} train targets")
+        return f"Samples: {'; '.join(used)}." if used else ""
 
     @property
     def gain(self) -> Interval:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.measures.metrics import cosines
-from lvm_pipeline.measures.samples import TARGETS_IN_A_RUN, is_sampled
+from lvm_pipeline.measures.samples import MAX_FITTED_TARGETS, TARGETS_IN_A_RUN, is_sampled
 from lvm_pipeline.measures.threads import in_threads
 from lvm_pipeline.measures.weighted_means import best_step
 
@@ -34,8 +34,7 @@ PENALTY_OF_ONE_ARTICLE = PENALTIES[10]  # where there is nothing to cross-valida
 NUM_FOLDS = 5
 SMALLEST_SQUARE = 1e-12  # of constant vectors, so that their system can still be solved
 STABILISER = 1e-6  # summaries of short contexts depend on each other linearly
-MAX_FITTED_TARGETS = 60_000  # of the low-rank part
-MAX_WEIGHTED_TARGETS = 30_000  # of the weights, which are few
+MAX_WEIGHTED_TARGETS = 30_000  # that the weights, which are few, are fitted on
 TARGETS_IN_A_BLOCK = 1024
 ROWS_IN_A_BLOCK = 8192
 MAX_ROWS_OF_BASIS = 65_536

@@ -1,7 +1,7 @@
 """Ridge regressions from the last concepts to the next one, solved from one Gram matrix.
 
-Its block of lags i + 1 and j + 1 sums the same products as that of lags i and j, but for one row at both ends of each run
-of targets. So only the products of the targets with each lag are summed over all targets.
+Its block of lags i + 1 and j + 1 sums the same products as that of lags i and j, but for one row at both ends of each
+run of targets. So only the products of the targets with each lag are summed over all targets.
 
 - `ridge`: target = context . coefficients, shrunk towards zero;
 - `ridge_residual`: shrunk towards the weighted sum of the context with least-squares weights, one per lag.
@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from lvm_pipeline.measures.metrics import cosines
-from lvm_pipeline.measures.samples import is_sampled
+from lvm_pipeline.measures.samples import MAX_FITTED_TARGETS, is_sampled
 from lvm_pipeline.measures.weighted_means import best_step
 
 RIDGE = "ridge"
 RIDGE_RESIDUAL = "ridge_residual"
 
 TARGETS_IN_A_BLOCK = 2048
-MAX_FITTED_TARGETS = 60_000
 MAX_HELD_OUT_TARGETS = 4096
 NUMBERS_CHOSEN_BY = 192  # dimensions of a vector, evenly spaced: enough to rank penalties by mean cosine
 HELD_OUT_ONE_IN = 5

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TARGETS_IN_A_RUN = 64  # neighbours, whose contexts overlap
+MAX_FITTED_TARGETS = 60_000  # of the ridges and the linear forecast
 FEWEST_ARTICLES = 50  # of which some are left out; where there are fewer, runs of targets are
 
 Rows = NDArray[np.int64]

@@ -1,6 +1,6 @@
 """What a mean cosine is worth: plain questions that a prediction answers or does not.
 
-Shapes: S = targets (those that are ranked), P = candidates in the pool, C = clusters, N = train concepts, D = vector width.
+Shapes: S = targets that are ranked, P = candidates in the pool, C = clusters, N = train concepts, D = vector width.
 """
 
 from collections.abc import Iterator

@@ -162,13 +162,15 @@ def test_page_shows_the_scores_every_baseline_and_what_was_not_checked(report):
     assert report.fingerprint in page
 
 
-def test_the_page_says_where_a_sample_of_the_targets_was_ranked(report):
+def test_the_page_says_what_is_of_a_sample_of_the_targets(report):
     assert report.pool.num_ranked == report.counts.targets
-    assert "evenly spaced, are ranked" not in report_html(report)
+    assert report.samples_in_words == ""
 
-    changed = replace(report, pool=replace(report.pool, num_ranked=7))
+    ranked = replace(report, pool=replace(report.pool, num_ranked=7))
+    fitted = replace(report, counts=replace(report.counts, train_targets=60_001))
 
-    assert "7 targets, evenly spaced, are ranked" in report_html(changed)
+    assert "Samples: 7 targets, evenly spaced, are ranked, and clusters" in report_html(ranked)
+    assert "fitted on about 60,000 train targets." in report_html(fitted)
 
 
 def test_text_of_concepts_cannot_become_markup(report):
