@@ -81,7 +81,7 @@ def fit_clusters(vectors: Vectors, rows: NDArray[np.int64], *, seed: int) -> Vec
     means = MiniBatchKMeans(num, compute_labels=False, **options)  # pyright: ignore[reportArgumentType]  # its n_init may be a number
     leading = directions @ basis
     labels = means.fit(leading).predict(leading)
-    centroids = np.asarray(means.cluster_centers_ @ basis.T, np.float32)  # of a cluster that is nobody's nearest
+    centroids = np.asarray(means.cluster_centers_, np.float32) @ basis.T  # of a cluster that is nobody's nearest
     found, first = np.unique(np.sort(labels), return_index=True)
     centroids[found] = np.add.reduceat(directions[np.argsort(labels, kind="stable")], first)
     return unit_length(centroids)

@@ -15,8 +15,11 @@ def train():
     return targets.vectors, targets.train.target_rows, targets.train.articles
 
 
-def test_ridge_is_scikit_learns_for_the_penalty_chosen(train):
+@pytest.mark.parametrize("share", [1, 0.6], ids=["every target", "targets with gaps between them"])
+def test_ridge_is_scikit_learns_for_the_penalty_chosen(train, share):
     vectors, rows, articles = train
+    is_used = np.random.default_rng(0).random(len(rows)) < share
+    rows, articles = rows[is_used], articles[is_used]
     found = fit_ridges(vectors, rows, articles, num_lags=3)[RIDGE]
 
     contexts = flat_contexts(vectors, rows, 3).astype(np.float64)
