@@ -381,7 +381,7 @@ def _secrets_in_files() -> dict[str, object]:
         if not file:
             continue
         try:
-            text = Path(file).expanduser().read_text(encoding="utf-8").strip()
+            text = Path(file).expanduser().read_text(encoding="utf-8-sig").strip()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise LvmError(f"{variable}_FILE is {file}, which cannot be read ({reason}); correct it.") from None

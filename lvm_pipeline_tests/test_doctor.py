@@ -118,6 +118,15 @@ def test_an_invalid_value_does_not_stop_the_other_checks(monkeypatch):
     assert [diagnosis.area for diagnosis in result] == ["environment", "settings", "settings"]
 
 
+def test_what_is_wrong_with_the_settings_is_a_whole_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("LVM_DATABASE_URL_FILE", str(tmp_path / "nowhere"))
+
+    _, diagnosis = variables.read_settings()
+
+    assert diagnosis.state is State.PROBLEM
+    assert diagnosis.found.endswith("which cannot be read (No such file or directory); correct it")
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

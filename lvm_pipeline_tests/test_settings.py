@@ -110,7 +110,7 @@ SECRETS = ("LVM_DATABASE_URL", "LVM_DAGSTER_DATABASE_URL", "LVM_ALERT_URL", "LVM
 
 def test_every_secret_may_be_in_a_file(monkeypatch, tmp_path):
     for variable in SECRETS:
-        (tmp_path / variable).write_text(f"secret of {variable}\n")
+        (tmp_path / variable).write_text(f"secret of {variable}\r\n", encoding="utf-8-sig")  # as editors of Windows do
         monkeypatch.setenv(f"{variable}_FILE", str(tmp_path / variable))
 
     read = load_settings()

@@ -152,4 +152,4 @@ def _connection_problem(url: str, message: str, variable: str) -> str:
         return f"There is no database at {where}; create it or correct the last part of {variable}."
     if "refused" in message or "timeout" in message or "could not translate" in message or "resolve" in message:
         return f"No Postgres answers at {where} ({reason}); start it or correct {variable}."
-    return f"The database at {where} cannot be used: {reason}."
+    return f"The database at {where} cannot be used ({reason.removesuffix('.')}); correct {variable} or the server."

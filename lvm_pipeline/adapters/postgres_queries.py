@@ -62,13 +62,13 @@ def _comparable_id(table: Table) -> sql.Composable:
     )
 
 
-def nested_query(tables: Tables, rows: sql.Composable) -> sql.Composable | None:
-    """Find a row whose vector is an array of several dimensions; None where vectors are no arrays."""
-    if tables.vector_home.types[tables.vector_column] not in (*ARRAY_TYPES, *CAST_ARRAY_TYPES):
+def nested_query(table: Table, column: str, rows: sql.Composable) -> sql.Composable | None:
+    """Find a row whose vector is an array of several dimensions; None for a column that holds no arrays."""
+    if table.types[column] not in (*ARRAY_TYPES, *CAST_ARRAY_TYPES):
         return None
     return sql.SQL(
         "SELECT e.cpe_id::text AS cpe_id, array_dims({0}) AS dims {1} AND array_ndims({0}) > 1 LIMIT 1"
-    ).format(tables.vector_home.column(tables.vector_column), rows)
+    ).format(table.column(column), rows)
 
 
 def sources_query(entry: Table) -> sql.Composable:

@@ -184,12 +184,14 @@ class PostgresTable:
         )
 
     def _refuse_nested_vectors(self) -> None:
-        query = postgres_queries.nested_query(self.tables, self.rows(with_vectors=True))
-        for row in self.query(query) if query else []:
-            raise LvmError(
-                f"{self.tables.vector_name} of concept {row['cpe_id']} is an array of several dimensions "
-                f"{row['dims']}, expected one vector; correct or delete that row."
-            )
+        columns = [(self.tables.vector_home, self.tables.vector_column), (self.tables.holder("tmd_dense"), "tmd_dense")]
+        for table, column in columns:
+            query = postgres_queries.nested_query(table, column, self.rows(with_vectors=True)) if table else None
+            for row in self.query(query) if table and query else []:
+                raise LvmError(
+                    f"{table.name}.{column} of concept {row['cpe_id']} is an array of several dimensions "
+                    f"{row['dims']}, expected one vector; correct or delete that row."
+                )
 
     def _parsed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         columns = {name: batch.column(name) for name in SOURCE_SCHEMA.names}
@@ -264,9 +266,12 @@ def _connection(url: str) -> "dbapi.Connection":
 
     try:
         return dbapi.connect(with_parameters(url, connect_timeout=str(CONNECT_SECONDS)))
-    except adbc_driver_manager.Error:
+    except adbc_driver_manager.Error as error:
         databases.check_connection(url)  # raises a precise error
-        raise LvmError(f"The database at {databases.shown(url)} cannot be read over ADBC; see its log.") from None
+        reason = (str(error).strip().splitlines() or ["no reason given"])[-1].partition(": ")[2]
+        raise LvmError(
+            f"The database at {databases.shown(url)} cannot be read ({reason}); correct LVM_DATABASE_URL."
+        ) from None
 
 
 @contextmanager

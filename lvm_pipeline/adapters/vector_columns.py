@@ -73,14 +73,19 @@ def _from_list(column: pa.ListArray) -> pa.LargeListArray:
 
 def _from_json(column: pa.StringArray, *, cpe_ids: Sequence[str] | pa.Array, name: str) -> pa.LargeListArray:
     rows: list[NDArray[np.float32]] = []
+    missing: list[bool] = []
     for text, cpe_id in zip(column.to_pylist(), cpe_ids, strict=True):
         try:
-            rows.append(np.empty(0, np.float32) if text is None else vector_of(parse_json(text), may_miss=True))
+            value = None if text is None else parse_json(text)
+            missing.append(value is None)
+            rows.append(np.empty(0, np.float32) if value is None else vector_of(value, may_miss=True))
         except ValueError as error:
             problem = f"is {error}" if str(error).startswith(("not ", "JSON ")) else error
             raise LvmError(f"{name} of concept {cpe_id} {problem}; correct or delete that row.") from None
     widths = np.array([len(row) for row in rows], np.int64)
-    return _lists(np.concatenate(rows) if rows else np.empty(0, np.float32), widths, missing=column.is_null())
+    return _lists(
+        np.concatenate(rows) if rows else np.empty(0, np.float32), widths, missing=pa.array(missing, pa.bool_())
+    )
 
 
 def _lists(values: NDArray[np.float32], widths: NDArray, *, missing: pa.BooleanArray) -> pa.LargeListArray:

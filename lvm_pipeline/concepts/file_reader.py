@@ -15,6 +15,7 @@ from lvm_pipeline.source.parquet import read_parquet
 from lvm_pipeline.source.records import BadInputError, SourceRecords
 
 BATCH_ROWS = 4096
+SKIP = "load the rest into the source table with `lvm ingest --skip-bad`"
 KEY_COLUMNS = {"document_id": ColumnKind.TEXT, "sequence_index": ColumnKind.INTEGER}  # of the order rules
 
 
@@ -33,7 +34,7 @@ class ParquetReader:
         """
         records = read_parquet(self.path, dataset_source=self.path.stem)
         if records.bad_rows or records.gaps:
-            raise BadInputError(self.path, [*records.bad_rows, *records.gaps])
+            raise BadInputError(self.path, [*records.bad_rows, *records.gaps], skip=SKIP)
         if not records.concepts:
             raise LvmError(f"{self.path.name} has no rows; give a file with at least one article.")
         return nullcontext(ParquetTable(records))

@@ -247,6 +247,8 @@ def _table_order_rules(kinds: Mapping[str, ColumnKind], request: OrderRequest) -
 def _failure(rule: OrderRule, facts: KeyFacts) -> dict[str, Any] | None:
     """Return why a rule cannot be used, None if it can."""
     parts = " or ".join(str(part) for part in (rule.article, rule.position) if part)
+    if rule.position and rule.position.form is KeyForm.NUMBER:
+        parts += " that is a whole number"
     if facts.num_keyed < facts.num_rows:
         return _failed(rule, f"{facts.num_rows - facts.num_keyed} of {facts.num_rows} rows have no {parts}")
     if facts.num_mixed:

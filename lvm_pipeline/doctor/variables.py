@@ -17,8 +17,8 @@ def read_settings() -> tuple[Settings | None, Diagnosis]:
     try:
         settings = load_settings()
     except LvmError as error:
-        sentence, _, fix = str(error).partition("). ")
-        return None, VALUES.problem(f"{sentence})", fix or "Correct the variable.")
+        sentence, separator, fix = str(error).partition("). ")
+        return None, VALUES.problem(f"{sentence})" if separator else sentence, fix or "Correct the variable.")
     given = [f"LVM_{name.upper()}" for name in Settings.model_fields if name in settings.model_fields_set]
     return settings, VALUES.ok(f"valid; set: {', '.join(given) or 'none (all defaults)'}")
 

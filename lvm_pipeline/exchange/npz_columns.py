@@ -122,12 +122,20 @@ def metadata_of(reader: NpzReader, *, num_records: int | None = None) -> dict[st
 
 
 def records_of(reader: NpzReader, name: str, num_entries: int) -> list[dict[str, Any]]:
-    """Read an array with one dict for each sequence; empty if it has another form."""
+    """Read an array with one dict, or JSON text of one, for each sequence; empty if it has another form."""
     header = reader.header(name)
-    if header.shape != (num_entries,) or not header.dtype.hasobject:
+    if header.shape != (num_entries,) or not (header.dtype.hasobject or header.dtype.kind == "U"):
         return []
-    records = reader.entries(name, num_entries)
-    return records if all(isinstance(record, dict) for record in records) else []
+    records = [_record_of(entry) for entry in reader.entries(name, num_entries)]
+    return [] if None in records else [record for record in records if record is not None]
+
+
+def _record_of(entry: object) -> dict[str, Any] | None:
+    try:
+        value = parse_json(entry) if isinstance(entry, str) else entry
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def text_rows_of(reader: NpzReader, name: str, num_entries: int, width: int) -> list[list[str | None]]:

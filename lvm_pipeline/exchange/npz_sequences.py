@@ -32,6 +32,10 @@ CONTEXTS, TARGETS = "context_sequences", "target_vectors"
 PREFIXES = {"": "train", "train_": "train", "val_": "validation", "validation_": "validation", "test_": "test"}
 ARTICLE_KEYS = ("article_id", "article_index")  # of the dict of a sequence
 NO_ARTICLES = "the NPZ file names no articles: windows may cross them and validation may continue articles of train"
+SOME_ARTICLES = (
+    "the metadata of {} of {} sequences name no article, so the others' articles are not used: windows may cross them "
+    "and validation may continue articles of train"
+)
 CROSSING = "the NPZ file says that some of its windows cross articles"
 
 
@@ -106,7 +110,11 @@ class SequenceFile:
         for key in ARTICLE_KEYS:
             if article_ids is None and records and all(record.get(key) is not None for record in records):
                 article_ids = [self._name(record[key], key, row) for row, record in enumerate(records)]
-        return article_ids, None if article_ids is not None else NO_ARTICLES
+        if article_ids is not None:
+            return article_ids, None
+        num_nameless = min((sum(record.get(key) is None for record in records) for key in ARTICLE_KEYS), default=0)
+        is_partly_named = num_nameless < len(records)
+        return None, SOME_ARTICLES.format(num_nameless, len(records)) if is_partly_named else NO_ARTICLES
 
     def _name(self, value: object, key: str, row: int) -> str:
         try:

@@ -85,8 +85,8 @@ class IngestReport:
         rest = [
             f"{self.num_known:,} were already there" if self.num_known else "",
             f"{len(self.duplicates):,} duplicates were skipped" if self.duplicates else "",
-            f"{len(self.bad_rows):,} bad rows were skipped" if self.bad_rows else "",
-            f"{len(self.gaps):,} gaps between positions were closed" if self.gaps else "",
+            _counted(len(self.bad_rows), f"bad {self.bad_rows[0].kind}", "", "skipped") if self.bad_rows else "",
+            _counted(len(self.gaps), "gap", "between positions", "closed") if self.gaps else "",
         ]
         sentences = [
             what,
@@ -99,6 +99,11 @@ class IngestReport:
             else "",
         ]
         return ". ".join(filter(None, sentences)) + "."
+
+
+def _counted(number: int, noun: str, where: str, done: str) -> str:
+    nouns, verb = (noun, "was") if number == 1 else (f"{noun}s", "were")
+    return " ".join(filter(None, [f"{number:,}", nouns, where, verb, done]))
 
 
 def ingest(

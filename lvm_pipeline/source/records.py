@@ -39,12 +39,12 @@ def first_of(items: Sequence[object]) -> str:
 class BadInputError(LvmError):
     """A file has bad lines or rows and was not loaded; `bad_rows` holds all of them."""
 
-    def __init__(self, path: Path, bad_rows: Sequence[BadRow]):
+    def __init__(self, path: Path, bad_rows: Sequence[BadRow], *, skip: str = "load the rest with --skip-bad"):
+        """`skip` says how the other rows can be used."""
         self.bad_rows = list(bad_rows)
         count = f"{len(bad_rows):,} bad {bad_rows[0].kind}{'s' if len(bad_rows) > 1 else ''}"
         super().__init__(
-            f"{path.name} has {count} and was not loaded ({first_of(bad_rows)}). "
-            "Correct the file, or load the rest with --skip-bad."
+            f"{path.name} has {count} and was not loaded ({first_of(bad_rows)}). Correct the file, or {skip}."
         )
 
 

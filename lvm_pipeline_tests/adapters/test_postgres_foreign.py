@@ -132,6 +132,45 @@ def test_an_array_of_two_dimensions_is_not_flattened(database, tmp_path):
         extract(database, tmp_path)
 
 
+def test_a_tmd_vector_of_two_dimensions_is_not_flattened(database, tmp_path):
+    load(database, good_rows())
+    halves = "{" + ",".join(["{1,2,3,4,5,6,7,8}"] * 2) + "}"
+    execute(
+        database,
+        "ALTER TABLE cpe_vectors ADD COLUMN tmd_dense real[]",
+        f"UPDATE cpe_vectors SET tmd_dense = '{halves}' WHERE cpe_id = '{id_of('1#2')}'",
+    )
+
+    words = rf"cpe_vectors.tmd_dense of concept {id_of('1#2')} is an array of several dimensions \[1:2\]\[1:8\]"
+    with pytest.raises(LvmError, match=words):
+        extract(database, tmp_path)
+
+
+@pytest.mark.parametrize("vector_type", ["jsonb", "text"])
+def test_a_json_null_is_a_missing_vector(database, tmp_path, vector_type):
+    load(database, with_changes(good_rows(), {4: {"vector": "null"}}), vector_type=vector_type)
+
+    finding = failure_of(extract(database, tmp_path))
+
+    assert finding.name == "every_concept_has_a_vector"
+    assert id_of("0#4") in finding.message
+
+
+def test_positions_that_are_no_numbers_are_not_called_missing(database, tmp_path):
+    rows = without(good_rows(), *set(ORDER_COLUMNS) - {"document_id", "sequence_index"})
+    load(database, [{**row, "sequence_index": "p1"} for row in rows], entry_columns={"sequence_index": "text"})
+
+    words = "25 of 25 rows have no document_id or sequence_index that is a whole number"
+    assert words in failure_of(extract(database, tmp_path)).message
+
+
+def test_a_parameter_of_the_url_that_the_driver_refuses_is_named(database):
+    reader = PostgresReader(f"{database}?connect_timeout=soon")
+
+    with pytest.raises(LvmError, match=r'invalid integer value "soon".*; correct LVM_DATABASE_URL'), reader.open():
+        pass
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [

@@ -1,5 +1,7 @@
 """Files of sequences as the original project wrote them, and the import of any of them into a home."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,27 @@ def test_a_dict_for_each_sequence_names_its_article(tmp_path):
         f"text {row['article_id']}.{row['position']}" for row in columns
     ]
     assert len(columns) == NUM_ARTICLES * LENGTH
+
+
+def test_a_dict_for_each_sequence_may_be_json_text(tmp_path):
+    arrays = arrays_of_articles()
+    arrays["metadata"] = np.array([json.dumps(record) for record in arrays["metadata"]])
+
+    _, sequences = imported(tmp_path, arrays)
+
+    assert sequences.article_ids.tolist() == [str(a) for a in range(NUM_ARTICLES) for _ in range(PER_ARTICLE)]
+    assert not sequences.metadata.is_leaking
+
+
+def test_dicts_that_name_no_article_are_counted(tmp_path):
+    arrays = arrays_of_articles()
+    for record in arrays["metadata"][:3]:
+        del record["article_index"]
+
+    _, sequences = imported(tmp_path, arrays)
+
+    assert sequences.metadata.is_leaking
+    assert "the metadata of 3 of 48 sequences name no article" in sequences.metadata.leak_reason
 
 
 def test_articles_are_split_as_the_settings_say(tmp_path):

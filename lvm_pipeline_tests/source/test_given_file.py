@@ -107,7 +107,7 @@ def test_only_rows_that_were_skipped_are_reported_as_skipped(load):
     assert [str(bad) for bad in report.bad_rows] == ["row 2: concept_text is missing"]
     assert [str(gap) for gap in report.gaps] == ["row 6: position 2 of article a1 where 1 was expected"]
     assert report.num_inserted == 5
-    assert "1 bad rows were skipped, 1 gaps between positions were closed" in report.sentence()
+    assert "1 bad row was skipped, 1 gap between positions was closed" in report.sentence()
 
 
 @pytest.mark.parametrize(("value", "words"), [({"a": 1}, "not a text but dict"), (True, "not a text but bool")])

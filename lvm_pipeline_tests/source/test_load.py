@@ -158,6 +158,11 @@ def test_skip_bad_loads_the_rest_and_reports(load, table):
     assert len(table.articles()) == 12
     assert [str(bad) for bad in report.bad_rows][1] == "line 14: neither text nor concepts"
     assert asdict(report)["bad_rows"][0]["number"] == 13
+    assert "2 bad lines were skipped" in report.sentence()
+
+
+def test_one_bad_line_is_told_in_the_singular(load):
+    assert "1 bad line was skipped." in load([*articles(), b"{"], skip_bad=True).sentence().lower()
 
 
 def test_many_bad_lines_are_counted_and_some_shown(load):
