@@ -35,6 +35,7 @@ def test_extraction_is_measured_at_two_sizes_and_after_changes_and_a_kill():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_training_with_and_without_memory_gives_equal_losses():
     rows = rows_of("larger_than_memory.py", "--concepts", "1000", "--limit-mb", "0", "--preset", "smoke")
 
@@ -60,6 +61,7 @@ def test_training_is_measured_beside_the_plain_loop():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_near_duplicates_are_measured_beside_brute_force_and_none_is_missed():
     rows = rows_of("near_duplicates.py", "--repeats", "1", "--rows", "2000")
 
@@ -67,6 +69,7 @@ def test_near_duplicates_are_measured_beside_brute_force_and_none_is_missed():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_drift_is_judged_by_alarms_misses_and_time():
     rows = rows_of(
         "drift.py", "--articles", "20", "--resamples", "2", "--injections", "2", "--rows", "400", "--repeats", "1"
@@ -122,6 +125,7 @@ def test_drift_beside_other_tools_says_which_are_not_installed(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_only_the_mixing_head_has_a_state_that_grows():
     options = ("--preset", "smoke", "--lengths", "2", "40", "--json")
     done = subprocess.run(

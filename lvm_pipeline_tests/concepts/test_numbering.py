@@ -125,9 +125,12 @@ def test_reading_ahead_stops_with_its_consumer():
             asked.append(number)
             yield pa.record_batch({"article_id": [str(number)]}, schema=SCHEMA)
 
+    before = set(threading.enumerate())
     reading = read_ahead(source())
     next(reading)
+    begun = set(threading.enumerate()) - before
     reading.close()
 
     assert len(asked) <= 3
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+    assert [thread.name.partition("_")[0] for thread in begun] == ["read-ahead"]
+    assert not any(thread.is_alive() for thread in begun)

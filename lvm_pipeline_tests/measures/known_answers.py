@@ -121,7 +121,7 @@ def context_mean_on_walk(length: int = 5) -> float:
     return float((STAY ** (lags + 1)).mean() / np.sqrt(square))
 
 
-TOPIC_WIDTH = 512  # wide, so that two directions drawn at random are nearly orthogonal
+TOPIC_WIDTH = 128  # wide enough that two directions drawn at random are nearly orthogonal
 
 
 def topic_vectors(seed: int = 0) -> np.ndarray:

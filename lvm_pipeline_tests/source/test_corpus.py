@@ -104,6 +104,7 @@ def test_tests_and_vendored_code_are_not_read():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_corpus_is_large_clean_and_the_same_in_two_processes(tmp_path):
     articles = list(docstring_corpus())
     texts = [text for article in articles for text in article.concepts]

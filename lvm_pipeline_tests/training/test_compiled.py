@@ -31,6 +31,7 @@ SMALL = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_training_ends_as_a_plain_one_does_and_leaves_the_compiled_code_for_the_next(data, tmp_path):
     torch._dynamo.reset()
     cache = tmp_path / "cache"
