@@ -188,9 +188,12 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def num_params_of(architecture: Architecture, config: ModelConfig) -> int:
-    """Count a config's parameters without allocating them."""
-    with torch.device("meta"):
+def num_params_of(architecture: Architecture, config: ModelConfig, *, allocates: bool = False) -> int:
+    """Count a config's parameters without allocating them, or by allocating them, which is quicker where they are few.
+
+    Drawing weights on the meta device imports torch's compiler, which takes seconds. torch's random state stays.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if allocates else "meta"):
         return count_parameters(architecture.build(config))
 
 

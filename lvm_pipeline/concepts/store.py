@@ -278,7 +278,7 @@ class Articles:
 def article_ranges(path: Path) -> Articles:
     """Find where each article lies. Raises LvmError if the file is damaged, or an article has two runs."""
     encoded = read_columns(path, ["article_id"])["article_id"].combine_chunks().dictionary_encode()
-    codes = encoded.indices.to_numpy()
+    codes = np.from_dlpack(encoded.indices)  # `to_numpy` imports pandas
     first_rows = np.flatnonzero(np.diff(codes, prepend=-1))
     ids = encoded.dictionary.to_pylist()
     if len(first_rows) != len(ids):

@@ -1,5 +1,6 @@
 """AdamW in groups, and the learning rate of each moment."""
 
+import inspect
 import math
 from collections import defaultdict
 from typing import TYPE_CHECKING
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
     from lvm_pipeline.training.config import TrainingConfig
 
 BETAS = (0.9, 0.95)
+
+
+class AdamW(torch.optim.AdamW):
+    """AdamW without the wrappers that import torch's compiler, which takes seconds; optimisers are not compiled."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
 
 
 def make_optimiser(model: LatentVectorModel, config: "TrainingConfig") -> torch.optim.AdamW:
@@ -33,7 +44,7 @@ def make_optimiser(model: LatentVectorModel, config: "TrainingConfig") -> torch.
             factor *= config.correction_learning_rate_factor
         weight_decay = config.weight_decay if setting.weight_decay and parameter.ndim >= 2 else 0.0
         groups[factor, weight_decay].append(parameter)
-    return torch.optim.AdamW(
+    return AdamW(
         [
             {"params": parameters, "learning_rate_factor": factor, "weight_decay": weight_decay}
             for (factor, weight_decay), parameters in groups.items()

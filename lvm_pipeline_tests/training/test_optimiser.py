@@ -1,9 +1,12 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from lvm_pipeline.architectures._contract import OptimiserSetting
 from lvm_pipeline.training.config import TrainingConfig
-from lvm_pipeline.training.optimiser import make_optimiser, set_learning_rate
+from lvm_pipeline.training.optimiser import BETAS, make_optimiser, set_learning_rate
 from lvm_pipeline_tests.architectures.models import build
 
 CONFIG = TrainingConfig(learning_rate=0.01, correction_learning_rate_factor=0.5, weight_decay=0.1)
@@ -66,3 +69,45 @@ def test_the_learning_rate_rises_and_falls_as_a_cosine():
     rates = {at: set_learning_rate(optimiser, config, peak=0.01, done_fraction=at) for at in (0.1, 0.2, 0.6, 1.0)}
     assert rates == pytest.approx({0.1: 0.005, 0.2: 0.01, 0.6: 0.0055, 1.0: 0.001})
     assert optimiser.param_groups[0]["lr"] == pytest.approx(0.0005)
+
+
+def test_steps_are_those_of_torch():
+    def trained(make):
+        torch.manual_seed(0)
+        model = build("lstm")
+        optimiser = make(model)
+        for _ in range(3):
+            optimiser.zero_grad()
+            model(torch.ones(2, 4, model.config.vector_dim)).sum().backward()
+            optimiser.step()
+            optimiser.load_state_dict(optimiser.state_dict())
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    def of_torch(model):
+        ours = make_optimiser(model, CONFIG)
+        options = {"lr": CONFIG.learning_rate, "betas": BETAS, "fused": True}
+        return torch.optim.AdamW([dict(group) for group in ours.param_groups], **options)
+
+    assert torch.equal(trained(lambda model: make_optimiser(model, CONFIG)), trained(of_torch))
+
+
+def test_neither_models_nor_optimisers_import_the_compiler():
+    code = """
+import sys
+import torch
+from lvm_pipeline.architectures._registry import load_architecture
+from lvm_pipeline.training.config import TrainingConfig
+from lvm_pipeline.training.invariants import preset_has_its_declared_size
+from lvm_pipeline.training.optimiser import make_optimiser
+
+architecture = load_architecture("mamba2")
+assert preset_has_its_declared_size(architecture, "smoke").passed
+model = architecture.build(architecture.presets["smoke"].config)
+optimiser = make_optimiser(model, TrainingConfig(learning_rate=0.1))
+optimiser.zero_grad()
+model(torch.ones(1, 2, model.config.vector_dim)).sum().backward()
+optimiser.step()
+optimiser.load_state_dict(optimiser.state_dict())
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
