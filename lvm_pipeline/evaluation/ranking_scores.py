@@ -24,6 +24,7 @@ from lvm_pipeline.measures.ranking import COPY_LAST, fit_ranking_baselines
 from lvm_pipeline.measures.retrieval import EARLIER_ROWS, Exclusion
 from lvm_pipeline.measures.scores import Scores, ranks_of_sample
 from lvm_pipeline.measures.targets import Targets, blocks_of
+from lvm_pipeline.measures.threads import in_threads
 from lvm_pipeline.measures.uncertainty import Interval, paired_gain
 from lvm_pipeline.training.provenance import code_version
 
@@ -131,7 +132,7 @@ def _fitted(targets: Targets, *, seed: int) -> dict[str, _Ranked]:
 
 def _ranked_baseline(baseline: Baseline, targets: Targets) -> _Ranked:
     penalties = [None, penalties_of(baseline.predict, targets)]
-    predictions = np.concatenate([baseline.predict(contexts) for contexts in blocks_of(targets.ranked)])
+    predictions = np.concatenate(in_threads(baseline.predict, blocks_of(targets.ranked)))
     plain, corrected = (ranks[EARLIER_ROWS] for ranks in ranks_of_sample(predictions, targets, penalties))
     return _Ranked(plain=plain, corrected=corrected, fitted=baseline.fitted)
 

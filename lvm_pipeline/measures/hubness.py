@@ -30,7 +30,7 @@ def train_sample(targets: Targets) -> Contexts:
 
 def penalties_of(predict: Callable[[Contexts], NDArray[np.float32]], targets: Targets) -> NDArray[np.float32]:
     """Return the penalties of a predictor that maps contexts to predictions, shape (P,)."""
-    predictions = np.concatenate([predict(contexts) for contexts in blocks_of(train_sample(targets))])
+    predictions = np.concatenate(in_threads(predict, blocks_of(train_sample(targets))))
     return candidate_penalties(targets, predictions)
 
 

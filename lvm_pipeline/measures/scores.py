@@ -20,6 +20,8 @@ from lvm_pipeline.measures.retrieval import (
 from lvm_pipeline.measures.targets import Contexts, Targets, blocks_of
 from lvm_pipeline.measures.threads import in_threads
 
+BLOCKS_AT_ONCE = 8  # whose predictions are in memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeanScores:
@@ -50,18 +52,25 @@ class Scores:
 def score_predictor(
     predict: Callable[[Contexts], Values], targets: Targets, *, train_mean: Values, penalties: Values | None = None
 ) -> Scores:
-    """Score what `predict` says of each block of contexts, (B, D), called in the order of `targets.scored`.
+    """Score what `predict` says of each block of contexts, (B, D); it is called from several threads.
 
     With penalties (P,) of the candidates, targets are ranked with them, too.
     """
     meter = SpreadMeter(train_mean)
-    measured, ranked = [], []
-    for contexts in blocks_of(targets.scored):
+    measured, ranked, ranked_rows = [], [], targets.ranked.target_rows
+
+    def measure(contexts: Contexts) -> tuple[Values, Values, Closeness, Values]:
         predictions = predict(contexts)
         wanted = np.asarray(targets.vectors[contexts.target_rows], np.float32)
-        measured.append(closeness(predictions, wanted, train_mean))
-        ranked.append(predictions[np.isin(contexts.target_rows, targets.ranked.target_rows, assume_unique=True)])
-        meter.add(predictions, wanted)
+        is_ranked = np.isin(contexts.target_rows, ranked_rows, assume_unique=True)
+        return predictions, wanted, closeness(predictions, wanted, train_mean), predictions[is_ranked]
+
+    blocks = list(blocks_of(targets.scored))
+    for start in range(0, len(blocks), BLOCKS_AT_ONCE):
+        for predictions, wanted, found, of_ranked in in_threads(measure, blocks[start : start + BLOCKS_AT_ONCE]):
+            measured.append(found)
+            ranked.append(of_ranked)
+            meter.add(predictions, wanted)
     columns = [asdict(block) for block in measured]
     each = [None] if penalties is None else [None, penalties]
     plain, *corrected = ranks_of_sample(np.concatenate(ranked), targets, each)
