@@ -1,6 +1,7 @@
 """Read the source tables over ADBC, in order and from one snapshot."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_SOURCE = "user_input"
 EVERY_ROW = "(every row)"
 CONNECT_SECONDS = 10
+DRIVER_REASON = re.compile(r"(?:ERROR|FATAL|Failed to connect): ((?:(?!FATAL: ).)+?)(?: SQLSTATE| Query was|$)")
 NOT_UTF8 = "invalid byte sequence for encoding"  # of a database that does not check its texts
 COUNTED = ("num_keyed", "num_articles", "num_from_zero", "num_from_one", "num_gapless")  # of `KeyFacts`
 BATCH_BYTES = 4 << 20  # a quarter of the driver's own choice: 250 MB at the peak instead of 350, and no slower
@@ -228,11 +230,7 @@ def _select(query: _Query, tables: Tables, wanted: str | None) -> Selection:
     entry = tables.entry
     counts = {row["name"]: row["num_rows"] for row in query(postgres_queries.sources_query(entry))}
     num_rows = sum(counts.values())
-    if not num_rows and entry.hides_rows:
-        raise LvmError(
-            f"Row-level security of the table {entry.name} hides every row from this user; add a policy that lets it "
-            "SELECT, or connect as the owner of the table."
-        )
+    _refuse_hidden(query, tables, num_rows)
     if not num_rows:
         raise LvmError(f"The table {entry.name} holds no rows; load some with `lvm ingest FILE`.")
     named = {name: count for name, count in counts.items() if name is not None}
@@ -256,6 +254,19 @@ def _select(query: _Query, tables: Tables, wanted: str | None) -> Selection:
     return Selection(dataset_source=wanted, num_rows=named[wanted])
 
 
+def _refuse_hidden(query: _Query, tables: Tables, num_rows: int) -> None:
+    """Raise LvmError if row-level security hides every row of the entries, of which `num_rows` are seen, or vectors."""
+    for table in tables.all:
+        if not table.hides_rows:
+            continue
+        if num_rows and (table is tables.entry or query(sql.SQL("SELECT 1 FROM {} LIMIT 1").format(table.identifier))):
+            continue
+        raise LvmError(
+            f"Row-level security of the table {table.name} hides every row from this user; add a policy that lets it "
+            "SELECT, or connect as the owner of the table."
+        )
+
+
 def _ambiguous(rows: list[dict]) -> tuple[AmbiguousArticle, ...]:
     fields = ("article_id", "num_rows", "num_distinct")
     return tuple(AmbiguousArticle(**{name: row[name] for name in fields}) for row in rows)
@@ -268,7 +279,8 @@ def _connection(url: str) -> "dbapi.Connection":
         return dbapi.connect(with_parameters(url, connect_timeout=str(CONNECT_SECONDS)))
     except adbc_driver_manager.Error as error:
         databases.check_connection(url)  # raises a precise error
-        reason = (str(error).strip().splitlines() or ["no reason given"])[-1].partition(": ")[2]
+        words = " ".join(str(error).split())
+        reason = found[1].strip(" .") if (found := DRIVER_REASON.search(words)) else words[:200]
         raise LvmError(
             f"The database at {databases.shown(url)} cannot be read ({reason}); correct LVM_DATABASE_URL."
         ) from None

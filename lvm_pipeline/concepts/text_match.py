@@ -12,7 +12,7 @@ A map from texts to vectors is fitted on one half of the articles and used on th
 Shapes: n = concepts, A = articles, F = features, K = components of a vector.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -37,6 +37,8 @@ MAX_ERROR_BY_ARTICLE = 1.05  # relative to that of single concepts
 MIN_SPACE = 0.03  # smallest share of a second space that the search can find
 MIN_SPACE_EFFECT = 0.1
 MIN_SPACE_GAIN = 1.03  # effect of two maps relative to that of one
+NUM_SHUFFLES = 9  # of the texts of fewer than MIN_UNRELATED concepts
+SHUFFLED_GAIN = 1.5  # effect of two maps relative to that of texts in a random order
 SPACE_TOLERANCE = 0.005  # share of rows that may still change between the parts
 OTHER_SPACE = 0.15  # highest effect of the other map, relative to the right one
 MIN_OTHER = 5  # concepts of another space that are found
@@ -279,13 +281,42 @@ def _two_spaces(features: sparse.csr_matrix, sample: ConceptSample) -> TextMatch
     articles = np.unique(sample.articles[rows], return_inverse=True)[1]
     is_first_half = _halves(articles[-1] + 1)[articles]
     part = _Part(features[rows], sample.vectors[rows], articles, (is_first_half, ~is_first_half))
-    predictions = part.cross_fitted(np.ones(len(rows), np.bool_))[0]
+    is_second = _second_part(part)
+    if not _are_two(part, is_second) or not _is_beyond_chance(part, is_second):
+        return None
+    return _of_two_spaces(features, sample, part, is_second)
+
+
+def _second_part(part: _Part) -> NDArray[np.bool_]:
+    """Search for two maps from several starts; return the rows of the second, shape (n,)."""
+    predictions = part.cross_fitted(np.ones(len(part.vectors), np.bool_))[0]
     cosines = cosines_from_mean(predictions, part.vectors, mean=part.vectors.mean(axis=0))
     starts = [axis > np.median(axis) for axis in part.vectors[:, :SPACE_AXES].T]
     starts.append(cosines < np.quantile(cosines, MISFIT_SHARE))
     begun = [_separate(part, start, num_rounds=FIRST_ROUNDS) for start in starts]
-    is_second, _ = _separate(part, min(begun, key=lambda start: start[1])[0])
-    return _of_two_spaces(features, sample, part, is_second) if _are_two(part, is_second) else None
+    return _separate(part, min(begun, key=lambda start: start[1])[0])[0]
+
+
+def _is_beyond_chance(part: _Part, is_second: NDArray[np.bool_]) -> bool:
+    """Whether two maps predict far better than they do from the texts in a random order, which say nothing.
+
+    The search chooses the rows of each map by how well it predicts them, so that in few concepts it finds two maps
+    even where there is nothing to find.
+    """
+    if len(is_second) >= MIN_UNRELATED:
+        return True
+    rng, effect = np.random.default_rng(2), _own_effect(part, is_second)
+    for _ in range(NUM_SHUFFLES):
+        shuffled = replace(part, features=part.features[rng.permutation(len(is_second))])
+        if effect < SHUFFLED_GAIN * _own_effect(shuffled, _second_part(shuffled)):
+            return False
+    return True
+
+
+def _own_effect(part: _Part, is_second: NDArray[np.bool_]) -> float:
+    """Return the effect of two maps, each in its own rows."""
+    parts = [rows for rows in (~is_second, is_second) if rows.any()]
+    return sum(float(part.effect(part.cross_fitted(rows)[0], rows) * rows.mean()) for rows in parts)
 
 
 def _of_two_spaces(

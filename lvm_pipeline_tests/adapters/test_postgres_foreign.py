@@ -171,6 +171,14 @@ def test_a_parameter_of_the_url_that_the_driver_refuses_is_named(database):
         pass
 
 
+def test_a_connection_that_the_server_ends_is_explained(database, monkeypatch):
+    monkeypatch.setenv("PGOPTIONS", "-c statement_timeout=1")
+
+    words = r"canceling statement due to statement timeout\)"
+    with pytest.raises(LvmError, match=words), PostgresReader(database).open():
+        pass
+
+
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -372,7 +380,8 @@ def test_a_view_keeps_the_order_of_its_rows(database, tmp_path):
     assert table_of(extraction)["concept_text"].to_pylist() == texts_of(rows)
 
 
-def test_row_level_security_is_named(database):
+@pytest.mark.parametrize("table", ["cpe_entry", "cpe_vectors"])
+def test_row_level_security_is_named(database, table):
     load(database, good_rows())
     execute(
         database,
@@ -380,11 +389,11 @@ def test_row_level_security_is_named(database):
         "CREATE ROLE secured_reader LOGIN PASSWORD 'secret-word'",
         "GRANT SELECT ON ALL TABLES IN SCHEMA public TO secured_reader",
         "GRANT USAGE ON SCHEMA public TO secured_reader",
-        "ALTER TABLE cpe_entry ENABLE ROW LEVEL SECURITY",
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
     )
     try:
         reader = PostgresReader(with_user(database, "secured_reader", "secret-word"))
-        with pytest.raises(LvmError, match="Row-level security of the table cpe_entry hides every row"), reader.open():
+        with pytest.raises(LvmError, match=f"Row-level security of the table {table} hides every row"), reader.open():
             pass
     finally:
         execute(database, "DROP OWNED BY secured_reader", "DROP ROLE secured_reader")

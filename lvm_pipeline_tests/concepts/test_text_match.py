@@ -5,9 +5,11 @@ import pyarrow as pa
 import pytest
 
 from lvm_pipeline.concepts.facts import read_facts
+from lvm_pipeline.concepts.sample import sample_of
 from lvm_pipeline.concepts.text_features import text_features
 from lvm_pipeline.concepts.text_invariants import vectors_go_with_their_texts
 from lvm_pipeline.concepts.text_maps import article_fits
+from lvm_pipeline.concepts.text_match import Fault, match_texts
 from lvm_pipeline.findings import Severity
 from lvm_pipeline_tests.synthetic import write_table
 from lvm_pipeline_tests.worded import created, rotated, vector_column, vectors_in, with_columns, worded_table
@@ -264,6 +266,28 @@ def test_rows_without_a_time_are_counted(num_dated, table, finding_of):
     words = f"created_at is empty in {num_undated} more" if num_dated else f"created_at is empty in all {num_undated}"
     assert words in finding.message
     assert finding.details["num_undated"] == num_undated
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_texts_that_say_nothing_of_few_vectors_are_not_two_spaces(seed):
+    num, length = 20, 12
+    vectors = np.random.default_rng(seed).standard_normal((num * length, 8)).astype(np.float32)
+    texts = pa.array([f"Text {position} of article {article}." for article in range(num) for position in range(length)])
+
+    match = match_texts(sample_of(texts, np.repeat(np.arange(num), length), vectors))
+
+    assert match.fault is Fault.NONE
+    assert "too few to expect that" in match.why_not
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_two_spaces_in_few_articles_are_found(seed, finding_of):
+    table = worded_table([12] * 20, seed=seed)
+
+    finding = finding_of(with_vectors(table, np.arange(240) // 12 % 3 == 0, rotated))
+
+    assert not finding.passed
+    assert "vectors of another space" in finding.message
 
 
 def test_too_few_concepts_are_not_judged(finding_of):
