@@ -6,7 +6,8 @@ Shapes: M = members, B = batch, T = context in concepts, D = vector width, C = c
 
 Each member reads what it was scored with. One that was scored on windows sees the last W concepts before its target
 and nothing else, however long the context is; one that was scored on articles sees the whole context. The sum is of
-unit length where the members' predictions are.
+unit length where the members' predictions are. With `neighbours`, what similar predictions missed on the train articles
+is added to it (`_neighbours`).
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from lvm_pipeline.architectures._config import ModelConfig, option
 from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.architectures._neighbours import NeighbourCorrection
 
 Remembered = tuple[Tensor, Tensor | None]  # concepts read so far (B, T, D), and their conditions (B, T, C)
 
@@ -30,6 +32,13 @@ class EnsembleConfig(ModelConfig):
     condition_dim: int = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # as in `BackboneConfig`
         0, "Width of the condition beside every concept, for members that read one."
     )
+    neighbours: bool = option(False, "Add what similar predictions missed on the train articles.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(
+            self.unit_length or not self.neighbours, "neighbours", "false where vectors are not of unit length"
+        )
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class Ensemble(LatentVectorModel):
     def __init__(self, config: EnsembleConfig, members: Sequence[EnsembleMember]):
         super().__init__(config)
         self.members = torch.nn.ModuleList(member.model for member in members)
+        self.neighbours = NeighbourCorrection(config.vector_dim) if config.neighbours else None
         self.windows = [_readable(member) for member in members]
         self.register_buffer("weights", torch.tensor([member.weight for member in members]))
         self.is_recurrent = None in self.windows
@@ -65,7 +75,8 @@ class Ensemble(LatentVectorModel):
 
     def _mean(self, predictions: Sequence[Tensor]) -> Tensor:
         mean = torch.stack([weight * each for weight, each in zip(self.weights, predictions, strict=True)]).sum(0)
-        return F.normalize(mean, dim=-1) if self.config.unit_length else mean
+        mean = F.normalize(mean, dim=-1) if self.config.unit_length else mean
+        return mean if self.neighbours is None else self.neighbours(mean)
 
     def _predict(self, index: int, contexts: Tensor, condition: Tensor | None, at: Tensor | None) -> Tensor:
         """Return a member's predictions (B, T, D), or (n, D) where `at` is True."""

@@ -27,6 +27,10 @@ def ensemble(
             "cross-fitting."
         ),
     ] = "equal",
+    neighbours: Annotated[
+        bool,
+        typer.Option("--neighbours", help="Add what similar predictions missed on the train articles (unit vectors)."),
+    ] = False,
     again: Annotated[bool, typer.Option("--again", help="Make it even if nothing has changed.")] = False,
 ) -> None:
     """Combine trained trials into an ensemble, which predicts the weighted mean of their predictions.
@@ -41,7 +45,13 @@ def ensemble(
     with out.status("Combining"):
         chosen = trials or lineage.top_trials(settings, top)
         made = lineage.make_ensemble(
-            settings, chosen, name=name, weighting=weights, tracker=MlflowTracker(settings), again=again
+            settings,
+            chosen,
+            name=name,
+            weighting=weights,
+            neighbours=neighbours,
+            tracker=MlflowTracker(settings),
+            again=again,
         )
     render.show_ensemble(
         out, made.info, path=made.folder.model_dir, problem=made.tracking_problem, was_made=made.was_trained

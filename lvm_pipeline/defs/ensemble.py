@@ -39,6 +39,9 @@ class EnsembleOptions(dg.Config):
         description="equal, or fitted on the validation articles; fitted weights are used only if they are better in "
         "cross-fitting.",
     )
+    neighbours: bool = Field(
+        default=False, description="Add what similar predictions missed on the train articles (vectors of unit length)."
+    )
     name: str | None = Field(default=None, description="Name to put into the ensemble's trial id.")
     again: bool = Field(default=False, description=AGAIN)
 
@@ -69,6 +72,7 @@ def ensemble(
                 config.members or lineage.top_trials(settings, config.top),
                 name=config.name,
                 weighting=config.weights.value,
+                neighbours=config.neighbours,
                 tracker=MlflowTracker(settings),
                 again=config.again,
             )

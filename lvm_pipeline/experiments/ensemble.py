@@ -2,7 +2,8 @@
 
 An ensemble is a trained model like any other, with a trial id, a folder and a report of its own. Its folder holds hard
 links to the members' files (copies where the disk has no links), so it stays whole when a member is trained again or
-deleted. The weights are equal, or fitted on the validation articles; see `choose_weights`.
+deleted. The weights are equal, or fitted on the validation articles; see `choose_weights`. With `neighbours`, the mean
+is corrected by what it missed on the train articles; see `architectures._neighbours`.
 
 Shapes: S = targets, M = members, D = vector width.
 """
@@ -19,10 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, count_parameters
+from lvm_pipeline.architectures._ensemble import Ensemble
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import link_or_copy, staged_dir, write_json
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.uncertainty import Interval, paired_gain
+from lvm_pipeline.source.split_hash import Split
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import Spans, TrainingData
@@ -75,8 +78,10 @@ class Agreement:
         return Agreement(self.with_targets[chosen], self.among_members[chosen], self.articles[chosen])
 
 
-def ensemble_trial(member_ids: Sequence[str], *, name: str | None = None, weighting: Weighting = "equal") -> Trial:
-    """Return the trial of an ensemble: its members' trial ids and how they are weighted.
+def ensemble_trial(
+    member_ids: Sequence[str], *, name: str | None = None, weighting: Weighting = "equal", neighbours: bool = False
+) -> Trial:
+    """Return the trial of an ensemble: its members' trial ids, how they are weighted, and whether it is corrected.
 
     Raises:
         LvmError: If there are too few or too many members, one is named twice, or the name cannot be part of an id.
@@ -90,9 +95,10 @@ def ensemble_trial(member_ids: Sequence[str], *, name: str | None = None, weight
         raise LvmError(
             f"The name {name!r} cannot be part of a trial id; use letters, digits, dots, dashes, underscores."
         )
-    return Trial(
-        architecture=ENSEMBLE, preset=name or f"of{len(members)}", model={"members": members, "weights": weighting}
-    )
+    model: dict[str, Any] = {"members": members, "weights": weighting}
+    if neighbours:
+        model["neighbours"] = True
+    return Trial(architecture=ENSEMBLE, preset=name or f"of{len(members)}", model=model)
 
 
 def ensemble_code_version(infos: Sequence[TrainedModelInfo]) -> str:
@@ -181,8 +187,12 @@ def build_ensemble(
         for trial_id, folder in member_dirs.items():
             for name in (WEIGHTS_FILE, INFO_FILE):
                 link_or_copy(folder / name, staged / MEMBERS_DIR / trial_id / name)
-        ensemble = ensemble_from(staged, members).to(config.device).eval()
+        neighbours = bool(trial.model.get("neighbours", False))
+        ensemble = ensemble_from(staged, members, neighbours=neighbours).to(config.device).eval()
         mode = "articles" if any(member.mode == "articles" for member in members) else "windows"
+        if neighbours:
+            num_kept = _fit_neighbours(ensemble, data, mode=mode, device=config.device)
+            choice = replace(choice, reason=f"{choice.reason}; corrected by misses at {num_kept:,} train targets")
         scored = predicted(ensemble, data, mode=mode, device=config.device)
         info = replace(
             _record_of(infos, members, config, choice),
@@ -195,7 +205,8 @@ def build_ensemble(
             training_seconds=time.monotonic() - started + sum(each.training_seconds for each in infos.values()),
         )
         header = {IDENTITY_KEY: info.identity, MEMBERS_DIR: ", ".join(each.weights_fingerprint for each in members)}
-        save_tensors(staged / WEIGHTS_FILE, {"weights": ensemble.weights.cpu()}, header)
+        own = {name: each.cpu() for name, each in ensemble.state_dict().items() if not name.startswith("members.")}
+        save_tensors(staged / WEIGHTS_FILE, own, header)
         write_json(staged / INFO_FILE, info.as_json())
     return info
 
@@ -217,10 +228,21 @@ def _members(
     ]
 
 
-def predicted(model: LatentVectorModel, data: TrainingData, *, mode: str, device: str) -> NDArray[np.float32]:
-    """Return a model's predictions for the validation targets, (S, D)."""
+def _fit_neighbours(ensemble: Ensemble, data: TrainingData, *, mode: str, device: str) -> int:
+    """Fit the correction to what the ensemble predicts in train without one; return how many targets it keeps."""
+    assert ensemble.neighbours is not None
+    found = predicted(ensemble, data, mode=mode, device=device, split="train")
+    targets = np.asarray(data.vectors[data.scored_spans("train", mode=mode).target_rows()], np.float32)
+    ensemble.neighbours.fit(torch.from_numpy(found).to(device), torch.from_numpy(targets).to(device))
+    return len(ensemble.neighbours.keys)
+
+
+def predicted(
+    model: LatentVectorModel, data: TrainingData, *, mode: str, device: str, split: Split = "validation"
+) -> NDArray[np.float32]:
+    """Return a model's predictions for the targets of a split, (S, D)."""
     condition = condition_on_device(data.condition(model.config.condition_dim), device)
-    spans = data.scored_spans("validation", mode=mode)
+    spans = data.scored_spans(split, mode=mode)
     return predict_spans(model, vectors_on_device(data.vectors, device), spans, condition=condition)
 
 

@@ -32,6 +32,7 @@ def make_ensemble(
     *,
     name: str | None = None,
     weighting: "Weighting" = "equal",
+    neighbours: bool = False,
     tracker: "Tracker | None" = None,
     again: bool = False,
 ) -> TrainedTrial:
@@ -43,6 +44,7 @@ def make_ensemble(
         trial_ids: Two to five trained trials, by id or the beginning of one.
         name: Part of the ensemble's trial id.
         weighting: `equal`, or `validation` to fit the weights; see `experiments.ensemble.choose_weights`.
+        neighbours: Whether what similar predictions missed on the train articles is added.
         tracker: What to report to; None tracks nothing.
         again: Make it even if there is nothing new.
 
@@ -53,7 +55,7 @@ def make_ensemble(
     from lvm_pipeline.experiments.ensemble import ensemble_trial
 
     named = [named_trial(settings, each) for each in trial_ids]
-    trial = ensemble_trial([each.trial_id for each in named], name=name, weighting=weighting)
+    trial = ensemble_trial([each.trial_id for each in named], name=name, weighting=weighting, neighbours=neighbours)
     members = {each.trial_id: each for each in sorted(named, key=lambda each: each.trial_id)}
     folder = trial_folder(settings, trial.trial_id)
     with folder.locked():

@@ -186,7 +186,8 @@ def load_trained_model(
             raise LvmError(
                 f"The model in {model_dir} is of {what} {found}, not {wanted}; use the model that belongs here."
             )
-    model = ensemble_from(model_dir, info.members) if info.members else _built(info)
+    neighbours = bool(info.config.get("neighbours", False))
+    model = ensemble_from(model_dir, info.members, neighbours=neighbours) if info.members else _built(info)
     _refuse_other_class(model_dir, model, info)
     path = model_dir / WEIGHTS_FILE
     identity = _present_classes(read_header(path).get(IDENTITY_KEY, ""))
@@ -205,8 +206,8 @@ def load_trained_model(
     return model.to(device).eval(), info
 
 
-def ensemble_from(model_dir: Path, members: Sequence[Member]) -> Ensemble:
-    """Build the ensemble of the members in a folder.
+def ensemble_from(model_dir: Path, members: Sequence[Member], *, neighbours: bool = False) -> Ensemble:
+    """Build the ensemble of the members in a folder, with a correction by neighbours that is not fitted yet or none.
 
     Raises:
         LvmError: If a member is missing, cannot be loaded, or is not the one that was recorded.
@@ -226,6 +227,7 @@ def ensemble_from(model_dir: Path, members: Sequence[Member]) -> Ensemble:
             vector_dim=model.config.vector_dim,
             unit_length=model.config.unit_length,
             condition_dim=max(model.config.condition_dim, config.condition_dim if config else 0),
+            neighbours=neighbours,
         )
     assert config is not None
     return Ensemble(config, parts)

@@ -40,6 +40,17 @@ def ensemble(models):
     return Ensemble(EnsembleConfig(vector_dim=WIDTH), parts).eval()
 
 
+@pytest.fixture(params=["plain", "neighbours"])
+def either(request, ensemble, models):
+    """The ensemble without and with a correction by neighbours."""
+    if request.param == "plain":
+        return ensemble
+    parts = [EnsembleMember(*each) for each in zip(models, WEIGHTS, (None, None, WINDOW), strict=True)]
+    corrected = Ensemble(EnsembleConfig(vector_dim=WIDTH, neighbours=True), parts).eval()
+    corrected.neighbours.fit(torch.randn(40, WIDTH), torch.randn(40, WIDTH))
+    return corrected
+
+
 @pytest.fixture
 def contexts():
     return F.normalize(torch.randn(3, LENGTH, WIDTH, generator=torch.Generator().manual_seed(1)), dim=-1)
@@ -62,18 +73,18 @@ def test_the_prediction_is_the_normalised_weighted_mean_each_member_reading_in_i
 
 
 @torch.no_grad()
-def test_chosen_positions_are_those_of_all_positions(ensemble, contexts):
+def test_chosen_positions_are_those_of_all_positions(either, contexts):
     at = torch.rand(contexts.shape[:2], generator=torch.Generator().manual_seed(2)) < 0.4
-    torch.testing.assert_close(ensemble(contexts, None, at), ensemble(contexts)[at], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(either(contexts, None, at), either(contexts)[at], rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
-def test_what_comes_later_changes_nothing_though_a_member_sees_all_of_its_window(ensemble, contexts):
+def test_what_comes_later_changes_nothing_though_a_member_sees_all_of_its_window(either, contexts):
     changed = contexts.clone()
     changed[:, 6:] = F.normalize(torch.randn_like(changed[:, 6:]), dim=-1)
 
-    torch.testing.assert_close(ensemble(changed)[:, :6], ensemble(contexts)[:, :6], rtol=1e-5, atol=1e-6)
-    assert (ensemble(changed)[:, 6:] - ensemble(contexts)[:, 6:]).abs().max() > 1e-3
+    torch.testing.assert_close(either(changed)[:, :6], either(contexts)[:, :6], rtol=1e-5, atol=1e-6)
+    assert (either(changed)[:, 6:] - either(contexts)[:, 6:]).abs().max() > 1e-3
 
 
 @torch.no_grad()
@@ -88,22 +99,22 @@ def test_a_windows_member_sees_nothing_before_its_window(ensemble, models, conte
 
 @torch.no_grad()
 @pytest.mark.parametrize("pieces", [(1,) * LENGTH, (4, 1, 4), (2, 7)])
-def test_the_state_gives_what_one_pass_gives(ensemble, contexts, pieces):
+def test_the_state_gives_what_one_pass_gives(either, contexts, pieces):
     state, found = None, []
     for piece in contexts.split(pieces, dim=1):
-        predictions, state = ensemble.prefill(piece, state)
+        predictions, state = either.prefill(piece, state)
         found.append(predictions)
 
-    torch.testing.assert_close(torch.cat(found, dim=1), ensemble(contexts), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.cat(found, dim=1), either(contexts), rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
-def test_a_stream_carries_the_state_and_predicts_what_one_pass_predicts(ensemble, contexts):
-    reading = ReadingModel(ensemble, window=None)
+def test_a_stream_carries_the_state_and_predicts_what_one_pass_predicts(either, contexts):
+    reading = ReadingModel(either, window=None)
     found = torch.stack([torch.from_numpy(reading.read(vector.numpy())) for vector in contexts[0]])
 
     assert reading.carries_state
-    torch.testing.assert_close(found, ensemble(contexts)[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, either(contexts)[0], rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()

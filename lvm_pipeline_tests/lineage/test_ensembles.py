@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from lvm_pipeline import lineage
 from lvm_pipeline.adapters.mlflow_model import _load_pyfunc
+from lvm_pipeline.architectures._neighbours import NeighbourCorrection
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.report_page import report_html
 from lvm_pipeline.findings import InvariantError
@@ -221,3 +222,30 @@ def test_weights_of_the_mean_that_lack_a_tensor_or_have_one_more_are_refused(set
 
     with pytest.raises(LvmError, match="do not fit the model"):
         load_trained_model(made.folder.model_dir)
+
+
+def test_with_neighbours_it_adds_what_similar_predictions_missed_in_train_and_nothing_of_validation(settings):
+    import torch
+
+    plain, corrected = combine(settings), combine(settings, neighbours=True)
+    report = lineage.evaluate_trial(settings, corrected.folder)
+    data = load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+
+    model, _ = load_trained_model(plain.folder.model_dir)
+    parts = {}
+    for split in ("train", "validation"):
+        spans = data.scored_spans(split, mode="articles")
+        vectors = torch.from_numpy(np.asarray(data.vectors))
+        parts[split] = predict_spans(model, vectors, spans), np.asarray(data.vectors[spans.target_rows()])
+    own = NeighbourCorrection(data.concepts.vector_dim)
+    own.fit(*(torch.from_numpy(each) for each in parts["train"]))
+    found, targets = parts["validation"]
+    expected = float(cosines(own(torch.from_numpy(found)).numpy(), targets).mean())
+
+    assert corrected.info.trial_id != plain.info.trial_id
+    assert corrected.info.score == pytest.approx(expected, abs=1e-6)
+    assert corrected.info.score != pytest.approx(plain.info.score, abs=1e-5)
+    assert report.cosine == pytest.approx(expected, abs=1e-6)
+    how = f"equal weights; corrected by misses at {len(parts['train'][0])} train targets"
+    assert corrected.info.training["weights_chosen"] == how
+    assert not combine(settings, neighbours=True).was_trained
