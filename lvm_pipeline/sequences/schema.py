@@ -153,7 +153,8 @@ def read_sequences(path: Path, *, concepts_fingerprint: str | None = None) -> Se
     return Sequences(
         article_splits=splits,
         article_ids=np.array(table["article_id"].to_pylist(), dtype=np.str_),
-        first_rows=np.asarray(np.from_dlpack(table["first_row"].combine_chunks()), np.int64),  # `to_numpy` imports pandas
+        # by way of DLPack, since `to_numpy` imports pandas
+        first_rows=np.asarray(np.from_dlpack(table["first_row"].combine_chunks()), np.int64),
         target_rows=np.asarray(np.from_dlpack(table["target_row"].combine_chunks()), np.int64),
         splits=np.array(table["split"].to_pylist(), dtype=np.str_),
         metadata=metadata,
