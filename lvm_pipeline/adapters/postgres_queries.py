@@ -94,14 +94,21 @@ def packed_codes_query(entry: Table, rows: sql.Composable) -> sql.Composable | N
     """Count the packed TMD codes by packing; None if the table has no packed codes."""
     if not {"tmd_bits", *CODE_COLUMNS.values()} <= set(entry.types):
         return None
-    bits = sql.SQL("{}::bigint & 65535").format(entry.column("tmd_bits"))
-    codes = {name: sql.SQL("{}::bigint").format(entry.column(column)) for name, column in CODE_COLUMNS.items()}
+    bits = sql.SQL("{} & 65535").format(_whole_number(entry, "tmd_bits"))
+    codes = {name: _whole_number(entry, column) for name, column in CODE_COLUMNS.items()}
     return sql.SQL(
         "SELECT count(*) AS num_rows, count(*) FILTER (WHERE bits = known) AS num_known, "
         "count(*) FILTER (WHERE bits <> known AND bits = shifted) AS num_shifted "
         "FROM (SELECT bits, (d << 11) | (t << 6) | m AS known, ((d << 12) | (t << 7) | (m << 1)) & 65535 AS shifted "
         "FROM (SELECT {} AS bits, {} AS d, {} AS t, {} AS m {}) AS codes WHERE bits + d + t + m IS NOT NULL) AS packed"
     ).format(bits, codes["domain"], codes["task"], codes["modifier"], rows)
+
+
+def _whole_number(entry: Table, column: str) -> sql.Composable:
+    """Return the SQL of a column's values as bigint; null where a value is no whole number."""
+    return sql.SQL("CASE WHEN {0}::text ~ {1} THEN {0}::text::numeric::bigint END").format(
+        entry.column(column), sql.Literal(WHOLE_NUMBER)
+    )
 
 
 def key_of(rule: OrderRule, entry: Table) -> Key:

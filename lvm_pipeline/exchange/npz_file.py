@@ -70,6 +70,10 @@ class NpzReader:
     def error(self, what: str) -> LvmError:
         return LvmError(f"{self.path} {what}; export or copy it again.")
 
+    def names_ending(self, end: str) -> list[str]:
+        """Return the names of the arrays that end so."""
+        return [name for name in self._infos if name.endswith(end)]
+
     def require(self, names: Iterable[str]) -> None:
         missing = [name for name in names if name not in self._infos]
         if missing:

@@ -141,6 +141,9 @@ def holds_sequences(reader: NpzReader) -> bool:
 
 def _parts_of(reader: NpzReader) -> tuple[list[_Part], int, int]:
     """Return the parts, T and D."""
+    if strangers := [name for name in reader.names_ending(CONTEXTS) if name.removesuffix(CONTEXTS) not in PREFIXES]:
+        known = ", ".join(filter(None, PREFIXES))
+        raise reader.error(f"holds {', '.join(strangers)}, of which the split is not known (known are {known})")
     prefixes = [prefix for prefix in PREFIXES if f"{prefix}{CONTEXTS}" in reader] or [""]
     parts, widths = [], set()
     for prefix in prefixes:

@@ -107,6 +107,8 @@ def _plain(path: Path, *, folder: Path) -> Path:
         source = sys.stdin.buffer if path == STDIN else None
         path = _copied(path, folder / "input", lambda: source or path.open("rb"))
         shown = Path("input") if shown == STDIN else shown
+    elif path.is_dir():
+        raise LvmError(f"{path} is a folder; name a file in it.")
     elif not path.is_file():
         raise LvmError(f"There is no file {path}; check the path.")
     while layer < MAX_LAYERS:

@@ -1,9 +1,11 @@
 """JSON files of articles: each has `title`, either `text` or `concepts`, and optionally `article_id`.
 
-An article is a line (JSONL), or an element of one JSON array; a JSON text over several lines is read as a whole.
+An article is a line (JSONL), or an element of one JSON array; JSON texts over several lines, one after the other, are
+read as a whole.
 """
 
 import codecs
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -43,17 +45,32 @@ def read_jsonl(path: Path, *, dataset_source: str) -> SourceRecords:
 
 
 def _whole_text(path: Path) -> Any:
-    """Return the value of a file that is one JSON text over several lines, or one array; else None."""
+    """Return what a file holds that is one JSON array, or JSON texts over several lines; else None."""
     with path.open("rb") as lines:
         first = next((line for line in lines if line.removeprefix(BYTE_ORDER_MARK).strip()), b"")
         has_more = any(line.strip() for line in lines)
     first = first.removeprefix(BYTE_ORDER_MARK).strip()
     if not first.startswith((b"{", b"[")) or (first.startswith(b"{") and (not has_more or _is_json(first))):
         return None
+    content = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
     try:
-        return parse_json(path.read_bytes().removeprefix(BYTE_ORDER_MARK))
+        return parse_json(content)
     except ValueError:
+        return _texts_in_a_row(content)
+
+
+def _texts_in_a_row(content: bytes) -> list[Any] | None:
+    """Return the values of JSON texts that follow each other, as `jq` prints them; None if one is no JSON."""
+    values, decoder = [], json.JSONDecoder()
+    try:
+        rest = content.decode().strip()
+        while rest:
+            value, end = decoder.raw_decode(rest)
+            values.append(value)
+            rest = rest[end:].lstrip()
+    except (ValueError, RecursionError):
         return None
+    return values
 
 
 def _is_json(text: bytes) -> bool:

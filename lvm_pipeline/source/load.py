@@ -202,6 +202,9 @@ def _batches(source: "_VectorSource", kept: Sequence[int], locations: Mapping[st
         yield EntryBatch(concepts=concepts, locations=[locations[each.cpe_id] for each in concepts], vectors=vectors)
 
 
+NOT_EVEN_BEGUN = "not JSON (Expecting value at column 1)"  # a line of other text
+
+
 def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
     """Read and check a file of either kind.
 
@@ -220,7 +223,9 @@ def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
     read = read_parquet if kind is FileKind.PARQUET else read_jsonl
     records = read(path, dataset_source=dataset_source)
     if not records.concepts and not records.bad_rows:
-        raise LvmError(f"{path} has no articles; give a file with at least one.")
+        raise LvmError(f"{path.name} has no articles; give a file with at least one.")
+    if not records.concepts and all(each.reason == NOT_EVEN_BEGUN for each in records.bad_rows):
+        raise LvmError(f"{path.name} holds no JSON; give JSON lines of articles, or Parquet with vectors.")
     return records
 
 

@@ -125,6 +125,25 @@ def test_the_packing_of_tmd_codes_is_reported(database, tmp_path, pack, passed, 
     assert table_of(extraction)["modifier"].to_pylist() == [code["modifier"] for code in codes]
 
 
+def test_packed_codes_that_are_no_numbers_are_not_compared(database, tmp_path):
+    rows = [
+        {**row, "domain_code": "1", "task_code": "2", "modifier_code": "3", "tmd_bits": bits}
+        for row, bits in zip(good_rows(), ["x1", *[str(1 << 11 | 2 << 6 | 3)] * 24], strict=True)
+    ]
+    load(database, rows, entry_columns=dict.fromkeys(("domain_code", "tmd_bits"), "text"))
+
+    finding = next(f for f in check_concepts(extract(database, tmp_path).path) if f.name == "tmd_packing_is_known")
+    assert "all 24 packed" in finding.message
+
+
+def test_a_code_that_is_no_number_is_named_also_beside_packed_codes(database, tmp_path):
+    rows = [{**row, "domain_code": "n/a", "task_code": 2, "modifier_code": 3, "tmd_bits": 1} for row in good_rows()]
+    load(database, rows, entry_columns={"domain_code": "text"})
+
+    with pytest.raises(LvmError, match=r"cpe_entry\.domain_code of concept .* is 'n/a' and not a whole number"):
+        extract(database, tmp_path)
+
+
 def test_a_missing_table_is_reported_with_those_that_exist(database, tmp_path):
     execute(database, "CREATE TABLE other (x int)")
 

@@ -143,6 +143,16 @@ def test_validation_and_test_arrays_are_splits(tmp_path, prefix):
         imported(tmp_path, {name: array for name, array in arrays.items() if name != "val_target_vectors"})
 
 
+def test_arrays_of_a_split_that_is_not_known_are_refused(tmp_path):
+    arrays = arrays_of_articles()
+    arrays |= {f"dev_{name}": arrays[name] for name in ("context_sequences", "target_vectors")}
+
+    with pytest.raises(
+        LvmError, match=r"holds dev_context_sequences, of which the split is not known \(known are train_"
+    ):
+        imported(tmp_path, arrays)
+
+
 def test_the_own_export_is_imported(exported, tmp_path):
     settings = Settings(home=tmp_path / "home")
 

@@ -34,6 +34,7 @@ PACKED = {
     "UTF-16 in gzip": gzip.compress(LINES.decode().encode("utf-16")),
     "an array over several lines": json.dumps(articles(12), indent=2).encode(),
     "an array in one line": json.dumps(articles(12)).encode(),
+    "texts over several lines": "\n".join(json.dumps(each, indent=2) for each in articles(12)).encode(),
 }
 
 
@@ -65,6 +66,22 @@ def test_one_article_over_several_lines_is_read(ingested, tmp_path):
     report, _ = ingested(path)
 
     assert report.num_inserted == 6
+
+
+@pytest.mark.parametrize("text", ["title,text\nA,B\n", "A text.\nOf two lines.\n"])
+def test_a_file_without_any_json_is_said_to_be_none(ingested, tmp_path, text):
+    path = tmp_path / "given.csv"
+    path.write_text(text)
+
+    with pytest.raises(
+        LvmError, match=r"^given.csv holds no JSON; give JSON lines of articles, or Parquet with vectors\.$"
+    ):
+        ingested(path)
+
+
+def test_a_folder_is_said_to_be_one(ingested, tmp_path):
+    with pytest.raises(LvmError, match=r"is a folder; name a file in it\.$"):
+        ingested(tmp_path)
 
 
 @pytest.mark.parametrize("options", [pa.ipc.new_file, pa.ipc.new_stream], ids=["file", "stream"])
