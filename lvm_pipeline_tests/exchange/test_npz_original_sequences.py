@@ -147,9 +147,7 @@ def test_arrays_of_a_split_that_is_not_known_are_refused(tmp_path):
     arrays = arrays_of_articles()
     arrays |= {f"dev_{name}": arrays[name] for name in ("context_sequences", "target_vectors")}
 
-    with pytest.raises(
-        LvmError, match=r"holds dev_context_sequences, of which the split is not known \(known are train_"
-    ):
+    with pytest.raises(LvmError, match="holds dev_context_sequences, of which the split is not known"):
         imported(tmp_path, arrays)
 
 
