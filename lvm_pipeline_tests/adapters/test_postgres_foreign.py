@@ -10,9 +10,7 @@ from psycopg import sql
 from lvm_pipeline.adapters.postgres_reader import PostgresReader
 from lvm_pipeline.adapters.postgres_writer import PostgresWriter
 from lvm_pipeline.concepts.extract import ExtractOptions
-from lvm_pipeline.concepts.invariants import check_concepts
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.findings import blocking_failures
 from lvm_pipeline_tests.adapters.source_tables import (
     ORDER_COLUMNS,
     execute,
@@ -121,41 +119,6 @@ def test_pgvector_in_another_schema_is_found(database, tmp_path):
         execute(database, "DROP SCHEMA extensions CASCADE")
 
 
-def test_an_array_of_two_dimensions_is_not_flattened(database, tmp_path):
-    load(database, good_rows(), vector_type="real[]")
-    execute(
-        database,
-        f"UPDATE cpe_vectors SET concept_vec = '{{{{1,2}},{{3,4}},{{5,6}},{{7,8}}}}' WHERE cpe_id = '{id_of('1#2')}'",
-    )
-
-    with pytest.raises(LvmError, match=rf"concept {id_of('1#2')} is an array of several dimensions \[1:4\]\[1:2\]"):
-        extract(database, tmp_path)
-
-
-def test_a_tmd_vector_of_two_dimensions_is_not_flattened(database, tmp_path):
-    load(database, good_rows())
-    halves = "{" + ",".join(["{1,2,3,4,5,6,7,8}"] * 2) + "}"
-    execute(
-        database,
-        "ALTER TABLE cpe_vectors ADD COLUMN tmd_dense real[]",
-        f"UPDATE cpe_vectors SET tmd_dense = '{halves}' WHERE cpe_id = '{id_of('1#2')}'",
-    )
-
-    words = rf"cpe_vectors.tmd_dense of concept {id_of('1#2')} is an array of several dimensions \[1:2\]\[1:8\]"
-    with pytest.raises(LvmError, match=words):
-        extract(database, tmp_path)
-
-
-@pytest.mark.parametrize("vector_type", ["jsonb", "text"])
-def test_a_json_null_is_a_missing_vector(database, tmp_path, vector_type):
-    load(database, with_changes(good_rows(), {4: {"vector": "null"}}), vector_type=vector_type)
-
-    finding = failure_of(extract(database, tmp_path))
-
-    assert finding.name == "every_concept_has_a_vector"
-    assert id_of("0#4") in finding.message
-
-
 def test_positions_that_are_no_numbers_are_not_called_missing(database, tmp_path):
     rows = without(good_rows(), *set(ORDER_COLUMNS) - {"document_id", "sequence_index"})
     load(database, [{**row, "sequence_index": "p1"} for row in rows], entry_columns={"sequence_index": "text"})
@@ -177,41 +140,6 @@ def test_a_connection_that_the_server_ends_is_explained(database, monkeypatch):
     words = r"canceling statement due to statement timeout\)"
     with pytest.raises(LvmError, match=words), PostgresReader(database).open():
         pass
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        ('{"0": 1, "1": 2}', "is not a list of numbers but dict"),
-        ('"12345678"', "is not a list of numbers but str"),
-        ("[true, false, true, true, true, true, true, true]", "holds something that is no number"),
-        ("[[1, 2], [3, 4]]", "is a nested list"),
-        ("[1, 2", "is not JSON"),
-    ],
-)
-def test_a_json_vector_is_a_list_of_numbers(database, tmp_path, value, words):
-    load(database, with_changes(good_rows(), {4: {"vector": value}}), vector_type="text")
-
-    with pytest.raises(LvmError, match=f"cpe_vectors.concept_vec of concept {id_of('0#4')} {words}"):
-        extract(database, tmp_path)
-
-
-@pytest.mark.parametrize("digits", [400, 5000])
-def test_a_number_of_many_digits_ends_in_one_sentence(database, tmp_path, digits):
-    load(
-        database,
-        with_changes(good_rows(), {4: {"vector": f"[{'9' * digits}, 1, 1, 1, 1, 1, 1, 1]"}}),
-        vector_type="text",
-    )
-
-    if digits == 5000:
-        with pytest.raises(LvmError, match="a number of thousands of digits"):
-            extract(database, tmp_path)
-    else:
-        extraction = extract(database, tmp_path)
-        (finding,) = blocking_failures(check_concepts(extraction.path))
-        assert finding.name == "vectors_are_finite_and_of_one_width"
-        assert id_of("0#4") in finding.message
 
 
 @pytest.mark.parametrize("time", ["infinity", "-infinity", "0044-03-15 12:00 BC", "290000-01-01"])

@@ -161,7 +161,7 @@ def test_skip_bad_loads_the_rest_and_reports(load, table):
     assert "2 bad lines were skipped" in report.sentence()
 
 
-def test_one_bad_line_is_told_in_the_singular(load):
+def test_the_report_says_line_of_one_and_lines_of_several(load):
     assert "1 bad line was skipped." in load([*articles(), b"{"], skip_bad=True).sentence().lower()
 
 
