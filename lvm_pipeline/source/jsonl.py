@@ -6,6 +6,7 @@ read as a whole.
 
 import codecs
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +19,7 @@ from lvm_pipeline.source.records import BadRow, Concept, SourceRecords, article_
 from lvm_pipeline.source.values import parse_json
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8
+NOT_BLANK = re.compile(r"\S")
 
 
 def read_jsonl(path: Path, *, dataset_source: str) -> SourceRecords:
@@ -61,13 +63,12 @@ def _whole_text(path: Path) -> Any:
 
 def _texts_in_a_row(content: bytes) -> list[Any] | None:
     """Return the values of JSON texts that follow each other, as `jq` prints them; None if one is no JSON."""
-    values, decoder = [], json.JSONDecoder()
+    values, decoder, end = [], json.JSONDecoder(), 0
     try:
-        rest = content.decode().strip()
-        while rest:
-            value, end = decoder.raw_decode(rest)
+        text = content.decode()
+        while (start := NOT_BLANK.search(text, end)) is not None:
+            value, end = decoder.raw_decode(text, start.start())
             values.append(value)
-            rest = rest[end:].lstrip()
     except (ValueError, RecursionError):
         return None
     return values

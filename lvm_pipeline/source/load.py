@@ -39,6 +39,7 @@ Batch = tuple[Sequence[Concept], NDArray[np.float32]]
 
 DATASET_SOURCE = "user_input"
 BATCH_SIZE = 2_048
+NOT_EVEN_BEGUN = "not JSON (Expecting value at column 1)"  # a line of other text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +201,6 @@ def _ingest(
 def _batches(source: "_VectorSource", kept: Sequence[int], locations: Mapping[str, Location]) -> Iterator[EntryBatch]:
     for concepts, vectors in source.batches(kept):
         yield EntryBatch(concepts=concepts, locations=[locations[each.cpe_id] for each in concepts], vectors=vectors)
-
-
-NOT_EVEN_BEGUN = "not JSON (Expecting value at column 1)"  # a line of other text
 
 
 def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
