@@ -106,7 +106,7 @@ def packed_codes_query(entry: Table, rows: sql.Composable) -> sql.Composable | N
 
 def _whole_number(entry: Table, column: str) -> sql.Composable:
     """Return the SQL of a column's values as bigint; null where a value is no whole number."""
-    if entry.kinds[column] is ColumnKind.INTEGER:
+    if entry.kinds()[column] is ColumnKind.INTEGER:
         return sql.SQL("{}::bigint").format(entry.column(column))
     return sql.SQL("CASE WHEN {0}::text ~ {1} THEN {0}::text::numeric::bigint END").format(
         entry.column(column), sql.Literal(WHOLE_NUMBER)
