@@ -104,7 +104,7 @@ def row(
     name: str, ours: float, peer: float, *, goal: float, positions: int, info: Any, matmul: float
 ) -> dict[str, Any]:
     """One line of the table; a ratio above 1 says that ours is better."""
-    flops = 6 * info.num_params * positions  # two a weight and position, forward; twice that, backward
+    flops = flops_of_a_target(info, positions)
     return {
         "name": name,
         "ours": ours,
@@ -118,6 +118,17 @@ def row(
         "matmul_gflops_per_second": matmul / 1e9,
         "share_of_matmul_rate": ours * flops / matmul,
     }
+
+
+def flops_of_a_target(info: Any, positions: int) -> int:
+    """Return the operations of the products with weights and with the head's directions, (D, D); attention is left out.
+
+    A weight takes two at a position, forward, and twice that, backward. The directions are no parameters: every concept
+    is rotated into them, and a prediction out of them and back again for its gradient.
+    """
+    of_weights = 6 * info.num_params * positions
+    has_directions = info.config.get("head") == "mixing"
+    return of_weights + (2 * info.config["vector_dim"] ** 2 * (positions + 2) if has_directions else 0)
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:

@@ -24,6 +24,7 @@ from filelock import FileLock
 from lvm_pipeline.adapters import databases, mlflow_artifacts, processes
 from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.files import write_json
+from lvm_pipeline.imports import lasting_imports
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def _client(uri: str, mlflow_dir: Path, *, is_built_in: bool) -> "MlflowClient":
         os.environ.setdefault(name, value)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
+    with lasting_imports():
+        from mlflow import MlflowClient
 
     with store_errors():
         if not uri.startswith("http"):
@@ -80,11 +82,12 @@ def _client(uri: str, mlflow_dir: Path, *, is_built_in: bool) -> "MlflowClient":
 
 def _make_tables(uri: str, mlflow_dir: Path, *, is_built_in: bool) -> None:
     """Create the tables under a lock in LVM_HOME; MLflow's own lock is in the temp folder, which users share."""
-    from mlflow.store.db import utils as database_utils
-    from mlflow.store.model_registry import sqlalchemy_store as _registry  # noqa: F401 - declares the registry's tables
-    from mlflow.store.tracking import sqlalchemy_store as _tracking  # noqa: F401 - declares the tracking tables
+    with lasting_imports():
+        from mlflow.store.db import utils as database_utils
+        from mlflow.store.model_registry import sqlalchemy_store as _registry  # noqa: F401 - declares its tables
+        from mlflow.store.tracking import sqlalchemy_store as _tracking  # noqa: F401 - declares its tables
 
-    from lvm_pipeline.adapters import mlflow_internals
+        from lvm_pipeline.adapters import mlflow_internals
 
     mlflow_dir.mkdir(parents=True, exist_ok=True)
     if uri.startswith("sqlite:"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.imports import lasting_imports
 
 if TYPE_CHECKING:
     from lvm_pipeline.architectures._contract import Architecture
@@ -92,7 +93,8 @@ def load_architecture(name: str) -> "Architecture":
     """
     if name not in all_model_names():
         raise LvmError(_unknown(repr(name)))
-    architecture = importlib.import_module(f"{PACKAGE}.{name}").ARCHITECTURE
+    with lasting_imports():
+        architecture = importlib.import_module(f"{PACKAGE}.{name}").ARCHITECTURE
     if architecture.name != name:
         raise ValueError(f"module {name} declares the architecture {architecture.name!r}")
     return architecture

@@ -17,6 +17,7 @@ from lvm_pipeline import lineage
 from lvm_pipeline.defs.progress import ProgressFile
 from lvm_pipeline.defs.training_child import interrupt
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.imports import end_without_search
 from lvm_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, interrupt)
+    end_without_search()
     with open_dagster_pipes() as pipes:
         pipes.report_custom_message(report_of(pipes))
 

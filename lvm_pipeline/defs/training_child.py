@@ -19,6 +19,7 @@ from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
 from lvm_pipeline.defs.progress import ProgressFile
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import InvariantError
+from lvm_pipeline.imports import end_without_search
 from lvm_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, interrupt)
+    end_without_search()
     with open_dagster_pipes() as pipes:
         pipes.report_custom_message(report_of(pipes))
 

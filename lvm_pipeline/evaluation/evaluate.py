@@ -3,7 +3,7 @@
 Shapes: S = targets, A = articles.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ def evaluate_model(
     data_findings: Sequence[Finding] | None = None,
     encoders_dir: Path | None = None,
     text: TextRequest | None = None,
+    on_scored: Callable[[ScoredModel], None] | None = None,
 ) -> EvaluationReport:
     """Evaluate a trained model on a concept table and its sequences.
 
@@ -101,6 +102,7 @@ def evaluate_model(
         data_findings: What was found of these concepts and sequences; None where they were not checked.
         encoders_dir: Where the encoder of the vectors' space is looked up, for the leak ladder.
         text: Decode predictions to text; None decodes none.
+        on_scored: Is given the predictions and scores that the report is made of.
     """
     data = load_training_data(concepts_path, sequences_path, vectors_dir)
     scored = score_model(
@@ -113,6 +115,8 @@ def evaluate_model(
         require_same_data=require_same_data,
         correct_hubness=True,
     )
+    if on_scored is not None:
+        on_scored(scored)
     baselines = baseline_scores(
         scored.targets, fingerprint=data.sequences.metadata.fingerprint, split=split, cache_dir=cache_dir
     )

@@ -17,7 +17,7 @@ from lvm_pipeline.architectures._threads import torch_threads
 
 NUM_WARM_UP = 10
 NUM_TIMED = 200
-LONGEST_SECONDS = 3.0
+LONGEST_SECONDS = 1.0
 FEWEST_TIMED = 5
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from lvm_pipeline import files
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, raise_on_blocking
+from lvm_pipeline.imports import lasting_imports
 from lvm_pipeline.lineage.spaces import keep_with_model
 from lvm_pipeline.lineage.trials import (
     TRACKING_FILE,
@@ -99,8 +100,9 @@ def train_trial(
         LvmError: If the data or options cannot be used, or another process trains the same trial.
         InvariantError: If a blocking finding failed; an earlier model of the trial stays.
     """
-    from lvm_pipeline.training.loop import train
-    from lvm_pipeline.training.tracking import Tracker
+    with lasting_imports():
+        from lvm_pipeline.training.loop import train
+        from lvm_pipeline.training.tracking import Tracker
 
     move_earlier_layout(settings)
     folder = trial_folder(settings, config.trial.trial_id)

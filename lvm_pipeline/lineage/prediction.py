@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.imports import lasting_imports
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,14 +35,15 @@ def predict_on(
     Raises:
         LvmError: If model, table or a concept cannot be used; predictions made before were yielded.
     """
-    import torch
+    with lasting_imports():
+        import torch
 
-    from lvm_pipeline.inference.nearest import open_index
-    from lvm_pipeline.inference.predict import StreamPredictor
-    from lvm_pipeline.inference.reading import read_file, read_lines
-    from lvm_pipeline.source.space_fingerprint import FILE, read_fingerprint
-    from lvm_pipeline.training.settle import find_device
-    from lvm_pipeline.training.trained_model import load_trained_model
+        from lvm_pipeline.inference.nearest import open_index
+        from lvm_pipeline.inference.predict import StreamPredictor
+        from lvm_pipeline.inference.reading import read_file, read_lines
+        from lvm_pipeline.source.space_fingerprint import FILE, read_fingerprint
+        from lvm_pipeline.training.settle import find_device
+        from lvm_pipeline.training.trained_model import load_trained_model
 
     torch.set_num_threads(settings.num_threads)
     model, info = load_trained_model(model_dir, space_id=space_id, device=find_device(settings.device))

@@ -81,20 +81,23 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
 
 
 def compute_report(settings: Settings, folder: TrialFolder) -> "EvaluationReport":
-    """Score a trial's model on the validation split; nothing is written or raised on a finding."""
+    """Score a trial's model on the validation split; no report is written, and nothing raised on a finding."""
     from lvm_pipeline.evaluation.evaluate import evaluate_model
+    from lvm_pipeline.experiments.row_scores import keep_row_scores
 
+    cache_dir = _cache_dir(settings)
     return evaluate_model(
         folder.model_dir,
         settings.concepts_path,
         settings.sequences_path,
         vectors_dir=settings.vectors_dir,
         device=settings.device,
-        cache_dir=_cache_dir(settings),
+        cache_dir=cache_dir,
         num_threads=settings.num_threads,
         data_findings=reported_findings(settings),
         encoders_dir=settings.encoders_dir,
         text=text_request(settings),
+        on_scored=lambda scored: keep_row_scores(cache_dir, folder.model_dir, scored),  # for the champion rule
     )
 
 

@@ -1,10 +1,13 @@
 """The whole lineage in one call, without Dagster."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline.lineage import data, drift, models, results
 from lvm_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from lvm_pipeline.training.rescore import Rescorer
 
 Task = Callable[[str], Callable[..., Any]]  # description -> (done, total, note), which moves a bar
 
@@ -19,6 +22,8 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
         LvmError: If a stage cannot do its work; what was promoted before stays.
         InvariantError: If a blocking invariant failed.
     """
+    from lvm_pipeline.training.rescore import RescoringProcess
+
     shown = task("concepts")
     concepts = data.stage_concepts(settings, progress=shown)
     shown(1, 1, concepts.extraction_in_words())
@@ -26,11 +31,13 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
     data.promote_with_sequences(settings, concepts)
     drift.check_drift(settings)
     shown(1, 1)
-    for architecture in architectures:
-        _train(settings, architecture, again=again, shown=task(f"trained_model {architecture}"))
-        shown = task(f"evaluation_report {architecture}")
-        results.evaluate_architecture(settings, architecture)
-        shown(1, 1)
+    with RescoringProcess() as rescorer:
+        for architecture in architectures:
+            shown = task(f"trained_model {architecture}")
+            _train(settings, architecture, again=again, shown=shown, rescorer=rescorer)
+            shown = task(f"evaluation_report {architecture}")
+            results.evaluate_architecture(settings, architecture)
+            shown(1, 1)
     shown = task("champion")
     results.build_leaderboard(settings)
     chosen = results.choose_champion(settings)
@@ -38,7 +45,9 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
     return chosen
 
 
-def _train(settings: Settings, architecture: str, *, again: bool, shown: Callable[..., Any]) -> None:
+def _train(
+    settings: Settings, architecture: str, *, again: bool, shown: Callable[..., Any], rescorer: "Rescorer"
+) -> None:
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
     from lvm_pipeline.training.progress import ProgressReport
 
@@ -46,5 +55,6 @@ def _train(settings: Settings, architecture: str, *, again: bool, shown: Callabl
         shown(report.done_fraction, 1.0, report.in_words())
 
     config = models.training_config_of(settings, architecture)
-    trained = models.train_trial(settings, config, tracker=MlflowTracker(settings), progress=show, again=again)
+    tracker = MlflowTracker(settings)
+    trained = models.train_trial(settings, config, tracker=tracker, progress=show, again=again, rescorer=rescorer)
     shown(1, 1, "" if trained.was_trained else "trained before, nothing changed")

@@ -17,7 +17,9 @@ from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.training.batches import batches
 from lvm_pipeline.training.spans import Spans
 
-TARGETS_IN_A_BATCH = 2048
+# Measured on two cores with LSTM and GRU: 400 to 1,200 take three quarters of the time of 2,048, whose batches do not
+# fit the caches. On a GPU larger ones fill it.
+TARGETS_IN_A_BATCH = {"cpu": 800, "cuda": 2048}
 
 
 def predict_spans(
@@ -43,8 +45,9 @@ def predicted_batches(
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """Yield which spans a batch holds, and what the model says of their targets, one after the other, in float32."""
     model.eval()
+    size = TARGETS_IN_A_BATCH[vectors.device.type]
     for part in _padded_together(model, spans):
-        for indices, batch in batches(vectors, spans.take(part), TARGETS_IN_A_BATCH, condition=condition):
+        for indices, batch in batches(vectors, spans.take(part), size, condition=condition):
             with torch.inference_mode():
                 found = model(batch.contexts, batch.condition, batch.is_target)
             yield part[indices], found.float()

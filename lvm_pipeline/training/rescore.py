@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.imports import end_without_search
 from lvm_pipeline.measures.metrics import Spread, spread_of
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
@@ -141,4 +142,5 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    end_without_search()
     serve()

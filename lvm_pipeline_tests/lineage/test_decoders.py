@@ -10,7 +10,7 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from lvm_pipeline import lineage
-from lvm_pipeline.cli import app
+from lvm_pipeline.cli.commands import app
 from lvm_pipeline.decoding.prefix_training import PrefixOptions
 from lvm_pipeline.decoding.search import Search
 from lvm_pipeline.defs.evaluation_report import verdict

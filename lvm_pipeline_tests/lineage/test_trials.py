@@ -13,7 +13,8 @@ import pytest
 from lvm_pipeline import lineage
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation import evaluate
-from lvm_pipeline.experiments import selection
+from lvm_pipeline.evaluation.report import read_report
+from lvm_pipeline.experiments import row_scores, selection
 from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.lineage import from_files, models, trials
 from lvm_pipeline.settings import Settings, settings_environment, with_options
@@ -338,3 +339,13 @@ def test_models_are_scored_on_the_device_that_is_set(settings, registry, stage):
     }
     with pytest.raises(LvmError, match="not on 'meta'"):
         stages[stage]()
+
+
+def test_the_champion_rule_reads_what_the_report_scored(settings, registry, monkeypatch):
+    trained = promotable(settings, registry)
+    report = read_report(trained.folder.report_path)
+    monkeypatch.setattr(row_scores, "score_model", None)
+
+    decision = lineage.choose_champion(settings)["decision"]
+
+    assert decision["cosine"] == pytest.approx(report.cosine)

@@ -1,0 +1,28 @@
+"""Spare Python's garbage collector what a process imports.
+
+PyTorch and MLflow make about a million objects that live until the process ends. The collector searches them several
+times while they are made and once more at the end, which takes 1.1 of the 4.8 seconds of `lvm predict`.
+"""
+
+import atexit
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def lasting_imports() -> Iterator[None]:
+    """Collect no garbage while this block imports, and never search what was imported; for imports of seconds."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
+
+
+def end_without_search() -> None:
+    """Let this process end without a last search for garbage, since all of its memory goes anyway."""
+    atexit.register(gc.freeze)
