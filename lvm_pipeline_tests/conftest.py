@@ -255,13 +255,13 @@ def fresh_settings(lvm_home, postgres_url):
 def lvm(monkeypatch, capsys):
     """Run `lvm` with arguments; give exit code, output and error output."""
 
-    from lvm_pipeline import cli
+    from lvm_pipeline.cli import commands
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["lvm", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            commands.main()
         captured = capsys.readouterr()
         return ended.value.code or 0, captured.out, captured.err
 

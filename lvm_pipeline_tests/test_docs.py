@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from lvm_pipeline import cli
 from lvm_pipeline.architectures._registry import ARCHITECTURES
+from lvm_pipeline.cli.commands import app
 from lvm_pipeline.evaluation.glossary import COLUMNS
 from lvm_pipeline.settings import Settings
 
@@ -24,7 +24,7 @@ def test_every_make_target_of_the_readme_exists():
 
 
 def test_every_command_of_the_readme_exists_with_its_options():
-    commands = typer.main.get_command(cli.app).commands
+    commands = typer.main.get_command(app).commands
 
     named = re.findall(r"(?:`|^)lvm ([a-z0-9-]+)([^`\n#]*)", README, re.MULTILINE)
     assert {name for name, _ in named} >= {"ingest", "verify", "run", "train", "evaluate", "down"}

@@ -33,11 +33,11 @@ def tables(postgres_url, monkeypatch):
 @pytest.mark.timeout(900)
 @pytest.mark.postgres
 def test_a_healthy_machine_has_no_problem_and_nothing_is_changed(lvm_home, tables, capsys, monkeypatch):
-    from lvm_pipeline import cli
+    from lvm_pipeline.cli import commands
 
     monkeypatch.setattr(sys, "argv", ["lvm", "doctor", "--json"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
 
     out = capsys.readouterr().out
     rows = {f"{row['area']} {row['subject']}": row for row in json.loads(out)}
@@ -59,7 +59,7 @@ def test_a_healthy_machine_has_no_problem_and_nothing_is_changed(lvm_home, table
 
 @pytest.mark.postgres
 def test_problems_are_shown_with_their_fix_and_exit_code_one(tables, capsys, monkeypatch):
-    from lvm_pipeline import cli
+    from lvm_pipeline.cli import commands
 
     parts = psycopg.conninfo.conninfo_to_dict(tables)
     monkeypatch.setenv("LVM_DATABASE_URL", tables.replace(parts["password"], "s3cret-word"))
@@ -71,7 +71,7 @@ def test_problems_are_shown_with_their_fix_and_exit_code_one(tables, capsys, mon
     monkeypatch.setenv("COLUMNS", "250")
 
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
 
     out = capsys.readouterr().out
     assert ended.value.code == 1

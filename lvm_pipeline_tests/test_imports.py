@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import subprocess
 import sys
@@ -25,17 +26,27 @@ def printed_by(program):
     return done.stdout.split()
 
 
-def test_what_a_block_makes_is_never_searched_and_garbage_is_collected_again_after_it():
+def test_what_a_block_imports_is_never_searched_and_garbage_is_collected_again_after_it():
     before = gc.get_freeze_count()
+    sys.modules.pop("this", None)
     try:
-        with lasting_imports():
+        with lasting_imports(), contextlib.redirect_stdout(None):
             assert not gc.isenabled()
             made = [[] for _ in range(1000)]
+            import this  # noqa: F401 - a module that nothing else imports
 
         assert gc.isenabled()
         assert gc.get_freeze_count() - before >= len(made)
     finally:
         gc.unfreeze()
+
+
+def test_a_block_that_imports_nothing_new_keeps_no_garbage():
+    before = gc.get_freeze_count()
+    with lasting_imports():
+        import contextlib  # noqa: F401
+
+    assert gc.get_freeze_count() == before
 
 
 def test_a_collector_that_was_off_stays_off():

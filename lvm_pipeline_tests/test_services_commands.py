@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lvm_pipeline import cli
+from lvm_pipeline.cli import commands
 from lvm_pipeline.errors import LvmError
 
 
 def test_a_test_alert_arrives(monkeypatch, receiver):
     monkeypatch.setenv("LVM_ALERT_URL", receiver.url)
 
-    result = CliRunner().invoke(cli.app, ["alerts", "test"], catch_exceptions=False)
+    result = CliRunner().invoke(commands.app, ["alerts", "test"], catch_exceptions=False)
 
     assert result.exit_code == 0
     assert "s3cret" not in result.output
@@ -25,13 +25,13 @@ def test_a_test_alert_arrives(monkeypatch, receiver):
 
 def test_a_missing_address_is_reported():
     with pytest.raises(LvmError, match="LVM_ALERT_URL is not set"):
-        CliRunner().invoke(cli.app, ["alerts", "test"], catch_exceptions=False)
+        CliRunner().invoke(commands.app, ["alerts", "test"], catch_exceptions=False)
 
 
 def test_the_address_is_not_among_the_settings_that_are_shown(monkeypatch, receiver):
     monkeypatch.setenv("LVM_ALERT_URL", receiver.url)
 
-    result = CliRunner().invoke(cli.app, ["settings", "--json"], catch_exceptions=False)
+    result = CliRunner().invoke(commands.app, ["settings", "--json"], catch_exceptions=False)
 
     assert "LVM_ALERT_URL" in result.output
     assert "s3cret" not in result.output
@@ -40,7 +40,7 @@ def test_the_address_is_not_among_the_settings_that_are_shown(monkeypatch, recei
 @pytest.mark.postgres
 def test_a_shell_gets_what_dagsters_own_commands_need(lvm_home, embedded_server, monkeypatch):
     monkeypatch.setenv("LVM_HOME", str(lvm_home))
-    printed = CliRunner().invoke(cli.app, ["env"], catch_exceptions=False).output
+    printed = CliRunner().invoke(commands.app, ["env"], catch_exceptions=False).output
     assert "postgresql" not in printed, "no secrets"
     script = f"{printed}\n{Path(sys.executable).parent}/dagster instance info"
 

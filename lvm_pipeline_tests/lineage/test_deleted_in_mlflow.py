@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from lvm_pipeline import cli, lineage
+from lvm_pipeline import lineage
 from lvm_pipeline.adapters import mlflow_mending, mlflow_registry, mlflow_store
 from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker, log_scores_to_run
+from lvm_pipeline.cli.commands import app
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.experiments import selection
 from lvm_pipeline.settings import Settings, settings_environment
@@ -55,7 +56,7 @@ def champion(settings):
 
 
 def choose_anew():
-    done = CliRunner().invoke(cli.app, ["champion", "--choose-anew"], catch_exceptions=False)
+    done = CliRunner().invoke(app, ["champion", "--choose-anew"], catch_exceptions=False)
     assert done.exit_code == 0
     return done.output
 
