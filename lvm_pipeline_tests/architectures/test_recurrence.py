@@ -77,12 +77,26 @@ def test_is_used_in_training_on_a_cpu_only(kind, monkeypatch):
         return run_layers(*arguments, **named)
 
     monkeypatch.setattr("lvm_pipeline.architectures._recurrence.run_layers", noted)
-    model, contexts = build(kind), noise(2, 5, 32, dtype=torch.float32)
+    model, contexts = build(kind), noise(4, 5, 32, dtype=torch.float32)
     with torch.no_grad():
         model(contexts)
     assert not used
     model(contexts)
     assert used
+
+
+def test_short_contexts_and_single_concepts_are_not_read_by_the_lstm_of_torch(monkeypatch):
+    model, contexts = build("lstm").eval(), noise(2, 7, 32, dtype=torch.float32)
+    with torch.no_grad():
+        expected = model(contexts)
+        _, state = model.prefill(contexts[:, :5])
+        monkeypatch.setattr(nn.LSTM, "forward", None)
+        short = model(contexts[:, :5])
+        prediction, state = model.step(contexts[:, 5], state)
+        after, _ = model.step(contexts[:, 6], state)
+
+    torch.testing.assert_close(short, expected[:, :5], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.stack([prediction, after], dim=1), expected[:, 5:], rtol=1e-5, atol=1e-6)
 
 
 def test_multiplies_in_the_type_of_autocast(kind):
