@@ -22,10 +22,10 @@ from lvm_pipeline.lineage.trials import trial_folder, write_trial
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.load import ingest
 from lvm_pipeline.source.space_fingerprint import FILE, read_fingerprint
+from lvm_pipeline.training import rescore
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline.training.loop import train
-from lvm_pipeline.training.rescore import rescore
 from lvm_pipeline.training.tracking import Tracker
 from lvm_pipeline_tests.serving.homes import call, running
 from lvm_pipeline_tests.source.given_files import rows
@@ -60,12 +60,14 @@ def model_dir(settings):
     config = TrainingConfig(**options, model={"hidden_dim": 16, "num_layers": 1})
     folder = trial_folder(settings, config.trial.trial_id)
     write_trial(folder, config.trial)
-    train(
-        config,
-        load_training_data(*settings.promoted_tables),
-        output_dir=folder.staged_dir,
-        accept=accepted_at(folder.model_dir, settings.promoted_tables, Tracker(), rescorer=rescore),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+        train(
+            config,
+            load_training_data(*settings.promoted_tables),
+            output_dir=folder.staged_dir,
+            accept=accepted_at(folder.model_dir, settings.promoted_tables, Tracker()),
+        )
     return folder.model_dir
 
 

@@ -116,14 +116,16 @@ def demo(
     """Load the demo corpus into the source table and materialize every asset with Dagster.
 
     Also run the first trials of the plan, train one architecture with a strategy, and combine trials into an ensemble.
+    Without --preset, models are of preset `smoke` and trained for 5 epochs: the corpus is small.
     """
     from lvm_pipeline import lineage
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
     from lvm_pipeline.defs.launch import materialise_lineage
-    from lvm_pipeline.lineage.demo import DemoExperiments
+    from lvm_pipeline.lineage.demo import DemoExperiments, sized_for_demo
+    from lvm_pipeline.training.rescore import RescoringProcess
 
     out = render.plain()
-    settings = settings_of(preset=preset, set_options=set_)
+    settings = sized_for_demo(settings_of(preset=preset, set_options=set_))
     architectures = _chosen(architecture, settings)
     with render.progress_bars(out) as bars:
         report = lineage.ingest_demo_corpus(
@@ -136,13 +138,14 @@ def demo(
             bars.task,
             lambda week: MlflowTracker(settings) if week is None else lineage.plan_tracker(settings, week),
         )
-        materialise_lineage(
-            settings,
-            architectures,
-            on_progress=render.stage_bars(bars),
-            before_training=experiments.before_training,
-            before_choice=experiments.before_choice,
-        )
+        with RescoringProcess():
+            materialise_lineage(
+                settings,
+                architectures,
+                on_progress=render.stage_bars(bars),
+                before_training=experiments.before_training,
+                before_choice=experiments.before_choice,
+            )
     render.show_results(out, settings)
     out.print(f"Study report of the plan: {experiments.study_page}", soft_wrap=True)
 

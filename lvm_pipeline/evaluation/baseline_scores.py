@@ -6,16 +6,16 @@ a table and split holds the measures of every baseline on every target.
 Shapes: S = targets.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lvm_pipeline.evaluation.kept import kept_or_made
-from lvm_pipeline.evaluation.kept_forecast import kept_forecast
+from lvm_pipeline.evaluation.kept_fits import kept_forecast, kept_ridges
 from lvm_pipeline.measures.baselines import Baseline, fit_baselines
 from lvm_pipeline.measures.hubness import penalties_of
-from lvm_pipeline.measures.linear_forecast import LinearForecast
 from lvm_pipeline.measures.metrics import Closeness, Spread, Values
 from lvm_pipeline.measures.ranking import RANKING_BASELINES
 from lvm_pipeline.measures.retrieval import EXCLUSIONS, Ranks
@@ -45,15 +45,20 @@ def baseline_scores(
         cache_dir,
         "baselines",
         [fingerprint, split, targets.context_mode, targets.context_length, code_version(__name__)],
-        make=lambda: _scored(targets, lambda each: kept_forecast(each, fingerprint=fingerprint, cache_dir=cache_dir)),
+        make=lambda: _scored(targets, fingerprint=fingerprint, cache_dir=cache_dir),
         pack=_packed,
         unpack=lambda arrays, facts: _unpacked(arrays, facts, num_targets=len(targets.scored)),
         num_kept=KEPT_FILES,
     )
 
 
-def _scored(targets: Targets, forecast_of: Callable[[Targets], LinearForecast]) -> dict[str, ScoredBaseline]:
+def _scored(targets: Targets, *, fingerprint: str, cache_dir: Path | None) -> dict[str, ScoredBaseline]:
     train_mean = targets.train_mean()
+    baselines = fit_baselines(
+        targets,
+        forecast_of=partial(kept_forecast, fingerprint=fingerprint, cache_dir=cache_dir),
+        ridges_of=partial(kept_ridges, fingerprint=fingerprint, cache_dir=cache_dir),
+    )
     return {
         baseline.name: ScoredBaseline(
             scores=score_predictor(
@@ -61,7 +66,7 @@ def _scored(targets: Targets, forecast_of: Callable[[Targets], LinearForecast]) 
             ),
             fitted=baseline.fitted,
         )
-        for baseline in fit_baselines(targets, forecast_of=forecast_of)
+        for baseline in baselines
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import article_ranges, memory_mapped_vectors
-from lvm_pipeline.evaluation.kept_forecast import kept_forecast
+from lvm_pipeline.evaluation.kept_fits import kept_forecast
 from lvm_pipeline.evaluation.scoring import targets_of
 from lvm_pipeline.measures.error_drift import Errors
 from lvm_pipeline.measures.linear_forecast import LinearForecast

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from lvm_pipeline.decoding._contract import Decoder
-from lvm_pipeline.evaluation.kept_forecast import kept_forecast
+from lvm_pipeline.evaluation.kept_fits import kept_forecast
 from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.measures.linear_forecast import LinearForecast
 from lvm_pipeline.measures.metrics import cosines

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from lvm_pipeline.training.loop import Accept, TrainedModel
     from lvm_pipeline.training.progress import OnProgress
     from lvm_pipeline.training.ranks import Ranks
-    from lvm_pipeline.training.rescore import Rescorer
     from lvm_pipeline.training.tracking import Tracker
     from lvm_pipeline.training.trained_model import TrainedModelInfo
 
@@ -82,7 +81,6 @@ def train_trial(
     progress: "OnProgress | None" = None,
     again: bool = False,
     data: "TrainingData | None" = None,
-    rescorer: "Rescorer | None" = None,
     ranks: "Ranks | None" = None,
 ) -> TrainedTrial:
     """Train a trial on the promoted data, check the result and promote it; `models/<architecture>` then leads to it.
@@ -93,7 +91,6 @@ def train_trial(
         tracker: What to report to; None tracks nothing.
         again: Train even if there is nothing new, and from the start even if a checkpoint cannot be resumed.
         data: The promoted data, for a process that trains many trials; None: they are loaded.
-        rescorer: Scores the model in another process; None: one that is started for this model alone.
         ranks: The processes that train together, of which this is the first; see `follow_trial`.
 
     Raises:
@@ -127,7 +124,7 @@ def train_trial(
             tracker=tracker,
             progress=progress,
             again=again,
-            accept=accepted_at(folder.model_dir, settings.promoted_tables, tracker, rescorer=rescorer),
+            accept=accepted_at(folder.model_dir, settings.promoted_tables, tracker),
             ranks=ranks,
         )
         made = trained_now(folder, trained, tracker)
@@ -183,18 +180,15 @@ def finished_trial(folder: TrialFolder, config: "TrainingConfig", data: "Trainin
     return trained_before(folder, info)
 
 
-def accepted_at(
-    model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker", *, rescorer: "Rescorer | None" = None
-) -> "Accept":
+def accepted_at(model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker") -> "Accept":
     """Return what a training does with its model: check it, and move it to `model_dir` if no blocking finding failed.
 
-    `tables` are concept table, sequence table and folder of the memory-mapped vectors; `rescorer` scores the model in
-    another process (None: one that is started for this model alone).
+    `tables` are concept table, sequence table and folder of the memory-mapped vectors.
     """
     from lvm_pipeline.training.invariants import check_trained_model, write_findings
 
     def accept(trained: "TrainedModel") -> "TrainedModel":
-        findings = check_trained_model(trained.path, *tables, rescorer=rescorer)
+        findings = check_trained_model(trained.path, *tables)
         write_findings(trained.path, findings)
         keep_with_model(trained.path, tables)
         write_tracking(trained.path, tracker, is_complete=tracker.run_id is None)

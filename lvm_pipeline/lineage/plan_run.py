@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from lvm_pipeline.experiments.trial_scores import Outcome, TrialScores
     from lvm_pipeline.training.data import TrainingData
     from lvm_pipeline.training.progress import OnProgress, ProgressReport
-    from lvm_pipeline.training.rescore import Rescorer
     from lvm_pipeline.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -97,8 +96,8 @@ def run_plan(
     data = promoted_data(settings)
     outcomes: list[Outcome] = []
     num_new = 0
-    with RescoringProcess() as rescorer, contextlib.closing(TrialQueue(settings, week, trial_ids)) as queue:
-        batch = _Batch(settings, data, rescorer, tracker_for=tracker_for, progress=progress, again=again)
+    with RescoringProcess(), contextlib.closing(TrialQueue(settings, week, trial_ids)) as queue:
+        batch = _Batch(settings, data, tracker_for=tracker_for, progress=progress, again=again)
         while len(queue):
             is_over = budget_seconds is not None and time.monotonic() - started >= budget_seconds
             trial = queue.known()
@@ -124,13 +123,12 @@ class _Batch:
         self,
         settings: Settings,
         data: "TrainingData",
-        rescorer: "Rescorer",
         *,
         tracker_for: "Callable[[int], Tracker | None]",
         progress: "OnProgress | None",
         again: bool,
     ):
-        self._settings, self._data, self._rescorer = settings, data, rescorer
+        self._settings, self._data = settings, data
         self._tracker_for, self._progress, self._again = tracker_for, progress, again
 
     def run(self, trial: "PlannedTrial", proposal: "Proposal | None" = None) -> "Outcome":
@@ -201,7 +199,6 @@ class _Batch:
             progress=progress,
             again=self._again,
             data=self._data,
-            rescorer=self._rescorer,
         )
 
     def _combined(self, trial: "PlannedTrial", tracker: "Tracker") -> TrainedTrial:

@@ -111,7 +111,7 @@ def _linear_forecast(settings: Settings) -> "Predictor":
     """Fit the linear forecast on the train articles, or read the one that an evaluation kept."""
     import numpy as np
 
-    from lvm_pipeline.evaluation.kept_forecast import kept_forecast
+    from lvm_pipeline.evaluation.kept_fits import kept_forecast
     from lvm_pipeline.evaluation.scoring import targets_of
 
     data = promoted_data(settings)

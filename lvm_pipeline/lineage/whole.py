@@ -1,13 +1,10 @@
 """The whole lineage in one call, without Dagster."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lvm_pipeline.lineage import data, drift, models, results
 from lvm_pipeline.settings import Settings
-
-if TYPE_CHECKING:
-    from lvm_pipeline.training.rescore import Rescorer
 
 Task = Callable[[str], Callable[..., Any]]  # description -> (done, total, note), which moves a bar
 
@@ -31,10 +28,10 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
     data.promote_with_sequences(settings, concepts)
     drift.check_drift(settings)
     shown(1, 1)
-    with RescoringProcess() as rescorer:
+    with RescoringProcess():
         for architecture in architectures:
             shown = task(f"trained_model {architecture}")
-            _train(settings, architecture, again=again, shown=shown, rescorer=rescorer)
+            _train(settings, architecture, again=again, shown=shown)
             shown = task(f"evaluation_report {architecture}")
             results.evaluate_architecture(settings, architecture)
             shown(1, 1)
@@ -45,9 +42,7 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
     return chosen
 
 
-def _train(
-    settings: Settings, architecture: str, *, again: bool, shown: Callable[..., Any], rescorer: "Rescorer"
-) -> None:
+def _train(settings: Settings, architecture: str, *, again: bool, shown: Callable[..., Any]) -> None:
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
     from lvm_pipeline.training.progress import ProgressReport
 
@@ -55,6 +50,5 @@ def _train(
         shown(report.done_fraction, 1.0, report.in_words())
 
     config = models.training_config_of(settings, architecture)
-    tracker = MlflowTracker(settings)
-    trained = models.train_trial(settings, config, tracker=tracker, progress=show, again=again, rescorer=rescorer)
+    trained = models.train_trial(settings, config, tracker=MlflowTracker(settings), progress=show, again=again)
     shown(1, 1, "" if trained.was_trained else "trained before, nothing changed")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.measures.linear_forecast import LinearForecast, fit_linear_forecast
-from lvm_pipeline.measures.ridge import RIDGE, RIDGE_RESIDUAL, fit_ridges
+from lvm_pipeline.measures.ridge import RIDGE, RIDGE_RESIDUAL, AffineMap, fit_ridges
 from lvm_pipeline.measures.targets import LONGEST_WINDOW_OF_A_RIDGE, Contexts, Targets
 from lvm_pipeline.measures.weighted_means import article_mixes, decayed_means, fit_context_mix, fit_decay
 
@@ -59,12 +59,22 @@ def fitted_forecast(targets: Targets) -> LinearForecast:
     )
 
 
+def fitted_ridges(targets: Targets) -> dict[str, AffineMap]:
+    """Fit the ridge regressions on the train targets, by name."""
+    train = targets.train
+    num_lags = min(targets.context_length, LONGEST_WINDOW_OF_A_RIDGE)
+    return fit_ridges(targets.vectors, train.target_rows, train.articles, num_lags=num_lags)
+
+
 def fit_baselines(
-    targets: Targets, *, forecast_of: Callable[[Targets], LinearForecast] = fitted_forecast
+    targets: Targets,
+    *,
+    forecast_of: Callable[[Targets], LinearForecast] = fitted_forecast,
+    ridges_of: Callable[[Targets], dict[str, AffineMap]] = fitted_ridges,
 ) -> Iterator[Baseline]:
     """Fit the baselines on the train targets, one at a time to save memory.
 
-    `forecast_of` returns the fitted linear forecast, from where it is kept.
+    `forecast_of` and `ridges_of` return the linear forecast and the ridge regressions, from where they are kept.
     """
     vectors, train = targets.vectors, targets.train
     mean = targets.train_mean()
@@ -73,9 +83,7 @@ def fit_baselines(
     yield Baseline(name=CONTEXT_MEAN, predict=_decayed(vectors, 1.0))
     decay = fit_decay(vectors, train.window_rows, train.target_rows)
     yield Baseline(name=RECENCY_WEIGHTED_MEAN, predict=_decayed(vectors, decay), fitted={"decay": decay})
-    num_lags = min(targets.context_length, LONGEST_WINDOW_OF_A_RIDGE)
-    ridges = fit_ridges(vectors, train.target_rows, train.articles, num_lags=num_lags)
-    for name, found in ridges.items():
+    for name, found in ridges_of(targets).items():
         yield Baseline(
             name=name,
             predict=lambda contexts, found=found: found.predict(vectors, contexts.target_rows),

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar, Token
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -75,24 +76,36 @@ def rescore(
 
 
 def rescore_in_fresh_process(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:
-    """Score one model in a process of its own. Raises LvmError if it cannot be loaded and scored there."""
+    """Score one model in the process of the `RescoringProcess` block around the call, or in one of its own.
+
+    Raises:
+        LvmError: If the model cannot be loaded and scored there.
+    """
+    shared = _shared.get()
+    if shared is not None:
+        return shared(model_dir, concepts_path, sequences_path, vectors_dir)
     with RescoringProcess() as score:
         return score(model_dir, concepts_path, sequences_path, vectors_dir)
 
 
 class RescoringProcess:
-    """One process that scores many models, each as in a process of its own but without starting Python again.
+    """One process that scores all models of a `with` block, each as in a process of its own.
 
-    It starts with the first model and ends with the block. The tables are read once for each sequence table.
+    It starts with the first model and ends with the block, so Python and torch are started once, and the tables are
+    read once for each sequence table. Trainings inside the block find it by themselves, also those that Dagster runs in
+    this process. A block inside another one uses the process of the outer one.
     """
 
     def __enter__(self) -> "RescoringProcess":
         self._process: subprocess.Popen[str] | None = None
+        self._outer = _shared.get()
+        self._token: Token[RescoringProcess | None] = _shared.set(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        _shared.reset(self._token)
         self._end()
 
     def _end(self) -> None:
@@ -103,6 +116,8 @@ class RescoringProcess:
 
     def __call__(self, model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:
         """Return the scores of one model. Raises LvmError if the model cannot be loaded and scored there."""
+        if self._outer is not None:
+            return self._outer(model_dir, concepts_path, sequences_path, vectors_dir)
         if self._process is None or self._process.poll() is not None:
             self._end()
             command = [sys.executable, "-m", MODULE]
@@ -123,6 +138,10 @@ class RescoringProcess:
         if ERROR in values:
             raise LvmError(f"The model in {model_dir} could not be scored in a fresh process: {values[ERROR]}")
         return Rescore(**{**values, "spread": Spread(**values["spread"])})
+
+
+# The process of the block that this thread is in.
+_shared: ContextVar[RescoringProcess | None] = ContextVar("rescoring_process", default=None)
 
 
 def serve() -> None:

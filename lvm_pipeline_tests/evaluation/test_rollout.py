@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lvm_pipeline.evaluation import rollout
-from lvm_pipeline.evaluation.kept_forecast import kept_forecast
+from lvm_pipeline.evaluation.kept_fits import kept_forecast
 from lvm_pipeline.evaluation.report import report_from_json
 from lvm_pipeline.evaluation.report_page import report_html
 from lvm_pipeline.evaluation.rollout import HELD, LINEAR, MODEL, NEAREST, NUM_STEPS, TRUTH, rollout_scores
@@ -140,17 +140,6 @@ def test_short_articles_have_no_rollout(tmp_path):
     report = products.evaluate(model_dir)
     assert report.rollout is None
     assert "Roll-out: no article of the split has 8 targets in a row." in report.not_checked
-
-
-def test_the_kept_forecast_is_the_fitted_one(scored, tmp_path):
-    fitted = kept_forecast(scored.targets, fingerprint="f", cache_dir=None)
-    for _ in range(2):
-        kept = kept_forecast(scored.targets, fingerprint="f", cache_dir=tmp_path)
-        for name, value in vars(fitted).items():
-            np.testing.assert_array_equal(getattr(kept, name), value)
-    (path,) = tmp_path.glob("linear-forecast-*.npz")
-    path.write_bytes(b"damaged")
-    assert kept_forecast(scored.targets, fingerprint="f", cache_dir=tmp_path).inputs == fitted.inputs
 
 
 def test_a_report_holds_it_as_json_and_on_its_page(report):

@@ -3,7 +3,8 @@
 import pytest
 
 from lvm_pipeline import lineage
-from lvm_pipeline.lineage.demo import DemoExperiments
+from lvm_pipeline.lineage.demo import DemoExperiments, sized_for_demo
+from lvm_pipeline.settings import Settings, with_options
 from lvm_pipeline_tests.lineage.test_plan_run import settings  # noqa: F401 - a fixture
 
 
@@ -35,3 +36,13 @@ def test_the_demo_runs_two_planned_trials_a_strategy_and_an_ensemble_and_leaves_
     assert any("auxiliary" in row.name for row in board.models)
     assert (settings.trials_dir / ensemble.name / "report.html").is_file()
     assert bars == ["plan, week 1, preset smoke", "trained_model gru auxiliary_targets", "ensemble"]
+
+
+def test_the_demo_is_small_unless_a_preset_is_set(tmp_path):
+    plain = Settings(home=tmp_path)
+
+    demo = sized_for_demo(plain)
+    assert (demo.preset, demo.epochs) == ("smoke", 5)
+    assert sized_for_demo(with_options(plain, {"epochs": 2})).epochs == 2
+    chosen = with_options(plain, {"preset": "small"})
+    assert sized_for_demo(chosen) is chosen

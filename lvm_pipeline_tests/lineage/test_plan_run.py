@@ -30,17 +30,9 @@ from lvm_pipeline_tests.training.test_loop import Recorder
 PATIENCE_SECONDS = 200
 
 
-class InProcess:
-    """Scores models again in this process, since starting another takes seconds."""
-
-    __enter__ = lambda self: self  # noqa: E731
-    __exit__ = lambda self, *_: None  # noqa: E731
-    __call__ = staticmethod(rescore.rescore)
-
-
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(rescore, "RescoringProcess", InProcess)
+    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
     found = Settings(home=tmp_path / "home", device="cpu", preset="smoke", epochs=1, num_threads=1)
     make_data(found)
     return found
@@ -179,7 +171,7 @@ def test_what_the_plan_does_not_have_is_refused(settings, small_plan):
 
 def test_week_5_combines_and_refines_the_best_of_the_weeks_before(lvm_home, embedded_server, small_plan, monkeypatch):
     monkeypatch.setattr(plan, "NUM_REFINEMENTS", 3)
-    monkeypatch.setattr(rescore, "RescoringProcess", InProcess)
+    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
     settings = Settings(home=lvm_home, device="cpu", preset="smoke", epochs=1, num_threads=1)
     make_data(settings)
     assert statuses(settings, week=5) == ["waiting"] * 8

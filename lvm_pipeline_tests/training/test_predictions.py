@@ -7,7 +7,7 @@ from lvm_pipeline.measures.metrics import spread_of
 from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.training.batches import vectors_on_device
 from lvm_pipeline.training.data import Spans
-from lvm_pipeline.training.predictions import SELECTION_METRICS, predict_spans, selection_metric
+from lvm_pipeline.training.predictions import SELECTION_METRICS, predict_spans, predicted_batches, selection_metric
 from lvm_pipeline_tests.architectures.models import build, redraw
 
 RNG = np.random.default_rng(0)
@@ -30,6 +30,19 @@ def test_a_target_is_predicted_from_its_own_context_alone(data, model, mode):
         with torch.no_grad():
             alone = model(torch.from_numpy(np.array(context))[None])[0, -1]
         np.testing.assert_allclose(found[index], alone, atol=1e-5)
+
+
+def test_spans_of_a_batch_are_of_similar_length(model):
+    lengths = np.array([*range(1, 41), 200, 3, 40])
+    starts = np.cumsum(lengths + 1) - lengths - 1
+    spans = Spans(first_rows=starts, lengths=lengths, first_targets=np.zeros_like(lengths))
+    vectors = torch.randn(int((lengths + 1).sum()), 16)
+    seen = []
+    for indices, found in predicted_batches(model, vectors, spans, None):
+        assert lengths[indices].max() <= 1.25 * lengths[indices].min()
+        assert len(found) == lengths[indices].sum()
+        seen += indices.tolist()
+    assert sorted(seen) == list(range(len(lengths)))
 
 
 def test_long_articles_are_cut_for_a_model_that_reads_little(data, model, monkeypatch):

@@ -4,7 +4,7 @@ import psutil
 import pytest
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.training.rescore import RescoringProcess, rescore
+from lvm_pipeline.training.rescore import RescoringProcess, rescore, rescore_in_fresh_process
 from lvm_pipeline_tests.evaluation.products import make_products
 
 
@@ -23,6 +23,23 @@ def test_one_process_scores_model_after_model_and_survives_a_bad_one(tmp_path):
 
     assert not process.is_running()
     assert [each.score for each in found] == pytest.approx([rescore(folder, *tables).score for folder in (one, other)])
+
+
+def test_trainings_inside_a_block_share_its_process_and_none_is_left_after_it(tmp_path):
+    products = make_products(tmp_path)
+    tables = tuple(products.paths.values())
+    model = products.train("one")
+
+    with RescoringProcess() as outer:
+        expected = rescore_in_fresh_process(model, *tables)
+        process = outer._process
+        with RescoringProcess() as inner:
+            assert rescore_in_fresh_process(model, *tables) == expected
+            assert inner._process is None
+        assert outer._process is process
+        assert process.poll() is None
+    assert process.poll() is not None
+    assert rescore_in_fresh_process(model, *tables) == expected
 
 
 def test_a_process_that_dies_is_an_error_and_the_next_model_has_a_new_one(tmp_path):
