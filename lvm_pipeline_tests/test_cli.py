@@ -36,6 +36,14 @@ def test_architectures_are_listed_with_their_exact_sizes(lvm):
     assert {preset for name, preset in rows if name == "gru"} == {"smoke", "small", "full"}
 
 
+@pytest.mark.parametrize(("words", "meant"), [(["trian"], "train"), (["plan", "rn"], "run")])
+def test_a_misspelt_command_names_what_was_meant_once(lvm, words, meant):
+    code, _, err = lvm(*words)
+
+    assert code == 2
+    assert err.count(f"Did you mean '{meant}'?") == 1
+
+
 @pytest.mark.postgres
 def test_a_file_is_loaded_once_and_verified(lvm, given_parquet, postgres_url, monkeypatch):
     monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)

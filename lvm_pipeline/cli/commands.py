@@ -44,6 +44,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
+    suggest_commands=False,  # click does, too
 )
 app.add_typer(npz.app)
 app.add_typer(checking.app)
@@ -270,15 +271,18 @@ def _train(settings: Settings, *, data: Path | None, output: Path | None, again:
 
     out = render.plain()
     with render.progress_bars(out) as bars:
-        progress = render.training_bar(bars.task(f"Training {settings.trial_id}"))
+        bar = bars.task(f"Training {settings.trial_id}")
+        progress = render.training_bar(bar)
         if data is not None:
             trained = from_files.train_on(settings, data, output=output, progress=progress, again=again)
+            bar(1, 1)
             render.show_trained(out, trained.info, path=trained.path, problem=trained.tracking_problem)
             return
         config = lineage.training_config_of(settings)
         trial = lineage.train_launched(
             settings, config, tracker=MlflowTracker(settings), progress=progress, again=again
         )
+        bar(1, 1)
     path = trial.folder.model_dir
     if output is not None:
         path = from_files.copy_model(path, output)

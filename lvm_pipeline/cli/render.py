@@ -220,10 +220,10 @@ def show_drift(console: Console, drift: Any, report_path: Path) -> None:
 
 
 def training_bar(bar: Bar) -> Callable[[Any], None]:
-    """Return a callback for `training.loop.train` that moves a bar."""
+    """Return a callback for `training.loop.train` that moves a bar, but not to its end: scoring is still to come."""
 
     def show(report: Any) -> None:
-        bar(report.done_fraction, 1.0, report.in_words())
+        bar(min(report.done_fraction, 0.999), 1.0, report.in_words())
 
     return show
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lvm_pipeline.lineage import ensembles, models, plan, plan_run, results
 from lvm_pipeline.lineage.trials import latest_trial
-from lvm_pipeline.lineage.whole import Task
+from lvm_pipeline.lineage.whole import Task, until_over
 from lvm_pipeline.settings import Settings, with_options
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class DemoExperiments:
         shown = self.task(f"trained_model {architecture} {STRATEGY}")
 
         def show(report: ProgressReport) -> None:
-            shown(min(report.done_fraction, 0.999), 1.0, report.in_words())
+            until_over(shown)(report.done_fraction, 1.0, report.in_words())
 
         config = models.training_config_of(with_options(self.settings, {"strategy": STRATEGY}), architecture)
         trained = models.train_trial(self.settings, config, tracker=self.tracker_for(None), progress=show)

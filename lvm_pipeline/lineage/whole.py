@@ -6,7 +6,8 @@ from typing import Any
 from lvm_pipeline.lineage import data, drift, models, results
 from lvm_pipeline.settings import Settings
 
-Task = Callable[[str], Callable[..., Any]]  # description -> (done, total, note), which moves a bar
+Shown = Callable[..., Any]  # (done, total, note), which moves a bar
+Task = Callable[[str], Shown]  # makes a bar, given its description
 
 
 def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: bool = False) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
     from lvm_pipeline.training.rescore import RescoringProcess
 
     shown = task("concepts")
-    concepts = data.stage_concepts(settings, progress=shown)
+    concepts = data.stage_concepts(settings, progress=until_over(shown))
     shown(1, 1, concepts.extraction_in_words())
     shown = task("sequences")
     data.promote_with_sequences(settings, concepts)
@@ -42,13 +43,19 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
     return chosen
 
 
-def _train(settings: Settings, architecture: str, *, again: bool, shown: Callable[..., Any]) -> None:
+def until_over(shown: Shown) -> Shown:
+    """Return what moves a bar, but not to its end, which shows as done: a stage also checks what it made."""
+    return lambda done, total, note="": shown(min(done / total if total else 0.0, 0.999), 1.0, note)
+
+
+def _train(settings: Settings, architecture: str, *, again: bool, shown: Shown) -> None:
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
     from lvm_pipeline.training.progress import ProgressReport
 
     def show(report: ProgressReport) -> None:
-        shown(report.done_fraction, 1.0, report.in_words())
+        until_over(shown)(report.done_fraction, 1.0, report.in_words())
 
     config = models.training_config_of(settings, architecture)
     trained = models.train_trial(settings, config, tracker=MlflowTracker(settings), progress=show, again=again)
-    shown(1, 1, "" if trained.was_trained else "trained before, nothing changed")
+    score = f"validation {trained.info.selection_metric} {trained.info.score:.4f}"
+    shown(1, 1, score if trained.was_trained else f"{score}, trained before, nothing changed")

@@ -66,15 +66,39 @@ def test_dagster_gives_the_numbers_of_the_library(make_home, source):
     seen = []
 
     runs = materialise_lineage(with_dagster, ["gru"], on_progress=seen.append)
-    lineage.run(without, ["gru"], task=lambda _: lambda *_: None)
+    bars = Bars()
+    lineage.run(without, ["gru"], task=bars.task)
 
     first, second = products(with_dagster, "gru"), products(without, "gru")
     assert first["report"].pop("training").pop("history") is not None
     second["report"].pop("training")
     assert first == second
     assert {stage.stage for stage in seen if stage.state == "done"} == set(ASSETS)
+    check_bars(bars, without)
     check_record(with_dagster, runs)
     check_refusal_of_harmed_data(with_dagster, source)
+
+
+class Bars:
+    """Keeps how each bar moved."""
+
+    def __init__(self):
+        self.moves = {}
+
+    def task(self, description):
+        moves = self.moves[description] = []
+        return lambda done, total, note="": moves.append((done / total, note))
+
+
+def check_bars(bars, settings):
+    """A bar comes to its end once, when the stage is over, and a training then says what it scored."""
+    stages = ["concepts", "sequences", "trained_model gru", "evaluation_report gru", "champion"]
+    assert list(bars.moves) == stages
+    for moves in bars.moves.values():
+        assert [fraction for fraction, _ in moves if fraction >= 1] == [1]
+        assert moves[-1][0] == 1
+    score = lineage.latest_trial(settings, "gru").info().score
+    assert bars.moves["trained_model gru"][-1][1] == f"validation cosine {score:.4f}"
 
 
 def check_record(settings, runs):
