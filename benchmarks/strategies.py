@@ -2,12 +2,14 @@
 
     nice python benchmarks/strategies.py --home LVM_HOME --architecture gru --preset small --output ablation
     nice python benchmarks/strategies.py --home LVM_HOME --only progressive,ema --seeds 0,1 --set epochs=4
+    nice python benchmarks/strategies.py --home LVM_HOME --only decode_in_the_loop:decoder=prefix
 
 The home must hold concepts and sequences (`lvm run` makes them); nothing is written there. Arms are `plain`, each
-strategy with its default options, combinations joined with +, and `ema` (averaged weights, decay 0.99). Their cosines
-are kept in the output folder, so a run that is stopped goes on where it was. A gain is the difference of the cosines,
-averaged over the seeds that both arms have, with its 95 % interval under resampling of articles; `seeds above` is the
-number of seeds whose own interval lies above zero. A strategy that the data do not allow is listed with its reason.
+strategy with its default options, combinations joined with +, and `ema` (averaged weights, decay 0.99). Options of a
+strategy follow its name, after colons. Cosines are kept in the output folder, so a run that is stopped goes on where it
+was. A gain is the difference of the cosines, averaged over the seeds that both arms have, with its 95 % interval under
+resampling of articles; `seeds above` is the number of seeds whose own interval lies above zero. A strategy that the
+data do not allow is listed with its reason.
 """
 
 import argparse
@@ -46,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = Settings(home=arguments.home)
     data = load_training_data(
-        settings.concepts_path, settings.sequences_path, settings.vectors_dir, encoders_dir=settings.encoders_dir
+        *settings.promoted_tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir
     )
     arms = [PLAIN, *(arm for arm in arguments.only.split(",") if arm != PLAIN)]
     for seed in map(int, arguments.seeds.split(",")):
@@ -65,8 +67,8 @@ def measure(arm: str, seed: int, data: TrainingData, arguments: argparse.Namespa
         "preset": arguments.preset,
         "seed": seed,
         "num_threads": arguments.threads,
-        **dict(each.split("=", 1) for each in arguments.set),
-        **({"ema_decay": EMA_DECAY} if arm == EMA else {"strategy": arm}),
+        **dict(map(named_value, arguments.set)),
+        **({"ema_decay": EMA_DECAY} if arm == EMA else strategy_of(arm)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -87,6 +89,17 @@ def measure(arm: str, seed: int, data: TrainingData, arguments: argparse.Namespa
         "machine": in_words("cpu", num_threads=arguments.threads),
     }
     path.write_text(json.dumps(found, indent=2), encoding="utf-8")
+
+
+def strategy_of(arm: str) -> dict[str, str]:
+    """Return the training options of an arm such as `decode_in_the_loop:decoder=prefix`."""
+    strategy, *options = arm.split(":")
+    return {"strategy": strategy, **{f"strategy_options.{name}": value for name, value in map(named_value, options)}}
+
+
+def named_value(text: str) -> list[str]:
+    """Split `name=value`."""
+    return text.split("=", 1)
 
 
 def print_table(arms: list[str], arguments: argparse.Namespace) -> None:
