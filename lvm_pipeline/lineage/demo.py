@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.training.tracking import Tracker
 
 STRATEGY = "auxiliary_targets"
-PLANNED_WEEK, PLANNED_PRESET = 1, "smoke"
+PLANNED_WEEK, PLANNED_PRESET, PLANNED_EPOCHS = 1, "smoke", 2
 PLANNED_ARCHITECTURES = ("lstm", "gru")  # the first trial of each
 MOST_MEMBERS = 5
 # With 859 train articles a width of 32 or 96 scores as high as 512, in half the time, and later epochs add 0.001.
@@ -65,7 +65,8 @@ class DemoExperiments:
         shown(1, 1)
 
     def _run_first_planned(self) -> None:
-        small = with_options(self.settings, {"preset": PLANNED_PRESET})
+        epochs = min(PLANNED_EPOCHS, self.settings.epochs)
+        small = with_options(self.settings, {"preset": PLANNED_PRESET, "epochs": epochs})
         trials = [trial for trial in plan.planned(small) if trial.week == PLANNED_WEEK]
         first = [next(each for each in trials if each.config.architecture == name) for name in PLANNED_ARCHITECTURES]
         shown = self.task(f"plan, week {PLANNED_WEEK}, preset {PLANNED_PRESET}")
