@@ -117,7 +117,7 @@ def demo(
     """Load the demo corpus into the source table and materialize every asset with Dagster.
 
     Also run the first trials of the plan, train one architecture with a strategy, and combine trials into an ensemble.
-    Without --preset, models are of preset `smoke` and trained for 5 epochs: the corpus is small.
+    Without --preset, models are of preset `smoke` and trained for 5 epochs (the plan's for 2), as the corpus is small.
     """
     from lvm_pipeline import lineage
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
