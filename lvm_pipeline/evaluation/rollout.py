@@ -39,6 +39,8 @@ NUM_STEPS = 8
 NO_ROLLOUT = f"Roll-out: no article of the split has {NUM_STEPS} targets in a row."
 MOST_ARTICLES = 64
 MOST_DECODED = 16  # articles whose predictions are decoded and encoded again, which is slow
+# Concepts that a roll-out has read are a multiple of this where its article allows it: equal contexts share a batch.
+CONTEXT_STEP = 8
 MODEL, LINEAR = "model", "linear_forecast"
 NEAREST, TRUTH, HELD = "model, nearest concept fed back", "model, reading the truth", "last concept, held"
 
@@ -130,7 +132,10 @@ def _decoded_curve(scored: ScoredModel, starts: Rows, decoder: Decoder, encoder:
 
 
 def _sampled_starts(contexts: Contexts, *, seed: int) -> Rows:
-    """Return, for a sample of articles, one target each that H - 1 further targets of its article follow."""
+    """Return, for a sample of articles, one target each that H - 1 further targets of its article follow.
+
+    A start whose context is a multiple of 8 long comes before others of its article.
+    """
     last = np.arange(len(contexts)) + NUM_STEPS - 1
     last = last[last < len(contexts)]
     first = np.arange(len(last))
@@ -138,6 +143,8 @@ def _sampled_starts(contexts: Contexts, *, seed: int) -> Rows:
     possible = first[(articles[first] == articles[last]) & (rows[last] - rows[first] == NUM_STEPS - 1)]
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(possible)
+    is_other = (rows - contexts.first_rows)[shuffled] % CONTEXT_STEP != 0
+    shuffled = shuffled[np.argsort(is_other, kind="stable")]
     _, one_each = np.unique(articles[shuffled], return_index=True)
     return np.sort(rng.permutation(shuffled[one_each])[:MOST_ARTICLES])
 

@@ -50,6 +50,24 @@ def test_step_by_step_it_is_the_model_on_its_own_predictions(scored, found):
     assert found.num_articles == len(starts) == len(set(contexts.articles[starts]))
 
 
+def test_contexts_are_a_multiple_of_eight_long_where_their_article_allows_it(scored):
+    contexts = scored.targets.scored
+    starts = rollout._sampled_starts(contexts, seed=3)
+    lengths = contexts.target_rows - contexts.first_rows
+    possible = {article: set() for article in contexts.articles[starts].tolist()}
+    for index in range(len(contexts) - NUM_STEPS + 1):
+        if contexts.articles[index] == contexts.articles[index + NUM_STEPS - 1]:
+            possible[int(contexts.articles[index])].add(int(lengths[index]))
+
+    found = dict(zip(contexts.articles[starts].tolist(), lengths[starts].tolist(), strict=True))
+    assert found.keys() == possible.keys()
+    for article, length in found.items():
+        whole = {each for each in possible[article] if each % 8 == 0}
+        assert length in (whole or possible[article])
+    assert any(length % 8 == 0 for length in found.values()) == (scored.info.mode == "articles")
+    assert rollout._sampled_starts(contexts, seed=4).tolist() != starts.tolist()
+
+
 def test_the_first_step_is_the_usual_prediction_and_the_truth_is_never_fed_back(scored, found):
     curves = found.by_name
 
