@@ -99,6 +99,7 @@ def train_trial(
     """
     with lasting_imports():
         from lvm_pipeline.training.loop import train
+        from lvm_pipeline.training.rescore import RescoringProcess
         from lvm_pipeline.training.tracking import Tracker
 
     move_earlier_layout(settings)
@@ -115,18 +116,20 @@ def train_trial(
         if tracker is not None:
             complete_tracking(settings)
         tracker = tracker or Tracker()
-        trained = train(
-            config,
-            data,
-            output_dir=folder.staged_dir,
-            checkpoint_dir=folder.checkpoint_dir,
-            compile_cache_dir=settings.compile_cache_dir,
-            tracker=tracker,
-            progress=progress,
-            again=again,
-            accept=accepted_at(folder.model_dir, settings.promoted_tables, tracker),
-            ranks=ranks,
-        )
+        with RescoringProcess() as rescoring:
+            rescoring.start()
+            trained = train(
+                config,
+                data,
+                output_dir=folder.staged_dir,
+                checkpoint_dir=folder.checkpoint_dir,
+                compile_cache_dir=settings.compile_cache_dir,
+                tracker=tracker,
+                progress=progress,
+                again=again,
+                accept=accepted_at(folder.model_dir, settings.promoted_tables, tracker),
+                ranks=ranks,
+            )
         made = trained_now(folder, trained, tracker)
         link_model(settings, config.architecture, folder)
         return made

@@ -91,9 +91,9 @@ def rescore_in_fresh_process(model_dir: Path, concepts_path: Path, sequences_pat
 class RescoringProcess:
     """One process that scores all models of a `with` block, each as in a process of its own.
 
-    It starts with the first model and ends with the block, so Python and torch are started once, and the tables are
-    read once for each sequence table. Trainings inside the block find it by themselves, also those that Dagster runs in
-    this process. A block inside another one uses the process of the outer one.
+    It starts with `start` or with the first model and ends with the block, so Python and torch are started once, and
+    the tables are read once for each sequence table. Trainings inside the block find it by themselves, also those that
+    Dagster runs in this process. A block inside another one uses the process of the outer one.
     """
 
     def __enter__(self) -> "RescoringProcess":
@@ -114,15 +114,28 @@ class RescoringProcess:
             self._process.communicate()
             self._process = None
 
+    def start(self) -> None:
+        """Start the process without waiting for it: it imports PyTorch while the caller does something else."""
+        if self._outer is None:
+            self._running()
+        else:
+            self._outer.start()
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            command = [sys.executable, "-m", MODULE]
+            # a process group of its own: Ctrl-C is for the caller, who ends the process
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+            )
+        return self._process
+
     def __call__(self, model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:
         """Return the scores of one model. Raises LvmError if the model cannot be loaded and scored there."""
         if self._outer is not None:
             return self._outer(model_dir, concepts_path, sequences_path, vectors_dir)
-        if self._process is None or self._process.poll() is not None:
-            self._end()
-            command = [sys.executable, "-m", MODULE]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        process = self._process
+        process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None
         paths = (model_dir, concepts_path, sequences_path, vectors_dir)

@@ -1,5 +1,7 @@
 """One process that scores many models."""
 
+import os
+
 import psutil
 import pytest
 
@@ -40,6 +42,19 @@ def test_trainings_inside_a_block_share_its_process_and_none_is_left_after_it(tm
         assert process.poll() is None
     assert process.poll() is not None
     assert rescore_in_fresh_process(model, *tables) == expected
+
+
+def test_a_process_that_was_started_before_scores_the_first_model_and_ctrl_c_does_not_reach_it(tmp_path):
+    products = make_products(tmp_path)
+    model = products.train("one")
+
+    with RescoringProcess() as outer, RescoringProcess() as inner:
+        inner.start()
+        started = outer._process
+        assert os.getpgid(started.pid) != os.getpgid(0)
+        assert inner(model, *products.paths.values()).score > 0
+        assert outer._process is started
+    assert started.poll() is not None
 
 
 def test_a_process_that_dies_is_an_error_and_the_next_model_has_a_new_one(tmp_path):
