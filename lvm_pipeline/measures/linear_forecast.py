@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_pipeline.measures.eigenbasis import context_summaries, eigenbasis, rotated_spans
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.samples import MAX_FITTED_TARGETS, TARGETS_IN_A_RUN, is_sampled
 from lvm_pipeline.measures.threads import in_threads
@@ -36,8 +37,6 @@ SMALLEST_SQUARE = 1e-12  # of constant vectors, so that their system can still b
 STABILISER = 1e-6  # summaries of short contexts depend on each other linearly
 MAX_WEIGHTED_TARGETS = 30_000  # that the weights, which are few, are fitted on
 TARGETS_IN_A_BLOCK = 1024
-ROWS_IN_A_BLOCK = 8192
-MAX_ROWS_OF_BASIS = 65_536
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -103,16 +102,19 @@ def fit_linear_forecast(
     if not len(target_rows):
         raise ValueError("there is no target to fit on")
     basis = eigenbasis(vectors, train_rows)
+    few, many = (is_sampled(articles, at_most=each) for each in (MAX_WEIGHTED_TARGETS, MAX_FITTED_TARGETS))
+    is_used = few | many
+    first_rows, target_rows, articles = first_rows[is_used], target_rows[is_used], articles[is_used]
+    rotated = rotated_spans(vectors, first_rows, target_rows, basis)
     everything = _Fold(
-        vectors=vectors,
-        first_rows=first_rows,
-        target_rows=target_rows,
-        basis=basis,
+        rotated=rotated.vectors,
+        first_rows=rotated.places(first_rows),
+        target_rows=rotated.places(target_rows),
         decays=np.asarray(decays, np.float32),
     )
     inputs_read = _Inputs(summaries=inputs, num_leading=min(leading_directions, len(basis)))
-    weights, constant, penalty = _fit_weights(_folds(everything, articles, MAX_WEIGHTED_TARGETS))
-    folds = _folds(everything, articles, MAX_FITTED_TARGETS)
+    weights, constant, penalty = _fit_weights(_folds(everything, articles, few[is_used]))
+    folds = _folds(everything, articles, many[is_used])
     low_rank, shift, low_rank_penalty = _fit_low_rank(folds, weights, constant, inputs_read)
     return LinearForecast(
         basis=basis,
@@ -139,33 +141,32 @@ class _Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class _Fold:
-    """The train targets of some articles."""
+    """The train targets of some articles; rows are those of `rotated`, which is in the eigenbasis."""
 
-    vectors: Vectors
+    rotated: Vectors
     first_rows: Rows
     target_rows: Rows
-    basis: Vectors
     decays: Vectors
 
     def blocks(self) -> Iterator[tuple[Vectors, Vectors]]:
         """Yield summaries (K + 1, B, D) and targets (B, D) in the eigenbasis."""
         for part in _parts(len(self.target_rows)):
-            yield self._in_eigenbasis(self.first_rows[part], self.target_rows[part])
+            yield self._part(self.first_rows[part], self.target_rows[part])
 
     def sample(self) -> tuple[Vectors, Vectors]:
         """Return the same of about 1024 targets, in runs evenly spaced: enough to rank penalties by mean cosine."""
         every = -(-len(self.target_rows) // TARGETS_IN_A_BLOCK)
         chosen = np.arange(len(self.target_rows)) // TARGETS_IN_A_RUN % every == 0
-        return self._in_eigenbasis(self.first_rows[chosen], self.target_rows[chosen])
+        return self._part(self.first_rows[chosen], self.target_rows[chosen])
 
-    def _in_eigenbasis(self, first_rows: Rows, target_rows: Rows) -> tuple[Vectors, Vectors]:
-        targets = np.asarray(self.vectors[target_rows], np.float32) @ self.basis
-        return context_summaries(self.vectors, first_rows, target_rows, self.basis, self.decays), targets
+    def _part(self, first_rows: Rows, target_rows: Rows) -> tuple[Vectors, Vectors]:
+        summaries = context_summaries(self.rotated, first_rows, target_rows, None, self.decays)
+        return summaries, self.rotated[target_rows]
 
 
-def _folds(everything: _Fold, articles: Rows, at_most: int) -> list[_Fold]:
-    """Cut a sample of the targets, given the article of each, into folds of whole articles."""
-    used = np.flatnonzero(is_sampled(articles, at_most=at_most))
+def _folds(everything: _Fold, articles: Rows, is_used: NDArray[np.bool_]) -> list[_Fold]:
+    """Cut the used targets, given the article of each, into folds of whole articles."""
+    used = np.flatnonzero(is_used)
     fold_of_target = np.unique(articles[used], return_inverse=True)[1] % NUM_FOLDS
     chosen = (used[fold_of_target == fold] for fold in np.unique(fold_of_target))
     return [
@@ -209,7 +210,7 @@ def _fit_weights(folds: list[_Fold]) -> tuple[Vectors, Vectors, float]:
 
 
 def _sums_of_directions(fold: _Fold) -> _Sums:
-    dim, num = len(fold.basis), len(fold.decays) + 1
+    dim, num = fold.rotated.shape[1], len(fold.decays) + 1
     sums = _Sums(np.zeros((dim, num, num)), np.zeros((num, dim)), np.zeros((num, dim)), np.zeros(dim))
     for summaries, targets in fold.blocks():
         for first in range(num):
@@ -301,55 +302,6 @@ def _total(folds: list[_Sums]) -> _Sums:
         y=np.sum([fold.y for fold in folds], axis=0),
         num=sum(fold.num for fold in folds),
     )
-
-
-def eigenbasis(vectors: Vectors, rows: Rows) -> Vectors:
-    """Return the eigenvectors of the covariance of some rows in columns, by descending eigenvalue, (D, D).
-
-    At most 65,536 of the rows are used, evenly spaced.
-    """
-    from scipy.linalg import eigh
-
-    dim, rows = vectors.shape[1], rows[:: -(-len(rows) // MAX_ROWS_OF_BASIS)]
-    products, total = np.zeros((dim, dim)), np.zeros(dim)
-    for start in range(0, len(rows), ROWS_IN_A_BLOCK):
-        block = np.asarray(vectors[rows[start : start + ROWS_IN_A_BLOCK]], np.float32)
-        products += block.T @ block
-        total += block.sum(axis=0, dtype=np.float64)
-    covariance = products / len(rows) - np.outer(total, total) / len(rows) ** 2
-    return np.ascontiguousarray(eigh(covariance)[1][:, ::-1], np.float32)
-
-
-def context_summaries(
-    vectors: Vectors, first_rows: Rows, target_rows: Rows, basis: Vectors, decays: Vectors
-) -> Vectors:
-    """Return the decayed means of each context and its first concept, in the eigenbasis, (K + 1, B, D)."""
-    rows, firsts, ends = _compact(first_rows, target_rows)
-    rotated = np.asarray(vectors[rows], np.float32) @ basis
-    summaries = np.empty((len(decays) + 1, len(target_rows), len(basis)), np.float32)
-    summaries[-1] = rotated[firsts]
-    powers = decays[:, None] ** np.arange((ends - firsts).max(), dtype=np.float32)
-    totals = np.cumsum(powers, axis=1, dtype=np.float64)
-    for start in range(0, len(firsts), TARGETS_IN_A_RUN):
-        part = slice(start, start + TARGETS_IN_A_RUN)
-        first, end = firsts[part, None], ends[part, None]
-        read = np.arange(first.min(), end.max())
-        lags = end - 1 - read
-        shares = np.where((lags >= 0) & (read >= first), powers[:, np.clip(lags, 0, powers.shape[1] - 1)], 0)
-        shares /= totals[:, end - first - 1]
-        summaries[:-1, part] = shares.astype(np.float32) @ rotated[read[0] : read[-1] + 1]
-    return summaries
-
-
-def _compact(first_rows: Rows, target_rows: Rows) -> tuple[Rows, Rows, Rows]:
-    """Return the rows that some context reads, and where among them each context begins and ends."""
-    base = first_rows.min()
-    changes = np.zeros(target_rows.max() - base + 1, np.int64)
-    np.add.at(changes, first_rows - base, 1)
-    np.add.at(changes, target_rows - base, -1)
-    is_read = np.cumsum(changes) > 0
-    firsts = (np.cumsum(is_read) - 1)[first_rows - base]
-    return np.flatnonzero(is_read) + base, firsts, firsts + target_rows - first_rows
 
 
 def _parts(num: int) -> Iterator[slice]:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from lvm_pipeline.measures.baselines import COPY_LAST, Baseline
-from lvm_pipeline.measures.linear_forecast import DECAYS, context_summaries, eigenbasis
+from lvm_pipeline.measures.eigenbasis import context_summaries, eigenbasis, rotated_spans
+from lvm_pipeline.measures.linear_forecast import DECAYS
 from lvm_pipeline.measures.retrieval import EARLIER_ROWS, target_ranks
+from lvm_pipeline.measures.samples import MAX_FITTED_TARGETS, is_sampled
 from lvm_pipeline.measures.targets import Contexts, Targets
 from lvm_pipeline.measures.weighted_means import best_step, decayed_means
-from lvm_pipeline.source.encoders.encoder import unit_length
 
 DECAYED_MEAN = "decayed_mean"
 RANKING_QUERY = "ranking_query"
@@ -39,6 +40,7 @@ OTHER_CANDIDATES = 2048  # drawn for every step from all train concepts
 NUM_STEPS = 120
 LEARNING_RATE = 0.3
 MOMENTS = (0.9, 0.98)
+SMALLEST_LENGTH = 1e-12  # of a vector that is scaled to length one
 START_SCALE = 20.0  # of the decayed mean that the query starts from; the usual inverse temperature of cosines
 
 Vectors = NDArray[np.float32]
@@ -66,43 +68,74 @@ class RankingQuery:
 
     def predict(self, vectors: Vectors, contexts: Contexts) -> Vectors:
         """Return the query of each context, (S, D)."""
-        summaries = _summaries(vectors, contexts, self.basis)
+        decays = np.asarray(DECAYS, np.float32)
+        summaries = context_summaries(vectors, contexts.first_rows, contexts.target_rows, self.basis, decays)
         return np.einsum("kbd,kd->bd", summaries, self.weights) @ self.basis.T
 
 
 def fit_ranking_query(targets: Targets, *, decay: float, seed: int) -> RankingQuery:
-    """Fit the ranking query on train articles, starting from the decayed mean."""
-    vectors, train, rng = targets.vectors, targets.train, np.random.default_rng(seed)
-    basis = eigenbasis(vectors, targets.train_rows)
+    """Fit the ranking query on train articles, starting from the decayed mean.
+
+    About 60,000 targets at most are used, of articles evenly spaced.
+    """
+    rng = np.random.default_rng(seed)
+    basis = eigenbasis(targets.vectors, targets.train_rows)
+    train = _rotated_train(targets, basis)
     weights = np.zeros((len(DECAYS) + 1, len(basis)), np.float32)
     weights[np.argmin(np.abs(np.asarray(DECAYS) - decay))] = START_SCALE
-    articles, starts = np.unique(train.articles, return_index=True)
-    ends = np.append(starts[1:], len(train))
+    articles, starts = np.unique(train.contexts.articles, return_index=True)
+    ends = np.append(starts[1:], len(train.contexts))
     adam = _Adam(weights)
     for step in range(NUM_STEPS):
         drawn = rng.choice(len(articles), min(ARTICLES_IN_A_STEP, len(articles)), replace=False)
-        chosen = np.zeros(len(train), bool)
+        chosen = np.zeros(len(train.contexts), bool)
         for index in drawn:
             chosen[starts[index] : ends[index]] = True
-        others = rng.choice(targets.train_rows, min(OTHER_CANDIDATES, len(targets.train_rows)), replace=False)
-        gradient = _gradient(vectors, train.part(chosen), others, basis, weights)
+        others = rng.choice(len(train.vectors), min(OTHER_CANDIDATES, len(train.vectors)), replace=False)
+        gradient = _gradient(train, train.contexts.part(chosen), others, weights)
         adam.step(weights, gradient, share_left=1 - step / NUM_STEPS)
     return RankingQuery(basis=basis, weights=weights)
 
 
-def _gradient(
-    vectors: Vectors, contexts: Contexts, others: NDArray[np.int64], basis: Vectors, weights: Vectors
-) -> Vectors:
+@dataclass(frozen=True, kw_only=True)
+class _RotatedTrain:
+    """Train concepts in the eigenbasis; the rows of the contexts are those of `vectors`."""
+
+    vectors: Vectors  # (N, D)
+    inverse_lengths: Vectors  # (N, 1)
+    contexts: Contexts
+
+
+def _rotated_train(targets: Targets, basis: Vectors) -> _RotatedTrain:
+    train = targets.train.part(is_sampled(targets.train.articles, at_most=MAX_FITTED_TARGETS))
+    firsts = np.minimum(train.first_rows, train.article_first_rows)
+    rotated = rotated_spans(targets.vectors, firsts, train.target_rows, basis)
+    lengths = np.linalg.norm(rotated.vectors, axis=1, keepdims=True)
+    return _RotatedTrain(
+        vectors=rotated.vectors,
+        inverse_lengths=1 / np.maximum(lengths, SMALLEST_LENGTH),
+        contexts=Contexts(
+            target_rows=rotated.places(train.target_rows),
+            first_rows=rotated.places(train.first_rows),
+            window_rows=rotated.places(train.window_rows),
+            article_first_rows=rotated.places(train.article_first_rows),
+            articles=train.articles,
+        ),
+    )
+
+
+def _gradient(train: _RotatedTrain, contexts: Contexts, others: NDArray[np.int64], weights: Vectors) -> Vectors:
     """Return the gradient of the mean cross-entropy over some targets, (K + 1, D)."""
     rows = np.union1d(contexts.target_rows, others)
-    candidates = unit_length(np.asarray(vectors[rows], np.float32))
-    summaries = _summaries(vectors, contexts, basis)
-    logits = np.einsum("kbd,kd->bd", summaries, weights) @ basis.T @ candidates.T
+    candidates = train.vectors[rows] * train.inverse_lengths[rows]
+    decays = np.asarray(DECAYS, np.float32)
+    summaries = context_summaries(train.vectors, contexts.first_rows, contexts.target_rows, None, decays)
+    logits = np.einsum("kbd,kd->bd", summaries, weights) @ candidates.T
     is_earlier = (rows >= contexts.article_first_rows[:, None]) & (rows < contexts.target_rows[:, None])
     logits[is_earlier] = -np.inf
     shares = softmax(logits, axis=1)
     shares[np.arange(len(shares)), np.searchsorted(rows, contexts.target_rows)] -= 1
-    return np.einsum("kbd,bd->kd", summaries, shares @ candidates @ basis) / len(contexts)
+    return np.einsum("kbd,bd->kd", summaries, shares @ candidates) / len(contexts)
 
 
 class _Adam:
@@ -117,11 +150,6 @@ class _Adam:
         self.square += (1 - second) * (gradient**2 - self.square)
         mean, square = self.mean / (1 - first**self.num_steps), self.square / (1 - second**self.num_steps)
         weights -= LEARNING_RATE * share_left * mean / (np.sqrt(square) + 1e-12)
-
-
-def _summaries(vectors: Vectors, contexts: Contexts, basis: Vectors) -> Vectors:
-    decays = np.asarray(DECAYS, np.float32)
-    return context_summaries(vectors, contexts.first_rows, contexts.target_rows, basis, decays)
 
 
 def _best_decay(targets: Targets) -> float:
