@@ -10,6 +10,7 @@ likely as this one, so the sum of the diagonal has mean 0 and a variance in clos
 Shapes: n = concepts, A = articles, F = features, K = components of a vector.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,29 @@ def fit_map(features: sparse.csr_matrix, vectors: NDArray[np.float32]) -> TextMa
         weights = linalg.solve(gram + penalty * np.eye(len(gram), dtype=gram.dtype), sums.T @ centred, assume_a="pos")
     is_known = np.bincount(features.indices, minlength=features.get_shape()[1]) > 0
     return TextMap(mean=mean, weights=(of_features @ weights).astype(np.float32), is_known=is_known)
+
+
+def predicted_by_other_half(
+    features: sparse.csr_matrix,
+    vectors: NDArray[np.float32],
+    halves: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    used: NDArray[np.bool_],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Predict the vectors of either half (n,) with a map fitted on the `used` rows of the other half.
+
+    Returns predictions (n, K), and which share of each text that map knows (n,). Both maps are fitted at once, each by
+    a thread of its own.
+    """
+    predictions, coverages = np.empty_like(vectors), np.empty(len(used), np.float32)
+
+    def predict_from(half: NDArray[np.bool_]) -> None:
+        fitted = fit_map(features[half & used], vectors[half & used])
+        predictions[~half] = fitted.predict(features[~half])
+        coverages[~half] = fitted.coverage(features[~half])
+
+    with ThreadPoolExecutor(len(halves)) as threads:
+        list(threads.map(predict_from, halves))
+    return predictions, coverages
 
 
 @dataclass(frozen=True, kw_only=True)

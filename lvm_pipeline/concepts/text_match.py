@@ -22,7 +22,13 @@ from threadpoolctl import threadpool_limits
 
 from lvm_pipeline.concepts.sample import ConceptSample
 from lvm_pipeline.concepts.text_features import text_features
-from lvm_pipeline.concepts.text_maps import OFFSETS, ArticleFits, article_fits, fit_map
+from lvm_pipeline.concepts.text_maps import (
+    OFFSETS,
+    ArticleFits,
+    article_fits,
+    fit_map,
+    predicted_by_other_half,
+)
 
 MIN_CONCEPTS = 200  # fewer tell nothing
 MIN_UNRELATED = 1000  # concepts from which texts that say nothing of their vectors, all or single ones, are a fault
@@ -131,12 +137,8 @@ def _cross_fitted(
     features: sparse.csr_matrix, sample: ConceptSample, used: NDArray[np.bool_]
 ) -> tuple[ArticleFits, NDArray[np.float64]]:
     """Fit maps on the `used` articles (A,) of either half, compare the other half; return coverages (A,), too."""
-    predictions, coverages = np.empty_like(sample.vectors), np.empty(len(sample.rows), np.float32)
     is_first, is_used = _halves(sample.num_articles)[sample.articles], used[sample.articles]
-    for half in (is_first, ~is_first):
-        fitted = fit_map(features[half & is_used], sample.vectors[half & is_used])
-        predictions[~half] = fitted.predict(features[~half])
-        coverages[~half] = fitted.coverage(features[~half])
+    predictions, coverages = predicted_by_other_half(features, sample.vectors, (is_first, ~is_first), is_used)
     sums = np.bincount(sample.articles, weights=coverages)
     fits = article_fits(predictions, sample.vectors, sample.articles)
     return fits, sums / np.maximum(fits.lengths, 1)
@@ -260,11 +262,7 @@ class _Part:
 
     def cross_fitted(self, used: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Predict all rows (n, K) with maps fitted on the `used` rows of the other half; which rows they know."""
-        predictions, coverages = np.empty_like(self.vectors), np.empty(len(used), np.float32)
-        for half in self.halves:
-            fitted = fit_map(self.features[half & used], self.vectors[half & used])
-            predictions[~half] = fitted.predict(self.features[~half])
-            coverages[~half] = fitted.coverage(self.features[~half])
+        predictions, coverages = predicted_by_other_half(self.features, self.vectors, self.halves, used)
         return predictions, coverages >= MIN_COVERAGE
 
     def effect(self, predictions: NDArray[np.float32], rows: NDArray[np.bool_]) -> float:
