@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from lvm_pipeline.evaluation.controls import Controls
+from lvm_pipeline.evaluation.report_parts import Controls
 from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.metrics import Spread

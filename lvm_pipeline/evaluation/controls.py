@@ -6,39 +6,19 @@ stay the same, the model ignores its context.
 Shapes: C = sampled targets, T = context in concepts, D = vector width.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, at_last_position
+from lvm_pipeline.evaluation.report_parts import Control, Controls
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.targets import Targets
-from lvm_pipeline.measures.uncertainty import Interval, paired_gain
+from lvm_pipeline.measures.uncertainty import paired_gain
 
 NUM_SAMPLED = 512
 LONG_CONTEXT = 16  # of a model that reads articles
 CONTEXTS_IN_A_BATCH = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class Control:
-    """Mean cosine with another context, and how much lower it is than with the model's own."""
-
-    cosine: float
-    loss: Interval
-
-
-@dataclass(frozen=True, kw_only=True)
-class Controls:
-    """Scores on a sample of targets; `wrong_context` is None if the targets come from one article."""
-
-    num_targets: int
-    context_length: int
-    cosine: float
-    order_shuffled: Control
-    wrong_context: Control | None
 
 
 def control_scores(

@@ -1,33 +1,15 @@
 """An ensemble beside its members, on the same targets."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._ensemble import Ensemble
+from lvm_pipeline.evaluation.report_parts import EnsembleScores, MemberScores
 from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.measures.metrics import cosines
-from lvm_pipeline.measures.uncertainty import Interval, paired_gain
+from lvm_pipeline.measures.uncertainty import paired_gain
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.predictions import predict_spans
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemberScores:
-    trial_id: str  # its trial
-    mode: str  # what it reads: `windows` or `articles`
-    weight: float  # its part of the mean
-    cosine: float  # its own mean cosine on the report's targets
-    gain: Interval  # mean difference in cosine, ensemble minus member, on the same targets
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnsembleScores:
-    """The members of an ensemble, best first, and how their weights were chosen."""
-
-    weights_chosen: str
-    members: tuple[MemberScores, ...]
 
 
 def ensemble_scores(scored: ScoredModel, *, seed: int = 0) -> EnsembleScores | None:

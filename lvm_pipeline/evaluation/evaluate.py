@@ -26,7 +26,7 @@ from lvm_pipeline.evaluation.gates import (
     text_accuracy_is_above_minimum_viable,
     text_accuracy_is_above_production,
 )
-from lvm_pipeline.evaluation.latency import Latency, latency_ms
+from lvm_pipeline.evaluation.latency import latency_ms
 from lvm_pipeline.evaluation.not_run import NO_TEXT, NotRun
 from lvm_pipeline.evaluation.ranking_scores import ranking_scores
 from lvm_pipeline.evaluation.report import (
@@ -39,6 +39,7 @@ from lvm_pipeline.evaluation.report import (
     RetrievalCurve,
     TrainingRecord,
 )
+from lvm_pipeline.evaluation.report_parts import Latency
 from lvm_pipeline.evaluation.resolution_scores import resolution_scores
 from lvm_pipeline.evaluation.rollout import NO_ROLLOUT, rollout_scores
 from lvm_pipeline.evaluation.scoring import ScoredModel, score_model

@@ -5,7 +5,6 @@ Shapes: T = context in concepts, D = vector width.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,24 +13,12 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, at_last_position
 from lvm_pipeline.architectures._threads import torch_threads
+from lvm_pipeline.evaluation.report_parts import Latency
 
 NUM_WARM_UP = 10
 NUM_TIMED = 200
 LONGEST_SECONDS = 1.0
 FEWEST_TIMED = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Milliseconds of one prediction, median and 95th percentile, and how they were measured."""
-
-    p50: float
-    p95: float
-    num_timed: int
-    batch_size: int
-    context_length: int
-    device: str
-    num_threads: int
 
 
 def latency_ms(

@@ -5,19 +5,20 @@ part is in the larger ones.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.evaluation.report_parts import CurvePoint, LearningCurve
 from lvm_pipeline.evaluation.scoring import score_model
 from lvm_pipeline.files import write_json
 from lvm_pipeline.measures.linear_forecast import fit_linear_forecast
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.targets import Targets
-from lvm_pipeline.measures.uncertainty import Interval, article_interval, paired_gain
+from lvm_pipeline.measures.uncertainty import article_interval, paired_gain
 from lvm_pipeline.training.config import training_config
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.loop import train
@@ -28,25 +29,6 @@ CURVE_FILE = "learning_curve.json"
 LEFT_OUT = "left_out"  # the split of train articles that a part does not have
 
 OnPoint = Callable[[int, int], None]  # points done, points in all
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurvePoint:
-    """The model trained on a part of the train articles."""
-
-    fraction: float  # of the train articles
-    num_articles: int  # train articles of this part
-    cosine: Interval  # mean cosine on the validation split
-    linear_cosine: float  # of the linear forecast fitted on the same articles
-    gain: Interval  # model minus linear forecast
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearningCurve:
-    """The points of one model, by rising fraction."""
-
-    model_fingerprint: str
-    points: tuple[CurvePoint, ...]
 
 
 def learning_curve(

@@ -10,14 +10,13 @@ Shapes: R = targets that are ranked, P = candidates in the pool.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline
 from lvm_pipeline.evaluation.kept import kept_or_made
-from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.measures.baselines import Baseline
 from lvm_pipeline.measures.hubness import penalties_of
 from lvm_pipeline.measures.ranking import COPY_LAST, fit_ranking_baselines
@@ -27,6 +26,9 @@ from lvm_pipeline.measures.targets import Targets, blocks_of
 from lvm_pipeline.measures.threads import in_threads
 from lvm_pipeline.measures.uncertainty import Interval, paired_gain
 from lvm_pipeline.training.provenance import code_version
+
+if TYPE_CHECKING:
+    from lvm_pipeline.evaluation.scoring import ScoredModel
 
 KEPT_FILES = 12
 
@@ -81,7 +83,7 @@ class _Ranked:
 
 
 def ranking_scores(
-    scored: ScoredModel, copy_last: ScoredBaseline, *, cache_dir: Path | None, seed: int
+    scored: "ScoredModel", copy_last: ScoredBaseline, *, cache_dir: Path | None, seed: int
 ) -> RankingScores:
     """Rank the targets by a model and by the ranking baselines, of which `copy_last` is ranked already.
 
@@ -112,7 +114,7 @@ def _ranked(scores: Scores) -> _Ranked:
     )
 
 
-def _baselines(scored: ScoredModel, cache_dir: Path | None, *, seed: int) -> dict[str, _Ranked]:
+def _baselines(scored: "ScoredModel", cache_dir: Path | None, *, seed: int) -> dict[str, _Ranked]:
     """Fit and rank the baselines, or read what an earlier call kept."""
     targets, fingerprint = scored.targets, scored.data.sequences.metadata.fingerprint
     return kept_or_made(

@@ -14,16 +14,18 @@ from typing import Any
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.evaluation.controls import Controls
-from lvm_pipeline.evaluation.ensemble_scores import EnsembleScores
-from lvm_pipeline.evaluation.latency import Latency
-from lvm_pipeline.evaluation.learning_curve import LearningCurve
 from lvm_pipeline.evaluation.not_run import NotRun
 from lvm_pipeline.evaluation.preference import PreferenceScores
 from lvm_pipeline.evaluation.ranking_scores import RankingScores
+from lvm_pipeline.evaluation.report_parts import (
+    Controls,
+    EnsembleScores,
+    Latency,
+    LearningCurve,
+    ResolutionScores,
+    RolloutScores,
+)
 from lvm_pipeline.evaluation.report_version_1 import from_version_1
-from lvm_pipeline.evaluation.resolution_scores import ResolutionScores
-from lvm_pipeline.evaluation.rollout import RolloutScores
 from lvm_pipeline.evaluation.smoothing import SmoothingScores
 from lvm_pipeline.evaluation.standing_scores import StandingScores
 from lvm_pipeline.evaluation.text_scores import TextScores

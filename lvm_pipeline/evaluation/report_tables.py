@@ -7,9 +7,8 @@ from typing import TypeVar
 from markupsafe import Markup
 
 from lvm_pipeline.evaluation import plots
-from lvm_pipeline.evaluation.ensemble_scores import EnsembleScores, MemberScores
 from lvm_pipeline.evaluation.report import EvaluationReport
-from lvm_pipeline.evaluation.resolution_scores import ResolutionScores
+from lvm_pipeline.evaluation.report_parts import EnsembleScores, MemberScores, ResolutionScores
 from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.measures.baselines import BASELINES
 from lvm_pipeline.measures.retrieval import Exclusion, RetrievalScores

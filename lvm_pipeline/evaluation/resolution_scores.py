@@ -1,23 +1,13 @@
 """A model that predicts at several widths, scored at each."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from lvm_pipeline.evaluation.report_parts import ResolutionScores
 from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.strategies._resolutions import MODULE, AtWidth, ResolutionHeads
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResolutionScores:
-    """Mean cosines in the leading principal directions of the train rows."""
-
-    width: int  # number of directions
-    cosine: float  # of the head of this width; of the full prediction at the full width
-    full_cosine: float  # of the full prediction in the same directions
 
 
 def resolution_scores(scored: ScoredModel) -> tuple[ResolutionScores, ...] | None:

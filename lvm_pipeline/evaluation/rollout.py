@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.decoding._contract import Decoder
 from lvm_pipeline.evaluation.kept_fits import kept_forecast
+from lvm_pipeline.evaluation.report_parts import HELD, LINEAR, MODEL, NEAREST, TRUTH, RolloutCurve, RolloutScores
 from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.measures.linear_forecast import LinearForecast
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.retrieval import TIE_TOLERANCE, first_excluded_rows, primary_exclusion
 from lvm_pipeline.measures.targets import Contexts, Targets
-from lvm_pipeline.measures.uncertainty import Interval, paired_gain
+from lvm_pipeline.measures.uncertainty import paired_gain
 from lvm_pipeline.source.encoders.encoder import Encoder, unit_length
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.data import Spans
@@ -41,40 +42,11 @@ MOST_ARTICLES = 64
 MOST_DECODED = 16  # articles whose predictions are decoded and encoded again, which is slow
 # Concepts that a roll-out has read are a multiple of this where its article allows it: equal contexts share a batch.
 CONTEXT_STEP = 8
-MODEL, LINEAR = "model", "linear_forecast"
-NEAREST, TRUTH, HELD = "model, nearest concept fed back", "model, reading the truth", "last concept, held"
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Predict = Callable[[Sequence[Vectors]], Vectors]  # contexts, (T, D) each -> predictions (A, D)
 FeedBack = Callable[[Vectors], Vectors]  # predictions (A, D) -> what is read next (A, D)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutCurve:
-    """Mean cosine, and mean reciprocal rank of the true concept, after each step; over so many articles."""
-
-    name: str
-    num_articles: int
-    cosine: tuple[float, ...]
-    mrr: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RolloutScores:
-    """How predictions fare when they are fed back."""
-
-    steps: tuple[int, ...]  # 1 to H; step 1 is the usual prediction
-    num_articles: int  # sampled articles, one start each
-    seed: int  # of the sample
-    curves: tuple[RolloutCurve, ...]  # the model first
-    # at each step, cosine of the model minus that of the linear forecast, with its interval
-    gains: tuple[Interval, ...]
-
-    @property
-    def by_name(self) -> dict[str, RolloutCurve]:
-        """The curves by name."""
-        return {curve.name: curve for curve in self.curves}
 
 
 def rollout_scores(

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from lvm_pipeline.evaluation import svg
 from lvm_pipeline.evaluation.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from lvm_pipeline.evaluation.report import EvaluationReport
+from lvm_pipeline.evaluation.report_parts import HELD, LINEAR, MODEL, NEAREST, TRUTH, RolloutCurve, RolloutScores
 from lvm_pipeline.evaluation.report_tables import interval_in_words
-from lvm_pipeline.evaluation.rollout import HELD, LINEAR, MODEL, NEAREST, TRUTH, RolloutCurve, RolloutScores
 from lvm_pipeline.tables import Column, Table, number
 
 DRAWN = {HELD: "chance", LINEAR: "baseline", NEAREST: "other", MODEL: "model"}

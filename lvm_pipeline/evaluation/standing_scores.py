@@ -7,12 +7,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.store import read_columns
-from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.files import mark_used, prune_cache, staged_file
 from lvm_pipeline.measures.baselines import COPY_LAST
 from lvm_pipeline.measures.metrics import cosines
@@ -28,6 +28,9 @@ from lvm_pipeline.measures.standing import (
 from lvm_pipeline.measures.uncertainty import Interval, article_interval
 from lvm_pipeline.source.encoders.encoder import Encoder
 from lvm_pipeline.training.provenance import code_version
+
+if TYPE_CHECKING:
+    from lvm_pipeline.evaluation.scoring import ScoredModel
 
 WORDS = (1, 3, 5, 10)
 MAX_ENCODED_TARGETS = 512
@@ -60,7 +63,7 @@ class StandingScores:
 
 
 def standing_scores(
-    scored: ScoredModel, *, concepts_path: Path, cache_dir: Path | None, encoder: Encoder | None, seed: int
+    scored: "ScoredModel", *, concepts_path: Path, cache_dir: Path | None, encoder: Encoder | None, seed: int
 ) -> StandingScores:
     """Measure the model and the last concept on the targets that are ranked.
 
@@ -89,7 +92,7 @@ def standing_scores(
     )
 
 
-def _leak_ladder(scored: ScoredModel, encoder: Encoder, concepts_path: Path) -> tuple[LeakStep, ...]:
+def _leak_ladder(scored: "ScoredModel", encoder: Encoder, concepts_path: Path) -> tuple[LeakStep, ...]:
     contexts = scored.targets.scored
     contexts = contexts.part(slice(None, None, -(-len(contexts) // MAX_ENCODED_TARGETS)))
     texts = read_columns(concepts_path, ["concept_text"])["concept_text"].take(contexts.target_rows).to_pylist()
@@ -103,7 +106,7 @@ def _leak_ladder(scored: ScoredModel, encoder: Encoder, concepts_path: Path) -> 
     return tuple(steps)
 
 
-def _centroids(scored: ScoredModel, cache_dir: Path | None, *, seed: int) -> NDArray[np.float32]:
+def _centroids(scored: "ScoredModel", cache_dir: Path | None, *, seed: int) -> NDArray[np.float32]:
     """Fit the clusters of the train concepts, or read those of an earlier call."""
     targets = scored.targets
     if cache_dir is None:

@@ -1,7 +1,7 @@
 """The tables of ranking and standing figures."""
 
-from lvm_pipeline.evaluation.learning_curve import CurvePoint, LearningCurve
 from lvm_pipeline.evaluation.ranking_scores import RankedPredictor, RankingScores
+from lvm_pipeline.evaluation.report_parts import CurvePoint, LearningCurve
 from lvm_pipeline.evaluation.report_tables import interval_in_words, noted
 from lvm_pipeline.evaluation.standing_scores import LeakStep, Standing, StandingScores
 from lvm_pipeline.measures.ranking import RANKING_BASELINES

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +23,14 @@ from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.decoding._contract import Decoder, refuse_other_space
 from lvm_pipeline.decoding.nearest import ConceptBank, NearestConcept
 from lvm_pipeline.evaluation.kept_ceiling import Ceiling, kept_ceiling
-from lvm_pipeline.evaluation.scoring import ScoredModel
 from lvm_pipeline.evaluation.text_measures import bleu, exact_match, rouge_l, token_f1
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.targets import Contexts
 from lvm_pipeline.measures.uncertainty import Interval, article_interval, paired_gain
 from lvm_pipeline.source.encoders.encoder import Encoder
+
+if TYPE_CHECKING:
+    from lvm_pipeline.evaluation.scoring import ScoredModel
 
 DEFINITION = (
     "vec2text accuracy is the mean token F1 between the decoded prediction and the true text of the next concept: the "
@@ -131,7 +134,7 @@ class TextScores:
 
 
 def text_scores(
-    scored: ScoredModel,
+    scored: "ScoredModel",
     request: TextRequest,
     *,
     concepts_path: Path,
@@ -205,7 +208,7 @@ class _Sample:
 
     @classmethod
     def draw(
-        cls, scored: ScoredModel, request: TextRequest, *, concepts_path: Path, encoder: Encoder | None, seed: int
+        cls, scored: "ScoredModel", request: TextRequest, *, concepts_path: Path, encoder: Encoder | None, seed: int
     ) -> "_Sample":
         rng = np.random.default_rng(seed)
         size = min(request.num_targets, len(scored.predictions))
@@ -343,7 +346,7 @@ def _others(articles: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np
     return others
 
 
-def _examples(runs: Sequence[_Run], sample: _Sample, scored: ScoredModel) -> tuple[TextExample, ...]:
+def _examples(runs: Sequence[_Run], sample: _Sample, scored: "ScoredModel") -> tuple[TextExample, ...]:
     """Return targets of the sample, evenly spaced."""
     found = cosines(sample.predictions, sample.vectors)
     confidences = {run.name: None if run.vectors is None else cosines(run.vectors, sample.predictions) for run in runs}
@@ -355,7 +358,7 @@ def _example(
     index: int,
     runs: Sequence[_Run],
     sample: _Sample,
-    scored: ScoredModel,
+    scored: "ScoredModel",
     cosine: float,
     confidences: Mapping[str, Vectors | None],
 ) -> TextExample:

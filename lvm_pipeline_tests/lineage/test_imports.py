@@ -28,3 +28,11 @@ def test_a_prediction_waits_for_no_database_driver_and_no_statistics():
 
     assert "lvm_pipeline.lineage.prediction" in modules
     assert modules.isdisjoint({"psycopg", "scipy", "sklearn", "mlflow", "dagster", "lvm_pipeline.lineage.data"})
+
+
+def test_reports_and_the_leaderboard_are_read_without_torch():
+    pages = "leaderboard_page, report_page, standing_tables, rollout_pages"
+    modules = modules_after(f"import lvm_pipeline.cli; from lvm_pipeline.evaluation import leaderboard, {pages};")
+
+    assert "lvm_pipeline.evaluation.leaderboard" in modules
+    assert modules.isdisjoint({"torch", "sklearn", "mlflow", "dagster"})
