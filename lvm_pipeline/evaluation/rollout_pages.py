@@ -9,6 +9,7 @@ from lvm_pipeline.evaluation.report_parts import HELD, LINEAR, MODEL, NEAREST, T
 from lvm_pipeline.evaluation.report_tables import interval_in_words
 from lvm_pipeline.tables import Column, Table, number
 
+TITLES = {"cosine": "cosine", "mrr": "MRR"}
 DRAWN = {HELD: "chance", LINEAR: "baseline", NEAREST: "other", MODEL: "model"}
 
 
@@ -17,7 +18,7 @@ def rollout_table(rollout: RolloutScores) -> Table[int]:
 
     def column(curve: RolloutCurve, what: str) -> Column[int]:
         few = "" if curve.num_articles == rollout.num_articles else f" ({curve.num_articles} articles)"
-        return number(f"{what}: {curve.name}{few}", lambda step: getattr(curve, what)[step - 1], ".4f")
+        return number(f"{TITLES[what]}: {curve.name}{few}", lambda step: getattr(curve, what)[step - 1], ".4f")
 
     columns: list[Column[int]] = [number("step", lambda step: step, "d")]
     columns += [column(curve, "cosine") for curve in rollout.curves]
