@@ -198,8 +198,17 @@ def num_params_of(architecture: Architecture, config: ModelConfig, *, allocates:
 
 
 def declared_settings(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, OptimiserSetting]]:
-    """Yield every parameter once with its full name and the setting its module declares for it."""
+    """Yield every parameter once with its full name and the setting its module declares for it.
+
+    Raises:
+        ValueError: If a module declares a setting for a name that is none of its own parameters.
+    """
     for prefix, module in model.named_modules():
         declared = getattr(module, "optimiser_settings", {})
+        unknown = set(declared) - {name for name, _ in module.named_parameters(recurse=False)}
+        if unknown:
+            raise ValueError(
+                f"{prefix} declares an optimiser setting for {', '.join(sorted(unknown))}, which is no parameter of it"
+            )
         for name, parameter in module.named_parameters(prefix=prefix, recurse=False):
             yield name, parameter, declared.get(name.removeprefix(f"{prefix}."), OptimiserSetting())

@@ -16,13 +16,13 @@ whitened cosine to the decayed mean 0.5.
 Shapes: B = batch, T = context in concepts, D = vector width, K = views, n = positions, M = candidates of a position.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lvm_pipeline.architectures._contract import LatentVectorModel, OptimiserSetting
+from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._directions import principal_directions
 
 DECAYS = (0.3, 0.5, 0.85, 1.0)
@@ -39,9 +39,6 @@ MODULE = "ranking_head"  # its name in a model
 class RankingHead(nn.Module):
     """Views of the context, and a small network that scores candidates by their cosines to them."""
 
-    optimiser_settings: ClassVar = {
-        name: OptimiserSetting(weight_decay=False, learning_rate_factor=3.0) for name in ("linear", "hidden", "out")
-    }
     whitening: Tensor
     decays: Tensor
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lvm_pipeline.architectures._contract import OptimiserSetting
+from lvm_pipeline.architectures._ranking_head import RankingHead
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.optimiser import BETAS, make_optimiser, set_learning_rate
 from lvm_pipeline_tests.architectures.models import build
@@ -53,6 +54,20 @@ def test_a_module_declares_how_its_parameters_are_treated():
     found = settings_by_name(model)
     assert found["mixers.layers.weight_hh_l0"] == (pytest.approx(0.05), 0.0)
     assert found["mixers.layers.weight_hh_l1"] == (0.5, 0.1)
+
+
+@pytest.mark.parametrize("name", ["layers", "no_such_weight"])
+def test_a_declared_name_that_is_no_parameter_is_refused(name):
+    model = build("lstm")
+    model.mixers.optimiser_settings = {name: OptimiserSetting(weight_decay=False)}
+    with pytest.raises(ValueError, match=rf"mixers declares an optimiser setting for {name}, which is no parameter"):
+        make_optimiser(model, CONFIG)
+
+
+def test_a_ranking_head_declares_settings_of_its_own_parameters():
+    model = build("lstm")
+    model.add_module("ranking_head", RankingHead(model.config.vector_dim))
+    assert "ranking_head.hidden.weight" in settings_by_name(model)
 
 
 def test_every_parameter_is_in_one_group():
