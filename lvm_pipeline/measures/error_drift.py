@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.findings import Finding, Severity, invariant
-from lvm_pipeline.measures.uncertainty import article_difference
+from lvm_pipeline.measures.uncertainty import FEWEST_ARTICLES, article_difference
 
 MIN_ARTICLES, MIN_TARGETS = 10, 100  # new ones, fewer cannot be told from chance
 LEVEL = 0.99
@@ -48,6 +48,10 @@ def champion_predicts_as_before(before: Errors, after: Errors) -> Finding:
     if after.num_articles < MIN_ARTICLES or len(after.cosine) < MIN_TARGETS:
         return champion_predicts_as_before.not_checked(
             f"{after.num_articles} new articles with {len(after.cosine)} targets are too few to tell"
+        )
+    if before.num_articles < FEWEST_ARTICLES:
+        return champion_predicts_as_before.not_checked(
+            f"{before.num_articles} validation article is too few to compare with"
         )
     figures = {
         name: (float(np.mean(getattr(before, name))), float(np.mean(getattr(after, name))))

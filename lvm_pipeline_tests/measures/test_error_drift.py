@@ -54,3 +54,10 @@ def test_few_new_articles_are_not_checked(num, length):
 
     assert finding.outcome == "not checked"
     assert f"{num} new articles" in finding.message
+
+
+def test_one_validation_article_is_not_checked():
+    finding = champion_predicts_as_before(errors(1, length=300), errors(60, seed=1))
+
+    assert finding.outcome == "not checked"
+    assert "1 validation article is too few" in finding.message
