@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.records import BadRow, Concept, text_digest
 
+SAME_TEXT = "same text"
 SAME_VECTOR = "same vector"  # and another text
 
 
@@ -36,7 +37,7 @@ class Duplicate:
     number: int
     cpe_id: str
     kept_cpe_id: str
-    reason: str  # "same text" or "same vector"
+    reason: str  # `SAME_TEXT` or `SAME_VECTOR`
 
     def __str__(self) -> str:
         return f"entry {self.number} of the file, {self.cpe_id}: {self.reason} as {self.kept_cpe_id}"
@@ -63,12 +64,15 @@ class Deduplicator:
         self._vectors = {row.vector_digest: cpe_id for cpe_id, row in state.rows.items() if row.vector_digest}
 
     def new_texts(self, concepts: Iterable[Concept]) -> list[Concept]:
-        """Return the concepts that are not in the table and whose text no earlier one has."""
+        """Return the concepts that are not in the table and whose text no kept one has, nor its vector if it is known.
+
+        Only a file without vectors needs `new_vectors` after this.
+        """
         kept = []
         for concept in concepts:
             row = self._state.rows.get(concept.cpe_id)
             digest = text_digest(concept.text)
-            if row is None and self._is_first(self._texts, digest, concept, "same text"):
+            if row is None and self._is_first(concept, text=digest, vector=concept.vector_digest):
                 kept.append(concept)
             elif row is not None and self._is_unchanged(row, concept, digest):
                 self.known.append(concept)
@@ -77,7 +81,15 @@ class Deduplicator:
     def new_vectors(self, concepts: Sequence[Concept], digests: Iterable[bytes]) -> list[int]:
         """Return the indices of the concepts whose vector no earlier one has."""
         pairs = enumerate(zip(concepts, digests, strict=True))
-        return [i for i, (concept, digest) in pairs if self._is_first(self._vectors, digest, concept, SAME_VECTOR)]
+        kept = [index for index, (concept, digest) in pairs if self._is_first(concept, vector=digest)]
+        dropped = {each.cpe_id: each.kept_cpe_id for each in self.duplicates if each.reason == SAME_VECTOR}
+        self.duplicates = [
+            replace(each, kept_cpe_id=dropped[each.kept_cpe_id], reason=SAME_VECTOR)
+            if each.kept_cpe_id in dropped
+            else each
+            for each in self.duplicates
+        ]
+        return kept
 
     def locations(self, new: Sequence[Concept]) -> dict[str, Location]:
         """Return the location of each new concept by cpe_id.
@@ -96,20 +108,28 @@ class Deduplicator:
             article_index = indices.get(article_id)
             if article_index is None:
                 article_index, next_index = next_index, next_index + 1
+            has_new = any(concept.cpe_id in is_new for concept in concepts)
             for position, concept in enumerate(sorted(concepts, key=lambda concept: concept.position)):
                 if concept.cpe_id in is_new:
                     locations[concept.cpe_id] = Location(article_index=article_index, position=position)
-                elif any(other.cpe_id in is_new for other in concepts):
+                elif has_new:
                     self._check_order(concept, position)
         return locations
 
-    def _is_first(self, seen: dict[bytes, str], digest: bytes, concept: Concept, reason: str) -> bool:
-        kept_cpe_id = seen.setdefault(digest, concept.cpe_id)
-        if kept_cpe_id == concept.cpe_id:
-            return True
-        duplicate = Duplicate(number=concept.number, cpe_id=concept.cpe_id, kept_cpe_id=kept_cpe_id, reason=reason)
-        self.duplicates.append(duplicate)
-        return False
+    def _is_first(self, concept: Concept, *, text: bytes | None = None, vector: bytes | None = None) -> bool:
+        """Return whether no kept concept has the text or the vector with these digests; if so, this one is kept."""
+        digests = ((self._texts, text, SAME_TEXT), (self._vectors, vector, SAME_VECTOR))
+        for seen, digest, reason in digests:
+            kept_cpe_id = seen.get(digest, concept.cpe_id) if digest else concept.cpe_id
+            if kept_cpe_id != concept.cpe_id:
+                self.duplicates.append(
+                    Duplicate(number=concept.number, cpe_id=concept.cpe_id, kept_cpe_id=kept_cpe_id, reason=reason)
+                )
+                return False
+        for seen, digest, _ in digests:
+            if digest:
+                seen[digest] = concept.cpe_id
+        return True
 
     def _is_unchanged(self, row: KnownRow, concept: Concept, digest: bytes) -> bool:
         """Return whether the table has the concept as the file does; a changed one is a bad row."""

@@ -242,6 +242,30 @@ def test_equal_vectors_are_duplicates(load, table):
     assert [(d.number, d.reason) for d in report.duplicates] == [(3, "same vector")]
 
 
+def test_a_duplicate_is_one_of_a_concept_that_was_kept(load, table):
+    vectors, texts = rows((5,))["vector"].to_pylist(), ["x", "a", "a", "b", "c"]
+    # the second row repeats the first one's vector and is left out, so the third one's text is new
+    vectors = pa.array([vectors[0], vectors[0], *vectors[2:]], pa.list_(pa.float32()))
+    report = load(rows((5,), concept_text=texts, vector=vectors))
+    assert table.articles()["a0"] == ["x", "a", "b", "c"]
+    assert [(each.number, each.reason) for each in report.duplicates] == [(2, "same vector")]
+    assert load(rows((5,), concept_text=texts, vector=vectors)).num_inserted == 0
+
+
+def test_texts_repeated_after_one_of_the_same_vector_are_duplicates_of_the_kept_one(load, table):
+    class OfFirstLetters:
+        space_id = "letters"
+        vector_dim = 2
+
+        def encode(self, texts, *, progress=None):
+            return unit_length(np.array([[ord(text[0]), 1.0] for text in texts]))
+
+    report = load([article("a", concepts=["xa", "xb", "xb", "y"])], encoder=OfFirstLetters())
+    assert table.articles()["a"] == ["xa", "y"]
+    assert {each.kept_cpe_id for each in report.duplicates} <= set(table.rows)
+    assert [each.reason for each in report.duplicates] == ["same vector"] * 2
+
+
 def test_texts_of_the_same_words_are_no_duplicates(load, table):
     report = load([*articles(), article("last", concepts=["Word order zebra.", "Zebra, order word!", "?", "!"])])
     assert len(table.articles()["last"]) == 4
