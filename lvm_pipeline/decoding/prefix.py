@@ -185,24 +185,36 @@ def save_prefix_decoder(
     return info
 
 
+def training_command(kind: str) -> str:
+    """Return the command that trains a decoder of a kind, `prefix` or `lm`."""
+    return "lvm decoder train --kind lm" if kind == LM else "lvm decoder train"
+
+
+def trained_on_other_data(folder: Path) -> str:
+    """Return the sentence for a decoder in the folder of its kind that was trained on other data."""
+    return (
+        f"The text decoder in {folder} was trained on other data, perhaps on the articles that are scored; train it "
+        f"again with `{training_command(folder.name)}`."
+    )
+
+
 def read_prefix_info(folder: Path) -> PrefixInfo:
     """Read what a decoder says of itself. Raises LvmError if there is none, or its record cannot be read."""
     restore_dir(folder)
-    path = folder / INFO_FILE
+    path, command = folder / INFO_FILE, training_command(folder.name)
     if not path.is_file():
-        kind, option = (" with a language model", " --kind lm") if folder.name == LM else ("", "")
-        raise LvmError(f"There is no text decoder{kind} in this home; train one with `lvm decoder train{option}`.")
+        kind = " with a language model" if folder.name == LM else ""
+        raise LvmError(f"There is no text decoder{kind} in this home; train one with `{command}`.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LvmError(f"{path} cannot be read ({error}); train the decoder again with `lvm decoder train`.") from None
+        raise LvmError(f"{path} cannot be read ({error}); train the decoder again with `{command}`.") from None
     version = values.pop("schema_version", None) if isinstance(values, dict) else None
     if version == SCHEMA_VERSION:
         values.setdefault("language_model", None)  # decoders of earlier versions do not name it
     if version != SCHEMA_VERSION or set(values) != {each.name for each in fields(PrefixInfo)}:
         raise LvmError(
-            f"{path} is not a record of schema version {SCHEMA_VERSION}; train the decoder again with "
-            "`lvm decoder train`."
+            f"{path} is not a record of schema version {SCHEMA_VERSION}; train the decoder again with `{command}`."
         )
     return PrefixInfo(**values)
 
@@ -216,13 +228,14 @@ def load_prefix_decoder(folder: Path, *, space_id: str | None = None, device: st
     from safetensors import SafetensorError, safe_open
 
     info = read_prefix_info(folder)
+    command = training_command(info.name)
     if space_id is not None and info.space_id != space_id:
         raise LvmError(
             f"The text decoder in {folder} reads vectors of space {info.space_id}, not {space_id}; train one on the "
-            "present concepts with `lvm decoder train`."
+            f"present concepts with `{command}`."
         )
     tokens = read_tokenizer(folder / TOKENIZER_FILE, end=info.config.get("end", END))
-    damaged = f"The text decoder in {folder} is damaged ({{}}); train it again with `lvm decoder train`."
+    damaged = f"The text decoder in {folder} is damaged ({{}}); train it again with `{command}`."
     try:
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             identity = (file.metadata() or {}).get(IDENTITY_KEY)

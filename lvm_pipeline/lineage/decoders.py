@@ -162,16 +162,14 @@ def _vec2text_at_hand(settings: Settings, space_id: str) -> DecodersAtHand:
 def _trained_at_hand(
     settings: Settings, data: "TrainingData", kind: Kind, *, encoder: "Encoder | None"
 ) -> DecodersAtHand:
+    from lvm_pipeline.decoding.prefix import trained_on_other_data
+
     try:
         decoder = load_text_decoder(settings, kind, space_id=data.concepts.space_id)
     except LvmError as error:
         return DecodersAtHand(decoders=(), missing={kind: str(error)})
     if decoder.info.fingerprints != data.fingerprints:
-        reason = (
-            f"The text decoder in {settings.decoders_dir / kind} was trained on other data, perhaps on the articles "
-            "that are scored; train it again with `lvm decoder train`."
-        )
-        return DecodersAtHand(decoders=(), missing={kind: reason})
+        return DecodersAtHand(decoders=(), missing={kind: trained_on_other_data(settings.decoders_dir / kind)})
     return DecodersAtHand(decoders=(decoder.searching(search_of(settings), encoder),), missing={})
 
 

@@ -277,6 +277,24 @@ def test_files_that_do_not_belong_together_are_refused_in_one_sentence(folder, d
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: (f / "decoder.json").write_text("{"),
+        lambda f: edit(f, schema_version=9),
+        lambda f: (f / "decoder.safetensors").write_bytes(b"x" * 9),
+    ],
+)
+def test_a_decoder_with_a_language_model_is_trained_again_as_such(folder, damage):
+    of_lm = folder.with_name("lm")
+    shutil.copytree(folder, of_lm)
+    edit(of_lm, language_model={"folder": "f", "fingerprint": "a"})
+    damage(of_lm)
+
+    with pytest.raises(LvmError, match="`lvm decoder train --kind lm`"):
+        load_prefix_decoder(of_lm)
+
+
 def read(folder):
     return json.loads((folder / "decoder.json").read_text())
 

@@ -123,16 +123,13 @@ def _reencoded(options: DecodeOptions, encoder: "Encoder") -> "Callable[[TermSou
 
 def _decoder_info(data: TrainingData, kind: str) -> "PrefixInfo":
     """Return the record of the trained decoder, which must know the train articles of these data and no others."""
-    from lvm_pipeline.decoding.prefix import read_prefix_info
+    from lvm_pipeline.decoding.prefix import read_prefix_info, trained_on_other_data
 
     if data.decoders_dir is None:
         raise LvmError("There is no folder of text decoders here; use the option decoder: bank.")
     info = read_prefix_info(data.decoders_dir / kind)
     if info.fingerprints != data.fingerprints:
-        raise LvmError(
-            f"The text decoder in {data.decoders_dir / 'prefix'} was trained on other data, perhaps on the articles "
-            "that are scored; train it again with `lvm decoder train`."
-        )
+        raise LvmError(trained_on_other_data(data.decoders_dir / kind))
     return info
 
 

@@ -1,5 +1,7 @@
 """decode_in_the_loop with the trained text decoder: true texts through the frozen decoder, and re-encoded ones."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -151,5 +153,8 @@ def test_a_decoder_of_other_data_and_a_bank_that_cannot_be_re_encoded_are_refuse
     write_sequences(other.concepts_path, other.sequences_path, split_seed=99)
     with pytest.raises(LvmError, match="was trained on other data, perhaps on the articles that are scored"):
         staged(config(decoder="prefix"), open_data(other, decoders_dir=home[0].decoders_dir))
+    shutil.copytree(home[0].decoders_dir / "prefix", tmp_path / "decoders" / "lm")
+    with pytest.raises(LvmError, match=r"decoders/lm was trained on other data.* with `lvm decoder train --kind lm`"):
+        staged(config(decoder="lm"), open_data(other, decoders_dir=tmp_path / "decoders"))
     with pytest.raises(LvmError, match="reencode_weight needs a text decoder"):
         check_strategies(config(reencode_weight=0.1).trial)
