@@ -1,6 +1,7 @@
 """Every training option can be set through every door, and means the same trial behind each."""
 
 import enum
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from lvm_pipeline.settings import load_settings
 from lvm_pipeline.training.config import NESTED, TrainingConfig
 from lvm_pipeline.training.option_table import as_markdown, training_options
 from lvm_pipeline.training.strategies import strategy_names
+from lvm_pipeline.training.trial import Trial
 
 ROOT = Path(__file__).parent.parent
 VALUES = {
@@ -145,3 +147,16 @@ def test_the_docs_list_every_option_as_it_is_declared():
     assert (ROOT / "docs" / "training-options.md").read_text(encoding="utf-8") == as_markdown(), "run `make docs`"
     assert {option.name for option in training_options("gru")} >= {"epochs", "model.hidden_dim", "seed"}
     assert all(option.meaning for option in training_options("lcm_two_tower"))
+
+
+def test_the_docs_name_every_option_outside_the_trial_id_and_every_strategy_that_excludes_others():
+    text = as_markdown()
+    (outside,) = re.findall(r"All options are part of the trial id, except (.*?\n.*?)\.\n", text)
+    assert set(re.findall(r"`(\w+)`", outside)) == set(TrainingConfig.model_fields) - set(Trial.model_fields)
+    assert "the phases (curriculum, fine_tune, progressive)" in text
+
+
+def test_what_the_architecture_does_not_decide_is_not_said_to_be_its_default():
+    defaults = {option.name: option.default for option in training_options("gru")}
+    assert defaults["learning_rate"] == "(architecture's)"
+    assert defaults["num_processes"] == defaults["shard_weights"] == "(automatic)"

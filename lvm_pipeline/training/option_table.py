@@ -10,7 +10,8 @@ from lvm_pipeline.architectures._config import FROM_DATA, meanings
 from lvm_pipeline.architectures._registry import all_model_names, load_architecture
 from lvm_pipeline.training.config import NESTED, TrainingConfig
 from lvm_pipeline.training.strategies import STRATEGIES
-from lvm_pipeline.training.strategies._contract import Strategy
+from lvm_pipeline.training.strategies._contract import EXCLUSIVE, Strategy
+from lvm_pipeline.training.trial import Trial
 
 INTRODUCTION = """# Training options
 
@@ -23,14 +24,15 @@ Every option can be set in three places; the command line and the launchpad win 
 2. the launchpad of the asset `trained_model` in the Dagster UI, for one partition or a backfill;
 3. the command line: `lvm train --epochs 3`, or `--set NAME=VALUE` for any option: `--set model.hidden_dim=256`.
 
-All options except `device`, `num_threads`, `compile` and `checkpoint_seconds` are part of the trial id.
+All options are part of the trial id, except those that change where and how fast a training runs:
+{outside}.
 """
 STRATEGIES_INTRODUCTION = """
 ## Strategies
 
-A strategy stages the training: `--set strategy=progressive`. Join several with a plus sign: `progressive+tmd`. At most
-one may decide the spans (bagging), one the phases (progressive, curriculum) and one the first phase (contrastive); a
-combination that contradicts itself is refused when the trial is made. Options are set by name:
+A strategy stages the training: `--set strategy=progressive`. Join several with a plus sign: `progressive+tmd`.
+Only one of them may decide each of {exclusive};
+a combination that contradicts itself is refused when the trial is made. Options are set by name:
 `--set strategy_options.quantiles=5`.
 """
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -60,7 +62,10 @@ def training_options(architecture: str) -> list[Option]:
 
 def as_markdown() -> str:
     """Return `docs/training-options.md`; `make docs` writes it."""
-    parts = [INTRODUCTION, *_markdown_table(_general_options()), STRATEGIES_INTRODUCTION]
+    outside = _listed([f"`{name}`" for name in TrainingConfig.model_fields if name not in Trial.model_fields])
+    introduction = INTRODUCTION.format(outside=outside)
+    strategies = STRATEGIES_INTRODUCTION.format(exclusive=_listed(list(_exclusive())))
+    parts = [introduction, *_markdown_table(_general_options()), strategies]
     for name, strategy in STRATEGIES.items():
         options = [*_options_of(strategy)]
         parts += [f"\n### {name}\n\n{strategy.summary}.\n", *(_markdown_table(options) if options else ())]
@@ -68,6 +73,17 @@ def as_markdown() -> str:
     for name in all_model_names():
         parts += [f"\n### {name}\n", *_markdown_table(model_options(name))]
     return "\n".join(parts) + "\n"
+
+
+def _exclusive() -> Iterator[str]:
+    """Yield what only one strategy may decide, with the strategies that do."""
+    for affected in EXCLUSIVE:
+        names = [name for name, strategy in STRATEGIES.items() if strategy.affects == affected]
+        yield f"the {affected} ({', '.join(names)})"
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _markdown_table(options: Iterable[Option]) -> Iterator[str]:
@@ -80,7 +96,8 @@ def _markdown_table(options: Iterable[Option]) -> Iterator[str]:
 def _general_options() -> Iterator[Option]:
     for name, field in TrainingConfig.model_fields.items():
         if name not in NESTED:
-            default = "(architecture's)" if field.default is None else field.default
+            unset = "(architecture's)" if name in Trial.model_fields else "(automatic)"
+            default = unset if field.default is None else field.default
             yield Option(name=name, default=default, limits=_limits(field), meaning=field.description or "")
 
 
