@@ -102,28 +102,30 @@ def plain_file(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
 
 
 def _plain(path: Path, *, folder: Path) -> Path:
-    shown, layer = path, 0
+    """Return the path of a plain file; each copy has a folder of its own, so that it keeps the name that was given."""
+    shown = Path("input") if path == STDIN else path
     if path == STDIN or (path.exists() and not path.is_file() and not path.is_dir()):
         source = sys.stdin.buffer if path == STDIN else None
-        path = _copied(path, folder / "input", lambda: source or path.open("rb"))
-        shown = Path("input") if shown == STDIN else shown
+        path = _copied(path, folder / "piped" / shown.name, lambda: source or path.open("rb"))
     elif path.is_dir():
         raise LvmError(f"{path} is a folder; name a file in it.")
     elif not path.is_file():
         raise LvmError(f"There is no file {path}; check the path.")
-    while layer < MAX_LAYERS:
-        kind, encoding = kind_of(path), _encoding(path)
-        copy = folder / f"{shown.stem if kind in UNPACKED else shown.name}-{layer}{shown.suffix}"
-        if kind in UNPACKED:
-            path = _copied(path, copy, lambda kind=kind, path=path: UNPACKED[kind](path), shown=shown)
-        elif kind is FileKind.ARROW:
-            return _as_parquet(path, copy.with_suffix(".parquet"), shown=shown)
-        elif kind is FileKind.LINES and encoding is not None:
-            return _as_utf8(path, copy, encoding=encoding, shown=shown)
-        else:
-            return path
-        layer += 1
-    raise LvmError(f"{shown} is packed more than {MAX_LAYERS} times; unpack it.")
+    layer = 0
+    while (kind := kind_of(path)) in UNPACKED:
+        if layer == MAX_LAYERS:
+            raise LvmError(f"{shown} is packed more than {MAX_LAYERS} times; unpack it.")
+        copy, layer = folder / f"unpacked-{layer}" / shown.name, layer + 1
+        path = _copied(path, copy, lambda kind=kind, path=path: UNPACKED[kind](path), shown=shown)
+    return _converted(path, kind, folder / "converted" / shown.name, shown=shown)
+
+
+def _converted(path: Path, kind: FileKind, copy: Path, *, shown: Path) -> Path:
+    """Return a copy as Parquet of an Arrow file, or as UTF-8 of lines in another encoding; else the file itself."""
+    if kind is FileKind.ARROW:
+        return _as_parquet(path, copy, shown=shown)
+    encoding = _encoding(path) if kind is FileKind.LINES else None
+    return path if encoding is None else _as_utf8(path, copy, encoding=encoding, shown=shown)
 
 
 def _copied(path: Path, copy: Path, opened: Callable[[], IO[bytes]], *, shown: Path | None = None) -> Path:
@@ -147,7 +149,7 @@ def _as_parquet(path: Path, copy: Path, *, shown: Path) -> Path:
                 for batch in _batches(reader):
                     batch.validate(full=True)
                     writer.write_batch(batch)
-    except (*UNPACK_ERRORS, pa.ArrowException) as error:
+    except UNPACK_ERRORS as error:
         raise _unreadable(shown, error) from None
     return copy
 

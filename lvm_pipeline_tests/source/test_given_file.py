@@ -47,6 +47,32 @@ def ingested(table, settings):
     return run
 
 
+def packed(times):
+    content = LINES
+    for _ in range(times):
+        content = gzip.compress(content)
+    return content
+
+
+def test_a_file_may_be_packed_four_times_and_keeps_its_name(ingested, tmp_path):
+    path = tmp_path / "given.jsonl.gz"
+    path.write_bytes(packed(4))
+    report, table = ingested(path)
+    assert list(table.articles()) == [each["title"] for each in articles(12)]
+    assert Path(report.path).name == "given.jsonl.gz"
+
+    path.write_bytes(packed(5))
+    with pytest.raises(LvmError, match=r"given.jsonl.gz is packed more than 4 times"):
+        ingested(path)
+
+
+def test_a_bad_packed_file_is_called_as_it_was_given(ingested, tmp_path):
+    path = tmp_path / "given.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"title": 1}\n'))
+    with pytest.raises(BadInputError, match=r"^given.jsonl.gz has 1 bad line"):
+        ingested(path)
+
+
 @pytest.mark.parametrize("name", PACKED)
 def test_articles_are_read_however_they_are_packed(ingested, tmp_path, name):
     path = tmp_path / "given.jsonl"
