@@ -101,19 +101,26 @@ def read_concepts_metadata(path: Path) -> ConceptsMetadata:
     raw = read_file_metadata(path).get(METADATA_KEY)
     if raw is None:
         raise LvmError(f"{path} was not written by this project; load it with `lvm ingest` first.")
-    try:
+    with explain_bad_metadata(path, remedy="extract the concepts again"):
         values = json.loads(raw)
         version = values.get("schema_version")
         if version == SCHEMA_VERSION:
             return ConceptsMetadata(**values)
-    except (ValueError, TypeError, AttributeError):
-        raise LvmError(f"{path} has invalid metadata; extract the concepts again.") from None
     raise LvmError(f"{path} has schema version {version}, expected {SCHEMA_VERSION}; extract the concepts again.")
 
 
 def read_file_metadata(path: Path) -> dict[bytes, bytes]:
     with explain_bad_parquet(path):
         return pq.read_metadata(path).metadata or {}
+
+
+@contextmanager
+def explain_bad_metadata(path: Path, *, remedy: str) -> Iterator[None]:
+    """Convert the errors of damaged JSON in the metadata of a file to `LvmError`."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError):
+        raise LvmError(f"{path} has invalid metadata; {remedy}.") from None
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from lvm_pipeline.concepts.schema import (
     DIGEST_FIELD,
     ConceptsMetadata,
     concepts_schema,
+    explain_bad_metadata,
     explain_bad_parquet,
     read_concepts_metadata,
     read_file_metadata,
@@ -134,9 +135,14 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
 
 
 def read_source_findings(path: Path) -> list[Finding]:
-    """Read the findings of the extraction; empty for files from another source."""
+    """Read the findings of the extraction; empty for files from another source.
+
+    Raises:
+        LvmError: If they are damaged.
+    """
     raw = read_file_metadata(path).get(SOURCE_FINDINGS_KEY)
-    return [Finding.from_json(values) for values in json.loads(raw)] if raw else []
+    with explain_bad_metadata(path, remedy="extract the concepts again"):
+        return [Finding.from_json(values) for values in json.loads(raw)] if raw else []
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pa.Table:

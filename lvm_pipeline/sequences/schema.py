@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lvm_pipeline.concepts.schema import METADATA_KEY, explain_bad_parquet
+from lvm_pipeline.concepts.schema import METADATA_KEY, explain_bad_metadata, explain_bad_parquet
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.split_hash import Split
 
@@ -108,12 +108,13 @@ def read_sequences_metadata(path: Path) -> SequencesMetadata:
     """Read the metadata of a sequence table.
 
     Raises:
-        LvmError: If the file is missing, not Parquet, or was not written by this project.
+        LvmError: If the file is missing, not Parquet, was not written by this project, or has damaged metadata.
     """
-    values = _read_metadata(path)
-    values.pop("article_splits", None)
-    values["split_counts"] = {split: SplitCounts(**counts) for split, counts in values["split_counts"].items()}
-    return SequencesMetadata(**values)
+    with explain_bad_metadata(path, remedy=REBUILD):
+        values = _read_metadata(path)
+        values.pop("article_splits", None)
+        values["split_counts"] = {split: SplitCounts(**counts) for split, counts in values["split_counts"].items()}
+        return SequencesMetadata(**values)
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
@@ -148,7 +149,8 @@ def read_sequences(path: Path, *, concepts_fingerprint: str | None = None) -> Se
         table = file.read()
     splits = _article_splits(table)
     if metadata.schema_version == 1:
-        splits = _read_metadata(path)["article_splits"]
+        with explain_bad_metadata(path, remedy=REBUILD):
+            splits = dict(_read_metadata(path)["article_splits"])
     table = table.filter(table["first_row"].is_valid())
     return Sequences(
         article_splits=splits,

@@ -19,11 +19,13 @@ from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import (
     NUM_ARRAYS_KEPT,
     ROW_GROUP_CONCEPTS,
+    SOURCE_FINDINGS_KEY,
     ConceptsFingerprint,
     article_ranges,
     explain_full_disk,
     memory_mapped_vectors,
     read_columns,
+    read_source_findings,
     read_vectors,
     stream_row_groups,
 )
@@ -204,6 +206,16 @@ def test_a_damaged_file_is_reported_in_one_sentence(tmp_path, damage):
     with pytest.raises(LvmError, match=r"cannot be read as Parquet .*extract the concepts again") as raised:
         read_columns(path, ["cpe_id", "concept_text", "vector"])
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"{}x", b"[3]", b'[{"name": "a"}]', b'[{"severity": "loud"}]'])
+def test_damaged_findings_of_the_extraction_are_reported(tmp_path, damaged):
+    path = tmp_path / "concepts.parquet"
+    write_concepts(path, [synthetic_table([5], vector_dim=4)], metadata_for(tmp_path, [5]))
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), SOURCE_FINDINGS_KEY: damaged}), path)
+    with pytest.raises(LvmError, match="has invalid metadata; extract the concepts again"):
+        read_source_findings(path)
 
 
 def test_one_wrong_bit_in_the_vectors_is_reported(tmp_path):

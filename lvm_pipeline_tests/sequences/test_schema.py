@@ -85,6 +85,30 @@ def test_another_table_and_another_version_are_refused(sequences_path, tmp_path)
         read_sequences(sequences_path)
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"{",
+        b"[]",
+        b'{"schema_version": 2}',
+        b'{"schema_version": 2, "split_counts": {"train": 3}}',
+        b'{"schema_version": 2, "split_counts": {}, "colour": 1}',
+    ],
+)
+def test_damaged_metadata_is_reported(sequences_path, damaged):
+    pq.write_table(pq.read_table(sequences_path).replace_schema_metadata({b"lvm": damaged}), sequences_path)
+    with pytest.raises(LvmError, match="has invalid metadata; build the sequences again"):
+        read_sequences(sequences_path)
+
+
+def test_a_first_table_without_the_splits_of_its_articles_is_reported(sequences_path):
+    table = pq.read_table(sequences_path)
+    stored = json.loads(table.schema.metadata[b"lvm"]) | {"schema_version": 1}
+    pq.write_table(table.replace_schema_metadata({b"lvm": json.dumps(stored)}), sequences_path)
+    with pytest.raises(LvmError, match="has invalid metadata; build the sequences again"):
+        read_sequences(sequences_path)
+
+
 def test_articles_too_short_for_a_sequence_have_a_row_with_their_split(tmp_path):
     lengths = [9, 3, 8, 12, 2, 7] * 4
     concepts_path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=lengths, kind="noise")
