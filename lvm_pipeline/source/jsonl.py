@@ -30,10 +30,11 @@ def read_jsonl(path: Path, *, dataset_source: str) -> SourceRecords:
     """
     concepts: list[Concept] = []
     bad_rows: list[BadRow] = []
-    reader, kind = _ArticleReader(dataset_source), "line"
+    kind = "line"
     try:
         whole = _whole_text(path)
         kind = "line" if whole is None else "article"
+        reader = _ArticleReader(dataset_source, row_kind=kind)
         for number, parse in _lines(path) if whole is None else _elements(whole):
             try:
                 article = reader.article(parse(), number=number)
@@ -99,37 +100,39 @@ def _elements(whole: Any) -> Iterator[tuple[int, Callable[[], Any]]]:
 class _ArticleReader:
     """Parses lines into articles and assigns their ids."""
 
-    def __init__(self, dataset_source: str):
-        self._dataset_source = dataset_source
+    def __init__(self, dataset_source: str, *, row_kind: str):
+        self._dataset_source, self._row_kind = dataset_source, row_kind
         self._titles: Counter[str] = Counter()
-        self._lines: dict[str, int] = {}  # article id -> line
+        self._numbers: dict[str, int] = {}  # article id -> line, or element of an array
 
     def article(self, record: Any, *, number: int) -> Article:
-        _check(record)
-        title = record["title"].strip()
+        title = _title(record)
+        occurrence = self._titles[title]
+        self._titles[title] += 1  # also of a bad row, so that the ids of the others stay when it is corrected
         concepts = _texts(record)
         article_id = record.get("article_id")
         if article_id is None:
-            article_id = make_article_id(self._dataset_source, title, occurrence=self._titles[title])
+            article_id = make_article_id(self._dataset_source, title, occurrence=occurrence)
         article_id = article_id_of(article_id)
-        if article_id in self._lines:
-            raise ValueError(f"article_id {article_id} is already that of line {self._lines[article_id]}")
-        self._titles[title] += 1
-        self._lines[article_id] = number
+        if article_id in self._numbers:
+            earlier = f"{self._row_kind} {self._numbers[article_id]}"
+            raise ValueError(f"article_id {article_id} is already that of {earlier}")
+        self._numbers[article_id] = number
         return Article(article_id=article_id, title=title, concepts=tuple(concepts))
 
 
-def _check(record: Any) -> None:
+def _title(record: Any) -> str:
     if not isinstance(record, dict):
         raise ValueError(f"not a JSON object but {type(record).__name__}; expected title, and text or concepts")
     if problem := text_problem(record.get("title"), name="title"):
         raise ValueError(problem)
-    if ("text" in record) == ("concepts" in record):
-        raise ValueError("both text and concepts" if "text" in record else "neither text nor concepts")
+    return record["title"].strip()
 
 
 def _texts(record: dict[str, Any]) -> list[str]:
     """Return the concepts of a record, or cut its text into concepts."""
+    if ("text" in record) == ("concepts" in record):
+        raise ValueError("both text and concepts" if "text" in record else "neither text nor concepts")
     if "text" in record:
         if problem := text_problem(record["text"], name="text"):
             raise ValueError(problem)

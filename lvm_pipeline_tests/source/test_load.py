@@ -121,6 +121,21 @@ def test_articles_of_the_same_title_are_apart(load, table):
     assert [row["position"] for row in twins] == [0, 0]
 
 
+@pytest.mark.parametrize("bad", [{"concepts": [""]}, {"text": "\0"}, {}])
+def test_a_bad_row_that_is_corrected_later_changes_no_other_article_id(load, table, bad):
+    second = {"title": "Twin", "concepts": ["Second one."]}
+    load([*articles(), {"title": "Twin", **bad}, second], skip_bad=True)
+    load([*articles(), {"title": "Twin", "concepts": ["First of twins."]}, second])
+    twins = [row for row in table.rows.values() if row["title"] == "Twin"]
+    assert {row["text"] for row in twins} == {"First of twins.", "Second one."}
+    assert len({row["article_id"] for row in twins}) == 2
+
+
+def test_an_id_that_repeats_in_an_array_is_that_of_an_article(load):
+    with pytest.raises(BadInputError, match="article 13: article_id a is already that of article 1"):
+        load([json.dumps([article("a", article_id="a"), *articles(11), article("b", article_id="a")]).encode()])
+
+
 BAD_LINES = [
     (b"{not json", "not JSON"),
     (b'{"title": "x", "text": "\xff"}', "not UTF-8"),
