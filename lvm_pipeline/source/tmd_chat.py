@@ -42,13 +42,15 @@ def choose_codes(
     """Ask a language model for the codes of concepts, given as id and text.
 
     After three failures of its server in a row it is not asked again. `journal` is the file of the codes so far, one
-    JSON line per concept; those of the same text, prompt and model are not asked for again. Failures are not in it.
+    JSON line per concept; those of the same id, text, prompt and model are not asked for again. Failures are not in
+    it.
     """
     known = _read_journal(journal)
     codes: dict[str, Tmd] = {}
     failures: Counter[str] = Counter()
     journal.parent.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as written:
+        written.write("\n" if _ends_in_a_cut_line(journal) else "")
         for number, (cpe_id, text, found) in enumerate(_chosen(concepts, chat, known), start=1):
             if isinstance(found, Tmd):
                 codes[cpe_id] = found
@@ -120,6 +122,12 @@ def prompt_hash() -> str:
 
 def _key(cpe_id: str, text: str, chat: ChatModel) -> str:
     return hashlib.sha256(json.dumps([cpe_id, text, chat.name, prompt_hash()]).encode()).hexdigest()
+
+
+def _ends_in_a_cut_line(journal: Path) -> bool:
+    """Whether a crash has cut the last line."""
+    content = journal.read_bytes()
+    return bool(content) and not content.endswith(b"\n")
 
 
 def _read_journal(path: Path) -> dict[str, Tmd]:

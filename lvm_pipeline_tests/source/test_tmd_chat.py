@@ -122,3 +122,15 @@ def test_an_assignment_says_where_its_codes_come_from():
 
     assert by_chat.in_words().endswith("(labels 1), so they are a function of the text; 2 got none")
     assert by_labels.in_words().endswith("so they are a function of the vector")
+
+
+def test_the_answer_after_a_cut_line_is_kept(client, tmp_path):
+    journal = tmp_path / "journal.jsonl"
+    journal.write_text('{"key": "cut by a cra')
+    with chat_server(lambda _: completion(CODES)) as server:
+        choose_codes(CONCEPTS[:2], client(server.url), journal=journal)
+    with chat_server(lambda _: completion(CODES)) as server:
+        again = choose_codes(CONCEPTS[:2], client(server.url, cache="another"), journal=journal)
+
+    assert set(again.codes) == {"id 0", "id 1"}
+    assert not server.requests
