@@ -190,8 +190,8 @@ class Settings(TrainingConfig, BaseSettings):
     alert_quiet_checks: str = Field(
         default="cosine_is_above_minimum_viable, cosine_is_above_production, text_accuracy_is_above_minimum_viable, "
         "text_accuracy_is_above_production",
-        description="Checks whose warnings are never sent, separated by commas. Default: the thresholds, which are "
-        "reported and not required.",
+        description="Checks whose warnings are never sent, separated by commas; `none` sends all. Default: the "
+        "thresholds, which are reported and not required.",
     )
     daemon_silence_seconds: int = Field(
         default=300, ge=1, description="Seconds without a heartbeat after which the Dagster daemon counts as down."
@@ -275,7 +275,8 @@ class Settings(TrainingConfig, BaseSettings):
     @property
     def quiet_checks(self) -> frozenset[str]:
         """Names of the checks whose warnings are never sent as alerts."""
-        return frozenset(name.strip() for name in self.alert_quiet_checks.split(",") if name.strip())
+        names = frozenset(name.strip() for name in self.alert_quiet_checks.split(",") if name.strip())
+        return names - {"none"}
 
     @property
     def promoted_tables(self) -> tuple[Path, Path, Path]:

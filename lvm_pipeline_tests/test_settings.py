@@ -145,3 +145,11 @@ def test_a_secret_that_cannot_be_read_from_its_file_is_refused(monkeypatch, tmp_
         load_settings()
 
     assert "hush" not in str(refusal.value)
+
+
+def test_no_check_is_quiet_where_none_is_named(monkeypatch):
+    assert "cosine_is_above_production" in load_settings().quiet_checks
+    monkeypatch.setenv("LVM_ALERT_QUIET_CHECKS", "none")
+    assert load_settings().quiet_checks == frozenset()
+    monkeypatch.setenv("LVM_ALERT_QUIET_CHECKS", "a, b")
+    assert load_settings().quiet_checks == {"a", "b"}
