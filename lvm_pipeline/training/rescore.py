@@ -59,7 +59,7 @@ def rescore(
     if info.fingerprints != data.fingerprints:
         raise LvmError(f"The model in {model_dir} was trained on other data than {sequences_path}; train it again.")
     wanted = info.training["device"]
-    is_same_device = not wanted.startswith("cuda") or torch.cuda.is_available()
+    is_same_device = _is_here(wanted)
     device = wanted if is_same_device else "cpu"
     torch.set_num_threads(info.training["num_threads"])
     spans = data.scored_spans("validation", mode=info.mode)
@@ -73,6 +73,12 @@ def rescore(
         spread=spread_of(predictions, targets, mean),
         is_same_device=is_same_device,
     )
+
+
+def _is_here(device: str) -> bool:
+    """Whether this machine has a device, such as `cpu`, `cuda` or `cuda:1`."""
+    kind, _, index = device.partition(":")
+    return kind != "cuda" or int(index or 0) < torch.cuda.device_count()
 
 
 def rescore_in_fresh_process(model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path) -> Rescore:

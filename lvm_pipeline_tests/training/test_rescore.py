@@ -1,5 +1,6 @@
 """One process that scores many models."""
 
+import json
 import os
 
 import psutil
@@ -7,6 +8,7 @@ import pytest
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.rescore import RescoringProcess, rescore, rescore_in_fresh_process
+from lvm_pipeline.training.trained_model import INFO_FILE
 from lvm_pipeline_tests.evaluation.products import make_products
 
 
@@ -67,3 +69,18 @@ def test_a_process_that_dies_is_an_error_and_the_next_model_has_a_new_one(tmp_pa
         score._process.kill()
         score._process.wait()
         assert score(model, *tables).score > 0
+
+
+def test_a_model_of_a_gpu_that_is_not_here_is_scored_on_the_cpu(tmp_path, monkeypatch):
+    products = make_products(tmp_path)
+    model = products.train("one")
+    record = model / INFO_FILE
+    values = json.loads(record.read_text())
+    record.write_text(json.dumps({**values, "training": {**values["training"], "device": "cuda:1"}}))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+
+    found = rescore(model, *products.paths.values())
+
+    assert not found.is_same_device
+    assert found.score > 0
