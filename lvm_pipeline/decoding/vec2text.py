@@ -97,14 +97,23 @@ class Vec2Text:
             done = subprocess.run(
                 command, input=json.dumps(request) + "\n", capture_output=True, text=True, timeout=TIMEOUT_SECONDS
             )
-            answer = json.loads(done.stdout)
         except subprocess.TimeoutExpired:
             raise LvmError(f"{self.name} took longer than {TIMEOUT_SECONDS:.0f} s; decode fewer vectors.") from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise LvmError(f"{self.name} did not answer ({error}); run `lvm vec2text install` again.") from None
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError:
+            raise LvmError(f"{self.name} did not answer ({_ending(done)}); run `lvm vec2text install` again.") from None
         if "error" in answer:
             raise LvmError(f"{self.name} failed ({answer['error']}); see whether {self.weights_dir} is complete.")
         return answer
+
+
+def _ending(done: "subprocess.CompletedProcess[str]") -> str:
+    """Return how a process ended that gave no answer, with the last line of its error output."""
+    lines = done.stderr.strip().splitlines()
+    return f"its process ended with code {done.returncode}" + (f": {lines[-1]}" if lines else "")
 
 
 def _layout(space_id: str) -> str:

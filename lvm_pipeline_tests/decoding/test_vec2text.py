@@ -114,9 +114,14 @@ def test_an_environment_without_vec2text_gives_its_reason(folder):
 def test_a_process_that_dies_gives_its_reason(folder):
     python = folder / "env" / "bin" / "python"
     python.unlink()
-    python.symlink_to("/bin/false")
+    python.write_text("#!/bin/sh\necho first >&2\necho out of memory >&2\nexit 7\n")
+    python.chmod(0o755)
 
-    with pytest.raises(LvmError, match="did not answer"):
+    with pytest.raises(LvmError, match=r"did not answer \(its process ended with code 7: out of memory\); run"):
+        open_vec2text(folder, space_id=SPACES["ielab"]).decode(VECTORS)
+    python.unlink()
+    python.symlink_to("/bin/false")
+    with pytest.raises(LvmError, match=r"did not answer \(its process ended with code 1\); run"):
         open_vec2text(folder, space_id=SPACES["ielab"]).decode(VECTORS)
 
 
