@@ -220,7 +220,7 @@ def _extract(
                 return Extraction(path=None, metadata=None, findings=findings)
             metadata = _metadata(assembly, description, decision, space_id)
             assert assembly.writer is not None
-            assembly.writer.finish(metadata, source_findings=findings)
+            metadata = assembly.writer.finish(metadata, source_findings=findings)
             on_failure.pop_all()
         return Extraction(
             path=staged_path,

@@ -80,6 +80,9 @@ class ConceptsMetadata:
     duplicates_policy: str
     dropped: list[dict[str, str]] = field(default_factory=list)  # removed duplicates: `{cpe_id, kept_cpe_id, reason}`
     order_warning: str | None = None  # set if the order is unknown and was accepted
+    # order-sensitive hash of texts, TMD codes and negatives, which `fingerprint` leaves out, so that models that read
+    # none of them stay current when they change; None in tables of earlier versions
+    content_fingerprint: str | None = None
     is_from_sequences: bool = False  # restored from a file of sequences: texts may be missing, concepts may repeat
     schema_version: int = SCHEMA_VERSION
 

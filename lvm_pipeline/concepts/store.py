@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lvm_pipeline import files
+from lvm_pipeline.concepts.content import ContentFingerprint
 from lvm_pipeline.concepts.schema import (
     DIGEST_COLUMN,
     DIGEST_FIELD,
@@ -75,6 +76,7 @@ class ConceptsWriter:
         if has_digests:
             self._schema = self._schema.append(DIGEST_FIELD)
         self._writer = pq.ParquetWriter(path, self._schema, **WRITER_OPTIONS)
+        self._content = ContentFingerprint()
         self._waiting: list[pa.Table] = []
         self._num_waiting = 0
 
@@ -88,6 +90,7 @@ class ConceptsWriter:
     def write(self, table: pa.Table) -> None:
         """Add rows that follow those written before; the last article may go on in the next call."""
         self._waiting.append(table if table.schema.equals(self._schema) else table.cast(self._schema))
+        self._content.update(self._waiting[-1])
         self._num_waiting += table.num_rows
         if self._num_waiting >= ROW_GROUP_CONCEPTS:
             self._write_whole_articles()
@@ -108,13 +111,15 @@ class ConceptsWriter:
             # In one piece, so that pages do not depend on how the rows came.
             self._writer.write_table(rows.combine_chunks(), row_group_size=rows.num_rows)
 
-    def finish(self, metadata: ConceptsMetadata, *, source_findings: Iterable[Finding] = ()) -> None:
-        """Write the remaining rows and the metadata, and close the file."""
+    def finish(self, metadata: ConceptsMetadata, *, source_findings: Iterable[Finding] = ()) -> ConceptsMetadata:
+        """Write the remaining rows and the metadata, and close the file; return them with the content fingerprint."""
+        metadata = replace(metadata, content_fingerprint=self._content.hexdigest())
         if self._waiting:
             self._write_group(pa.concat_tables(self._waiting))
         findings = json.dumps([finding.as_json() for finding in source_findings]).encode()
         self._writer.add_key_value_metadata({**metadata.as_parquet_metadata(), SOURCE_FINDINGS_KEY: findings})
         self._writer.close()
+        return metadata
 
     def abandon(self) -> None:
         with suppress(OSError, pa.ArrowException):  # on a full disk even closing fails

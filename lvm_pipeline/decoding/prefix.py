@@ -54,6 +54,7 @@ class PrefixInfo:
     seconds: float  # time of the training
     loss: float  # mean loss per token of the last steps
     num_params: int  # trained parameters
+    content_fingerprint: str | None = None  # of the texts of the concept table, if it had one
     language_model: dict[str, str] | None = None  # `folder` and `fingerprint` of the frozen language model, if any
 
     @property
@@ -158,6 +159,7 @@ def save_prefix_decoder(
     code_version: str,
     options: Mapping[str, Any],
     num_texts: int,
+    content_fingerprint: str | None = None,
 ) -> PrefixInfo:
     """Write a decoder whole, in place of an earlier one in the same folder, or not at all."""
     from safetensors.torch import save_file
@@ -166,6 +168,7 @@ def save_prefix_decoder(
         space_id=space_id,
         config=asdict(trained.model.config),
         fingerprints=dict(fingerprints),
+        content_fingerprint=content_fingerprint,
         code_version=code_version,
         options=dict(options),
         num_texts=num_texts,
@@ -211,7 +214,7 @@ def read_prefix_info(folder: Path) -> PrefixInfo:
         raise LvmError(f"{path} cannot be read ({error}); train the decoder again with `{command}`.") from None
     version = values.pop("schema_version", None) if isinstance(values, dict) else None
     if version == SCHEMA_VERSION:
-        values.setdefault("language_model", None)  # decoders of earlier versions do not name it
+        values = {"language_model": None, "content_fingerprint": None, **values}  # earlier versions lack them
     if version != SCHEMA_VERSION or set(values) != {each.name for each in fields(PrefixInfo)}:
         raise LvmError(
             f"{path} is not a record of schema version {SCHEMA_VERSION}; train the decoder again with `{command}`."

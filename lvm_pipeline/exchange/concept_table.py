@@ -53,8 +53,7 @@ def write_concept_table(
             duplicates_policy="fail",
             **described,
         )
-        writer.finish(metadata)
-    return metadata
+        return writer.finish(metadata)
 
 
 def _table(piece: dict[str, Any], *, first_row: int, indices: dict[str, int], schema: pa.Schema) -> pa.Table:

@@ -32,7 +32,7 @@ from lvm_pipeline.training.data import Spans, TrainingData
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.provenance import code_version, package_versions
 from lvm_pipeline.training.settle import find_device
-from lvm_pipeline.training.strategies import condition_of, strategies_of
+from lvm_pipeline.training.strategies import condition_of, content_read, strategies_of
 from lvm_pipeline.training.trained_model import (
     IDENTITY_KEY,
     INFO_FILE,
@@ -131,7 +131,8 @@ def refuse_unlike(members: Mapping[str, TrainedModelInfo], data: TrainingData) -
                     f"{trial_id} and {first_id} cannot be in one ensemble, since they differ in {what} ({_short(own)} "
                     f"and {_short(others)}); choose trials that agree in it."
                 )
-        if info.fingerprints != data.fingerprints:
+        content = content_read(Trial(**info.trial), data.concepts)
+        if info.fingerprints != data.fingerprints or info.content_fingerprint != content:
             raise LvmError(
                 f"{trial_id} was trained on other data than the present concepts and sequences; train it again."
             )

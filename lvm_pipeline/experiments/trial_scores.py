@@ -64,15 +64,17 @@ class Outcome:
     reason: str | None = None  # why it is not done
     options: dict[str, Any] = field(default_factory=dict)  # the options that tell the trial from others
     fingerprints: dict[str, str]  # of the data
+    # fingerprint of the texts, codes and negatives, if the trial reads any of them and their table has one
+    content_fingerprint: str | None = None
     code_version: str  # of the code that it uses
     seconds: float  # time from its start to its scores
     overhead_seconds: float | None = None  # the part of it that was neither training nor scoring
     mlflow_url: str | None = None  # page of its MLflow run
     scores: TrialScores | None = None  # what it scored, if it is done
 
-    def is_current(self, fingerprints: Mapping[str, str], code_version: str) -> bool:
-        """Whether it was made with these data and this code."""
-        return self.fingerprints == dict(fingerprints) and self.code_version == code_version
+    def is_of(self, fingerprints: Mapping[str, str], content: str | None) -> bool:
+        """Whether it was made with these data; `content` is what `content_read` returns for its trial."""
+        return self.fingerprints == dict(fingerprints) and self.content_fingerprint == content
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:

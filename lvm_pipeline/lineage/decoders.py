@@ -74,7 +74,12 @@ def train_text_decoder(
     with files.only_one(lock, "Another process is training the text decoder now; wait for it."):
         data = promoted_data(settings)
         version = code_version(CODE[kind])
-        made_with = {"fingerprints": data.fingerprints, "code_version": version, "options": asdict(options)}
+        made_with = {
+            "fingerprints": data.fingerprints,
+            "content_fingerprint": data.concepts.content_fingerprint,
+            "code_version": version,
+            "options": asdict(options),
+        }
         opened = _language_model(settings, language_model) if kind == LM else None
         found = {**made_with, "language_model": None if opened is None else opened.record}
         known = None if again or not folder.is_dir() else _info_or_none(folder)
@@ -168,7 +173,8 @@ def _trained_at_hand(
         decoder = load_text_decoder(settings, kind, space_id=data.concepts.space_id)
     except LvmError as error:
         return DecodersAtHand(decoders=(), missing={kind: str(error)})
-    if decoder.info.fingerprints != data.fingerprints:
+    info = decoder.info
+    if info.fingerprints != data.fingerprints or info.content_fingerprint != data.concepts.content_fingerprint:
         return DecodersAtHand(decoders=(), missing={kind: trained_on_other_data(settings.decoders_dir / kind)})
     return DecodersAtHand(decoders=(decoder.searching(search_of(settings), encoder),), missing={})
 

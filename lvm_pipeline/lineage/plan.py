@@ -7,11 +7,11 @@ LVM_HOME/reports/experiments.csv            one row a trial
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.lineage.models import promoted_data, training_config_of
 from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.lineage.week_five import WeekFive, read_week_5, settle_week_5
@@ -51,8 +51,8 @@ def plan_rows(settings: Settings, *, week: int | None = None) -> list[dict[str, 
 
     check_week(week)
     trials = planned(settings)
-    fingerprints = present_fingerprints(settings)
-    rows = [_row(settings, trial, fingerprints) for trial in of_week(trials, week)]
+    present = present_data(settings)
+    rows = [_row(settings, trial, present) for trial in of_week(trials, week)]
     if week in (None, LAST_WEEK):
         known = [trial.purpose for trial in of_week(trials, LAST_WEEK)]
         if not known:
@@ -63,10 +63,10 @@ def plan_rows(settings: Settings, *, week: int | None = None) -> list[dict[str, 
     return rows
 
 
-def _row(settings: Settings, trial: "PlannedTrial", fingerprints: dict[str, str] | None) -> dict[str, Any]:
+def _row(settings: Settings, trial: "PlannedTrial", present: "PresentData | None") -> dict[str, Any]:
     outcome = outcome_of(settings, trial.trial_id)
     status = "planned" if outcome is None else outcome.status
-    if outcome is not None and not is_current(outcome, trial, fingerprints):
+    if outcome is not None and not is_current(outcome, trial, present):
         status = "stale"
     return {
         "trial_id": trial.trial_id,
@@ -104,14 +104,28 @@ def outcome_of(settings: Settings, trial_id: str) -> "Outcome | None":
     return read_outcome(trial_folder(settings, trial_id).path)
 
 
-def present_fingerprints(settings: Settings) -> dict[str, str] | None:
-    """Return the fingerprints of the promoted data; None if there are none."""
+@dataclass(frozen=True, kw_only=True)
+class PresentData:
+    """Fingerprints of the promoted data, and the metadata of their concepts."""
+
+    fingerprints: dict[str, str]
+    concepts: ConceptsMetadata
+
+    def made(self, outcome: "Outcome", trial: "PlannedTrial") -> bool:
+        """Whether a trial ended so on these data."""
+        from lvm_pipeline.training.strategies import content_read
+
+        return outcome.is_of(self.fingerprints, content_read(trial.config.trial, self.concepts))
+
+
+def present_data(settings: Settings) -> PresentData | None:
+    """Return what tells the promoted data from others; None if there are none."""
     if not settings.sequences_path.is_file():
         return None
-    return {
-        "concepts": read_concepts_metadata(settings.concepts_path).fingerprint,
-        "sequences": read_sequences_metadata(settings.sequences_path).fingerprint,
-    }
+    concepts = read_concepts_metadata(settings.concepts_path)
+    sequences = read_sequences_metadata(settings.sequences_path)
+    fingerprints = {"concepts": concepts.fingerprint, "sequences": sequences.fingerprint}
+    return PresentData(fingerprints=fingerprints, concepts=concepts)
 
 
 def code_version_of(config: "TrainingConfig") -> str:
@@ -120,38 +134,43 @@ def code_version_of(config: "TrainingConfig") -> str:
     return training_code_version(config.architecture, config.strategy)
 
 
-def is_current(outcome: "Outcome", trial: "PlannedTrial", fingerprints: dict[str, str] | None) -> bool:
+def is_current(outcome: "Outcome", trial: "PlannedTrial", present: PresentData | None) -> bool:
     """Whether an outcome was made with these data and the present code."""
-    return fingerprints is not None and outcome.is_current(fingerprints, code_version_of(trial.config))
+    is_same = present is not None and present.made(outcome, trial)
+    return is_same and outcome.code_version == code_version_of(trial.config)
 
 
 def not_attempted(settings: Settings, trials: "Sequence[PlannedTrial]") -> "list[PlannedTrial]":
     """Return the trials of weeks 1 to 4 that have no outcome on the present data."""
-    fingerprints = present_fingerprints(settings)
+    present = present_data(settings)
     outcomes = ((trial, outcome_of(settings, trial.trial_id)) for trial in trials)
-    return [trial for trial, outcome in outcomes if outcome is None or outcome.fingerprints != fingerprints]
+    return [
+        trial for trial, outcome in outcomes if present is None or outcome is None or not present.made(outcome, trial)
+    ]
 
 
 def week_5_of(settings: Settings, trials: "Sequence[PlannedTrial]") -> "WeekFive | None":
     """Return week 5, settled once for these data and trials of weeks 1 to 4; None before those have been run."""
     from lvm_pipeline.experiments.week_five import Scored
 
-    fingerprints = present_fingerprints(settings)
-    key = {"fingerprints": fingerprints, "of": [trial.trial_id for trial in trials]}
+    present = present_data(settings)
+    key = {"fingerprints": present and present.fingerprints, "of": [trial.trial_id for trial in trials]}
     if (found := read_week_5(settings, key)) is not None:
         return found
     scored = [Scored(trial=trial, cosine=scores.cosine) for trial, scores in done_trials(settings, trials)]
-    if fingerprints is None or not scored or not_attempted(settings, trials):
+    if present is None or not scored or not_attempted(settings, trials):
         return None
     return settle_week_5(settings, key, scored)
 
 
 def done_trials(settings: Settings, trials: "Sequence[PlannedTrial]") -> "Iterator[tuple[PlannedTrial, TrialScores]]":
     """Yield the trials that are done on the present data, with their scores."""
-    fingerprints = present_fingerprints(settings)
+    present = present_data(settings)
+    if present is None:
+        return
     for trial in trials:
         outcome = outcome_of(settings, trial.trial_id)
-        if outcome is not None and outcome.scores is not None and outcome.fingerprints == fingerprints:
+        if outcome is not None and outcome.scores is not None and present.made(outcome, trial):
             yield trial, outcome.scores
 
 
@@ -173,7 +192,10 @@ def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
     )
     trials = {trial.trial_id: trial for trial in planned(settings)}
     outcomes = {name: found for name in trials if (found := outcome_of(settings, name)) is not None}
-    current = {name: found for name, found in outcomes.items() if found.fingerprints == present_fingerprints(settings)}
+    present = PresentData(
+        fingerprints={"concepts": concepts.fingerprint, "sequences": sequences.fingerprint}, concepts=concepts
+    )
+    current = {name: found for name, found in outcomes.items() if present.made(found, trials[name])}
     rows = study_rows(plan_rows(settings), trials, scored_alike(settings, current))
     groups = config_groups(rows)
     week_5 = week_5_of(settings, trials_of_weeks_1_to_4(settings))

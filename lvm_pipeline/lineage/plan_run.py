@@ -12,7 +12,7 @@ from lvm_pipeline.concepts.store import FULL_DISK
 from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.lineage.ensembles import make_ensemble
 from lvm_pipeline.lineage.models import TrainedTrial, promoted_data, train_trial
-from lvm_pipeline.lineage.plan import code_version_of, is_current, outcome_of
+from lvm_pipeline.lineage.plan import PresentData, code_version_of, is_current, outcome_of
 from lvm_pipeline.lineage.plan_queue import TrialQueue
 from lvm_pipeline.lineage.tracked import describe_trial
 from lvm_pipeline.lineage.trials import TrialFolder, trial_folder, write_trial
@@ -134,6 +134,7 @@ class _Batch:
     def run(self, trial: "PlannedTrial", proposal: "Proposal | None" = None) -> "Outcome":
         """Train and score a trial, and record how it ended; Optuna hears of it if it proposed the trial."""
         from lvm_pipeline.experiments.trial_scores import Outcome, write_outcome
+        from lvm_pipeline.training.strategies import content_read
 
         folder = trial_folder(self._settings, trial.trial_id)
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -149,6 +150,7 @@ class _Batch:
             purpose=trial.purpose,
             options=trial.config.trial.identity(),
             fingerprints=self._data.fingerprints,
+            content_fingerprint=content_read(trial.config.trial, self._data.concepts),
             code_version=code_version_of(trial.config),
             seconds=time.monotonic() - started,
             **ended,
@@ -237,7 +239,8 @@ def watchers(*each: "OnProgress | None") -> "OnProgress":
 def _finished(settings: Settings, trial: "PlannedTrial", data: "TrainingData") -> "Outcome | None":
     """Return the outcome of a trial that need not be run: done or stopped with these data and this code."""
     outcome = outcome_of(settings, trial.trial_id)
-    if outcome is None or not is_current(outcome, trial, data.fingerprints):
+    present = PresentData(fingerprints=data.fingerprints, concepts=data.concepts)
+    if outcome is None or not is_current(outcome, trial, present):
         return None
     if outcome.status == "stopped":
         return outcome

@@ -96,16 +96,21 @@ def check_model(settings: Settings, folder: TrialFolder) -> list[Finding]:
         checkpoint_reproduces_its_score,
         prediction_is_not_the_mean_vector,
     )
+    from lvm_pipeline.training.strategies import content_read
+    from lvm_pipeline.training.trial import Trial
 
     info = folder.info()
     if info is None:
         raise LvmError(f"{folder.model_dir} holds no readable trained model; train {folder.trial_id} again.")
     tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    concepts = read_concepts_metadata(settings.concepts_path)
     present = {
-        "concepts": read_concepts_metadata(settings.concepts_path).fingerprint,
+        "concepts": concepts.fingerprint,
         "sequences": read_sequences_metadata(settings.sequences_path).fingerprint,
     }
-    if all(info.fingerprints[name] == fingerprint for name, fingerprint in present.items()):
+    if info.content_fingerprint == content_read(Trial(**info.trial), concepts) and all(
+        info.fingerprints[name] == fingerprint for name, fingerprint in present.items()
+    ):
         return check_trained_model(folder.model_dir, *tables)
     needs_data = (checkpoint_reproduces_its_score, prediction_is_not_the_mean_vector)
     names = {each.name for each in needs_data}

@@ -13,6 +13,7 @@ from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.objectives import SumOfTerms
 from lvm_pipeline.training.provenance import package_versions, training_code_version
+from lvm_pipeline.training.strategies import content_read
 from lvm_pipeline.training.strategies._contract import Staging
 from lvm_pipeline.training.trained_model import TrainedModelInfo, class_name
 from lvm_pipeline.training.trial import Trial
@@ -25,10 +26,15 @@ def checkpoint_identity(
     return {
         "options": trial.identity(),
         "model": {"class": class_name(model), "config": asdict(model_config)},
-        "data": {**data.fingerprints, "space_id": data.concepts.space_id},
+        "data": {**data.fingerprints, **_content(trial, data), "space_id": data.concepts.space_id},
         "code": training_code_version(trial.architecture, trial.strategy),
         "packages": package_versions(),
     }
+
+
+def _content(trial: Trial, data: TrainingData) -> dict[str, str]:
+    content = content_read(trial, data.concepts)
+    return {} if content is None else {"content": content}
 
 
 def run_params(config: TrainingConfig, made: Assembly, objective: SumOfTerms, *, trial: Trial) -> dict[str, Any]:
@@ -89,6 +95,7 @@ def trained_model_info(
         code_version=training_code_version(config.architecture, config.strategy),
         packages=package_versions(),
         fingerprints=data.fingerprints,
+        content_fingerprint=content_read(trial, data.concepts),
         context_length=sequences.context_length,
         split={
             "rule": sequences.split_rule,

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.imports import end_without_search
 from lvm_pipeline.measures.metrics import Spread, spread_of
@@ -26,7 +27,7 @@ from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.data import TrainingData, load_training_data
 from lvm_pipeline.training.predictions import predict_spans, selection_metric
-from lvm_pipeline.training.strategies import condition_of
+from lvm_pipeline.training.strategies import condition_of, content_read
 from lvm_pipeline.training.trained_model import load_trained_model
 from lvm_pipeline.training.trial import Trial
 
@@ -56,16 +57,15 @@ def rescore(
     """
     data = data or load_training_data(concepts_path, sequences_path, vectors_dir)
     model, info = load_trained_model(model_dir, space_id=data.concepts.space_id)
-    if info.fingerprints != data.fingerprints:
+    trial = Trial(**info.trial)
+    if info.fingerprints != data.fingerprints or info.content_fingerprint != content_read(trial, data.concepts):
         raise LvmError(f"The model in {model_dir} was trained on other data than {sequences_path}; train it again.")
     wanted = info.training["device"]
     is_same_device = _is_here(wanted)
     device = wanted if is_same_device else "cpu"
     torch.set_num_threads(info.training["num_threads"])
     spans = data.scored_spans("validation", mode=info.mode)
-    condition = condition_on_device(
-        condition_of(Trial(**info.trial), data, condition_dim=model.config.condition_dim), device
-    )
+    condition = condition_on_device(condition_of(trial, data, condition_dim=model.config.condition_dim), device)
     predictions = predict_spans(model.to(device), vectors_on_device(data.vectors, device), spans, condition=condition)
     targets, mean = np.asarray(data.vectors[spans.target_rows()]), data.train_sample().mean(axis=0)
     return Rescore(
@@ -165,14 +165,15 @@ _shared: ContextVar[RescoringProcess | None] = ContextVar("rescoring_process", d
 
 def serve() -> None:
     """Answer every line of stdin, until it is closed."""
-    loaded: dict[str, TrainingData] = {}
+    loaded: dict[tuple[str, str | None], TrainingData] = {}
     for line in sys.stdin:
         model_dir, *tables = map(Path, json.loads(line))
         try:
-            fingerprint = read_sequences_metadata(tables[1]).fingerprint
-            if fingerprint not in loaded:
-                loaded = {fingerprint: load_training_data(*tables)}
-            answer = asdict(rescore(model_dir, *tables, data=loaded[fingerprint]))
+            content = read_concepts_metadata(tables[0]).content_fingerprint
+            key = read_sequences_metadata(tables[1]).fingerprint, content
+            if key not in loaded:
+                loaded = {key: load_training_data(*tables)}
+            answer = asdict(rescore(model_dir, *tables, data=loaded[key]))
         except LvmError as error:
             answer = {ERROR: str(error)}
         sys.stdout.write(json.dumps(answer) + "\n")

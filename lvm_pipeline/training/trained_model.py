@@ -31,7 +31,13 @@ WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "trained_model.json"
 MEMBERS_DIR = "members"  # in an ensemble's folder: the trained model of each member, under its trial id
 IDENTITY_KEY = "lvm_identity"
-OPTIONAL = ("trial", "members", "strategy_notes", "is_oracle")  # records of earlier versions lack them
+OPTIONAL = (
+    "trial",
+    "members",
+    "strategy_notes",
+    "is_oracle",
+    "content_fingerprint",
+)  # records of earlier versions lack them
 PACKAGE = __name__.partition(".")[0]
 # Names in the files of earlier versions: parts of the names of weights, and classes.
 EARLIER_WEIGHTS = {"enter": "input_projection", "leave": "output_projection"}
@@ -82,6 +88,8 @@ class TrainedModelInfo:
     members: list[Member] = field(default_factory=list)  # the members of an ensemble; empty for any other model
     # whether it reads something of its targets, so that it cannot be used on what is not known yet
     is_oracle: bool = False
+    # fingerprint of the texts, codes and negatives, if its training read any of them and their table had one
+    content_fingerprint: str | None = None
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -151,6 +159,7 @@ def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
     values["members"] = [Member(**each) for each in values.get("members", [])]
     values.setdefault("strategy_notes", {})
     values.setdefault("is_oracle", False)
+    values.setdefault("content_fingerprint", None)
     return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo)})
 
 

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvm_pipeline import files
+from lvm_pipeline.concepts.content import ContentFingerprint
 from lvm_pipeline.concepts.facts import read_facts
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import (
@@ -31,6 +33,7 @@ from lvm_pipeline.concepts.store import (
 )
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline_tests.synthetic import synthetic_table, write_concepts, write_synthetic_concepts
+from lvm_pipeline_tests.worded import with_columns
 
 
 def metadata_for(tmp_path, lengths):
@@ -87,6 +90,56 @@ def test_fingerprint_does_not_depend_on_the_pieces(lengths, sizes):
         digests.append(fingerprint.hexdigest())
 
     assert digests[0] == digests[1]
+
+
+ALTERED = {
+    "concept_text": pa.array(["x", None, "y", "z"], pa.string()),
+    "domain": pa.array([1, None, 0, 3], pa.int16()),
+    "task": pa.array([1, 2, 3, None], pa.int16()),
+    "modifier": pa.array([4, 2, 3, 1], pa.int16()),
+    "tmd_dense": pa.array([[0.5, None], None, [], [1.0]], pa.list_(pa.float32())),
+    "soft_negatives": pa.array([["a", "b"], None, [], ["c"]], pa.list_(pa.string())),
+    "hard_negatives": pa.array([["ab"], [None], [], None], pa.list_(pa.string())),
+}
+
+
+def content_of(table, sizes=()):
+    content = ContentFingerprint()
+    for piece in pieces(table, sizes):
+        content.update(piece)
+    return content.hexdigest()
+
+
+@given(st.lists(st.integers(0, 3), max_size=4))
+def test_the_content_fingerprint_does_not_depend_on_the_pieces(sizes):
+    table = with_columns(synthetic_table([4], vector_dim=4), **ALTERED)
+    assert content_of(table, sizes) == content_of(table)
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_the_content_fingerprint_changes_with_texts_codes_and_negatives_and_nothing_else(name):
+    table = synthetic_table([4], vector_dim=4)
+    found = {content_of(each) for each in (table, with_columns(table, **{name: ALTERED[name]}))}
+    assert len(found) == 2
+    assert content_of(synthetic_table([4], vector_dim=4, seed=3)) in found
+
+
+def test_neighbouring_lists_and_nulls_are_told_apart():
+    table = synthetic_table([4], vector_dim=4)
+    columns = [[["a"], ["b"], [], []], [["a", "b"], [], [], []], [["ab"], [], [], []], [["a"], ["b"], None, []]]
+    arrays = [pa.array(each, pa.list_(pa.string())) for each in columns]
+    assert len({content_of(with_columns(table, soft_negatives=each)) for each in arrays}) == len(columns)
+
+
+def test_a_table_says_its_content_fingerprint_and_those_of_earlier_versions_none(tmp_path):
+    path, table = tmp_path / "concepts.parquet", synthetic_table([400, 5000], vector_dim=4)
+    write_concepts(path, [table], metadata_for(tmp_path, [400]))
+    assert read_concepts_metadata(path).content_fingerprint == content_of(table)
+
+    earlier = json.loads(pq.read_metadata(path).metadata[b"lvm"])
+    del earlier["content_fingerprint"]
+    pq.write_table(pq.read_table(path).replace_schema_metadata({b"lvm": json.dumps(earlier)}), path)
+    assert read_concepts_metadata(path).content_fingerprint is None
 
 
 def test_vectors_are_mapped_once_for_a_fingerprint(tmp_path):

@@ -4,6 +4,8 @@ import json
 
 import dagster as dg
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from filelock import FileLock
@@ -27,6 +29,7 @@ from lvm_pipeline_tests.lineage.test_trials import OPTIONS as TRIAL
 from lvm_pipeline_tests.lineage.test_trials import make_data
 from lvm_pipeline_tests.synthetic import synthetic_table, write_table
 from lvm_pipeline_tests.synthetic import write_synthetic_sequences as write_sequences
+from lvm_pipeline_tests.worded import with_columns
 
 OPTIONS = PrefixOptions(steps=4, hidden_dim=16, num_layers=1, vocabulary_size=300)
 
@@ -89,6 +92,19 @@ def test_a_decoder_of_other_data_is_not_at_hand_and_is_trained_again(home, tmp_p
 
     none = decoders_at_hand(make_home(tmp_path / "empty")[0], data_of(settings))
     assert none.missing["prefix"].endswith("train one with `lvm decoder train`.")
+
+
+def test_a_decoder_of_other_texts_is_not_at_hand_and_is_trained_again(home):
+    settings, encoder = home
+    lineage.train_text_decoder(settings, options=OPTIONS)
+    table = pq.read_table(settings.concepts_path)
+    texts = pa.array([f"{text} Edited." for text in table["concept_text"].to_pylist()])
+    write_table(with_columns(table, concept_text=texts), settings.concepts_path, space_id=encoder.space_id)
+
+    other = decoders_at_hand(settings, data_of(settings))
+    assert "was trained on other data" in other.missing["prefix"]
+    assert lineage.train_text_decoder(settings, options=OPTIONS).was_trained
+    assert decoders_at_hand(settings, data_of(settings)).decoders
 
 
 def test_a_frozen_language_model_is_a_second_decoder(home, tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lvm_pipeline import lineage
@@ -24,8 +26,9 @@ from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.settings import Settings, settings_environment, with_options
 from lvm_pipeline.training import rescore
 from lvm_pipeline.training.progress import StoppedError
-from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
+from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences, write_table
 from lvm_pipeline_tests.training.test_loop import Recorder
+from lvm_pipeline_tests.worded import with_columns
 
 PATIENCE_SECONDS = 200
 
@@ -80,6 +83,19 @@ def test_a_week_is_run_once_and_new_data_make_it_stale(settings, small_plan):
     assert statuses(settings, week=1) == ["stale"] * 3
     assert run(settings, budget_seconds=0).num_left == 3
     assert run(settings).num_new == 3
+
+
+def test_new_codes_make_those_trials_of_the_plan_stale_that_read_them(settings, monkeypatch):
+    share(monkeypatch, strategy="tmd")
+    run(settings)
+    assert statuses(settings, week=1) == ["done"] * 2
+
+    table = pq.read_table(settings.concepts_path)
+    codes = pa.array([(row + 3) % 16 for row in range(table.num_rows)], pa.int16())
+    write_table(with_columns(table, domain=codes), settings.concepts_path)
+
+    assert statuses(settings, week=1) == ["stale", "done"]
+    assert (run(settings).num_new, statuses(settings, week=1)) == (1, ["done"] * 2)
 
 
 def test_scores_of_a_trial_are_those_of_its_report(settings, small_plan):

@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lvm_pipeline import lineage
@@ -16,13 +18,14 @@ from lvm_pipeline.evaluation import evaluate
 from lvm_pipeline.evaluation.report import read_report
 from lvm_pipeline.experiments import row_scores, selection
 from lvm_pipeline.findings import InvariantError
-from lvm_pipeline.lineage import from_files, models, trials
+from lvm_pipeline.lineage import from_files, models, products, trials
 from lvm_pipeline.settings import Settings, settings_environment, with_options
 from lvm_pipeline.training import invariants, provenance, rescore
 from lvm_pipeline.training.provenance import training_code_version
 from lvm_pipeline.training.trained_model import load_trained_model
-from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
+from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences, write_table
 from lvm_pipeline_tests.training.test_loop import Recorder
+from lvm_pipeline_tests.worded import with_columns
 
 EARLIER_HOME = Path(__file__).parent / "earlier_home"
 OPTIONS = {"architecture": "gru", "preset": "smoke", "epochs": 1, "num_threads": 1, "model": {"hidden_dim": 8}}
@@ -120,6 +123,21 @@ def test_new_data_make_a_trial_stale(settings):
     train(settings)
     make_data(settings, seed=3)
     assert train(settings).was_trained
+
+
+def test_new_codes_make_those_trials_stale_that_read_them(settings):
+    plain, coded = train(settings), train(settings, strategy="tmd")
+    assert (plain.info.content_fingerprint, coded.info.content_fingerprint is None) == (None, False)
+    assert not train(settings, strategy="tmd").was_trained
+
+    table = pq.read_table(settings.concepts_path)
+    codes = pa.array([(row + 3) % 16 for row in range(table.num_rows)], pa.int16())
+    write_table(with_columns(table, domain=codes), settings.concepts_path)
+
+    assert not train(settings).was_trained
+    found = {each.name: each.outcome for each in products.check_model(settings, coded.folder)}
+    assert found["checkpoint_reproduces_its_score"] == "not checked"
+    assert train(settings, strategy="tmd").was_trained
 
 
 def test_an_edit_makes_those_trials_stale_that_use_the_code(settings, monkeypatch):

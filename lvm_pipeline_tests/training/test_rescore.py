@@ -4,12 +4,16 @@ import json
 import os
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.rescore import RescoringProcess, rescore, rescore_in_fresh_process
 from lvm_pipeline.training.trained_model import INFO_FILE
 from lvm_pipeline_tests.evaluation.products import make_products
+from lvm_pipeline_tests.synthetic import write_table
+from lvm_pipeline_tests.worded import with_columns
 
 
 def test_one_process_scores_model_after_model_and_survives_a_bad_one(tmp_path):
@@ -69,6 +73,22 @@ def test_a_process_that_dies_is_an_error_and_the_next_model_has_a_new_one(tmp_pa
         score._process.kill()
         score._process.wait()
         assert score(model, *tables).score > 0
+
+
+def test_a_process_that_goes_on_sees_that_codes_have_changed(tmp_path):
+    products = make_products(tmp_path)
+    tables = tuple(products.paths.values())
+    plain, coded = products.train("plain"), products.train("coded", strategy="tmd")
+
+    with RescoringProcess() as score:
+        expected = score(plain, *tables).score
+        score(coded, *tables)
+        table = pq.read_table(products.concepts_path)
+        codes = pa.array([(row + 3) % 16 for row in range(table.num_rows)], pa.int16())
+        write_table(with_columns(table, domain=codes), products.concepts_path)
+        assert score(plain, *tables).score == expected
+        with pytest.raises(LvmError, match="was trained on other data"):
+            score(coded, *tables)
 
 
 def test_a_model_of_a_gpu_that_is_not_here_is_scored_on_the_cpu(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from lvm_pipeline.training.trial import PLAIN, Trial, names_of_strategies
 
 if TYPE_CHECKING:
     from lvm_pipeline.architectures._contract import LatentVectorModel
+    from lvm_pipeline.concepts.schema import ConceptsMetadata
     from lvm_pipeline.training.config import TrainingConfig
     from lvm_pipeline.training.data import TrainingData
     from lvm_pipeline.training.strategies._contract import Staging, Strategy
@@ -94,6 +95,17 @@ def extended(model: "LatentVectorModel", trial: Trial) -> "LatentVectorModel":
     for strategy, options in strategies_of(trial):
         model = model if strategy.extend is None else strategy.extend(model, options)
     return model
+
+
+def content_read(trial: Trial, concepts: "ConceptsMetadata") -> str | None:
+    """Return the fingerprint of the texts, codes and negatives if a trial reads any of them.
+
+    None if it reads none, or if the table is of an earlier version and has no such fingerprint.
+    """
+    reads = bool(trial.model.get("condition_dim"))
+    if trial.strategy != PLAIN and not reads:
+        reads = any(strategy.reads_content(options) for strategy, options in strategies_of(trial))
+    return concepts.content_fingerprint if reads else None
 
 
 def condition_of(trial: Trial, data: "TrainingData", *, condition_dim: int) -> Any:

@@ -69,6 +69,10 @@ def _nothing_refused(trial: Trial, options: Any) -> str | None:
     return None
 
 
+def _reads_vectors_only(options: Any) -> bool:
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
     name: str  # its name, which is its module's
@@ -85,6 +89,8 @@ class Strategy:
     # returns a built model with modules of the strategy added, or another model around it. Called when a training
     # builds its model and whenever a trained model is loaded, before the weights are
     extend: "Callable[[LatentVectorModel, Any], LatentVectorModel] | None" = None
+    # whether it reads texts, TMD codes or negatives of the concept table, with these options
+    reads_content: Callable[[Any], bool] = _reads_vectors_only
     # returns the condition (N, C) that a model of this strategy reads, where it is not the TMD vectors
     condition: Callable[[TrainingData, Any], NDArray[np.float32]] | None = None
 

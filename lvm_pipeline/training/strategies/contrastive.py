@@ -87,4 +87,5 @@ STRATEGY = Strategy(
     affects="first phase",
     stage=stage,
     options=ContrastiveOptions,
+    reads_content=lambda options: True,
 )

@@ -128,7 +128,7 @@ def _decoder_info(data: TrainingData, kind: str) -> "PrefixInfo":
     if data.decoders_dir is None:
         raise LvmError("There is no folder of text decoders here; use the option decoder: bank.")
     info = read_prefix_info(data.decoders_dir / kind)
-    if info.fingerprints != data.fingerprints:
+    if info.fingerprints != data.fingerprints or info.content_fingerprint != data.concepts.content_fingerprint:
         raise LvmError(trained_on_other_data(data.decoders_dir / kind))
     return info
 
@@ -167,4 +167,5 @@ STRATEGY = Strategy(
     stage=stage,
     options=DecodeOptions,
     refused=refused,
+    reads_content=lambda options: options.decoder != BANK,
 )

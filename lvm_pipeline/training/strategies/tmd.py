@@ -92,4 +92,5 @@ STRATEGY = Strategy(
     options=TmdOptions,
     refused=refused,
     condition=condition,
+    reads_content=lambda options: True,
 )

@@ -17,7 +17,7 @@ from lvm_pipeline.training.config import TrainingConfig, training_config
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.phases import AddedTerm
 from lvm_pipeline.training.rescore import rescore
-from lvm_pipeline.training.strategies import STRATEGIES, staged
+from lvm_pipeline.training.strategies import STRATEGIES, content_read, staged
 from lvm_pipeline.training.strategies._contract import EXCLUSIVE, Strategy, strategy_option
 from lvm_pipeline.training.terms import TermModule
 from lvm_pipeline.training.trained_model import load_trained_model
@@ -102,6 +102,26 @@ def test_options_have_meanings_and_unique_names_where_strategies_can_be_combined
             others = owners.setdefault(each.name, set())
             assert all(STRATEGIES[o].affects == strategy.affects in EXCLUSIVE for o in others), (name, each.name)
             others.add(name)
+
+
+@pytest.mark.parametrize(
+    ("values", "reads"),
+    [
+        ({}, False),
+        ({"strategy": "progressive"}, False),
+        ({"strategy": "ranking"}, False),
+        ({"strategy": "tmd"}, True),
+        ({"model": {"condition_dim": 16}}, True),
+        ({"strategy": "contrastive+progressive"}, True),
+        ({"strategy": "decode_in_the_loop"}, False),
+        ({"strategy": "decode_in_the_loop", "strategy_options": {"decoder": "prefix"}}, True),
+    ],
+    ids=str,
+)
+def test_it_is_known_which_trials_read_texts_codes_or_negatives(rich_data, values, reads):
+    concepts = replace(rich_data.concepts, content_fingerprint="c")
+    assert content_read(Trial(**values), concepts) == ("c" if reads else None)
+    assert content_read(Trial(**values), replace(concepts, content_fingerprint=None)) is None
 
 
 def test_names_are_sorted_joined_and_checked_when_the_trial_is_made():
