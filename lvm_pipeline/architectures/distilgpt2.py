@@ -1,4 +1,4 @@
-"""DistilGPT-2: the transformer baseline, six layers of GPT-2.
+"""DistilGPT-2: a transformer, six layers of GPT-2.
 
 Papers: Radford et al., Language Models are Unsupervised Multitask Learners, 2019; Sanh et al.,
 DistilBERT, 2019 (arXiv 1910.01108) for the six layers. Code: github.com/huggingface/transformers 5.23.0,
@@ -100,7 +100,7 @@ def _layer(config: DistilGpt2Config) -> tuple[nn.Module, nn.Module]:
 
 ARCHITECTURE = Architecture(
     name="distilgpt2",
-    summary="DistilGPT-2, the transformer baseline",
+    summary="Transformer (DistilGPT-2)",
     sources=("https://arxiv.org/abs/1910.01108", "https://github.com/huggingface/transformers (5.23.0, gpt2)"),
     config_class=DistilGpt2Config,
     presets={

@@ -1,4 +1,4 @@
-"""GRU, stacked: the fast baseline.
+"""GRU, stacked.
 
 Paper: Cho et al., Learning Phrase Representations using RNN Encoder-Decoder, 2014 (arXiv 1406.1078).
 Code: torch.nn.GRU (cuDNN on a GPU), whose reset gate acts after the recurrent product. Left out:
@@ -48,7 +48,7 @@ def reference_cell(
 
 ARCHITECTURE = Architecture(
     name="gru",
-    summary="Stacked GRU, the fast baseline",
+    summary="Stacked GRU",
     sources=("https://arxiv.org/abs/1406.1078", "torch.nn.GRU"),
     config_class=GruConfig,
     presets={

@@ -10,7 +10,7 @@ Shapes: B = batch, T = context in concepts, D = vector width, H = hidden width.
     u = decoder(W_in z + b_in)                  32 layers (`_lcm_decoder`)
     prediction = denormalise(W_out u + b_out)
 
-With the residual head its weighted mean is normalised too and added to W_out u + b_out before the whole is
+With the head its weighted mean is normalised too and added to W_out u + b_out before the whole is
 denormalised: the mean plus scale (W_out u + b_out), exactly the mean at the start. Without it
 the model is the authors'. They minimise the squared error in the normalised space; here the training's
 objective is minimised, as for all architectures that predict in one pass, so that their scores compare.

@@ -30,7 +30,7 @@ every other architecture predicts it and as cosine rewards. Above 0 it is one of
 which has a lower cosine on average. The authors' settings for text are 40 steps, noise 0.6, guidance 3 and
 rescaling 0.7; those are fields like the others.
 
-With the residual head its weighted mean, normalised, is added to every W_out u + b_out, with and without
+With the head its weighted mean, normalised, is added to every W_out u + b_out, with and without
 context alike, so that guidance sharpens the correction alone and a fresh model is exactly that mean.
 
 `full` has 5 and 13 layers. Of its parameters 109,105,152 are projections to queries and keys that the
@@ -56,7 +56,7 @@ from lvm_pipeline.architectures._normaliser import RobustNormaliser
 from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._stack import RecurrentStack
 
-TwoTowerState = tuple[Any, Memory, Any]  # of the encoder, the denoiser and the residual head
+TwoTowerState = tuple[Any, Memory, Any]  # of the encoder, the denoiser and the head
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""LSTM: the proven baseline.
+"""LSTM, stacked.
 
 Paper: Hochreiter and Schmidhuber, Long Short-Term Memory, Neural Computation 9(8), 1997; forget gate
 of Gers et al., 2000. Code: torch.nn.LSTM (cuDNN on a GPU). Left out: bidirectional layers, which
@@ -46,7 +46,7 @@ def reference_cell(
 
 ARCHITECTURE = Architecture(
     name="lstm",
-    summary="Stacked LSTM, the proven baseline",
+    summary="Stacked LSTM",
     sources=("https://doi.org/10.1162/neco.1997.9.8.1735", "torch.nn.LSTM"),
     config_class=LstmConfig,
     presets={

@@ -1,4 +1,4 @@
-"""Mamba-2: a selective state space model, the request's top pick.
+"""Mamba-2: a selective state space model.
 
 Paper: Dao and Gu, Transformers are SSMs, 2024 (arXiv 2405.21060). Code: github.com/state-spaces/mamba
 e9594ce, `mamba_ssm/modules/mamba2.py` and `mamba_ssm/models/mixer_seq_simple.py`. Left out: token

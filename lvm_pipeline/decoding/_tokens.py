@@ -1,4 +1,4 @@
-"""The tokenizer of the prefix decoder: byte-level BPE, trained on the texts of train concepts."""
+"""Tokenizers of text decoders: of `prefix`, byte-level BPE trained on train concepts; of `lm`, its language model's."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ END = 0  # id of the token after a text
 
 @dataclass(frozen=True, kw_only=True)
 class TextTokens:
-    """Texts to token ids and back; every text can be written, since all bytes are tokens."""
+    """Texts to token ids and back."""
 
     tokenizer: "Tokenizer"
     end: int = END  # token after a text
@@ -40,7 +40,7 @@ class TextTokens:
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> TextTokens:
-    """Train a tokenizer of at most so many tokens, 257 of which are the end and the bytes."""
+    """Train a tokenizer of at most so many tokens; all bytes are among them, so that every text can be written."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

@@ -96,7 +96,7 @@ class Trial(BaseModel):
         default=None, gt=0, description="Peak learning rate. Default: the architecture's."
     )
     correction_learning_rate_factor: float = Field(
-        default=1.0, gt=0, description="Learning rate of everything except the residual head, relative to the peak."
+        default=1.0, gt=0, description="Learning rate of everything except the head, relative to the peak."
     )
     weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay of matrices.")
     warmup_fraction: float = Field(
