@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lvm_pipeline.architectures._kernels import LONGEST_CHUNK as CHUNK
 from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
-
-CHUNK = 64
 
 
 def decayed_attention(

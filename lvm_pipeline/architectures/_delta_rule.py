@@ -23,10 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lvm_pipeline.architectures._kernels import LONGEST_CHUNK as CHUNK
 from lvm_pipeline.architectures._kernels import OptionalKernel, delta_rule_form
 from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
-
-CHUNK = 64
 
 
 def delta_rule(

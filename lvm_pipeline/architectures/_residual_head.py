@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import OptimiserSetting
+from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.errors import LvmError
 
 START_DECAY = 0.7  # before anything is fitted: the usual recency-weighted mean
@@ -64,12 +65,12 @@ class ResidualHead(nn.Module):
         `states` are those of the mixers, (B, T, H), or (n, H) where `at` (B, T) is True.
         """
         with torch.autocast(contexts.device.type, enabled=False):
-            weights = self._weights(_at_least_float32(states))
+            weights = self._weights(at_least_float32(states))
             if at is None:
-                return self._weighted(_at_least_float32(contexts), weights)
+                return self._weighted(at_least_float32(contexts), weights)
             weights_BTK = weights.new_zeros(*at.shape, weights.shape[-1])
             weights_BTK[at] = weights
-            return self._weighted(_at_least_float32(contexts), weights_BTK)[at]
+            return self._weighted(at_least_float32(contexts), weights_BTK)[at]
 
     def _weighted(self, contexts: Tensor, weights_BTK: Tensor) -> Tensor:
         """Add up the contexts (B, T, D) as the scales' weights at each position say, (B, T, D)."""
@@ -81,7 +82,7 @@ class ResidualHead(nn.Module):
     def prefill(self, contexts: Tensor, states: Tensor, state: HeadState | None) -> tuple[Tensor, HeadState]:
         """Return the weighted mean of contexts that continue from `state` (None at the start), and the new state."""
         with torch.autocast(contexts.device.type, enabled=False):
-            contexts, states = _at_least_float32(contexts), _at_least_float32(states)
+            contexts, states = at_least_float32(contexts), at_least_float32(states)
             batch, length, _ = contexts.shape
             powers_KT = self._powers(length + 1)
             sums_BKTD = torch.einsum("kts,bsd->bktd", _triangle(powers_KT, _lags(length, contexts.device)), contexts)
@@ -121,7 +122,3 @@ def _lags(length: int, device: torch.device) -> Tensor:
 
 def _triangle(powers_KT: Tensor, lags: Tensor) -> Tensor:
     return powers_KT[:, lags.clamp(min=0)] * (lags >= 0)
-
-
-def _at_least_float32(vectors: Tensor) -> Tensor:
-    return vectors if vectors.dtype == torch.float64 else vectors.float()

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from lvm_pipeline.architectures._precision import at_least_float32
 
+THETA = 10_000.0
 
-def frequencies(num_pairs: int, *, theta: float = 10_000.0, device: torch.device | None = None) -> Tensor:
-    """Return theta^(-i/R) for the pairs i < R, in float64."""
-    return theta ** -(torch.arange(num_pairs, dtype=torch.float64, device=device) / num_pairs)
+
+def frequencies(num_pairs: int, *, device: torch.device | None = None) -> Tensor:
+    """Return theta^(-i/R) for the pairs i < R, in float64; theta is 10,000."""
+    return THETA ** -(torch.arange(num_pairs, dtype=torch.float64, device=device) / num_pairs)
 
 
 def angles(length: int, pair_frequencies: Tensor, *, start: int = 0) -> Tensor:

@@ -25,11 +25,12 @@ from lvm_pipeline.concepts.kept import ArticleStream, EarlierExtractions, Unusab
 from lvm_pipeline.concepts.numbering import article_starts, number_by_rank, number_by_source
 from lvm_pipeline.concepts.ordering import OrderDecision, OrderRequest, OrderRule, choose_order
 from lvm_pipeline.concepts.reader import ConceptReader, SourceDescription
-from lvm_pipeline.concepts.schema import DIGEST_COLUMN, ConceptsMetadata, concepts_schema, undeclared_space
+from lvm_pipeline.concepts.schema import DIGEST_COLUMN, ConceptsMetadata, concepts_schema
 from lvm_pipeline.concepts.store import ConceptsFingerprint, ConceptsWriter, explain_full_disk
 from lvm_pipeline.concepts.vector_invariants import coverage_finding
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import MAX_LISTED, Finding, blocking_failures
+from lvm_pipeline.source.space_ids import undeclared_space
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 COPIED_COLUMNS = ("domain", "task", "modifier", "tmd_dense", "soft_negatives", "hard_negatives", "created_at")

@@ -18,8 +18,6 @@ from lvm_pipeline.source.parquet_file import PARQUET_ERRORS
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"lvm"
-UNDECLARED = "undeclared-"
-
 
 _COLUMNS: dict[str, tuple[pa.DataType | None, str]] = {
     "row": (pa.int64(), "Row number, from 0. The sequence table refers to it."),
@@ -46,16 +44,6 @@ COLUMN_MEANINGS = {
     **{name: meaning for name, (_, meaning) in _COLUMNS.items()},
     DIGEST_COLUMN: "Changes when a row of the article changes in the source. Null: read the article again.",
 }
-
-
-def undeclared_space(vector_dim: int) -> str:
-    """Return the space id of vectors whose encoder is not declared."""
-    return f"{UNDECLARED}{vector_dim}"
-
-
-def is_declared(space_id: str) -> bool:
-    """Whether a space id names the encoder of the vectors."""
-    return not space_id.startswith(UNDECLARED)
 
 
 def concepts_schema(vector_dim: int) -> pa.Schema:

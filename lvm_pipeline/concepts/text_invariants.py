@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.facts import ConceptFacts
 from lvm_pipeline.concepts.sample import ConceptSample
-from lvm_pipeline.concepts.schema import is_declared
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.concepts.text_match import WHOLE_ARTICLE, Fault, TextMatch, match_texts
 from lvm_pipeline.concepts.text_screen import suspicious_articles
 from lvm_pipeline.findings import MAX_LISTED, Finding, invariant, listed
+from lvm_pipeline.source.space_ids import is_declared
 
 
 @invariant(

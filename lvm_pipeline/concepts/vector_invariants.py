@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.facts import ConceptFacts
-from lvm_pipeline.concepts.schema import is_declared
 from lvm_pipeline.concepts.spaces import numbers_of
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
 from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
+from lvm_pipeline.source.space_ids import is_declared
 
 CANARY_COSINE = 0.99
 NORM_TOLERANCE = 0.01

@@ -135,7 +135,7 @@ def variant_of(space_id: str) -> str:
     return found[0]
 
 
-def open_vec2text(folder: Path, *, space_id: str, num_steps: int = 6, beam: int = 0, device: str = "cpu") -> Vec2Text:
+def open_vec2text(folder: Path, *, space_id: str, num_steps: int = 6) -> Vec2Text:
     """Return the decoder of a space; the folder holds the environment `env` and the weights of each variant.
 
     Raises:
@@ -158,8 +158,6 @@ def open_vec2text(folder: Path, *, space_id: str, num_steps: int = 6, beam: int 
         python=python,
         weights_dir=weights,
         num_steps=num_steps,
-        beam=beam,
-        device=device,
     )
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._ranking_head import ranking_output
 from lvm_pipeline.architectures._threads import torch_threads
-from lvm_pipeline.concepts.schema import is_declared
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.reranking import ranks_by_head
 from lvm_pipeline.measures.hubness import MAX_TRAIN_PREDICTIONS, candidate_penalties
@@ -23,6 +22,7 @@ from lvm_pipeline.measures.scores import Scores, given_predictions, score_predic
 from lvm_pipeline.measures.targets import ContextMode, Targets, find_targets
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.source.space_fingerprint import FILE, JUDGED_AT_ONCE, read_fingerprint
+from lvm_pipeline.source.space_ids import is_declared
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.predictions import predict_spans

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.exchange.npz_file import NpzReader
 from lvm_pipeline.source.schema import Tmd, pack_tmd, unpack_tmd
+from lvm_pipeline.source.space_ids import undeclared_space
 from lvm_pipeline.source.values import parse_json, whole_number
 
 _THREE_NUMBERS = re.compile(r"\D*(\d{1,3})\D+(\d{1,3})\D+(\d{1,3})\D*")
@@ -154,4 +155,4 @@ def space_of(reader: NpzReader, metadata: dict[str, Any], space_id: str | None, 
     in_file = metadata.get("space_id")
     if in_file and space_id and in_file != space_id:
         raise LvmError(f"{reader.path} holds vectors of the space {in_file}, not {space_id}; leave the space out.")
-    return str(in_file or space_id or f"undeclared-{vector_dim}")
+    return str(in_file or space_id or undeclared_space(vector_dim))

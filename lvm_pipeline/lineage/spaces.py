@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lvm_pipeline.concepts.schema import is_declared, read_concepts_metadata
+from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.spaces import fingerprint_of_table, read_spread
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import link_or_copy
@@ -15,6 +15,7 @@ from lvm_pipeline.source.space_fingerprint import (
     read_fingerprint,
     write_fingerprint,
 )
+from lvm_pipeline.source.space_ids import is_declared
 
 
 def space_fingerprint(settings: Settings, space_id: str) -> SpaceFingerprint | None:

@@ -66,10 +66,9 @@ def article_difference(
     other_articles: ArrayLike,
     *,
     level: float = LEVEL,
-    seed: int = 0,
 ) -> Interval:
     """Return the mean of values (S,) minus that of others, on other articles, with its interval by articles of both."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     groups = [article_sums(values, articles), article_sums(other_values, other_articles)]
     means = [float(sums.sum() / counts.sum()) for sums, counts in groups]
     if min(len(sums) for sums, _ in groups) < FEWEST_ARTICLES:

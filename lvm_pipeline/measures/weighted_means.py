@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_pipeline.measures.samples import TARGETS_IN_A_RUN
+
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
 MAX_FITTED_TARGETS = 10_000  # enough to fit two numbers; beyond it, runs of targets are left out evenly
-TARGETS_IN_A_RUN = 64  # neighbours, whose contexts overlap
 USUAL_DECAY = 0.7  # where the searches begin
 USUAL_ARTICLE_WEIGHT = 0.7
 LARGEST_ARTICLE_WEIGHT = 4.0

@@ -32,6 +32,7 @@ from lvm_pipeline.source.records import (
     vector_digests,
 )
 from lvm_pipeline.source.space_fingerprint import MAX_CONCEPTS, kept_path, read_fingerprint
+from lvm_pipeline.source.space_ids import is_declared, undeclared_space
 from lvm_pipeline.source.split_hash import read_article_list, split_of
 
 Progress = Callable[[int, int], None]  # concepts encoded, concepts to encode
@@ -272,7 +273,7 @@ def _stored(records: SourceRecords, new: Sequence[Concept], *, space_id: str | N
             f"{records.path} declares vectors of the space {records.space_id}, not {space_id}; "
             "omit --space, or correct the file."
         )
-    space_id = space_id or records.space_id or f"undeclared-{records.vector_dim}"
+    space_id = space_id or records.space_id or undeclared_space(records.vector_dim)
     return _VectorSource(space_id=space_id, digests=[concept.vector_digest or b"" for concept in new], batches=batches)
 
 
@@ -330,10 +331,8 @@ def _chosen_encoder(new: Sequence[Concept], name: str, state: TableState, *, set
 
 
 def _refuse_other_numbers(source: "_VectorSource", num_new: int, *, spaces_dir: Path) -> None:
-    """Refuse vectors that say one space and look like another, by articles and all together."""
-    fingerprint = (
-        None if source.space_id.startswith("undeclared-") else read_fingerprint(kept_path(spaces_dir, source.space_id))
-    )
+    """Refuse vectors that are declared as one space and look like another, by articles and all together."""
+    fingerprint = read_fingerprint(kept_path(spaces_dir, source.space_id)) if is_declared(source.space_id) else None
     if fingerprint is None or not num_new:
         return
     read = list(source.batches(range(0, num_new, -(-num_new // MAX_CONCEPTS))))

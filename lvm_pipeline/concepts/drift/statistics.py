@@ -292,17 +292,25 @@ def tmd_mix_is_as_before(groups: Groups) -> Statistic:
 
 def _code_mix(groups: Groups, field: int) -> tuple[NDArray, ...]:
     """Return the codes of a field, the fraction of each in both groups, all (C,), and the stability indices (P,)."""
-    from scipy.special import rel_entr
-
     pool = groups.pool
     codes, numbers = np.unique(pool.codes[:, field], return_inverse=True)
     counts = np.zeros((pool.num_articles, len(codes)))
     np.add.at(counts, (np.repeat(np.arange(pool.num_articles), pool.lengths), numbers), 1)
+    before, after, indices = stability_indices(groups, counts)
+    return codes, before[0], after[0], indices
+
+
+def stability_indices(groups: Groups, counts: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
+    """Return how often each kind occurs in both groups, as fractions (P, C), and the stability indices (P,).
+
+    `counts` (A, C) are the concepts of each article of each kind.
+    """
+    from scipy.special import rel_entr
+
     after, before = groups.is_after @ counts + PSI_PRIOR, ~groups.is_after @ counts + PSI_PRIOR
     after /= after.sum(axis=1, keepdims=True)
     before /= before.sum(axis=1, keepdims=True)
-    indices = (rel_entr(after, before) + rel_entr(before, after)).sum(axis=1)
-    return codes, before[0], after[0], indices
+    return before, after, (rel_entr(after, before) + rel_entr(before, after)).sum(axis=1)
 
 
 def _article_sums(pool: ArticleSample, values: NDArray) -> NDArray[np.float32]:

@@ -11,7 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.concepts.drift.statistics import MAX_NAMED, PSI_PRIOR, Groups, Statistic, drift_invariant, largest
+from lvm_pipeline.concepts.drift.statistics import (
+    MAX_NAMED,
+    Groups,
+    Statistic,
+    drift_invariant,
+    largest,
+    stability_indices,
+)
 
 NUM_TOPICS = 16
 CONCEPTS_OF_TOPIC = 20  # on average; fewer concepts make fewer topics
@@ -59,13 +66,8 @@ def _found_topics(groups: Groups) -> _Topics:
 )
 def topic_mix_is_as_before(groups: Groups) -> Statistic:
     """Topics are as frequent as before (population stability index of clusters of all concepts)."""
-    from scipy.special import rel_entr
-
     counts, _, typical = _topics_of(groups)
-    after, before = groups.is_after @ counts + PSI_PRIOR, ~groups.is_after @ counts + PSI_PRIOR
-    after /= after.sum(axis=1, keepdims=True)
-    before /= before.sum(axis=1, keepdims=True)
-    indices = (rel_entr(after, before) + rel_entr(before, after)).sum(axis=1)
+    before, after, indices = stability_indices(groups, counts)
     topics = largest(np.abs(after[0] - before[0]), typical_article=typical, before=before[0], after=after[0])
     changes = [f"that of article {t['typical_article']} from {t['before']:.1%} to {t['after']:.1%}" for t in topics]
     return Statistic(
