@@ -1,4 +1,4 @@
-"""Written files and folders appear whole or not at all, and what they replace is there until they are."""
+"""Atomic writes: a file or folder is replaced only when the new one is complete."""
 
 import ctypes
 import json

@@ -135,9 +135,7 @@ def test_ingest_refuses_a_file_that_lies_and_loads_nothing(settings, tmp_path):
         table = MemoryTable()
         column = pa.array(vectors.tolist(), pa.list_(pa.float32()))
         pq.write_table(rows(LENGTHS, vector=column), tmp_path / f"{name}.parquet")
-        with pytest.raises(
-            LvmError, match=f"The vectors{place} say that they are of the space synthetic, but .*{REFUSED}"
-        ):
+        with pytest.raises(LvmError, match=f"The vectors{place} are declared as space synthetic, but .*{REFUSED}"):
             ingest(tmp_path / f"{name}.parquet", table, settings=settings, space_id="synthetic")
         assert not table.rows
     ingest(tmp_path / "all.parquet", MemoryTable(), settings=settings, space_id="a space of their own")
@@ -187,5 +185,5 @@ def test_a_model_is_not_scored_on_vectors_that_lie(settings, model_dir, tmp_path
 def test_a_file_to_train_or_score_on_is_refused(settings, tmp_path):
     path = write_table(table_of(rotated(directed(ARTICLES, seed=3))), tmp_path / "concepts.parquet")
 
-    with pytest.raises(LvmError, match=f"say that they are of the space synthetic, but .*{REFUSED}"):
+    with pytest.raises(LvmError, match=f"are declared as space synthetic, but .*{REFUSED}"):
         tables_of(settings, path)

@@ -39,7 +39,7 @@ def delta_rule(
     state: Tensor | None = None,
     returns_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the memory over a context by the fastest form that is there; letters are the paper's.
+    """Run the memory over a context with the fastest available implementation; names follow the paper.
 
     Args:
         r: What is read, (B, T, K, N).

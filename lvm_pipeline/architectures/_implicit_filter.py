@@ -11,7 +11,8 @@ Shapes: T = context, L = longest context, E = 2 bands + 1 = features of a positi
 The features z are learned from there, as the authors do, slowly; the frequencies w are learned and shared by the three
 sines; the decays are fixed, each channel its own. L sets the scale of time: the same weights with another L are
 another kernel. Sines of such large angles, one inside the other, cost float32 two digits (2e-5 of the kernel, in the
-authors' code too) and would be noise in bfloat16; in float64 they cost as good as nothing, there being T of them.
+authors' code too) and would be noise in bfloat16; in float64 their cost is negligible, since there are
+only T of them.
 """
 
 import itertools

@@ -2,7 +2,8 @@
 
 mamba-ssm and flash-linear-attention are no part of this project. Where one is installed and a context on a GPU is
 longer than one chunk, its kernel is imported, compared once on that GPU with the torch form, outputs and gradients, on
-noise, and dropped with a warning where it differs or fails. The torch form is the truth, and all there is on a CPU.
+noise, and dropped with a warning where it differs or fails. The PyTorch implementation is the reference, and the only
+one on a CPU.
 
     operator             kernel                                                        signature read in
     Mamba-2's SSD        mamba_ssm.ops.triton.ssd_combined.mamba_chunk_scan_combined   mamba e9594ce

@@ -82,7 +82,7 @@ class Mamba2Mixer(nn.Module):
     }
 
     def __init__(self, config: MixerConfig, *, num_residuals: int):
-        """Draw weights as the authors do; the way out is smaller by the root of all residual additions."""
+        """Draw weights as the authors do; the output projection is smaller by the root of all residual additions."""
         super().__init__()
         self.config = config
         inner_dim, num_heads = config.inner_dim, config.num_state_heads
@@ -156,7 +156,7 @@ def selective_state_space(
     state: Tensor | None = None,
     returns_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the state space model by the fastest form that is there; letters are the paper's.
+    """Run the state space model with the fastest available implementation; names follow the paper.
 
     Args:
         x: (B, T, K, P).

@@ -1,7 +1,6 @@
 """A second output for ranking: which of many concepts comes next, beside the prediction of its vector.
 
-What lies near the mean of all that may follow is not what tells the next concept from others, so the best vector for
-cosine and the best order of candidates differ. Two steps:
+The best vector by cosine is not the best query for ranking, so the two need different outputs. Two steps:
 
 1. A query finds the nearest candidates by cosine: the decayed mean 0.5 of the context, mildly whitened. It is not
    trained: a query that learned by softmax ranked worse than its start.

@@ -1,4 +1,4 @@
-"""The shared head alone, without an architecture behind it: an architecture has to show what it adds to this.
+"""The shared head without an architecture; every architecture has to beat it.
 
 Equations and shapes: `_mixing_head`.
 """

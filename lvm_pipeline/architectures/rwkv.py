@@ -122,7 +122,7 @@ class TimeMix(nn.Module):
     }
 
     def __init__(self, config: RwkvConfig, layer: int):
-        """Start as the authors do for that layer, from 0; the way out starts at zero."""
+        """Start as the authors do for that layer, from 0; the output projection starts at zero."""
         super().__init__()
         width, self.head_dim = config.hidden_dim, config.head_dim
         depth = layer / max(1, config.num_layers - 1)
@@ -185,7 +185,7 @@ class ChannelMix(nn.Module):
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"mix": NO_DECAY}
 
     def __init__(self, config: RwkvConfig, layer: int):
-        """Start as the authors do for that layer, from 0; the way out starts at zero."""
+        """Start as the authors do for that layer, from 0; the output projection starts at zero."""
         super().__init__()
         width = config.hidden_dim
         self.mix = nn.Parameter(1 - (torch.arange(width) / width) ** ((1 - layer / config.num_layers) ** 4))

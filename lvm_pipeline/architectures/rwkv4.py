@@ -71,7 +71,7 @@ class TimeMix(nn.Module):
     }
 
     def __init__(self, config: Rwkv4Config, layer: int):
-        """Start as the authors do for that layer, from 0; the way out starts at zero."""
+        """Start as the authors do for that layer, from 0; the output projection starts at zero."""
         super().__init__()
         width = config.hidden_dim
         depth = layer / max(1, config.num_layers - 1)
@@ -106,7 +106,7 @@ class ChannelMix(nn.Module):
     optimiser_settings: ClassVar[Mapping[str, OptimiserSetting]] = {"mix_k": NO_DECAY, "mix_r": NO_DECAY}
 
     def __init__(self, config: Rwkv4Config, layer: int):
-        """Start as the authors do for that layer, from 0; the way out starts at zero."""
+        """Start as the authors do for that layer, from 0; the output projection starts at zero."""
         super().__init__()
         width = config.hidden_dim
         shared, _, _ = _mixes(width, layer, config.num_layers)

@@ -1,7 +1,7 @@
 """Stream the source table into a staged concept table, whole articles at a time.
 
-Articles that have not changed since an earlier extraction are taken from there (`kept`). All else is done with every
-article as if it had been read: the file is the same, byte for byte.
+Articles that have not changed since an earlier extraction are taken from there (`kept`). They are processed like
+articles from the source, so the file is identical byte for byte.
 
 Findings that need the source (order, missing vectors, mixed widths, spaces, packings) are returned and stored in the
 file's metadata. `invariants.check_concepts` checks the rest in the file.

@@ -45,7 +45,7 @@ def check_concepts(
 
 
 def _more_telling(of_file: Finding, of_source: Finding | None) -> Finding:
-    """Choose between what the file shows of an invariant and what the source showed when it was extracted."""
+    """Choose which finding to report: that of the file or that of the extraction."""
     if of_source is None or (of_source.passed and not of_file.passed):
         return of_file
     return of_source if not of_source.passed or (of_source.was_checked and not of_file.was_checked) else of_file

@@ -170,8 +170,8 @@ def digest_column(article_ids: pa.Array, digests: Mapping[str, int]) -> pa.Array
 class ArticleStream:
     """Reads articles in the rule's order: unchanged ones from copies, the others from the source.
 
-    A context manager: parts stay if the block raises, unless it was a full disk. `digests` are those of all articles
-    now, None for a source without.
+    A context manager. Partial files are kept if the block raises, except when the disk is full. `digests` are those
+    of all articles now, None for a source without.
     """
 
     def __init__(self, table: SourceTable, rule: OrderRule, *, earlier: EarlierExtractions | None):

@@ -61,7 +61,7 @@ def articles_are_contiguous(facts: ConceptFacts) -> Finding:
 
 @invariant(
     remedy="Load the listed articles again in full. If the positions come from a wrong column, set LVM_ARTICLE_COLUMN "
-    "and LVM_POSITION_COLUMN; if they only rank the concepts (offsets, steps of ten), name the present columns there."
+    "and LVM_POSITION_COLUMN; if gaps are expected (offsets, steps of ten), set both variables to the columns in use."
 )
 def positions_have_no_gap(facts: ConceptFacts) -> Finding:
     """Positions in an article count 0, 1, 2 and so on.

@@ -1,4 +1,4 @@
-"""Which vectors of a table point where random directions do, and not where the others do?
+"""Find vectors that come from another encoder, by their direction.
 
 Vectors of an encoder have most of their length along few directions. Those of another encoder lie along other
 directions, so among these they look like random ones. Unlike the comparison of texts with vectors, this tells single

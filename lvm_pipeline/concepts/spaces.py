@@ -1,4 +1,4 @@
-"""The numbers of the space that a concept table says, from evenly spread articles of it.
+"""Statistics of the vectors of a concept table, from evenly spread articles.
 
 Shapes: n = read concepts, A = articles, D = vector width.
 """

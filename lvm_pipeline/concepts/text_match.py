@@ -7,7 +7,7 @@ A map from texts to vectors is fitted on one half of the articles and used on th
    one space, either map also predicts the rows of the other; with two encoders it does not.
 3. A shift: predictions fit the vectors of later or earlier concepts better than their own.
 4. Articles or rows that do not fit: the map is fitted again without the articles that fit badly, so that they cannot
-   spoil it, and articles are compared with what their length lets expect.
+   spoil it, and each article is compared with the score expected for its length.
 
 Shapes: n = concepts, A = articles, F = features, K = components of a vector.
 """

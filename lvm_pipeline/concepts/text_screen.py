@@ -1,4 +1,4 @@
-"""Which articles outside a sample should be looked at, too? A quick pass over all texts and vectors of a large table.
+"""Screen the articles outside the sample in one pass over the table.
 
 Two things make an article suspicious: a vector that points where random directions do, and a map from texts to vectors,
 fitted on the sample, that does not tell its concepts apart though it knows their words. `match_texts` then judges the

@@ -143,8 +143,8 @@ def _other_numbers(facts: ConceptFacts, fingerprint: SpaceFingerprint | None) ->
         f" in {len(found.articles)} of {found.num_judged} articles: {listed(found.articles)}" if found.articles else ""
     )
     why = (
-        f"the vectors do not look like earlier ones of {fingerprint.space_id}, as random directions do not{named} "
-        f"(mean fit of all {found.fit:.2f}, expected 1)"
+        f"the vectors do not match earlier ones of {fingerprint.space_id}: they fit no better than random directions"
+        f"{named} (mean fit of all {found.fit:.2f}, expected 1)"
     )
     return [why], {**details, "article_ids": found.articles[:MAX_LISTED]}
 

@@ -2,8 +2,9 @@
 
 faiss (extra `faiss`) sorts the vectors into cells around the centres of a k-means and compares a query with the cells
 nearest to it, in half precision. What it finds is compared again with the vectors of the table, so cosines and order
-are exact, but a near concept in another cell can be missed. How many cells are looked at is settled when the index is
-made: enough to find `RECALL` of the ten nearest concepts of queries like a prediction, means of five neighbours.
+are exact, but a near concept in another cell can be missed. The number of cells searched (nprobe) is chosen when the
+index is built: enough to find `RECALL` of the ten nearest concepts of queries like a prediction, which are means of
+five neighbours.
 
 Scores never use it: reports search exactly.
 

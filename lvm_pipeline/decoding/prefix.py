@@ -42,7 +42,7 @@ LANGUAGE_MODEL_PREFIX = "lm."  # of its frozen weights, which are not saved with
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixInfo:
-    """What a prefix decoder says of itself."""
+    """Record of a trained `prefix` or `lm` decoder."""
 
     space_id: str  # space of its vectors
     config: dict[str, int]  # sizes of its model

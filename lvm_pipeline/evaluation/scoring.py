@@ -177,7 +177,7 @@ def targets_of(data: TrainingData, *, split: Split, context_mode: ContextMode) -
 
 
 def _refuse_other_space(model_dir: Path, targets: Targets) -> None:
-    """Refuse to score vectors that say the model's space and do not look like it."""
+    """Refuse to score vectors that are declared as the model's space and do not look like it."""
     fingerprint = read_fingerprint(model_dir / FILE)
     rows = targets.scored.target_rows
     rows = rows[:: -(-len(rows) // JUDGED_AT_ONCE) or 1]

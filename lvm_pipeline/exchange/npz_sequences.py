@@ -93,7 +93,7 @@ class SequenceFile:
         return list(chain.from_iterable(columns))
 
     def _context_texts(self) -> list[list[str | None]] | None:
-        """Read the texts of the contexts; None where one text stands for many concepts, as a placeholder does."""
+        """Read the texts of the contexts; None if most texts repeat, so that they must be placeholders."""
         rows = self._column(
             "context_texts", lambda reader, name, num: text_rows_of(reader, name, num, self.context_length)
         )

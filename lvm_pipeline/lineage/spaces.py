@@ -56,7 +56,7 @@ def keep_with_model(model_dir: Path, tables: tuple[Path, Path, Path]) -> None:
 
 
 def refuse_other_numbers(settings: Settings, concepts_path: Path) -> None:
-    """Refuse a table whose vectors say one space and look like another.
+    """Refuse a table whose vectors are declared as one space and look like another.
 
     Raises:
         LvmError: If they do, with what to do.
@@ -65,4 +65,4 @@ def refuse_other_numbers(settings: Settings, concepts_path: Path) -> None:
     fingerprint = space_fingerprint(settings, space_id)
     why = None if fingerprint is None else fingerprint.why_other(read_spread(concepts_path).vectors)
     if why is not None:
-        raise LvmError(f"The vectors say that they are of the space {space_id}, but {why}; name their own space.")
+        raise LvmError(f"The vectors are declared as space {space_id}, but {why}; declare the space they come from.")

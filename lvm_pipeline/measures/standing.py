@@ -1,4 +1,4 @@
-"""What a mean cosine is worth: plain questions that a prediction answers or does not.
+"""Interpret a mean cosine: contrastive accuracy, effective rank, cluster accuracy.
 
 Shapes: S = targets that are ranked, P = candidates in the pool, C = clusters, N = train concepts, D = vector width.
 """

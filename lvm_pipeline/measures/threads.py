@@ -1,4 +1,4 @@
-"""Blocks of a computation in several threads, as numpy's own products and comparisons run outside Python's lock."""
+"""Run blocks in threads; NumPy releases the GIL in products and comparisons."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,7 @@
 """The sequence table: row numbers of contexts and targets, never vectors.
 
-The split of an article is that of its sequences. An article that is too short for a sequence, or whose sequences do not
-tell, has a row of its own after them, without row numbers.
+The split of an article is that of its sequences. An article without sequences, or whose sequences give another
+split, has a row of its own, without row numbers.
 
 Shapes: S = sequences, T = context length in concepts.
 """

@@ -344,8 +344,8 @@ def _refuse_other_numbers(source: "_VectorSource", num_new: int, *, spaces_dir: 
     for place, why in others.items():
         if why is not None:
             raise LvmError(
-                f"The vectors{place} say that they are of the space {source.space_id}, but {why}; name their own space "
-                f"with --space (if the earlier ones were wrong, delete {kept_path(spaces_dir, source.space_id)})."
+                f"The vectors{place} are declared as space {source.space_id}, but {why}; name their own space with "
+                f"--space (if the earlier ones were wrong, delete {kept_path(spaces_dir, source.space_id)})."
             )
 
 

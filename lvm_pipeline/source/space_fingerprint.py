@@ -1,12 +1,12 @@
-"""What the numbers of a space look like, so that vectors of another space are known without its encoder.
+"""Statistics of a vector space, to detect vectors of another space without its encoder.
 
 Kept are the mean of the unit vectors, their K leading directions and how much of their length lies along each. How
 well a vector fits is its log-likelihood as a direction (angular central Gaussian), between 0, as a random direction
 fits, and 1, as the space's own vectors do on average. Directions come from one half of the articles, all else from the
 other half, so that new articles fit as well as these.
 
-The limit is what almost no random direction reaches. From how many vectors on their mean can be judged is measured on
-that other half, in reading order: the lowest mean must be far above the limit. A space whose vectors point everywhere
+The limit is what almost no random direction reaches. The fewest vectors that can be judged is measured on the second
+half, in reading order: the lowest mean must be far above the limit. A space whose vectors point everywhere
 alike has no such number and is never judged. What hardly moves vectors, such as another prompt or truncation of the
 same encoder, is not seen here; it is part of the space id.
 
@@ -77,8 +77,8 @@ class SpaceFingerprint:
             return None
         if fit >= self.limit:
             return (
-                f"{len(some)} vectors have not the mean of {self.space_id}, as if they were centred or negated (mean "
-                f"cosine to it {along:+.2f}; its own have {float(np.linalg.norm(self.mean)):+.2f})"
+                f"the mean of {len(some)} vectors differs from that of {self.space_id}, as if they were centred or "
+                f"negated (mean cosine to it {along:+.2f}; its own have {float(np.linalg.norm(self.mean)):+.2f})"
             )
         return (
             f"{len(some)} vectors fit the numbers of {self.space_id} no better than random directions do "

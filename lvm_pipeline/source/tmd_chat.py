@@ -115,7 +115,7 @@ def read_codes(answer: str) -> Tmd | None:
 
 
 def prompt_hash() -> str:
-    """Return what tells one version of prompt and descriptions from another."""
+    """Return a short hash of prompt and descriptions."""
     content = (PROMPTS_DIR / TEMPLATE).read_bytes() + json.dumps(LABELS, sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()[:8]
 

@@ -99,14 +99,14 @@ class TmdAssignment:
 
 
 def labels_hash() -> str:
-    """Return what tells one list of descriptions from another."""
+    """Return a short hash of the label descriptions."""
     return hashlib.sha256(json.dumps(LABELS, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def nearest_codes(vectors: NDArray[np.float32], encoder: Encoder) -> NDArray[np.int16]:
     """Return domain, task and modifier of each concept, (N, 3), each from 1, by its vector (N, D).
 
-    Descriptions are compared without what all of one kind share, or the most general would be nearest to everything.
+    Each kind's mean description is subtracted first; otherwise the most general one is nearest to everything.
 
     Raises:
         LvmError: If the widths differ.

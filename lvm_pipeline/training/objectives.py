@@ -1,4 +1,4 @@
-"""What training minimises, each scaled so that a prediction that knows nothing costs about one.
+"""Training objectives, scaled so that an uninformed prediction has a loss of about one.
 
 Unscaled, a mean squared error of unit vectors is about 0.001 and would vanish beside a contrastive loss of 1 to 7. So
 every term is a share of what no knowledge costs, and in a sum each is also divided by its value where the training

@@ -45,7 +45,7 @@ def predict_spans(
 def predicted_batches(
     model: LatentVectorModel, vectors: Tensor, spans: Spans, condition: Tensor | None
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Yield which spans a batch holds, and what the model says of their targets, one after the other, in float32."""
+    """Yield each batch's span indices and the predictions for their targets, in float32."""
     model.eval()
     size = TARGETS_IN_A_BATCH[vectors.device.type]
     for part in _padded_together(model, spans):

@@ -80,7 +80,7 @@ class Ranks:
     def part_of(self, spans: Spans, counts: NDArray[np.int64]) -> tuple[Spans, float]:
         """Return this rank's spans of a batch and the factor of their loss; `counts` are the targets of each span.
 
-        A rank for which no span is left takes part with the first one and the factor 0.
+        A rank without spans runs the first one with weight 0.
         """
         if self.size == 1:
             return spans, 1.0

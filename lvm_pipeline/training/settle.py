@@ -1,4 +1,4 @@
-"""What a training leaves open (`auto`, None), decided for its architecture, its data and this machine."""
+"""Resolve options that are `auto` or None."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """What training reports to: a small class, so that the loop knows of no tracking system.
 
 One tracker follows one training: `start`, then `log_metrics` in batches (an epoch's worth at a time, never step by
-step), then `log_model` with the finished folder, then `finish`. Whoever calls `start` calls `finish`, with `FAILED`
-when an error passes by.
+step), then `log_model` with the finished folder, then `finish`. The caller of `start` must call `finish`, with
+`FAILED` after an error.
 """
 
 import logging
@@ -39,7 +39,7 @@ class Tracker:
         """Open the run.
 
         Args:
-            run_name: Name shown to people, such as `lstm small`.
+            run_name: Name shown to people: the trial id, such as `lstm-small-s0-3f9ac21e`.
             params: What can be tuned; nested mappings are flattened with dots.
             tags: What identifies the run: architecture, preset, space id, code version.
             fingerprints: Fingerprint of each data product read, by its name (`concepts`, `sequences`).

@@ -106,7 +106,7 @@ class TrainedModelInfo:
 
     @property
     def identity(self) -> str:
-        """What weights must agree on before they are loaded."""
+        """Identity that must match before weights are loaded."""
         return identity_of(self.architecture, self.model_class, self.config, self.space_id)
 
 
