@@ -7,8 +7,9 @@ import dagster as dg
 from lvm_pipeline import lineage
 from lvm_pipeline.defs.checks import lvm_errors_as_failures
 from lvm_pipeline.defs.concepts import concepts
-from lvm_pipeline.defs.dagster_internals import AssetCheckExecutionRecordStatus
+from lvm_pipeline.defs.dagster_internals import PARTITION_NAME_TAG, AssetCheckExecutionRecordStatus
 from lvm_pipeline.defs.jobs import train_architecture, verify_data, verify_model
+from lvm_pipeline.defs.partitions import architecture_partitions
 from lvm_pipeline.defs.sequences import sequences
 from lvm_pipeline.settings import Settings, load_settings
 
@@ -34,6 +35,7 @@ def retraining(settings: Settings) -> dg.ScheduleDefinition:
             architectures = lineage.retrained_architectures(load_settings())
         if not architectures:
             yield dg.SkipReason("There is no champion yet, so there is no architecture to retrain.")
+            return
         if failing := failing_blocking_checks(context.instance):
             yield dg.SkipReason(f"Not retrained: the data fail {', '.join(failing)}; refresh them first.")
             return
@@ -72,7 +74,12 @@ def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
         architecture = lineage.read_champion(settings).get("architecture")
         if architecture is None or not (settings.models_dir / architecture).exists():
             return dg.SkipReason("There is no champion with a trained model here.")
-        return dg.RunRequest(partition_key=architecture)
+        if not architecture_partitions.has_partition_key(architecture):
+            return dg.SkipReason(
+                f"The champion's architecture, {architecture}, has no partition; check its model with "
+                "`lvm verify --products`."
+            )
+        return dg.RunRequest(tags={PARTITION_NAME_TAG: architecture})  # a job of checks alone has no partitions
 
     return [verify_tables, verify_champion]
 

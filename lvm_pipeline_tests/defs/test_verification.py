@@ -8,12 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lvm_pipeline import files
+from lvm_pipeline import files, lineage
 from lvm_pipeline.cli.checking import verified_products
 from lvm_pipeline.definitions import defs
 from lvm_pipeline.defs.launch import QUIET, open_instance
-from lvm_pipeline.defs.schedules import failing_blocking_checks, retraining
+from lvm_pipeline.defs.record import record_verification
+from lvm_pipeline.defs.schedules import failing_blocking_checks, retraining, verifications
+from lvm_pipeline.lineage.data import Verification
+from lvm_pipeline.lineage.products import ProductVerification
 from lvm_pipeline_tests.defs.test_data_assets import failed_checks, materialised, refresh
+from lvm_pipeline_tests.defs.test_trained_model import failure_of, with_products
 
 pytestmark = pytest.mark.postgres
 
@@ -87,3 +91,84 @@ def test_the_command_records_its_results_for_alerts_and_gates(make_settings, sou
     assert not verification.passed
     with open_instance(settings) as own:
         assert failing_blocking_checks(own) == [FINITE]
+
+
+def tick(schedule, instance):
+    """Evaluate a schedule as the daemon does."""
+    moment = datetime(2026, 11, 1, 3, tzinfo=UTC)
+    context = dg.build_schedule_context(
+        instance=instance, scheduled_execution_time=moment, repository_def=defs().get_repository_def()
+    )
+    return schedule.evaluate_tick(context)
+
+
+def promote(settings, architecture):
+    files.write_json(
+        settings.reports_dir / "champion.json", {"name": f"{architecture} smoke", "architecture": architecture}
+    )
+
+
+def test_the_champions_model_is_checked_on_schedule(make_settings, instance_on_disk):
+    settings = with_products(make_settings(), article_lengths=[12] * 30)
+    lineage.train_trial(settings, lineage.training_config_of(settings, "gru"))
+    _, schedule = verifications(settings)
+    assert "no champion" in tick(schedule, instance_on_disk).skip_message
+    promote(settings, "gru")
+
+    (request,) = tick(schedule, instance_on_disk).run_requests
+    job = defs().resolve_job_def("verify_model")
+    result = job.execute_in_process(
+        instance=instance_on_disk, run_config=QUIET, tags=request.tags, raise_on_error=False
+    )
+
+    assert result.success, failure_of(result)
+    names = {each.check_name for each in result.get_asset_check_evaluations()}
+    assert names == {each.name for each in lineage.INVARIANTS["trained_model"]}
+
+
+@pytest.mark.parametrize("architecture", ["ensemble", "linear"])
+def test_a_champion_that_is_no_partition_is_not_checked_on_schedule(make_settings, instance_on_disk, architecture):
+    settings = make_settings()
+    (settings.models_dir / architecture).mkdir(parents=True)
+    promote(settings, architecture)
+
+    ticked = tick(verifications(settings)[1], instance_on_disk)
+
+    assert not ticked.run_requests
+    assert architecture in ticked.skip_message
+
+
+@pytest.mark.parametrize(
+    ("index", "architecture", "asset", "partition"),
+    [(0, "gru", "trained_model", "gru"), (1, "ensemble", "ensemble", None), (2, "linear", None, None)],
+)
+def test_results_of_the_champions_checks_are_recorded_under_its_asset(
+    make_settings, index, architecture, asset, partition
+):
+    settings = make_settings()
+    promote(settings, architecture)
+    invariant = lineage.INVARIANTS["trained_model"][index]  # tests of a session share the storage of Dagster
+    finding = invariant.finding(passed=False, message="it does not")
+    empty = Verification(findings=[], report={}, report_paths=(settings.home, settings.home))
+    with open_instance(settings):
+        pass
+
+    record_verification(settings, ProductVerification(tables=empty, drift=[], model=[finding], champion="trial"))
+
+    keys = [dg.AssetCheckKey(dg.AssetKey(each), invariant.name) for each in ("trained_model", "ensemble")]
+    with open_instance(settings) as instance:
+        history = [instance.event_log_storage.get_asset_check_execution_history(key, limit=9) for key in keys]
+    found = [record.evaluation for records in history for record in records]
+    expected = [] if asset is None else [(asset, invariant.name, partition)]
+    assert [(each.asset_key.to_user_string(), each.check_name, each.partition) for each in found] == expected
+
+
+def test_a_retraining_without_a_champion_is_skipped_once_while_a_check_fails(make_settings, source, instance_on_disk):
+    settings = make_settings()
+    assert refresh(instance_on_disk).success
+    spoil(settings.concepts_path)
+    verify(instance_on_disk, [FINITE])
+
+    ticked = tick(retraining(settings), instance_on_disk)
+
+    assert "no champion" in ticked.skip_message
