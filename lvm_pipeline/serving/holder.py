@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import Callable
 
-from lvm_pipeline.errors import LvmError
 from lvm_pipeline.serving.model import ServedModel, Source
 
 logger = logging.getLogger(__name__)
@@ -40,11 +39,12 @@ class ModelHolder:
                 self.num_reloads += 1
                 logger.warning("Now serving %s.", self.current.identity["trial_id"])
             self.last_error = None
-        except (LvmError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - the thread looks again whatever happens
             self.num_failures += 1
-            if str(error) != self.last_error:
-                logger.warning("The model is not reloaded: %s", error)
-            self.last_error = str(error)
+            problem = str(error) or type(error).__name__
+            if problem != self.last_error:
+                logger.warning("The model is not reloaded: %s", problem)
+            self.last_error = problem
 
     def _poll(self) -> None:
         while not self._stopped.wait(self._poll_seconds):

@@ -371,3 +371,32 @@ def test_the_holder_follows_its_source(trial_home):
 
     assert holder.current.identity["architecture"] == "lstm"
     assert (holder.num_reloads, holder.num_failures) == (1, 0)
+
+
+def test_the_holder_goes_on_looking_after_any_error(trial_home):
+    sources = {name: source_of(trial_home, trial=name)() for name in ("gru", "lstm")}
+    wanted, load, is_full = ["gru"], loader_of(trial_home), [True]
+
+    def load_on_a_device(source):
+        if source is sources["lstm"] and is_full[0]:
+            raise RuntimeError("CUDA out of memory")
+        return load(source)
+
+    holder = ModelHolder(lambda: sources[wanted[0]], load_on_a_device, poll_seconds=0.01)
+    holder.start()
+    try:
+        wanted[0] = "lstm"
+        until(lambda: holder.num_failures > 1)
+        assert holder.last_error == "CUDA out of memory"
+        is_full[0] = False
+        until(lambda: holder.num_reloads == 1)
+    finally:
+        holder.stop()
+    assert holder.last_error is None
+
+
+def until(holds):
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
