@@ -220,7 +220,7 @@ def test_products_travel_as_npz(lvm, given_parquet, postgres_url, lvm_home, tmp_
     for path in kept:
         path.write_bytes(b"earlier")
     failed = Finding(name="windows_stay_inside_articles", passed=False, severity=Severity.BLOCKING, message="crossed")
-    monkeypatch.setattr("lvm_pipeline.lineage.from_files.check_sequences", lambda *_: [failed])
+    monkeypatch.setattr("lvm_pipeline.lineage.data.check_sequences", lambda *_, **__: [failed])
     code, _, err = lvm("import", ordered)
 
     assert code == 1

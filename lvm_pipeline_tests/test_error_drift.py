@@ -116,3 +116,12 @@ def test_the_champions_sequences_are_kept_beside_its_concepts(home):
     assert home.champion_sequences_path.read_bytes() == home.sequences_path.read_bytes()
     keep_champion_data(home, {**info.fingerprints, "sequences": "of another champion"})
     assert not home.champion_sequences_path.exists()
+
+
+def test_a_severity_that_is_set_holds_for_drift(home):
+    arrive(home, kind="noise")
+
+    finding = error_of(home.model_copy(update={"severities": "champion_predicts_as_before=blocking"}))
+
+    assert finding.outcome == "failed"
+    assert finding.message.endswith("(severity set to blocking)")

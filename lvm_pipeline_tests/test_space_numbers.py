@@ -66,7 +66,7 @@ def model_dir(settings):
             config,
             load_training_data(*settings.promoted_tables),
             output_dir=folder.staged_dir,
-            accept=accepted_at(folder.model_dir, settings.promoted_tables, Tracker()),
+            accept=accepted_at(folder.model_dir, settings.promoted_tables, Tracker(), settings=settings),
         )
     return folder.model_dir
 

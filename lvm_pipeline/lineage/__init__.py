@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         StagedSequences,
         Verification,
         check_staged_concepts,
+        checked_sequences,
         extract_options,
         ingest_demo_corpus,
         ingest_file,

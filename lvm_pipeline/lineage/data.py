@@ -279,14 +279,19 @@ def verify_products(settings: Settings) -> Verification:
     """Check the promoted concept and sequence tables."""
     metadata = read_concepts_metadata(settings.concepts_path)
     findings = check_staged_concepts(settings, settings.concepts_path, metadata)
-    of_sequences = check_sequences(
-        settings.concepts_path,
-        settings.sequences_path,
+    findings += checked_sequences(settings, settings.concepts_path, settings.sequences_path)
+    return _report(settings, settings.concepts_path, findings, settings.sequences_path)
+
+
+def checked_sequences(settings: Settings, concepts_path: Path, sequences_path: Path) -> list[Finding]:
+    """Check a sequence table with the sizes and severities of the settings."""
+    findings = check_sequences(
+        concepts_path,
+        sequences_path,
         min_articles=settings.min_validation_articles,
         min_sequences=settings.min_validation_sequences,
     )
-    findings += with_set_severities(settings, of_sequences)
-    return _report(settings, settings.concepts_path, findings, settings.sequences_path)
+    return with_set_severities(settings, findings)
 
 
 def _reported_concept_findings(settings: Settings) -> list[Finding]:

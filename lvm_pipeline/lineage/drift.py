@@ -10,6 +10,7 @@ from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding
+from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.measures.error_drift import champion_predicts_as_before
 from lvm_pipeline.sequences.schema import read_sequences_metadata
@@ -65,7 +66,8 @@ def check_drift(settings: Settings) -> tuple["Drift", Path]:
         drift = compare_concepts(reference, settings.concepts_path)
     else:
         drift = not_compared(settings.concepts_path, NO_REFERENCE)
-    drift = replace(drift, findings=[*drift.findings, check_error(settings, drift.arrived)])
+    findings = [*drift.findings, check_error(settings, drift.arrived)]
+    drift = replace(drift, findings=with_set_severities(settings, findings))
     return drift, write_drift_report(settings.reports_dir, drift)[1]
 
 

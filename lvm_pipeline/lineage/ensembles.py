@@ -124,16 +124,13 @@ def _made(
         device=settings.device,
         num_threads=settings.num_threads,
     )
-    accepted = _accepted(
-        TrainedModel(path=folder.staged_dir, info=info), folder.model_dir, settings.promoted_tables, tracker
-    )
+    built = TrainedModel(path=folder.staged_dir, info=info)
+    accepted = _accepted(settings, built, folder.model_dir, tracker)
     problem = log_and_close(tracker, accepted.path)
     return trained_now(folder, replace(accepted, tracking_problem=problem), tracker)
 
 
-def _accepted(
-    built: "TrainedModel", model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker"
-) -> "TrainedModel":
+def _accepted(settings: Settings, built: "TrainedModel", model_dir: Path, tracker: "Tracker") -> "TrainedModel":
     """Track an ensemble, check it, and move it to where it belongs if no blocking finding failed."""
     from lvm_pipeline.training.tracking import close
 
@@ -158,7 +155,7 @@ def _accepted(
     status: TrainingStatus = "FAILED"
     try:
         tracker.log_metrics({"validation_cosine": [(0, info.score)]})
-        accepted = accepted_at(model_dir, tables, tracker)(built)
+        accepted = accepted_at(model_dir, settings.promoted_tables, tracker, settings=settings)(built)
         status = "FINISHED"
     finally:
         if status != "FINISHED":

@@ -2,14 +2,15 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_pipeline import files, lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.lineage.spaces import refuse_other_numbers
 from lvm_pipeline.lineage.trials import TrialFolder
-from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
 
@@ -57,7 +58,7 @@ def train_on(
         tracker=tracker,
         progress=progress,
         again=again,
-        accept=accepted_at(output, tables, tracker),
+        accept=accepted_at(output, tables, tracker, settings=settings),
     )
     write_tracking(output, tracker, is_complete=trained.tracking_problem is None)
     return trained
@@ -91,6 +92,7 @@ def evaluate_on(
         split=split,
         data_findings=lineage.reported_findings(settings) if data is None else None,
     )
+    report = replace(report, findings=tuple(with_set_severities(settings, report.findings)))
     report_dir = model_dir.resolve().parent if is_trial else model_dir
     json_path = (output or report_dir / f"report-{split}.json").absolute()
     files.write_json(json_path, report.as_json())
@@ -142,7 +144,7 @@ def import_npz(settings: Settings, path: Path) -> lineage.Verification:
     sequences = lineage.StagedSequences(
         path=sequences_path,
         metadata=read_sequences_metadata(sequences_path),
-        findings=check_sequences(concepts_path, sequences_path),
+        findings=lineage.checked_sequences(settings, concepts_path, sequences_path),
     )
     lineage.promote_with_sequences(settings, concepts, sequences)
     return lineage.verify_products(settings)

@@ -9,6 +9,7 @@ from lvm_pipeline import files
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, raise_on_blocking
 from lvm_pipeline.imports import lasting_imports
+from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.lineage.spaces import keep_with_model
 from lvm_pipeline.lineage.trials import (
     TRACKING_FILE,
@@ -127,7 +128,7 @@ def train_trial(
                 tracker=tracker,
                 progress=progress,
                 again=again,
-                accept=accepted_at(folder.model_dir, settings.promoted_tables, tracker),
+                accept=accepted_at(folder.model_dir, settings.promoted_tables, tracker, settings=settings),
                 ranks=ranks,
             )
         made = trained_now(folder, trained, tracker)
@@ -186,15 +187,18 @@ def finished_trial(folder: TrialFolder, config: "TrainingConfig", data: "Trainin
     return trained_before(folder, info)
 
 
-def accepted_at(model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker") -> "Accept":
+def accepted_at(
+    model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker", *, settings: Settings
+) -> "Accept":
     """Return what a training does with its model: check it, and move it to `model_dir` if no blocking finding failed.
 
-    `tables` are concept table, sequence table and folder of the memory-mapped vectors.
+    `tables` are concept table, sequence table and folder of the memory-mapped vectors; of the settings, the severities
+    count.
     """
     from lvm_pipeline.training.invariants import check_trained_model, write_findings
 
     def accept(trained: "TrainedModel") -> "TrainedModel":
-        findings = check_trained_model(trained.path, *tables)
+        findings = with_set_severities(settings, check_trained_model(trained.path, *tables))
         write_findings(trained.path, findings)
         keep_with_model(trained.path, tables)
         write_tracking(trained.path, tracker, is_complete=tracker.run_id is None)

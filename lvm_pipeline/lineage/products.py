@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, blocking_failures
-from lvm_pipeline.lineage.data import Verification, check_staged_concepts, verify_products
+from lvm_pipeline.lineage.data import Verification, check_staged_concepts, checked_sequences, verify_products
 from lvm_pipeline.lineage.drift import check_drift
+from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.lineage.results import compute_report, read_champion
 from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, trial_folder
-from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
 
@@ -77,7 +77,7 @@ def check_concepts_product(settings: Settings) -> list[Finding]:
 
 def check_sequences_product(settings: Settings) -> list[Finding]:
     """Check the promoted sequence table."""
-    return check_sequences(settings.concepts_path, settings.sequences_path)
+    return checked_sequences(settings, settings.concepts_path, settings.sequences_path)
 
 
 def check_latest_model(settings: Settings, architecture: str) -> list[Finding]:
@@ -111,13 +111,13 @@ def check_model(settings: Settings, folder: TrialFolder) -> list[Finding]:
     if info.content_fingerprint == content_read(Trial(**info.trial), concepts) and all(
         info.fingerprints[name] == fingerprint for name, fingerprint in present.items()
     ):
-        return check_trained_model(folder.model_dir, *tables)
+        return with_set_severities(settings, check_trained_model(folder.model_dir, *tables))
     needs_data = (checkpoint_reproduces_its_score, prediction_is_not_the_mean_vector)
     names = {each.name for each in needs_data}
     others = [
         each for each in check_trained_model(folder.model_dir, *tables, rescorer=_refuse) if each.name not in names
     ]
-    return [*(each.not_checked(DATA_CHANGED) for each in needs_data), *others]
+    return with_set_severities(settings, [*(each.not_checked(DATA_CHANGED) for each in needs_data), *others])
 
 
 def _refuse(*_tables: Path) -> "Rescore":

@@ -14,6 +14,7 @@ from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.lineage.data import reported_findings
 from lvm_pipeline.lineage.decoders import text_request
 from lvm_pipeline.lineage.drift import keep_champion_data
+from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.lineage.models import complete_tracking, promoted_data
 from lvm_pipeline.lineage.tracked import describe_trial
 from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, link_report, read_tracking, trained_trials
@@ -86,7 +87,7 @@ def compute_report(settings: Settings, folder: TrialFolder) -> "EvaluationReport
     from lvm_pipeline.experiments.row_scores import keep_row_scores
 
     cache_dir = _cache_dir(settings)
-    return evaluate_model(
+    report = evaluate_model(
         folder.model_dir,
         settings.concepts_path,
         settings.sequences_path,
@@ -99,6 +100,7 @@ def compute_report(settings: Settings, folder: TrialFolder) -> "EvaluationReport
         text=text_request(settings),
         on_scored=lambda scored: keep_row_scores(cache_dir, folder.model_dir, scored),  # for the champion rule
     )
+    return replace(report, findings=tuple(with_set_severities(settings, report.findings)))
 
 
 def track_scores(settings: Settings, folder: TrialFolder, report: "EvaluationReport") -> None:

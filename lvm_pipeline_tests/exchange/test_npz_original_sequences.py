@@ -8,7 +8,7 @@ import pytest
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.exchange.npz_import import import_sequences_npz
-from lvm_pipeline.findings import Severity
+from lvm_pipeline.findings import InvariantError, Severity
 from lvm_pipeline.lineage.from_files import import_npz
 from lvm_pipeline.sequences.build import SequenceOptions
 from lvm_pipeline.sequences.schema import read_sequences
@@ -161,6 +161,16 @@ def test_the_own_export_is_imported(exported, tmp_path):
     assert failed["texts_are_not_empty"].severity is Severity.WARNING
     assert "restored from a file of sequences" in failed["texts_are_not_empty"].message
     assert len(read_sequences(settings.sequences_path).first_rows) == NUM_SEQUENCES
+
+
+def test_an_import_is_checked_as_the_settings_say(exported, tmp_path):
+    options = {"min_validation_articles": 1000, "severities": "splits_have_their_share=blocking"}
+    settings = Settings(home=tmp_path / "home", **options)
+
+    with pytest.raises(InvariantError, match="at least 1000 and"):
+        import_npz(settings, exported[2])
+
+    assert not settings.concepts_path.exists()
 
 
 @pytest.mark.parametrize(

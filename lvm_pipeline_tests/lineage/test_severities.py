@@ -2,12 +2,16 @@
 
 import pytest
 
+from lvm_pipeline import lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.lineage.data import check_staged_concepts
 from lvm_pipeline.lineage.invariants import with_set_severities
+from lvm_pipeline.lineage.products import check_model
 from lvm_pipeline.settings import Settings
-from lvm_pipeline_tests.synthetic import write_table
+from lvm_pipeline.training import rescore
+from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences, write_table
 from lvm_pipeline_tests.worded import rotated, vector_column, vectors_in, with_columns, worded_table
 
 
@@ -42,3 +46,55 @@ def test_names_and_severities_that_do_not_exist_are_refused(tmp_path):
         with_set_severities(Settings(home=tmp_path, severities="vectors_go_with_text=warning"), [])
     with pytest.raises(LvmError, match="set it to `warning` or `blocking`"):
         with_set_severities(Settings(home=tmp_path, severities="cpe_ids_are_unique=off"), [])
+
+
+def outcomes(findings, *names):
+    found = {finding.name: finding.outcome for finding in findings}
+    return [found[name] for name in names]
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Settings under which a model of noise was trained, and its folder."""
+    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    options = {"architecture": "gru", "preset": "smoke", "epochs": 1, "num_threads": 1, "model": {"hidden_dim": 8}}
+    settings = Settings(home=tmp_path / "home", device="cpu", **options)
+    write_synthetic_concepts(settings.concepts_path, article_lengths=[9, 12, 7] * 8, vector_dim=8, kind="noise")
+    write_synthetic_sequences(settings.concepts_path, settings.sequences_path)
+    return settings, lineage.train_trial(settings, lineage.training_config_of(settings)).folder
+
+
+def test_a_severity_that_is_set_holds_for_the_model_and_its_report(trained):
+    settings, folder = trained
+    lineage.evaluate_trial(settings, folder)
+    blocking = settings.model_copy(update={"severities": "beats_best_baseline=blocking"})
+
+    with pytest.raises(InvariantError, match="severity set to blocking"):
+        lineage.evaluate_trial(blocking, folder)
+
+    weights = folder.model_dir / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    name = "checkpoint_reproduces_its_score"
+    assert outcomes(check_model(settings, folder), name) == ["failed"]
+    warned = settings.model_copy(update={"severities": f"{name}=warning"})
+    assert outcomes(check_model(warned, folder), name) == ["warning"]
+
+
+def test_a_training_keeps_the_severities_that_are_set(trained):
+    settings, _ = trained
+    name = "checkpoint_reproduces_its_score"
+    warned = settings.model_copy(update={"severities": f"{name}=warning"})
+
+    made = lineage.train_trial(warned, lineage.training_config_of(warned), again=True)
+
+    (finding,) = (each for each in made.findings if each.name == name)
+    assert finding.details["severity_set_to"] == "warning"
+
+
+def test_promoted_sequences_are_checked_as_the_settings_say(tmp_path):
+    options = {"min_validation_articles": 100, "severities": "splits_have_their_share=blocking"}
+    settings = Settings(home=tmp_path / "home", **options)
+    write_synthetic_concepts(settings.concepts_path, article_lengths=[12] * 60)
+    write_synthetic_sequences(settings.concepts_path, settings.sequences_path)
+
+    assert outcomes(lineage.check_sequences_product(settings), "splits_have_their_share") == ["failed"]
