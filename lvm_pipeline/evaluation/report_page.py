@@ -1,6 +1,8 @@
 """The HTML page of a report."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -8,7 +10,7 @@ from lvm_pipeline.evaluation import plots
 from lvm_pipeline.evaluation.glossary import COLUMNS
 from lvm_pipeline.evaluation.pages import context_in_words, exclusion_in_words, render
 from lvm_pipeline.evaluation.preference_tables import preference_section
-from lvm_pipeline.evaluation.report import HTML_NAME, JSON_NAME, EvaluationReport
+from lvm_pipeline.evaluation.report import HTML_NAME, JSON_NAME, EvaluationReport, read_report
 from lvm_pipeline.evaluation.report_tables import (
     MSE_TITLE,
     controls_table,
@@ -47,6 +49,20 @@ def write_report(report: EvaluationReport, report_dir: Path) -> tuple[Path, Path
     write_json(json_path, report.as_json())
     write_text(html_path, report_html(report))
     return json_path, html_path
+
+
+def replace_sections(report_dir: Path, *, fingerprint: str, **sections: Any) -> EvaluationReport | None:
+    """Replace sections of the report in a folder, and return it; do nothing where it is of other weights, or missing.
+
+    `fingerprint` is that of the model that the sections belong to.
+    """
+    json_path = report_dir / JSON_NAME
+    report = read_report(json_path) if json_path.is_file() else None
+    if report is None or report.model_fingerprint != fingerprint:
+        return None
+    report = replace(report, **sections)
+    write_report(report, report_dir)
+    return report
 
 
 def report_html(report: EvaluationReport) -> str:

@@ -1,7 +1,7 @@
 """Studies of human preference: created, looked at and collected; each in a folder of its own in the home."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,8 +107,7 @@ def collect_study(settings: Settings, study_id: str | None = None) -> "Preferenc
     from lvm_pipeline.adapters import mlflow_review
     from lvm_pipeline.evaluation.preference import preference_scores, write_preference
     from lvm_pipeline.evaluation.preference_study import judgement_of
-    from lvm_pipeline.evaluation.report import read_report
-    from lvm_pipeline.evaluation.report_page import write_report
+    from lvm_pipeline.evaluation.report_page import replace_sections
 
     study = named_study(settings, study_id)
     judgements = []
@@ -127,10 +126,7 @@ def collect_study(settings: Settings, study_id: str | None = None) -> "Preferenc
     )
     folder = trial_folder(settings, study.trial_id)
     write_preference(scores, folder.path)
-    if folder.report_path.is_file():
-        report = read_report(folder.report_path)
-        if report.model_fingerprint == scores.model_fingerprint:
-            write_report(replace(report, preference=scores), folder.path)
+    replace_sections(folder.path, fingerprint=scores.model_fingerprint, preference=scores)
     return scores
 
 

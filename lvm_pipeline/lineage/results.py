@@ -129,8 +129,7 @@ def make_learning_curve(
         LvmError: If the trial cannot be trained again, or there are too few train articles.
     """
     from lvm_pipeline.evaluation.learning_curve import learning_curve, write_curve
-    from lvm_pipeline.evaluation.report import read_report
-    from lvm_pipeline.evaluation.report_page import write_report
+    from lvm_pipeline.evaluation.report_page import replace_sections
 
     curve = learning_curve(
         folder.model_dir,
@@ -140,8 +139,7 @@ def make_learning_curve(
         progress=progress,
     )
     write_curve(curve, folder.path)
-    if folder.report_path.is_file():
-        write_report(replace(read_report(folder.report_path), learning_curve=curve), folder.path)
+    replace_sections(folder.path, fingerprint=curve.model_fingerprint, learning_curve=curve)
     return curve
 
 

@@ -1,7 +1,6 @@
 """Decoded predictions of a trial, turned into fluent passages by a language model."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -44,14 +43,13 @@ def smooth_trial(
         settings: Where the data and the trials are, and which language model is asked.
         num_targets: Size of the sample.
         chat: The language model; None: that of the settings.
-        decoder: What decodes the predictions: `nearest` concept of the train articles, `prefix` or `vec2text`.
+        decoder: What decodes the predictions: `nearest` concept of the train articles, `prefix`, `lm` or `vec2text`.
 
     Raises:
         LvmError: If no language model is set up, or the trial does not belong to the present data.
     """
     from lvm_pipeline.adapters.chat import open_chat
-    from lvm_pipeline.evaluation.report import read_report
-    from lvm_pipeline.evaluation.report_page import write_report
+    from lvm_pipeline.evaluation.report_page import replace_sections
     from lvm_pipeline.evaluation.scoring import score_model
     from lvm_pipeline.evaluation.smoothing import smooth, write_smoothing
 
@@ -73,9 +71,8 @@ def smooth_trial(
         progress=progress,
     )
     write_smoothing(scores, folder.path)
-    if folder.report_path.is_file():
-        report = replace(read_report(folder.report_path), smoothing=scores.for_report())
-        write_report(report, folder.path)
+    report = replace_sections(folder.path, fingerprint=scores.model_fingerprint, smoothing=scores.for_report())
+    if report is not None:
         track_scores(settings, folder, report)
     return scores
 

@@ -118,3 +118,15 @@ def test_without_a_server_the_error_says_what_is_missing_and_the_report_is_left(
 
     assert smoothing_in(trial).why_no_answers
     assert "Not run. The language model scripted gave no answer" in (trial.path / "report.html").read_text()
+
+
+def test_a_report_of_earlier_weights_gets_no_section_of_the_present_ones(settings, trial):
+    before = trial.report_path.read_bytes()
+    make_data(settings, seed=1)
+    train(settings)
+    with chat_server(lambda _: completion("A passage. [c1]")) as server:
+        asked = Settings(**{**settings.model_dump(), "chat_url": server.url, "chat_model": "scripted"})
+        lineage.smooth_trial(asked, trial, num_targets=2)
+    lineage.make_learning_curve(settings, trial)
+
+    assert trial.report_path.read_bytes() == before
