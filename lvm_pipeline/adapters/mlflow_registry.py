@@ -24,7 +24,6 @@ ABSENT = {
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
 }  # MLflow's words for "no such alias" and "no such model"
-MODEL_URI = f"models:/{MODEL_NAME}@{CHAMPION}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +54,10 @@ def champion(settings: Settings) -> RegisteredModel | None:
     )
 
 
-def forget_champion(settings: Settings) -> bool:
-    """Take the alias from the champion; the model stays. Return whether there was one."""
-    if _version_with_alias(settings) is None:
-        return False
-    with mlflow_store.store_errors():
-        mlflow_store.open_client(settings).delete_registered_model_alias(MODEL_NAME, CHAMPION)
-    return True
+def champion_tags(settings: Settings) -> dict[str, str] | None:
+    """Return the tags of the champion, even if its files are missing; None if no model was promoted yet."""
+    version = _version_with_alias(settings)
+    return None if version is None else dict(version.tags)
 
 
 def model_dir_of(settings: Settings, mlflow_run_id: str) -> Path:
@@ -100,7 +96,13 @@ def promote(settings: Settings, *, mlflow_run_id: str, tags: Mapping[str, str], 
         model_id = _model_of(settings, mlflow_run_id).model_id
         of_run = client.search_model_versions(f"name = '{MODEL_NAME}' and run_id = '{mlflow_run_id}'")
         known = [each for each in of_run if model_id in (each.source or "")]  # a model may have been logged again
-        version = str(known[0].version) if known else _register(settings, mlflow_run_id, tags, description)
+        if known:
+            version = str(known[0].version)
+            client.update_model_version(MODEL_NAME, version, description)
+            for name, value in tags.items():
+                client.set_model_version_tag(MODEL_NAME, version, name, value)
+        else:
+            version = _register(settings, mlflow_run_id, tags, description)
         client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
     promoted = champion(settings)
     assert promoted is not None

@@ -17,20 +17,22 @@ def champion(
     choose_anew: Annotated[
         bool,
         typer.Option(
-            "--choose-anew", help="Choose as if there were no champion, for instance if its files or its run are gone."
+            "--choose-anew",
+            help="Choose as if there were no champion, for instance if its files or its run are gone; it stays where "
+            "no model can be promoted.",
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the champion and why it was chosen; --choose applies the champion rule now."""
     from lvm_pipeline import lineage
-    from lvm_pipeline.adapters import mlflow_registry
 
     settings, out = load_settings(), render.plain(quiet=as_json)
     with out.status("Comparing"):
-        if choose_anew:
-            mlflow_registry.forget_champion(settings)
-        chosen = lineage.choose_champion(settings) if choose or choose_anew else lineage.read_champion(settings)
+        if choose or choose_anew:
+            chosen = lineage.choose_champion(settings, ignore_incumbent=choose_anew)
+        else:
+            chosen = lineage.read_champion(settings)
     if as_json:
         render.print_json(chosen)
         return

@@ -169,11 +169,15 @@ def build_leaderboard(settings: Settings) -> "Leaderboard":
     return board
 
 
-def choose_champion(settings: Settings) -> dict[str, Any]:
+def choose_champion(settings: Settings, *, ignore_incumbent: bool = False) -> dict[str, Any]:
     """Compare the best trial with the present champion by the fixed rule, and promote it if it wins.
 
-    A promoted model is scored once on the test split, which changes nothing. The decision and that score are written
-    before the alias in the registry moves.
+    A promoted model is scored once on the test split, which changes nothing. The test score is written before the alias
+    in the registry moves, the decision after it.
+
+    Args:
+        settings: Where the trials, the data and the registry are.
+        ignore_incumbent: Compare as if there were no champion; it stays where no model is promoted.
 
     Returns:
         What is written to `champion.json`: the rule's decision, and the champion as it is now.
@@ -184,7 +188,8 @@ def choose_champion(settings: Settings) -> dict[str, Any]:
     from lvm_pipeline.adapters import mlflow_registry
     from lvm_pipeline.experiments.selection import select_champion
 
-    incumbent = mlflow_registry.champion(settings)
+    incumbent = None if ignore_incumbent else mlflow_registry.champion(settings)
+    tags = mlflow_registry.champion_tags(settings)
     selection = select_champion(
         _challengers(settings),
         incumbent_dir=incumbent.model_dir if incumbent else None,
@@ -196,7 +201,7 @@ def choose_champion(settings: Settings) -> dict[str, Any]:
         num_threads=settings.num_threads,
     )
     decision = selection.decision
-    before = incumbent.tags.get("trial_id") if incumbent else None
+    before = None if tags is None else tags.get("trial_id")
     chosen = {"decision": decision.as_json(), "before": before, **dict.fromkeys(CHAMPION_FIELDS)}
     if decision.promote:
         fingerprint = decision.challenger_fingerprint or ""
@@ -207,6 +212,8 @@ def choose_champion(settings: Settings) -> dict[str, Any]:
     elif incumbent is not None:
         keep_champion_data(settings, _info_of(incumbent.model_dir).fingerprints)
         chosen |= _description_of(settings, incumbent, incumbent.tags.get("model_fingerprint"))
+    elif tags is not None:
+        chosen |= {name: value for name, value in read_champion(settings).items() if name in CHAMPION_FIELDS}
     files.write_json(settings.reports_dir / CHAMPION_FILE, chosen)
     build_leaderboard(settings)
     return chosen

@@ -50,8 +50,7 @@ def champion(settings):
     tracker = MlflowTracker(settings, system_metrics=False)
     trained = lineage.train_trial(settings, lineage.training_config_of(settings), tracker=tracker)
     lineage.evaluate_trial(settings, trained.folder)
-    mlflow_registry.forget_champion(settings)
-    lineage.choose_champion(settings)
+    lineage.choose_champion(settings, ignore_incumbent=True)
     return mlflow_registry.champion(settings)
 
 
@@ -93,6 +92,34 @@ def test_a_champion_whose_files_or_model_are_gone_is_chosen_anew(settings, clien
     assert int(chosen.version) > int(champion.version)
     version = client.get_model_version_by_alias(*ALIAS)
     assert chosen.model_dir.parts[-3] in version.source
+
+
+def test_choosing_anew_leaves_the_champion_where_no_model_can_be_promoted(settings, champion, monkeypatch):
+    assert lineage.choose_champion(settings, ignore_incumbent=True)["before"] == champion.tags["trial_id"]
+    decide = selection.decide
+    monkeypatch.setattr(selection, "decide", lambda *args, **kwargs: replace(decide(*args, **kwargs), promote=False))
+    choose_anew()
+    assert mlflow_registry.champion(settings).version == champion.version
+    assert lineage.read_champion(settings)["name"] == champion.tags["trial_id"]
+
+    settings.sequences_path.rename(settings.sequences_path.with_suffix(".away"))
+    try:
+        done = CliRunner().invoke(app, ["champion", "--choose-anew"])
+    finally:
+        settings.sequences_path.with_suffix(".away").rename(settings.sequences_path)
+    assert done.exit_code != 0
+    assert mlflow_registry.champion(settings).version == champion.version
+
+
+def test_a_version_that_is_promoted_again_says_why_it_is_now(settings, client, champion):
+    again = {**champion.tags, "validation_cosine": "0.7"}
+    options = {"mlflow_run_id": champion.mlflow_run_id, "tags": again, "description": "Better than the other one."}
+
+    promoted = mlflow_registry.promote(settings, **options)
+
+    version = client.get_model_version_by_alias(*ALIAS)
+    assert promoted.version == str(version.version) == champion.version
+    assert (version.description, version.tags) == (options["description"], again)
 
 
 @pytest.mark.parametrize("what", ["alias", "version", "registered model"])
