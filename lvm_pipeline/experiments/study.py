@@ -18,9 +18,9 @@ STUDY_VERSION = 1
 FRONTS = ("num_params", "latency_ms", "training_seconds")  # what quality is paid with; less is better
 RULE = (
     "Fixed before the first trial: trials are ranked by mean validation cosine. Intervals are 95 % and hold for all "
-    "trials at once (bootstrap-t of the maximum, whole articles resampled), so that being the best of many counts for "
-    "nothing. The champion rule uses the same correction over all trained models of the data. The test split chooses "
-    "nothing."
+    "trials at once (bootstrap-t of the maximum, whole articles resampled), so the best of many trials gets no credit "
+    "for luck. The champion rule uses the same correction over all trained models of the data. The test split is not "
+    "used for selection."
 )
 
 
@@ -33,7 +33,7 @@ class StudyRow:
     strategy: str
     overrides: dict[str, Any]
     seed: int
-    status: str  # done, failed, refused, stale, planned or waiting
+    status: str  # done, stopped, failed, refused, stale, planned or waiting
     is_addition: bool
     group: str
     reason: str | None = None  # why it failed, was refused or waits
@@ -45,6 +45,7 @@ class StudyRow:
     seconds: float | None = None  # time from its start to its scores
     overhead_seconds: float | None = None
     mlflow_url: str | None = None
+    has_report: bool = False  # whether its folder holds report.html
 
     @property
     def is_level_with_best(self) -> bool:

@@ -59,9 +59,10 @@ def headline(study: Study) -> str:
     gains = [row.corrected_gain for row in study.done if row.corrected_gain]
     winners = sum(gain.is_above_zero for gain in gains)
     level = sum(row.is_level_with_best for row in study.done) - 1
+    others = f"{level} other trial{'' if level == 1 else 's'}"
     return (
         f"{winners} of {len(study.done)} trials beat the best baseline after correction for their number. The best is "
-        f"{study.done[0].trial_id}; {level} others are level with it."
+        f"{study.done[0].trial_id}; {others} cannot be told apart from it."
     )
 
 
@@ -127,8 +128,9 @@ def _status_mark(row: StudyRow) -> Mark:
 
 
 def _linked(row: StudyRow) -> Markup:
-    """Return the id of a trial, a link to its folder if it is done."""
-    return Markup('<a href="../trials/{0}/">{0}</a>' if row.scores else "{0}").format(row.trial_id)
+    """Return the id of a trial as a link to its report, or to its MLflow run where it has none."""
+    address = f"../trials/{row.trial_id}/report.html" if row.has_report else row.mlflow_url
+    return Markup("{}" if address is None else '<a href="{1}">{0}</a>').format(row.trial_id, address)
 
 
 def _trial_html(row: StudyRow) -> Markup:

@@ -182,6 +182,7 @@ def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
     Raises:
         LvmError: If there are no promoted data.
     """
+    from lvm_pipeline.evaluation.report import HTML_NAME
     from lvm_pipeline.experiments.study import Study, best_configs, config_groups, study_rows
     from lvm_pipeline.experiments.study_page import write_study_files
     from lvm_pipeline.lineage.results import read_champion
@@ -197,6 +198,7 @@ def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
     )
     current = {name: found for name, found in outcomes.items() if present.made(found, trials[name])}
     rows = study_rows(plan_rows(settings), trials, scored_alike(settings, current))
+    rows = [replace(row, has_report=(trial_folder(settings, row.trial_id).path / HTML_NAME).is_file()) for row in rows]
     groups = config_groups(rows)
     week_5 = week_5_of(settings, trials_of_weeks_1_to_4(settings))
     by_id = {row.trial_id: row for row in rows}

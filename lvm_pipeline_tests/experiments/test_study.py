@@ -69,7 +69,9 @@ def test_trials_are_ranked_and_compared_with_the_best():
     assert [each.corrected_gain.is_above_zero for each in found.done] == [True, True, True, False]
     assert found.done[0].corrected_gain.low < found.done[0].corrected_gain.mean == pytest.approx(0.1)
     assert headline(found).startswith("3 of 4 trials beat the best baseline")
-    assert "lstm-s0; 0 others are level with it" in headline(found)
+    assert headline(found).endswith("The best is lstm-s0; 0 other trials cannot be told apart from it.")
+    level = study([row("gru", 0.5), row("lstm", 0.5)])
+    assert headline(level).endswith("1 other trial cannot be told apart from it.")
 
 
 def test_seeds_of_one_config_are_one_group_with_an_interval():
@@ -108,6 +110,15 @@ def test_the_table_of_experiments_has_a_line_for_every_trial():
     assert [line["status"] for line in lines] == ["done"] * 4 + ["refused"]
     assert float(lines[0]["corrected_gain_low"]) < float(lines[0]["gain"])
     assert (lines[4]["cosine"], lines[4]["reason"]) == ("", "no | such, thing")
+
+
+def test_trials_link_to_their_report_or_their_mlflow_run():
+    url = "http://127.0.0.1:5000/#/runs/1"
+    page = study_html(study([row("gru", 0.5, has_report=True, mlflow_url=url), row("s4", 0.4, mlflow_url=url)]))
+
+    assert '<a href="../trials/gru-s0/report.html">gru-s0</a>' in page
+    assert f'<a href="{url}">s4-s0</a>' in page
+    assert "<a href" not in study_html(study(ROWS))
 
 
 def test_the_page_draws_what_there_is():
