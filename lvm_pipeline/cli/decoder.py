@@ -3,12 +3,13 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 import typer
 
 from lvm_pipeline.cli import render
 from lvm_pipeline.cli.services import JsonOption
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import load_settings
 
 app = typer.Typer(help="Train the text decoder, and decode vectors to text.", no_args_is_help=True)
@@ -73,28 +74,50 @@ def decode(
     file: Annotated[Path | None, typer.Argument(help="Lines as `lvm predict` reads or prints. Default: stdin.")] = None,
     kind: KindOption = "prefix",
     candidates: Annotated[
-        int, typer.Option(min=1, help="Texts to write per vector; of several, the encoder keeps the closest.")
-    ] = 1,
-    temperature: Annotated[float, typer.Option(min=0, help="Temperature of the texts that are drawn.")] = 0.7,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Texts to write per vector; of several, the encoder keeps the closest. Default: LVM_TEXT_CANDIDATES.",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Temperature of the texts that are drawn. Default: LVM_TEXT_TEMPERATURE."),
+    ] = None,
     spread: Annotated[
-        float, typer.Option(min=0, help="Noise around the vector that drawn texts are decoded from.")
-    ] = 0.0,
-    beam: Annotated[int, typer.Option(min=1, help="Beam width; 1 is greedy.")] = 1,
+        float | None,
+        typer.Option(
+            min=0, help="Noise around the vector that drawn texts are decoded from. Default: LVM_TEXT_SPREAD."
+        ),
+    ] = None,
+    beam: Annotated[int | None, typer.Option(min=1, help="Beam width; 1 is greedy. Default: LVM_TEXT_BEAM.")] = None,
     corrections: Annotated[
-        int, typer.Option(min=0, help="Times to write again after adding what the last text's vector missed.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Times to write again after adding what the last text's vector missed. Default: LVM_TEXT_CORRECTIONS.",
+        ),
+    ] = None,
 ) -> None:
     """Decode vectors to text: one JSON line each, with the text and its round-trip cosine if the encoder is available.
 
     The round-trip cosine is that of the vector and the encoded text: how much the text can be trusted.
     """
     from lvm_pipeline import lineage
-    from lvm_pipeline.decoding.search import Search
 
     settings = load_settings()
-    search = Search(beam=beam, candidates=candidates, temperature=temperature, spread=spread, corrections=corrections)
+    given = {"beam": beam, "candidates": candidates, "corrections": corrections}
+    search = lineage.search_of(settings, **given, temperature=temperature, spread=spread)
     if file is None or str(file) == "-":
         render.write_lines(lineage.decode_lines(settings, sys.stdin.buffer, kind=kind, search=search))
         return
-    with file.open("rb") as lines:
+    with _opened(file) as lines:
         render.write_lines(lineage.decode_lines(settings, lines, kind=kind, search=search))
+
+
+def _opened(file: Path) -> BinaryIO:
+    """Open a file of lines. Raises LvmError if it cannot be read."""
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise LvmError(f"{file} cannot be read ({error.strerror or error}); check the path.") from None

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         verify_products,
         verify_source,
     )
-    from lvm_pipeline.lineage.decoders import TextDecoder, decode_lines, train_text_decoder
+    from lvm_pipeline.lineage.decoders import TextDecoder, decode_lines, search_of, train_text_decoder
     from lvm_pipeline.lineage.drift import check_drift
     from lvm_pipeline.lineage.ensembles import make_ensemble, top_trials
     from lvm_pipeline.lineage.invariants import INVARIANTS

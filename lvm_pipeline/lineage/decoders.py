@@ -179,17 +179,24 @@ def _trained_at_hand(
     return DecodersAtHand(decoders=(decoder.searching(search_of(settings), encoder),), missing={})
 
 
-def search_of(settings: Settings) -> "Search":
-    """Return how text decoders search for texts, as the settings say."""
+def search_of(settings: Settings, **given: float | None) -> "Search":
+    """Return how text decoders search for texts: as given, or as the settings say where a value is None."""
     from lvm_pipeline.decoding.search import Search
 
-    return Search(
-        beam=settings.text_beam,
-        candidates=settings.text_candidates,
-        temperature=settings.text_temperature,
-        spread=settings.text_spread,
-        corrections=settings.text_corrections,
-    )
+    values = {
+        "beam": settings.text_beam,
+        "candidates": settings.text_candidates,
+        "temperature": settings.text_temperature,
+        "spread": settings.text_spread,
+        "corrections": settings.text_corrections,
+    }
+    return Search(**{**values, **{name: value for name, value in given.items() if value is not None}})
+
+
+def searching(settings: Settings, decoder: "PrefixDecoder", encoder: "Encoder | None") -> "PrefixDecoder":
+    """Return a decoder that searches as the settings say; an encoder of another space chooses no text."""
+    is_own = encoder is not None and encoder.space_id == decoder.space_id
+    return decoder.searching(search_of(settings), encoder if is_own else None)
 
 
 def text_request(settings: Settings) -> "TextRequest":

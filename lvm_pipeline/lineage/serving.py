@@ -1,13 +1,14 @@
 """Serve the champion, or one trial, over HTTP."""
 
+import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.lineage.decoders import KINDS, load_text_decoder
+from lvm_pipeline.lineage.decoders import KINDS, load_text_decoder, searching
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.lineage.trials import named_trial
 from lvm_pipeline.settings import Settings
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from lvm_pipeline.decoding._contract import Decoder
     from lvm_pipeline.inference.nearest import ConceptIndex
     from lvm_pipeline.serving.model import ServedModel, Source
+    from lvm_pipeline.source.encoders.encoder import Encoder
+
+logger = logging.getLogger(__name__)
 
 
 def serve(
@@ -131,6 +135,7 @@ def loader_of(settings: Settings, *, encoder_name: str | None = None) -> "Callab
 
     def load(source: "Source") -> ServedModel:
         model, info = load_trained_model(source.model_dir, device=find_device(settings.device))
+        encoder = space_encoder(settings, info.space_id, name=encoder_name)
         served = ServedModel(
             source=source,
             predictor=ContextPredictor(
@@ -140,8 +145,8 @@ def loader_of(settings: Settings, *, encoder_name: str | None = None) -> "Callab
                 fingerprint=read_fingerprint(source.model_dir / FILE),
             ),
             index=_index(settings, info.space_id),
-            encoder=space_encoder(settings, info.space_id, name=encoder_name),
-            decoders=_decoders(settings, info.space_id),
+            encoder=encoder,
+            decoders=_decoders(settings, info.space_id, encoder),
         )
         if served.search is not None:
             served.search.prepare()
@@ -151,21 +156,32 @@ def loader_of(settings: Settings, *, encoder_name: str | None = None) -> "Callab
 
 
 def _index(settings: Settings, space_id: str) -> "ConceptIndex | None":
-    """Return the promoted concepts; None where there are none of this space."""
+    """Return the promoted concepts; None where there are none of this space, or they cannot be read."""
     from lvm_pipeline.decoding.faiss_bank import kind_of_bank
     from lvm_pipeline.inference.nearest import open_index
 
     kind_of_bank(settings.search)  # refuses one that is not installed
+    path = settings.concepts_path
     try:
-        return open_index(settings.concepts_path, settings.vectors_dir, space_id=space_id, search=settings.search)
-    except LvmError:
+        if not path.is_file() or read_concepts_metadata(path).space_id != space_id:
+            return None
+        return open_index(path, settings.vectors_dir, space_id=space_id, search=settings.search)
+    except LvmError as error:
+        logger.warning("The concepts are not searched: %s", error)
         return None
 
 
-def _decoders(settings: Settings, space_id: str) -> "dict[str, Decoder]":
-    """Return the trained decoders of a space; the nearest concept needs none."""
+def _decoders(settings: Settings, space_id: str, encoder: "Encoder | None") -> "dict[str, Decoder]":
+    """Return the trained decoders of a space that can be loaded; the nearest concept needs none."""
     found: dict[str, Decoder] = {}
     for kind in KINDS:
-        with suppress(LvmError):
-            found[kind] = load_text_decoder(settings, kind, space_id=space_id)
+        if not (settings.decoders_dir / kind).is_dir():
+            continue
+        try:
+            decoder = load_text_decoder(settings, kind)
+        except LvmError as error:
+            logger.warning("The decoder %s is not used: %s", kind, error)
+            continue
+        if decoder.space_id == space_id:
+            found[kind] = searching(settings, decoder, encoder)
     return found

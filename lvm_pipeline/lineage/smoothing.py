@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lvm_pipeline.concepts.store import read_columns
-from lvm_pipeline.lineage.decoders import load_text_decoder
+from lvm_pipeline.lineage.decoders import load_text_decoder, searching
 from lvm_pipeline.lineage.models import promoted_data
 from lvm_pipeline.lineage.results import track_scores
 from lvm_pipeline.lineage.space_encoder import space_encoder
@@ -88,7 +88,8 @@ def open_decoder(settings: Settings, scored: "ScoredModel", name: DecoderName) -
 
     space_id = scored.data.concepts.space_id
     if name == "prefix" or name == "lm":
-        return load_text_decoder(settings, name, space_id=space_id)
+        decoder = load_text_decoder(settings, name, space_id=space_id)
+        return searching(settings, decoder, space_encoder(settings, space_id))
     if name == "vec2text":
         return open_vec2text(settings.vec2text_dir, space_id=space_id)
     rows = scored.targets.train_rows

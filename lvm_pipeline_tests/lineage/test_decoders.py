@@ -1,6 +1,7 @@
 """The text decoder of a home: trained once per data, refused where it does not belong, and used line by line."""
 
 import json
+from types import SimpleNamespace
 
 import dagster as dg
 import numpy as np
@@ -20,6 +21,7 @@ from lvm_pipeline.defs.text_decoder import text_decoder
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage import decoders
 from lvm_pipeline.lineage.decoders import decoders_at_hand, text_request
+from lvm_pipeline.lineage.smoothing import open_decoder
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.lsa import fit_lsa
 from lvm_pipeline.source.encoders.registry import remember_encoder
@@ -234,9 +236,28 @@ def test_the_commands_train_and_decode(home, monkeypatch):
     decoded = run(app, ["decoder", "decode"], input="Concept 3 of article 2\n")
     assert decoded.exit_code == 0, decoded.output
     assert json.loads(decoded.stdout).keys() == {"text", "round_trip_cosine"}
+    monkeypatch.setenv("LVM_TEXT_CANDIDATES", "2")
+    monkeypatch.setenv("LVM_TEXT_TEMPERATURE", "0")
+    unset = run(app, ["decoder", "decode"], input="Concept 3 of article 2\n")
+    assert "Several candidates are all the same text" in str(unset.exception), "the settings are heeded"
+    drawn = run(app, ["decoder", "decode", "--temperature", "0.5"], input="Concept 3 of article 2\n")
+    assert drawn.exit_code == 0, drawn.output
+    missing = run(app, ["decoder", "decode", str(settings.home / "missing.txt")])
+    assert isinstance(missing.exception, LvmError)
+    assert "missing.txt cannot be read (No such file or directory); check the path." in str(missing.exception)
     refused = run(app, ["decoder", "train", "--steps", "0"])
     assert isinstance(refused.exception, LvmError)
     assert "The decoder option steps cannot be used" in str(refused.exception)
+
+
+def test_smoothing_decodes_as_the_settings_say(home):
+    settings, encoder = home
+    lineage.train_text_decoder(settings, options=OPTIONS)
+    scored = SimpleNamespace(data=data_of(settings))
+
+    opened = open_decoder(settings.model_copy(update={"text_candidates": 3}), scored, "prefix")
+
+    assert (opened.search.candidates, opened.encoder.space_id) == (3, encoder.space_id)
 
 
 def test_the_asset_trains_it_and_shows_its_numbers(home):
