@@ -149,7 +149,14 @@ def _with_torchrun(settings: Settings, config: "TrainingConfig") -> RunRanks:
 
 
 def _with_ray(settings: Settings, config: "TrainingConfig") -> RunRanks:
+    """Return what runs ranks on Ray. Raises LvmError if they would train on another cluster than the settings name."""
     from lvm_pipeline.adapters.ray_training import run_with_ray
+
+    if settings.ray_address is not None and "RAY_ADDRESS" not in os.environ:  # a job of Ray has it
+        raise LvmError(
+            "LVM_RAY_ADDRESS names a cluster for trainings that Dagster starts, not for `lvm train`; set RAY_ADDRESS "
+            "to the address of the cluster, or unset LVM_RAY_ADDRESS to train on this machine."
+        )
 
     def run(exchange: Exchange, on_wait: Callable[[], None]) -> str:
         return run_with_ray(

@@ -169,6 +169,12 @@ def test_an_error_of_the_first_process_is_raised_with_its_sentence(tmp_path, mon
     assert time.monotonic() - started < 600
 
 
+def test_the_address_of_ray_jobs_is_refused_where_ray_would_not_hear_of_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(LvmError, match=r"LVM_RAY_ADDRESS .* set RAY_ADDRESS"):
+        trained_by("ray", tmp_path, monkeypatch, ray_address="http://127.0.0.1:8265")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_ray_workers_train_what_one_process_does(tmp_path, monkeypatch):
