@@ -20,15 +20,17 @@ app = typer.Typer(
 @app.command("list")
 def list_(as_json: JsonOption = False) -> None:
     """List the checks that fail now, and which of them are acknowledged."""
+    from lvm_pipeline.adapters.messages.failing import Quiet
     from lvm_pipeline.defs.failing_checks import failing_now
 
     settings = load_settings()
+    quiet = Quiet(level=settings.alert_level, checks=settings.quiet_checks)
     rows = [
         {
             "check": each.name,
             "severity": each.alert.level,
             "acknowledged": each.is_acknowledged,
-            "sent": not each.is_acknowledged and each.alert.check not in settings.quiet_checks,
+            "sent": not each.is_acknowledged and not quiet.hides(each.alert),
             "message": each.alert.message,
         }
         for each in failing_now(settings)
@@ -61,8 +63,9 @@ def ack(
     else:
         failing = checks_now.failing_now(settings)
         changed = checks_now.acknowledge(settings, failing, names or [each.name for each in failing])
-    verb = "Withdrew the acknowledgement of" if remove else "Acknowledged"
-    render.plain().print(f"{verb} {', '.join(changed) or 'nothing: no check fails'}.", markup=False)
+    verb, none = ("Withdrew the acknowledgement of", "acknowledged") if remove else ("Acknowledged", "failing")
+    said = f"{verb} {', '.join(changed)}." if changed else f"No check is {none}."
+    render.plain().print(said, markup=False)
 
 
 @app.command()
