@@ -45,7 +45,7 @@ def test_a_week_is_run_and_reported(lvm, home):
 
     assert code == 0, out
     assert "1/1 gru-smoke-s0-" in out
-    assert "1 done, 0 failed, 0 refused, 0 left; 1 of them run now." in out
+    assert "1 done, 0 stopped, 0 failed, 0 refused, 0 left; 1 of them run now." in out
     assert "Best config of each architecture" in out
     assert {path.name for path in (home / "reports").iterdir()} >= {"study.html", "study.json", "experiments.csv"}
     _, out, _ = lvm("plan", "run", "--week", "1")
@@ -53,7 +53,7 @@ def test_a_week_is_run_and_reported(lvm, home):
     _, out, _ = lvm("plan", "report", "--json")
     assert [row["status"] for row in json.loads(out)["rows"]][:2] == ["done", "planned"]
     code, out, _ = lvm("plan", "run", "--budget-seconds", "0")
-    assert "1 done, 0 failed, 0 refused, 1 left; 0 of them run now." in out
+    assert "1 done, 0 stopped, 0 failed, 0 refused, 1 left; 0 of them run now." in out
 
 
 def test_what_cannot_be_run_is_one_sentence(lvm, home):

@@ -82,10 +82,8 @@ def run(
         on_trial=show,
         again=again,
     )
-    out.print(
-        f"{ended.count('done')} done, {ended.count('failed')} failed, {ended.count('refused')} refused, "
-        f"{ended.num_left} left; {ended.num_new} of them run now."
-    )
+    counts = ", ".join(f"{ended.count(status)} {status}" for status in ("done", "stopped", "failed", "refused"))
+    out.print(f"{counts}, {ended.num_left} left; {ended.num_new} of them run now.")
     _show_report(out, settings)
 
 
