@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import psutil
 import psycopg
@@ -66,20 +67,31 @@ def _commands(settings: Settings, *, beside: psutil.Process | None = None) -> li
         ports = {row[0] for row in connection.execute(CLIENTS)}
     ignored = {os.getpid()}
     if beside is not None:
-        ignored |= {beside.pid, *(child.pid for child in beside.children(recursive=True))}
+        ignored |= {beside.pid, *_below(beside)}
     pids = {
         each.pid
         for each in psutil.net_connections("tcp4")
         if each.laddr and each.laddr.ip == LOOPBACK and each.laddr.port in ports and each.pid not in (None, *ignored)
     }
-    return [psutil.Process(pid) for pid in sorted(pid for pid in pids if pid is not None)]
+    found = []
+    for pid in sorted(pid for pid in pids if pid is not None):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            found.append(psutil.Process(pid))
+    return found
+
+
+def _below(process: psutil.Process) -> set[int]:
+    with suppress(psutil.NoSuchProcess):
+        return {child.pid for child in process.children(recursive=True)}
+    return set()
 
 
 def _end(asked: Sequence[psutil.Process]) -> None:
     """Ask processes to end, and wait until they have."""
     starts = {each.pid: processes.start_of(each.pid) for each in asked}
     for each in asked:
-        each.send_signal(signal.SIGTERM)
+        with suppress(psutil.NoSuchProcess):
+            each.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
     for pid, start in starts.items():
         while start is not None and processes.start_of(pid) == start:

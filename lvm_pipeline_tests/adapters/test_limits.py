@@ -138,3 +138,13 @@ def test_a_process_that_ended_is_known_to_have_ended():
         while processes.start_of(child.pid) is not None:
             time.sleep(0.01)
         assert processes.has_ended(host=os.uname().nodename, pid=child.pid, start=start)
+
+
+def test_processes_that_have_ended_meanwhile_are_no_error():
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        process = psutil.Process(ended.pid)
+        ended.wait()
+
+    shutdown._end([process])
+
+    assert shutdown._below(process) == set()
