@@ -16,6 +16,11 @@ class ServiceError(LvmError):
     """Something that all work needs is missing, such as a database or space on the disk: trying the next fails too."""
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text without its full stop, or its type if it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def nearest_or_all(name: str, known: Iterable[str]) -> str:
     """Return a hint for a name that does not exist: the most similar known name, or else all of them."""
     known = list(known)

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import SecretStr
 
 from lvm_pipeline.adapters.messages.alert import Alert, without_secrets
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.settings import Settings
 
 FILE_SCHEME = "file"  # unknown to Apprise
@@ -75,5 +75,5 @@ def _append(path: Path, alert: Alert, *, title: str, body: str) -> str | None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
-        return error.strerror
+        return error.strerror or first_line(error)
     return None

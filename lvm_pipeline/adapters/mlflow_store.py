@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from lvm_pipeline.adapters import databases, mlflow_artifacts, processes
-from lvm_pipeline.errors import LvmError, ServiceError
+from lvm_pipeline.errors import LvmError, ServiceError, first_line
 from lvm_pipeline.files import write_json
 from lvm_pipeline.imports import lasting_imports
 from lvm_pipeline.settings import Settings
@@ -125,10 +125,11 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST" or "Current state is deleted" in reason:
             raise LvmError(
-                f"MLflow no longer has it: {reason} Restore it in MLflow, or train the model again with --again."
+                f"The MLflow run or model no longer exists: {reason}; restore it in MLflow, or train the model again "
+                "with --again."
             ) from error
         is_down = isinstance(error, OperationalError) or "OperationalError" in str(error)
         raise (ServiceError if is_down else LvmError)(

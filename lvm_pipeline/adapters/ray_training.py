@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 
 MAX_FAILURES = 3
 POLL_SECONDS = 0.5
@@ -27,7 +27,8 @@ def run_with_ray(
 ) -> str:
     """Run `python -m module` in so many workers and say how they ended; `on_wait` is called now and then.
 
-    The cluster is that of RAY_ADDRESS; without one, a cluster on this machine is started and stopped again.
+    Ray looks up the cluster in its own variable, RAY_ADDRESS; without it, a cluster on this machine is started and
+    stopped again.
 
     Raises:
         LvmError: If Ray is not installed.
@@ -68,7 +69,7 @@ def _waited_for(fit: Callable[[], Any], on_wait: Callable[[], None]) -> str:
     try:
         fit()
     except Exception as error:  # noqa: BLE001 - Ray raises what its workers raise
-        return str(error).strip().splitlines()[0]
+        return first_line(error)
     finally:
         is_done.set()
         watcher.join()

@@ -22,7 +22,7 @@ from pydantic import Field
 from lvm_pipeline.decoding._options import checked
 from lvm_pipeline.decoding._tokens import TextTokens
 from lvm_pipeline.decoding.prefix_training import LEAST_TEXTS, OnStep, TrainedPrefix, fit, standardise
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 
 if TYPE_CHECKING:
     from lvm_pipeline.decoding._lm_model import LmModel
@@ -129,7 +129,7 @@ def open_language_model(name: str | None) -> LanguageModel:
         model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
     except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
         raise LvmError(
-            f"The language model {folder} cannot be opened ({str(error).strip().splitlines()[0]}); name a folder or a "
+            f"The language model {folder} cannot be opened ({first_line(error)}); name a folder or a "
             "GGUF file of a causal language model with --language-model or LVM_DECODER_LANGUAGE_MODEL."
         ) from None
     return LanguageModel(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lvm_pipeline.decoding._contract import Rows, refuse_other_shape
 from lvm_pipeline.decoding._tokens import END, TextTokens, read_tokenizer
 from lvm_pipeline.decoding.search import Closest, Search, around, checked_search, corrected
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.files import restore_dir, staged_dir, write_json
 from lvm_pipeline.source.encoders.encoder import Encoder
 
@@ -248,7 +248,7 @@ def load_prefix_decoder(folder: Path, *, space_id: str | None = None, device: st
         if unexpected or any(map(_is_saved, missing)):
             raise LvmError(damaged.format("RuntimeError: its weights are those of another model"))
     except (OSError, SafetensorError, RuntimeError, TypeError) as error:
-        raise LvmError(damaged.format(str(error).strip().splitlines()[0])) from None
+        raise LvmError(damaged.format(first_line(error))) from None
     if identity != _identity(info, (folder / TOKENIZER_FILE).read_text(encoding="utf-8")):
         raise LvmError(damaged.format("its weights, tokenizer and record are not of one training"))
     return PrefixDecoder(model=model.to(device).eval().requires_grad_(False), tokens=tokens, info=info)

@@ -18,7 +18,7 @@ from lvm_pipeline.adapters.k8s_manifests import pod_manifest
 from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.defs.dagster_internals import DagsterPipesExecutionError
 from lvm_pipeline.defs.progress import ProgressFile
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.settings import Settings, settings_environment
 
 Context = dg.AssetExecutionContext | dg.OpExecutionContext
@@ -101,11 +101,6 @@ def train_in_process(
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, without its full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def why_child_ended(what: str, message: str) -> str:

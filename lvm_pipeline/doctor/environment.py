@@ -10,7 +10,7 @@ from packaging.specifiers import SpecifierSet
 
 from lvm_pipeline.adapters import nvidia
 from lvm_pipeline.doctor.diagnosis import Diagnosis, Subject
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.settings import Settings
 
 PROJECT = "lvm-pipeline"
@@ -58,7 +58,7 @@ def examine_devices(device: str) -> Iterator[Diagnosis]:
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: an incompatible shared library
-        yield TORCH.problem(f"cannot be imported: {str(error).splitlines()[0]}", REINSTALL)
+        yield TORCH.problem(f"cannot be imported: {first_line(error)}", REINSTALL)
         return
     from lvm_pipeline.training.settle import find_device
 

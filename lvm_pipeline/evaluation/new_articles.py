@@ -20,7 +20,7 @@ from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.settle import find_device
 from lvm_pipeline.training.strategies import condition_of
-from lvm_pipeline.training.trained_model import load_trained_model
+from lvm_pipeline.training.trained_model import load_trained_model, read_trained_model_info
 from lvm_pipeline.training.trial import Trial
 
 
@@ -47,7 +47,7 @@ def errors_on_new(
     present = _as_validation(reference, concepts_path, new_articles, vectors_dir=vectors_dir)
     if present is None:
         return None
-    mode = load_trained_model(model_dir)[1].mode
+    mode = read_trained_model_info(model_dir).mode
     targets = targets_of(reference, split="validation", context_mode=mode)  # pyright: ignore[reportArgumentType]
     fingerprint = reference.sequences.metadata.fingerprint
     forecast = kept_forecast(targets, fingerprint=fingerprint, cache_dir=cache_dir)

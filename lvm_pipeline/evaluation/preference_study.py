@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.evaluation.preference import TIE, Judgement
 from lvm_pipeline.evaluation.smoothing import Arm, SmoothedExample
 from lvm_pipeline.files import write_json
@@ -168,5 +168,5 @@ def read_study(folder: Path) -> Study:
     except FileNotFoundError:
         raise LvmError(f"There is no study {folder.name}; create one with `lvm preference create`.") from None
     except (ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise LvmError(f"{path} is not a readable study ({reason}); restore it, or create another study.") from None

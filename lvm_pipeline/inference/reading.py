@@ -151,7 +151,7 @@ def read_parquet(path: Path) -> Iterator[GivenConcept]:
                 at = _article_and_position(article_id, position, number=number)
                 before = _in_order(at, before, path=path)
                 given = {"article_id": at[0], "space_id": file.space_id, "text": text, "vector": vector}
-                concept = _concept_of_row(number, **given)
+                concept = _concept_of_row(number, **given, needs="vector" if "vector" in names else "text")
                 if "tmd_dense" in names:
                     concept = replace(concept, tmd_dense=np.zeros(CONDITION_DIM, np.float32) if tmd is None else tmd)
                 yield concept
@@ -201,12 +201,18 @@ def _in_order(place: tuple[Any, Any], before: tuple[Any, Any] | None, *, path: P
 
 
 def _concept_of_row(
-    number: int, *, article_id: ArticleId, space_id: str | None, text: object, vector: NDArray[np.float32] | None
+    number: int,
+    *,
+    article_id: ArticleId,
+    space_id: str | None,
+    text: object,
+    vector: NDArray[np.float32] | None,
+    needs: str,
 ) -> GivenConcept:
     if isinstance(text, bytes):
         raise LvmError(f"row {number}: its text is not UTF-8; correct it.")
     if vector is None and not (isinstance(text, str) and text.strip()):
-        raise LvmError(f"row {number} has neither a vector nor a text; give it one.")
+        raise LvmError(f"row {number} has no {needs}; give it one.")
     return GivenConcept(
         place=f"row {number}",
         article_id=article_id,

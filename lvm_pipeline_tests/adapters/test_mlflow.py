@@ -263,3 +263,13 @@ def test_a_tracking_server_keeps_runs_and_hands_the_champion_out(served, tmp_pat
     assert (promoted.model_dir / "model.safetensors").read_bytes() == b"weights"
     assert promoted.model_dir.is_relative_to(served.mlflow_dir)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_error_of_mlflow_without_a_message_is_one_sentence():
+    from mlflow.exceptions import MlflowException
+
+    with (
+        pytest.raises(LvmError, match=r"The MLflow store cannot be used: MlflowException \("),
+        mlflow_store.store_errors(),
+    ):
+        raise MlflowException("")

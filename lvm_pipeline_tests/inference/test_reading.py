@@ -96,7 +96,9 @@ def test_a_parquet_of_texts_is_read_without_vectors(tmp_path):
             {"article_id": ["a", "a"], "position": [1, 0], "vector": [[1.0], [2.0]]},
             "position 0 of article a comes after 1",
         ),
-        ({"vector": [[1.0], None]}, "row 2 has neither a vector nor a text"),
+        ({"vector": [[1.0], None]}, "row 2 has no vector; give it one"),
+        ({"vector": [[1.0], None], "concept_text": ["one", "two"]}, "row 2 has no vector; give it one"),
+        ({"concept_text": ["one", " "]}, "row 2 has no text; give it one"),
     ],
 )
 def test_a_parquet_file_without_an_order_is_an_error(tmp_path, columns, message):

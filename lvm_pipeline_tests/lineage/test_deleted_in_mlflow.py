@@ -139,7 +139,7 @@ def test_a_deleted_alias_or_version_is_chosen_again(settings, client, champion, 
 
 def test_a_deleted_run_is_restored_when_its_model_is_promoted(settings, client, champion, caplog):
     client.delete_run(champion.mlflow_run_id)
-    with pytest.raises(LvmError, match=r"MLflow no longer has it: .* --again"):
+    with pytest.raises(LvmError, match=r"The MLflow run or model no longer exists: .*[^.]; restore it .* --again"):
         log_scores_to_run(settings, champion.mlflow_run_id, {"text_accuracy": 0.5})
 
     choose_anew()
