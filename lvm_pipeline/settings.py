@@ -69,8 +69,8 @@ class Settings(TrainingConfig, BaseSettings):
     )
     encoder: str | None = Field(
         default=None,
-        description="Encoder of that space, for a space id that does not say where it is: a sentence-transformers "
-        "model or its folder. It must reproduce the concepts' vectors.",
+        description="Encoder of that space, if the space id does not identify one: a sentence-transformers model or "
+        "its folder. It must reproduce the concepts' vectors.",
     )
     article_column: str | None = Field(
         default=None, description="Column that holds the article id. Overrides the order rule."
@@ -217,7 +217,7 @@ class Settings(TrainingConfig, BaseSettings):
 
     # The model server (`lvm serve`).
     serve_port: int = Field(default=8000, ge=1, le=65535, description="Port of `lvm serve`.")
-    serve_poll_seconds: float = Field(default=5, gt=0, description="Seconds between looks for a new champion to serve.")
+    serve_poll_seconds: float = Field(default=5, gt=0, description="Seconds between checks for a new champion.")
     serve_max_concepts: int = Field(default=1024, ge=1, description="Longest context of a request to `lvm serve`.")
     serve_max_body_megabytes: int = Field(default=32, ge=1, description="Largest request to `lvm serve`, in MiB.")
 

@@ -176,7 +176,7 @@ def test_undeclared_spaces_are_not_assumed_equal(products, tmp_path):
         {"lstm": challenger}, incumbent_dir=incumbent, **second.paths, device="cpu", num_threads=1
     )
 
-    assert "The space of the vectors is not named" in selection.incumbent_problem
+    assert "The vectors' encoder is not declared" in selection.incumbent_problem
     assert first.evaluate(incumbent).space_id == "undeclared-16"  # with the very concepts of its training it may be
 
 

@@ -233,7 +233,7 @@ def show_trained(
 ) -> None:
     if not was_trained:
         console.print(
-            f"{info.trial_id} was trained before with the same data, code and options; --again trains it once more."
+            f"{info.trial_id} is already trained with the same data, code and options; use --again to train it again."
         )
     console.print(
         f"{info.trial_id}: {info.num_params:,} parameters, {info.mode} mode, validation {info.selection_metric} "
@@ -250,7 +250,7 @@ def show_ensemble(
     console: Console, info: Any, *, path: Path, problem: str | None = None, was_made: bool = True
 ) -> None:
     if not was_made:
-        console.print(f"{info.trial_id} was made before of the same members; --again makes it once more.")
+        console.print(f"{info.trial_id} already exists with the same members; use --again to rebuild it.")
     show_rows(
         console,
         [{"member": each.trial_id, "weight": each.weight, "cosine": each.score} for each in info.members],

@@ -60,7 +60,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 @app.command(short_help="Start the Dagster and MLflow web UIs.")
 def ui() -> None:
-    """Start the Dagster web UI, its daemon and the MLflow UI. Ctrl-C stops all three."""
+    """Start the Dagster web UI and daemon, the MLflow UI and the report server. Ctrl-C stops them."""
     from lvm_pipeline.adapters import services
 
     services.run_services(load_settings())
@@ -68,9 +68,7 @@ def ui() -> None:
 
 @app.command(short_help="Stop the services and the embedded Postgres.")
 def down(
-    force: Annotated[
-        bool, typer.Option("--force", help="Also while runs or commands are under way: they are cancelled in order.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Cancel running Dagster runs and commands first.")] = False,
 ) -> None:
     """Stop the services of `lvm ui` and the embedded Postgres. Refused while a run or another command is under way."""
     from lvm_pipeline.adapters.shutdown import stop_home

@@ -103,7 +103,7 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
     unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
     abandoned = [run for run in instance.get_runs(unfinished) if _is_abandoned(run.tags.get(PROCESS_TAG))]
     for run in abandoned:
-        instance.report_run_failed(run, "The command that executed this run is gone.")
+        instance.report_run_failed(run, "The command that executed this run has exited.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in abandoned]
 

@@ -23,8 +23,8 @@ from lvm_pipeline.defs.dagster_internals import (
 
 PATIENCE_SECONDS = 300.0  # for a code server that starts
 REASON = (
-    "The process of this run died, because the code server or Postgres was stopped. Both run again: launch the run "
-    "again; a training resumes from its checkpoint."
+    "The process of this run died, because the code server or Postgres was stopped. Both are running again; launch "
+    "this run again. A training resumes from its checkpoint."
 )
 
 

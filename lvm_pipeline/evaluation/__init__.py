@@ -1,1 +1,4 @@
-"""Score trained models: scoring, baseline_scores, controls, latency, gates, evaluate; plots, report, leaderboard."""
+"""Score trained models: baselines, ranking, text, roll-out and controls; their report, leaderboard and plots.
+
+Also measured on request: learning curves, smoothing by a language model, and preferences of raters.
+"""

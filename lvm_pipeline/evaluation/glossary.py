@@ -18,7 +18,10 @@ COLUMNS: dict[str, str] = {
     "L2": "Euclidean distance of prediction and true vector.",
     "norm ratio": "Length of the prediction over length of the true vector.",
     "R@k": "Share of targets whose true concept is among the k candidates closest to the prediction.",
-    "MRR": "Mean of 1 / rank of the true concept; ties count against the prediction.",
+    "MRR": (
+        "Mean of 1 / rank of the true concept; ties count against the prediction. Of more than 16,384 targets, an even "
+        "sample is ranked."
+    ),
     "median rank": "Half of the true concepts rank here or better.",
     "pool": (
         "The candidates for retrieval: all concepts of the scored split, without those that the named rule "

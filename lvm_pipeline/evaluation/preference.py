@@ -37,7 +37,7 @@ class Judgement:
     baseline: str  # the other arm
     value: float  # 1 where the treatment was preferred, 0 where the baseline was, 0.5 for a tie
     chose_first: bool | None  # whether the text shown first was preferred; None for a tie
-    is_repeat: bool = False  # whether the rater had been shown the pair before
+    is_repeat: bool = False  # whether this is the second copy of the pair
     is_human: bool = True  # whether a person answered, and not a program
 
 

@@ -68,7 +68,6 @@ def replace_sections(report_dir: Path, *, fingerprint: str, **sections: Any) -> 
 def report_html(report: EvaluationReport) -> str:
     tables = {rule: predictor_table(report, rule).only(*RETRIEVAL) for rule in EXCLUSIONS}
     rules = sorted(EXCLUSIONS, key=lambda rule: rule != report.pool.exclusion)
-    sections = ("strategies",)
     return render(
         "report.html.jinja",
         report=report,
@@ -96,7 +95,7 @@ def report_html(report: EvaluationReport) -> str:
         text=text_section(report.text),
         smoothing=smoothing_section(report.smoothing),
         preference=preference_section(report.preference),
-        sections={name: section for name in sections if (section := getattr(report, name)) is not None},
+        sections={} if report.strategies is None else {"strategies": report.strategies},
         columns=COLUMNS,
         plots=[(title, caption, Markup(draw(report))) for title, caption, draw in PLOTS],
         context_in_words=context_in_words(report.context_mode, report.context_length),

@@ -207,8 +207,9 @@ def _refuse_other_data(model_dir: Path, info: TrainedModelInfo, data: TrainingDa
     is_named = is_declared(data.concepts.space_id)
     if not is_named and info.fingerprints.get("concepts") != data.concepts.fingerprint:
         raise LvmError(
-            f"The space of the vectors is not named ({data.concepts.space_id}), and the model in {model_dir} was "
-            "trained on others, perhaps of another; name it (LVM_SPACE_ID, `lvm ingest --space`) and train it again."
+            f"The vectors' encoder is not declared ({data.concepts.space_id}), and the model in {model_dir} was "
+            "trained on other concepts, perhaps of another encoder; set LVM_SPACE_ID or use `lvm ingest --space`, and "
+            "train again."
         )
     others = [name for name, found in data.fingerprints.items() if info.fingerprints.get(name) != found]
     if require_same_data and others:
@@ -216,6 +217,6 @@ def _refuse_other_data(model_dir: Path, info: TrainedModelInfo, data: TrainingDa
             f"{name} {str(info.fingerprints.get(name))[:12]}, not {data.fingerprints[name][:12]}" for name in others
         )
         raise LvmError(
-            f"The model in {model_dir} was trained on other data ({differences}), so these scores could not be "
-            "believed; evaluate it on the data it was trained on, or train it again."
+            f"The model in {model_dir} was trained on other data ({differences}), so the scores would not be "
+            "valid; evaluate it on the data it was trained on, or train it again."
         )

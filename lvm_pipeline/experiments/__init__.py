@@ -1,1 +1,1 @@
-"""Which trained model is the one that everybody loads: champion (the rule), selection (the rule on trained models)."""
+"""Trials compared with each other: the plan and its study, refinements, ensembles, and the choice of the champion."""

@@ -65,7 +65,7 @@ def decide(
         ValueError: If the scores are not of the same validation targets.
     """
     if challenger.split != DECIDING_SPLIT:
-        raise ValueError(f"the split {challenger.split} decides nothing; score the challenger on {DECIDING_SPLIT}")
+        raise ValueError(f"the champion is chosen on the {DECIDING_SPLIT} split, got {challenger.split}")
     decision = ChampionDecision(
         promote=False,
         reason=f"{challenger.name} was scored on leaking sequences, so it is not promoted.",
@@ -87,11 +87,11 @@ def decide(
     gain = corrected_gain(challenger, against=against, others=others, seed=seed)
     role = "the champion" if incumbent else "the best baseline"
     corrected = f" (corrected for {1 + len(others)} candidates)" if others else ""
-    compared = f"over {role}, {against.name}: {_interval_in_words(gain)}{corrected}"
-    if gain.is_above_zero:
-        reason = f"{challenger.name} is promoted; its gain in cosine {compared}, is above zero."
-    else:
-        reason = f"{challenger.name} is not promoted; its gain in cosine {compared}, is not above zero."
+    verb, found = ("is", "above") if gain.is_above_zero else ("is not", "not above")
+    reason = (
+        f"{challenger.name} {verb} promoted: its cosine gain over {role}, {against.name}, is "
+        f"{_interval_in_words(gain)}{corrected}, {found} zero."
+    )
     return replace(decision, promote=gain.is_above_zero, reason=reason, against=against.name, gain=gain)
 
 

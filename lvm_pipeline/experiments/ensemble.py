@@ -88,7 +88,7 @@ def ensemble_trial(
     """
     members = sorted(set(member_ids))
     if len(members) < len(member_ids):
-        raise LvmError("An ensemble has each trial once; a trial was named twice.")
+        raise LvmError("A trial was named twice; name each trial once.")
     if not FEWEST_MEMBERS <= len(members) <= MOST_MEMBERS:
         raise LvmError(f"An ensemble has {FEWEST_MEMBERS} to {MOST_MEMBERS} members, got {len(members)}.")
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
@@ -193,7 +193,9 @@ def build_ensemble(
         mode = "articles" if any(member.mode == "articles" for member in members) else "windows"
         if neighbours:
             num_kept = _fit_neighbours(ensemble, data, mode=mode, device=config.device)
-            choice = replace(choice, reason=f"{choice.reason}; corrected by misses at {num_kept:,} train targets")
+            choice = replace(
+                choice, reason=f"{choice.reason}; corrected by the residuals at {num_kept:,} train targets"
+            )
         scored = predicted(ensemble, data, mode=mode, device=config.device)
         info = replace(
             _record_of(infos, members, config, choice),

@@ -88,7 +88,7 @@ class ContextPredictor:
             raise LvmError("The context is empty; give at least one concept.")
         if len(given) > self.max_concepts:
             raise LvmError(
-                f"The context has {len(given)} concepts and at most {self.max_concepts} are read; give the last ones."
+                f"The context has {len(given)} concepts; the limit is {self.max_concepts}. Send only the last ones."
             )
         why = None if self._fingerprint is None or is_encoded_here else self._fingerprint.why_other(given)
         if why is not None:

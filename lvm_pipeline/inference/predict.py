@@ -192,7 +192,7 @@ class StreamPredictor:
             self._encoder = encoder_of_space(self.info.space_id, encoders_dir=self._encoders_dir)
         if self._encoder is None:
             raise LvmError(
-                f"{place} is a text, and the encoder of the model's space {self.info.space_id} is not at hand in "
+                f"{place} is a text, and the encoder of the model's space {self.info.space_id} is not available in "
                 f"{self._encoders_dir}; put it there, or give vectors."
             )
         return self._encoder

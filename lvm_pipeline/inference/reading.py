@@ -114,8 +114,8 @@ def _record(line: str, *, place: str) -> dict[str, Any]:
         record = parse_json(line)
     except ValueError as error:
         raise LvmError(
-            f"{place} begins as JSON does but is {error}; write every record on a line of its own, and a text that "
-            'begins so as {"text": ...}.'
+            f"{place} starts like JSON but is {error}; write one record per line, and wrap a text that starts with "
+            '{ or [ as {"text": ...}.'
         ) from None
     return {"vector": record} if isinstance(record, list) else record
 
@@ -162,7 +162,10 @@ def _readable_columns(file: GivenParquet) -> list[str]:
     unread = "concept_text" if "vector" in file.schema.names else "vector"
     names = file.require([], [name for name in COLUMNS if name != unread])
     if not {"vector", "concept_text"} & set(names):
-        raise LvmError(f"{file.path} has neither a column vector nor concept_text; name one of its columns so.")
+        raise LvmError(
+            f"{file.path} has neither a column vector nor concept_text; rename one of its columns to "
+            "vector or concept_text."
+        )
     for name in names:
         if name in VECTORS:
             file.require_vectors(name)

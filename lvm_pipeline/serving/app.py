@@ -102,7 +102,7 @@ def _add_state(app: FastAPI, serving: Serving) -> None:
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Say which model is served, and why it could not be replaced where that failed."""
+        """Return the served model, and the error of the last failed reload."""
         served = holder.current
         return {
             "status": "ok",
@@ -120,8 +120,8 @@ def _add_state(app: FastAPI, serving: Serving) -> None:
         gauges = {
             "lvm_requests_waiting": ("Requests that wait for the model.", batcher.num_waiting),
             "lvm_batches_total": ("Batches of requests that were answered.", sum(batcher.batch_sizes.values())),
-            "lvm_model_reloads_total": ("Times that another model was loaded.", holder.num_reloads),
-            "lvm_model_reload_failures_total": ("Times that it could not be.", holder.num_failures),
+            "lvm_model_reloads_total": ("Model reloads.", holder.num_reloads),
+            "lvm_model_reload_failures_total": ("Failed model reloads.", holder.num_failures),
         }
         text = serving.metrics.text(gauges=gauges, info=holder.current.identity)
         return Response(text, media_type=CONTENT_TYPE)

@@ -145,8 +145,8 @@ class ServedModel:
             if request.texts is not None:
                 if len(request.texts) > self.predictor.max_concepts:
                     raise LvmError(
-                        f"The context has {len(request.texts)} concepts and at most {self.predictor.max_concepts} are "
-                        "read; give the last ones."
+                        f"The context has {len(request.texts)} concepts; the limit is {self.predictor.max_concepts}. "
+                        "Send only the last ones."
                     )
                 if self.encoder is None:
                     self.encode([])
@@ -157,7 +157,7 @@ class ServedModel:
     def _predicted(self, requests: Sequence[PredictRequest], contexts: Sequence[Context]) -> list[dict[str, Any]]:
         predictions = self.predictor.predict(contexts)
         found, closest = self._searched(requests, contexts, predictions)
-        decoded = self._decoded(requests, contexts, predictions, closest)
+        decoded = self._decoded(requests, predictions, closest)
         return [
             {
                 "prediction": prediction.tolist(),
@@ -209,7 +209,6 @@ class ServedModel:
     def _decoded(
         self,
         requests: Sequence[PredictRequest],
-        contexts: Sequence[Context],
         predictions: Vectors,
         closest: Sequence[Found | None],
     ) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ def test_an_id_names_the_members_whatever_their_order():
     [
         (["a"], None, "2 to 5 members, got 1"),
         (list("abcdef"), None, "2 to 5 members, got 6"),
-        (["a", "b", "a"], None, "a trial was named twice"),
+        (["a", "b", "a"], None, "A trial was named twice"),
         (["a", "b"], "../up", "cannot be part of a trial id"),
     ],
 )

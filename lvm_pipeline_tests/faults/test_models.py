@@ -288,7 +288,7 @@ def test_f21_the_luckiest_of_many_equal_models_is_not_promoted(unharmed, home, t
     assert alone.promote, "its interval, for it alone, is above zero"
     assert not decision.promote
     assert decision.num_candidates == 24
-    assert "(corrected for 24 candidates), is not above zero" in decision.reason
+    assert "(corrected for 24 candidates), not above zero" in decision.reason
 
 
 # Every guard is needed.

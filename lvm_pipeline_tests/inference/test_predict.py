@@ -172,7 +172,7 @@ def test_vectors_of_another_length_are_scaled_and_that_is_said_once(settings, mo
         (json.dumps({"vector": [float("nan")] * 16}), "line 3: the vector has a number that is not finite"),
         (json.dumps({"vector": [1e300] * 16}), "not finite"),
         (json.dumps({"vector": [0.0] * 16}), "line 3: the vector is all zeros"),
-        ('{"text": "A thing."}', "the encoder of the model's space synthetic is not at hand"),
+        ('{"text": "A thing."}', "the encoder of the model's space synthetic is not available"),
         (json.dumps({"vector": [1.0] * 16, "space_id": "gtr"}), "line 3 is of space gtr and the model reads synthetic"),
     ],
 )

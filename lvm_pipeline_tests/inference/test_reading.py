@@ -48,7 +48,7 @@ def test_a_line_is_read_when_it_is_there():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"vector": [1, 2', "line 1 begins as JSON does but is not JSON"),
+        ('{"vector": [1, 2', "line 1 starts like JSON but is not JSON"),
         ("[see above] it goes on", 'as {"text": ...}'),
         ("{}", "neither a vector nor a text"),
         ('{"text": "  "}', "neither a vector nor a text"),
@@ -58,7 +58,7 @@ def test_a_line_is_read_when_it_is_there():
         ('{"vector": [[1, 2]]}', "vector must be a list of numbers"),
         ('{"vector": [1, null]}', "vector must be a list of numbers"),
         ('{"article_id": [1], "vector": [1]}', "article_id must be a text"),
-        ("[" * 20_000, "line 1 begins as JSON"),
+        ("[" * 20_000, "line 1 starts like JSON"),
     ],
 )
 def test_a_line_that_is_no_concept_is_reported(line, message):

@@ -246,6 +246,6 @@ def test_with_neighbours_it_adds_what_similar_predictions_missed_in_train_and_no
     assert corrected.info.score == pytest.approx(expected, abs=1e-6)
     assert corrected.info.score != pytest.approx(plain.info.score, abs=1e-5)
     assert report.cosine == pytest.approx(expected, abs=1e-6)
-    how = f"equal weights; corrected by misses at {len(parts['train'][0])} train targets"
+    how = f"equal weights; corrected by the residuals at {len(parts['train'][0])} train targets"
     assert corrected.info.training["weights_chosen"] == how
     assert not combine(settings, neighbours=True).was_trained
