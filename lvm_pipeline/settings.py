@@ -291,6 +291,7 @@ class Settings(TrainingConfig, BaseSettings):
     champion_sequences_path = InHome("data", "champion_sequences.parquet")  # with the champion's validation articles
     sequences_path = InHome("data", "sequences.parquet")  # the promoted sequence table
     vectors_dir = InHome("data", "vectors")  # memory-mapped (N, D) arrays, one per fingerprint
+    baselines_dir = InHome("data", "baselines")  # scores of baselines, kept for the next report
     extraction_dir = InHome("cache", "extraction")  # what an extraction that was killed has read
     trials_dir = InHome("trials")  # trials, one folder per trial id: options, model, checkpoint, report
     compile_cache_dir = InHome("cache", "torch_compile")  # what torch.compile keeps from one training to the next
@@ -321,7 +322,7 @@ def load_settings(**overrides: object) -> Settings:
     """
     overrides = {**_secrets_in_files(), **overrides}
     for variable, name in EARLIER_NAMES.items():
-        if os.environ.get(variable) and f"LVM_{name.upper()}" not in os.environ:
+        if os.environ.get(variable) and variable_of((name,)) not in os.environ:
             overrides.setdefault(name, os.environ[variable])
     try:
         return Settings(**overrides)  # pyright: ignore[reportArgumentType]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.settings import Settings, settings_environment
+from lvm_pipeline.settings import Settings, secret_variables, settings_environment
 
 HOME_VOLUME = "lvm-home"
 SHARED_MEMORY = "shared-memory"  # PyTorch's processes exchange tensors through /dev/shm
@@ -60,6 +60,6 @@ def _variables(settings: Settings) -> dict[str, str]:
     values = settings_environment(settings)
     values["LVM_LAUNCHER"] = "torchrun" if settings.k8s_gpus > 1 else "inprocess"
     if settings.k8s_secret is not None:
-        secret = ("LVM_DATABASE_URL", "LVM_DAGSTER_DATABASE_URL", "LVM_ALERT_URL", "LVM_CHAT_KEY")
+        secret = secret_variables().values()
         values = {name: value for name, value in values.items() if name not in secret}
     return values

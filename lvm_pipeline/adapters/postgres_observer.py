@@ -8,8 +8,8 @@ from psycopg import sql
 
 from lvm_pipeline.adapters.postgres_reader import PostgresReader
 from lvm_pipeline.adapters.postgres_tables import Table, Tables
+from lvm_pipeline.adapters.vector_columns import PGVECTOR_NUMBERS
 
-ARRAY_TYPES = ("vector", "halfvec")  # hashed as arrays of numbers: quicker than as text
 NULL = "\x1e"
 
 
@@ -70,6 +70,6 @@ def _state_query(tables: Tables, rows: sql.Composable) -> sql.Composable:
 
 def _hash(table: Table, name: str) -> sql.Composable:
     column = table.column(name)
-    if table.types[name] in ARRAY_TYPES:
+    if table.types[name] in PGVECTOR_NUMBERS:  # hashed as arrays of numbers: quicker than as text
         return sql.SQL("coalesce(hash_array_extended({}::real[], 0)::text, {})").format(column, NULL)
     return sql.SQL("coalesce({}::text, {})").format(column, NULL)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 DEFAULT_SOURCE = "user_input"
 EVERY_ROW = "(every row)"
-CONNECT_SECONDS = 10
 DRIVER_REASON = re.compile(r"(?:ERROR|FATAL|Failed to connect): ((?:(?!FATAL: ).)+?)(?: SQLSTATE| Query was|$)")
 NOT_UTF8 = "invalid byte sequence for encoding"  # of a database that does not check its texts
 COUNTED = ("num_keyed", "num_articles", "num_from_zero", "num_from_one", "num_gapless")  # of `KeyFacts`
@@ -276,7 +275,7 @@ def _connection(url: str) -> "dbapi.Connection":
     from adbc_driver_postgresql import dbapi  # imports pandas, which most commands do not need
 
     try:
-        return dbapi.connect(with_parameters(url, connect_timeout=str(CONNECT_SECONDS)))
+        return dbapi.connect(with_parameters(url, connect_timeout=str(databases.CONNECT_SECONDS)))
     except adbc_driver_manager.Error as error:
         databases.check_connection(url)  # raises a precise error
         words = " ".join(str(error).split())

@@ -20,6 +20,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from lvm_pipeline.adapters import databases
 from lvm_pipeline.adapters.database_urls import plain_url
 from lvm_pipeline.adapters.limits import limit_met
+from lvm_pipeline.adapters.postgres_queries import CODE_COLUMNS
 from lvm_pipeline.adapters.postgres_tables import COLUMNS_QUERY, table_identifier
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.articles import NAMESPACE
@@ -39,7 +40,6 @@ COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
 ADDED_TYPES = {"document_id": "text", "sequence_index": "integer", "space_id": "text"}  # foreign tables may lack these
 OPTIONAL_TYPES = {"chunk_position": ("json", "jsonb"), "batch_id": ("uuid", "text", "varchar")}
-CODE_COLUMNS = ("domain_code", "task_code", "modifier_code")
 CODES_TABLE = "CREATE TEMP TABLE codes (id text, d smallint, t smallint, m smallint, bits smallint) ON COMMIT DROP"
 UPDATE_CODES = """
     UPDATE {entry} AS entry SET domain_code = d, task_code = t, modifier_code = m, tmd_bits = bits FROM codes
@@ -108,7 +108,7 @@ class PostgresWriter:
         """
         with self._connection() as connection:
             types, _ = self._types(connection)
-            missing = [name for name in CODE_COLUMNS if name not in types]
+            missing = [name for name in CODE_COLUMNS.values() if name not in types]
             if missing:
                 raise LvmError(
                     f"The table {self.entry_table} has no column {', '.join(missing)} for TMD codes; add it."

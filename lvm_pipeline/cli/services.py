@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lvm_pipeline.cli import render
-from lvm_pipeline.settings import Settings, load_settings
+from lvm_pipeline.settings import Settings, load_settings, variable_of
 
 app = typer.Typer()
 
@@ -19,7 +19,7 @@ def settings(as_json: JsonOption = False) -> None:
     values = load_settings()
     rows = [
         {
-            "variable": f"LVM_{name.upper()}",
+            "variable": variable_of((name,)),
             "value": _printable(getattr(values, name)),
             "meaning": field.description or "",
         }

@@ -59,7 +59,7 @@ def find_changes(
 
 
 def was_checked(record: AssetCheckExecutionRecord) -> bool:
-    """Whether the check was made: a result of one that could not be made changes nothing."""
+    """Whether the check was made; earlier versions also recorded those that could not be, with this metadata."""
     if record.evaluation is None:
         return False
     value = record.evaluation.metadata.get("was_checked")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lvm_pipeline.doctor.diagnosis import Diagnosis, Subject
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.settings import Settings, load_settings
+from lvm_pipeline.settings import Settings, load_settings, variable_of
 from lvm_pipeline.unknown_variables import unknown_variables
 
 VALUES = Subject("settings", "values")
@@ -19,7 +19,7 @@ def read_settings() -> tuple[Settings | None, Diagnosis]:
     except LvmError as error:
         sentence, separator, fix = str(error).partition("). ")
         return None, VALUES.problem(f"{sentence})" if separator else sentence, fix or "Correct the variable.")
-    given = [f"LVM_{name.upper()}" for name in Settings.model_fields if name in settings.model_fields_set]
+    given = [variable_of((name,)) for name in Settings.model_fields if name in settings.model_fields_set]
     return settings, VALUES.ok(f"valid; set: {', '.join(given) or 'none (all defaults)'}")
 
 

@@ -3,8 +3,6 @@
 Shapes: S = targets, D = vector width, C = clusters.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.store import read_columns
-from lvm_pipeline.files import mark_used, prune_cache, staged_file
+from lvm_pipeline.evaluation.kept import kept_or_made
 from lvm_pipeline.measures.baselines import COPY_LAST
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.standing import (
@@ -109,16 +107,12 @@ def _leak_ladder(scored: "ScoredModel", encoder: Encoder, concepts_path: Path) -
 def _centroids(scored: "ScoredModel", cache_dir: Path | None, *, seed: int) -> NDArray[np.float32]:
     """Fit the clusters of the train concepts, or read those of an earlier call."""
     targets = scored.targets
-    if cache_dir is None:
-        return fit_clusters(targets.vectors, targets.train_rows, seed=seed)
-    identity = json.dumps([scored.data.sequences.metadata.fingerprint, seed, code_version(__name__)])
-    path = cache_dir / f"clusters-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npy"
-    try:
-        centroids = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError):
-        centroids = fit_clusters(targets.vectors, targets.train_rows, seed=seed)
-        with staged_file(path) as staged, staged.open("wb") as file:
-            np.save(file, centroids)
-    mark_used(path)
-    prune_cache(cache_dir, "clusters-*.npy", num_kept=KEPT_FILES)
-    return centroids
+    return kept_or_made(
+        cache_dir,
+        "clusters",
+        [scored.data.sequences.metadata.fingerprint, seed, code_version(__name__)],
+        make=lambda: fit_clusters(targets.vectors, targets.train_rows, seed=seed),
+        pack=lambda centroids: ({"centroids": centroids}, None),
+        unpack=lambda arrays, _: arrays["centroids"],
+        num_kept=KEPT_FILES,
+    )

@@ -8,6 +8,7 @@ from typing import Any
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.evaluation import svg
 from lvm_pipeline.evaluation.pages import duration, size
+from lvm_pipeline.experiments.plan import LAST_WEEK
 from lvm_pipeline.experiments.study import Study, StudyRow
 from lvm_pipeline.experiments.trial_scores import TrialScores
 
@@ -32,7 +33,7 @@ def sensitivity_plots(study: Study) -> list[Plot]:
     """Return one plot for each architecture and swept field with at least two values: cosine against the value."""
     plots = []
     for name in dict.fromkeys(row.architecture for row in study.done):
-        rows = [row for row in study.done if row.architecture == name and row.week != 5]
+        rows = [row for row in study.done if row.architecture == name and row.week != LAST_WEEK]
         for option in _varied(rows):
             drawing = _sensitivity(rows, option)
             plots.append(Plot(title=f"{name}: {option.removeprefix('model.')}", caption=_levels(rows), drawing=drawing))

@@ -16,9 +16,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, at_last_position
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.data import Spans
+from lvm_pipeline.training.trained_model import TrainedModelInfo
 
 Concept = tuple[Tensor, Tensor | None]  # a vector (D,) and a condition (C,)
+
+
+def refuse_oracle(info: TrainedModelInfo) -> None:
+    """Make sure that a model can predict what is not known yet.
+
+    Raises:
+        LvmError: If it reads something of its targets.
+    """
+    if info.is_oracle:
+        raise LvmError(
+            f"The model of {info.trial_id} reads the TMD code of its own target, which is not known before the "
+            "target is; use a model with tmd_of: context."
+        )
 
 
 class ReadingModel:
@@ -29,10 +44,7 @@ class ReadingModel:
         self.model = model.eval()
         self.device = next(model.parameters()).device
         self.carries_state = model.is_recurrent and window is None
-        if window is None:
-            self.longest, self.num_forgotten = model.max_context, max(1, (model.max_context or 0) // 2)
-        else:
-            self.longest, self.num_forgotten = _window_read(window, model.max_context), 1
+        self.longest, self.num_forgotten = _limits(window, model.max_context)
         self.start_article()
 
     def start_article(self) -> None:
@@ -78,13 +90,17 @@ class ReadingModel:
 
 def num_remembered(num_read: int, *, window: int | None, max_context: int | None) -> int:
     """Return how many of the concepts read so far a prediction is made from: the last ones; see `ReadingModel`."""
-    if window is None:
-        longest, num_forgotten = max_context, max(1, (max_context or 0) // 2)
-    else:
-        longest, num_forgotten = _window_read(window, max_context), 1
+    longest, num_forgotten = _limits(window, max_context)
     if longest is None or num_read <= longest:
         return num_read
     return longest + 1 - num_forgotten + (num_read - longest - 1) % num_forgotten
+
+
+def _limits(window: int | None, max_context: int | None) -> tuple[int | None, int]:
+    """Return the longest context (None: no limit), and how many concepts are forgotten when it is exceeded."""
+    if window is None:
+        return max_context, max(1, (max_context or 0) // 2)
+    return _window_read(window, max_context), 1
 
 
 def _stacked(concepts: list[Concept]) -> tuple[Tensor, Tensor | None]:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._ranking_head import NUM_VIEWS, ranking_output
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.inference.context import num_remembered
+from lvm_pipeline.inference.context import num_remembered, refuse_oracle
 from lvm_pipeline.inference.nearest import Ranking
 from lvm_pipeline.inference.ranking import ranking_from
 from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
@@ -52,11 +52,7 @@ class ContextPredictor:
         Raises:
             LvmError: If the model reads something of its targets.
         """
-        if info.is_oracle:
-            raise LvmError(
-                f"The model of {info.trial_id} reads the TMD code of its own target, which is not known before the "
-                "target is; use a model with tmd_of: context."
-            )
+        refuse_oracle(info)
         self.model, self.info, self.max_concepts = model.eval(), info, max_concepts
         self.config, self._fingerprint = model.config, fingerprint
         self.window = info.context_length if info.mode == "windows" else None

@@ -15,7 +15,7 @@ from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._products import packed_weights
 from lvm_pipeline.architectures._ranking_head import ranking_output
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.inference.context import ReadingModel
+from lvm_pipeline.inference.context import ReadingModel, refuse_oracle
 from lvm_pipeline.inference.nearest import ConceptIndex, Ranking
 from lvm_pipeline.inference.ranking import ranking_of
 from lvm_pipeline.inference.reading import GivenConcept
@@ -72,11 +72,7 @@ class StreamPredictor:
         Raises:
             LvmError: If the model reads something of its targets.
         """
-        if info.is_oracle:
-            raise LvmError(
-                f"The model of {info.trial_id} reads the TMD code of its own target, which is not known before the "
-                "target is; use a model with tmd_of: context."
-            )
+        refuse_oracle(info)
         self.info = info
         window = info.context_length if info.mode == "windows" else None
         self.reading = ReadingModel(model, window=window)

@@ -97,7 +97,7 @@ def check_error(settings: Settings, new_articles: list[str] | None) -> Finding:
             new_articles=new_articles,
             vectors_dir=settings.vectors_dir,
             device=settings.device,
-            cache_dir=settings.data_dir / "baselines",
+            cache_dir=settings.baselines_dir,
         )
     except LvmError as error:
         return champion_predicts_as_before.not_checked(f"the champion could not be scored: {error}")

@@ -83,9 +83,11 @@ def _row(settings: Settings, trial: "PlannedTrial", present: "PresentData | None
 
 
 def _waiting_row(settings: Settings, name: str, reason: str) -> dict[str, Any]:
+    from lvm_pipeline.experiments.plan import LAST_WEEK
+
     return {
         "trial_id": name,
-        "week": 5,
+        "week": LAST_WEEK,
         "architecture": "best of weeks 1 to 4",
         "preset": settings.preset,
         "strategy": settings.strategy,
@@ -234,7 +236,7 @@ def scored_alike(settings: Settings, outcomes: "Mapping[str, Outcome]") -> "dict
                 data,
                 device=settings.device,
                 num_threads=settings.num_threads,
-                cache_dir=settings.data_dir / "baselines",
+                cache_dir=settings.baselines_dir,
             )
             found[name] = replace(found[name], scores=scores)
             write_outcome(folder.path, found[name])

@@ -221,7 +221,7 @@ class _Batch:
             self._data,
             device=trial.config.device,
             num_threads=trial.config.num_threads,
-            cache_dir=self._settings.data_dir / "baselines",
+            cache_dir=self._settings.baselines_dir,
         )
 
 

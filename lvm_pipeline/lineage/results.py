@@ -86,19 +86,19 @@ def compute_report(settings: Settings, folder: TrialFolder) -> "EvaluationReport
     from lvm_pipeline.evaluation.evaluate import evaluate_model
     from lvm_pipeline.experiments.row_scores import keep_row_scores
 
-    cache_dir = _cache_dir(settings)
     report = evaluate_model(
         folder.model_dir,
         settings.concepts_path,
         settings.sequences_path,
         vectors_dir=settings.vectors_dir,
         device=settings.device,
-        cache_dir=cache_dir,
+        cache_dir=settings.baselines_dir,
         num_threads=settings.num_threads,
         data_findings=reported_findings(settings),
         encoders_dir=settings.encoders_dir,
         text=text_request(settings),
-        on_scored=lambda scored: keep_row_scores(cache_dir, folder.model_dir, scored),  # for the champion rule
+        # for the champion rule
+        on_scored=lambda scored: keep_row_scores(settings.baselines_dir, folder.model_dir, scored),
     )
     return replace(report, findings=tuple(with_set_severities(settings, report.findings)))
 
@@ -197,7 +197,7 @@ def choose_champion(settings: Settings, *, ignore_incumbent: bool = False) -> di
         sequences_path=settings.sequences_path,
         vectors_dir=settings.vectors_dir,
         device=settings.device,
-        cache_dir=_cache_dir(settings),
+        cache_dir=settings.baselines_dir,
         num_threads=settings.num_threads,
     )
     decision = selection.decision
@@ -256,10 +256,6 @@ def retrained_architectures(settings: Settings) -> list[str]:
     champion = read_champion(settings)
     name = champion.get("architecture") or (champion.get("name") or "").split(" ")[0]  # earlier versions: "gru small"
     return champion.get("architectures") or ([name] if name in architecture_names() else [])
-
-
-def _cache_dir(settings: Settings) -> Path:
-    return settings.data_dir / "baselines"
 
 
 def _challengers(settings: Settings) -> dict[str, Path]:
@@ -345,7 +341,7 @@ def _score_on_test(settings: Settings, model_dir: Path, fingerprint: str) -> Non
         promoted_data(settings),
         device=settings.device,
         split="test",
-        cache_dir=_cache_dir(settings),
+        cache_dir=settings.baselines_dir,
         num_threads=settings.num_threads,
     )
     scores = {

@@ -118,7 +118,7 @@ def _linear_forecast(settings: Settings) -> "Predictor":
     forecast = kept_forecast(
         targets_of(data, split="train", context_mode="articles"),
         fingerprint=data.sequences.metadata.fingerprint,
-        cache_dir=settings.data_dir / "baselines",
+        cache_dir=settings.baselines_dir,
     )
 
     def predict(vectors: "np.ndarray") -> "np.ndarray":

@@ -315,4 +315,4 @@ def test_the_leak_ladder_climbs_with_the_words_that_are_known(products, model_di
     assert [step.num_words for step in found.leak_ladder] == [1, 3, 5, 10]
     assert len({step.cosine.mean for step in found.leak_ladder}) > 1
     assert again.predictors == found.predictors  # from the clusters that were kept
-    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
