@@ -47,4 +47,4 @@ def test_runs_that_no_code_server_executes_fail_with_a_reason():
             of_a_command.run_id: started,
         }
         (event,) = [e for e in instance.all_logs(lost.run_id) if e.dagster_event and e.dagster_event.is_run_failure]
-        assert "a training resumes from its checkpoint" in event.dagster_event.message
+        assert "A training resumes from its checkpoint" in event.dagster_event.message
