@@ -19,6 +19,8 @@ DEMO_OPTIONS = $(foreach name,$(ARCHITECTURES),--architecture $(name)) \
 PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 # Tests that start no services share nothing, so they run in as many processes as there are cores, four at most.
 IN_PARALLEL = --numprocesses auto --maxprocesses 4
+# Processes that share the cores have one thread each; with more, threads wait for each other a third of the time.
+ONE_THREAD = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-encoders setup-dev setup-all demo ui down test test-all test-slow test-most lint types imports coverage bench bench-smoke docs ci clean
@@ -49,7 +51,7 @@ down: setup  ## stop the embedded Postgres
 	@$(BIN)/lvm down
 
 test: setup-dev  ## every test but those marked slow, gpu or browser
-	$(PYTEST) $(IN_PARALLEL) -m "not slow and not gpu and not browser"
+	$(ONE_THREAD) $(PYTEST) $(IN_PARALLEL) -m "not slow and not gpu and not browser"
 
 test-all: setup-all  ## every test this machine can run
 	$(PYTEST)
@@ -60,7 +62,7 @@ test-slow: setup-all  ## what `make test` leaves out
 # Real services and a real browser now and then miss a deadline on a busy machine, so what fails has a second try. Files
 # share no services, and much of their time is waiting for some.
 test-most: setup-all  ## the same, but for what takes minutes or measures
-	$(PYTEST) --reruns 1 --numprocesses 2 --dist loadfile -m "(slow or browser) and not long"
+	$(ONE_THREAD) $(PYTEST) --reruns 1 --numprocesses 2 --dist loadfile -m "(slow or browser) and not long"
 
 lint: setup-dev  ## style, format, import contracts, unused or missing dependencies
 	$(BIN)/ruff check .
