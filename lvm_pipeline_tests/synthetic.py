@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lvm_pipeline.concepts.content import ContentFingerprint
+from lvm_pipeline.concepts.content import ContentFingerprints
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
 from lvm_pipeline.concepts.store import ConceptsWriter, article_ranges, explain_full_disk
 from lvm_pipeline.files import staged_file
@@ -84,10 +84,10 @@ def fingerprint_of(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def content_fingerprint_of(table: pa.Table) -> str:
-    content = ContentFingerprint()
+def content_fingerprints_of(table: pa.Table) -> dict[str, str]:
+    content = ContentFingerprints()
     content.update(table)
-    return content.hexdigest()
+    return content.hexdigests()
 
 
 def write_table(table: pa.Table, path: Path, *, space_id: str = "synthetic") -> Path:
@@ -103,7 +103,7 @@ def write_table(table: pa.Table, path: Path, *, space_id: str = "synthetic") -> 
         num_articles=len(set(table["article_id"].to_pylist())),
         num_source_rows=table.num_rows,
         duplicates_policy="fail",
-        content_fingerprint=content_fingerprint_of(table),
+        content_fingerprints=content_fingerprints_of(table),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.replace_schema_metadata(metadata.as_parquet_metadata()), path)

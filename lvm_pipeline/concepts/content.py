@@ -1,4 +1,4 @@
-"""Fingerprint of what a concept table holds beside ids, articles and vectors."""
+"""Fingerprints of what a concept table holds beside ids, articles and vectors."""
 
 import hashlib
 from collections import defaultdict
@@ -6,25 +6,30 @@ from collections import defaultdict
 import numpy as np
 import pyarrow as pa
 
-CONTENT_COLUMNS = ("concept_text", "domain", "task", "modifier", "tmd_dense", "soft_negatives", "hard_negatives")
+from lvm_pipeline.concepts.content_kinds import CONTENT
+
 NULL = -1  # length of a value that is null
 
 
-class ContentFingerprint:
-    """Order-sensitive hash of texts, TMD codes and negatives, the same however the rows are cut into pieces."""
+class ContentFingerprints:
+    """Order-sensitive hash of each kind of `CONTENT`, the same however the rows are cut into pieces."""
 
     def __init__(self) -> None:
         self._columns = defaultdict(hashlib.sha256)  # one for the lengths and one for the values of each column
 
     def update(self, table: pa.Table) -> None:
         """Add rows of the concept table, in order."""
-        for name in CONTENT_COLUMNS:
+        for name in [name for columns in CONTENT.values() for name in columns]:
             for chunk in table[name].chunks:
                 self._add(name, chunk)
 
-    def hexdigest(self) -> str:
-        digests = [name.encode() + column.digest() for name, column in sorted(self._columns.items())]
-        return hashlib.sha256(b"".join(digests)).hexdigest()
+    def hexdigests(self) -> dict[str, str]:
+        """Return the hash of each kind."""
+        return {kind: self._hexdigest(columns) for kind, columns in CONTENT.items()}
+
+    def _hexdigest(self, columns: tuple[str, ...]) -> str:
+        found = sorted((name, column) for name, column in self._columns.items() if name.split()[0] in columns)
+        return hashlib.sha256(b"".join(name.encode() + column.digest() for name, column in found)).hexdigest()
 
     def _add(self, name: str, values: pa.Array) -> None:
         if isinstance(values, pa.ListArray):

@@ -3,8 +3,9 @@
 Shapes: N = concepts in the table, D = vector width.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,11 +69,18 @@ class ConceptsMetadata:
     duplicates_policy: str
     dropped: list[dict[str, str]] = field(default_factory=list)  # removed duplicates: `{cpe_id, kept_cpe_id, reason}`
     order_warning: str | None = None  # set if the order is unknown and was accepted
-    # order-sensitive hash of texts, TMD codes and negatives, which `fingerprint` leaves out, so that models that read
-    # none of them stay current when they change; None in tables of earlier versions
-    content_fingerprint: str | None = None
+    # order-sensitive hash of each kind of `content_kinds.CONTENT`, which `fingerprint` leaves out, so that models that
+    # read none of it stay current when it changes; empty in tables of earlier versions
+    content_fingerprints: dict[str, str] = field(default_factory=dict)
     is_from_sequences: bool = False  # restored from a file of sequences: texts may be missing, concepts may repeat
     schema_version: int = SCHEMA_VERSION
+
+    def content(self, kinds: Collection[str]) -> str | None:
+        """Return one fingerprint of some kinds of content; None for no kind, and for tables of earlier versions."""
+        if not kinds or not self.content_fingerprints:
+            return None
+        digests = [f"{kind} {self.content_fingerprints[kind]}" for kind in sorted(kinds)]
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

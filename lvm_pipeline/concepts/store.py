@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lvm_pipeline import files
-from lvm_pipeline.concepts.content import ContentFingerprint
+from lvm_pipeline.concepts.content import ContentFingerprints
 from lvm_pipeline.concepts.schema import (
     DIGEST_COLUMN,
     DIGEST_FIELD,
@@ -76,7 +76,7 @@ class ConceptsWriter:
         if has_digests:
             self._schema = self._schema.append(DIGEST_FIELD)
         self._writer = pq.ParquetWriter(path, self._schema, **WRITER_OPTIONS)
-        self._content = ContentFingerprint()
+        self._content = ContentFingerprints()
         self._waiting: list[pa.Table] = []
         self._num_waiting = 0
 
@@ -112,8 +112,8 @@ class ConceptsWriter:
             self._writer.write_table(rows.combine_chunks(), row_group_size=rows.num_rows)
 
     def finish(self, metadata: ConceptsMetadata, *, source_findings: Iterable[Finding] = ()) -> ConceptsMetadata:
-        """Write the remaining rows and the metadata, and close the file; return them with the content fingerprint."""
-        metadata = replace(metadata, content_fingerprint=self._content.hexdigest())
+        """Write the remaining rows and the metadata, and close the file; return them with the content fingerprints."""
+        metadata = replace(metadata, content_fingerprints=self._content.hexdigests())
         if self._waiting:
             self._write_group(pa.concat_tables(self._waiting))
         findings = json.dumps([finding.as_json() for finding in source_findings]).encode()

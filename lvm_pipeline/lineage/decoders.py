@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from lvm_pipeline import files
+from lvm_pipeline.concepts.content_kinds import TEXTS
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.models import promoted_data
@@ -76,7 +77,7 @@ def train_text_decoder(
         version = code_version(CODE[kind])
         made_with = {
             "fingerprints": data.fingerprints,
-            "content_fingerprint": data.concepts.content_fingerprint,
+            "content_fingerprint": data.concepts.content({TEXTS}),
             "code_version": version,
             "options": asdict(options),
         }
@@ -174,7 +175,7 @@ def _trained_at_hand(
     except LvmError as error:
         return DecodersAtHand(decoders=(), missing={kind: str(error)})
     info = decoder.info
-    if info.fingerprints != data.fingerprints or info.content_fingerprint != data.concepts.content_fingerprint:
+    if info.fingerprints != data.fingerprints or info.content_fingerprint != data.concepts.content({TEXTS}):
         return DecodersAtHand(decoders=(), missing={kind: trained_on_other_data(settings.decoders_dir / kind)})
     return DecodersAtHand(decoders=(decoder.searching(search_of(settings), encoder),), missing={})
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lvm_pipeline.concepts.content_kinds import CONTENT
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.imports import end_without_search
@@ -169,7 +170,7 @@ def serve() -> None:
     for line in sys.stdin:
         model_dir, *tables = map(Path, json.loads(line))
         try:
-            content = read_concepts_metadata(tables[0]).content_fingerprint
+            content = read_concepts_metadata(tables[0]).content(CONTENT)
             key = read_sequences_metadata(tables[1]).fingerprint, content
             if key not in loaded:
                 loaded = {key: load_training_data(*tables)}

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvm_pipeline import files
-from lvm_pipeline.concepts.content import ContentFingerprint
+from lvm_pipeline.concepts.content import ContentFingerprints
+from lvm_pipeline.concepts.content_kinds import CONTENT, NEGATIVES, TEXTS
 from lvm_pipeline.concepts.facts import read_facts
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import (
@@ -104,10 +105,10 @@ ALTERED = {
 
 
 def content_of(table, sizes=()):
-    content = ContentFingerprint()
+    content = ContentFingerprints()
     for piece in pieces(table, sizes):
         content.update(piece)
-    return content.hexdigest()
+    return content.hexdigests()
 
 
 @given(st.lists(st.integers(0, 3), max_size=4))
@@ -117,29 +118,34 @@ def test_the_content_fingerprint_does_not_depend_on_the_pieces(sizes):
 
 
 @pytest.mark.parametrize("name", ALTERED)
-def test_the_content_fingerprint_changes_with_texts_codes_and_negatives_and_nothing_else(name):
+def test_a_content_fingerprint_changes_with_the_columns_of_its_kind_and_nothing_else(name):
     table = synthetic_table([4], vector_dim=4)
-    found = {content_of(each) for each in (table, with_columns(table, **{name: ALTERED[name]}))}
-    assert len(found) == 2
-    assert content_of(synthetic_table([4], vector_dim=4, seed=3)) in found
+    before, after = content_of(table), content_of(with_columns(table, **{name: ALTERED[name]}))
+    assert [kind for kind in CONTENT if before[kind] != after[kind]] == [
+        kind for kind, columns in CONTENT.items() if name in columns
+    ]
+    assert content_of(synthetic_table([4], vector_dim=4, seed=3)) == before
 
 
 def test_neighbouring_lists_and_nulls_are_told_apart():
     table = synthetic_table([4], vector_dim=4)
     columns = [[["a"], ["b"], [], []], [["a", "b"], [], [], []], [["ab"], [], [], []], [["a"], ["b"], None, []]]
     arrays = [pa.array(each, pa.list_(pa.string())) for each in columns]
-    assert len({content_of(with_columns(table, soft_negatives=each)) for each in arrays}) == len(columns)
+    found = {content_of(with_columns(table, soft_negatives=each))[NEGATIVES] for each in arrays}
+    assert len(found) == len(columns)
 
 
-def test_a_table_says_its_content_fingerprint_and_those_of_earlier_versions_none(tmp_path):
+def test_a_table_says_its_content_fingerprints_and_those_of_earlier_versions_none(tmp_path):
     path, table = tmp_path / "concepts.parquet", synthetic_table([400, 5000], vector_dim=4)
     write_concepts(path, [table], metadata_for(tmp_path, [400]))
-    assert read_concepts_metadata(path).content_fingerprint == content_of(table)
+    metadata = read_concepts_metadata(path)
+    assert metadata.content_fingerprints == content_of(table)
+    assert len({metadata.content(kinds) for kinds in ((), (TEXTS,), (NEGATIVES,), CONTENT)}) == 4
 
     earlier = json.loads(pq.read_metadata(path).metadata[b"lvm"])
-    del earlier["content_fingerprint"]
+    del earlier["content_fingerprints"]
     pq.write_table(pq.read_table(path).replace_schema_metadata({b"lvm": json.dumps(earlier)}), path)
-    assert read_concepts_metadata(path).content_fingerprint is None
+    assert read_concepts_metadata(path).content(CONTENT) is None
 
 
 def test_vectors_are_mapped_once_for_a_fingerprint(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lvm_pipeline.concepts.content_kinds import CODES
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.trial import PLAIN, Trial, names_of_strategies
 
@@ -98,14 +99,14 @@ def extended(model: "LatentVectorModel", trial: Trial) -> "LatentVectorModel":
 
 
 def content_read(trial: Trial, concepts: "ConceptsMetadata") -> str | None:
-    """Return the fingerprint of the texts, codes and negatives if a trial reads any of them.
+    """Return the fingerprint of what a trial reads of the table's texts, codes and negatives.
 
-    None if it reads none, or if the table is of an earlier version and has no such fingerprint.
+    None if it reads none of them, or if the table is of an earlier version and has no such fingerprint.
     """
-    reads = bool(trial.model.get("condition_dim"))
-    if trial.strategy != PLAIN and not reads:
-        reads = any(strategy.reads_content(options) for strategy, options in strategies_of(trial))
-    return concepts.content_fingerprint if reads else None
+    kinds = {CODES} if trial.model.get("condition_dim") else set()
+    if trial.strategy != PLAIN:
+        kinds.update(*(strategy.reads_content(options) for strategy, options in strategies_of(trial)))
+    return concepts.content(kinds)
 
 
 def condition_of(trial: Trial, data: "TrainingData", *, condition_dim: int) -> Any:

@@ -5,7 +5,7 @@ plus sign (`strategy: progressive+tmd`) and applied in the order of `AFFECTS`, w
 Modules of strategies import torch inside functions only, because a trial is checked where torch is not needed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -69,8 +69,8 @@ def _nothing_refused(trial: Trial, options: Any) -> str | None:
     return None
 
 
-def _reads_vectors_only(options: Any) -> bool:
-    return False
+def _reads_vectors_only(options: Any) -> Collection[str]:
+    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,8 @@ class Strategy:
     # returns a built model with modules of the strategy added, or another model around it. Called when a training
     # builds its model and whenever a trained model is loaded, before the weights are
     extend: "Callable[[LatentVectorModel, Any], LatentVectorModel] | None" = None
-    # whether it reads texts, TMD codes or negatives of the concept table, with these options
-    reads_content: Callable[[Any], bool] = _reads_vectors_only
+    # which kinds of `concepts.content_kinds.CONTENT` it reads with these options
+    reads_content: Callable[[Any], Collection[str]] = _reads_vectors_only
     # returns the condition (N, C) that a model of this strategy reads, where it is not the TMD vectors
     condition: Callable[[TrainingData, Any], NDArray[np.float32]] | None = None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from lvm_pipeline.concepts.content_kinds import NEGATIVES
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.phases import AddedTerm
@@ -87,5 +88,5 @@ STRATEGY = Strategy(
     affects="first phase",
     stage=stage,
     options=ContrastiveOptions,
-    reads_content=lambda options: True,
+    reads_content=lambda options: (NEGATIVES,),
 )

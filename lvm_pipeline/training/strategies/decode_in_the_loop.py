@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from lvm_pipeline.concepts.content_kinds import TEXTS
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
@@ -128,7 +129,7 @@ def _decoder_info(data: TrainingData, kind: str) -> "PrefixInfo":
     if data.decoders_dir is None:
         raise LvmError("There is no folder of text decoders here; use the option decoder: bank.")
     info = read_prefix_info(data.decoders_dir / kind)
-    if info.fingerprints != data.fingerprints or info.content_fingerprint != data.concepts.content_fingerprint:
+    if info.fingerprints != data.fingerprints or info.content_fingerprint != data.concepts.content({TEXTS}):
         raise LvmError(trained_on_other_data(data.decoders_dir / kind))
     return info
 
@@ -167,5 +168,5 @@ STRATEGY = Strategy(
     stage=stage,
     options=DecodeOptions,
     refused=refused,
-    reads_content=lambda options: options.decoder != BANK,
+    reads_content=lambda options: () if options.decoder == BANK else (TEXTS,),
 )

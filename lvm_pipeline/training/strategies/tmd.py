@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_pipeline.concepts.content_kinds import CODES
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.tmd_labels import read_assignment
 from lvm_pipeline.training.config import TrainingConfig
@@ -92,5 +93,5 @@ STRATEGY = Strategy(
     options=TmdOptions,
     refused=refused,
     condition=condition,
-    reads_content=lambda options: True,
+    reads_content=lambda options: (CODES,),
 )

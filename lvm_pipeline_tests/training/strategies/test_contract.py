@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from lvm_pipeline.concepts.content_kinds import CODES, CONTENT, NEGATIVES, TEXTS
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training import strategies
 from lvm_pipeline.training.batches import gather, vectors_on_device
@@ -107,21 +108,27 @@ def test_options_have_meanings_and_unique_names_where_strategies_can_be_combined
 @pytest.mark.parametrize(
     ("values", "reads"),
     [
-        ({}, False),
-        ({"strategy": "progressive"}, False),
-        ({"strategy": "ranking"}, False),
-        ({"strategy": "tmd"}, True),
-        ({"model": {"condition_dim": 16}}, True),
-        ({"strategy": "contrastive+progressive"}, True),
-        ({"strategy": "decode_in_the_loop"}, False),
-        ({"strategy": "decode_in_the_loop", "strategy_options": {"decoder": "prefix"}}, True),
+        ({}, ()),
+        ({"strategy": "progressive"}, ()),
+        ({"strategy": "ranking"}, ()),
+        ({"strategy": "tmd"}, (CODES,)),
+        ({"model": {"condition_dim": 16}}, (CODES,)),
+        ({"strategy": "contrastive+progressive"}, (NEGATIVES,)),
+        ({"strategy": "contrastive+tmd"}, (CODES, NEGATIVES)),
+        ({"strategy": "decode_in_the_loop"}, ()),
+        ({"strategy": "decode_in_the_loop", "strategy_options": {"decoder": "prefix"}}, (TEXTS,)),
     ],
     ids=str,
 )
 def test_it_is_known_which_trials_read_texts_codes_or_negatives(rich_data, values, reads):
-    concepts = replace(rich_data.concepts, content_fingerprint="c")
-    assert content_read(Trial(**values), concepts) == ("c" if reads else None)
-    assert content_read(Trial(**values), replace(concepts, content_fingerprint=None)) is None
+    concepts = replace(rich_data.concepts, content_fingerprints={kind: kind for kind in CONTENT})
+    found = content_read(Trial(**values), concepts)
+    assert found == concepts.content(reads)
+    assert (found is None) == (not reads)
+    for kind in CONTENT:
+        changed = replace(concepts, content_fingerprints={**concepts.content_fingerprints, kind: "other"})
+        assert (content_read(Trial(**values), changed) == found) == (kind not in reads)
+    assert content_read(Trial(**values), replace(concepts, content_fingerprints={})) is None
 
 
 def test_names_are_sorted_joined_and_checked_when_the_trial_is_made():
