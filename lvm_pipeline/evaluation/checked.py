@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lvm_pipeline.evaluation.report_parts import Controls
-from lvm_pipeline.evaluation.scoring import ScoredModel
+from lvm_pipeline.evaluation.scoring import ScoredModel, other_data
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.metrics import Spread
 from lvm_pipeline.training.invariants import checkpoint_reproduces_its_score
@@ -19,7 +19,7 @@ def score_is_reproduced(scored: ScoredModel, means: Mapping[str, float], spread:
     info = scored.info
     is_same = (
         scored.split == "validation"
-        and info.fingerprints == scored.data.fingerprints
+        and not other_data(info, scored.data)
         and info.mode == scored.targets.context_mode
         and info.selection_metric in COMPARABLE_METRICS
     )
@@ -46,7 +46,7 @@ def not_checked(
         sentences.append("Test split: it is scored once, when a model becomes champion.")
     if controls.wrong_context is None:
         sentences.append("Wrong-context control: all targets come from one article.")
-    if scored.info.fingerprints != scored.data.fingerprints:
+    if other_data(scored.info, scored.data):
         sentences.append("Whether the model has seen these articles in training: it was trained on other data.")
     if not scored.device.startswith("cuda"):
         sentences.append("GPU memory: no GPU was used.")

@@ -42,7 +42,7 @@ from lvm_pipeline.evaluation.report import (
 from lvm_pipeline.evaluation.report_parts import Latency
 from lvm_pipeline.evaluation.resolution_scores import resolution_scores
 from lvm_pipeline.evaluation.rollout import NO_ROLLOUT, rollout_scores
-from lvm_pipeline.evaluation.scoring import ScoredModel, score_model
+from lvm_pipeline.evaluation.scoring import ScoredModel, other_data, score_model
 from lvm_pipeline.evaluation.standing_scores import standing_scores
 from lvm_pipeline.evaluation.text_scores import TextRequest, TextScores, text_scores
 from lvm_pipeline.findings import Finding
@@ -256,7 +256,7 @@ def _identity(scored: ScoredModel) -> dict[str, Any]:
         "model_fingerprint": scored.model_fingerprint,
         "fingerprint": sequences.fingerprint,
         "concepts_fingerprint": concepts.fingerprint,
-        "is_same_data_as_training": scored.info.fingerprints == scored.data.fingerprints,
+        "is_same_data_as_training": not other_data(scored.info, scored.data),
         "split": scored.split,
         "split_rule": sequences.split_rule,
         "context_mode": scored.targets.context_mode,

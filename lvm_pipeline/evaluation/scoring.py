@@ -27,7 +27,7 @@ from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.settle import find_device
-from lvm_pipeline.training.strategies import condition_of
+from lvm_pipeline.training.strategies import condition_of, content_read
 from lvm_pipeline.training.trained_model import TrainedModelInfo, load_trained_model, weights_fingerprint
 from lvm_pipeline.training.trial import Trial
 
@@ -197,6 +197,17 @@ def _refuse_leaking_mode(model: LatentVectorModel, info: TrainedModelInfo, mode:
         )
 
 
+def other_data(info: TrainedModelInfo, data: TrainingData) -> dict[str, tuple[str, str]]:
+    """Return which fingerprints of the data differ from those of a model's training, as (training's, present)."""
+    trained_on = {**info.fingerprints, "content": info.content_fingerprint}
+    present = {**data.fingerprints, "content": content_read(Trial(**info.trial), data.concepts)}
+    return {
+        name: (str(trained_on.get(name))[:12], str(found)[:12])
+        for name, found in present.items()
+        if trained_on.get(name) != found
+    }
+
+
 def _refuse_other_data(model_dir: Path, info: TrainedModelInfo, data: TrainingData, *, require_same_data: bool) -> None:
     width = info.config.get("vector_dim")
     if width != data.concepts.vector_dim:
@@ -211,11 +222,9 @@ def _refuse_other_data(model_dir: Path, info: TrainedModelInfo, data: TrainingDa
             "trained on other concepts, perhaps of another encoder; set LVM_SPACE_ID or use `lvm ingest --space`, and "
             "train again."
         )
-    others = [name for name, found in data.fingerprints.items() if info.fingerprints.get(name) != found]
+    others = other_data(info, data)
     if require_same_data and others:
-        differences = "; ".join(
-            f"{name} {str(info.fingerprints.get(name))[:12]}, not {data.fingerprints[name][:12]}" for name in others
-        )
+        differences = "; ".join(f"{name} {before}, not {now}" for name, (before, now) in others.items())
         raise LvmError(
             f"The model in {model_dir} was trained on other data ({differences}), so the scores would not be "
             "valid; evaluate it on the data it was trained on, or train it again."
