@@ -15,6 +15,7 @@ from lvm_pipeline.defs.jobs import (
     refresh_data,
     train_architecture,
     verify_data,
+    verify_ensemble,
     verify_model,
 )
 from lvm_pipeline.defs.launchers import Launcher
@@ -38,7 +39,10 @@ def defs() -> dg.Definitions:
     return dg.Definitions(
         assets=automated(lineage, settings),
         asset_checks=[drift],
-        jobs=[refresh_data, verify_data, verify_model, train_architecture, combine_best, choose_champion, *plan_jobs],
+        jobs=[
+            *(refresh_data, verify_data, verify_model, verify_ensemble),
+            *(train_architecture, combine_best, choose_champion, *plan_jobs),
+        ],
         schedules=[retraining(settings), *verifications(settings)],
         sensors=[automation_sensor(settings), alerts_sensor(settings)],
         resources={"settings": settings_resource, "launcher": Launcher(), "io_manager": no_io_manager},

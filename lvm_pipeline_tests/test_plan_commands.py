@@ -8,8 +8,8 @@ from lvm_pipeline import lineage
 from lvm_pipeline.experiments import plan
 from lvm_pipeline.experiments.plan import Share
 from lvm_pipeline.settings import load_settings
-from lvm_pipeline.training import rescore
 from lvm_pipeline_tests.lineage.test_plan_run import make_data
+from lvm_pipeline_tests.rescored_here import rescored_here
 
 COLUMNS = {"trial_id", "week", "architecture", "preset", "strategy", "overrides", "seed", "status"}
 
@@ -17,7 +17,7 @@ COLUMNS = {"trial_id", "week", "architecture", "preset", "strategy", "overrides"
 @pytest.fixture
 def home(monkeypatch):
     """A home with a little data, and a plan of two trials, without MLflow."""
-    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(monkeypatch)
     monkeypatch.setattr(lineage, "plan_tracker", lambda settings, week: None)
     shares = (Share(architecture="gru", week=1, count=1), Share(architecture="lstm", week=2, count=1))
     monkeypatch.setattr(plan, "SHARES", shares)

@@ -22,11 +22,11 @@ from lvm_pipeline.lineage.trials import trial_folder, write_trial
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.load import ingest
 from lvm_pipeline.source.space_fingerprint import FILE, read_fingerprint
-from lvm_pipeline.training import rescore
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.tracking import Tracker
+from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.serving.homes import call, running
 from lvm_pipeline_tests.source.given_files import rows
 from lvm_pipeline_tests.source.memory_table import MemoryTable
@@ -61,7 +61,7 @@ def model_dir(settings):
     folder = trial_folder(settings, config.trial.trial_id)
     write_trial(folder, config.trial)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+        rescored_here(patch)
         train(
             config,
             load_training_data(*settings.promoted_tables),

@@ -32,6 +32,13 @@ verify_model = dg.define_asset_job(
     executor_def=dg.in_process_executor,
 )
 
+verify_ensemble = dg.define_asset_job(
+    "verify_ensemble",
+    selection=dg.AssetSelection.checks_for_assets(ensemble),
+    description="Check the latest ensemble without building it again.",
+    executor_def=dg.in_process_executor,
+)
+
 train_architecture = dg.define_asset_job(
     "train_architecture",
     selection=[trained_model.key, evaluation_report.key, leaderboard.key, champion.key],

@@ -8,13 +8,16 @@ from lvm_pipeline import lineage
 from lvm_pipeline.defs.checks import lvm_errors_as_failures
 from lvm_pipeline.defs.concepts import concepts
 from lvm_pipeline.defs.dagster_internals import PARTITION_NAME_TAG, AssetCheckExecutionRecordStatus
-from lvm_pipeline.defs.jobs import train_architecture, verify_data, verify_model
+from lvm_pipeline.defs.jobs import train_architecture, verify_data, verify_ensemble, verify_model
 from lvm_pipeline.defs.partitions import architecture_partitions
 from lvm_pipeline.defs.sequences import sequences
 from lvm_pipeline.settings import Settings, load_settings
 
 RETRAINING = "retraining"
 RETRAINING_TAG = "lvm/retraining"  # the scheduled time, equal for all runs of one retraining
+NO_CHAMPION = "There is no champion with a trained model here."
+ENSEMBLE = "ensemble"
+BY_HAND = "check its model with `lvm verify --products`"
 NUM_RUNS_TAG = "lvm/retraining_runs"  # how many runs the retraining has
 
 
@@ -70,18 +73,33 @@ def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="model_verification", job=verify_model, description="Checks the champion's trained model.", **options
     )
     def verify_champion(_context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        settings = load_settings()
-        architecture = lineage.read_champion(settings).get("architecture")
-        if architecture is None or not (settings.models_dir / architecture).exists():
-            return dg.SkipReason("There is no champion with a trained model here.")
+        architecture = champions_architecture()
+        if architecture is None:
+            return dg.SkipReason(NO_CHAMPION)
         if not architecture_partitions.has_partition_key(architecture):
-            return dg.SkipReason(
-                f"The champion's architecture, {architecture}, has no partition; check its model with "
-                "`lvm verify --products`."
-            )
+            how = "the schedule ensemble_verification checks it" if architecture == ENSEMBLE else BY_HAND
+            return dg.SkipReason(f"The champion's architecture, {architecture}, has no partition; {how}.")
         return dg.RunRequest(tags={PARTITION_NAME_TAG: architecture})  # a job of checks alone has no partitions
 
-    return [verify_tables, verify_champion]
+    @dg.schedule(
+        name="ensemble_verification",
+        job=verify_ensemble,
+        description="Checks the champion's model where it is an ensemble.",
+        **options,
+    )
+    def verify_champion_ensemble(_context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if champions_architecture() != ENSEMBLE:
+            return dg.SkipReason("The champion is no ensemble with a model here.")
+        return dg.RunRequest()
+
+    return [verify_tables, verify_champion, verify_champion_ensemble]
+
+
+def champions_architecture() -> str | None:
+    """Return the architecture of the champion; None if there is no champion with a trained model here."""
+    settings = load_settings()
+    architecture = lineage.read_champion(settings).get("architecture")
+    return architecture if architecture is not None and (settings.models_dir / architecture).exists() else None
 
 
 def failing_blocking_checks(instance: dg.DagsterInstance) -> list[str]:

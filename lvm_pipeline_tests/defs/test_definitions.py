@@ -159,7 +159,7 @@ def test_schedules_and_sensors_are_on_by_default_and_described(monkeypatch):
     monkeypatch.setenv("LVM_RETRAINING_CRON", "30 4 * * *")
     schedules, (sensor, *_) = {each.name: each for each in defs().schedules}, defs().sensors
 
-    assert schedules.keys() == {"retraining", "verification", "model_verification"}
+    assert schedules.keys() == {"retraining", "verification", "model_verification", "ensemble_verification"}
     assert schedules["retraining"].cron_schedule == "30 4 * * *"
     assert {each.default_status for each in schedules.values()} == {dg.DefaultScheduleStatus.RUNNING}
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING

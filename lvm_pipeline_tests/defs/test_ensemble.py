@@ -9,8 +9,8 @@ from lvm_pipeline.definitions import defs
 from lvm_pipeline.defs import ensemble as ensemble_module
 from lvm_pipeline.defs.launch import QUIET
 from lvm_pipeline.settings import with_options
-from lvm_pipeline.training import rescore
 from lvm_pipeline_tests.defs.test_trained_model import failure_of, with_products
+from lvm_pipeline_tests.rescored_here import rescored_here
 
 pytestmark = pytest.mark.postgres
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.postgres
 @pytest.fixture
 def settings(make_settings, monkeypatch):
     """Settings with promoted data products and three evaluated trials."""
-    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(monkeypatch)
     settings = with_products(make_settings(), article_lengths=[12] * 30)
     for architecture in ("gru", "lstm", "s4"):
         config = lineage.training_config_of(with_options(settings, {"epochs": 1}), architecture)
@@ -51,6 +51,13 @@ def test_the_best_trials_become_one_checked_and_tracked_model_that_the_champion_
     assert champion.materialization.metadata["challenger"].value
     checks = {evaluation.check_name for evaluation in result.get_asset_check_evaluations()}
     assert checks == {invariant.name for invariant in ensemble_module.INVARIANTS}
+    job = defs().resolve_job_def("verify_ensemble")
+    checked = job.execute_in_process(instance=instance, run_config=QUIET, raise_on_error=False)
+    assert checked.success, failure_of(checked)
+    assert {evaluation.check_name for evaluation in checked.get_asset_check_evaluations()} >= {
+        invariant.name for invariant in lineage.INVARIANTS["trained_model"]
+    }
+    assert not checked.get_asset_materialization_events()
 
     run = mlflow_store.open_client(settings).get_run(metadata["mlflow_run"].rsplit("/", 1)[-1])
     assert run.info.status == "FINISHED"

@@ -111,7 +111,7 @@ def promote(settings, architecture):
 def test_the_champions_model_is_checked_on_schedule(make_settings, instance_on_disk):
     settings = with_products(make_settings(), article_lengths=[12] * 30)
     lineage.train_trial(settings, lineage.training_config_of(settings, "gru"))
-    _, schedule = verifications(settings)
+    _, schedule, _ = verifications(settings)
     assert "no champion" in tick(schedule, instance_on_disk).skip_message
     promote(settings, "gru")
 
@@ -127,15 +127,19 @@ def test_the_champions_model_is_checked_on_schedule(make_settings, instance_on_d
 
 
 @pytest.mark.parametrize("architecture", ["ensemble", "linear"])
-def test_a_champion_that_is_no_partition_is_not_checked_on_schedule(make_settings, instance_on_disk, architecture):
+def test_a_champion_that_is_no_partition_is_checked_on_schedule_if_an_ensemble(
+    make_settings, instance_on_disk, architecture
+):
     settings = make_settings()
     (settings.models_dir / architecture).mkdir(parents=True)
     promote(settings, architecture)
 
-    ticked = tick(verifications(settings)[1], instance_on_disk)
+    _, of_architectures, of_ensembles = verifications(settings)
+    ticked = tick(of_architectures, instance_on_disk)
 
     assert not ticked.run_requests
     assert architecture in ticked.skip_message
+    assert len(tick(of_ensembles, instance_on_disk).run_requests) == (architecture == "ensemble")
 
 
 @pytest.mark.parametrize(

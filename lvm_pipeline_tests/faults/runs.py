@@ -20,8 +20,8 @@ from lvm_pipeline.defs import trained_model as trained_model_asset
 from lvm_pipeline.defs import training_child
 from lvm_pipeline.defs.launch import QUIET
 from lvm_pipeline.settings import Settings, settings_environment
-from lvm_pipeline.training import rescore
 from lvm_pipeline.training.tracking import Tracker
+from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.synthetic import synthetic_table, write_synthetic_sequences, write_table
 
 LINEAGE = ("concepts", "sequences", "trained_model", "evaluation_report", "leaderboard", "champion")
@@ -131,7 +131,7 @@ def training_in_this_process() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trained_model_asset, "train_in_child", train_here)
         patch.setattr(training_child, "MlflowTracker", lambda settings: Tracker())
-        patch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+        rescored_here(patch)
         patch.setattr(lineage, "check_drift", lambda settings: (SimpleNamespace(findings=no_drift), settings.home))
         yield
 

@@ -25,10 +25,10 @@ from lvm_pipeline.lineage.smoothing import open_decoder
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.lsa import fit_lsa
 from lvm_pipeline.source.encoders.registry import remember_encoder
-from lvm_pipeline.training import rescore
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline_tests.lineage.test_trials import OPTIONS as TRIAL
 from lvm_pipeline_tests.lineage.test_trials import make_data
+from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.synthetic import synthetic_table, write_table
 from lvm_pipeline_tests.synthetic import write_synthetic_sequences as write_sequences
 from lvm_pipeline_tests.worded import with_columns
@@ -156,7 +156,7 @@ def test_a_report_uses_every_available_decoder_and_lists_those_that_are_missing(
 
 
 def test_the_report_of_a_trial_has_decoded_predictions(tmp_path, monkeypatch):
-    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(monkeypatch)
     settings = Settings(home=tmp_path / "home", device="cpu", text_targets=5, **TRIAL)
     make_data(settings)
     trial = lineage.train_trial(settings, lineage.training_config_of(settings))

@@ -13,8 +13,8 @@ from lvm_pipeline.cli.commands import app
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.experiments import selection
 from lvm_pipeline.settings import Settings, settings_environment
-from lvm_pipeline.training import rescore
 from lvm_pipeline_tests.lineage.test_trials import OPTIONS, make_data
+from lvm_pipeline_tests.rescored_here import rescored_here
 
 ALIAS = ("lvm", "champion")
 
@@ -31,7 +31,7 @@ def store(tmp_path_factory):
 @pytest.fixture
 def settings(store, monkeypatch):
     """Every comparison promotes, and a run of `lvm` in this process has these settings."""
-    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(monkeypatch)
     decide = selection.decide
     monkeypatch.setattr(selection, "decide", lambda *args, **kwargs: replace(decide(*args, **kwargs), promote=True))
     for name, value in settings_environment(store).items():

@@ -16,11 +16,12 @@ from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.lineage import prediction
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.settings import Settings, with_options
-from lvm_pipeline.training import invariants, rescore
+from lvm_pipeline.training import invariants
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.trained_model import load_trained_model, weights_fingerprint
 from lvm_pipeline_tests.lineage.test_trials import OPTIONS, Named, Registry, always_promote, make_data
+from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.training.test_loop import Recorder
 
 
@@ -28,7 +29,7 @@ from lvm_pipeline_tests.training.test_loop import Recorder
 def trained_home(tmp_path_factory):
     """A home with three trained and evaluated trials: of articles, of windows, and one that sees its whole window."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(patch)
     settings = Settings(home=tmp_path_factory.mktemp("trials") / "home", device="cpu", **OPTIONS)
     make_data(settings)
     for options in ({}, {"architecture": "lstm", "mode": "windows"}, {"architecture": "linformer"}):
@@ -39,7 +40,7 @@ def trained_home(tmp_path_factory):
 
 @pytest.fixture
 def settings(trained_home, tmp_path, monkeypatch):
-    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(monkeypatch)
     shutil.copytree(trained_home, tmp_path / "home", symlinks=True)
     return Settings(home=tmp_path / "home", device="cpu", **OPTIONS)
 

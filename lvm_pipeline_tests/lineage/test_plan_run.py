@@ -24,8 +24,8 @@ from lvm_pipeline.lineage import plan_run
 from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.settings import Settings, settings_environment, with_options
-from lvm_pipeline.training import rescore
 from lvm_pipeline.training.progress import StoppedError
+from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences, write_table
 from lvm_pipeline_tests.training.test_loop import Recorder
 from lvm_pipeline_tests.worded import with_columns
@@ -35,7 +35,7 @@ PATIENCE_SECONDS = 200
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(monkeypatch)
     found = Settings(home=tmp_path / "home", device="cpu", preset="smoke", epochs=1, num_threads=1)
     make_data(found)
     return found
@@ -187,7 +187,7 @@ def test_what_the_plan_does_not_have_is_refused(settings, small_plan):
 
 def test_week_5_combines_and_refines_the_best_of_the_weeks_before(lvm_home, embedded_server, small_plan, monkeypatch):
     monkeypatch.setattr(plan, "NUM_REFINEMENTS", 3)
-    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(monkeypatch)
     settings = Settings(home=lvm_home, device="cpu", preset="smoke", epochs=1, num_threads=1)
     make_data(settings)
     assert statuses(settings, week=5) == ["waiting"] * 8

@@ -13,10 +13,10 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.preference_study import FIRST, NEITHER, QUESTION, SECOND, read_study
 from lvm_pipeline.evaluation.report import read_report
 from lvm_pipeline.settings import Settings
-from lvm_pipeline.training import rescore
 from lvm_pipeline_tests.chat_server import chat_server, completion
 from lvm_pipeline_tests.evaluation.test_smoothing import data_of
 from lvm_pipeline_tests.lineage.test_trials import OPTIONS, make_data, train
+from lvm_pipeline_tests.rescored_here import rescored_here
 
 RATERS = ("ann", "ben", "cleo")
 WIN_RATE, TIE_RATE = 0.85, 0.1  # of the polished text over any other
@@ -34,7 +34,7 @@ def writing(body):
 def settings(tmp_path_factory):
     """A home with a smoothed trial and an MLflow store of its own."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(patch)
     patch.setenv("NO_PROXY", "127.0.0.1")
     home = tmp_path_factory.mktemp("preference") / "lvm_home"
     store = {"home": home, "mlflow_tracking_uri": f"sqlite:///{home}/mlflow.db", "device": "cpu"}

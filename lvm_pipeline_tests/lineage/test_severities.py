@@ -10,7 +10,7 @@ from lvm_pipeline.lineage.data import check_staged_concepts
 from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.lineage.products import check_model
 from lvm_pipeline.settings import Settings
-from lvm_pipeline.training import rescore
+from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences, write_table
 from lvm_pipeline_tests.worded import rotated, vector_column, vectors_in, with_columns, worded_table
 
@@ -56,7 +56,7 @@ def outcomes(findings, *names):
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """Settings under which a model of noise was trained, and its folder."""
-    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(monkeypatch)
     options = {"architecture": "gru", "preset": "smoke", "epochs": 1, "num_threads": 1, "model": {"hidden_dim": 8}}
     settings = Settings(home=tmp_path / "home", device="cpu", **options)
     write_synthetic_concepts(settings.concepts_path, article_lengths=[9, 12, 7] * 8, vector_dim=8, kind="noise")

@@ -13,15 +13,15 @@ from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
 from lvm_pipeline.evaluation.report import read_report
 from lvm_pipeline.lineage.trials import write_tracking
 from lvm_pipeline.settings import Settings
-from lvm_pipeline.training import rescore
 from lvm_pipeline_tests.chat_server import chat_server, completion
 from lvm_pipeline_tests.evaluation.test_smoothing import data_of
 from lvm_pipeline_tests.lineage.test_trials import OPTIONS, make_data, train
+from lvm_pipeline_tests.rescored_here import rescored_here
 
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(monkeypatch)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     found = Settings(home=tmp_path / "lvm_home", device="cpu", **OPTIONS)
     make_data(found)

@@ -20,9 +20,10 @@ from lvm_pipeline.experiments import row_scores, selection
 from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.lineage import from_files, models, products, results, trials
 from lvm_pipeline.settings import Settings, settings_environment, with_options
-from lvm_pipeline.training import invariants, provenance, rescore
+from lvm_pipeline.training import invariants, provenance
 from lvm_pipeline.training.provenance import training_code_version
 from lvm_pipeline.training.trained_model import load_trained_model
+from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences, write_table
 from lvm_pipeline_tests.training.test_loop import Recorder
 from lvm_pipeline_tests.worded import with_columns
@@ -33,7 +34,7 @@ OPTIONS = {"architecture": "gru", "preset": "smoke", "epochs": 1, "num_threads":
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(rescore, "rescore_in_fresh_process", rescore.rescore)
+    rescored_here(monkeypatch)
     found = Settings(home=tmp_path / "home", device="cpu", **OPTIONS)
     make_data(found)
     return found
