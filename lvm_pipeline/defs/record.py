@@ -6,7 +6,7 @@ import dagster as dg
 
 from lvm_pipeline.defs.checks import check_result
 from lvm_pipeline.defs.launch import open_instance
-from lvm_pipeline.defs.partitions import architecture_partitions
+from lvm_pipeline.defs.partitions import ENSEMBLE, architecture_partitions
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.lineage import INVARIANTS, ProductVerification, read_champion
 from lvm_pipeline.settings import Settings
@@ -22,8 +22,8 @@ def record_verification(settings: Settings, verification: ProductVerification) -
             _record(instance, asset, [each for each in verification.tables.findings if each.name in of_asset])
         _record(instance, "concepts", verification.drift)
         architecture = read_champion(settings).get("architecture")
-        if architecture == "ensemble":
-            _record(instance, "ensemble", verification.model)
+        if architecture == ENSEMBLE:
+            _record(instance, ENSEMBLE, verification.model)
         elif architecture is not None and architecture_partitions.has_partition_key(architecture):
             _record(instance, "trained_model", verification.model, partition=architecture)
 

@@ -9,15 +9,12 @@ from lvm_pipeline.defs.checks import lvm_errors_as_failures
 from lvm_pipeline.defs.concepts import concepts
 from lvm_pipeline.defs.dagster_internals import PARTITION_NAME_TAG, AssetCheckExecutionRecordStatus
 from lvm_pipeline.defs.jobs import train_architecture, verify_data, verify_ensemble, verify_model
-from lvm_pipeline.defs.partitions import architecture_partitions
+from lvm_pipeline.defs.partitions import ENSEMBLE, architecture_partitions
 from lvm_pipeline.defs.sequences import sequences
 from lvm_pipeline.settings import Settings, load_settings
 
 RETRAINING = "retraining"
 RETRAINING_TAG = "lvm/retraining"  # the scheduled time, equal for all runs of one retraining
-NO_CHAMPION = "There is no champion with a trained model here."
-ENSEMBLE = "ensemble"
-BY_HAND = "check its model with `lvm verify --products`"
 NUM_RUNS_TAG = "lvm/retraining_runs"  # how many runs the retraining has
 
 
@@ -75,9 +72,10 @@ def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
     def verify_champion(_context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         architecture = champions_architecture()
         if architecture is None:
-            return dg.SkipReason(NO_CHAMPION)
+            return dg.SkipReason("There is no champion with a trained model here.")
         if not architecture_partitions.has_partition_key(architecture):
-            how = "the schedule ensemble_verification checks it" if architecture == ENSEMBLE else BY_HAND
+            by_hand = "check its model with `lvm verify --products`"
+            how = "the schedule ensemble_verification checks it" if architecture == ENSEMBLE else by_hand
             return dg.SkipReason(f"The champion's architecture, {architecture}, has no partition; {how}.")
         return dg.RunRequest(tags={PARTITION_NAME_TAG: architecture})  # a job of checks alone has no partitions
 

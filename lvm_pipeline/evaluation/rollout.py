@@ -106,7 +106,7 @@ def _decoded_curve(scored: ScoredModel, starts: Rows, decoder: Decoder, encoder:
 def _sampled_starts(contexts: Contexts, *, seed: int) -> Rows:
     """Return, for a sample of articles, one target each that H - 1 further targets of its article follow.
 
-    A start whose context is a multiple of 8 long comes before others of its article.
+    A start whose context is a multiple of `CONTEXT_STEP` long is preferred to others of its article.
     """
     last = np.arange(len(contexts)) + NUM_STEPS - 1
     last = last[last < len(contexts)]

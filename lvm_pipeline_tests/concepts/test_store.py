@@ -127,7 +127,7 @@ def test_a_content_fingerprint_changes_with_the_columns_of_its_kind_and_nothing_
     assert content_of(synthetic_table([4], vector_dim=4, seed=3)) == before
 
 
-def test_neighbouring_lists_and_nulls_are_told_apart():
+def test_neighbouring_lists_and_nulls_have_different_fingerprints():
     table = synthetic_table([4], vector_dim=4)
     columns = [[["a"], ["b"], [], []], [["a", "b"], [], [], []], [["ab"], [], [], []], [["a"], ["b"], None, []]]
     arrays = [pa.array(each, pa.list_(pa.string())) for each in columns]

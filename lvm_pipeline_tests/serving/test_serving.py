@@ -386,17 +386,10 @@ def test_the_holder_goes_on_looking_after_any_error(trial_home):
     holder.start()
     try:
         wanted[0] = "lstm"
-        until(lambda: holder.num_failures > 1)
+        wait_for(lambda: holder.num_failures > 1)
         assert holder.last_error == "CUDA out of memory"
         is_full[0] = False
-        until(lambda: holder.num_reloads == 1)
+        wait_for(lambda: holder.num_reloads == 1)
     finally:
         holder.stop()
     assert holder.last_error is None
-
-
-def until(holds):
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
