@@ -59,10 +59,10 @@ def headline(study: Study) -> str:
     gains = [row.corrected_gain for row in study.done if row.corrected_gain]
     winners = sum(gain.is_above_zero for gain in gains)
     level = sum(row.is_level_with_best for row in study.done) - 1
-    others = f"{level} other trial{'' if level == 1 else 's'}"
+    apart = f"; {level} other trial{'' if level == 1 else 's'} cannot be distinguished from it" if level else ""
     return (
         f"{winners} of {len(study.done)} trials beat the best baseline after correction for their number. The best is "
-        f"{study.done[0].trial_id}; {others} cannot be told apart from it."
+        f"{study.done[0].trial_id}{apart}."
     )
 
 

@@ -69,9 +69,9 @@ def test_trials_are_ranked_and_compared_with_the_best():
     assert [each.corrected_gain.is_above_zero for each in found.done] == [True, True, True, False]
     assert found.done[0].corrected_gain.low < found.done[0].corrected_gain.mean == pytest.approx(0.1)
     assert headline(found).startswith("3 of 4 trials beat the best baseline")
-    assert headline(found).endswith("The best is lstm-s0; 0 other trials cannot be told apart from it.")
+    assert headline(found).endswith("The best is lstm-s0.")
     level = study([row("gru", 0.5), row("lstm", 0.5)])
-    assert headline(level).endswith("1 other trial cannot be told apart from it.")
+    assert headline(level).endswith("1 other trial cannot be distinguished from it.")
 
 
 def test_seeds_of_one_config_are_one_group_with_an_interval():
