@@ -1,10 +1,12 @@
 """Run blocks in threads; NumPy releases the GIL in products and comparisons."""
 
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import TypeVar
 
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -12,8 +14,15 @@ Found = TypeVar("Found")
 
 def in_threads(function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
     """Map a function over items, in order, in as many threads as a product would use; products inside use one each."""
-    num_threads = max((each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"), default=1)
+    libraries = _blas_libraries(len(sys.modules))
+    num_threads = max((each["num_threads"] for each in libraries.info()), default=1)
     if num_threads < 2:
         return [function(item) for item in items]
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(num_threads) as threads:
+    with libraries.limit(limits=1), ThreadPoolExecutor(num_threads) as threads:
         return list(threads.map(function, items))
+
+
+@lru_cache(maxsize=1)
+def _blas_libraries(num_modules: int) -> ThreadpoolController:
+    """Find the loaded libraries for products, again only when a module was imported, since that may have loaded one."""
+    return ThreadpoolController().select(user_api="blas")
