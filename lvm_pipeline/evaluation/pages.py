@@ -1,5 +1,6 @@
 """Turn values into self-contained HTML pages: style, plots and data in one file, nothing fetched."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ EXCLUSIONS_IN_WORDS = {
 
 def render(template: str, **values: Any) -> str:
     """Fill a template of the folder `templates`."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache  # a process compiles each template once
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -22,7 +28,7 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": duration, "count": count, "size": size}
-    return environment.get_template(template).render(**values)
+    return environment
 
 
 def count(value: int) -> str:
