@@ -42,10 +42,12 @@ def staged(staging, config, data, options):
     return replace(staging, phases=phases)
 
 
+STAGED = Strategy(name="staged", summary="Three phases", affects="phases", stage=staged)
+
+
 @pytest.fixture(autouse=True)
 def strategy(monkeypatch):
-    found = Strategy(name="staged", summary="Three phases", affects="phases", stage=staged)
-    monkeypatch.setattr(strategies, "load_strategy", lambda name: found)
+    monkeypatch.setattr(strategies, "load_strategy", lambda name: STAGED)
 
 
 def test_progress_curves_and_metrics_name_the_phase(data, tmp_path):
@@ -84,9 +86,16 @@ def interrupted_and_resumed(data, path, *, at_fraction):
     return resumed
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory):
+    """What every interrupted training must come to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strategies, "load_strategy", lambda name: STAGED)
+        return train(TrainingConfig(**CONFIG), data, output_dir=tmp_path_factory.mktemp("uninterrupted") / "whole")
+
+
 @pytest.mark.parametrize("at_fraction", [0.2, 2 / 7 + 1e-6, 0.5, 0.9], ids=["phase 1", "between", "phase 2", "phase 3"])
-def test_resumed_inside_or_between_phases_equals_uninterrupted_bit_for_bit(data, tmp_path, at_fraction):
-    uninterrupted = train(TrainingConfig(**CONFIG), data, output_dir=tmp_path / "whole")
+def test_resumed_inside_or_between_phases_equals_uninterrupted_bit_for_bit(data, tmp_path, uninterrupted, at_fraction):
     resumed = interrupted_and_resumed(data, tmp_path / "model", at_fraction=at_fraction)
 
     expected, found = weights_of(uninterrupted), weights_of(resumed)

@@ -51,16 +51,22 @@ def weights_of(trained):
     return load_file(trained.path / "model.safetensors")
 
 
-def interrupted_and_resumed(config, data, path, *, at_fraction):
-    def interrupt(report):
-        if report.done_fraction > at_fraction:
-            raise KeyboardInterrupt
+def interrupted_and_resumed(config, data, path, *, at_fractions):
+    """Train with an interruption at each of the fractions of the whole, and go on each time where it ended."""
+    resumptions = []
+    for at_fraction in at_fractions:
 
-    with pytest.raises(KeyboardInterrupt):
-        train(config, data, output_dir=path, progress=interrupt)
+        def interrupt(report, at_fraction=at_fraction):
+            if report.done_fraction > at_fraction:
+                raise KeyboardInterrupt
+
+        tracker = Recorder()
+        with pytest.raises(KeyboardInterrupt):
+            train(config, data, output_dir=path, progress=interrupt, tracker=tracker)
+        resumptions.append(tracker.tags["is_resumed"])
     tracker = Recorder()
     resumed = train(config, data, output_dir=path, tracker=tracker)
-    assert tracker.tags["is_resumed"] == "true"
+    assert [*resumptions, tracker.tags["is_resumed"]] == ["false", *["true"] * len(at_fractions)]
     return resumed
 
 
@@ -76,9 +82,8 @@ def assert_same(one, other):
 def test_resumed_inside_or_between_phases_equals_uninterrupted_bit_for_bit(rich_data, tmp_path, strategy):
     config = config_of(strategy, ema_decay=0.9)
     whole = train(config, rich_data, output_dir=tmp_path / "whole")
-    for at_fraction in (0.15, 0.5, 0.9):
-        resumed = interrupted_and_resumed(config, rich_data, tmp_path / f"{at_fraction}", at_fraction=at_fraction)
-        assert_same(whole, resumed)
+    resumed = interrupted_and_resumed(config, rich_data, tmp_path / "resumed", at_fractions=(0.15, 0.5, 0.9))
+    assert_same(whole, resumed)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -149,10 +154,11 @@ def test_two_strategies_that_decide_the_same_contradict_each_other():
 
 
 def test_checking_a_trial_does_not_import_torch():
-    code = "import sys; from lvm_pipeline.training.trial import Trial; Trial(strategy=sys.argv[1], mode='windows'); "
-    for strategy in STRATEGIES:
-        asked = [sys.executable, "-c", code + "sys.exit('torch' in sys.modules)", strategy]
-        assert subprocess.run(asked, check=False).returncode == 0, strategy
+    """One process for all: the first strategy whose check imports it is named."""
+    code = "import sys; from lvm_pipeline.training.trial import Trial\n"
+    code += "for name in sys.argv[1:]: Trial(strategy=name, mode='windows'); 'torch' in sys.modules and sys.exit(name)"
+    done = subprocess.run([sys.executable, "-c", code, *STRATEGIES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,9 +233,8 @@ def test_a_strategy_may_draw_mask_add_terms_extend_the_model_measure_and_give_th
     assert all("train_loss_earlier" in metrics for metrics in tracker.metrics[1:])
     found = rescore(whole.path, rich_dir / "concepts.parquet", rich_dir / "sequences.parquet", rich_dir / "vectors")
     assert found.score == pytest.approx(whole.info.score, abs=1e-6)
-    for at_fraction in (0.2, 0.7):
-        resumed = interrupted_and_resumed(config, rich_data, tmp_path / f"{at_fraction}", at_fraction=at_fraction)
-        assert_same(whole, resumed)
+    resumed = interrupted_and_resumed(config, rich_data, tmp_path / "resumed", at_fractions=(0.2, 0.7))
+    assert_same(whole, resumed)
 
 
 @pytest.mark.usefixtures("everything_strategy")
