@@ -4,6 +4,7 @@ Beside each point stands the linear forecast fitted on the same articles. Parts 
 part is in the larger ones.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -112,7 +113,12 @@ def write_curve(curve: LearningCurve, folder: Path) -> None:
 def read_curve(folder: Path, *, fingerprint: str) -> LearningCurve | None:
     """Read the curve of a model from its trial's folder; None if there is none, or it is another model's."""
     try:
-        curve = TypeAdapter(LearningCurve).validate_json((folder / CURVE_FILE).read_bytes())
+        curve = _adapter().validate_json((folder / CURVE_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
     return curve if curve.model_fingerprint == fingerprint else None
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[LearningCurve]:
+    return TypeAdapter(LearningCurve)

@@ -6,6 +6,7 @@ judgement agrees, resampling sees no spread, so the interval of a win rate also 
 Shapes: J = judgements, A = articles, K = arms, R = resamples.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -247,7 +248,12 @@ def write_preference(scores: PreferenceScores, folder: Path) -> Path:
 def read_preference(folder: Path, *, fingerprint: str) -> PreferenceScores | None:
     """Read the scores of a model from its trial's folder; None if there are none, or they are another model's."""
     try:
-        scores = TypeAdapter(PreferenceScores).validate_json((folder / PREFERENCE_FILE).read_bytes())
+        scores = _adapter().validate_json((folder / PREFERENCE_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
     return scores if scores.model_fingerprint == fingerprint else None
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[PreferenceScores]:
+    return TypeAdapter(PreferenceScores)

@@ -7,6 +7,7 @@ due to the prediction; the rest is what the language model knows by itself.
 Shapes: S = targets, D = vector width.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -299,7 +300,12 @@ def write_smoothing(scores: SmoothingScores, folder: Path) -> Path:
 def read_smoothing(folder: Path, *, fingerprint: str) -> SmoothingScores | None:
     """Read the smoothed texts of a model from its trial's folder; None if there are none, or they are another's."""
     try:
-        scores = TypeAdapter(SmoothingScores).validate_json((folder / SMOOTHING_FILE).read_bytes())
+        scores = _adapter().validate_json((folder / SMOOTHING_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
     return scores if scores.model_fingerprint == fingerprint else None
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[SmoothingScores]:
+    return TypeAdapter(SmoothingScores)

@@ -1,5 +1,6 @@
 """What one trial of the plan scored, and how it ended: the record that the study is made from."""
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -84,7 +85,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 def read_outcome(folder: Path) -> Outcome | None:
     """Return the outcome in a trial's folder; None if there is none that can be read."""
     try:
-        return TypeAdapter(Outcome).validate_python(json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
+        return _adapter().validate_python(json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError):
         return None
 
@@ -124,3 +125,8 @@ def score_trial(model_dir: Path, data: TrainingData, *, device: str, num_threads
         target_counts=tuple(counts.astype(int).tolist()),
         scored_by=scoring_version(),
     )
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Outcome]:
+    return TypeAdapter(Outcome)

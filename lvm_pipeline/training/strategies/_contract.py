@@ -5,6 +5,7 @@ plus sign (`strategy: progressive+tmd`) and applied in the order of `AFFECTS`, w
 Modules of strategies import torch inside functions only, because a trial is checked where torch is not needed.
 """
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -106,7 +107,12 @@ class Strategy:
                 listed = ", ".join(known) or "none"
                 raise LvmError(f"The strategy {self.name} has no option {name!r}; its options are: {listed}.")
         try:
-            return TypeAdapter(self.options).validate_python(dict(values))
+            return _adapter(self.options).validate_python(dict(values))
         except ValidationError as error:
             problems = problems_in_words(error)
             raise LvmError(f"The options of the strategy {self.name} cannot be used: {problems}.") from None
+
+
+@functools.cache
+def _adapter(options: type) -> TypeAdapter[Any]:
+    return TypeAdapter(options)
