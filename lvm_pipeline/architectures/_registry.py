@@ -50,9 +50,10 @@ def all_model_names() -> list[str]:
     return [*architecture_names(), *baseline_model_names()]
 
 
-def _module_names() -> list[str]:
+@cache
+def _module_names() -> tuple[str, ...]:
     folder = str(Path(__file__).parent)
-    return sorted(module.name for module in pkgutil.iter_modules([folder]) if not module.name.startswith("_"))
+    return tuple(sorted(each.name for each in pkgutil.iter_modules([folder]) if not each.name.startswith("_")))
 
 
 @cache

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 def strategy_names() -> list[str]:
     """Return the names of all strategies, without importing any."""
-    return sorted(each.name for each in pkgutil.iter_modules([str(Path(__file__).parent)]) if each.name[0] != "_")
+    return list(_module_names())
+
+
+@cache
+def _module_names() -> tuple[str, ...]:
+    folder = str(Path(__file__).parent)
+    return tuple(sorted(each.name for each in pkgutil.iter_modules([folder]) if not each.name.startswith("_")))
 
 
 def load_strategy(name: str) -> "Strategy":
