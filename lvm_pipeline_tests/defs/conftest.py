@@ -7,6 +7,7 @@ import pytest
 
 from lvm_pipeline.settings import Settings, settings_environment
 from lvm_pipeline_tests.defs.source_table import fill_source
+from lvm_pipeline_tests.timed_briefly import timed_briefly  # noqa: F401 - a fixture
 
 
 @pytest.fixture

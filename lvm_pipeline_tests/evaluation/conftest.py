@@ -1,6 +1,7 @@
 import pytest
 
 from lvm_pipeline_tests.evaluation.products import make_products
+from lvm_pipeline_tests.timed_briefly import timed_briefly  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="session")
