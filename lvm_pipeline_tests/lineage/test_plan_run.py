@@ -231,15 +231,13 @@ def test_a_refinement_that_is_stopped_early_is_recorded_and_not_run_again(settin
 
 
 PROGRAM = """
+import pytest
 from lvm_pipeline import lineage
-from lvm_pipeline.adapters.loopback import free_port
-from lvm_pipeline.experiments import plan, trial_scores
+from lvm_pipeline.experiments import plan
 from lvm_pipeline.experiments.plan import Share
-from lvm_pipeline.experiments.trial_scores import read_outcome, write_outcome
-from lvm_pipeline.lineage import plan_run
-from lvm_pipeline.lineage.trials import trial_folder
-from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.settings import load_settings
+from lvm_pipeline_tests.rescored_here import rescored_here
+rescored_here(pytest.MonkeyPatch())
 plan.SHARES = (Share(architecture="gru", week=1, count=2),)
 lineage.run_plan(load_settings(), week=1, tracker_for=lambda week: None)
 """

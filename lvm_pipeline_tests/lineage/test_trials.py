@@ -68,8 +68,11 @@ def test_two_trials_of_one_architecture_lie_side_by_side(settings):
 
 PROGRAM = """
 import sys
+import pytest
 from lvm_pipeline import lineage
 from lvm_pipeline.settings import load_settings
+from lvm_pipeline_tests.rescored_here import rescored_here
+rescored_here(pytest.MonkeyPatch())
 settings = load_settings(seed=int(sys.argv[1]))
 trained = lineage.train_trial(settings, lineage.training_config_of(settings))
 lineage.evaluate_trial(settings, trained.folder)
