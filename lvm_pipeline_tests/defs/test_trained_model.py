@@ -21,6 +21,7 @@ from lvm_pipeline.defs.launch import QUIET, end_abandoned_runs, open_instance
 from lvm_pipeline.defs.progress import watched
 from lvm_pipeline.findings import Finding, InvariantError, Severity
 from lvm_pipeline.training.trained_model import load_trained_model, read_trained_model_info
+from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
 
 pytestmark = pytest.mark.postgres
@@ -104,8 +105,13 @@ def test_training_is_tracked_checked_and_promoted(settings, instance):
     assert any(stage.note.startswith("epoch ") for stage in own)  # which one was seen last is a matter of speed
 
 
-def test_equal_trainings_have_equal_data_versions_and_the_second_only_happens_if_asked(settings, instance):
-    events = [train(instance, **options).get_asset_materialization_events()[0] for options in ({}, {}, {"again": True})]
+def test_equal_trainings_have_equal_data_versions_and_the_second_only_happens_if_asked(settings, instance, monkeypatch):
+    """The first two are made in this process, which starts sooner; the third, in a child, has to come to the same."""
+    with monkeypatch.context() as patch:
+        rescored_here(patch)
+        patch.setenv("LVM_LAUNCHER", "inprocess")
+        events = [train(instance).get_asset_materialization_events()[0] for _ in range(2)]
+    events += train(instance, again=True).get_asset_materialization_events()
 
     metadata = [event.materialization.metadata for event in events]
     assert [each["was_trained_now"].value for each in metadata] == [True, False, True]
