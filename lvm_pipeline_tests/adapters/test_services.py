@@ -104,8 +104,7 @@ def kill_at_once(processes):
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_all_come_up_and_nothing_is_left_when_their_parent_ends(home, start_services, number):
+def test_all_come_up_and_nothing_is_left_when_their_parent_is_killed(home, start_services):
     running = start_services()
     password = embedded_postgres.ensure_running(running.settings.postgres_dir).password
 
@@ -126,12 +125,10 @@ def test_all_come_up_and_nothing_is_left_when_their_parent_ends(home, start_serv
     }
     assert listening == {"127.0.0.1"}
 
-    running.process.send_signal(number)
-    rest, _ = running.process.communicate(timeout=60)
+    running.process.kill()
+    running.process.communicate(timeout=60)
 
     assert wait_until(lambda: not processes_of(home), seconds=120), processes_of(home)
-    if number != signal.SIGKILL:
-        assert running.process.returncode == 0, rest
 
 
 @pytest.mark.slow
@@ -170,7 +167,9 @@ def test_a_run_in_progress_is_cancelled_and_a_killed_one_is_found_at_the_next_st
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.timeout(900)
-def test_a_daemon_that_hangs_and_one_that_ends_are_reported(home, start_services, receiver, monkeypatch):
+def test_a_daemon_that_hangs_and_one_that_ends_are_reported_and_ctrl_c_leaves_nothing(
+    home, start_services, receiver, monkeypatch
+):
     monkeypatch.setenv("LVM_ALERT_URL", receiver.url)
     monkeypatch.setenv("LVM_DAEMON_SILENCE_SECONDS", "60")  # a heartbeat comes every 30
     running = start_services()
@@ -186,7 +185,9 @@ def test_a_daemon_that_hangs_and_one_that_ends_are_reported(home, start_services
     assert "dagster-daemon exited with code" in receiver.messages[1]["message"]
     assert wait_until(lambda: dagster_api.has_healthy_daemons(services.dagster_address(running.settings)), seconds=200)
     running.process.send_signal(signal.SIGINT)
-    rest, _ = running.process.communicate(timeout=120)
+    rest, _ = running.process.communicate(timeout=60)
+    assert running.process.returncode == 0, rest
+    assert wait_until(lambda: not processes_of(home), seconds=120), processes_of(home)
     assert len(receiver.messages) == 2
     logs = [path.read_text() for path in (home / "logs").iterdir()]
     assert not [words for words in (*logs, rest, running.output) if "s3cret" in words]
