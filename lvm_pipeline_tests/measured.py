@@ -10,6 +10,12 @@ NEEDED = {"name", "ours", "peer", "ratio", "goal", "met"}
 
 
 def rows_of(script, *arguments):
+    """The rows that a script prints, by name."""
+    return {row["name"]: row for row in rows_in(script, *arguments)}
+
+
+def rows_in(script, *arguments):
+    """The rows that a script prints, in order."""
     command = [sys.executable, "-W", "ignore", str(BENCHMARKS / script), "--json", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -17,4 +23,4 @@ def rows_of(script, *arguments):
     assert rows, done.stderr
     for row in rows:
         assert row.keys() >= NEEDED, row
-    return {row["name"]: row for row in rows}
+    return rows
