@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -58,7 +59,24 @@ def open_client(settings: Settings) -> "MlflowClient":
     Raises:
         LvmError: If the tracking server does not answer.
     """
-    return _client(tracking_uri(settings), settings.mlflow_dir, is_built_in=settings.mlflow_tracking_uri is None)
+    with _opening:
+        return _client(tracking_uri(settings), settings.mlflow_dir, is_built_in=settings.mlflow_tracking_uri is None)
+
+
+def open_ahead(settings: Settings) -> None:
+    """Open the client in a thread, beside other work: to import MLflow and make its tables takes five seconds.
+
+    `open_client` waits for it. An error is left to `open_client`, which meets it again.
+    """
+
+    def open_quietly() -> None:
+        with suppress(Exception):
+            open_client(settings)
+
+    threading.Thread(target=open_quietly, name="mlflow").start()
+
+
+_opening = threading.Lock()
 
 
 @lru_cache(maxsize=4)

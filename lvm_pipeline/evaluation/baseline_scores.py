@@ -8,11 +8,10 @@ Shapes: S = targets.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lvm_pipeline.evaluation.kept import kept_or_made
+from lvm_pipeline.evaluation.kept import kept_or_made, kept_path
 from lvm_pipeline.evaluation.kept_fits import kept_forecast, kept_ridges
 from lvm_pipeline.measures.baselines import Baseline, fit_baselines
 from lvm_pipeline.measures.hubness import penalties_of
@@ -21,8 +20,10 @@ from lvm_pipeline.measures.ranking import RANKING_BASELINES
 from lvm_pipeline.measures.retrieval import EXCLUSIONS, Ranks
 from lvm_pipeline.measures.scores import Scores, score_predictor
 from lvm_pipeline.measures.targets import Targets
+from lvm_pipeline.measures.threads import both
 from lvm_pipeline.training.provenance import code_version
 
+KIND = "baselines"
 KEPT_FILES = 12
 
 
@@ -43,8 +44,8 @@ def baseline_scores(
     """
     return kept_or_made(
         cache_dir,
-        "baselines",
-        [fingerprint, split, targets.context_mode, targets.context_length, code_version(__name__)],
+        KIND,
+        _identity(targets, fingerprint, split),
         make=lambda: _scored(targets, fingerprint=fingerprint, cache_dir=cache_dir),
         pack=_packed,
         unpack=lambda arrays, facts: _unpacked(arrays, facts, num_targets=len(targets.scored)),
@@ -52,13 +53,22 @@ def baseline_scores(
     )
 
 
+def are_kept(targets: Targets, *, fingerprint: str, split: str, cache_dir: Path) -> bool:
+    """Whether an earlier call kept the scores of all baselines."""
+    return kept_path(cache_dir, KIND, _identity(targets, fingerprint, split)).exists()
+
+
+def _identity(targets: Targets, fingerprint: str, split: str) -> list[Any]:
+    return [fingerprint, split, targets.context_mode, targets.context_length, code_version(__name__)]
+
+
 def _scored(targets: Targets, *, fingerprint: str, cache_dir: Path | None) -> dict[str, ScoredBaseline]:
     train_mean = targets.train_mean()
-    baselines = fit_baselines(
-        targets,
-        forecast_of=partial(kept_forecast, fingerprint=fingerprint, cache_dir=cache_dir),
-        ridges_of=partial(kept_ridges, fingerprint=fingerprint, cache_dir=cache_dir),
+    ridges, forecast = both(
+        lambda: kept_ridges(targets, fingerprint=fingerprint, cache_dir=cache_dir),
+        lambda: kept_forecast(targets, fingerprint=fingerprint, cache_dir=cache_dir),
     )
+    baselines = fit_baselines(targets, forecast_of=lambda _: forecast, ridges_of=lambda _: ridges)
     return {
         baseline.name: ScoredBaseline(
             scores=score_predictor(

@@ -44,6 +44,7 @@ from lvm_pipeline.evaluation.resolution_scores import resolution_scores
 from lvm_pipeline.evaluation.rollout import NO_ROLLOUT, rollout_scores
 from lvm_pipeline.evaluation.scoring import ScoredModel, other_data, score_model
 from lvm_pipeline.evaluation.standing_scores import standing_scores
+from lvm_pipeline.evaluation.table_fits import make_fits
 from lvm_pipeline.evaluation.text_scores import TextRequest, TextScores, text_scores
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.baselines import COPY_LAST
@@ -58,6 +59,7 @@ from lvm_pipeline.measures.retrieval import (
     retrieval_scores,
 )
 from lvm_pipeline.measures.targets import ContextMode, Targets
+from lvm_pipeline.measures.threads import both
 from lvm_pipeline.measures.uncertainty import Interval, paired_gain
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.source.encoders.encoder import Encoder
@@ -118,16 +120,22 @@ def evaluate_model(
     )
     if on_scored is not None:
         on_scored(scored)
+    make_fits(scored, cache_dir=cache_dir, seed=seed)
     baselines = baseline_scores(
         scored.targets, fingerprint=data.sequences.metadata.fingerprint, split=split, cache_dir=cache_dir
     )
     report = _scores_report(scored, baselines, concepts_path=concepts_path, num_threads=num_threads, seed=seed)
     encoder = None if encoders_dir is None else encoder_of_space(data.concepts.space_id, encoders_dir=encoders_dir)
+    # side by side: texts are compared in Python, which leaves a core idle
+    measured, standing = both(
+        lambda: _text(scored, text, concepts_path=concepts_path, encoder=encoder, cache_dir=cache_dir, seed=seed),
+        lambda: standing_scores(scored, concepts_path=concepts_path, cache_dir=cache_dir, encoder=encoder, seed=seed),
+    )
     report = replace(
         report,
         ranking=ranking_scores(scored, baselines[COPY_LAST], cache_dir=cache_dir, seed=seed),
-        standing=standing_scores(scored, concepts_path=concepts_path, cache_dir=cache_dir, encoder=encoder, seed=seed),
-        text=_text(scored, text, concepts_path=concepts_path, encoder=encoder, cache_dir=cache_dir, seed=seed),
+        standing=standing,
+        text=measured,
         rollout=rollout_scores(
             scored, cache_dir=cache_dir, decoders=text.decoders if text else (), encoder=encoder, seed=seed
         ),

@@ -91,7 +91,7 @@ def ranking_scores(
     the ranking query and of resampling.
     """
     targets = scored.targets
-    baselines = {COPY_LAST: _ranked(copy_last.scores), **_baselines(scored, cache_dir, seed=seed)}
+    baselines = {COPY_LAST: _ranked(copy_last.scores), **ranking_baselines(scored, cache_dir, seed=seed)}
     model = _ranked(scored.scores)
     best = max(baselines, key=lambda name: baselines[name].better().mean())
     return RankingScores(
@@ -114,7 +114,7 @@ def _ranked(scores: Scores) -> _Ranked:
     )
 
 
-def _baselines(scored: "ScoredModel", cache_dir: Path | None, *, seed: int) -> dict[str, _Ranked]:
+def ranking_baselines(scored: "ScoredModel", cache_dir: Path | None, *, seed: int) -> dict[str, _Ranked]:
     """Fit and rank the baselines, or read what an earlier call kept."""
     targets, fingerprint = scored.targets, scored.data.sequences.metadata.fingerprint
     return kept_or_made(

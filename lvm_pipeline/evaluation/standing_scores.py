@@ -71,7 +71,7 @@ def standing_scores(
     targets = scored.targets
     rows = targets.ranked.target_rows
     wanted = np.asarray(targets.vectors[rows], np.float32)
-    centroids = _centroids(scored, cache_dir, seed=seed)
+    centroids = centroids_of(scored, cache_dir, seed=seed)
     clusters = nearest_clusters(wanted, centroids)
     last = np.asarray(targets.vectors[rows - 1], np.float32)
     predicted = scored.predictions[targets.ranked_indices]
@@ -104,7 +104,7 @@ def _leak_ladder(scored: "ScoredModel", encoder: Encoder, concepts_path: Path) -
     return tuple(steps)
 
 
-def _centroids(scored: "ScoredModel", cache_dir: Path | None, *, seed: int) -> NDArray[np.float32]:
+def centroids_of(scored: "ScoredModel", cache_dir: Path | None, *, seed: int) -> NDArray[np.float32]:
     """Fit the clusters of the train concepts, or read those of an earlier call."""
     targets = scored.targets
     return kept_or_made(

@@ -188,10 +188,11 @@ def choose_champion(settings: Settings, *, ignore_incumbent: bool = False) -> di
     from lvm_pipeline.adapters import mlflow_registry
     from lvm_pipeline.experiments.selection import select_champion
 
+    challengers = _challengers(settings)  # before the registry, whose database takes ten seconds to make
     incumbent = None if ignore_incumbent else mlflow_registry.champion(settings)
     tags = mlflow_registry.champion_tags(settings)
     selection = select_champion(
-        _challengers(settings),
+        challengers,
         incumbent_dir=incumbent.model_dir if incumbent else None,
         concepts_path=settings.concepts_path,
         sequences_path=settings.sequences_path,

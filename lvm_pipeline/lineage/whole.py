@@ -1,10 +1,15 @@
 """The whole lineage in one call, without Dagster."""
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline.lineage import data, drift, models, results
+from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from lvm_pipeline.training.rescore import RescoringProcess
 
 Shown = Callable[..., Any]  # (done, total, note), which moves a bar
 Task = Callable[[str], Shown]  # makes a bar, given its description
@@ -22,14 +27,15 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
     """
     from lvm_pipeline.training.rescore import RescoringProcess
 
-    shown = task("concepts")
-    concepts = data.stage_concepts(settings, progress=until_over(shown))
-    shown(1, 1, concepts.extraction_in_words())
-    shown = task("sequences")
-    data.promote_with_sequences(settings, concepts)
-    drift.check_drift(settings)
-    shown(1, 1)
-    with RescoringProcess():
+    with RescoringProcess() as rescoring:
+        shown = task("concepts")
+        start_ahead = functools.cache(lambda: _start_ahead(settings, architectures, rescoring, again=again))
+        concepts = data.stage_concepts(settings, progress=_after(start_ahead, until_over(shown)))
+        shown(1, 1, concepts.extraction_in_words())
+        shown = task("sequences")
+        data.promote_with_sequences(settings, concepts)
+        drift.check_drift(settings)
+        shown(1, 1)
         for architecture in architectures:
             shown = task(f"trained_model {architecture}")
             _train(settings, architecture, again=again, shown=shown)
@@ -41,6 +47,28 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
     chosen = results.choose_champion(settings)
     shown(1, 1)
     return chosen
+
+
+def _start_ahead(
+    settings: Settings, architectures: Sequence[str], rescoring: "RescoringProcess", *, again: bool
+) -> None:
+    """Start what the first training would wait for, if there will be one: concepts and sequences leave a core idle."""
+    from lvm_pipeline.adapters.mlflow_store import open_ahead
+
+    trials = (models.training_config_of(settings, architecture).trial for architecture in architectures)
+    if again or any(not trial_folder(settings, trial.trial_id).model_dir.exists() for trial in trials):
+        open_ahead(settings)
+        rescoring.start()
+
+
+def _after(start: Callable[[], None], shown: Shown) -> Shown:
+    """Return what moves a bar, but calls `start` before."""
+
+    def show(*progress: Any) -> None:
+        start()
+        shown(*progress)
+
+    return show
 
 
 def until_over(shown: Shown) -> Shown:

@@ -22,8 +22,6 @@ def eigenbasis(vectors: Vectors, rows: Rows) -> Vectors:
 
     At most 65,536 of the rows are used, evenly spaced.
     """
-    from scipy.linalg import eigh
-
     dim, rows = vectors.shape[1], rows[:: -(-len(rows) // MAX_ROWS_OF_BASIS)]
     products, total = np.zeros((dim, dim)), np.zeros(dim)
     for start in range(0, len(rows), ROWS_IN_A_BLOCK):
@@ -31,7 +29,7 @@ def eigenbasis(vectors: Vectors, rows: Rows) -> Vectors:
         products += block.T @ block
         total += block.sum(axis=0, dtype=np.float64)
     covariance = products / len(rows) - np.outer(total, total) / len(rows) ** 2
-    return np.ascontiguousarray(eigh(covariance)[1][:, ::-1], np.float32)
+    return np.ascontiguousarray(np.linalg.eigh(covariance)[1][:, ::-1], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

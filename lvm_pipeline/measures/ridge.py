@@ -123,7 +123,7 @@ class _NormalEquations:
         system = self.gram.astype(dtype)
         system -= np.outer(mean_x.astype(dtype), (self.num * mean_x).astype(dtype))
         system.flat[:: len(system) + 1] += penalty * mean_square
-        factor = cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+        factor = cho_factor(system.T, overwrite_a=True, check_finite=False)  # by columns, so that it is not copied
         right = self.cross.astype(dtype)
         right -= np.outer(self.sum_x.astype(dtype), (self.sum_y / self.num).astype(dtype))
         maps = {}

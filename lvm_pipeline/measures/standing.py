@@ -71,6 +71,7 @@ def fit_clusters(vectors: Vectors, rows: NDArray[np.int64], *, seed: int) -> Vec
     About 65,536 concepts at most are used, evenly spaced.
     """
     from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
 
     rows = rows[:: -(-len(rows) // MAX_CLUSTERED_CONCEPTS)]
     directions = unit_length(np.asarray(vectors[rows], np.float32))
@@ -80,7 +81,8 @@ def fit_clusters(vectors: Vectors, rows: NDArray[np.int64], *, seed: int) -> Vec
     options = {"init": "random", "n_init": 1, "batch_size": SAMPLES_IN_A_BATCH, "random_state": seed}
     means = MiniBatchKMeans(num, compute_labels=False, **options)  # pyright: ignore[reportArgumentType]  # its n_init may be a number
     leading = directions @ basis
-    labels = means.fit(leading).predict(leading)
+    with threadpool_limits(1, "openmp"):  # its threads mostly wait for each other; other fits use the other cores
+        labels = means.fit(leading).predict(leading)
     centroids = np.asarray(means.cluster_centers_, np.float32) @ basis.T  # of a cluster that is nobody's nearest
     found, first = np.unique(np.sort(labels), return_index=True)
     centroids[found] = np.add.reduceat(directions[np.argsort(labels, kind="stable")], first)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.measures.samples import TARGETS_IN_A_RUN
+from lvm_pipeline.measures.threads import in_threads
 
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
@@ -37,7 +38,8 @@ def decayed_means(vectors: Vectors, first_context_rows: Rows, target_rows: Rows,
     Decay 0 copies the last concept, 1 is the plain mean. First rows and ascending target rows are (S,).
     """
     means = np.empty((len(target_rows), vectors.shape[1]), np.float32)
-    for start in range(0, len(target_rows), TARGETS_IN_A_RUN):  # one matrix product a block, so that memory stays small
+
+    def average(start: int) -> None:  # by one matrix product, so that memory stays small
         firsts, targets = (rows[start : start + TARGETS_IN_A_RUN, None] for rows in (first_context_rows, target_rows))
         rows = np.arange(firsts.min(), targets.max())
         lags = targets - 1 - rows
@@ -46,6 +48,8 @@ def decayed_means(vectors: Vectors, first_context_rows: Rows, target_rows: Rows,
         weights /= weights.sum(axis=1, keepdims=True)
         block = np.asarray(vectors[rows[0] : rows[-1] + 1], np.float32)
         means[start : start + TARGETS_IN_A_RUN] = weights.astype(np.float32) @ block
+
+    in_threads(average, range(0, len(target_rows), TARGETS_IN_A_RUN))
     return means
 
 

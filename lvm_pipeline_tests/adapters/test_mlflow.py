@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -207,6 +208,29 @@ def test_an_absent_server_is_reported_at_once(tmp_path):
         MlflowTracker(settings).start("x", params={}, tags={}, fingerprints={})
 
     assert time.monotonic() - began < 6
+
+
+def test_a_client_opened_ahead_is_the_one_that_is_used(settings):
+    mlflow_store._client.cache_clear()
+
+    mlflow_store.open_ahead(settings)
+    client = mlflow_store.open_client(settings)
+
+    assert client.search_experiments()
+    assert mlflow_store._client.cache_info().misses == 1  # made once, though two threads asked for it
+
+
+def test_an_error_ahead_is_left_to_whoever_needs_the_client(tmp_path, capfd):
+    settings = Settings(home=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9")
+
+    mlflow_store.open_ahead(settings)
+    with pytest.raises(LvmError, match="No MLflow server answers"):
+        mlflow_store.open_client(settings)
+
+    for thread in threading.enumerate():
+        if thread.name == "mlflow":
+            thread.join()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_nothing_is_written_outside_the_home(settings, client, tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ import pytest
 from lvm_pipeline.evaluation import kept_fits
 from lvm_pipeline.evaluation.baseline_scores import baseline_scores
 from lvm_pipeline.evaluation.kept_fits import kept_forecast, kept_ridges
+from lvm_pipeline.evaluation.scoring import score_model
+from lvm_pipeline.evaluation.table_fits import make_fits
 from lvm_pipeline_tests.measures.processes import targets_of_process
 
 
@@ -61,3 +63,32 @@ def test_both_splits_share_the_ridges_and_other_data_do_not(tmp_path, ridge_fits
         baseline_scores(targets, fingerprint=fingerprint, split=split, cache_dir=tmp_path)
 
     assert len(ridge_fits) == 2
+
+
+def test_what_a_report_fits_on_the_table_is_made_before_and_only_once(products, model_dir, tmp_path, ridge_fits):
+    scored = score_model(model_dir, products.data(), device="cpu")
+
+    make_fits(scored, cache_dir=tmp_path, seed=0)
+    assert {path.name.rpartition("-")[0] for path in tmp_path.iterdir()} == {
+        "ranking",
+        "ridges",
+        "linear-forecast",
+        "clusters",
+    }
+    fingerprint = scored.data.sequences.metadata.fingerprint
+    found = baseline_scores(scored.targets, fingerprint=fingerprint, split="validation", cache_dir=tmp_path)
+    assert len(ridge_fits) == 1
+
+    for path in tmp_path.glob("ridges-*.npz"):
+        path.unlink()
+    make_fits(scored, cache_dir=tmp_path, seed=0)
+    assert len(ridge_fits) == 1  # the scores of the baselines are kept, so nothing reads the ridges
+    alone = baseline_scores(scored.targets, fingerprint=fingerprint, split="validation", cache_dir=None)
+    for name, each in alone.items():
+        np.testing.assert_array_equal(found[name].scores.closeness.cosine, each.scores.closeness.cosine)
+
+
+def test_without_a_place_to_keep_them_nothing_is_fitted_ahead(products, model_dir, ridge_fits):
+    make_fits(score_model(model_dir, products.data(), device="cpu"), cache_dir=None, seed=0)
+
+    assert not ridge_fits

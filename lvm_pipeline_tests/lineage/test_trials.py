@@ -374,3 +374,12 @@ def test_the_champion_rule_reads_what_the_report_scored(settings, registry, monk
     decision = lineage.choose_champion(settings)["decision"]
 
     assert decision["cosine"] == pytest.approx(report.cosine)
+
+
+def test_without_data_no_champion_is_chosen_and_no_database_made_to_say_so(tmp_path):
+    settings = Settings(home=tmp_path / "empty")
+
+    with pytest.raises(LvmError, match="There is no sequence table"):
+        lineage.choose_champion(settings)
+
+    assert not settings.home.exists()

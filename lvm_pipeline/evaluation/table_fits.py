@@ -1,0 +1,31 @@
+"""What reports fit on a table alone, whatever the model is: made side by side and kept before the report reads it."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvm_pipeline.evaluation.baseline_scores import are_kept
+from lvm_pipeline.evaluation.kept_fits import kept_forecast, kept_ridges
+from lvm_pipeline.evaluation.ranking_scores import ranking_baselines
+from lvm_pipeline.evaluation.standing_scores import centroids_of
+from lvm_pipeline.measures.threads import in_threads
+
+if TYPE_CHECKING:
+    from lvm_pipeline.evaluation.scoring import ScoredModel
+
+
+def make_fits(scored: "ScoredModel", *, cache_dir: Path | None, seed: int) -> None:
+    """Make those that `cache_dir` does not hold yet; None: each is made where it is read, since nothing is kept."""
+    if cache_dir is None:
+        return
+    targets, fingerprint = scored.targets, scored.data.sequences.metadata.fingerprint
+    fits: list[Callable[[], Any]] = [partial(ranking_baselines, scored, cache_dir, seed=seed)]  # the longest first
+    if not are_kept(targets, fingerprint=fingerprint, split=scored.split, cache_dir=cache_dir):
+        fits += [
+            partial(kept, targets, fingerprint=fingerprint, cache_dir=cache_dir)
+            for kept in (kept_ridges, kept_forecast)
+        ]
+    fits.append(partial(centroids_of, scored, cache_dir, seed=seed))
+    targets.prepare_pool()
+    in_threads(lambda fit: fit(), fits)
