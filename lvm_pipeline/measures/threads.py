@@ -1,7 +1,7 @@
 """Run blocks, or whole fits, in threads; NumPy releases the GIL in products and comparisons.
 
 A fit takes little longer in one thread than in two, since much of it is no large product. So two side by side, of one
-thread each, take about half the time of one after the other.
+thread each, end sooner than one after the other.
 """
 
 import sys
