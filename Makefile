@@ -60,9 +60,10 @@ test-slow: setup-all  ## what `make test` leaves out
 	$(PYTEST) -m "slow or gpu or browser"
 
 # Real services and a real browser now and then miss a deadline on a busy machine, so what fails has a second try. Files
-# share no services, and much of their time is waiting for some, so two cores have work for three processes.
+# share no services, and much of their time is waiting for some. With three processes on two cores nothing is sooner, and
+# browsers miss their deadlines.
 test-most: setup-all  ## the same, but for what takes minutes or measures
-	$(ONE_THREAD) $(PYTEST) --reruns 1 --numprocesses 3 --dist loadfile -m "(slow or browser) and not long"
+	$(ONE_THREAD) $(PYTEST) --reruns 1 --numprocesses 2 --dist loadfile -m "(slow or browser) and not long"
 
 lint: setup-dev  ## style, format, import contracts, unused or missing dependencies
 	$(BIN)/ruff check .

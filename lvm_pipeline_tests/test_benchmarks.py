@@ -25,6 +25,7 @@ def test_extraction_is_measured_against_pandas_on_the_same_rows():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.postgres
 def test_extraction_is_measured_at_two_sizes_and_after_changes_and_a_kill():
     rows = rows_of("extraction.py", "--scale", "200", "10000")
@@ -110,6 +111,7 @@ def test_architectures_are_measured_beside_transformers():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_drift_beside_other_tools_says_which_are_not_installed(tmp_path):
     sizes = ("--articles", "40", "--resamples", "2", "--injections", "1")
     cases = ("unchanged", "20% changed")

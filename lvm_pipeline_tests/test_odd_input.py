@@ -29,7 +29,14 @@ from lvm_pipeline_tests.source.memory_table import MemoryTable
 from lvm_pipeline_tests.synthetic import synthetic_table
 
 FUZZ = settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-LONG = settings(FUZZ, max_examples=1000, derandomize=False)
+MUCH = settings(FUZZ, max_examples=1000, derandomize=False)
+
+
+def in_minutes(test):
+    """Mark a test that takes minutes."""
+    return pytest.mark.slow(pytest.mark.long(test))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(10**400),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
@@ -120,7 +127,7 @@ def lines_end_well(odd, tmp_path_factory, records, encoding):
 
 any_lines = given(st.lists(RECORDS, min_size=1, max_size=4), st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]))
 test_lines_of_any_json_end_well_or_in_one_sentence = FUZZ(any_lines(lines_end_well))
-test_many_lines_end_well_or_in_one_sentence = pytest.mark.slow(LONG(any_lines(lines_end_well)))
+test_many_lines_end_well_or_in_one_sentence = in_minutes(MUCH(any_lines(lines_end_well)))
 
 
 @st.composite
@@ -147,7 +154,7 @@ any_columns = given(
     )
 )
 test_parquet_of_any_types_ends_well_or_in_one_sentence = FUZZ(any_columns(parquet_ends_well))
-test_much_parquet_ends_well_or_in_one_sentence = pytest.mark.slow(LONG(any_columns(parquet_ends_well)))
+test_much_parquet_ends_well_or_in_one_sentence = in_minutes(MUCH(any_columns(parquet_ends_well)))
 
 
 PRODUCT = synthetic_table([8] * 6, vector_dim=8)
@@ -206,7 +213,7 @@ def damage_ends_well(odd, odd_files, tmp_path_factory, data):
 
 any_damage = given(st.data())
 test_damaged_files_end_well_or_in_one_sentence = FUZZ(any_damage(damage_ends_well))
-test_much_damage_ends_well_or_in_one_sentence = pytest.mark.slow(LONG(any_damage(damage_ends_well)))
+test_much_damage_ends_well_or_in_one_sentence = in_minutes(MUCH(any_damage(damage_ends_well)))
 
 
 SYMBOLS = [":", "@", "/", "?", "&", "=", ",", "%", "%00", "[::1]", " ", "\n", "\0", "\udce9", "'", "\\"]
