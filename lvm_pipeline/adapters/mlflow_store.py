@@ -47,6 +47,8 @@ ENVIRONMENT = {
     "MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT": "10",
 }
 
+_opening = threading.Lock()  # two threads that ask at once are given one client
+
 
 def tracking_uri(settings: Settings) -> str:
     """Return the URI of the store; starts the embedded Postgres where that is the store. Never print it."""
@@ -74,9 +76,6 @@ def open_ahead(settings: Settings) -> None:
             open_client(settings)
 
     threading.Thread(target=open_quietly, name="mlflow").start()
-
-
-_opening = threading.Lock()
 
 
 @lru_cache(maxsize=4)
