@@ -147,6 +147,7 @@ def test_settings_are_shown_without_secrets(lvm, monkeypatch):
     [
         (("run", "--architecture", "mamba9"), "There is no architecture mamba9; there are"),
         (("run", "--preset", "huge"), "lstm has no preset 'huge'; it has smoke, small, full"),
+        (("run", "--set", "model.hidden_dm=8"), "LstmConfig has no field 'hidden_dm'; did you mean hidden_dim?"),
         (("train", "--architecture", "lstm", "--preset", "huge"), "no concept table"),
         (("train", "--data", "nowhere.npz"), "There is no file nowhere.npz"),
         (("evaluate", "--model", "nowhere"), "nowhere"),

@@ -79,17 +79,29 @@ class BackboneConfig(ModelConfig):
 
 
 def config_with(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
-    """Return the config with some fields replaced.
+    """Return the config with some fields replaced; lists, as options hold them, become tuples.
 
     Raises:
         LvmError: If a field does not exist (the message lists what exists) or has a value that cannot be used.
     """
+    return replace(config, **checked_overrides(config, overrides))
+
+
+def checked_overrides(config: ModelConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides, lists as tuples, if the config has such fields of such types.
+
+    Whether values fit each other, and the data, shows only once the config is made.
+
+    Raises:
+        LvmError: If a field does not exist, or has a value of another type.
+    """
     declared = {f.name: f for f in fields(config)}
-    for name, value in overrides.items():
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()}
+    for name, value in given.items():
         if name not in declared:
             raise LvmError(f"{type(config).__name__} has no field {name!r}; {nearest_or_all(name, sorted(declared))}")
         _check_type(type(config).__name__, name, value, like=getattr(config, name), annotation=str(declared[name].type))
-    return replace(config, **overrides)
+    return given
 
 
 def _check_type(owner: str, name: str, value: Any, *, like: Any, annotation: str) -> None:

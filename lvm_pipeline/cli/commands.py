@@ -362,12 +362,13 @@ def _chosen(names: list[str] | None, settings: Settings) -> list[str]:
     """Return the architectures that the options name; `all` is every one, and one option may hold several.
 
     Raises:
-        LvmError: If one does not exist, or has no such preset: now, and not after the data stages.
+        LvmError: If one does not exist, or has no such preset or option: now, and not after the data stages.
     """
+    from lvm_pipeline.architectures._config import checked_overrides
     from lvm_pipeline.architectures._registry import architectures_named, load_architecture
 
     chosen = architectures_named(" ".join(names or DEFAULT_ARCHITECTURES))
-    if "preset" in settings.model_fields_set:  # every architecture has the default one; importing torch takes seconds
+    if "preset" in settings.model_fields_set or settings.model:  # else nothing can be wrong; torch takes seconds
         for name in chosen:
-            load_architecture(name).preset(settings.preset)
+            checked_overrides(load_architecture(name).preset(settings.preset).config, settings.model)
     return chosen

@@ -52,8 +52,7 @@ def settled(config: TrainingConfig, *, architecture: Architecture, is_leaking: b
 def model_config_for(architecture: Architecture, config: TrainingConfig, data: TrainingData) -> ModelConfig:
     """Return the preset's config with the vector width and length of the data and the config's overrides."""
     from_data = {"vector_dim": data.concepts.vector_dim, "unit_length": data.is_of_unit_length()}
-    overrides = {name: tuple(value) if isinstance(value, list) else value for name, value in config.model.items()}
-    return config_with(architecture.preset(config.preset).config, {**from_data, **overrides})
+    return config_with(architecture.preset(config.preset).config, {**from_data, **config.model})
 
 
 def fitted_weighted_mean(data: TrainingData, spans: Spans) -> dict[str, float]:
