@@ -121,26 +121,27 @@ def evaluate_model(
     if on_scored is not None:
         on_scored(scored)
     make_fits(scored, cache_dir=cache_dir, seed=seed)
-    baselines = baseline_scores(
-        scored.targets, fingerprint=data.sequences.metadata.fingerprint, split=split, cache_dir=cache_dir
-    )
-    report = _scores_report(scored, baselines, concepts_path=concepts_path, num_threads=num_threads, seed=seed)
+    baselines = _baselines_of(scored, cache_dir)
     encoder = None if encoders_dir is None else encoder_of_space(data.concepts.space_id, encoders_dir=encoders_dir)
+    decoders = text.decoders if text else ()
     # side by side: texts are compared in Python, which leaves a core idle
     measured, standing = both(
         lambda: _text(scored, text, concepts_path=concepts_path, encoder=encoder, cache_dir=cache_dir, seed=seed),
         lambda: standing_scores(scored, concepts_path=concepts_path, cache_dir=cache_dir, encoder=encoder, seed=seed),
     )
     report = replace(
-        report,
+        _scores_report(scored, baselines, concepts_path=concepts_path, num_threads=num_threads, seed=seed),
         ranking=ranking_scores(scored, baselines[COPY_LAST], cache_dir=cache_dir, seed=seed),
         standing=standing,
         text=measured,
-        rollout=rollout_scores(
-            scored, cache_dir=cache_dir, decoders=text.decoders if text else (), encoder=encoder, seed=seed
-        ),
+        rollout=rollout_scores(scored, cache_dir=cache_dir, decoders=decoders, encoder=encoder, seed=seed),
     )
     return _with_findings(report, scored, data_findings, read_findings(model_dir))
+
+
+def _baselines_of(scored: ScoredModel, cache_dir: Path | None) -> dict[str, ScoredBaseline]:
+    fingerprint = scored.data.sequences.metadata.fingerprint
+    return baseline_scores(scored.targets, fingerprint=fingerprint, split=scored.split, cache_dir=cache_dir)
 
 
 def _with_findings(
@@ -193,9 +194,7 @@ def gain_over_best_baseline(
 ) -> GainOverBest:
     """Score a trained model and the baselines on a split, without the rest of a report."""
     scored = score_model(model_dir, data, device=device, split=split, num_threads=num_threads)
-    baselines = baseline_scores(
-        scored.targets, fingerprint=data.sequences.metadata.fingerprint, split=split, cache_dir=cache_dir
-    )
+    baselines = _baselines_of(scored, cache_dir)
     best = best_baseline(baselines)
     own, other = scored.scores.closeness, baselines[best].scores.closeness.cosine
     return GainOverBest(
