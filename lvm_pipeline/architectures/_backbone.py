@@ -9,6 +9,8 @@ normaliser, where an architecture has one, is around the mixers: they read norma
 scaled back.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -69,6 +71,7 @@ class Backbone(LatentVectorModel):
         self.dropout = Dropout(config.dropout)
         self.output_projection = _output_projection(config)
         self.residual_head = _head(config)
+        self._is_head_alone = False
         self._start_without_effect()
 
     @torch.no_grad()
@@ -80,6 +83,10 @@ class Backbone(LatentVectorModel):
             last.bias.zero_()
 
     def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
+        if self._is_head_alone and self.residual_head is not None:
+            num_positions = contexts.shape[:2] if at is None else (int(at.sum()),)
+            states = contexts.new_zeros(*num_positions, self.input_projection.out_features)
+            return self._finish(self.residual_head(contexts, states, at))
         return self.predict_from(contexts, self.mixers(self.states_of(contexts, condition), at), at)
 
     def prefill(self, contexts: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
@@ -138,6 +145,20 @@ class Backbone(LatentVectorModel):
     def start_step(self, step: int) -> None:
         if isinstance(self.mixers, StepAwareMixers):
             self.mixers.start_step(step)
+
+    @contextmanager
+    def without_idle_mixers(self) -> Iterator[None]:
+        """Do not run the mixers inside the block if they have no effect, as before training: it is the same and faster.
+
+        Weights must not change inside the block.
+        """
+        last, head = self.output_projection[-1], self.residual_head
+        is_idle = head is not None and not head.reads_states and not any(bool(each.any()) for each in last.parameters())
+        self._is_head_alone = is_idle
+        try:
+            yield
+        finally:
+            self._is_head_alone = False
 
     def fit(self, train_vectors: Tensor) -> None:
         if self.normaliser is not None:

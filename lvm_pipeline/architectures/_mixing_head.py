@@ -102,6 +102,11 @@ class MixingHead(nn.Module):
         if self.state_query is not None:
             nn.init.zeros_(self.state_query.weight)
 
+    @property
+    def reads_states(self) -> bool:
+        """Whether states of the mixers change anything, which they do not before training."""
+        return self.state_query is not None and bool(self.state_query.weight.any())
+
     @torch.no_grad()
     def fit(self, train_vectors: Tensor) -> None:
         """Set directions and length from train vectors (N, D): principal directions first."""

@@ -52,6 +52,11 @@ class ResidualHead(nn.Module):
         nn.init.zeros_(self.attend.weight)
         nn.init.zeros_(self.attend.bias)
 
+    @property
+    def reads_states(self) -> bool:
+        """Whether states of the mixers change anything, which they do not before training."""
+        return bool(self.attend.weight.any())
+
     @torch.no_grad()
     def set_weighted_mean(self, *, decay: float, article_weight: float) -> None:
         """Start from a fitted decay and article weight."""

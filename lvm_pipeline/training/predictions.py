@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.architectures._threads import side_by_side
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.metrics import cosines
-from lvm_pipeline.training.batches import batches
+from lvm_pipeline.training.batches import Batch, batches
 from lvm_pipeline.training.spans import Spans
 
 # Measured on two cores: 800 take a fifth to a third less time than 2,048. Larger ones should fill a GPU, which was not
 # measured.
 TARGETS_IN_A_BATCH = {"cpu": 800, "cuda": 2048}
 MOST_PADDED = 1.25  # the longest span of a batch, in lengths of the shortest
+TARGETS_OF_A_THREAD = 200  # at least; with fewer, a batch has all threads
 
 
 def predict_spans(
@@ -33,12 +35,21 @@ def predict_spans(
     device, `condition` that of all concepts (N, C).
     """
     spans = spans.no_longer_than(model.max_context)
-    predictions = np.empty((int(spans.num_targets.sum()), vectors.shape[1]), np.float32)
+    num_targets = int(spans.num_targets.sum())
+    predictions = np.empty((num_targets, vectors.shape[1]), np.float32)
     starts = np.cumsum(spans.num_targets) - spans.num_targets
-    for indices, found in predicted_batches(model, vectors, spans, condition):
+    on_cpu = vectors.device.type == "cpu"
+    num_threads = max(1, min(torch.get_num_threads(), num_targets // TARGETS_OF_A_THREAD)) if on_cpu else 1
+
+    def predict(found: tuple[NDArray[np.int64], Batch]) -> None:
+        indices, batch = found
         counts = spans.num_targets[indices]
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        predictions[np.repeat(starts[indices], counts) + offsets] = found.cpu().numpy()
+        predictions[np.repeat(starts[indices], counts) + offsets] = _predicted(model, batch).cpu().numpy()
+
+    model.eval()
+    size = min(TARGETS_IN_A_BATCH[vectors.device.type], -(-num_targets // num_threads))
+    side_by_side(predict, _batches(model, vectors, spans, condition, size), num_threads=num_threads)
     return predictions
 
 
@@ -47,12 +58,21 @@ def predicted_batches(
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """Yield each batch's span indices and the predictions for their targets, in float32."""
     model.eval()
-    size = TARGETS_IN_A_BATCH[vectors.device.type]
-    for part in _padded_together(model, spans):
+    for indices, batch in _batches(model, vectors, spans, condition, TARGETS_IN_A_BATCH[vectors.device.type]):
+        yield indices, _predicted(model, batch)
+
+
+def _batches(
+    model: LatentVectorModel, vectors: Tensor, spans: Spans, condition: Tensor | None, size: int
+) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+    for part in reversed(_padded_together(model, spans)):  # the longest first, so that no thread ends late
         for indices, batch in batches(vectors, spans.take(part), size, condition=condition):
-            with torch.inference_mode():
-                found = model(batch.contexts, batch.condition, batch.is_target)
-            yield part[indices], found.float()
+            yield part[indices], batch
+
+
+def _predicted(model: LatentVectorModel, batch: Batch) -> Tensor:
+    with torch.inference_mode():
+        return model(batch.contexts, batch.condition, batch.is_target).float()
 
 
 def _padded_together(model: LatentVectorModel, spans: Spans) -> list[NDArray[np.int64]]:

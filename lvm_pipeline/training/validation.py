@@ -3,11 +3,13 @@
 Shapes: S = targets, D = vector width.
 """
 
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.metrics import spread_of
@@ -65,5 +67,6 @@ class Validation:
         def predict(spans: Spans) -> NDArray[np.float32]:
             return predict_spans(model, vectors, spans, condition=condition)
 
-        with self.ranks.whole(model):
+        idle = model.without_idle_mixers() if isinstance(model, Backbone) else nullcontext()
+        with self.ranks.whole(model), idle:
             return self.ranks.predicted(predict, self.spans, width=vectors.shape[1])

@@ -61,6 +61,35 @@ def test_a_context_beyond_the_longest_is_refused():
         model(noise(1, 6, 8, dtype=torch.float32))
 
 
+@pytest.mark.parametrize("head", ["mixing", "means"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("linear", "mixing", "lcm_two_tower")])
+def test_mixers_are_not_run_where_they_have_no_effect_yet(name, head):
+    model, contexts = build(name, head=head).eval(), noise(2, 5, 32, dtype=torch.float32)
+    at = torch.tensor([[0, 1, 0, 0, 1], [1, 0, 0, 0, 0]], dtype=torch.bool)
+    calls = []
+    assert isinstance(model, Backbone)
+    model.mixers.register_forward_hook(lambda *_: calls.append(1))
+    expected = model(contexts), model(contexts, None, at)
+    with model.without_idle_mixers():
+        found = model(contexts), model(contexts, None, at)
+    assert len(calls) == 2
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    model(contexts)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("changed", ["output_projection", "residual_head"])
+def test_mixers_that_have_an_effect_are_run(head, changed):
+    model, contexts = build("lstm", head=head).eval(), noise(2, 5, 32, dtype=torch.float32)
+    if head != "none":
+        redraw(getattr(model, changed))
+    expected = model(contexts)
+    with model.without_idle_mixers():
+        assert torch.equal(model(contexts), expected)
+
+
 def test_without_a_head_there_is_no_arithmetic_to_set():
     model = backbone(head="none")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

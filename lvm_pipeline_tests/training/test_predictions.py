@@ -1,10 +1,14 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
 
+from lvm_pipeline.architectures._threads import torch_threads
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.metrics import spread_of
 from lvm_pipeline.source.encoders.encoder import unit_length
+from lvm_pipeline.training import predictions
 from lvm_pipeline.training.batches import vectors_on_device
 from lvm_pipeline.training.data import Spans
 from lvm_pipeline.training.predictions import SELECTION_METRICS, predict_spans, predicted_batches, selection_metric
@@ -43,6 +47,33 @@ def test_spans_of_a_batch_are_of_similar_length(model):
         assert len(found) == lengths[indices].sum()
         seen += indices.tolist()
     assert sorted(seen) == list(range(len(lengths)))
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    monkeypatch.setattr(predictions, "TARGETS_OF_A_THREAD", 40)
+    with torch_threads(2):
+        yield
+        assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("mode", ["windows", "articles"])
+def test_batches_side_by_side_are_predicted_as_one_after_the_other(data, model, two_threads, monkeypatch, mode):
+    spans, vectors = data.scored_spans("train", mode=mode), vectors_on_device(data.vectors, "cpu")
+    used = set()
+    found_by = model.forward
+    monkeypatch.setattr(model, "forward", lambda *inputs: used.add(threading.get_ident()) or found_by(*inputs))
+    beside = predict_spans(model, vectors, spans)
+    assert used
+    assert threading.get_ident() not in used
+    with torch_threads(1):
+        np.testing.assert_allclose(beside, predict_spans(model, vectors, spans), atol=1e-6)
+    assert threading.get_ident() in used
+
+
+def test_what_fails_beside_other_batches_fails_the_call(data, model, two_threads):
+    with pytest.raises(RuntimeError, match="15"):
+        predict_spans(model, torch.zeros(len(data.vectors), 15), data.article_spans("train"))
 
 
 def test_long_articles_are_cut_for_a_model_that_reads_little(data, model, monkeypatch):
