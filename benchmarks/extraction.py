@@ -284,6 +284,8 @@ def run_child(child: str, url: str, folder: Path, *, earlier: str | None = None)
 
 def run_ours(task: dict[str, Any]) -> None:
     """Extract as the pipeline does."""
+    import adbc_driver_postgresql.dbapi  # noqa: F401, it would be imported with the first connection
+
     from lvm_pipeline.adapters.postgres_reader import PostgresReader
     from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
     from lvm_pipeline.concepts.kept import EarlierExtractions
@@ -304,6 +306,8 @@ def run_pandas(task: dict[str, Any]) -> None:
     Of `np.fromstring`, `json.loads` and splitting, the first was the fastest.
     """
     import pandas
+    import psycopg2  # noqa: F401, this and the next one would be imported when they are needed
+    import pyarrow.parquet  # noqa: F401
     import sqlalchemy
 
     started = time.perf_counter()

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +69,11 @@ class ConceptsFingerprint:
 
 
 class ConceptsWriter:
-    """Writes rows of the concept table as they come, in row groups that end where an article ends."""
+    """Writes rows of the concept table as they come, in row groups that end where an article ends.
+
+    A group is compressed and written in a thread while the caller brings the rows of the next one, so an error of the
+    disk is raised by a later call, by `finish` at the latest.
+    """
 
     def __init__(self, path: Path, *, vector_dim: int, has_digests: bool = False):
         """Open the file at `path`, whose folder must exist; use as a context manager, or call `abandon` on errors."""
@@ -79,6 +84,8 @@ class ConceptsWriter:
         self._content = ContentFingerprints()
         self._waiting: list[pa.Table] = []
         self._num_waiting = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="concepts-writer")
+        self._written: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -108,20 +115,32 @@ class ConceptsWriter:
 
     def _write_group(self, rows: pa.Table) -> None:
         if rows.num_rows:
-            # In one piece, so that pages do not depend on how the rows came.
-            self._writer.write_table(rows.combine_chunks(), row_group_size=rows.num_rows)
+            self._wait()  # at most one group is in memory beside the one that is written
+            self._written = self._thread.submit(self._write_now, rows)
+
+    def _write_now(self, rows: pa.Table) -> None:
+        # In one piece, so that pages do not depend on how the rows came.
+        self._writer.write_table(rows.combine_chunks(), row_group_size=rows.num_rows)
+
+    def _wait(self) -> None:
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
 
     def finish(self, metadata: ConceptsMetadata, *, source_findings: Iterable[Finding] = ()) -> ConceptsMetadata:
         """Write the remaining rows and the metadata, and close the file; return them with the content fingerprints."""
         metadata = replace(metadata, content_fingerprints=self._content.hexdigests())
         if self._waiting:
             self._write_group(pa.concat_tables(self._waiting))
+        self._wait()
+        self._thread.shutdown()
         findings = json.dumps([finding.as_json() for finding in source_findings]).encode()
         self._writer.add_key_value_metadata({**metadata.as_parquet_metadata(), SOURCE_FINDINGS_KEY: findings})
         self._writer.close()
         return metadata
 
     def abandon(self) -> None:
+        self._thread.shutdown()  # after the group that it writes
         with suppress(OSError, pa.ArrowException):  # on a full disk even closing fails
             self._writer.close()
 

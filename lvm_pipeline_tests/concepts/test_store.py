@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import textwrap
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -364,6 +365,24 @@ def test_a_full_disk_leaves_everything_as_it_was(tmp_path, action):
     assert child.stdout.startswith("The disk that holds"), child.stderr
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["concepts.parquet"]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_no_thread_is_left_of_the_writing(tmp_path, fails):
+    path = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[3], vector_dim=16)
+
+    def writers():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("concepts-writer")]
+
+    def pieces():
+        yield synthetic_table([ROW_GROUP_CONCEPTS, 5], vector_dim=16)
+        assert len(writers()) == 1
+        if fails:
+            raise ValueError("the source broke off")
+
+    with pytest.raises(ValueError, match="broke off") if fails else nullcontext():
+        write_concepts(path, pieces(), read_concepts_metadata(path))
+    assert not writers()
 
 
 @pytest.mark.parametrize("read", [read_facts, lambda path: read_columns(path, ["article_id", "concept_text"])])
