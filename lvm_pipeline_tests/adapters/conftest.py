@@ -3,6 +3,9 @@
 import psycopg
 import pytest
 
+from lvm_pipeline_tests.adapters.processes import processes_of
+from lvm_pipeline_tests.adapters.running_services import WITH_SMALL_DEFINITIONS, RunningServices
+
 
 @pytest.fixture
 def database(module_postgres_url):
@@ -13,3 +16,25 @@ def database(module_postgres_url):
         connection.execute("CREATE SCHEMA public")
         connection.execute("CREATE EXTENSION vector")
     return module_postgres_url
+
+
+@pytest.fixture
+def home(open_tmp_path):
+    """An empty home."""
+    return open_tmp_path / "home"
+
+
+@pytest.fixture
+def start_services(home):
+    """Start the services of the home; whatever the test did, nothing of them is left after it."""
+    started = []
+
+    def start(*command):
+        started.append(RunningServices(home, *(command or WITH_SMALL_DEFINITIONS)))
+        return started[-1].wait_until_up()
+
+    yield start
+    for process in processes_of(home):
+        process.kill()
+    for services_ in started:
+        services_.process.communicate()
