@@ -28,22 +28,27 @@ def side_by_side(function: Callable[[Item], None], items: Iterable[Item], *, num
     An item is taken when a thread is free for it. Threads of one operation wait for each other at its end, so two
     batches in a thread each take less time than one after the other with both.
     """
-    num_torch_threads = torch.get_num_threads()
     if num_threads < 2:
         for item in items:
             function(item)
         return
-    coming, lock = iter(items), threading.Lock()
+    num_torch_threads = max(1, torch.get_num_threads() // num_threads)
+    coming, end, lock, is_over = iter(items), object(), threading.Lock(), threading.Event()
 
     def work(_: int) -> None:
-        torch.set_num_threads(max(1, num_torch_threads // num_threads))
-        while True:
-            with lock:
-                item = next(coming, end)
-            if item is end:
-                return
-            function(item)  # pyright: ignore[reportArgumentType]
+        torch.set_num_threads(num_torch_threads)
+        try:
+            while not is_over.is_set():
+                with lock:
+                    item = next(coming, end)
+                if item is end:
+                    return
+                function(item)  # pyright: ignore[reportArgumentType]
+        finally:  # also of the other threads, which need not go on after an error
+            is_over.set()
 
-    end = object()
     with torch_threads(None), ThreadPoolExecutor(num_threads) as threads:
-        list(threads.map(work, range(num_threads)))
+        try:
+            list(threads.map(work, range(num_threads)))
+        finally:  # Ctrl-C
+            is_over.set()
