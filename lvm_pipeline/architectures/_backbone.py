@@ -148,7 +148,7 @@ class Backbone(LatentVectorModel):
 
     @contextmanager
     def without_idle_mixers(self) -> Iterator[None]:
-        """Do not run the mixers inside the block if they have no effect, as before training: it is the same and faster.
+        """Skip the mixers inside the block if they have no effect, as before training; predictions are the same.
 
         Weights must not change inside the block.
         """

@@ -23,10 +23,10 @@ def torch_threads(num_threads: int | None) -> Iterator[None]:
 
 
 def side_by_side(function: Callable[[Item], None], items: Iterable[Item], *, num_threads: int) -> None:
-    """Call a function with every item in so many threads, each with its share of PyTorch's threads.
+    """Call a function with every item in several threads, each with its share of PyTorch's threads.
 
-    An item is taken when a thread is free for it. Threads of one operation wait for each other at its end, so two
-    batches in a thread each take less time than one after the other with both.
+    PyTorch's threads wait for each other after every operation. Two batches in two threads of one PyTorch thread each
+    therefore take less time than one after the other with two.
     """
     if num_threads < 2:
         for item in items:
@@ -44,7 +44,7 @@ def side_by_side(function: Callable[[Item], None], items: Iterable[Item], *, num
                 if item is end:
                     return
                 function(item)  # pyright: ignore[reportArgumentType]
-        finally:  # also of the other threads, which need not go on after an error
+        finally:  # after an error, the other threads stop, too
             is_over.set()
 
     with torch_threads(None), ThreadPoolExecutor(num_threads) as threads:

@@ -71,8 +71,8 @@ class ConceptsFingerprint:
 class ConceptsWriter:
     """Writes rows of the concept table as they come, in row groups that end where an article ends.
 
-    A group is compressed and written in a thread while the caller brings the rows of the next one, so an error of the
-    disk is raised by a later call, by `finish` at the latest.
+    Groups are compressed and written in a background thread, so a disk error is raised by a later call, `finish` at the
+    latest.
     """
 
     def __init__(self, path: Path, *, vector_dim: int, has_digests: bool = False):

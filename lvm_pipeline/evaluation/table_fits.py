@@ -1,4 +1,4 @@
-"""What reports fit on a table alone, whatever the model is: made side by side and kept before the report reads it."""
+"""Fits that depend on the table and not on the model: made in parallel and cached before the report reads them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def make_fits(scored: "ScoredModel", *, cache_dir: Path | None, seed: int) -> None:
-    """Make those that `cache_dir` does not hold yet; None: each is made where it is read, since nothing is kept."""
+    """Make the fits that `cache_dir` does not hold yet; with None, each is made where it is read."""
     if cache_dir is None:
         return
     targets, fingerprint = scored.targets, scored.data.sequences.metadata.fingerprint

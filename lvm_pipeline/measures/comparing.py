@@ -100,7 +100,7 @@ def compared(
     Args:
         directions: The predictions; if all are equal, they are multiplied once.
         pool: The candidates, of unit length.
-        pool_leading: The pool in its leading directions, where this pays.
+        pool_leading: The pool in its leading directions, if that is faster.
         thresholds: The least cosine of each line (B,), and the penalties (P,) that are taken from the cosines before,
             or None.
         block: Candidates at a time.
