@@ -161,6 +161,8 @@ def _model_of(settings: Settings, mlflow_run_id: str) -> "LoggedModel":
 
 
 def _version_with_alias(settings: Settings) -> "ModelVersion | None":
+    if not mlflow_store.is_there(settings):
+        return None
     from mlflow.exceptions import MlflowException
 
     with mlflow_store.store_errors():

@@ -55,6 +55,12 @@ def tracking_uri(settings: Settings) -> str:
     return settings.mlflow_tracking_uri or databases.mlflow_url(settings)
 
 
+def is_there(settings: Settings) -> bool:
+    """Whether there is a store to ask: a tracking server, or what an earlier command left in LVM_HOME."""
+    is_built_in = settings.mlflow_tracking_uri is None
+    return not is_built_in or settings.postgres_dir.exists() or settings.mlflow_dir.exists()
+
+
 def open_client(settings: Settings) -> "MlflowClient":
     """Return a client of the store, one for each store and process. The tables of a local store are created.
 

@@ -226,6 +226,13 @@ def test_which_model_is_used(settings, tmp_path):
         model_folder(settings, architecture="gru")
 
 
+def test_an_empty_home_has_no_champion_and_gets_no_database(tmp_path):
+    settings = Settings(home=tmp_path / "home")
+    with pytest.raises(LvmError, match="There is no champion yet"):
+        model_folder(settings)
+    assert not settings.home.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.postgres
 def test_the_champion_is_the_default_and_a_missing_one_is_an_error(fresh_settings, postgres_url, model_dir, vectors):
