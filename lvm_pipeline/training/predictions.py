@@ -27,19 +27,25 @@ TARGETS_OF_A_THREAD = 200  # at least; with fewer, a batch has all threads
 
 
 def predict_spans(
-    model: LatentVectorModel, vectors: Tensor, spans: Spans, *, condition: Tensor | None = None
+    model: LatentVectorModel,
+    vectors: Tensor,
+    spans: Spans,
+    *,
+    condition: Tensor | None = None,
+    in_threads: bool = True,
 ) -> NDArray[np.float32]:
     """Predict the targets of the spans in the order of `spans.target_rows()`, (S, D), in float32.
 
     The model is left in evaluation mode; spans longer than it reads are cut. `vectors` are all vectors (N, D) on its
-    device, `condition` that of all concepts (N, C).
+    device, `condition` that of all concepts (N, C). On a CPU, batches are predicted in several threads, unless
+    `in_threads` is False.
     """
     spans = spans.no_longer_than(model.max_context)
     num_targets = int(spans.num_targets.sum())
     predictions = np.empty((num_targets, vectors.shape[1]), np.float32)
     starts = np.cumsum(spans.num_targets) - spans.num_targets
-    on_cpu = vectors.device.type == "cpu"
-    num_threads = max(1, min(torch.get_num_threads(), num_targets // TARGETS_OF_A_THREAD)) if on_cpu else 1
+    most = torch.get_num_threads() if in_threads and vectors.device.type == "cpu" else 1
+    num_threads = max(1, min(most, num_targets // TARGETS_OF_A_THREAD))
 
     def predict(found: tuple[NDArray[np.int64], Batch]) -> None:
         indices, batch = found

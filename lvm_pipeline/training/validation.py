@@ -63,9 +63,10 @@ class Validation:
     def _predictions(self, model: LatentVectorModel) -> NDArray[np.float32]:
         """Predict every target of the split once, (S, D), shared out among the ranks."""
         vectors, condition = self.made.vectors, self.made.condition
+        in_threads = not self.ranks.are_sharding  # FSDP's hooks are called by every layer and expect one thread
 
         def predict(spans: Spans) -> NDArray[np.float32]:
-            return predict_spans(model, vectors, spans, condition=condition)
+            return predict_spans(model, vectors, spans, condition=condition, in_threads=in_threads)
 
         idle = model.without_idle_mixers() if isinstance(model, Backbone) else nullcontext()
         with self.ranks.whole(model), idle:

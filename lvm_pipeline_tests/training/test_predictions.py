@@ -71,6 +71,13 @@ def test_batches_side_by_side_are_predicted_as_one_after_the_other(data, model, 
     assert threading.get_ident() in used
 
 
+def test_a_model_whose_wrapper_expects_one_thread_gets_one(data, model, two_threads, monkeypatch):
+    used, found_by = set(), model.forward
+    monkeypatch.setattr(model, "forward", lambda *inputs: used.add(threading.get_ident()) or found_by(*inputs))
+    predict_spans(model, vectors_on_device(data.vectors, "cpu"), data.article_spans("train"), in_threads=False)
+    assert used == {threading.get_ident()}
+
+
 def test_what_fails_beside_other_batches_fails_the_call(data, model, two_threads):
     with pytest.raises(RuntimeError, match="15"):
         predict_spans(model, torch.zeros(len(data.vectors), 15), data.article_spans("train"))
