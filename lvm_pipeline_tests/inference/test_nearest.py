@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -38,3 +41,25 @@ def test_a_table_of_another_space_is_refused(table, tmp_path):
 
     with pytest.raises(LvmError, match="are of space there and the vectors are of here"):
         open_index(path, tmp_path / "vectors", space_id="here")
+
+
+LOOK_UP = """
+import sys
+from pathlib import Path
+import numpy as np
+from lvm_pipeline.inference.nearest import open_index
+folder = Path(sys.argv[1])
+index = open_index(folder / "c.parquet", folder / "vectors", space_id="synthetic")
+assert len(index.nearest(np.ones(32, np.float32), 3)) == 3
+print("pandas" in sys.modules)
+"""
+
+
+def test_a_look_up_does_not_import_pandas(table, tmp_path):
+    """Else the first answer of `lvm predict` waits for it."""
+    path = write_table(table, tmp_path / "c.parquet")
+    open_index(path, tmp_path / "vectors", space_id="synthetic")  # memory-maps the vectors, as `lvm run` does
+
+    run = subprocess.run([sys.executable, "-c", LOOK_UP, str(tmp_path)], capture_output=True, text=True, check=True)
+
+    assert run.stdout == "False\n"
