@@ -47,6 +47,11 @@ ENVIRONMENT = {
     "MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT": "10",
 }
 
+
+class MissingRunError(LvmError):
+    """A run or model was deleted in MLflow."""
+
+
 _opening = threading.Lock()  # two threads that ask at once are given one client
 
 
@@ -150,7 +155,7 @@ def store_errors() -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as error:
         reason = first_line(error)
         if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST" or "Current state is deleted" in reason:
-            raise LvmError(
+            raise MissingRunError(
                 f"The MLflow run or model no longer exists: {reason}; restore it in MLflow, or train the model again "
                 "with --again."
             ) from error
@@ -278,7 +283,7 @@ def close_abandoned_runs(settings: Settings) -> list[str]:
     """Mark runs as FAILED whose process exited without closing them; return their ids."""
     abandoned = [run.run_id for run in _open_runs(settings) if run.is_abandoned()]
     for run_id in abandoned:
-        with store_errors():
+        with suppress(MissingRunError), store_errors():
             client = open_client(settings)
             client.set_tag(
                 run_id, "lvm.failure", "the training process exited without closing its run (killed, or out of memory)"

@@ -119,6 +119,21 @@ def test_run_of_a_killed_process_is_marked_by_the_next_start(client, settings):
     tracker.finish("FINISHED")
 
 
+def test_a_run_of_a_killed_process_that_was_deleted_stops_no_later_training(client, settings):
+    experiment_id = mlflow_store.experiment_id(settings)
+    run_ids = [client.create_run(experiment_id).info.run_id for _ in range(2)]
+    for run_id in run_ids:
+        mlflow_store.note_open_run(settings, run_id)
+        path = settings.mlflow_dir / "open_runs" / f"{run_id}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"process_started": "earlier"}))
+    client.delete_run(run_ids[0])
+
+    assert set(mlflow_store.close_abandoned_runs(settings)) == set(run_ids)
+
+    assert client.get_run(run_ids[1]).info.status == "FAILED"
+    assert mlflow_store.close_abandoned_runs(settings) == []
+
+
 def test_system_metrics_are_sampled_from_the_first_seconds(settings, client):
     tracker = MlflowTracker(settings)
     tracker.start("system", params={}, tags={}, fingerprints={})
