@@ -1,5 +1,6 @@
 """Queries of a running Dagster web server, through its GraphQL API."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -104,7 +105,7 @@ def get(request: str | urllib.request.Request) -> bytes | None:
             return None
         reason = _first_line(error.read().decode(errors="replace"))
         raise LvmError(f"{error.url} answered with HTTP status {error.code}: {reason or error.reason}") from None
-    except OSError as error:  # a timeout while connecting is wrapped in a URLError
+    except (OSError, http.client.HTTPException) as error:  # a timeout while connecting is wrapped in a URLError
         if isinstance(getattr(error, "reason", error), TimeoutError):
             url = request if isinstance(request, str) else request.full_url
             raise NoAnswerError(f"{url} does not answer within {ANSWER_SECONDS} s.") from None

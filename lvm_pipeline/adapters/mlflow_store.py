@@ -6,6 +6,7 @@ A killed training cannot close its run. So the owning process of every open run 
 `close_abandoned_runs` marks the runs of dead processes as failed.
 """
 
+import http.client
 import json
 import logging
 import os
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 EXPERIMENT = "lvm"
 DESCRIPTION_TAG = "mlflow.note.content"  # the text that the MLflow UI shows above a run or an experiment
 ANSWER_SECONDS = 5
+NO_ANSWER = (OSError, ValueError, http.client.HTTPException)  # the last: what answers is no web server
 QUIET_LOGGERS = ("mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "alembic")
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -138,7 +140,7 @@ def _check_answers(uri: str) -> None:
             return
     except urllib.error.HTTPError:
         return  # a server answers; later requests will show if it is MLflow
-    except (OSError, ValueError) as error:
+    except NO_ANSWER as error:
         raise ServiceError(
             f"No MLflow server answers at {databases.shown(uri)} ({error}); start it, or unset LVM_MLFLOW_TRACKING_URI."
         ) from None
@@ -237,7 +239,7 @@ def server_version(settings: Settings) -> str | None:
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=ANSWER_SECONDS) as answer:
             return answer.read().decode("utf-8", errors="replace").strip()[:20]
-    except (OSError, ValueError):
+    except NO_ANSWER:
         return None
 
 

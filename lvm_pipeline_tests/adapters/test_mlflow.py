@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -223,6 +224,21 @@ def test_an_absent_server_is_reported_at_once(tmp_path):
         MlflowTracker(settings).start("x", params={}, tags={}, fingerprints={})
 
     assert time.monotonic() - began < 6
+
+
+def test_an_address_of_something_else_than_a_web_server_is_reported(tmp_path):
+    with socket.create_server((LOOPBACK, 0)) as listening:
+
+        def answer():
+            with listening.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9\r\n")
+                connection.recv(1000)
+
+        threading.Thread(target=answer, daemon=True).start()
+        settings = Settings(home=tmp_path, mlflow_tracking_uri=f"http://{LOOPBACK}:{listening.getsockname()[1]}")
+
+        with pytest.raises(LvmError, match=r"No MLflow server answers at .* \(SSH-2.0-OpenSSH_9\); start it"):
+            mlflow_store.open_client(settings)
 
 
 def test_a_client_opened_ahead_is_the_one_that_is_used(settings):
