@@ -96,6 +96,10 @@ def _concept_of_line(line: str, *, place: str) -> GivenConcept:
         is_boolean = isinstance(record.get(name), bool)
         if record.get(name) is not None and (is_boolean or not isinstance(record[name], kinds)):
             raise LvmError(f"{place}: {name} must be a text, got {str(record[name])[:60]}.")
+        try:
+            str(record.get(name)).encode()
+        except UnicodeEncodeError:
+            raise LvmError(f"{place}: {name} contains half of a surrogate pair; correct it.") from None
     text, vector = (record.get("text") or "").strip(), record.get("vector")
     if vector is None and not text:
         raise LvmError(f"{place} has neither a vector nor a text; give it one.")

@@ -58,6 +58,8 @@ def test_a_line_is_read_when_it_is_there():
         ('{"vector": [[1, 2]]}', "vector must be a list of numbers"),
         ('{"vector": [1, null]}', "vector must be a list of numbers"),
         ('{"article_id": [1], "vector": [1]}', "article_id must be a text"),
+        ('{"text": "A \\ud800 thing."}', "line 1: text contains half of a surrogate pair"),
+        ('{"article_id": "\\ud800", "vector": [1]}', "line 1: article_id contains half of a surrogate pair"),
         ("[" * 20_000, "line 1 starts like JSON"),
     ],
 )
