@@ -98,6 +98,10 @@ def test_a_parquet_of_texts_is_read_without_vectors(tmp_path):
             {"article_id": ["a", "a"], "position": [1, 0], "vector": [[1.0], [2.0]]},
             "position 0 of article a comes after 1",
         ),
+        (
+            {"article_id": ["a", "b", "a"], "position": [0, 0, 1], "concept_text": ["one", "two", "three"]},
+            "article a goes on after another one; sort it",
+        ),
         ({"vector": [[1.0], None]}, "row 2 has no vector; give it one"),
         ({"vector": [[1.0], None], "concept_text": ["one", "two"]}, "row 2 has no vector; give it one"),
         ({"concept_text": ["one", " "]}, "row 2 has no text; give it one"),
