@@ -36,6 +36,19 @@ def refuse_oracle(info: TrainedModelInfo) -> None:
         )
 
 
+def refuse_not_finite(predictions: NDArray[np.float32], info: TrainedModelInfo) -> None:
+    """Check that every number of the predictions is finite.
+
+    Raises:
+        LvmError: If one is not.
+    """
+    if not np.isfinite(predictions).all():
+        raise LvmError(
+            f"The model of {info.trial_id} predicted a number that is not finite; the numbers of its input are too "
+            "large, or it has to be trained again."
+        )
+
+
 class ReadingModel:
     """A model that reads one concept at a time; `num_read` counts those of the current article."""
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._ranking_head import NUM_VIEWS, ranking_output
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.inference.context import num_remembered, refuse_oracle
+from lvm_pipeline.inference.context import num_remembered, refuse_not_finite, refuse_oracle
 from lvm_pipeline.inference.nearest import Ranking
 from lvm_pipeline.inference.ranking import ranking_from
 from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
@@ -124,8 +124,7 @@ class ContextPredictor:
         with torch.inference_mode():
             for chosen in _batches([len(each.vectors) for each in cut], may_pad=model.is_causal):
                 predictions[chosen] = _forward(model, [cut[index] for index in chosen])
-        if not np.isfinite(predictions).all():
-            raise LvmError(f"The model of {self.info.trial_id} predicted a number that is not finite; train it again.")
+        refuse_not_finite(predictions, self.info)
         return predictions
 
     def num_read(self, context: Context) -> int:

@@ -15,7 +15,7 @@ from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._products import packed_weights
 from lvm_pipeline.architectures._ranking_head import ranking_output
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.inference.context import ReadingModel, refuse_oracle
+from lvm_pipeline.inference.context import ReadingModel, refuse_not_finite, refuse_oracle
 from lvm_pipeline.inference.nearest import ConceptIndex, Ranking
 from lvm_pipeline.inference.ranking import ranking_of
 from lvm_pipeline.inference.reading import GivenConcept
@@ -91,7 +91,7 @@ class StreamPredictor:
         """Yield one prediction for each concept; a new `article_id` begins an article.
 
         Raises:
-            LvmError: If a concept does not fit the model; the predictions before it were yielded.
+            LvmError: If a concept does not fit the model, or a prediction is not finite; those before were yielded.
         """
         with packed_weights(self.reading.model):
             article_id = None
@@ -107,6 +107,7 @@ class StreamPredictor:
     def _prediction_after(self, concept: GivenConcept) -> Prediction:
         given, condition = self._vector_of(concept), self._condition_of(concept)
         vector = self.reading.read(given, condition)
+        refuse_not_finite(vector, self.info)
         ranking = None if self._ranking is None else ranking_of(self._ranking, given, condition)
         return Prediction(
             article_id=concept.article_id,
