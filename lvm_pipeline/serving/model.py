@@ -102,12 +102,16 @@ class ServedModel:
     def _predicted_or_failed(
         self, requests: Sequence[PredictRequest], contexts: Sequence[Context]
     ) -> Sequence[dict[str, Any] | FailedPredictionError]:
+        """Answer checked requests; if that fails, each alone, so that only those that cause it fail."""
         if not requests:
             return []
         try:
             return self._predicted(requests, contexts)
         except LvmError as error:
-            return [FailedPredictionError(str(error)) for _ in requests]
+            if len(requests) == 1:
+                return [FailedPredictionError(str(error))]
+        alone = [self._predicted_or_failed([each], [context]) for each, context in zip(requests, contexts, strict=True)]
+        return [answer for (answer,) in alone]
 
     def _contexts(self, requests: Sequence[PredictRequest]) -> list[Context | LvmError]:
         """Check all requests; all texts are encoded together."""

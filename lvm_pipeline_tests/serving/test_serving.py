@@ -1,10 +1,13 @@
 """The server on a real port: what it answers, what it refuses, and how it takes another model."""
 
+import dataclasses
 import json
 import re
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from lvm_pipeline.lineage.trials import named_trial
 from lvm_pipeline.serving import batcher as batcher_module
 from lvm_pipeline.serving.batcher import Batcher, TooManyWaitingError
 from lvm_pipeline.serving.holder import ModelHolder
+from lvm_pipeline.serving.messages import PredictRequest
+from lvm_pipeline.serving.model import FailedPredictionError
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline_tests.serving.homes import LENGTHS, call, make_home, running, texts_of, train_trial
 
@@ -171,6 +176,26 @@ def test_one_bad_request_of_many_at_once_spoils_no_other(server, vectors):
         statuses = [status for status, _ in pool.map(lambda body: predict(server, body), [good, bad] * 12)]
 
     assert statuses == [200, 422] * 12
+
+
+def test_a_prediction_that_fails_spoils_no_other_of_its_batch(trial_home, vectors):
+    served = loader_of(trial_home)(source_of(trial_home, trial="gru")())
+    served.predictor.config = dataclasses.replace(served.predictor.config, unit_length=False)  # nothing is scaled
+    good, huge = (PredictRequest(vectors=rows) for rows in (vectors[:3].tolist(), [[1e30] * 768]))
+
+    first, failed, second = served.answers([good, huge, good])
+
+    assert isinstance(failed, FailedPredictionError)
+    assert first["prediction"] == second["prediction"]
+
+
+def test_a_client_that_leaves_is_no_failure_of_the_server(server, caplog):
+    with socket.create_connection(urlsplit(server).netloc.split(":")) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
+        time.sleep(0.1)
+    wait_for(lambda: 'path="/predict",status="499"' in call(f"{server}/metrics")[2])
+    assert 'status="500"' not in call(f"{server}/metrics")[2]
+    assert caplog.text == ""
 
 
 def test_texts_without_an_encoder_are_refused_and_vectors_are_not(tmp_path, vectors):
