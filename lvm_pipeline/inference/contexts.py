@@ -82,10 +82,8 @@ class ContextPredictor:
         given = _matrix(vectors, "vectors", self.config.vector_dim)
         if not len(given):
             raise LvmError("The context is empty; give at least one concept.")
-        if len(given) > self.max_concepts:
-            raise LvmError(
-                f"The context has {len(given)} concepts; the limit is {self.max_concepts}. Send only the last ones."
-            )
+        if problem := self.too_long(len(given)):
+            raise LvmError(problem)
         why = None if self._fingerprint is None or is_encoded_here else self._fingerprint.why_other(given)
         if why is not None:
             raise LvmError(f"The vectors are of another space than the model reads: {why}; encode the texts anew.")
@@ -98,6 +96,12 @@ class ContextPredictor:
         if len(tmd) != len(given):
             raise LvmError(f"There are {len(given)} concepts and {len(tmd)} rows of tmd_dense; give one for each.")
         return Context(vectors=self._scaled(given), condition=tmd)
+
+    def too_long(self, num_concepts: int) -> str | None:
+        """Return why a context of so many concepts is refused, None if it is not."""
+        if num_concepts <= self.max_concepts:
+            return None
+        return f"The context has {num_concepts} concepts; the limit is {self.max_concepts}. Send only the last ones."
 
     def predict(self, contexts: Sequence[Context]) -> NDArray[np.float32]:
         """Return the prediction after each context, (B, D).
