@@ -236,6 +236,8 @@ def _create_cluster(directory: Path, files: ServerFiles, postmaster: _Postmaster
     partial = files.folder / f"data.partial-{uuid.uuid4().hex}"
     password_path = files.folder / f".{partial.name}.password"
     try:
+        partial.mkdir(mode=0o700)
+        password_path.touch(mode=0o600)
         for path in (partial, password_path):
             path.mkdir(mode=0o700) if path == partial else path.touch(mode=0o600)
             give_to(path, files.account)

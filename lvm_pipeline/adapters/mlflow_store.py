@@ -31,7 +31,6 @@ from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from sqlalchemy import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -197,13 +196,6 @@ def describe_run(settings: Settings, run_id: str, text: str) -> None:
     """Set the description of a run. Raises LvmError if the run was deleted or the store cannot be used."""
     with store_errors():
         open_client(settings).set_tag(run_id, DESCRIPTION_TAG, text)
-
-
-def database_engine(settings: Settings) -> "Engine":
-    """Return an engine of the store's database; the caller disposes of it."""
-    from mlflow.store.db import utils as database_utils
-
-    return database_utils.create_sqlalchemy_engine(tracking_uri(settings))
 
 
 def count_experiments(settings: Settings) -> int:

@@ -8,7 +8,7 @@ import psycopg
 
 from lvm_pipeline.adapters import databases
 from lvm_pipeline.adapters.postgres_tables import table_identifier
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 
 FACTS_QUERY = """
 SELECT current_setting('server_version') AS version,
@@ -53,5 +53,5 @@ def _answer(url: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with databases.connect(url) as connection:
             return connection.execute(query.encode(), parameters).fetchall()
     except psycopg.Error as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise LvmError(f"A query of the database at {databases.shown(url)} failed ({reason}); see its log.") from None
+        where = databases.shown(url)
+        raise LvmError(f"A query of the database at {where} failed ({first_line(error)}); see its log.") from None
