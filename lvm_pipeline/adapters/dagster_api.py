@@ -56,9 +56,12 @@ def has_healthy_daemons(address: str) -> bool:
 
 
 def code_server_runs(storage_url: str) -> list[str]:
-    """Return the ids of the unfinished runs that code servers execute."""
+    """Return the ids of the unfinished runs that code servers execute; none before Dagster has made its tables."""
     with psycopg.connect(storage_url.replace("+psycopg2", "", 1)) as connection:
-        return [row[0] for row in connection.execute(RUNS_OF_CODE_SERVERS)]
+        try:
+            return [row[0] for row in connection.execute(RUNS_OF_CODE_SERVERS)]
+        except psycopg.errors.UndefinedTable:
+            return []
 
 
 def cancel_code_server_runs(address: str, *, storage_url: str) -> int:
