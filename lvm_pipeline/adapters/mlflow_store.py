@@ -141,7 +141,8 @@ def _check_answers(uri: str) -> None:
         return  # a server answers; later requests will show if it is MLflow
     except NO_ANSWER as error:
         raise ServiceError(
-            f"No MLflow server answers at {databases.shown(uri)} ({error}); start it, or unset LVM_MLFLOW_TRACKING_URI."
+            f"No MLflow server answers at {databases.shown(uri)} ({first_line(error)}); start it, or unset "
+            "LVM_MLFLOW_TRACKING_URI."
         ) from None
 
 
@@ -274,7 +275,7 @@ def forget_open_run(settings: Settings, run_id: str) -> None:
 
 
 def close_abandoned_runs(settings: Settings) -> list[str]:
-    """Mark runs as FAILED whose process exited without closing them; return their ids."""
+    """Mark runs as FAILED whose process exited without closing them, unless they were deleted; return their ids."""
     abandoned = [run.run_id for run in _open_runs(settings) if run.is_abandoned()]
     for run_id in abandoned:
         with suppress(MissingRunError), store_errors():
