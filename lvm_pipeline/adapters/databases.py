@@ -138,7 +138,7 @@ def _create_extension(connection: psycopg.Connection, extension: str) -> None:
 
 
 def not_utf8(url: str) -> str:
-    """Return the sentence about a database (of the encoding SQL_ASCII) whose texts are not all UTF-8."""
+    """Return the message about a database (of the encoding SQL_ASCII) whose texts are not all UTF-8."""
     return (
         f"The database at {shown(url)} holds texts that are not UTF-8 and does not say in which encoding they are; "
         "convert it to UTF8."

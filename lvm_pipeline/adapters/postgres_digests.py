@@ -1,4 +1,4 @@
-"""Tell which articles have changed since an earlier extraction, by the versions of their rows.
+"""Detect which articles have changed since an earlier extraction, by the versions of their rows.
 
 Postgres never changes a row in place: an update writes a new version, at another place (`ctid`) or by another
 transaction (`xmin`). So place and transaction of all rows of an article say whether it is still the same, and no

@@ -1,4 +1,4 @@
-"""What a trained model still needs of the concepts it has read in an article.
+"""The context that a trained model keeps while it reads an article.
 
 A model whose scores were measured on windows reads the last T concepts again at every step. One that reads
 articles carries its state from concept to concept where it has one; else it reads the article so far again. Where
@@ -24,7 +24,7 @@ Concept = tuple[Tensor, Tensor | None]  # a vector (D,) and a condition (C,)
 
 
 def refuse_oracle(info: TrainedModelInfo) -> None:
-    """Make sure that a model can predict what is not known yet.
+    """Refuse a model that reads its own targets, which are not known yet when it predicts.
 
     Raises:
         LvmError: If it reads something of its targets.

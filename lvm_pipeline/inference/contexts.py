@@ -46,8 +46,8 @@ class ContextPredictor:
     ):
         """Take a model.
 
-        `max_concepts` is the longest context that is accepted; `fingerprint` holds the numbers of the model's space
-        (None: contexts of another space are not known by them).
+        `max_concepts` is the longest context that is accepted; `fingerprint` holds the statistics of the model's space,
+        which detect vectors of another space (None: not checked).
 
         Raises:
             LvmError: If the model reads something of its targets.
@@ -68,8 +68,8 @@ class ContextPredictor:
     ) -> Context:
         """Check the vectors (T, D) of one context, and their condition (T, C) if the model reads one.
 
-        Vectors are scaled to unit length where those of the model's space are. Those that were not encoded here are
-        refused if there are enough of them to see that they are of another space.
+        Vectors are scaled to unit length where those of the model's space are. Unless they were encoded here, they are
+        refused if their statistics are those of another space and there are enough of them to tell.
 
         Raises:
             LvmError: If the model cannot read it; the message gives the reason.

@@ -1,4 +1,4 @@
-"""The concepts of a table that lie nearest to a predicted vector.
+"""Find the concepts of a table that are nearest to a predicted vector.
 
 Shapes: D = vector width.
 """
@@ -46,7 +46,7 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptIndex:
-    """A concept table to look in: its vectors, and what the concepts are called."""
+    """A concept table to search: its vectors, and the columns that are returned."""
 
     bank: ConceptBank
     columns: pa.Table
@@ -56,8 +56,8 @@ class ConceptIndex:
     ) -> list[dict[str, Any]]:
         """Return the columns of the concepts nearest to a vector (D,), best first, with `cosine`.
 
-        Rows of `exclude` are left out. A ranking is that of a model with a ranking output; None: by cosine, ties in
-        table order.
+        Rows of `exclude` are left out. The order is that of `ranking`, of a model with a ranking output; None: by
+        cosine, ties in table order.
         """
         left_out = [np.array(sorted(exclude), np.int64)]
         query, size = (vector, count) if ranking is None else (ranking.query, max(count, ranking.num_scored))
@@ -73,7 +73,7 @@ class ConceptIndex:
 
 
 def open_index(concepts_path: Path, vectors_dir: Path, *, space_id: str, search: Search = "exact") -> ConceptIndex:
-    """Open a concept table for looking up.
+    """Open a concept table for searching.
 
     Raises:
         LvmError: If there is no table, its vectors are of another space, or faiss is not installed.

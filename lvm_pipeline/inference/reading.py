@@ -1,4 +1,4 @@
-"""Concepts as a person gives them to a trained model: lines of JSON or plain text, or Parquet, one after the other.
+"""Read the concepts that a user gives to a trained model: lines of JSON or plain text, or a Parquet file.
 
 A line that begins with `{` or `[` is JSON. It is an object with `vector` or else `text`, optionally `article_id` and
 `space_id`, and `tmd_dense` for a model with a condition; or a bare list of numbers. Any other line is the text of one
@@ -73,7 +73,7 @@ def _is_pipe(path: Path) -> bool:
 
 
 def read_lines(lines: Iterable[bytes]) -> Iterator[GivenConcept]:
-    """Yield the concept of each line as soon as the line is there; empty lines are passed over.
+    """Yield the concept of each line as soon as the line is there; empty lines are skipped.
 
     Raises:
         LvmError: If a line is no concept.
@@ -162,7 +162,7 @@ def read_parquet(path: Path) -> Iterator[GivenConcept]:
 
 
 def _readable_columns(file: GivenParquet) -> list[str]:
-    """Return the columns to read, of types that can be read; texts are passed over where there are vectors."""
+    """Return the columns to read, of types that can be read; texts are not read where there are vectors."""
     unread = "concept_text" if "vector" in file.schema.names else "vector"
     names = file.require([], [name for name in COLUMNS if name != unread])
     if not {"vector", "concept_text"} & set(names):

@@ -1,4 +1,4 @@
-"""The HTTP application: predictions, health, metrics and pages around the model that is held."""
+"""The HTTP application: predictions, health, metrics and pages."""
 
 import logging
 import time
@@ -48,7 +48,7 @@ class ClientLeftError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """What the application is made of."""
+    """The parts of the application."""
 
     holder: ModelHolder  # the model
     batcher: Batcher[PredictRequest, Answer]  # answers requests with it
@@ -161,7 +161,7 @@ def _add_try(app: FastAPI, serving: Serving, try_article: TryArticle) -> None:
 
 
 async def _body(request: Request, max_bytes: int) -> bytes:
-    """Read the body; some of what is beyond the limit is dropped, since a client that is cut off sees no answer."""
+    """Read the body. Bytes beyond the limit are read and dropped: a client that is cut off at once sees no answer."""
     parts, size = [], 0
     try:
         async for part in request.stream():

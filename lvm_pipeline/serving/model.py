@@ -1,4 +1,4 @@
-"""A loaded model with all that an answer needs, and its answers to several requests at once.
+"""A loaded model with its concept table, encoder and decoders, and its answers to several requests at once.
 
 Shapes: B = requests, T = context in concepts, D = vector width, k = concepts asked for.
 """
@@ -62,7 +62,7 @@ class ServedModel:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What every answer says of the model."""
+        """The fields of every answer that identify the model."""
         info = self.predictor.info
         return {
             "trial_id": info.trial_id,
