@@ -15,6 +15,11 @@ SELECT current_setting('server_version') AS version,
   (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS pgvector,
   (SELECT default_version FROM pg_available_extensions WHERE name = 'vector') AS available_pgvector"""
 
+SIZE_QUERY = """
+WITH named AS (SELECT to_regclass(name) AS relid FROM unnest(%s::text[]) AS name)
+SELECT coalesce(sum(pg_total_relation_size(relid)), 0)::bigint FROM (
+  SELECT relid FROM named UNION SELECT tree.relid FROM named, pg_partition_tree(named.relid) AS tree) AS relations"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerFacts:
@@ -34,10 +39,9 @@ def server_facts(url: str) -> ServerFacts:
 
 
 def size_bytes(url: str, tables: Sequence[str]) -> int:
-    """Return the size of tables on disk, including vectors and indexes; 0 for views."""
+    """Return the size of tables on disk, including vectors, indexes and partitions; 0 for views."""
     names = [table_identifier(name).as_string(None) for name in tables]
-    query = "SELECT coalesce(sum(pg_total_relation_size(to_regclass(name))), 0)::bigint FROM unnest(%s::text[]) AS name"
-    return _answer(url, query, names)[0][0]
+    return _answer(url, SIZE_QUERY, names)[0][0]
 
 
 def has_database(url: str, name: str) -> bool:
