@@ -5,7 +5,6 @@ The URL is a secret, so messages about failed deliveries contain only its scheme
 
 import json
 import logging
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -48,7 +47,8 @@ def secrets_of(settings: Settings) -> set[str]:
 def _secret_parts(secret: str) -> list[str]:
     parts = _split(secret)
     if parts is None:
-        return [each for each in re.split(r"[/:@?&=]+", secret.partition("://")[2]) if each]
+        password = secret.partition("://")[2].rpartition("@")[0].partition(":")[2]
+        return [password] if password else []
     found = [parts.password or ""]
     if not parts.scheme.startswith(("postgres", FILE_SCHEME)):  # tokens may be anywhere but in host names
         values = [value for _, value in parse_qsl(parts.query)]
