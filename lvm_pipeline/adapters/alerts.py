@@ -7,7 +7,7 @@ import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import SecretStr
 
@@ -26,8 +26,9 @@ def send(settings: Settings, alert: Alert) -> None:
     url = settings.alert_url.get_secret_value()
     secrets = secrets_of(settings)
     title, body = without_secrets(alert.title, secrets), without_secrets(alert.body(), secrets)
-    if urlsplit(url).scheme == FILE_SCHEME:
-        problem = _append(Path(unquote(urlsplit(url).path)), alert, title=title, body=body)
+    parts = _split(url)
+    if parts is not None and parts.scheme == FILE_SCHEME:
+        problem = _append(Path(unquote(parts.path)), alert, title=title, body=body)
     else:
         problem = _notify(url, alert, title=title, body=body)
     if problem is not None:
@@ -43,14 +44,25 @@ def secrets_of(settings: Settings) -> set[str]:
     return {part for value in values for part in (value, *_secret_parts(value))}
 
 
-def _secret_parts(url: str) -> list[str]:
-    parts = urlsplit(url)
+def _secret_parts(secret: str) -> list[str]:
+    parts = _split(secret)
+    if parts is None:
+        password = secret.partition("://")[2].rpartition("@")[0].partition(":")[2]
+        return [password] if password else []
     found = [parts.password or ""]
     if not parts.scheme.startswith(("postgres", FILE_SCHEME)):  # tokens may be anywhere but in host names
         values = [value for _, value in parse_qsl(parts.query)]
         host = parts.hostname or ""
         found += [*parts.path.split("/"), *values, parts.username or "", "" if "." in host else host]
     return [each for one in found for each in (one, unquote(one)) if each]
+
+
+def _split(url: str) -> SplitResult | None:
+    """Split a URL; None for one that the standard library refuses, such as one with `[` in its password."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
 
 
 def _notify(url: str, alert: Alert, *, title: str, body: str) -> str | None:

@@ -140,8 +140,8 @@ class ChatClient:
 
     def _hidden(self, text: str) -> str:
         """Return the first line of a message of the server, without the key."""
-        line = next(iter(text.strip().splitlines()), "")[:300]
-        return line.replace(self.key.get_secret_value(), "***")
+        line, key = next(iter(text.strip().splitlines()), "")[:300], self.key.get_secret_value()
+        return line if key == NO_KEY else line.replace(key, "***")
 
 
 def open_chat(settings: Settings) -> ChatClient:

@@ -1,5 +1,6 @@
 """Queries of a running Dagster web server, through its GraphQL API."""
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -55,9 +56,12 @@ def has_healthy_daemons(address: str) -> bool:
 
 
 def code_server_runs(storage_url: str) -> list[str]:
-    """Return the ids of the unfinished runs that code servers execute."""
+    """Return the ids of the unfinished runs that code servers execute; none before Dagster has made its tables."""
     with psycopg.connect(storage_url.replace("+psycopg2", "", 1)) as connection:
-        return [row[0] for row in connection.execute(RUNS_OF_CODE_SERVERS)]
+        try:
+            return [row[0] for row in connection.execute(RUNS_OF_CODE_SERVERS)]
+        except psycopg.errors.UndefinedTable:
+            return []
 
 
 def cancel_code_server_runs(address: str, *, storage_url: str) -> int:
@@ -104,7 +108,7 @@ def get(request: str | urllib.request.Request) -> bytes | None:
             return None
         reason = _first_line(error.read().decode(errors="replace"))
         raise LvmError(f"{error.url} answered with HTTP status {error.code}: {reason or error.reason}") from None
-    except OSError as error:  # a timeout while connecting is wrapped in a URLError
+    except (OSError, http.client.HTTPException) as error:  # a timeout while connecting is wrapped in a URLError
         if isinstance(getattr(error, "reason", error), TimeoutError):
             url = request if isinstance(request, str) else request.full_url
             raise NoAnswerError(f"{url} does not answer within {ANSWER_SECONDS} s.") from None

@@ -13,6 +13,7 @@ from lvm_pipeline.errors import LvmError
 
 SCHEME = re.compile(r"postgres(?:ql)?(?:\+\w+)?://")
 UNKNOWN_PARAMETER = re.compile(r'URI query parameter: "([\w.-]{1,60})"')
+SECONDS = re.compile(r"\s*[+-]?[0-9]{1,9}\s*")
 LARGEST_PORT = 65535
 HIDDEN = "the given URL"
 HINTS = {
@@ -44,6 +45,8 @@ def plain_url(text: str, *, variable: str) -> str:
     except (psycopg.Error, UnicodeError) as error:
         raise LvmError(_problem(str(error), variable)) from None
     _check_ports(parts, variable)
+    if not SECONDS.fullmatch(str(parts.get("connect_timeout") or "0")):
+        raise LvmError(f"{variable} has an invalid connect_timeout; write it as a whole number of seconds.")
     return url
 
 

@@ -13,7 +13,7 @@ from psycopg import errors as postgres_errors
 from psycopg import sql
 
 from lvm_pipeline.adapters import embedded_postgres
-from lvm_pipeline.adapters.database_urls import plain_url, shown, sqlalchemy_url
+from lvm_pipeline.adapters.database_urls import plain_url, shown, sqlalchemy_url, with_parameters
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 
@@ -64,8 +64,12 @@ def mlflow_url(settings: Settings) -> str:
 
 
 def connect(url: str, **options: Any) -> psycopg.Connection:
-    """Open a connection on which texts are UTF-8, whatever the encoding of the database and of its clients is."""
-    return psycopg.connect(url, **{"connect_timeout": CONNECT_SECONDS, "client_encoding": CLIENT_ENCODING, **options})
+    """Open a connection on which texts are UTF-8, whatever the encoding of the database and of its clients is.
+
+    It must be made within `CONNECT_SECONDS`, unless the URL has another `connect_timeout`.
+    """
+    url = with_parameters(url, connect_timeout=str(CONNECT_SECONDS))
+    return psycopg.connect(url, client_encoding=CLIENT_ENCODING, **options)
 
 
 def optuna_url(settings: Settings) -> str:
@@ -134,7 +138,7 @@ def _create_extension(connection: psycopg.Connection, extension: str) -> None:
 
 
 def not_utf8(url: str) -> str:
-    """Return the sentence about a database (of the encoding SQL_ASCII) whose texts are not all UTF-8."""
+    """Return the message about a database (of the encoding SQL_ASCII) whose texts are not all UTF-8."""
     return (
         f"The database at {shown(url)} holds texts that are not UTF-8 and does not say in which encoding they are; "
         "convert it to UTF8."

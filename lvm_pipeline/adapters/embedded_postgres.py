@@ -29,14 +29,17 @@ from psycopg.pq import PGconn, Ping
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
 from lvm_pipeline.adapters.postgres_files import (
     OUTSIDE_DIRS,
+    STATE_FILE,
     ServerFiles,
+    claim,
     give_back,
     give_to,
+    other_home,
     reachable_binaries,
     server_files,
 )
 from lvm_pipeline.errors import LvmError, ServiceError
-from lvm_pipeline.files import staged_file
+from lvm_pipeline.files import staged_dir, staged_file
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +48,6 @@ LOCK_SECONDS = 120
 START_SECONDS = 120
 START_ATTEMPTS = 8
 MAX_LOG_BYTES = 10_000_000
-STATE_FILE = "server.json"
 # A start is retried if the port was just taken, or the children of a killed server are still ending.
 TRANSIENT = ("could not create any TCP/IP sockets", "still in use", "Address already")
 CLUSTER_SETTINGS = {
@@ -101,6 +103,9 @@ def ensure_running(directory: Path, *, outside_dirs: Sequence[Path] = OUTSIDE_DI
         server = _read_state(directory)
         recorded_folder = directory / server.folder if server else None
         files = server_files(directory, recorded_folder=recorded_folder, outside_dirs=outside_dirs)
+        if server is not None and recorded_folder is not None and files.folder != recorded_folder.resolve():
+            server = _copy_cluster(directory, replace(files, folder=recorded_folder), files, server)
+        claim(files, directory)
         postmaster = _wait_until_settled(files)
         if server is None or not _is_cluster(files.data_dir):
             server = _create_cluster(directory, files, postmaster)
@@ -180,6 +185,8 @@ def _recorded_files(directory: Path) -> ServerFiles | None:
         server = _read_state(directory)
     if server is None or not (directory / server.folder).exists():
         return None
+    if other_home(directory / server.folder, directory) is not None:
+        return None  # this home is a copy, whose server was not started yet
     return server_files(directory, recorded_folder=directory / server.folder, outside_dirs=())
 
 
@@ -236,8 +243,9 @@ def _create_cluster(directory: Path, files: ServerFiles, postmaster: _Postmaster
     partial = files.folder / f"data.partial-{uuid.uuid4().hex}"
     password_path = files.folder / f".{partial.name}.password"
     try:
+        partial.mkdir(mode=0o700)
+        password_path.touch(mode=0o600)
         for path in (partial, password_path):
-            path.mkdir(mode=0o700) if path == partial else path.touch(mode=0o600)
             give_to(path, files.account)
         password_path.write_text(server.password, encoding="utf-8")
         _initdb(files, partial, password_path)
@@ -246,6 +254,23 @@ def _create_cluster(directory: Path, files: ServerFiles, postmaster: _Postmaster
     finally:
         password_path.unlink(missing_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
+    return server
+
+
+def _copy_cluster(directory: Path, source: ServerFiles, files: ServerFiles, server: Server) -> Server:
+    """Copy the cluster of another home, of which this one is a copy, and return the server.
+
+    Raises:
+        LvmError: If the other home's server is running.
+    """
+    if _find_postmaster(source) is not None:
+        raise LvmError(
+            f"{directory.parent} is a copy of a home whose Postgres is running; run `lvm down` there and try again."
+        )
+    with staged_dir(files.data_dir) as staged:
+        shutil.copytree(source.data_dir, staged, symlinks=True, dirs_exist_ok=True)
+    server = replace(server, folder=str(files.folder))
+    _write_state(directory, server)
     return server
 
 

@@ -1,4 +1,4 @@
-"""Limits of the machine that a person can lift: no connection to Postgres is free, the disk is full."""
+"""Errors of an exhausted resource: no free connection to Postgres, a full disk."""
 
 import errno
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ GONE = ("server closed the connection", "the database system is", "Connection re
 
 
 def limit_met(error: BaseException) -> ServiceError | None:
-    """Return the sentence about a limit that an error, or what caused it, comes from; None if it is another error."""
+    """Return the error to show if an error, or one of its causes, is an exhausted resource; None if it is another."""
     for cause in _causes(error):
         words = str(cause)
         is_disk = isinstance(cause, OSError) and cause.errno in FULL_DISK

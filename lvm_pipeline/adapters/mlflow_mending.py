@@ -1,4 +1,4 @@
-"""What people deleted in MLflow: a run is restored and a model logged again where the trial's files are still here."""
+"""Repair what was deleted in MLflow: restore a run, and log its model again from the trial's files."""
 
 import logging
 from pathlib import Path
@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 def hold_model(settings: Settings, run_id: str, model_dir: Path, *, train_again: str) -> None:
-    """See to it that an MLflow run is there and holds the model in `model_dir`.
+    """Make sure that an MLflow run exists and holds the model in `model_dir`.
 
     Args:
-        train_again: The command that makes the run anew, for the message.
+        train_again: The command that trains the model again, for the message.
 
     Raises:
         LvmError: If the run was deleted for good, or the store cannot be used.

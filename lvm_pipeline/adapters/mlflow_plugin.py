@@ -1,4 +1,4 @@
-"""What MLflow loads of this package whenever it is imported, as an entry point of pyproject.toml.
+"""A plugin that MLflow loads whenever it is imported; pyproject.toml declares it as an entry point.
 
 `mlflow models serve --env-manager local` starts `uvicorn` by name, and so fails with exit code 127 where the
 environment is not activated, although `mlflow` itself was started by its path. MLflow offers no hook for that command.

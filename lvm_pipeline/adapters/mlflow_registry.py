@@ -93,16 +93,16 @@ def promote(settings: Settings, *, mlflow_run_id: str, tags: Mapping[str, str], 
     """
     client = mlflow_store.open_client(settings)
     with mlflow_store.store_errors():
-        model_id = _model_of(settings, mlflow_run_id).model_id
+        model = _model_of(settings, mlflow_run_id)
         of_run = client.search_model_versions(f"name = '{MODEL_NAME}' and run_id = '{mlflow_run_id}'")
-        known = [each for each in of_run if model_id in (each.source or "")]  # a model may have been logged again
+        known = [each for each in of_run if model.model_id in (each.source or "")]  # a model may have been logged again
         if known:
             version = str(known[0].version)
             client.update_model_version(MODEL_NAME, version, description)
             for name, value in tags.items():
                 client.set_model_version_tag(MODEL_NAME, version, name, value)
         else:
-            version = _register(settings, mlflow_run_id, tags, description)
+            version = _register(settings, model, mlflow_run_id, tags, description)
         client.set_registered_model_alias(MODEL_NAME, CHAMPION, version)
     promoted = champion(settings)
     assert promoted is not None
@@ -114,11 +114,12 @@ def version_url(settings: Settings, version: str) -> str:
     return f"{mlflow_store.ui_url(settings)}/#/models/{MODEL_NAME}/versions/{version}"
 
 
-def _register(settings: Settings, mlflow_run_id: str, tags: Mapping[str, str], description: str) -> str:
+def _register(
+    settings: Settings, model: "LoggedModel", mlflow_run_id: str, tags: Mapping[str, str], description: str
+) -> str:
     from mlflow.exceptions import MlflowException
 
     client = mlflow_store.open_client(settings)
-    model = _model_of(settings, mlflow_run_id)
     try:
         client.create_registered_model(MODEL_NAME, description="The best latent vector model by the champion rule.")
     except MlflowException as error:

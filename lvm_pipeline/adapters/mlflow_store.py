@@ -6,6 +6,7 @@ A killed training cannot close its run. So the owning process of every open run 
 `close_abandoned_runs` marks the runs of dead processes as failed.
 """
 
+import http.client
 import json
 import logging
 import os
@@ -30,13 +31,13 @@ from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from sqlalchemy import Engine
 
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "lvm"
 DESCRIPTION_TAG = "mlflow.note.content"  # the text that the MLflow UI shows above a run or an experiment
 ANSWER_SECONDS = 5
+NO_ANSWER = (OSError, ValueError, http.client.HTTPException)  # the last: what answers is no web server
 QUIET_LOGGERS = ("mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "alembic")
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -46,6 +47,11 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_REQUIREMENTS_INFERENCE_TIMEOUT": "10",
 }
+
+
+class MissingRunError(LvmError):
+    """A run or model was deleted in MLflow."""
+
 
 _opening = threading.Lock()  # two threads that ask at once are given one client
 
@@ -133,9 +139,10 @@ def _check_answers(uri: str) -> None:
             return
     except urllib.error.HTTPError:
         return  # a server answers; later requests will show if it is MLflow
-    except (OSError, ValueError) as error:
+    except NO_ANSWER as error:
         raise ServiceError(
-            f"No MLflow server answers at {databases.shown(uri)} ({error}); start it, or unset LVM_MLFLOW_TRACKING_URI."
+            f"No MLflow server answers at {databases.shown(uri)} ({first_line(error)}); start it, or unset "
+            "LVM_MLFLOW_TRACKING_URI."
         ) from None
 
 
@@ -150,7 +157,7 @@ def store_errors() -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as error:
         reason = first_line(error)
         if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST" or "Current state is deleted" in reason:
-            raise LvmError(
+            raise MissingRunError(
                 f"The MLflow run or model no longer exists: {reason}; restore it in MLflow, or train the model again "
                 "with --again."
             ) from error
@@ -192,13 +199,6 @@ def describe_run(settings: Settings, run_id: str, text: str) -> None:
         open_client(settings).set_tag(run_id, DESCRIPTION_TAG, text)
 
 
-def database_engine(settings: Settings) -> "Engine":
-    """Return an engine of the store's database; the caller disposes of it."""
-    from mlflow.store.db import utils as database_utils
-
-    return database_utils.create_sqlalchemy_engine(tracking_uri(settings))
-
-
 def count_experiments(settings: Settings) -> int:
     """Return the number of experiments in the store, without leaving a connection open.
 
@@ -232,7 +232,7 @@ def server_version(settings: Settings) -> str | None:
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=ANSWER_SECONDS) as answer:
             return answer.read().decode("utf-8", errors="replace").strip()[:20]
-    except (OSError, ValueError):
+    except NO_ANSWER:
         return None
 
 
@@ -275,10 +275,10 @@ def forget_open_run(settings: Settings, run_id: str) -> None:
 
 
 def close_abandoned_runs(settings: Settings) -> list[str]:
-    """Mark runs as FAILED whose process exited without closing them; return their ids."""
+    """Mark runs as FAILED whose process exited without closing them, unless they were deleted; return their ids."""
     abandoned = [run.run_id for run in _open_runs(settings) if run.is_abandoned()]
     for run_id in abandoned:
-        with store_errors():
+        with suppress(MissingRunError), store_errors():
             client = open_client(settings)
             client.set_tag(
                 run_id, "lvm.failure", "the training process exited without closing its run (killed, or out of memory)"

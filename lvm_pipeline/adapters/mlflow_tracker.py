@@ -182,7 +182,7 @@ def log_model_to_run(settings: Settings, run_id: str, model_dir: Path) -> None:
 
 
 def log_scores_to_run(settings: Settings, run_id: str, scores: Mapping[str, float]) -> None:
-    """Log scores that were found after a training to its MLflow run; a score that was logged before is replaced.
+    """Log scores that were computed after a training to its MLflow run; a score logged earlier is replaced.
 
     Raises:
         LvmError: If the store cannot be used or has no such run.

@@ -67,7 +67,7 @@ def _time(text: str) -> datetime.datetime | None:
     if not text.strip():
         return None
     time = datetime.datetime.fromisoformat(text.strip())
-    return time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
+    return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
 
 
 def _strings(text: str) -> list[str] | None:

@@ -1,11 +1,13 @@
-"""Tell which articles have changed since an earlier extraction, by the versions of their rows.
+"""Detect which articles have changed since an earlier extraction, by the versions of their rows.
 
 Postgres never changes a row in place: an update writes a new version, at another place (`ctid`) or by another
 transaction (`xmin`). So place and transaction of all rows of an article say whether it is still the same, and no
 vector is read. Hashing the contents would say more, but costs more than reading them (`benchmarks/extraction.py`).
 
 Places and transactions mean something only in one set of files: the digest includes the server's identity and timeline
-and the tables' files, which a restored backup, a rewritten table or a promoted replica do not share.
+and the tables' files, which a restored backup, a rewritten table or a promoted replica do not share. A column that is
+renamed, or added with a default value, changes no row version, so the columns are part of the digest too: their names
+in their order, and how many there ever were.
 """
 
 import hashlib
@@ -21,10 +23,10 @@ EXTRACTION_VERSION = 1  # to be raised when the same rows are read to other conc
 STORAGE_QUERY = """
     SELECT (SELECT system_identifier FROM pg_control_system())::text AS system,
       (SELECT timeline_id FROM pg_control_checkpoint()) AS timeline, current_database()::text AS database,
-      (SELECT string_agg(oid || ':' || coalesce(pg_relation_filenode(oid), 0), ',' ORDER BY oid) FROM (
+      (SELECT string_agg(concat_ws(':', oid, pg_relation_filenode(oid), relnatts), ',' ORDER BY oid) FROM (
         SELECT to_regclass(name)::oid AS oid FROM unnest(ARRAY[$1{second}]) AS name
         UNION SELECT tree.relid FROM unnest(ARRAY[$1{second}]) AS name, pg_partition_tree(to_regclass(name)) AS tree
-      ) AS relations) AS files"""
+      ) AS relations JOIN pg_catalog.pg_class USING (oid)) AS files"""
 
 
 def storage_query(num_tables: int) -> str:

@@ -8,12 +8,17 @@ import psycopg
 
 from lvm_pipeline.adapters import databases
 from lvm_pipeline.adapters.postgres_tables import table_identifier
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 
 FACTS_QUERY = """
 SELECT current_setting('server_version') AS version,
   (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS pgvector,
   (SELECT default_version FROM pg_available_extensions WHERE name = 'vector') AS available_pgvector"""
+
+SIZE_QUERY = """
+WITH named AS (SELECT to_regclass(name) AS relid FROM unnest(%s::text[]) AS name)
+SELECT coalesce(sum(pg_total_relation_size(relid)), 0)::bigint FROM (
+  SELECT relid FROM named UNION SELECT tree.relid FROM named, pg_partition_tree(named.relid) AS tree) AS relations"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +39,9 @@ def server_facts(url: str) -> ServerFacts:
 
 
 def size_bytes(url: str, tables: Sequence[str]) -> int:
-    """Return the size of tables on disk, including vectors and indexes; 0 for views."""
+    """Return the size of tables on disk, including vectors, indexes and partitions; 0 for views."""
     names = [table_identifier(name).as_string(None) for name in tables]
-    query = "SELECT coalesce(sum(pg_total_relation_size(to_regclass(name))), 0)::bigint FROM unnest(%s::text[]) AS name"
-    return _answer(url, query, names)[0][0]
+    return _answer(url, SIZE_QUERY, names)[0][0]
 
 
 def has_database(url: str, name: str) -> bool:
@@ -53,5 +57,5 @@ def _answer(url: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with databases.connect(url) as connection:
             return connection.execute(query.encode(), parameters).fetchall()
     except psycopg.Error as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise LvmError(f"A query of the database at {databases.shown(url)} failed ({reason}); see its log.") from None
+        where = databases.shown(url)
+        raise LvmError(f"A query of the database at {where} failed ({first_line(error)}); see its log.") from None

@@ -6,6 +6,7 @@ another folder if necessary, which is logged.
 """
 
 import hashlib
+import json
 import logging
 import os
 import pwd
@@ -17,11 +18,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.files import staged_dir
+from lvm_pipeline.files import staged_dir, write_text
 from lvm_pipeline.settings import UNUSABLE_IN_HOME
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ OUTSIDE_DIRS = (Path("/var/lib"), Path("/var/tmp"))
 """Where root puts the server's files if the server's user cannot access LVM_HOME."""
 
 POSTGRES_VERSION = 18
+STATE_FILE = "server.json"
+OWNER_FILE = "home"  # in a folder outside LVM_HOME: the path of the home's folder
 SERVER_USERS = ("postgres", "nobody")
 UNNEEDED_FILES = ("include", "*.a", "pkgconfig", "ecpg", "pgbench", "pg_test_*", "createuser", "vacuumdb", "reindexdb")
 
@@ -65,17 +69,20 @@ class ServerFiles:
 
 
 def server_files(directory: Path, *, recorded_folder: Path | None, outside_dirs: Sequence[Path]) -> ServerFiles:
-    """Return the folder of the server's files, created if it is new; a `recorded_folder` is kept.
+    """Return the folder of the server's files, created if it is new; a `recorded_folder` of this home is kept.
 
     The default is `directory`, in LVM_HOME; else the first of `outside_dirs` that the server's user can access.
+    A recorded folder that belongs to another home, of which this one is a copy, is left to it.
 
     Raises:
         LvmError: If no folder can be used.
     """
     directory = directory.resolve()
     short_name = hashlib.sha256(f"{sys.platform}:{directory}".encode()).hexdigest()[:12]
-    outside_folders = [outside / "lvm-pipeline" / short_name for outside in outside_dirs]
-    candidates = [directory, *outside_folders] if recorded_folder is None else [recorded_folder.resolve()]
+    names = [outside / "lvm-pipeline" / short_name for outside in outside_dirs]
+    candidates = [directory, *(_free_folder(folder, directory) for folder in names)]
+    if recorded_folder is not None and other_home(recorded_folder, directory) is None:
+        candidates = [recorded_folder.resolve()]
     for folder in candidates:
         account = _server_account(folder / "data")
         if folder == directory or _make_outside_folder(folder):
@@ -84,13 +91,49 @@ def server_files(directory: Path, *, recorded_folder: Path | None, outside_dirs:
                     f"The embedded Postgres cannot run in {folder}: choose an LVM_HOME without quotes, $, ` or \\."
                 )
             if _can_enter(folder, account):
-                if folder != directory and recorded_folder is None:
+                if folder != directory and len(candidates) > 1:
                     logger.warning("%s cannot enter %s: the server's files are in %s.", account.name, directory, folder)
                 return ServerFiles(folder=folder, account=account)
     raise LvmError(
         f"The user that runs Postgres can enter none of {', '.join(map(str, candidates))}; "
         "set LVM_HOME to a folder that others can enter, or run as an ordinary user."
     )
+
+
+def claim(files: ServerFiles, directory: Path) -> None:
+    """Record that a folder outside LVM_HOME belongs to the home of `directory`, for `other_home`."""
+    path = files.folder / OWNER_FILE
+    if files.folder != directory.resolve() and _text_of(path) != str(directory.resolve()):
+        write_text(path, str(directory.resolve()))
+
+
+def other_home(folder: Path, directory: Path) -> Path | None:
+    """Return the `directory` of another home that uses a folder outside LVM_HOME; None if there is none.
+
+    A home that was moved or deleted is no longer where the folder says.
+    """
+    owner_text = _text_of(folder / OWNER_FILE)
+    if owner_text is None or owner_text == str(directory.resolve()):
+        return None
+    owner = Path(owner_text)
+    try:
+        used = json.loads((owner / STATE_FILE).read_text(encoding="utf-8"))["folder"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return owner if (owner / used).resolve() == folder.resolve() else None
+
+
+def _free_folder(folder: Path, directory: Path) -> Path:
+    """Return a folder, or if another home uses it (one that was moved) the first with a number that is free."""
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return next(each for each in chain([folder], numbered) if other_home(each, directory) is None)
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 def reachable_binaries(files: ServerFiles) -> Path:

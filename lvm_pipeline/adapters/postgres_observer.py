@@ -22,6 +22,7 @@ class SourceState:
     num_rows: int
     num_vectors: int
     newest: str | None
+    columns: str  # names of the columns of the tables, in their order: renaming one changes no row
     # sum over rows: does not depend on their order, but changes with any value, and if a row is repeated
     content_hash: str
 
@@ -41,12 +42,14 @@ def observe(reader: PostgresReader) -> SourceState:
     with reader.open() as table:
         answer = table.query(_state_query(table.tables, table.rows(with_vectors=True)))[0]
         description = table.describe()
+        columns = ", ".join(name for each in table.tables.all for name in each.types)
     return SourceState(
         source=description.source,
         dataset_source=description.dataset_source,
         num_rows=answer["num_rows"],
         num_vectors=answer["num_vectors"],
         newest=answer["newest"],
+        columns=columns,
         content_hash=answer["content_hash"],
     )
 

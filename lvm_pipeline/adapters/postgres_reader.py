@@ -161,7 +161,7 @@ class PostgresTable:
         names = [table.quoted() for table in self.tables.all]
         storage = self.query(postgres_digests.storage_query(len(names)), *names)
         ordered = postgres_queries.ordered_query(rule, self.tables, self.rows(with_vectors=True))
-        types = [sorted(table.types.items()) for table in self.tables.all]
+        types = [list(table.types.items()) for table in self.tables.all]
         return repr((storage, ordered.as_string(None), self.selection.label, types, rule))
 
     def read_batches(self, rule: OrderRule, *, article_ids: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -38,7 +38,7 @@ TABLES_QUERY = """
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table with the Postgres type of each column; `name` as in the settings.
+    """A source table.
 
     Attributes:
         name: As in the settings.

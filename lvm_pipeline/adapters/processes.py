@@ -1,4 +1,4 @@
-"""Which process is meant: a pid with what tells the process from later ones of the same pid."""
+"""Identify a process by its pid and its start, since pids are reused."""
 
 import socket
 from contextlib import suppress

@@ -25,7 +25,7 @@ def run_with_ray(
     environment: Mapping[str, str],
     on_wait: Callable[[], None],
 ) -> str:
-    """Run `python -m module` in so many workers and say how they ended; `on_wait` is called now and then.
+    """Run `python -m module` in `num_processes` workers and return how they ended; `on_wait` is called regularly.
 
     Ray looks up the cluster in its own variable, RAY_ADDRESS; without it, a cluster on this machine is started and
     stopped again.
@@ -57,7 +57,7 @@ def run_with_ray(
 
 
 def _waited_for(fit: Callable[[], Any], on_wait: Callable[[], None]) -> str:
-    """Fit in this thread, calling `on_wait` from another meanwhile, and say how it ended."""
+    """Fit in this thread, call `on_wait` from another meanwhile, and return "success" or the error."""
     is_done = threading.Event()
 
     def watch() -> None:

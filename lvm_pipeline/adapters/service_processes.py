@@ -1,4 +1,4 @@
-"""The processes of the services: started with a log each, started again, and ended in order."""
+"""The processes of the services: start each with a log, restart one, stop all in order."""
 
 import logging
 import subprocess
@@ -44,7 +44,7 @@ class Running(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """The children, and the guard that ends what is left of them."""
+    """The child processes, and the guard that ends those that are left."""
 
     settings: Settings
     guard: subprocess.Popen[bytes]
@@ -58,7 +58,7 @@ class Services:
         self.running.append(Running(service, process, log_path, environment))
 
     def restart(self, one: Running) -> None:
-        """Start a service that died again; its log goes on."""
+        """Restart a service that died; its log is continued."""
         self._tell_guard(-one.process.pid)
         process = self._launch(one.service, one.log_path, one.environment)
         self.running[self.running.index(one)] = one._replace(process=process)

@@ -1,4 +1,4 @@
-"""Start services that died again, with growing pauses and not for ever; the embedded Postgres too."""
+"""Restart services that died, and the embedded Postgres, with growing pauses and a limited number of times."""
 
 import logging
 import subprocess
@@ -46,7 +46,7 @@ class Restarts:
 
 
 def watch(services: Services, console: Console) -> None:
-    """Start services that died again until Ctrl-C.
+    """Restart services that died, until Ctrl-C.
 
     Raises:
         LvmError: If one dies too often.
@@ -67,7 +67,7 @@ class _Watcher:
         self._has_postgres = embedded_postgres.status(services.settings.postgres_dir).is_running
 
     def look(self) -> None:
-        """Start again what is dead now."""
+        """Restart the services that are dead now."""
         if self._has_postgres:
             self._revive_postgres()
         for one in [one for one in self._services.running if one.process.poll() is not None]:

@@ -1,4 +1,4 @@
-"""Stop what runs in a home: the services in order, then the embedded Postgres. Nothing under way is cut off unasked."""
+"""Stop the services of a home, then its embedded Postgres; running work is interrupted only with `force`."""
 
 import os
 import signal

@@ -17,7 +17,7 @@ END_SECONDS = 30.0
 
 
 def torchrun_command(module: str, arguments: Sequence[str], *, num_processes: int) -> list[str]:
-    """Return the command line that runs `python -m module` in so many processes."""
+    """Return the command line that runs `python -m module` in `num_processes` processes."""
     return [
         sys.executable,
         "-m",

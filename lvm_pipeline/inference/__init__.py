@@ -1,1 +1,1 @@
-"""A trained model at work: concepts in, one after the other, and the next concept's vector out."""
+"""Run a trained model: concepts in, predictions of the next concept's vector out."""

@@ -1,4 +1,4 @@
-"""What a trained model still needs of the concepts it has read in an article.
+"""The context that a trained model keeps while it reads an article.
 
 A model whose scores were measured on windows reads the last T concepts again at every step. One that reads
 articles carries its state from concept to concept where it has one; else it reads the article so far again. Where
@@ -24,7 +24,7 @@ Concept = tuple[Tensor, Tensor | None]  # a vector (D,) and a condition (C,)
 
 
 def refuse_oracle(info: TrainedModelInfo) -> None:
-    """Make sure that a model can predict what is not known yet.
+    """Refuse a model that reads its own targets, which are not known yet when it predicts.
 
     Raises:
         LvmError: If it reads something of its targets.
@@ -33,6 +33,19 @@ def refuse_oracle(info: TrainedModelInfo) -> None:
         raise LvmError(
             f"The model of {info.trial_id} reads the TMD code of its own target, which is not known before the "
             "target is; use a model with tmd_of: context."
+        )
+
+
+def refuse_not_finite(predictions: NDArray[np.float32], info: TrainedModelInfo) -> None:
+    """Check that every number of the predictions is finite.
+
+    Raises:
+        LvmError: If one is not.
+    """
+    if not np.isfinite(predictions).all():
+        raise LvmError(
+            f"The model of {info.trial_id} predicted a number that is not finite; the numbers of its input are too "
+            "large, or it has to be trained again."
         )
 
 

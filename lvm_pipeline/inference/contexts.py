@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._ranking_head import NUM_VIEWS, ranking_output
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.inference.context import num_remembered, refuse_oracle
+from lvm_pipeline.inference.context import num_remembered, refuse_not_finite, refuse_oracle
 from lvm_pipeline.inference.nearest import Ranking
 from lvm_pipeline.inference.ranking import ranking_from
 from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
@@ -46,8 +46,8 @@ class ContextPredictor:
     ):
         """Take a model.
 
-        `max_concepts` is the longest context that is accepted; `fingerprint` holds the numbers of the model's space
-        (None: contexts of another space are not known by them).
+        `max_concepts` is the longest context that is accepted; `fingerprint` holds the statistics of the model's space,
+        which detect vectors of another space (None: not checked).
 
         Raises:
             LvmError: If the model reads something of its targets.
@@ -68,8 +68,8 @@ class ContextPredictor:
     ) -> Context:
         """Check the vectors (T, D) of one context, and their condition (T, C) if the model reads one.
 
-        Vectors are scaled to unit length where those of the model's space are. Those that were not encoded here are
-        refused if there are enough of them to see that they are of another space.
+        Vectors are scaled to unit length where those of the model's space are. Unless they were encoded here, they are
+        refused if their statistics are those of another space and there are enough of them to tell.
 
         Raises:
             LvmError: If the model cannot read it; the message gives the reason.
@@ -82,10 +82,8 @@ class ContextPredictor:
         given = _matrix(vectors, "vectors", self.config.vector_dim)
         if not len(given):
             raise LvmError("The context is empty; give at least one concept.")
-        if len(given) > self.max_concepts:
-            raise LvmError(
-                f"The context has {len(given)} concepts; the limit is {self.max_concepts}. Send only the last ones."
-            )
+        if problem := self.too_long(len(given)):
+            raise LvmError(problem)
         why = None if self._fingerprint is None or is_encoded_here else self._fingerprint.why_other(given)
         if why is not None:
             raise LvmError(f"The vectors are of another space than the model reads: {why}; encode the texts anew.")
@@ -98,6 +96,12 @@ class ContextPredictor:
         if len(tmd) != len(given):
             raise LvmError(f"There are {len(given)} concepts and {len(tmd)} rows of tmd_dense; give one for each.")
         return Context(vectors=self._scaled(given), condition=tmd)
+
+    def too_long(self, num_concepts: int) -> str | None:
+        """Return why a context of so many concepts is refused, None if it is not."""
+        if num_concepts <= self.max_concepts:
+            return None
+        return f"The context has {num_concepts} concepts; the limit is {self.max_concepts}. Send only the last ones."
 
     def predict(self, contexts: Sequence[Context]) -> NDArray[np.float32]:
         """Return the prediction after each context, (B, D).
@@ -124,8 +128,7 @@ class ContextPredictor:
         with torch.inference_mode():
             for chosen in _batches([len(each.vectors) for each in cut], may_pad=model.is_causal):
                 predictions[chosen] = _forward(model, [cut[index] for index in chosen])
-        if not np.isfinite(predictions).all():
-            raise LvmError(f"The model of {self.info.trial_id} predicted a number that is not finite; train it again.")
+        refuse_not_finite(predictions, self.info)
         return predictions
 
     def num_read(self, context: Context) -> int:

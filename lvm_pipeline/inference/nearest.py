@@ -1,4 +1,4 @@
-"""The concepts of a table that lie nearest to a predicted vector.
+"""Find the concepts of a table that are nearest to a predicted vector.
 
 Shapes: D = vector width.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.decoding.faiss_bank import Search, kind_of_bank
-from lvm_pipeline.decoding.nearest import ConceptBank, open_bank
+from lvm_pipeline.decoding.nearest import ConceptBank, Found, open_bank
 from lvm_pipeline.source.encoders.encoder import unit_length
 
 COLUMNS = ("cpe_id", "article_id", "position", "concept_text")
@@ -29,18 +29,24 @@ class Ranking:
     score: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     num_scored: int  # how many candidates are scored, M; those behind keep the order of the query
 
-    def reordered(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return rows in the order of the query, (k,), in that of the scores; `vectors` are those of the table."""
+    def best(
+        self, rows: NDArray[np.int64], vectors: NDArray[np.float32], vector: NDArray[np.float32], count: int
+    ) -> Found:
+        """Return the `count` best of the rows nearest to the query, (M,), with their cosines to a vector (D,).
+
+        `vectors` are those of the table.
+        """
         scored = rows[: self.num_scored]
-        if not len(scored):
-            return rows
-        order = np.argsort(-self.score(vectors[scored]), kind="stable")
-        return np.concatenate([scored[order], rows[self.num_scored :]])
+        if len(scored):
+            order = np.argsort(-self.score(vectors[scored]), kind="stable")
+            rows = np.concatenate([scored[order], rows[self.num_scored :]])
+        rows = rows[:count]
+        return Found(rows=rows, cosines=unit_length(vectors[rows]) @ unit_length(vector[None])[0])
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptIndex:
-    """A concept table to look in: its vectors, and what the concepts are called."""
+    """A concept table to search: its vectors, and the columns that are returned."""
 
     bank: ConceptBank
     columns: pa.Table
@@ -50,27 +56,19 @@ class ConceptIndex:
     ) -> list[dict[str, Any]]:
         """Return the columns of the concepts nearest to a vector (D,), best first, with `cosine`.
 
-        Rows of `exclude` are left out. A ranking is that of a model with a ranking output; None: by cosine, ties in
-        table order.
+        Rows of `exclude` are left out. The order is that of `ranking`, of a model with a ranking output; None: by
+        cosine, ties in table order.
         """
         left_out = [np.array(sorted(exclude), np.int64)]
-        if ranking is None:
-            (best,) = self.bank.nearest(vector[None], count, exclude=left_out)
-            rows, cosines = best.rows, best.cosines
-        else:
-            rows = self._ranked(ranking, count, left_out)
-            cosines = unit_length(self.bank.vectors[rows]) @ unit_length(vector[None])[0]
-        found = zip(rows.tolist(), cosines.tolist(), strict=True)
+        query, size = (vector, count) if ranking is None else (ranking.query, max(count, ranking.num_scored))
+        (best,) = self.bank.nearest(query[None], size, exclude=left_out)
+        if ranking is not None:
+            best = ranking.best(best.rows, self.bank.vectors, vector, count)
+        found = zip(best.rows.tolist(), best.cosines.tolist(), strict=True)
         return [{**self._concept(row), "cosine": round(cosine, 6)} for row, cosine in found]
 
     def _concept(self, row: int) -> dict[str, Any]:
         return self.columns.slice(row, 1).to_pylist()[0]  # `pa.array`, for `take`, imports pandas: 0.3 seconds
-
-    def _ranked(self, ranking: Ranking, count: int, left_out: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Return the first rows in the order of a ranking."""
-        size = max(count, ranking.num_scored)
-        rows = self.bank.nearest(ranking.query[None], size, exclude=left_out)[0].rows
-        return ranking.reordered(rows, self.bank.vectors)[:count]
 
     def rows_like(self, vector: NDArray[np.float32], text: str | None = None) -> list[int]:
         """Return the rows of the concepts that have this vector (D,) or this text."""
@@ -78,7 +76,7 @@ class ConceptIndex:
 
 
 def open_index(concepts_path: Path, vectors_dir: Path, *, space_id: str, search: Search = "exact") -> ConceptIndex:
-    """Open a concept table for looking up.
+    """Open a concept table for searching.
 
     Raises:
         LvmError: If there is no table, its vectors are of another space, or faiss is not installed.

@@ -1,4 +1,4 @@
-"""Predict the next concept after each that is read: concepts in, one record out for each, as soon as it is made.
+"""Stream predictions: for each concept that is read, the vector predicted to follow it, as soon as it is known.
 
 Shapes: D = vector width.
 """
@@ -15,7 +15,7 @@ from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._products import packed_weights
 from lvm_pipeline.architectures._ranking_head import ranking_output
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.inference.context import ReadingModel, refuse_oracle
+from lvm_pipeline.inference.context import ReadingModel, refuse_not_finite, refuse_oracle
 from lvm_pipeline.inference.nearest import ConceptIndex, Ranking
 from lvm_pipeline.inference.ranking import ranking_of
 from lvm_pipeline.inference.reading import GivenConcept
@@ -50,7 +50,7 @@ class Prediction:
 
 
 class StreamPredictor:
-    """A trained model with all that reading a stream of concepts needs."""
+    """Predicts the next concept after each concept of a stream."""
 
     def __init__(
         self,
@@ -63,11 +63,14 @@ class StreamPredictor:
         num_nearest: int = 0,
         warn: Warn,
     ):
-        """Get ready; `warn` is called once when vectors had to be scaled.
+        """Create a predictor of a model.
 
-        The encoder of the model's space is looked for in `encoders_dir` once a text is read; `num_nearest` concepts are
-        looked up in the index. `fingerprint` holds the numbers of the model's space: others are refused
-        once there are enough of them to be judged (None: none ever).
+        Args:
+            encoders_dir: Where the encoder of the model's space is looked up when the first text is read.
+            fingerprint: Statistics of the model's space. Vectors of another space are refused once there are enough
+                of them to tell. None: not checked.
+            index: Concepts of which the `num_nearest` nearest to each prediction are returned.
+            warn: Called once, when the first vector is scaled to unit length.
 
         Raises:
             LvmError: If the model reads something of its targets.
@@ -91,7 +94,7 @@ class StreamPredictor:
         """Yield one prediction for each concept; a new `article_id` begins an article.
 
         Raises:
-            LvmError: If a concept does not fit the model; the predictions before it were yielded.
+            LvmError: If a concept does not fit the model, or a prediction is not finite; those before were yielded.
         """
         with packed_weights(self.reading.model):
             article_id = None
@@ -107,6 +110,7 @@ class StreamPredictor:
     def _prediction_after(self, concept: GivenConcept) -> Prediction:
         given, condition = self._vector_of(concept), self._condition_of(concept)
         vector = self.reading.read(given, condition)
+        refuse_not_finite(vector, self.info)
         ranking = None if self._ranking is None else ranking_of(self._ranking, given, condition)
         return Prediction(
             article_id=concept.article_id,
@@ -158,7 +162,7 @@ class StreamPredictor:
         return self._scaled(concept.vector, place=concept.place)
 
     def _refuse_another_space(self, vector: NDArray[np.float32], *, place: str) -> None:
-        """Judge the vectors since the last time by their numbers, once there are enough."""
+        """Check the statistics of the vectors since the last check, once there are enough of them."""
         if self._fingerprint is None or not self._fingerprint.min_vectors:
             return
         self._unjudged.append(vector)

@@ -1,4 +1,4 @@
-"""What a model with a ranking head says of the order of concepts, after each concept that it reads.
+"""The order in which a model with a ranking head puts the candidates for the next concept.
 
 Shapes: M = candidates, K = views, C = condition width, D = vector width.
 """

@@ -1,4 +1,4 @@
-"""Concepts as a person gives them to a trained model: lines of JSON or plain text, or Parquet, one after the other.
+"""Read the concepts that a user gives to a trained model: lines of JSON or plain text, or a Parquet file.
 
 A line that begins with `{` or `[` is JSON. It is an object with `vector` or else `text`, optionally `article_id` and
 `space_id`, and `tmd_dense` for a model with a condition; or a bare list of numbers. Any other line is the text of one
@@ -73,7 +73,7 @@ def _is_pipe(path: Path) -> bool:
 
 
 def read_lines(lines: Iterable[bytes]) -> Iterator[GivenConcept]:
-    """Yield the concept of each line as soon as the line is there; empty lines are passed over.
+    """Yield the concept of each line as soon as the line is there; empty lines are skipped.
 
     Raises:
         LvmError: If a line is no concept.
@@ -96,6 +96,10 @@ def _concept_of_line(line: str, *, place: str) -> GivenConcept:
         is_boolean = isinstance(record.get(name), bool)
         if record.get(name) is not None and (is_boolean or not isinstance(record[name], kinds)):
             raise LvmError(f"{place}: {name} must be a text, got {str(record[name])[:60]}.")
+        try:
+            str(record.get(name)).encode()
+        except UnicodeEncodeError:
+            raise LvmError(f"{place}: {name} contains half of a surrogate pair; correct it.") from None
     text, vector = (record.get("text") or "").strip(), record.get("vector")
     if vector is None and not text:
         raise LvmError(f"{place} has neither a vector nor a text; give it one.")
@@ -139,18 +143,18 @@ def read_parquet(path: Path) -> Iterator[GivenConcept]:
     """Yield the rows of a Parquet file in their order, which must be the reading order.
 
     Raises:
-        LvmError: If it is damaged, has neither vectors nor texts, or its positions go back within an article.
+        LvmError: If it is damaged, has neither vectors nor texts, or its articles or positions are not in order.
     """
     with parquet_errors(path), GivenParquet(path) as file:
         names = _readable_columns(file)
-        number, before = 0, None
+        number, last = 0, dict[ArticleId, int]()
         for batch in file.batches(names, batch_size=BATCH_ROWS):
             columns = [_column(file, batch, name) if name in names else [None] * batch.num_rows for name in COLUMNS]
             for article_id, position, text, vector, tmd in zip(*columns, strict=True):
                 number += 1
-                at = _article_and_position(article_id, position, number=number)
-                before = _in_order(at, before, path=path)
-                given = {"article_id": at[0], "space_id": file.space_id, "text": text, "vector": vector}
+                article, at = _article_and_position(article_id, position, number=number)
+                _note_position(last, article, at, path=path)
+                given = {"article_id": article, "space_id": file.space_id, "text": text, "vector": vector}
                 concept = _concept_of_row(number, **given, needs="vector" if "vector" in names else "text")
                 if "tmd_dense" in names:
                     concept = replace(concept, tmd_dense=np.zeros(CONDITION_DIM, np.float32) if tmd is None else tmd)
@@ -158,7 +162,7 @@ def read_parquet(path: Path) -> Iterator[GivenConcept]:
 
 
 def _readable_columns(file: GivenParquet) -> list[str]:
-    """Return the columns to read, of types that can be read; texts are passed over where there are vectors."""
+    """Return the columns to read, of types that can be read; texts are not read where there are vectors."""
     unread = "concept_text" if "vector" in file.schema.names else "vector"
     names = file.require([], [name for name in COLUMNS if name != unread])
     if not {"vector", "concept_text"} & set(names):
@@ -184,7 +188,7 @@ def _column(file: GivenParquet, batch: pa.RecordBatch, name: str) -> list[Any]:
     return vectors
 
 
-def _article_and_position(article_id: object, position: object, *, number: int) -> tuple[str | int | None, int | None]:
+def _article_and_position(article_id: object, position: object, *, number: int) -> tuple[ArticleId, int | None]:
     try:
         named = article_id if article_id is None or type(article_id) is int else article_id_of(article_id)
         return named, None if position is None else whole_number(position)
@@ -193,14 +197,18 @@ def _article_and_position(article_id: object, position: object, *, number: int) 
         raise LvmError(f"row {number}: {what}{error}; correct it.") from None
 
 
-def _in_order(place: tuple[Any, Any], before: tuple[Any, Any] | None, *, path: Path) -> tuple[Any, Any]:
-    is_same_article = before is not None and before[0] == place[0] and None not in (before[1], place[1])
-    if is_same_article and before is not None and place[1] <= before[1]:
-        raise LvmError(
-            f"{path} is not in reading order: position {place[1]} of article {place[0]} comes after {before[1]}; "
-            "sort it by article_id and position."
-        )
-    return place
+def _note_position(last: dict[ArticleId, int], article_id: ArticleId, position: int | None, *, path: Path) -> None:
+    """Note the last position of an article. Raises LvmError if its rows are not together, or not in order."""
+    if position is None:
+        return
+    problem = None
+    if article_id in last and next(reversed(last)) != article_id:
+        problem = f"article {article_id} goes on after another one"
+    elif position <= last.get(article_id, position - 1):
+        problem = f"position {position} of article {article_id} comes after {last[article_id]}"
+    if problem is not None:
+        raise LvmError(f"{path} is not in reading order: {problem}; sort it by article_id and position.")
+    last[article_id] = position
 
 
 def _concept_of_row(

@@ -1,4 +1,4 @@
-"""The page that describes the requests: made from the OpenAPI schema, with nothing fetched from elsewhere."""
+"""The page that describes the requests, made from the OpenAPI schema; it loads nothing from other sites."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -60,7 +60,7 @@ def operations(schema: Mapping[str, Any]) -> Iterator[Operation]:
 
 
 def _fields(body: Mapping[str, Any], schema: Mapping[str, Any]) -> Table[Field] | None:
-    """Return the fields of a body's JSON object; None if it is none."""
+    """Return the fields of a body; None if it is not a JSON object."""
     content = body.get("content", {}).get("application/json", {}).get("schema", {})
     found = _resolved(content, schema)
     properties = found.get("properties")

@@ -1,4 +1,4 @@
-"""The HTTP application: predictions, health, metrics and pages around the model that is held."""
+"""The HTTP application: predictions, health, metrics and pages."""
 
 import logging
 import time
@@ -33,7 +33,8 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "Too many requests wait."},
 }
 
-DROPPED_LIMITS = 4  # a body is read no further than so many times the largest that is taken
+LEFT = 499  # the status that nginx counts for a client that closed the connection
+DROPPED_LIMITS = 4  # a body that is too large is read (and dropped) up to this multiple of the limit
 TryArticle = Callable[[str], str]  # an article's text -> a page
 
 
@@ -41,9 +42,13 @@ class BodyTooLargeError(LvmError):
     """The body is larger than the server takes."""
 
 
+class ClientLeftError(Exception):
+    """The client closed the connection before it had sent the whole body."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """What the application is made of."""
+    """The parts of the application."""
 
     holder: ModelHolder  # the model
     batcher: Batcher[PredictRequest, Answer]  # answers requests with it
@@ -156,14 +161,19 @@ def _add_try(app: FastAPI, serving: Serving, try_article: TryArticle) -> None:
 
 
 async def _body(request: Request, max_bytes: int) -> bytes:
-    """Read the body; some of what is beyond the limit is dropped, since a client that is cut off sees no answer."""
+    """Read the body. Bytes beyond the limit are read and dropped: a client that is cut off at once sees no answer."""
     parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size <= max_bytes:
-            parts.append(part)
-        elif size > DROPPED_LIMITS * max_bytes:
-            break
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size <= max_bytes:
+                parts.append(part)
+            elif size > DROPPED_LIMITS * max_bytes:
+                break
+    except Exception:
+        if await request.is_disconnected():
+            raise ClientLeftError from None
+        raise
     if size > max_bytes:
         raise BodyTooLargeError(f"The body is larger than the {max_bytes:,} bytes that this server reads; send less.")
     return b"".join(parts)
@@ -186,6 +196,8 @@ def _observed(metrics: Metrics) -> Callable[[Request, Callable[[Request], Awaita
         began = time.perf_counter()
         try:
             response = await call_next(request)
+        except ClientLeftError:
+            response = _problem(LEFT, "The client left before it had sent its request.")
         except Exception:
             logger.exception("A request failed.")
             response = _problem(500, "The server failed; its log says why.")

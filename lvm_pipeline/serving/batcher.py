@@ -1,4 +1,4 @@
-"""Answer requests that wait at the same time together.
+"""Answer the requests that wait at the same time as one batch.
 
 One thread runs the model. While it works, requests queue; then it takes all that wait, up to a limit. Clients that were
 just answered send their next request a moment later: as long as fewer requests wait than were answered or waiting
@@ -90,7 +90,7 @@ class Batcher(Generic[Request, Answer]):
         return jobs
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
-        """Answer jobs, those of one model together; whatever fails is the answer of its jobs and ends nothing else."""
+        """Answer jobs, one batch for each model; an error becomes the answer of the jobs of its batch."""
         running = [job for job in jobs if job.answer.set_running_or_notify_cancel()]
         for model in {id(job.model): job.model for job in running}.values():
             own = [job for job in running if job.model is model]

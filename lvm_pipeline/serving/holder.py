@@ -1,4 +1,4 @@
-"""Keep the right model loaded: look for another one now and then, load it beside the present one, and swap."""
+"""Keep the served model up to date: poll for another one, load it beside the present one, and swap."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""What the server reads and answers; its OpenAPI page is made from these."""
+"""The bodies of requests and answers; the OpenAPI schema is made from them."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""A loaded model with all that an answer needs, and its answers to several requests at once.
+"""A loaded model with its concept table, encoder and decoders, and its answers to several requests at once.
 
 Shapes: B = requests, T = context in concepts, D = vector width, k = concepts asked for.
 """
@@ -24,6 +24,7 @@ from lvm_pipeline.serving.search import BankSearch
 from lvm_pipeline.source.encoders.encoder import Encoder, unit_length
 
 NEAREST = "nearest"  # the decoder that answers with concepts of the table
+NOT_DECODED: dict[str, Any] = {"text": None, "confidence": None, "decoder": None}
 
 Vectors = NDArray[np.float32]
 
@@ -61,7 +62,7 @@ class ServedModel:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What every answer says of the model."""
+        """The fields of every answer that identify the model."""
         info = self.predictor.info
         return {
             "trial_id": info.trial_id,
@@ -79,6 +80,12 @@ class ServedModel:
         """How the concept table is searched."""
         return None if self.index is None else BankSearch(self.index.bank)
 
+    @property
+    def _no_encoder(self) -> LvmError:
+        return LvmError(
+            f"The encoder of the model's space {self.space_id} is not available on this server; send vectors."
+        )
+
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Encode texts with the encoder of the model's space, (n, D).
 
@@ -86,9 +93,7 @@ class ServedModel:
             LvmError: If that encoder is not on this machine.
         """
         if self.encoder is None:
-            raise LvmError(
-                f"The encoder of the model's space {self.space_id} is not available on this server; send vectors."
-            )
+            raise self._no_encoder
         with self._encoding:
             return np.asarray(self.encoder.encode(list(texts)), np.float32)
 
@@ -102,12 +107,16 @@ class ServedModel:
     def _predicted_or_failed(
         self, requests: Sequence[PredictRequest], contexts: Sequence[Context]
     ) -> Sequence[dict[str, Any] | FailedPredictionError]:
+        """Answer checked requests; if that fails, each alone, so that only those that cause it fail."""
         if not requests:
             return []
         try:
             return self._predicted(requests, contexts)
         except LvmError as error:
-            return [FailedPredictionError(str(error)) for _ in requests]
+            if len(requests) == 1:
+                return [FailedPredictionError(str(error))]
+        alone = [self._predicted_or_failed([each], [context]) for each, context in zip(requests, contexts, strict=True)]
+        return [answer for (answer,) in alone]
 
     def _contexts(self, requests: Sequence[PredictRequest]) -> list[Context | LvmError]:
         """Check all requests; all texts are encoded together."""
@@ -120,39 +129,29 @@ class ServedModel:
             if error is not None:
                 found.append(error)
                 continue
-            vectors = request.vectors
-            if request.texts is not None:
-                vectors = np.array([next(encoded) for _ in request.texts])
+            is_text = request.texts is not None
+            vectors = np.array([next(encoded) for _ in request.texts or ()]) if is_text else request.vectors or []
             try:
-                vectors = [] if vectors is None else vectors
-                is_encoded_here = request.texts is not None
-                found.append(self.predictor.context(vectors, request.tmd_dense, is_encoded_here=is_encoded_here))
+                found.append(
+                    self.predictor.context(
+                        vectors, request.tmd_dense, space_id=request.space_id, is_encoded_here=is_text
+                    )
+                )
             except LvmError as problem:
                 found.append(problem)
         return found
 
     def _refusal(self, request: PredictRequest) -> LvmError | None:
         """Return why a request cannot be answered, as far as its vectors do not matter."""
-        try:
-            if request.space_id is not None and request.space_id != self.space_id:
-                raise LvmError(
-                    f"The request is of space {request.space_id} and the model reads {self.space_id}; encode the "
-                    "texts with the encoder of that space."
-                )
-            if request.decoder not in (None, NEAREST) and request.decoder not in self.decoders:
-                known = ", ".join([NEAREST, *self.decoders])
-                raise LvmError(f"There is no decoder {request.decoder!r} on this server; there are {known}.")
-            if request.texts is not None:
-                if len(request.texts) > self.predictor.max_concepts:
-                    raise LvmError(
-                        f"The context has {len(request.texts)} concepts; the limit is {self.predictor.max_concepts}. "
-                        "Send only the last ones."
-                    )
-                if self.encoder is None:
-                    self.encode([])
-        except LvmError as error:
-            return error
-        return None
+        if request.decoder not in (None, NEAREST, *self.decoders):
+            known = ", ".join([NEAREST, *self.decoders])
+            return LvmError(f"There is no decoder {request.decoder!r} on this server; there are {known}.")
+        if request.texts is None:
+            return None
+        if self.encoder is None:
+            return self._no_encoder
+        problem = self.predictor.too_long(len(request.texts))
+        return None if problem is None else LvmError(problem)
 
     def _predicted(self, requests: Sequence[PredictRequest], contexts: Sequence[Context]) -> list[dict[str, Any]]:
         predictions = self.predictor.predict(contexts)
@@ -199,11 +198,9 @@ class ServedModel:
         vectors, queries = self.search.bank.vectors, np.stack([ranking.query for ranking in rankings])
         counts = [max(request.nearest, rank.num_scored) for request, rank in zip(requests, rankings, strict=True)]
         ordered = []
-        for each, ranking, prediction in zip(
-            nearest_outside(self.search, queries, contexts, requests, counts), rankings, predictions, strict=True
-        ):
-            rows = ranking.reordered(each.rows, vectors)
-            ordered.append(Found(rows=rows, cosines=unit_length(vectors[rows]) @ unit_length(prediction[None])[0]))
+        near = nearest_outside(self.search, queries, contexts, requests, counts)
+        for each, ranking, prediction, request in zip(near, rankings, predictions, requests, strict=True):
+            ordered.append(ranking.best(each.rows, vectors, prediction, request.nearest))
         return ordered
 
     def _decoded(
@@ -213,7 +210,7 @@ class ServedModel:
         closest: Sequence[Found | None],
     ) -> list[dict[str, Any]]:
         """Return text, confidence and decoder of each prediction."""
-        decoded: list[dict[str, Any]] = [{"text": None, "confidence": None, "decoder": None} for _ in requests]
+        decoded: list[dict[str, Any]] = [NOT_DECODED for _ in requests]
         for name in {request.decoder for request in requests} - {None}:
             chosen = [index for index, request in enumerate(requests) if request.decoder == name]
             if name == NEAREST:
@@ -228,7 +225,7 @@ class ServedModel:
 
     def _as_text(self, found: Found | None) -> dict[str, Any]:
         if self.index is None or found is None or not len(found.rows):
-            return {"text": None, "confidence": None, "decoder": None}
+            return NOT_DECODED
         (text,) = self.index.bank.texts_of(found.rows[:1])
         return {"text": text, "confidence": float(found.cosines[0]), "decoder": NEAREST}
 

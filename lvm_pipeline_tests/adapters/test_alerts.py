@@ -1,6 +1,7 @@
 """Promises of the adapter: a message arrives at a real receiver, and no secret is ever sent."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_a_failed_delivery_says_why_and_hides_every_part_of_the_url(tmp_path, re
     assert not [part for part in ("s3cret", "us3r", "pa55", "qu3ry") if part in str(refusal.value)]
 
 
-@pytest.mark.parametrize("url", ["nonsense", "slack://too-short", "nobody-knows://host"])
+@pytest.mark.parametrize("url", ["nonsense", "slack://too-short", "nobody-knows://host", "jsons://me:pa[ss@host"])
 def test_an_invalid_address_is_refused_without_being_printed(tmp_path, url):
     with pytest.raises(LvmError, match=r"LVM_ALERT_URL .* slack://\.\.\.") as refusal:
         alerts.send(Settings(home=tmp_path, alert_url=url), ALERT)
@@ -75,3 +76,12 @@ def test_every_secret_of_the_settings_is_hidden(tmp_path):
 
     assert {"t0ken", "pa%24s", "pa$s"} <= alerts.secrets_of(settings)
     assert "lvm" not in alerts.secrets_of(settings), "the name of a database is no secret"
+
+
+def test_a_bracket_in_a_password_keeps_no_alert_back(tmp_path, receiver):
+    settings = Settings(home=tmp_path, alert_url=receiver.url, database_url="postgresql://me:hush[hush@host/lvm")
+
+    alerts.send(settings, replace(ALERT, message="The password hush[hush is wrong."))
+
+    (message,) = receiver.messages
+    assert message["message"].startswith("The password *** is wrong.")

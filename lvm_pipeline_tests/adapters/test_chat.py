@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from pydantic import SecretStr
 
-from lvm_pipeline.adapters.chat import MAX_BYTES, ChatClient, open_chat
+from lvm_pipeline.adapters.chat import MAX_BYTES, NO_KEY, ChatClient, open_chat
 from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.chat import ChatAnswer, ChatFailure, ChatRequest
 from lvm_pipeline.errors import LvmError
@@ -30,9 +30,8 @@ def client(tmp_path):
         return ChatClient(
             url=url,
             name="scripted",
-            key=SecretStr(KEY),
             cache_dir=tmp_path / "chat",
-            **{"timeout_seconds": 5, "num_retries": 0, **options},
+            **{"key": SecretStr(KEY), "timeout_seconds": 5, "num_retries": 0, **options},
         )
 
     return make
@@ -97,6 +96,14 @@ def test_what_is_no_answer_is_a_failure_and_is_not_cached(client, answer, kind):
 def test_the_thoughts_of_a_reasoning_model_are_not_part_of_its_answer(client):
     with chat_server(lambda _: completion("<think>I wonder.\nSo.</think>\n\nAn answer.")) as server:
         assert client(server.url).ask(REQUEST).text == "An answer."
+
+
+def test_the_words_of_a_server_are_whole_where_there_is_no_key(client):
+    answer = (404, {"error": {"message": "none of the models has this name"}})
+    with chat_server(lambda _: answer) as server:
+        failure = client(server.url, key=SecretStr(NO_KEY)).ask(REQUEST)
+
+    assert failure.reason.endswith("none of the models has this name")
 
 
 def test_a_server_that_is_not_there_is_a_failure(client):

@@ -56,6 +56,11 @@ def unfinished_runs(monkeypatch):
     monkeypatch.setattr(dagster_api.psycopg, "connect", lambda url: Connection())
 
 
+@pytest.mark.postgres
+def test_there_is_no_run_before_dagster_has_made_its_tables(postgres_url):
+    assert dagster_api.code_server_runs(postgres_url) == []
+
+
 def terminated(*results):
     return {"data": {"terminateRuns": {"__typename": "TerminateRunsResult", "terminateRunResults": results}}}
 

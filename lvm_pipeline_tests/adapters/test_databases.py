@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 import sqlalchemy
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from lvm_pipeline import lineage
 from lvm_pipeline.adapters import databases
@@ -88,6 +89,7 @@ def test_each_way_a_database_cannot_be_reached_has_its_own_sentence(embedded_ser
         ("host:1,other:2,third:3x/db", "has an invalid port"),
         ("host,other:1:2/db", "has an invalid port"),
         ("host/db\n?sslmode=require", "contains a line break"),
+        ("host/db?connect_timeout=soon", "has an invalid connect_timeout"),
         ("host/%zz", "is not a valid Postgres URL; percent-encode"),
     ],
 )
@@ -104,9 +106,19 @@ def test_white_space_around_a_url_is_dropped(tmp_path):
     assert databases.source_url(settings) == f"postgresql://me:{SECRET}@host/mine"
 
 
+def test_the_time_to_connect_is_that_of_the_url(monkeypatch):
+    asked = []
+    monkeypatch.setattr(psycopg, "connect", lambda *url, **options: asked.append(make_conninfo(*url, **options)))
+
+    for url in ("postgresql://host/db?connect_timeout=60", "postgresql://host/db"):
+        databases.connect(url)
+
+    assert [conninfo_to_dict(each)["connect_timeout"] for each in asked] == ["60", str(databases.CONNECT_SECONDS)]
+
+
 @pytest.mark.postgres
 def test_of_several_hosts_the_one_that_answers_is_used(database_of_rows, tmp_path):
-    parts = psycopg.conninfo.conninfo_to_dict(database_of_rows)
+    parts = conninfo_to_dict(database_of_rows)
     url = "postgresql://{user}:{password}@127.0.0.1:1,{host}:{port}/{dbname}?target_session_attrs=any".format(**parts)
     settings = Settings(home=tmp_path, database_url=url, dagster_database_url=url)
 
@@ -122,7 +134,7 @@ def test_of_several_hosts_the_one_that_answers_is_used(database_of_rows, tmp_pat
 
 @pytest.mark.postgres
 def test_a_service_file_names_the_server(database_of_rows, tmp_path, monkeypatch):
-    parts = psycopg.conninfo.conninfo_to_dict(database_of_rows)
+    parts = conninfo_to_dict(database_of_rows)
     lines = ["[mine]", *(f"{name}={value}" for name, value in parts.items())]
     (tmp_path / "services.conf").write_text("\n".join(lines))
     monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services.conf"))

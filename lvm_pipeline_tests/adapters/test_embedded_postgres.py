@@ -19,6 +19,7 @@ import pytest
 
 from lvm_pipeline.adapters import embedded_postgres, postgres_files
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 
 pytestmark = pytest.mark.postgres
 
@@ -231,6 +232,7 @@ def test_a_first_start_killed_half_way_starts_over(new_directory):
         time.sleep(0.01)
     child.kill()
     child.communicate()
+    assert wait_until(lambda: not processes_of(new_directory), seconds=60), "initdb outlives the command for a moment"
     assert not (new_directory / "data").exists()
 
     assert query(embedded_postgres.ensure_running(new_directory), "SELECT 1") == 1
@@ -272,6 +274,41 @@ def test_root_in_a_closed_home_runs_it_elsewhere_as_another_user(root, open_tmp_
     assert {path: path.stat().st_mode for path in modes} == modes
     assert embedded_postgres.ensure_running(home / "postgres", outside_dirs=(tmp_path,)) == server
     assert embedded_postgres.stop(home / "postgres")
+
+
+@pytest.mark.slow
+def test_a_closed_home_that_was_copied_or_moved_shares_its_files_with_no_other(root, open_tmp_path):
+    outside = open_tmp_path / "outside"
+    outside.mkdir(mode=0o755)
+    homes = {name: open_tmp_path / name for name in ("home", "copy", "moved")}
+    homes["home"].mkdir(mode=0o700)
+
+    def start(name):
+        return embedded_postgres.ensure_running(homes[name] / "postgres", outside_dirs=(outside,))
+
+    query(start("home"), "CREATE TABLE kept AS SELECT 7 AS answer")
+    subprocess.run(["cp", "-rp", homes["home"], homes["copy"]], check=True)
+    try:
+        assert not embedded_postgres.status(homes["copy"] / "postgres").is_running
+        with pytest.raises(LvmError, match="is a copy of a home whose Postgres is running; run `lvm down` there"):
+            start("copy")
+        embedded_postgres.stop(homes["home"] / "postgres")
+        copied = start("copy")
+        assert query(copied, "SELECT answer FROM kept") == 7
+        query(copied, "DROP TABLE kept")
+
+        homes["home"].rename(homes["moved"])
+        homes["home"].mkdir(mode=0o700)
+        moved = start("moved")
+        new = start("home")
+
+        assert query(moved, "SELECT answer FROM kept") == 7
+        assert query(new, "SELECT count(*) FROM pg_tables WHERE tablename = 'kept'") == 0
+        assert (start("moved"), start("copy")) == (moved, copied)
+        assert len({embedded_postgres.status(home / "postgres").folder for home in homes.values()}) == 3
+    finally:
+        for home in homes.values():
+            embedded_postgres.stop(home / "postgres")
 
 
 @pytest.mark.slow

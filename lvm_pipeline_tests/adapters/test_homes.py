@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
 from lvm_pipeline.adapters import embedded_postgres, mlflow_artifacts, mlflow_registry, mlflow_store
 from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
@@ -25,7 +25,7 @@ def promoted(settings, model_dir):
 
 
 def addresses(settings):
-    engine = mlflow_store.database_engine(settings)
+    engine = create_engine(mlflow_store.tracking_uri(settings))
     try:
         with engine.connect() as connection:
             return {
@@ -68,7 +68,7 @@ def a_copy_and_an_earlier_home_open(home, folder):
 
 def make_addresses_absolute(settings):
     """Write what earlier versions wrote, with the path of a home that is gone, and open the store anew."""
-    engine = mlflow_store.database_engine(settings)
+    engine = create_engine(mlflow_store.tracking_uri(settings))
     with engine.begin() as connection:
         for table, _, column in mlflow_artifacts.COLUMNS:
             connection.execute(

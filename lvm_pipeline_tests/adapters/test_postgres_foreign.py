@@ -128,7 +128,7 @@ def test_positions_that_are_no_numbers_are_not_called_missing(database, tmp_path
 
 
 def test_a_parameter_of_the_url_that_the_driver_refuses_is_named(database):
-    reader = PostgresReader(f"{database}?connect_timeout=soon")
+    reader = PostgresReader(f"{database}?keepalives=soon")
 
     with pytest.raises(LvmError, match=r'invalid integer value "soon".*; correct LVM_DATABASE_URL'), reader.open():
         pass

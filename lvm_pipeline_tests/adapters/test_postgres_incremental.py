@@ -90,6 +90,28 @@ def test_changes_are_seen(database, tmp_path, earlier, change):
     assert found == CHANGES[change]
 
 
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("ALTER TABLE cpe_entry DROP modifier_code", "ALTER TABLE cpe_entry ADD modifier_code smallint DEFAULT 3"),
+        (
+            "ALTER TABLE cpe_entry RENAME domain_code TO swapped",
+            "ALTER TABLE cpe_entry RENAME task_code TO domain_code",
+            "ALTER TABLE cpe_entry RENAME swapped TO task_code",
+        ),
+    ],
+    ids=["dropped and added", "swapped"],
+)
+def test_columns_that_changed_without_a_new_version_of_any_row_are_seen(database, tmp_path, earlier, statements):
+    codes = {"domain_code": 1, "task_code": 2, "modifier_code": 0}
+    load(database, [{**row, **codes} for row in good_rows(LENGTHS)])
+    promote(database, tmp_path, earlier)
+
+    execute(database, *statements)
+
+    assert extracted_twice(database, tmp_path, earlier=earlier) == (0, 5)
+
+
 def test_appended_articles_are_read(database, tmp_path, earlier):
     rows = good_rows(LENGTHS)
     load(database, rows[:13])

@@ -18,6 +18,8 @@ from lvm_pipeline.architectures._contract import config_with, count_parameters
 from lvm_pipeline.architectures._ranking_head import NUM_VIEWS, RANKED, ranking_output
 from lvm_pipeline.architectures.lstm import ARCHITECTURE as LSTM
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.inference.predict import StreamPredictor
+from lvm_pipeline.inference.reading import GivenConcept
 from lvm_pipeline.lineage.prediction import model_folder, predict_on
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.lsa import fit_lsa
@@ -183,6 +185,19 @@ def test_a_concept_that_does_not_fit_ends_the_stream_after_those_before_it(setti
     with pytest.raises(LvmError) as refused:
         next(predictions)
     assert message in str(refused.value)
+
+
+def test_a_prediction_that_is_not_finite_ends_the_stream(products):
+    info = load_trained_model(products.train("lstm", mode="articles"))[1]
+    model = LSTM.build(config_with(LSTM.presets["smoke"].config, {"vector_dim": 16, "unit_length": False}))
+    predictor = StreamPredictor(model, info, encoders_dir=products.folder, warn=pytest.fail)
+    concepts = (GivenConcept(place="a line", vector=np.full(16, size, np.float32)) for size in (1, 1e30))
+
+    predictions = predictor.predictions(concepts)
+
+    assert next(predictions).position == 0
+    with pytest.raises(LvmError, match="predicted a number that is not finite"):
+        next(predictions)
 
 
 def test_a_stated_space_must_be_the_models(settings, model_dir, vectors):

@@ -58,6 +58,8 @@ def test_a_line_is_read_when_it_is_there():
         ('{"vector": [[1, 2]]}', "vector must be a list of numbers"),
         ('{"vector": [1, null]}', "vector must be a list of numbers"),
         ('{"article_id": [1], "vector": [1]}', "article_id must be a text"),
+        ('{"text": "A \\ud800 thing."}', "line 1: text contains half of a surrogate pair"),
+        ('{"article_id": "\\ud800", "vector": [1]}', "line 1: article_id contains half of a surrogate pair"),
         ("[" * 20_000, "line 1 starts like JSON"),
     ],
 )
@@ -95,6 +97,10 @@ def test_a_parquet_of_texts_is_read_without_vectors(tmp_path):
         (
             {"article_id": ["a", "a"], "position": [1, 0], "vector": [[1.0], [2.0]]},
             "position 0 of article a comes after 1",
+        ),
+        (
+            {"article_id": ["a", "b", "a"], "position": [0, 0, 1], "concept_text": ["one", "two", "three"]},
+            "article a goes on after another one; sort it",
         ),
         ({"vector": [[1.0], None]}, "row 2 has no vector; give it one"),
         ({"vector": [[1.0], None], "concept_text": ["one", "two"]}, "row 2 has no vector; give it one"),
