@@ -110,6 +110,8 @@ def suggest_seed(
 ) -> int | None:
     """Return the first seed with which every split has sequences; None if none of `MAX_SEEDS` does."""
     wanted = {"train", "validation"} | ({"test"} if train_fraction + validation_fraction < 1 else set())
+    if len(np.unique(groups[has_sequences])) < len(wanted):
+        return None
     for seed in range(MAX_SEEDS):
         splits = split_by_hash(
             article_ids, groups, seed=seed, train_fraction=train_fraction, validation_fraction=validation_fraction
