@@ -213,9 +213,7 @@ class _Sample:
         rng = np.random.default_rng(seed)
         size = min(request.num_targets, len(scored.predictions))
         positions = np.sort(rng.choice(len(scored.predictions), size=size, replace=False))
-        is_chosen = np.zeros(len(scored.predictions), bool)
-        is_chosen[positions] = True
-        targets = scored.targets.scored.part(is_chosen)
+        targets = scored.targets.scored.part(positions)
         column = read_columns(concepts_path, ["concept_text"])["concept_text"]
         texts = [text or "" for text in column.to_pylist()]
         return cls(
@@ -226,7 +224,7 @@ class _Sample:
             vectors=np.asarray(scored.targets.vectors[targets.target_rows], np.float32),
             truths=[texts[row] for row in targets.target_rows.tolist()],
             texts=texts,
-            rows_by_text={text: row for row, text in enumerate(texts)},
+            rows_by_text={text: row for row, text in enumerate(texts) if text},
             own_rows=[
                 np.arange(first, first + length)
                 for first, length in zip(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from lvm_pipeline.evaluation.text_scores import (
     TextMeasures,
     TextRequest,
     TextScores,
+    _Sample,
     prefer,
     text_scores,
 )
@@ -244,6 +246,23 @@ def test_without_the_encoder_only_concepts_of_the_table_have_cosines(score, pref
     assert scores.examples[0].decoded["prefix"].confidence is None
     assert scores.examples[0].decoded["nearest"].confidence is not None
     assert any("encoder of the vectors' space is not on this machine" in each for each in text_sentences(scores))
+
+
+def test_a_text_that_is_empty_has_no_known_vector(corpus, scored, tmp_path):
+    """Concepts may have no text, as the first ones of an NPZ file of sequences; each has another vector."""
+    table = pq.read_table(corpus[0].concepts_path)
+    texts = table["concept_text"].to_pylist()
+    index = table.schema.get_field_index("concept_text")
+    without = table.set_column(index, table.schema.field(index), pa.array([None, None, *texts[2:]]))
+    pq.write_table(without, tmp_path / "concepts.parquet")
+    options = {"concepts_path": tmp_path / "concepts.parquet", "seed": 0}
+    request = TextRequest(num_targets=5)
+
+    blind = _Sample.draw(scored, request, encoder=None, **options)
+    assert blind.vectors_of([texts[5]]) is not None
+    assert blind.vectors_of([texts[5], ""]) is None
+    encoded = _Sample.draw(scored, request, encoder=corpus[1], **options).vectors_of([""])
+    np.testing.assert_array_equal(encoded, corpus[1].encode([""]))
 
 
 def measures(cosine=None, **values):
