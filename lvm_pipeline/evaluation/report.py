@@ -241,6 +241,8 @@ def report_from_json(values: Any) -> EvaluationReport:
         return _adapter().validate_python(from_version_1(values) if version == 1 else values)
     except KeyError as error:
         raise ValueError(f"{error} is missing") from None
+    except (TypeError, AttributeError) as error:  # only version 1 is taken apart before it is validated
+        raise ValueError(f"it is not laid out like a report: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -109,12 +109,9 @@ def verdict(report: EvaluationReport) -> tuple[str, str]:
     where = f"on {counts.targets:,} targets of {counts.articles} {report.split} articles"
     if gain.low is None or gain.high is None:
         return "unsure", f"Gain over the best baseline, {best}: {signed(gain.mean)} {where}, without an interval."
-    interval = f"{interval_in_words(gain)} in cosine (95 % interval) {where}"
-    if gain.low > 0:
-        return "good", f"Beats the best baseline, {best}: {interval}."
-    if gain.high < 0:
-        return "bad", f"Loses to the best baseline, {best}: {interval}."
-    return "unsure", f"No clear difference from the best baseline, {best}: {interval}."
+    kind = plots.gain_kind(gain)
+    words = {"good": "Beats", "bad": "Loses to", "unsure": "No clear difference from"}[kind]
+    return kind, f"{words} the best baseline, {best}: {interval_in_words(gain)} in cosine (95 % interval) {where}."
 
 
 def cautions(report: EvaluationReport) -> list[str]:
