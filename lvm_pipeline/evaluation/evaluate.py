@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._products import packed_weights
 from lvm_pipeline.concepts.store import read_columns
-from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline, baseline_scores
 from lvm_pipeline.evaluation.checked import not_checked, score_is_reproduced
 from lvm_pipeline.evaluation.controls import control_scores, usual_context_length
@@ -318,12 +317,8 @@ def prediction_latency(scored: ScoredModel, num_threads: int | None) -> Latency:
     """Return the latency of one prediction with the context length that is usual for the targets."""
     length = usual_context_length(scored.model, scored.targets)
     contexts = scored.targets.scored
-    lengths = contexts.target_rows - contexts.first_rows
-    if not (lengths >= length).any():
-        raise LvmError(
-            f"No target has the {length} concepts of context that latency is timed with; load longer articles."
-        )
-    target_row = contexts.target_rows[lengths >= length][0]
+    is_long_enough = contexts.target_rows - contexts.first_rows >= length
+    target_row = contexts.target_rows[is_long_enough][0]
     with packed_weights(scored.model):  # as `lvm predict` does
         return latency_ms(
             scored.model,

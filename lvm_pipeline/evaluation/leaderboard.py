@@ -1,7 +1,6 @@
 """All models beside the baselines, on the same targets."""
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -168,9 +167,8 @@ def leaderboard(
 
 def read_leaderboard(path: Path) -> Leaderboard:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return _adapter().validate_python(values)
-    except (OSError, ValueError, ValidationError):
+        return _adapter().validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         raise LvmError(f"{path} is not a readable leaderboard; make it again with `lvm leaderboard`.") from None
 
 
