@@ -1,5 +1,7 @@
 """Sequences from exchange files: with their articles, and without them in compatibility mode."""
 
+import json
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -159,6 +161,19 @@ def test_articles_without_splits_are_split_by_hash(tmp_path):
     metadata = read_sequences(tmp_path / "s.parquet").metadata
     assert (metadata.split_rule, metadata.is_leaking) == ("seeded_hash", False)
     assert {finding.name for finding in findings if not finding.passed} <= {"splits_have_their_share"}  # they are few
+
+
+def test_metadata_of_the_wrong_type_do_not_become_those_of_the_tables(tmp_path):
+    _, arrays = original_sequences()
+    arrays["article_ids"] = np.array(["a"] * 20 + ["b"] * 15)
+    arrays["splits"] = np.array(["train"] * 20 + ["validation"] * 15)
+    given = {"split_rule": "seeded_hash", "split_seed": "abc", "train_fraction": True, "validation_fraction": "0.5"}
+    arrays["metadata"] = np.array(json.dumps(given))
+
+    import_sequences_npz(write_npz(tmp_path / "t.npz", arrays), tmp_path / "c.parquet", tmp_path / "s.parquet")
+
+    metadata = read_sequences(tmp_path / "s.parquet").metadata
+    assert (metadata.split_seed, metadata.train_fraction, metadata.validation_fraction) == (None, None, None)
 
 
 def test_an_article_whose_sequences_do_not_follow_each_other_is_named(tmp_path):
