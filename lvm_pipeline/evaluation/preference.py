@@ -230,12 +230,12 @@ def judgements_needed(win_rate: float, *, threshold: float = THRESHOLD) -> int:
 
     if not threshold < win_rate < 1:
         raise ValueError(f"the assumed win rate must be between {threshold} and 1, got {win_rate}")
-    num = 1
-    while True:
-        enough = next((wins for wins in range(num + 1) if _wilson(wins / num, num)[0] > threshold), None)
-        if enough is not None and binom.sf(enough - 1, num, win_rate) >= POWER:
-            return num
+    num, wins = 0, 1  # the fewest wins whose lower bound exceeds the threshold; more judgements never need fewer
+    while wins > num or binom.sf(wins - 1, num, win_rate) < POWER:
         num += 1
+        while wins <= num and _wilson(wins / num, num)[0] <= threshold:
+            wins += 1
+    return num
 
 
 def write_preference(scores: PreferenceScores, folder: Path) -> Path:
