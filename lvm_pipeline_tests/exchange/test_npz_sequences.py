@@ -192,7 +192,7 @@ BAD_SEQUENCES = {
     "fewer targets": (lambda a: {"target_vectors": a["target_vectors"][:-1]}, "beside 35 contexts"),
     "fewer texts": (lambda a: {"target_texts": a["target_texts"][:-1]}, "35 entries are expected"),
     "unknown splits": (lambda _: {"splits": np.array(["val"] * 35)}, r"unknown splits \(val\)"),
-    "a bad code": (lambda _: {"target_tmds": np.array([99999] * 35)}, "no TMD code"),
+    "a bad code": (lambda _: {"target_tmds": np.array([99999] * 35)}, "not a TMD code"),
 }
 
 
