@@ -1,4 +1,4 @@
-"""trained model -> report: scores beside the baselines on the same rows, with intervals, controls and provenance.
+"""Evaluate a trained model: scores and gains over the baselines on the same targets, controls and provenance.
 
 Shapes: S = targets, A = articles.
 """
@@ -99,12 +99,12 @@ def evaluate_model(
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`; scores, controls and latency are measured on it.
         context_mode: What the model may read; None: what it was trained to read.
-        cache_dir: Where scores of baselines are kept for the next model; None keeps nothing.
+        cache_dir: Where scores of baselines are cached for the next model; None: no cache.
         num_threads: PyTorch threads on a CPU; None: as in training.
-        data_findings: What was found of these concepts and sequences; None where they were not checked.
+        data_findings: Findings on these concepts and sequences; None if they were not checked.
         encoders_dir: Where the encoder of the vectors' space is looked up, for the leak ladder.
-        text: Decode predictions to text; None decodes none.
-        on_scored: Is given the predictions and scores that the report is made of.
+        text: What to decode to text; None: nothing.
+        on_scored: Called with the predictions and scores that the report is based on.
     """
     data = load_training_data(concepts_path, sequences_path, vectors_dir)
     scored = score_model(

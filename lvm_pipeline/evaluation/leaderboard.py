@@ -1,4 +1,4 @@
-"""All models beside the baselines, on the same targets."""
+"""All models and baselines on the same targets, by cosine."""
 
 import functools
 from collections import Counter
@@ -131,7 +131,7 @@ def leaderboard(
     champion_fingerprint: str | None = None,
     decision_reason: str | None = None,
 ) -> Leaderboard:
-    """Put reports side by side.
+    """Rank the models of several reports and their baselines.
 
     Reports of other sequences, splits or pools are left out, since their figures cannot be compared.
 
@@ -225,7 +225,7 @@ def _model_row(report: EvaluationReport, champion_fingerprint: str | None) -> Mo
 
 
 def _baseline_rows(reports: Sequence[EvaluationReport]) -> list[BaselineRow]:
-    """Return each baseline once, but once a context mode where it reads as much as the models do."""
+    """Return one row for each baseline; for one that reads as much as the models, one for each context mode."""
     found: dict[tuple[str, str], list[EvaluationReport]] = {}
     for report in reports:
         for name in report.baselines:

@@ -1,4 +1,4 @@
-"""One picture of all architectures: the best model of each beside the baseline that it has to beat."""
+"""A plot of the best model of each architecture and the baseline that it has to beat."""
 
 from lvm_pipeline.evaluation import svg
 from lvm_pipeline.evaluation.leaderboard import Leaderboard, ModelRow

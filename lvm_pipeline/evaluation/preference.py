@@ -1,7 +1,7 @@
-"""Preference of raters between two texts: win rates, strengths, agreement, and what a threshold takes.
+"""Preference of raters between two texts: win rates, strengths, agreement, and the size of a study.
 
-Intervals come from resampling whole articles, as everywhere: judgements on one article are alike. Where nearly every
-judgement agrees, resampling sees no spread, so the interval of a win rate also covers Wilson's for that many articles.
+Intervals come from resampling whole articles, since judgements on one article are alike. If nearly all judgements
+agree, resampling underestimates the spread, so the interval of a win rate also covers Wilson's for that many articles.
 
 Shapes: J = judgements, A = articles, K = arms, R = resamples.
 """
@@ -26,7 +26,7 @@ NUM_RESAMPLES = 1000
 NUM_STEPS = 100  # of the fit of strengths
 PRIOR = 0.5  # wins that each arm is given against each other, so that an arm that always wins has a finite strength
 NORMAL_975 = 1.959964  # quantile of the standard normal distribution
-POWER = 0.8  # of a study that has the judgements it needs
+POWER = 0.8  # of a study with the number of judgements that `judgements_needed` returns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class PreferenceScores:
 def preference_scores(
     judgements: Sequence[Judgement], *, study_id: str, model_fingerprint: str, seed: int
 ) -> PreferenceScores:
-    """Return what the judgements of a study say; there has to be at least one that is no repeat."""
+    """Score the judgements of a study; at least one of them must not be a repeat."""
     first = [each for each in judgements if not each.is_repeat]
     names = sorted({(each.treatment, each.baseline) for each in first})
     return PreferenceScores(

@@ -128,9 +128,9 @@ def smooth(
         chat: The language model. After three failures of its server in a row it is not asked again.
         predictions: The predicted vectors, (S, D).
         targets: The targets' own vectors, (S, D).
-        encoder: Of the vectors' space; without it nothing is said of cosines.
+        encoder: Of the vectors' space; without it there are no cosines.
         model_fingerprint: Of the weights that predicted.
-        decoder: Name of what decoded.
+        decoder: Name of the decoder.
         seed: Of the sample of targets, and of the resampling.
         prompt: Which question is asked; answers to `short` need not cite the context.
     """
@@ -206,25 +206,25 @@ def _with_cosines(
     targets: NDArray[np.float32],
 ) -> list[dict[Arm, WrittenText]]:
     """Return the texts with the cosines of their vectors, encoded in one go."""
-    places: list[tuple[int, Arm, str]] = [
+    written: list[tuple[int, Arm, str]] = [
         (index, arm, text)
         for index, arms in enumerate(texts)
         for arm in ("decoded", *ASKED)
         if (text := arms[arm].text)
     ]
-    if not places:
+    if not written:
         return list(texts)
-    vectors = encoder.encode([text for _, _, text in places])
-    rows = np.array([index for index, _, _ in places])
+    vectors = encoder.encode([text for _, _, text in written])
+    rows = np.array([index for index, _, _ in written])
     to_predictions, to_targets = cosines(vectors, predictions[rows]), cosines(vectors, targets[rows])
     found = [dict(arms) for arms in texts]
-    for (index, arm, _), near, true in zip(places, to_predictions, to_targets, strict=True):
+    for (index, arm, _), near, true in zip(written, to_predictions, to_targets, strict=True):
         found[index][arm] = replace(found[index][arm], cosine_to_prediction=float(near), cosine_to_target=float(true))
     return found
 
 
 def _guarded(texts: dict[Arm, WrittenText]) -> dict[Arm, WrittenText]:
-    """Return the texts with what the guards say of those that a language model wrote."""
+    """Apply the guards to the texts that the language model wrote."""
     found = dict(texts)
     for arm in ASKED:
         if found[arm].text is not None:

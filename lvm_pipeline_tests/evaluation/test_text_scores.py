@@ -207,7 +207,7 @@ def test_the_nearest_concept_is_one_of_train_and_its_cosines_are_those_of_the_ta
     last = [texts[row - 1] for row in scored.targets.scored.target_rows]
     assert scores.copy_last.token_f1 == pytest.approx(token_f1(last, truths).mean())
     assert scores.accuracy == nearest.prediction.token_f1 == nearest.token_f1.mean
-    assert (scores.preferred, scores.why_preferred) == ("nearest", "no other decoder is at hand")
+    assert (scores.preferred, scores.why_preferred) == ("nearest", "no other decoder is available")
 
 
 def test_the_sample_is_drawn_by_the_seed(score):
