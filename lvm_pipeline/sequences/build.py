@@ -68,7 +68,7 @@ def build_sequences(
     Args:
         staged_path: Where the sequence table is written, whole or not at all; the caller promotes it if no blocking
             finding is returned.
-        links_path: Where near-duplicates are saved for the next call on the same concepts; None to always search.
+        links_path: Where near-duplicates are saved for the next call on the same concepts; None: not saved.
 
     Raises:
         LvmError: If the concepts cannot be read, there is only one article, no article is long enough for a sequence,

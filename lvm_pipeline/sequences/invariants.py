@@ -38,7 +38,7 @@ def check_sequences(
     Args:
         concepts_path: The concept table.
         sequences_path: The sequence table.
-        rows: Those of the concept table if already read, which saves a second search for near-duplicates.
+        rows: The rows of the concept table, if they were read already; saves a second search for near-duplicates.
         min_articles: Articles that validation needs.
         min_sequences: Sequences that validation needs.
 
