@@ -4,17 +4,16 @@ Each point is compared with the linear forecast fitted on the same articles. The
 contains every article of a smaller one.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.report_parts import CurvePoint, LearningCurve
 from lvm_pipeline.evaluation.scoring import score_model
+from lvm_pipeline.evaluation.stored import read_section
 from lvm_pipeline.files import write_json
 from lvm_pipeline.measures.baselines import fitted_forecast
 from lvm_pipeline.measures.metrics import cosines
@@ -105,13 +104,4 @@ def write_curve(curve: LearningCurve, folder: Path) -> None:
 
 def read_curve(folder: Path, *, fingerprint: str) -> LearningCurve | None:
     """Read the curve of a model from its trial's folder; None if there is none, or it is another model's."""
-    try:
-        curve = _adapter().validate_json((folder / CURVE_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return curve if curve.model_fingerprint == fingerprint else None
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[LearningCurve]:
-    return TypeAdapter(LearningCurve)
+    return read_section(LearningCurve, folder / CURVE_FILE, fingerprint=fingerprint)

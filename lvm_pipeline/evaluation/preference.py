@@ -6,7 +6,6 @@ agree, resampling underestimates the spread, so the interval of a win rate also 
 Shapes: J = judgements, A = articles, K = arms, R = resamples.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
+from lvm_pipeline.evaluation.stored import read_section
 from lvm_pipeline.files import write_json
 from lvm_pipeline.measures.uncertainty import Interval, article_interval
 
@@ -247,13 +246,4 @@ def write_preference(scores: PreferenceScores, folder: Path) -> Path:
 
 def read_preference(folder: Path, *, fingerprint: str) -> PreferenceScores | None:
     """Read the scores of a model from its trial's folder; None if there are none, or they are another model's."""
-    try:
-        scores = _adapter().validate_json((folder / PREFERENCE_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return scores if scores.model_fingerprint == fingerprint else None
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[PreferenceScores]:
-    return TypeAdapter(PreferenceScores)
+    return read_section(PreferenceScores, folder / PREFERENCE_FILE, fingerprint=fingerprint)

@@ -7,7 +7,6 @@ due to the prediction; the rest is what the language model knows by itself.
 Shapes: S = targets, D = vector width.
 """
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from lvm_pipeline.chat import ChatAnswer, ChatFailure, ChatModel
 from lvm_pipeline.evaluation.smoothing_prompt import (
@@ -29,6 +27,7 @@ from lvm_pipeline.evaluation.smoothing_prompt import (
     repeats_data,
     smoothing_request,
 )
+from lvm_pipeline.evaluation.stored import read_section
 from lvm_pipeline.files import write_json
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.uncertainty import Interval, article_interval, paired_gain
@@ -299,13 +298,4 @@ def write_smoothing(scores: SmoothingScores, folder: Path) -> Path:
 
 def read_smoothing(folder: Path, *, fingerprint: str) -> SmoothingScores | None:
     """Read the smoothed texts of a model from its trial's folder; None if there are none, or they are another's."""
-    try:
-        scores = _adapter().validate_json((folder / SMOOTHING_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return scores if scores.model_fingerprint == fingerprint else None
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[SmoothingScores]:
-    return TypeAdapter(SmoothingScores)
+    return read_section(SmoothingScores, folder / SMOOTHING_FILE, fingerprint=fingerprint)
