@@ -1,7 +1,7 @@
-"""Score the baselines once for each set of targets, and keep what was found.
+"""Score the baselines once for each set of targets, and cache the scores.
 
-Regressions cost seconds and depend on the data alone, so twelve models of one sequence table share them. One small file
-a table and split holds the measures of every baseline on every target.
+Regressions take seconds and depend on the data alone, so all models of a sequence table share them. One small file for
+each table and split holds the measures of every baseline on every target.
 
 Shapes: S = targets.
 """
@@ -38,7 +38,7 @@ class ScoredBaseline:
 def baseline_scores(
     targets: Targets, *, fingerprint: str, split: str, cache_dir: Path | None
 ) -> dict[str, ScoredBaseline]:
-    """Fit and score every baseline, or read what an earlier call kept in `cache_dir` (None keeps nothing).
+    """Fit and score every baseline, or read the scores that an earlier call cached in `cache_dir` (None: no cache).
 
     `fingerprint` is that of the sequence table, which covers the concepts.
     """
@@ -54,7 +54,7 @@ def baseline_scores(
 
 
 def are_kept(targets: Targets, *, fingerprint: str, split: str, cache_dir: Path) -> bool:
-    """Whether an earlier call kept the scores of all baselines."""
+    """Whether an earlier call cached the scores of all baselines."""
     return kept_path(cache_dir, KIND, _identity(targets, fingerprint, split)).exists()
 
 
@@ -81,7 +81,7 @@ def _scored(targets: Targets, *, fingerprint: str, cache_dir: Path | None) -> di
 
 
 def _penalties(baseline: Baseline, targets: Targets) -> Values | None:
-    """Return the hubness correction of a baseline that is one of ranking, too."""
+    """Return the hubness correction of a baseline that is also a ranking baseline; None for the others."""
     return penalties_of(baseline.predict, targets) if baseline.name in RANKING_BASELINES else None
 
 

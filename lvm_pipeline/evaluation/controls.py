@@ -60,7 +60,10 @@ def control_scores(
 
 
 def usual_context_length(model: LatentVectorModel, targets: Targets) -> int:
-    """Return T for a model of windows, for one of articles 16 or half of the targets' context; or all that it reads."""
+    """Return the context length of the controls and of the latency, at most what the model reads.
+
+    That is T for windows; for articles, 16 concepts or the median length of the contexts, if that is less.
+    """
     if targets.context_mode == "windows":
         usual = targets.context_length
     else:
@@ -78,7 +81,7 @@ def _sample(targets: Targets, context_length: int, rng: np.random.Generator) -> 
 def _of_other_articles(
     rows: NDArray[np.int64], articles: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64] | None:
-    """Give each target the context rows of a target of another article; None where there is one article only."""
+    """Give each target the context rows of a target of another article; None if all are of one article."""
     if len(np.unique(articles)) < 2:
         return None
     donors = rng.permutation(len(rows))

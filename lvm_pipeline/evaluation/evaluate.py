@@ -1,4 +1,4 @@
-"""trained model -> report: scores beside the baselines on the same rows, with intervals, controls and provenance.
+"""Evaluate a trained model: scores and gains over the baselines on the same targets, controls and provenance.
 
 Shapes: S = targets, A = articles.
 """
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._products import packed_weights
 from lvm_pipeline.concepts.store import read_columns
-from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline, baseline_scores
 from lvm_pipeline.evaluation.checked import not_checked, score_is_reproduced
 from lvm_pipeline.evaluation.controls import control_scores, usual_context_length
@@ -100,12 +99,12 @@ def evaluate_model(
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`; scores, controls and latency are measured on it.
         context_mode: What the model may read; None: what it was trained to read.
-        cache_dir: Where scores of baselines are kept for the next model; None keeps nothing.
+        cache_dir: Where scores of baselines are cached for the next model; None: no cache.
         num_threads: PyTorch threads on a CPU; None: as in training.
-        data_findings: What was found of these concepts and sequences; None where they were not checked.
+        data_findings: Findings on these concepts and sequences; None if they were not checked.
         encoders_dir: Where the encoder of the vectors' space is looked up, for the leak ladder.
-        text: Decode predictions to text; None decodes none.
-        on_scored: Is given the predictions and scores that the report is made of.
+        text: What to decode to text; None: nothing.
+        on_scored: Called with the predictions and scores that the report is based on.
     """
     data = load_training_data(concepts_path, sequences_path, vectors_dir)
     scored = score_model(
@@ -318,12 +317,8 @@ def prediction_latency(scored: ScoredModel, num_threads: int | None) -> Latency:
     """Return the latency of one prediction with the context length that is usual for the targets."""
     length = usual_context_length(scored.model, scored.targets)
     contexts = scored.targets.scored
-    lengths = contexts.target_rows - contexts.first_rows
-    if not (lengths >= length).any():
-        raise LvmError(
-            f"No target has the {length} concepts of context that latency is timed with; load longer articles."
-        )
-    target_row = contexts.target_rows[lengths >= length][0]
+    is_long_enough = contexts.target_rows - contexts.first_rows >= length
+    target_row = contexts.target_rows[is_long_enough][0]
     with packed_weights(scored.model):  # as `lvm predict` does
         return latency_ms(
             scored.model,

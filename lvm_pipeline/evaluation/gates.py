@@ -67,12 +67,7 @@ def cosine_is_above_minimum_viable(cosine: float) -> Finding:
 
     It was set for GTR-T5 vectors; on clean data no model has reached it there.
     """
-    return cosine_is_above_minimum_viable.finding(
-        passed=cosine > MINIMUM_VIABLE_COSINE,
-        message=f"cosine {cosine:.4f}, required above {MINIMUM_VIABLE_COSINE:.2f}",
-        observed=cosine,
-        allowed=MINIMUM_VIABLE_COSINE,
-    )
+    return _cosine(cosine_is_above_minimum_viable, cosine, MINIMUM_VIABLE_COSINE)
 
 
 @invariant(severity=Severity.WARNING, remedy=JUDGE_BY_GAIN)
@@ -81,12 +76,12 @@ def cosine_is_above_production(cosine: float) -> Finding:
 
     It was set for GTR-T5 vectors; on clean data no model has reached it there.
     """
-    return cosine_is_above_production.finding(
-        passed=cosine > PRODUCTION_COSINE,
-        message=f"cosine {cosine:.4f}, required above {PRODUCTION_COSINE:.2f}",
-        observed=cosine,
-        allowed=PRODUCTION_COSINE,
-    )
+    return _cosine(cosine_is_above_production, cosine, PRODUCTION_COSINE)
+
+
+def _cosine(gate: Invariant, cosine: float, allowed: float) -> Finding:
+    message = f"cosine {cosine:.4f}, required above {allowed:.2f}"
+    return gate.finding(passed=cosine > allowed, message=message, observed=cosine, allowed=allowed)
 
 
 @invariant(severity=Severity.WARNING, remedy=JUDGE_BY_CEILING)

@@ -1,4 +1,4 @@
-"""What an evaluation keeps for the next ones: arrays with some facts, in one NPZ file for each key."""
+"""A cache of what evaluations compute: arrays and JSON values, in one NPZ file for each key."""
 
 import hashlib
 import json
@@ -24,9 +24,10 @@ def kept_or_made(
     unpack: Callable[[Mapping[str, Any], Any], Made | None],
     num_kept: int,
 ) -> Made:
-    """Return what an earlier call with the same identity kept in `cache_dir`, or make it now; None keeps nothing.
+    """Return what an earlier call with the same identity cached in `cache_dir`, or make it now; None: no cache.
 
-    `pack` turns it into arrays and facts (JSON values), `unpack` turns these back, or returns None if they do not fit.
+    `pack` converts it to arrays and facts (JSON values), `unpack` converts these back, or returns None if they do not
+    fit.
     The least recently used files of a kind are deleted, except `num_kept`.
     """
     if cache_dir is None:

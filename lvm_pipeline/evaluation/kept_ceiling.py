@@ -1,4 +1,4 @@
-"""A decoder's texts of the true vectors: the same for every trial on the same data, so they are made once and kept.
+"""A decoder's texts of the true vectors: the same for every trial on the same data, so they are cached.
 
 Shapes: S = targets, D = vector width.
 """
@@ -40,7 +40,7 @@ def kept_ceiling(
     made_from: Sequence[Any],
     cache_dir: Path | None,
 ) -> Ceiling:
-    """Decode true vectors, (S, D), or read what an earlier evaluation kept.
+    """Decode true vectors, (S, D), or read what an earlier evaluation cached.
 
     `made_from` are JSON values that change with the data, the targets and the encoders.
     """

@@ -1,6 +1,6 @@
-"""What is fitted for the baselines on the train targets, fitted once and kept beside their scores.
+"""Cached fits of the baselines on the train targets.
 
-Validation and test split, and reports of several kinds, hold their predictions against the same fits.
+The validation and the test split, and several kinds of reports, use the same fits.
 
 Shapes: K = lags * D, D = vector width.
 """
@@ -25,7 +25,7 @@ KEPT_RIDGES = 2  # two maps (K, D) each: 24 MB at five lags of 768 numbers
 
 
 def kept_forecast(targets: Targets, *, fingerprint: str, cache_dir: Path | None) -> LinearForecast:
-    """Fit the linear forecast on the train targets, or read what an earlier call kept in `cache_dir`, if given.
+    """Fit the linear forecast on the train targets, or read what an earlier call cached in `cache_dir`, if given.
 
     `fingerprint` is that of the sequence table, which covers the concepts.
     """
@@ -41,7 +41,7 @@ def kept_forecast(targets: Targets, *, fingerprint: str, cache_dir: Path | None)
 
 
 def kept_ridges(targets: Targets, *, fingerprint: str, cache_dir: Path | None) -> dict[str, AffineMap]:
-    """Fit the ridge regressions on the train targets, or read what an earlier call kept in `cache_dir`, if given.
+    """Fit the ridge regressions on the train targets, or read what an earlier call cached in `cache_dir`, if given.
 
     Their targets may be the same in both context modes; then both share one file.
     """

@@ -1,19 +1,18 @@
-"""All models beside the baselines, on the same targets."""
+"""All models and baselines on the same targets, by cosine."""
 
-import functools
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.ranking_scores import RankingScores
 from lvm_pipeline.evaluation.report import Counts, EvaluationReport
 from lvm_pipeline.evaluation.standing_scores import StandingScores
+from lvm_pipeline.evaluation.stored import adapter_of
 from lvm_pipeline.measures.baselines import READ_AS_MUCH_AS_THE_MODEL
 from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS, Exclusion
 from lvm_pipeline.measures.scores import MeanScores
@@ -122,7 +121,7 @@ class Leaderboard:
         return list(dict.fromkeys(sentence for row in self.models for sentence in row.not_checked))
 
     def as_json(self) -> dict[str, Any]:
-        return _adapter().dump_python(self, mode="json")
+        return adapter_of(Leaderboard).dump_python(self, mode="json")
 
 
 def leaderboard(
@@ -132,7 +131,7 @@ def leaderboard(
     champion_fingerprint: str | None = None,
     decision_reason: str | None = None,
 ) -> Leaderboard:
-    """Put reports side by side.
+    """Rank the models of several reports and their baselines.
 
     Reports of other sequences, splits or pools are left out, since their figures cannot be compared.
 
@@ -168,9 +167,8 @@ def leaderboard(
 
 def read_leaderboard(path: Path) -> Leaderboard:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return _adapter().validate_python(values)
-    except (OSError, ValueError, ValidationError):
+        return adapter_of(Leaderboard).validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         raise LvmError(f"{path} is not a readable leaderboard; make it again with `lvm leaderboard`.") from None
 
 
@@ -227,7 +225,7 @@ def _model_row(report: EvaluationReport, champion_fingerprint: str | None) -> Mo
 
 
 def _baseline_rows(reports: Sequence[EvaluationReport]) -> list[BaselineRow]:
-    """Return each baseline once, but once a context mode where it reads as much as the models do."""
+    """Return one row for each baseline; for one that reads as much as the models, one for each context mode."""
     found: dict[tuple[str, str], list[EvaluationReport]] = {}
     for report in reports:
         for name in report.baselines:
@@ -244,8 +242,3 @@ def _baseline_rows(reports: Sequence[EvaluationReport]) -> list[BaselineRow]:
         )
         for (name, mode), same in found.items()
     ]
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[Leaderboard]:
-    return TypeAdapter(Leaderboard)

@@ -10,6 +10,7 @@ from lvm_pipeline.evaluation.leaderboard import THRESHOLDS, BaselineRow, Leaderb
 from lvm_pipeline.evaluation.leaderboard_plot import models_beside_baselines
 from lvm_pipeline.evaluation.pages import context_in_words, exclusion_in_words, render, size
 from lvm_pipeline.evaluation.report_tables import (
+    RETRIEVAL_TITLES,
     baseline_in_words,
     interval_in_words,
     interval_mark,
@@ -17,13 +18,13 @@ from lvm_pipeline.evaluation.report_tables import (
     retrieval_columns,
 )
 from lvm_pipeline.evaluation.standing_scores import Standing
+from lvm_pipeline.evaluation.standing_tables import standing_columns
 from lvm_pipeline.files import write_json, write_text
 from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS, Exclusion, RetrievalScores
 from lvm_pipeline.tables import Column, Mark, Table, number
 
 JSON_NAME, HTML_NAME = "leaderboard.json", "leaderboard.html"
 PAGE_COLUMNS = ("rank", "predictor", "cosine", "centred cosine", "gain over the best baseline", "R@1", "R@10", "MRR")
-RETRIEVAL_COLUMNS = ("name", "R@1", "R@5", "R@10", "MRR", "median rank")
 
 BoardRow = ModelRow | BaselineRow
 
@@ -51,7 +52,7 @@ def leaderboard_html(board: Leaderboard, *, links: Mapping[str, str] | None = No
         exclusion=exclusion_in_words(board.exclusion, context_length=board.context_length),
         other_exclusion=other,
         other_exclusion_words=exclusion_in_words(other, context_length=board.context_length),
-        other_retrieval=leaderboard_table(board, exclusion=other).only(*RETRIEVAL_COLUMNS),
+        other_retrieval=leaderboard_table(board, exclusion=other).only(*RETRIEVAL_TITLES),
         thresholds=thresholds_table(board),
         standing=standing_board(board),
         columns=COLUMNS,
@@ -133,11 +134,7 @@ def standing_board(board: Leaderboard) -> Table[ModelRow]:
     columns: list[Column[ModelRow]] = [
         Column(title="model", text=lambda row: row.name, is_text=True),
         Column(title="MRR gain over the best ranking baseline", text=_ranking_gain, is_text=True),
-        number("nearer than a random concept", lambda row: _standing(row).contrastive.random, ".3f"),
-        number("nearer than one of the same article", lambda row: _standing(row).contrastive.same_article, ".3f"),
-        number("cluster accuracy", lambda row: _standing(row).clusters.accuracy, ".3f"),
-        number("median cluster rank", lambda row: _standing(row).clusters.median_rank, "g"),
-        number("effective rank", lambda row: _standing(row).effective_rank, ".1f"),
+        *standing_columns(_standing),
     ]
     return Table(columns=columns, rows=[row for row in board.models if row.standing is not None])
 

@@ -1,8 +1,8 @@
-"""One picture of all architectures: the best model of each beside the baseline that it has to beat."""
+"""A plot of the best model of each architecture and the baseline that it has to beat."""
 
 from lvm_pipeline.evaluation import svg
 from lvm_pipeline.evaluation.leaderboard import Leaderboard, ModelRow
-from lvm_pipeline.measures.uncertainty import Interval
+from lvm_pipeline.evaluation.plots import gain_kind
 
 WIDTH, ROW_HEIGHT = 520, 34
 LEFT, RIGHT, TOP = 118, 500, 58
@@ -29,7 +29,7 @@ def models_beside_baselines(board: Leaderboard) -> str:
 
 
 def _row(row: ModelRow, x: svg.Scale, y: float) -> list[str]:
-    css, base = _kind(row.gain), _baseline(row)
+    css, base = gain_kind(row.gain), _baseline(row)
     marks = [svg.text(LEFT - 12, y + 4, row.architecture, anchor="end")]
     if bounds := _bounds(row):
         marks.append(svg.line(x(bounds[0]), y, x(bounds[1]), y, css=f"whisker {css}"))
@@ -38,10 +38,6 @@ def _row(row: ModelRow, x: svg.Scale, y: float) -> list[str]:
         x(row.cosine), y, css=css, radius=5, title=f"{row.name}: {row.cosine:.4f}, gain {row.gain.mean:+.4f}"
     )
     return [*marks, ring, model]
-
-
-def _kind(gain: Interval) -> str:
-    return "good" if (gain.low or 0) > 0 else "bad" if (gain.high or 0) < 0 else "unsure"
 
 
 def _baseline(row: ModelRow) -> float:

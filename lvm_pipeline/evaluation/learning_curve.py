@@ -1,22 +1,21 @@
 """A learning curve by data: the same training on parts of the train articles, scored on the same targets.
 
-Beside each point stands the linear forecast fitted on the same articles. Parts are nested: every article of a smaller
-part is in the larger ones.
+Each point is compared with the linear forecast fitted on the same articles. The parts are nested: a larger part
+contains every article of a smaller one.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.report_parts import CurvePoint, LearningCurve
 from lvm_pipeline.evaluation.scoring import score_model
+from lvm_pipeline.evaluation.stored import read_section
 from lvm_pipeline.files import write_json
-from lvm_pipeline.measures.linear_forecast import fit_linear_forecast
+from lvm_pipeline.measures.baselines import fitted_forecast
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.targets import Targets
 from lvm_pipeline.measures.uncertainty import article_interval, paired_gain
@@ -37,17 +36,17 @@ def learning_curve(
 ) -> LearningCurve:
     """Train a model's configuration on 25 and 50 % of the train articles and score it beside the model itself.
 
-    A smaller training that is in `work_dir` and fits the model is not repeated; `progress` is called after every point.
+    A smaller training of the same model that is in `work_dir` is not repeated; `progress` is called after every point.
 
     Raises:
-        LvmError: If the model is not one that can be trained again alone, or there are fewer than 4 train articles.
+        LvmError: If the model is an ensemble or was trained on other data, or there are fewer than 4 train articles.
     """
     info = read_trained_model_info(model_dir)
     if info.members or not info.training:
         raise LvmError(f"The model in {model_dir} was not trained by one trial; name a trial that is no ensemble.")
     config = training_config({**info.training, "device": device})
     points = []
-    for fraction in FRACTIONS:
+    for fraction in reversed(FRACTIONS):  # the model itself first: it is refused if it was trained on other data
         part, part_dir = part_of(data, fraction, seed=config.seed), model_dir
         if fraction < 1:
             part_dir = work_dir / f"{fraction:g}-{weights_fingerprint(model_dir)[:12]}"
@@ -56,7 +55,7 @@ def learning_curve(
         points.append(_point(part_dir, part, fraction, device=device))
         if progress is not None:
             progress(len(points), len(FRACTIONS))
-    return LearningCurve(model_fingerprint=weights_fingerprint(model_dir), points=tuple(points))
+    return LearningCurve(model_fingerprint=weights_fingerprint(model_dir), points=tuple(reversed(points)))
 
 
 def part_of(data: TrainingData, fraction: float, *, seed: int) -> TrainingData:
@@ -94,15 +93,8 @@ def _point(model_dir: Path, data: TrainingData, fraction: float, *, device: str)
 
 
 def _linear_cosines(targets: Targets) -> np.ndarray:
-    train_contexts, scored = targets.train, targets.scored
-    forecast = fit_linear_forecast(
-        targets.vectors,
-        train_rows=targets.train_rows,
-        first_rows=train_contexts.first_rows,
-        target_rows=train_contexts.target_rows,
-        articles=train_contexts.articles,
-    )
-    predictions = forecast.predict(targets.vectors, scored.first_rows, scored.target_rows)
+    scored = targets.scored
+    predictions = fitted_forecast(targets).predict(targets.vectors, scored.first_rows, scored.target_rows)
     return cosines(predictions, np.asarray(targets.vectors[scored.target_rows], np.float32))
 
 
@@ -112,13 +104,4 @@ def write_curve(curve: LearningCurve, folder: Path) -> None:
 
 def read_curve(folder: Path, *, fingerprint: str) -> LearningCurve | None:
     """Read the curve of a model from its trial's folder; None if there is none, or it is another model's."""
-    try:
-        curve = _adapter().validate_json((folder / CURVE_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return curve if curve.model_fingerprint == fingerprint else None
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[LearningCurve]:
-    return TypeAdapter(LearningCurve)
+    return read_section(LearningCurve, folder / CURVE_FILE, fingerprint=fingerprint)

@@ -60,7 +60,8 @@ def _as_validation(
 ) -> TrainingData | None:
     """Open the present concepts with the new articles as their only sequences."""
     articles, metadata = article_ranges(concepts_path), read_concepts_metadata(concepts_path)
-    is_new = np.isin(np.array(articles.ids, dtype=object), list(new_articles))
+    arrived = set(new_articles)
+    is_new = np.array([article_id in arrived for article_id in articles.ids], bool)
     codes, length = np.repeat(np.arange(len(is_new)), articles.lengths), reference.context_length
     starts = window_starts(codes, length)
     starts = starts[is_new[codes[starts]]]

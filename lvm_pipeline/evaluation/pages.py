@@ -39,7 +39,7 @@ def count(value: int) -> str:
 def size(num_params: int) -> str:
     """Write a number of parameters in thousands, millions or billions."""
     for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if num_params >= factor:
+        if num_params >= 0.9995 * factor:  # what rounds to one of this unit
             return f"{num_params / factor:.3g} {unit}"
     return str(num_params)
 

@@ -1,10 +1,11 @@
 """The plots of a report and of the leaderboard, each from the report's own numbers."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from lvm_pipeline.evaluation import svg
 from lvm_pipeline.evaluation.report import EvaluationReport, TrainingRecord
-from lvm_pipeline.measures.uncertainty import Interval
+from lvm_pipeline.measures.uncertainty import ROUNDING, Interval
 
 WIDTH, HEIGHT = 620, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 600, 34, 256
@@ -150,13 +151,20 @@ def retrieval_curve(report: EvaluationReport) -> str:
     return svg.figure(marks, width=WIDTH, height=HEIGHT, label="Share of targets found among the first k candidates")
 
 
+def gain_kind(gain: Interval) -> Literal["good", "bad", "unsure"]:
+    """Return whether a gain is above zero, below zero or neither, by more than float32 rounding."""
+    if gain.is_above_zero:
+        return "good"
+    return "bad" if gain.high is not None and gain.high < -ROUNDING else "unsure"
+
+
 def gain_mark(gain: Interval, gains: Sequence[Interval]) -> str:
     """Draw one interval on a scale that all rows of a table share, with a line at zero."""
     bounds = [value for each in gains for value in (each.mean, each.low, each.high) if value is not None]
     reach = max((abs(value) for value in bounds), default=0) or 1.0
     x = svg.Scale(low=-1.05 * reach, high=1.05 * reach, start=2, end=138, ticks=())
     low, high = gain.low, gain.high
-    css = "good" if (low or 0) > 0 else "bad" if (high or 0) < 0 else "unsure"
+    css = gain_kind(gain)
     marks = [svg.line(x(0), 2, x(0), 18, css="zero")]
     if low is not None and high is not None:
         marks.append(svg.line(x(low), 10, x(high), 10, css=f"whisker {css}"))

@@ -1,12 +1,11 @@
-"""Preference of raters between two texts: win rates, strengths, agreement, and what a threshold takes.
+"""Preference of raters between two texts: win rates, strengths, agreement, and the size of a study.
 
-Intervals come from resampling whole articles, as everywhere: judgements on one article are alike. Where nearly every
-judgement agrees, resampling sees no spread, so the interval of a win rate also covers Wilson's for that many articles.
+Intervals come from resampling whole articles, since judgements on one article are alike. If nearly all judgements
+agree, resampling underestimates the spread, so the interval of a win rate also covers Wilson's for that many articles.
 
 Shapes: J = judgements, A = articles, K = arms, R = resamples.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
+from lvm_pipeline.evaluation.stored import read_section
 from lvm_pipeline.files import write_json
 from lvm_pipeline.measures.uncertainty import Interval, article_interval
 
@@ -26,7 +25,7 @@ NUM_RESAMPLES = 1000
 NUM_STEPS = 100  # of the fit of strengths
 PRIOR = 0.5  # wins that each arm is given against each other, so that an arm that always wins has a finite strength
 NORMAL_975 = 1.959964  # quantile of the standard normal distribution
-POWER = 0.8  # of a study that has the judgements it needs
+POWER = 0.8  # of a study with the number of judgements that `judgements_needed` returns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +92,7 @@ class PreferenceScores:
 def preference_scores(
     judgements: Sequence[Judgement], *, study_id: str, model_fingerprint: str, seed: int
 ) -> PreferenceScores:
-    """Return what the judgements of a study say; there has to be at least one that is no repeat."""
+    """Score the judgements of a study; at least one of them must not be a repeat."""
     first = [each for each in judgements if not each.is_repeat]
     names = sorted({(each.treatment, each.baseline) for each in first})
     return PreferenceScores(
@@ -230,12 +229,12 @@ def judgements_needed(win_rate: float, *, threshold: float = THRESHOLD) -> int:
 
     if not threshold < win_rate < 1:
         raise ValueError(f"the assumed win rate must be between {threshold} and 1, got {win_rate}")
-    num = 1
-    while True:
-        enough = next((wins for wins in range(num + 1) if _wilson(wins / num, num)[0] > threshold), None)
-        if enough is not None and binom.sf(enough - 1, num, win_rate) >= POWER:
-            return num
+    num, wins = 0, 1  # the fewest wins whose lower bound exceeds the threshold; more judgements never need fewer
+    while wins > num or binom.sf(wins - 1, num, win_rate) < POWER:
         num += 1
+        while wins <= num and _wilson(wins / num, num)[0] <= threshold:
+            wins += 1
+    return num
 
 
 def write_preference(scores: PreferenceScores, folder: Path) -> Path:
@@ -247,13 +246,4 @@ def write_preference(scores: PreferenceScores, folder: Path) -> Path:
 
 def read_preference(folder: Path, *, fingerprint: str) -> PreferenceScores | None:
     """Read the scores of a model from its trial's folder; None if there are none, or they are another model's."""
-    try:
-        scores = _adapter().validate_json((folder / PREFERENCE_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return scores if scores.model_fingerprint == fingerprint else None
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[PreferenceScores]:
-    return TypeAdapter(PreferenceScores)
+    return read_section(PreferenceScores, folder / PREFERENCE_FILE, fingerprint=fingerprint)

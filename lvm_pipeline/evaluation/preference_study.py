@@ -4,7 +4,6 @@ Raters see a context and two texts, A and B. Which arm is A is drawn for each pa
 sides swapped, to see whether a rater answers alike. The key is kept in the study's file and never given to raters.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -164,9 +163,9 @@ def read_study(folder: Path) -> Study:
     """Read a study. Raises LvmError if there is none, or it cannot be read."""
     path = folder / STUDY_FILE
     try:
-        return TypeAdapter(Study).validate_python(json.loads(path.read_text(encoding="utf-8")))
+        return TypeAdapter(Study).validate_json(path.read_bytes())
     except FileNotFoundError:
         raise LvmError(f"There is no study {folder.name}; create one with `lvm preference create`.") from None
-    except (ValueError, ValidationError) as error:
+    except (OSError, ValidationError) as error:
         reason = first_line(error)
         raise LvmError(f"{path} is not a readable study ({reason}); restore it, or create another study.") from None

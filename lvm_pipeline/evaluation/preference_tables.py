@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lvm_pipeline.evaluation.not_run import NO_PREFERENCE, NotRun
 from lvm_pipeline.evaluation.preference import ComparisonScores, PreferenceScores, RaterScores, Strength
 from lvm_pipeline.measures.uncertainty import Interval
-from lvm_pipeline.tables import Column, Mark, Table, number
+from lvm_pipeline.tables import OUTCOME_MARKS, Column, Table, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +42,15 @@ def comparison_table(scores: PreferenceScores) -> Table[ComparisonScores]:
     def verdict(row: ComparisonScores) -> str:
         return {True: "passed", False: "failed", None: "not checked"}[row.is_above_threshold]
 
-    def mark(row: ComparisonScores) -> Mark:
-        return {True: "good", False: "bad", None: "unsure"}[row.is_above_threshold]  # pyright: ignore[reportReturnType]
-
     columns: list[Column[ComparisonScores]] = [
         Column(title="preferred", text=lambda row: f"{row.treatment} over {row.baseline}", is_text=True),
         Column(title="win rate", text=lambda row: in_percent(row.win_rate), is_text=True),
-        Column(title=f"above {scores.threshold:.0%}", text=verdict, mark=mark, is_text=True),
+        Column(
+            title=f"above {scores.threshold:.0%}",
+            text=verdict,
+            mark=lambda row: OUTCOME_MARKS[verdict(row)],
+            is_text=True,
+        ),
         number("judgements", lambda row: row.num_judgements, "d"),
         number("ties", lambda row: row.num_ties, "d"),
         number("pairs", lambda row: row.num_pairs, "d"),

@@ -1,8 +1,8 @@
-"""How well does a model find the next concept, beside baselines that are made for ranking?
+"""Retrieval of the next concept by a model, compared with baselines made for ranking.
 
-One pool for all: the concepts of the scored split without the earlier rows of the target's article. Every predictor is
-ranked twice, by cosine and with the hubness correction, and stands with the better of the two. A model with a ranking
-head is ranked by its scores, which the correction of cosines does not fit.
+All use one pool: the concepts of the scored split without the earlier rows of the target's article. Every predictor is
+ranked twice, by cosine and with the hubness correction, and the better of the two counts. A model with a ranking head
+is ranked by the scores of this head, without the correction.
 
 Shapes: R = targets that are ranked, P = candidates in the pool.
 """
@@ -87,8 +87,8 @@ def ranking_scores(
 ) -> RankingScores:
     """Rank the targets by a model and by the ranking baselines, of which `copy_last` is ranked already.
 
-    Ranks of baselines are kept in `cache_dir` for the next model; None keeps nothing. The seed is that of the fit of
-    the ranking query and of resampling.
+    Ranks of baselines are cached in `cache_dir` for the next model (None: no cache). The seed is used to fit the
+    ranking query and to resample.
     """
     targets = scored.targets
     baselines = {COPY_LAST: _ranked(copy_last.scores), **ranking_baselines(scored, cache_dir, seed=seed)}
@@ -115,7 +115,7 @@ def _ranked(scores: Scores) -> _Ranked:
 
 
 def ranking_baselines(scored: "ScoredModel", cache_dir: Path | None, *, seed: int) -> dict[str, _Ranked]:
-    """Fit and rank the baselines, or read what an earlier call kept."""
+    """Fit and rank the baselines, or read the ranks that an earlier call cached."""
     targets, fingerprint = scored.targets, scored.data.sequences.metadata.fingerprint
     return kept_or_made(
         cache_dir,

@@ -4,14 +4,13 @@ Every figure is stored once. Pages, plots, Dagster's metadata and the terminal r
 other figures is a property.
 """
 
-import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.not_run import NotRun
@@ -28,6 +27,7 @@ from lvm_pipeline.evaluation.report_parts import (
 from lvm_pipeline.evaluation.report_version_1 import from_version_1
 from lvm_pipeline.evaluation.smoothing import SmoothingScores
 from lvm_pipeline.evaluation.standing_scores import StandingScores
+from lvm_pipeline.evaluation.stored import adapter_of
 from lvm_pipeline.evaluation.text_scores import TextScores
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.metrics import Spread
@@ -225,7 +225,7 @@ class EvaluationReport(MeanScores):
         return (*(self.data_findings or ()), *self.training_findings, *self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        return _adapter().dump_python(self, mode="json")
+        return adapter_of(EvaluationReport).dump_python(self, mode="json")
 
 
 def report_from_json(values: Any) -> EvaluationReport:
@@ -238,9 +238,11 @@ def report_from_json(values: Any) -> EvaluationReport:
     if version not in (1, REPORT_VERSION):
         raise ValueError(f"the report version is {version}, not {REPORT_VERSION}")
     try:
-        return _adapter().validate_python(from_version_1(values) if version == 1 else values)
+        return adapter_of(EvaluationReport).validate_python(from_version_1(values) if version == 1 else values)
     except KeyError as error:
         raise ValueError(f"{error} is missing") from None
+    except (TypeError, AttributeError) as error:  # only version 1 is taken apart before it is validated
+        raise ValueError(f"it is not laid out like a report: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -262,8 +264,3 @@ def read_report(path: Path) -> EvaluationReport:
         raise LvmError(f"There is no report at {path}; make one with `lvm run` or `lvm evaluate`.") from None
     except (ValueError, OSError) as error:
         raise LvmError(f"{path} is not a readable report ({error}); evaluate the model again.") from None
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[EvaluationReport]:
-    return TypeAdapter(EvaluationReport)

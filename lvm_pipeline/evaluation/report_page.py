@@ -13,6 +13,7 @@ from lvm_pipeline.evaluation.preference_tables import preference_section
 from lvm_pipeline.evaluation.report import HTML_NAME, JSON_NAME, EvaluationReport, read_report
 from lvm_pipeline.evaluation.report_tables import (
     MSE_TITLE,
+    RETRIEVAL_TITLES,
     controls_table,
     findings_table,
     interval_in_words,
@@ -32,13 +33,12 @@ from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.training.invariants import GRADIENT_SHARE
 
 CLOSENESS = ("predictor", "cosine", "centred cosine", MSE_TITLE, "L2", "norm ratio", "gain of the model")
-RETRIEVAL = ("name", "R@1", "R@5", "R@10", "MRR", "median rank")
 PLOTS = (
     ("Learning curves", "The checkpoint is selected by the validation metric, not by the loss.", plots.learning_curves),
     ("Cosine by target", "Distribution over targets; dashed lines are means.", plots.cosine_distribution),
     ("Gain by article", "One bar per article: model minus best baseline.", plots.gain_by_article),
     ("Roll-out: cosine", "Each prediction is fed back as the next concept read.", rollout_cosine),
-    ("Roll-out: retrieval", "MRR of the concept that came, without what was read.", rollout_mrr),
+    ("Roll-out: retrieval", "MRR of the true concept; concepts already read are not candidates.", rollout_mrr),
     ("Retrieval", "Share of targets found among the first k candidates.", plots.retrieval_curve),
 )
 
@@ -66,7 +66,7 @@ def replace_sections(report_dir: Path, *, fingerprint: str, **sections: Any) -> 
 
 
 def report_html(report: EvaluationReport) -> str:
-    tables = {rule: predictor_table(report, rule).only(*RETRIEVAL) for rule in EXCLUSIONS}
+    tables = {rule: predictor_table(report, rule).only(*RETRIEVAL_TITLES) for rule in EXCLUSIONS}
     rules = sorted(EXCLUSIONS, key=lambda rule: rule != report.pool.exclusion)
     return render(
         "report.html.jinja",
@@ -109,12 +109,9 @@ def verdict(report: EvaluationReport) -> tuple[str, str]:
     where = f"on {counts.targets:,} targets of {counts.articles} {report.split} articles"
     if gain.low is None or gain.high is None:
         return "unsure", f"Gain over the best baseline, {best}: {signed(gain.mean)} {where}, without an interval."
-    interval = f"{interval_in_words(gain)} in cosine (95 % interval) {where}"
-    if gain.low > 0:
-        return "good", f"Beats the best baseline, {best}: {interval}."
-    if gain.high < 0:
-        return "bad", f"Loses to the best baseline, {best}: {interval}."
-    return "unsure", f"No clear difference from the best baseline, {best}: {interval}."
+    kind = plots.gain_kind(gain)
+    words = {"good": "Beats", "bad": "Loses to", "unsure": "No clear difference from"}[kind]
+    return kind, f"{words} the best baseline, {best}: {interval_in_words(gain)} in cosine (95 % interval) {where}."
 
 
 def cautions(report: EvaluationReport) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the parts of a report hold that are measured with PyTorch; pages and lists read them without it."""
+"""Sections of a report that are measured with PyTorch; pages and lists read these records without it."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ class Controls:
 class MemberScores:
     trial_id: str  # its trial
     mode: str  # what it reads: `windows` or `articles`
-    weight: float  # its part of the mean
+    weight: float  # its weight in the mean
     cosine: float  # its own mean cosine on the report's targets
     gain: Interval  # mean difference in cosine, ensemble minus member, on the same targets
 
@@ -88,7 +88,7 @@ class LearningCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutCurve:
-    """Mean cosine, and mean reciprocal rank of the true concept, after each step; over so many articles."""
+    """Mean cosine and mean reciprocal rank of the true concept at each step, over `num_articles` articles."""
 
     name: str
     num_articles: int
@@ -98,7 +98,7 @@ class RolloutCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutScores:
-    """How predictions fare when they are fed back."""
+    """Scores when the model continues from its own predictions."""
 
     steps: tuple[int, ...]  # 1 to H; step 1 is the usual prediction
     num_articles: int  # sampled articles, one start each

@@ -18,6 +18,7 @@ from lvm_pipeline.tables import RESULT, Column, Table, number
 
 Row = TypeVar("Row")
 MINUS, MSE_TITLE = "\u2212", "MSE \u00d7 1000"
+RETRIEVAL_TITLES = ("name", "R@1", "R@5", "R@10", "MRR", "median rank")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ def resolution_scores(scored: ScoredModel) -> tuple[ResolutionScores, ...] | Non
     vectors = vectors_on_device(scored.data.vectors, scored.device)
     condition = condition_on_device(scored.condition, scored.device)
     targets = np.asarray(scored.data.vectors[spans.target_rows()]) @ basis
-    full = predict_spans(scored.model, vectors, spans, condition=condition) @ basis
+    full = scored.predictions @ basis
     found = [ResolutionScores(width=len(basis), cosine=_mean(full, targets), full_cosine=_mean(full, targets))]
     for width in heads.widths:
         low = predict_spans(AtWidth(scored.model, width), vectors, spans, condition=condition)[:, :width]

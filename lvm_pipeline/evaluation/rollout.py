@@ -1,14 +1,13 @@
-"""Roll-out: the model goes on from its own predictions, and each step is scored against the concept that came.
+"""Roll-out: the model continues from its own predictions, and each step is scored against the true concept.
 
-A sample of articles is continued for a few steps, one start an article. What is fed back is the predicted vector, or
-what is left of it after decoding: the concept nearest to it, or the text of a decoder, encoded again. Beside it the
-linear forecast goes on in the same way, and two lines that feed nothing back say what the curve means: the model
-that reads the true concepts, and the last concept read, held.
+A sample of articles is continued for a few steps, from one start per article. The prediction is fed back as it is, as
+its nearest concept, or as the text of a decoder, encoded again. For comparison, the linear forecast is rolled out in
+the same way, and two curves feed nothing back: the model that reads the true concepts, and the last concept repeated.
 
-The pool holds the later concepts of the article too, so what is nearest may be one of them: that curve is no forecast
-from the past alone.
+The pool contains the later concepts of the article too, and the nearest concept may be one of them, so that curve is
+not a forecast from the past alone.
 
-A condition (TMD codes) of what was predicted is not known; it is zero, as for concepts without codes.
+The condition (TMD codes) of a prediction is unknown; it is zero, as for concepts without codes.
 
 Shapes: A = sampled articles, H = steps, P = candidates in the pool, D = vector width.
 """
@@ -40,7 +39,7 @@ NUM_STEPS = 8
 NO_ROLLOUT = f"Roll-out: no article of the split has {NUM_STEPS} targets in a row."
 MOST_ARTICLES = 64
 MOST_DECODED = 16  # articles whose predictions are decoded and encoded again, which is slow
-# Concepts that a roll-out has read are a multiple of this where its article allows it: equal contexts share a batch.
+# The context of a roll-out is a multiple of this long if its article allows it: contexts of one length share a batch.
 CONTEXT_STEP = 8
 
 Vectors = NDArray[np.float32]
@@ -59,8 +58,8 @@ def rollout_scores(
 ) -> RolloutScores | None:
     """Continue a sample of the scored articles; None if no article has H targets in a row.
 
-    With an encoder of the vectors' space, texts of the decoders are fed back too, encoded again. The linear forecast is
-    kept in `cache_dir`.
+    With an encoder of the vectors' space, texts of the decoders are encoded and fed back too. The linear forecast is
+    cached in `cache_dir`.
     """
     targets = scored.targets
     starts = _sampled_starts(targets.scored, seed=seed)
@@ -93,7 +92,7 @@ def rollout_scores(
 
 
 def _decoded_curve(scored: ScoredModel, starts: Rows, decoder: Decoder, encoder: Encoder) -> RolloutCurve:
-    """Return the curve of the model that reads its own predictions decoded and encoded again, of few articles."""
+    """Return the curve of the model that reads its decoded and re-encoded predictions, on a few of the articles."""
     few = _Rollout(scored=scored, starts=starts[:: -(-len(starts) // MOST_DECODED)])
 
     def encoded_again(predicted: Vectors) -> Vectors:
@@ -104,9 +103,9 @@ def _decoded_curve(scored: ScoredModel, starts: Rows, decoder: Decoder, encoder:
 
 
 def _sampled_starts(contexts: Contexts, *, seed: int) -> Rows:
-    """Return, for a sample of articles, one target each that H - 1 further targets of its article follow.
+    """Return one target for each article of a sample, followed by at least H - 1 targets of the same article.
 
-    A start whose context is a multiple of `CONTEXT_STEP` long is preferred to others of its article.
+    Targets whose context is a multiple of `CONTEXT_STEP` long are preferred.
     """
     last = np.arange(len(contexts)) + NUM_STEPS - 1
     last = last[last < len(contexts)]
@@ -148,13 +147,13 @@ class _Rollout:
 
     @property
     def first_predictions(self) -> Vectors:
-        """What the model predicts before anything is fed back, which is known, (A, D)."""
+        """The predictions of the first step, before anything is fed back, (A, D)."""
         return self.scored.predictions[self.starts]
 
     def roll(self, predict: Predict, *feed_backs: FeedBack, first: Vectors | None = None) -> list[Vectors]:
-        """Return the predictions of every step, (H, A, D), for each way to feed back; all go through a batch together.
+        """Return the predictions of every step, (H, A, D), for each way to feed back; they are computed in one batch.
 
-        `first` is the first prediction, where it is known.
+        `first` are the predictions of the first step, if they are known.
         """
         num, width = len(self.starts), self.targets.vectors.shape[1]
         read = [self._read(first, end) for first, end in zip(self.first_rows, self.start_rows, strict=True)]
@@ -177,7 +176,7 @@ class _Rollout:
         return unit_length(found) if self.scored.model.config.unit_length else found
 
     def _read(self, first: int, end: int) -> Vectors:
-        """Return the vectors of some rows, and beside them their condition where the model reads one."""
+        """Return the vectors of some rows, joined with their condition if the model reads one."""
         vectors, condition = np.asarray(self.targets.vectors[first:end]), self.scored.condition
         return vectors if condition is None else np.concatenate([vectors, condition[first:end]], axis=1)
 
@@ -185,13 +184,13 @@ class _Rollout:
         return context if self.targets.context_mode == "articles" else context[-self.targets.context_length :]
 
     def predictor(self) -> Predict:
-        """Return the model as a predictor of contexts that grow; one that can carries its state along."""
+        """Return the model as a predictor of growing contexts, which carries its state along if it has one."""
         model = self.scored.model
         can_carry = model.is_recurrent and model.max_context is None and self.targets.context_mode == "articles"
         return _Carrying(self.scored, self.targets.vectors.shape[1]) if can_carry else self.predict
 
     def predict(self, contexts: Sequence[Vectors]) -> Vectors:
-        """Return the model's predictions after the contexts, cut as in scoring."""
+        """Return the model's predictions for the contexts, which are cut as in scoring."""
         rows, first_rows, ends = _stacked(contexts)
         rows = np.concatenate([rows, rows[-1:]])  # a batch gathers the row after its last
         vectors, condition = np.hsplit(rows, [self.targets.vectors.shape[1]])
@@ -223,7 +222,7 @@ class _Rollout:
         )
 
     def cosines(self, predictions: Vectors) -> Vectors:
-        """Return the cosine to the concept that came, (H, A)."""
+        """Return the cosine to the true concept, (H, A)."""
         rows = self.targets.scored.target_rows[self.indices].T
         return np.stack(
             [cosines(each, self.targets.vectors[true]) for each, true in zip(predictions, rows, strict=True)]
@@ -236,7 +235,7 @@ class _Rollout:
         return (pool < first[:, None]) | (pool >= self.start_rows[:, None])
 
     def ranks(self, predictions: Vectors) -> Rows:
-        """Rank the concept that came, in the report's pool without what was read before the roll-out, (H, A)."""
+        """Rank the true concept in the report's pool without what was read before the roll-out, (H, A)."""
         pool, is_candidate = self.targets.pool_directions, self.is_candidate()
         rows = self.targets.scored.target_rows[self.indices].T
         ranks = []
@@ -248,7 +247,7 @@ class _Rollout:
 
 
 class _Carrying:
-    """A recurrent model that predicts after contexts, each of which is longer by one concept at every call."""
+    """Predicts with a recurrent model for contexts that are longer by one concept at every call."""
 
     def __init__(self, scored: ScoredModel, width: int):
         self._model, self._device, self._width = scored.model.eval(), scored.device, width
@@ -294,6 +293,6 @@ class _NearestOnce:
 
 
 def _stacked(contexts: Sequence[Vectors]) -> tuple[Vectors, Rows, Rows]:
-    """Return contexts one below the other, where each begins and where it ends."""
+    """Concatenate contexts; also return the first row of each and the row after its last."""
     ends = np.cumsum([len(each) for each in contexts])
     return np.concatenate(contexts), np.append(0, ends[:-1]), ends

@@ -34,7 +34,7 @@ from lvm_pipeline.training.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class RowScores:
-    """Cosine of one predictor to every target of a split, with all that two of them must share to be compared."""
+    """Cosines of one predictor on the targets of a split, with all that must be equal to compare two predictors."""
 
     name: str  # the predictor, in words
     fingerprint: str  # of the sequence table that the targets come from
@@ -96,11 +96,11 @@ def score_model(
     """Load a trained model and score it on a split of the data.
 
     Args:
-        context_mode: What it may read; None: what it was trained to read.
+        context_mode: What the model may read; None: what it was trained to read.
         num_threads: PyTorch threads on a CPU; None: as in training.
         require_same_data: Refuse data other than the model was trained on. The champion rule, which scores an incumbent
             on newer data of the same space, turns this off.
-        correct_hubness: Rank with the hubness correction, too; not where a ranking head orders the candidates.
+        correct_hubness: Also rank with the hubness correction, unless the model has a ranking head.
 
     Raises:
         LvmError: If there is no such model, it belongs to another space or other data, or it cannot be scored.

@@ -7,7 +7,6 @@ due to the prediction; the rest is what the language model knows by itself.
 Shapes: S = targets, D = vector width.
 """
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from lvm_pipeline.chat import ChatAnswer, ChatFailure, ChatModel
 from lvm_pipeline.evaluation.smoothing_prompt import (
@@ -29,6 +27,7 @@ from lvm_pipeline.evaluation.smoothing_prompt import (
     repeats_data,
     smoothing_request,
 )
+from lvm_pipeline.evaluation.stored import read_section
 from lvm_pipeline.files import write_json
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.measures.uncertainty import Interval, article_interval, paired_gain
@@ -128,9 +127,9 @@ def smooth(
         chat: The language model. After three failures of its server in a row it is not asked again.
         predictions: The predicted vectors, (S, D).
         targets: The targets' own vectors, (S, D).
-        encoder: Of the vectors' space; without it nothing is said of cosines.
+        encoder: Of the vectors' space; without it there are no cosines.
         model_fingerprint: Of the weights that predicted.
-        decoder: Name of what decoded.
+        decoder: Name of the decoder.
         seed: Of the sample of targets, and of the resampling.
         prompt: Which question is asked; answers to `short` need not cite the context.
     """
@@ -206,25 +205,25 @@ def _with_cosines(
     targets: NDArray[np.float32],
 ) -> list[dict[Arm, WrittenText]]:
     """Return the texts with the cosines of their vectors, encoded in one go."""
-    places: list[tuple[int, Arm, str]] = [
+    written: list[tuple[int, Arm, str]] = [
         (index, arm, text)
         for index, arms in enumerate(texts)
         for arm in ("decoded", *ASKED)
         if (text := arms[arm].text)
     ]
-    if not places:
+    if not written:
         return list(texts)
-    vectors = encoder.encode([text for _, _, text in places])
-    rows = np.array([index for index, _, _ in places])
+    vectors = encoder.encode([text for _, _, text in written])
+    rows = np.array([index for index, _, _ in written])
     to_predictions, to_targets = cosines(vectors, predictions[rows]), cosines(vectors, targets[rows])
     found = [dict(arms) for arms in texts]
-    for (index, arm, _), near, true in zip(places, to_predictions, to_targets, strict=True):
+    for (index, arm, _), near, true in zip(written, to_predictions, to_targets, strict=True):
         found[index][arm] = replace(found[index][arm], cosine_to_prediction=float(near), cosine_to_target=float(true))
     return found
 
 
 def _guarded(texts: dict[Arm, WrittenText]) -> dict[Arm, WrittenText]:
-    """Return the texts with what the guards say of those that a language model wrote."""
+    """Apply the guards to the texts that the language model wrote."""
     found = dict(texts)
     for arm in ASKED:
         if found[arm].text is not None:
@@ -299,13 +298,4 @@ def write_smoothing(scores: SmoothingScores, folder: Path) -> Path:
 
 def read_smoothing(folder: Path, *, fingerprint: str) -> SmoothingScores | None:
     """Read the smoothed texts of a model from its trial's folder; None if there are none, or they are another's."""
-    try:
-        scores = _adapter().validate_json((folder / SMOOTHING_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return scores if scores.model_fingerprint == fingerprint else None
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[SmoothingScores]:
-    return TypeAdapter(SmoothingScores)
+    return read_section(SmoothingScores, folder / SMOOTHING_FILE, fingerprint=fingerprint)

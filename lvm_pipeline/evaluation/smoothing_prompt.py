@@ -2,8 +2,8 @@
 
 There are two prompts. `full` gives the whole context with ids and codes and asks for citations
 (`prompts/smoothing.jinja`). `short` is for language models too small to follow it: it asks to correct the draft and
-shows no context; the control arm reads the last concept (`prompts/smoothing_short.jinja`). Texts of concepts are data:
-see there.
+shows no context; the control arm reads the last concept (`prompts/smoothing_short.jinja`). Texts of concepts are quoted
+as data, never as instructions.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ Codes = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """A target and what a language model may know of it."""
+    """A target and what a language model is given about it."""
 
     target_row: int  # row of the target in the concept table
     article_id: str  # its article
@@ -72,7 +72,7 @@ def smoothing_request(passage: Passage, *, with_draft: bool, prompt: Prompt = "f
 
 
 def prompt_hash(prompt: Prompt) -> str:
-    """Return what tells one version of a prompt from another."""
+    """Return a hash of the prompt's template, which identifies its version."""
     return hashlib.sha256((PROMPTS_DIR / TEMPLATES[prompt]).read_bytes()).hexdigest()[:12]
 
 

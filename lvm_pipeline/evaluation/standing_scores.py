@@ -1,4 +1,4 @@
-"""Figures that say what a mean cosine is worth, of the model and of copying the last concept.
+"""Figures that put a mean cosine into perspective, of the model and of copying the last concept.
 
 Shapes: S = targets, D = vector width, C = clusters.
 """
@@ -45,7 +45,7 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class LeakStep:
-    """Cosine to the target of the vector of the target's own first words: what knowing them would be worth."""
+    """Cosine between the target and its own first words, encoded: the score of a predictor that knows these words."""
 
     num_words: int
     cosine: Interval
@@ -53,7 +53,7 @@ class LeakStep:
 
 @dataclass(frozen=True, kw_only=True)
 class StandingScores:
-    """The model and the last concept, and the leak ladder."""
+    """Figures of the model and of copying the last concept, and the leak ladder."""
 
     predictors: tuple[Standing, ...]  # the model first
     target_effective_rank: float  # of the targets themselves
@@ -65,8 +65,8 @@ def standing_scores(
 ) -> StandingScores:
     """Measure the model and the last concept on the targets that are ranked.
 
-    The clusters of train concepts are kept in `cache_dir` (None keeps nothing); the leak ladder needs the encoder of
-    the vectors' space.
+    The clusters of train concepts are cached in `cache_dir` (None: no cache); the leak ladder needs the encoder of the
+    vectors' space.
     """
     targets = scored.targets
     rows = targets.ranked.target_rows

@@ -1,11 +1,16 @@
 """The tables of ranking and standing figures."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from lvm_pipeline.evaluation.ranking_scores import RankedPredictor, RankingScores
 from lvm_pipeline.evaluation.report_parts import CurvePoint, LearningCurve
 from lvm_pipeline.evaluation.report_tables import interval_in_words, noted
 from lvm_pipeline.evaluation.standing_scores import LeakStep, Standing, StandingScores
 from lvm_pipeline.measures.ranking import RANKING_BASELINES
 from lvm_pipeline.tables import Column, Table, number
+
+Row = TypeVar("Row")
 
 
 def ranking_table(ranking: RankingScores) -> Table[RankedPredictor]:
@@ -32,15 +37,22 @@ def ranking_table(ranking: RankingScores) -> Table[RankedPredictor]:
 
 def standing_table(standing: StandingScores) -> Table[Standing]:
     """Return one row per predictor, the model first."""
-    columns: list[Column[Standing]] = [
-        Column(title="predictor", text=lambda row: row.name, is_text=True),
-        number("nearer than a random concept", lambda row: row.contrastive.random, ".3f"),
-        number("nearer than one of the same article", lambda row: row.contrastive.same_article, ".3f"),
-        number("cluster accuracy", lambda row: row.clusters.accuracy, ".3f"),
-        number("median cluster rank", lambda row: row.clusters.median_rank, "g"),
-        number("effective rank", lambda row: row.effective_rank, ".1f"),
+    predictor: Column[Standing] = Column(title="predictor", text=lambda row: row.name, is_text=True)
+    return Table(columns=[predictor, *standing_columns(_same)], rows=list(standing.predictors))
+
+
+def standing_columns(of: Callable[[Row], Standing]) -> list[Column[Row]]:
+    return [
+        number("nearer than a random concept", lambda row: of(row).contrastive.random, ".3f"),
+        number("nearer than one of the same article", lambda row: of(row).contrastive.same_article, ".3f"),
+        number("cluster accuracy", lambda row: of(row).clusters.accuracy, ".3f"),
+        number("median cluster rank", lambda row: of(row).clusters.median_rank, "g"),
+        number("effective rank", lambda row: of(row).effective_rank, ".1f"),
     ]
-    return Table(columns=columns, rows=list(standing.predictors))
+
+
+def _same(row: Standing) -> Standing:
+    return row
 
 
 def ladder_table(standing: StandingScores) -> Table[LeakStep]:

@@ -3,7 +3,7 @@
     token F1      words of both texts in lower case, counted as bags: 2 x shared / (words of one + words of the other)
     BLEU          of the whole sample (sacrebleu), 0 to 1
     ROUGE-L       F-measure of the longest common subsequence of words (rouge-score), mean over texts
-    exact match   share of texts that are equal, but for spaces
+    exact match   share of texts that are equal apart from whitespace
 
 Shapes: S = texts.
 """
@@ -41,7 +41,7 @@ def rouge_l(texts: Sequence[str], truths: Sequence[str]) -> float:
 
 
 def exact_match(texts: Sequence[str], truths: Sequence[str]) -> float:
-    """Return the share of texts that equal the true one, but for spaces."""
+    """Return the share of texts that equal the true one apart from whitespace."""
     return float(np.mean([text.split() == truth.split() for text, truth in zip(texts, truths, strict=True)]))
 
 

@@ -1,11 +1,11 @@
-"""Text accuracy: predictions decoded to text, beside what the decoder can reach at best and by chance.
+"""Text accuracy: predictions decoded to text, compared with the best that the decoder can reach and with chance.
 
 A decoder is scored three times on the same sample of targets: on the predictions, on the true vectors of the targets
 (the ceiling: what a perfect model would get with this decoder) and on true vectors of other targets (the floor). The
 thresholds are judged on the absolute score, since a share of the way from floor to ceiling rewards bad decoders.
 
-The nearest concept is always there. It is looked up among the train articles, so that it never knows the true text. A
-text that is a concept of the table has a known vector; others are encoded if the encoder of the space is at hand.
+The nearest concept is always available. It is searched in the train articles, so it never returns the true text itself.
+A text that is a concept of the table has a known vector; others are encoded if the encoder of the space is available.
 
 Shapes: S = sampled targets, D = vector width.
 """
@@ -48,7 +48,7 @@ class TextRequest:
 
     num_targets: int  # size of the sample; 0 decodes nothing
     decoders: Sequence[Decoder] = ()  # trained decoders of the vectors' space
-    missing: Mapping[str, str] = field(default_factory=dict)  # the reason for each decoder that is not at hand
+    missing: Mapping[str, str] = field(default_factory=dict)  # the reason for each decoder that is not available
     second_encoder: Encoder | None = None  # of another space; compares decoded texts with the true ones
 
 
@@ -81,7 +81,7 @@ class DecoderScores:
     gain_over_nearest: Interval | None = None
 
     def share(self, measure: str) -> float | None:
-        """Return how far the predictions are on the way from floor to ceiling; None if there is no way."""
+        """Return (prediction - floor) / (ceiling - floor); None if the ceiling is not above the floor."""
         values = [getattr(each, measure) for each in (self.prediction, self.floor, self.ceiling)]
         if any(value is None for value in values) or values[2] <= values[1]:
             return None
@@ -144,7 +144,7 @@ def text_scores(
 ) -> TextScores:
     """Decode a sample of the predictions and score the texts; the encoder of the vectors' space may be missing.
 
-    What decoders write for the true vectors is kept in `cache_dir`, if given.
+    The texts of the true vectors are cached in `cache_dir`, if given.
     """
     sample = _Sample.draw(scored, request, concepts_path=concepts_path, encoder=encoder, seed=seed)
     nearest = NearestConcept(bank=sample.bank)
@@ -181,7 +181,7 @@ def prefer(scores: Sequence[DecoderScores]) -> tuple[str, str]:
         return best.name, f"{best.name} beats the nearest concept in round-trip cosine on true vectors"
     others = [each for each in scores if each.name != NEAREST]
     if not others:
-        return NEAREST, "no other decoder is at hand"
+        return NEAREST, "no other decoder is available"
     if all(each.gain_over_nearest is None for each in others):
         return NEAREST, "the texts of other decoders could not be encoded to compare them"
     names, verb = " and ".join(each.name for each in others), "does" if len(others) == 1 else "do"
@@ -213,9 +213,7 @@ class _Sample:
         rng = np.random.default_rng(seed)
         size = min(request.num_targets, len(scored.predictions))
         positions = np.sort(rng.choice(len(scored.predictions), size=size, replace=False))
-        is_chosen = np.zeros(len(scored.predictions), bool)
-        is_chosen[positions] = True
-        targets = scored.targets.scored.part(is_chosen)
+        targets = scored.targets.scored.part(positions)
         column = read_columns(concepts_path, ["concept_text"])["concept_text"]
         texts = [text or "" for text in column.to_pylist()]
         return cls(
@@ -226,7 +224,7 @@ class _Sample:
             vectors=np.asarray(scored.targets.vectors[targets.target_rows], np.float32),
             truths=[texts[row] for row in targets.target_rows.tolist()],
             texts=texts,
-            rows_by_text={text: row for row, text in enumerate(texts)},
+            rows_by_text={text: row for row, text in enumerate(texts) if text},
             own_rows=[
                 np.arange(first, first + length)
                 for first, length in zip(

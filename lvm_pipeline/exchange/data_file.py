@@ -84,7 +84,7 @@ def _tables_from(
 
 
 def _check_table(concepts_path: Path, space_id: str | None) -> None:
-    """Check columns and space of a concept table, which may be of any origin."""
+    """Check columns and space of a concept table, whoever wrote it."""
     metadata = read_concepts_metadata(concepts_path)
     if space_id is not None and space_id != metadata.space_id:
         raise LvmError(
@@ -95,7 +95,7 @@ def _check_table(concepts_path: Path, space_id: str | None) -> None:
 
 
 def _extract(data_path: Path, concepts_path: Path, *, space_id: str | None) -> None:
-    """Make a concept table from a Parquet file of other origin, as from the source table."""
+    """Make a concept table from another Parquet file in the way it is made from the source table."""
     options = ExtractOptions(duplicates="drop", space_id=space_id)
     raise_on_blocking(extract_concepts(ParquetReader(data_path), options=options, staged_path=concepts_path).findings)
     raise_on_blocking(check_concepts(concepts_path))

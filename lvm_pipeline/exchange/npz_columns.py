@@ -80,7 +80,7 @@ def tmds_of(reader: NpzReader, name: str, num_entries: int) -> list[Tmd | None]:
             if key not in known:
                 known[key] = _tmd(key)
         except (ValueError, TypeError):
-            raise reader.error(f"holds {reprlib.repr(entry)} in row {row} of {name}, which is no TMD code") from None
+            raise reader.error(f"holds {reprlib.repr(entry)} in row {row} of {name}, which is not a TMD code") from None
         codes.append(known[key])
     return codes
 
@@ -107,9 +107,9 @@ def _text(value: Any) -> str:
 
 
 def metadata_of(reader: NpzReader, *, num_records: int | None = None) -> dict[str, Any]:
-    """Read the metadata of the file, JSON text or a dict; empty if it has none that is understood.
+    """Read the metadata of the file, JSON text or a dict; empty if there are none or they cannot be read.
 
-    An array of `num_records` holds metadata of each sequence, and none of the file; see `records_of`.
+    An array of `num_records` holds the metadata of each sequence, not of the file; see `records_of`.
     """
     if "metadata" not in reader or (num_records != 1 and reader.header("metadata").shape == (num_records,)):
         return {}
@@ -141,13 +141,13 @@ def _record_of(entry: object) -> dict[str, Any] | None:
 
 def text_rows_of(reader: NpzReader, name: str, num_entries: int, width: int) -> list[list[str | None]]:
     """Read an array of texts of two axes as one list for each row."""
-    header, shape = reader.header(name), (num_entries, width)
-    if header.shape != shape:
-        raise reader.error(f"has shape {header.shape} for {name}, where {shape} is expected")
-    entries = reader.entries(name, shape[0])
+    header = reader.header(name)
+    if header.shape != (num_entries, width):
+        raise reader.error(f"has shape {header.shape} for {name}, where {(num_entries, width)} is expected")
+    entries = reader.entries(name, num_entries)
     flat = entries if header.dtype.hasobject else [text for row in entries for text in row]
-    texts = [_checked_text(reader, text, name, number // shape[1]) for number, text in enumerate(flat)]
-    return [texts[start : start + shape[1]] for start in range(0, len(texts), shape[1])]
+    texts = [_checked_text(reader, text, name, number // width) for number, text in enumerate(flat)]
+    return [texts[start : start + width] for start in range(0, len(texts), width)]
 
 
 def space_of(reader: NpzReader, metadata: dict[str, Any], space_id: str | None, vector_dim: int) -> str:

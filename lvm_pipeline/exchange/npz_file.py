@@ -1,8 +1,8 @@
 """Read and write the arrays of an NPZ file in pieces, so that memory holds one piece at a time.
 
 An NPZ file is a zip of `.npy` members: a short header (shape, type) and the bytes of one array. The reader
-compares the shape that a header claims with the bytes that are there before it allocates anything. Its methods raise
-an LvmError if the file is damaged or holds something else than asked for.
+compares the shape that a header claims with the size of the content before it allocates anything. Its methods raise an
+LvmError if the file is damaged or contains something unexpected.
 """
 
 import lzma
@@ -71,7 +71,7 @@ class NpzReader:
         return LvmError(f"{self.path} {what}; export or copy it again.")
 
     def names_ending(self, end: str) -> list[str]:
-        """Return the names of the arrays that end so."""
+        """Return the names of the arrays that end with `end`."""
         return [name for name in self._infos if name.endswith(end)]
 
     def require(self, names: Iterable[str]) -> None:

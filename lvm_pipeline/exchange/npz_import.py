@@ -231,6 +231,10 @@ def _provenance(file: SequenceFile) -> dict[str, Any]:
         rule = metadata.get("split_rule") or ("named_in_file" if file.names_splits else "last_20_percent")
         leak = {"is_leaking": True, "leak_reason": file.leak_reason}
         return {**length, "boundaries": "unknown", "split_rule": str(rule), **leak}
-    options = {name: metadata.get(name) for name in ("split_seed", "train_fraction", "validation_fraction")}
+    options = {
+        name: metadata[name]
+        for name in ("split_seed", "train_fraction", "validation_fraction")
+        if type(metadata.get(name)) in {int, float}
+    }
     rule = metadata.get("split_rule") or "named_in_file"
     return {**length, "boundaries": "respect", "split_rule": str(rule), **options}

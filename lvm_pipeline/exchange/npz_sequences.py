@@ -53,9 +53,9 @@ class SequenceFile:
         num_sequences: S.
         context_length: T.
         vector_dim: D.
-        texts: Text of each target, S of them.
+        texts: The S texts of the targets.
         tmds: TMD codes of each target.
-        context_texts: Texts of each context, T a sequence; None if the file has none.
+        context_texts: The T texts of each context; None if the file has none.
         article_ids: Article of each sequence, or None.
         leak_reason: Why validation may share text with train; None where articles are known.
         splits: Split of each sequence, shape (S,); None where articles decide.
@@ -143,7 +143,7 @@ def _parts_of(reader: NpzReader) -> tuple[list[_Part], int, int]:
     """Return the parts, T and D."""
     if strangers := [name for name in reader.names_ending(CONTEXTS) if name.removesuffix(CONTEXTS) not in PREFIXES]:
         known = ", ".join(filter(None, PREFIXES))
-        raise reader.error(f"holds {', '.join(strangers)}, of which the split is not known (known are {known})")
+        raise reader.error(f"holds {', '.join(strangers)}, whose split is unknown (known prefixes: {known})")
     prefixes = [prefix for prefix in PREFIXES if f"{prefix}{CONTEXTS}" in reader] or [""]
     parts, widths = [], set()
     for prefix in prefixes:
@@ -159,6 +159,6 @@ def _parts_of(reader: NpzReader) -> tuple[list[_Part], int, int]:
     splits = [PREFIXES[prefix] for prefix in prefixes]
     if len(widths) > 1 or len(set(splits)) < len(splits):
         names = ", ".join(f"{prefix}{CONTEXTS}" for prefix in prefixes)
-        raise reader.error(f"holds {names}, which do not go together")
+        raise reader.error(f"holds {names}, which do not match each other")
     ((length, vector_dim),) = widths
     return parts, length, vector_dim

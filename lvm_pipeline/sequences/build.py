@@ -68,7 +68,7 @@ def build_sequences(
     Args:
         staged_path: Where the sequence table is written, whole or not at all; the caller promotes it if no blocking
             finding is returned.
-        links_path: Where near-duplicates are saved for the next call on the same concepts; None to always search.
+        links_path: Where near-duplicates are saved for the next call on the same concepts; None: not saved.
 
     Raises:
         LvmError: If the concepts cannot be read, there is only one article, no article is long enough for a sequence,
@@ -218,7 +218,9 @@ def _refuse_empty_split(
         return
     has_sequences = np.isin(np.arange(len(rows.article_ids)), target_articles)
     message = f"The {empty[0]} split would be empty ({has_sequences.sum()} articles are long enough for a sequence)"
-    if options.validation_articles is not None or options.split == "last_20_percent":
+    if options.split == "last_20_percent":
+        raise LvmError(f"{message}; load more articles.")
+    if options.validation_articles is not None:
         raise LvmError(f"{message}; list other validation articles, or load more articles.")
     seed = suggest_seed(
         rows.article_ids,
@@ -228,7 +230,7 @@ def _refuse_empty_split(
         validation_fraction=options.validation_fraction,
     )
     advice = f", or set LVM_SPLIT_SEED={seed}, with which no split is empty" if seed is not None else ""
-    raise LvmError(f"{message}; load more articles, name some with --validation-articles{advice}.")
+    raise LvmError(f"{message}; load more articles, or name some with --validation-articles{advice}.")
 
 
 def _provenance(options: SequenceOptions) -> dict:

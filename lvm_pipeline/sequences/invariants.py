@@ -38,7 +38,7 @@ def check_sequences(
     Args:
         concepts_path: The concept table.
         sequences_path: The sequence table.
-        rows: Those of the concept table if already read, which saves a second search for near-duplicates.
+        rows: The rows of the concept table, if they were read already; saves a second search for near-duplicates.
         min_articles: Articles that validation needs.
         min_sequences: Sequences that validation needs.
 
@@ -123,9 +123,10 @@ def articles_are_in_one_split(rows: ConceptRows, sequences: Sequences) -> Findin
     one_split = [{split} for split in SPLITS]
     known = set(rows.article_ids)
     found: dict[str, set[str]] = {article_id: {split} for article_id, split in declared.items()}
-    targets = np.array(rows.article_ids)[rows.article_indices[np.clip(sequences.target_rows, 0, len(rows.texts) - 1)]]
-    for ids in (targets, sequences.article_ids):
-        for article_id, split in set(zip(ids.tolist(), sequences.splits.tolist(), strict=True)):
+    target_articles = rows.article_indices[np.clip(sequences.target_rows, 0, len(rows.texts) - 1)]
+    targets = [rows.article_ids[index] for index in target_articles.tolist()]
+    for ids in (targets, sequences.article_ids.tolist()):
+        for article_id, split in set(zip(ids, sequences.splits.tolist(), strict=True)):
             found.setdefault(article_id, set()).add(split)
     bad = {
         article_id: sorted(found.get(article_id, set()))

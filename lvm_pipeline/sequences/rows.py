@@ -25,7 +25,7 @@ class ConceptRows:
     article_indices: NDArray[np.int64]  # article of each row as an index into `article_ids`, shape (N,)
     texts: list[str | None]  # the N texts
     metadata: ConceptsMetadata  # metadata of the table
-    # where near-duplicates are saved between the steps of one refresh; None to always search
+    # where near-duplicates are saved between the steps of one refresh; None: they are searched for every time
     links_path: Path | None = None
 
     @property
@@ -34,7 +34,7 @@ class ConceptRows:
 
     @cached_property
     def near_duplicates(self) -> NearDuplicateLinks:
-        """Articles that share near-duplicate concepts: searched for once, unless `links_path` has them.
+        """Articles that share near-duplicate concepts, read from `links_path` or searched for once.
 
         Raises:
             LvmError: If a row has no vector.
@@ -46,9 +46,9 @@ class ConceptRows:
                 save_links(self.links_path, links, key=self.links_key)
         return links
 
-    @property
+    @cached_property
     def links_key(self) -> str:
-        """What saved near-duplicates are found by: hashes of the table and of its texts."""
+        """The key of saved near-duplicates: hashes of the table and of its texts."""
         texts = hashlib.sha256("\0".join(text or "" for text in self.texts).encode(errors="surrogatepass"))
         return f"{self.metadata.fingerprint}:{texts.hexdigest()}"
 

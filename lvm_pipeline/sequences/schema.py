@@ -22,7 +22,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.split_hash import Split
 
 SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, 2)  # the first had the splits of articles in its metadata
+READABLE_VERSIONS = (1, 2)  # version 1 has the splits of articles in its metadata
 REBUILD = "build the sequences again"
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -164,7 +164,7 @@ def read_sequences(path: Path, *, concepts_fingerprint: str | None = None) -> Se
 
 
 def _article_splits(table: pa.Table) -> dict[str, str]:
-    """Return the split of every article: that of its own row, if it has one, else that of its sequences."""
+    """Return the split of every article: that of its row without row numbers, if any, else that of its sequences."""
     of_sequences = table.filter(table["first_row"].is_valid())
     known = splits_of_sequences(of_sequences["article_id"].to_pylist(), of_sequences["split"].to_pylist())
     own = table.filter(table["first_row"].is_null())
@@ -172,7 +172,7 @@ def _article_splits(table: pa.Table) -> dict[str, str]:
 
 
 def splits_of_sequences(article_ids: Iterable[str], splits: Iterable[str]) -> dict[str, str]:
-    """Return the split of each article with sequences, train where they are in several."""
+    """Return the split of each article with sequences; train if its sequences are in several splits."""
     found: dict[str, str] = {}
     for article_id, split in zip(article_ids, splits, strict=True):
         if found.setdefault(article_id, split) != split:

@@ -17,7 +17,7 @@ from lvm_pipeline.source.split_hash import hash_fraction, split_of
 
 MAX_SEEDS = 1000  # tried when a split of a small corpus is empty
 SWALLOWED = 0.5  # share of the validation articles that near-duplicate groups must leave in validation
-MIN_HASHED = 8  # validation articles below which chance decides, not the groups
+MIN_HASHED = 8  # with fewer validation articles, a loss of half of them may be chance
 ROUNDING = 1e-9  # of a sum of fractions
 
 
@@ -52,11 +52,11 @@ def split_by_hash(
 def _split_by_size(
     groups: NDArray[np.integer], order: NDArray[np.integer], *, fractions: dict[str, float]
 ) -> list[str]:
-    """Assign the largest groups to train until it is full, then the others to the split that lacks most.
+    """Assign the largest groups to train until it is full, then each of the others to the split that is least full.
 
     Args:
         groups: Group of each article, shape (A,).
-        order: The articles by their hash, which decides between groups of one size, shape (A,).
+        order: The articles in the order of their hashes, which decides between groups of equal size, shape (A,).
         fractions: Share of each split.
     """
     sizes = np.bincount(groups, minlength=len(groups))
@@ -110,6 +110,8 @@ def suggest_seed(
 ) -> int | None:
     """Return the first seed with which every split has sequences; None if none of `MAX_SEEDS` does."""
     wanted = {"train", "validation"} | ({"test"} if train_fraction + validation_fraction < 1 else set())
+    if len(np.unique(groups[has_sequences])) < len(wanted):
+        return None
     for seed in range(MAX_SEEDS):
         splits = split_by_hash(
             article_ids, groups, seed=seed, train_fraction=train_fraction, validation_fraction=validation_fraction

@@ -1,5 +1,6 @@
 import inspect
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,11 +230,7 @@ class TestRefusals:
 
     def test_other_space(self, tmp_path, products, model_dir, monkeypatch):
         data = products.data()
-        import dataclasses
-
-        from lvm_pipeline.evaluation import evaluate
-
-        strange = dataclasses.replace(data, concepts=dataclasses.replace(data.concepts, space_id="another"))
+        strange = replace(data, concepts=replace(data.concepts, space_id="another"))
         monkeypatch.setattr(evaluate, "load_training_data", lambda *_: strange)
 
         with pytest.raises(LvmError, match="another"):

@@ -9,6 +9,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.learning_curve import learning_curve, part_of, read_curve, write_curve
 from lvm_pipeline.evaluation.report import report_from_json
 from lvm_pipeline.evaluation.report_page import report_html
+from lvm_pipeline_tests.evaluation.products import make_products
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,15 @@ def test_smaller_trainings_are_kept(products, model_dir, curve, tmp_path, monkey
     monkeypatch.setattr("lvm_pipeline.evaluation.learning_curve.train", None)
 
     assert learning_curve(model_dir, products.data(), work_dir=tmp_path, device="cpu") == first == curve
+
+
+def test_a_model_of_other_data_is_refused_before_anything_is_trained(model_dir, tmp_path):
+    other = make_products(tmp_path / "other", seed=7)
+
+    with pytest.raises(LvmError, match="was trained on other data"):
+        learning_curve(model_dir, other.data(), work_dir=tmp_path / "curve", device="cpu")
+
+    assert not (tmp_path / "curve").exists()
 
 
 def test_the_curve_stands_in_the_report_of_its_model(curve, report, tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.evaluation.pages import size
+from lvm_pipeline.evaluation.plots import gain_mark
 from lvm_pipeline.evaluation.report import EvaluationReport, read_report, report_from_json
 from lvm_pipeline.evaluation.report_page import cautions, report_html, verdict, write_report
 from lvm_pipeline.measures.uncertainty import Interval
@@ -217,6 +219,22 @@ def test_verdict_follows_the_interval(report, low, high, kind, said):
     assert said in found[1]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_gain_within_rounding_is_no_gain_anywhere(report, sign):
+    gain = Interval(sign * 2e-8, *sorted((sign * 1e-8, sign * 3e-8)))
+
+    assert verdict(with_gain(report, gain))[0] == "unsure"
+    assert "dot unsure" in gain_mark(gain, [gain])
+
+
+@pytest.mark.parametrize(
+    ("num_params", "words"),
+    [(999, "999"), (999_499, "999 k"), (999_500, "1 M"), (1_648_900_000, "1.65 B"), (999_900_000, "1 B")],
+)
+def test_sizes_have_three_digits(num_params, words):
+    assert size(num_params) == words
+
+
 def test_a_gain_that_was_paid_with_retrieval_or_the_shared_direction_says_so(report):
     rule = report.pool.exclusion
     mrr = report.best.retrieval[rule].mrr
@@ -245,6 +263,14 @@ def test_a_report_of_one_article_and_no_history_is_still_drawn(report):
     parsed = WellFormed(report_html(lone))
 
     assert parsed.wrong == []
+
+
+@pytest.mark.parametrize("name", ["checked_before", "counts", "baselines", "training"])
+def test_a_report_of_version_1_with_a_damaged_section_is_reported(tmp_path, name):
+    (tmp_path / "report.json").write_text(json.dumps({**json.loads(VERSION_1.read_text()), name: 3}))
+
+    with pytest.raises(LvmError, match="not a readable report"):
+        read_report(tmp_path / "report.json")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from lvm_pipeline.evaluation.text_scores import (
     TextMeasures,
     TextRequest,
     TextScores,
+    _Sample,
     prefer,
     text_scores,
 )
@@ -173,11 +175,9 @@ def test_a_second_encoder_compares_decoded_and_true_texts(corpus, scored, prefix
     assert found.second_encoder == second.space_id
     for decoder in found.decoders:
         assert -1 <= decoder.prediction.second_cosine <= 1
-        assert decoder.ceiling.second_cosine > decoder.floor.second_cosine or decoder.name == "prefix"
-    row = next(row for row in text_table(found).rows if row.decoder == "copy last")
-    last = scored.targets.scored.target_rows  # the sample is drawn from these
-    assert row.measures["second_cosine"] == pytest.approx(found.copy_last.second_cosine)
-    assert len(last) >= 20
+    nearest = found.decoders[0]
+    assert nearest.ceiling.second_cosine > nearest.floor.second_cosine
+    assert found.copy_last.second_cosine is not None
     titles = [[column.title for column in text_table(each).columns] for each in (without, found)]
     assert ["cosine of the texts, second encoder" in each for each in titles] == [False, True]
     assert without.copy_last.second_cosine is None
@@ -205,7 +205,7 @@ def test_the_nearest_concept_is_one_of_train_and_its_cosines_are_those_of_the_ta
     last = [texts[row - 1] for row in scored.targets.scored.target_rows]
     assert scores.copy_last.token_f1 == pytest.approx(token_f1(last, truths).mean())
     assert scores.accuracy == nearest.prediction.token_f1 == nearest.token_f1.mean
-    assert (scores.preferred, scores.why_preferred) == ("nearest", "no other decoder is at hand")
+    assert (scores.preferred, scores.why_preferred) == ("nearest", "no other decoder is available")
 
 
 def test_the_sample_is_drawn_by_the_seed(score):
@@ -244,6 +244,23 @@ def test_without_the_encoder_only_concepts_of_the_table_have_cosines(score, pref
     assert scores.examples[0].decoded["prefix"].confidence is None
     assert scores.examples[0].decoded["nearest"].confidence is not None
     assert any("encoder of the vectors' space is not on this machine" in each for each in text_sentences(scores))
+
+
+def test_a_text_that_is_empty_has_no_known_vector(corpus, scored, tmp_path):
+    """Concepts may have no text, as the first ones of an NPZ file of sequences; each has another vector."""
+    table = pq.read_table(corpus[0].concepts_path)
+    texts = table["concept_text"].to_pylist()
+    index = table.schema.get_field_index("concept_text")
+    without = table.set_column(index, table.schema.field(index), pa.array([None, None, *texts[2:]]))
+    pq.write_table(without, tmp_path / "concepts.parquet")
+    options = {"concepts_path": tmp_path / "concepts.parquet", "seed": 0}
+    request = TextRequest(num_targets=5)
+
+    blind = _Sample.draw(scored, request, encoder=None, **options)
+    assert blind.vectors_of([texts[5]]) is not None
+    assert blind.vectors_of([texts[5], ""]) is None
+    encoded = _Sample.draw(scored, request, encoder=corpus[1], **options).vectors_of([""])
+    np.testing.assert_array_equal(encoded, corpus[1].encode([""]))
 
 
 def measures(cosine=None, **values):

@@ -112,7 +112,7 @@ def test_what_is_no_article_is_refused(tmp_path, value):
 
 def test_booleans_are_no_names_and_no_codes(tmp_path):
     _, arrays = original_sequences()
-    for name, words in (("article_ids", "has no name in row 0"), ("target_tmds", "is no TMD code")):
+    for name, words in (("article_ids", "has no name in row 0"), ("target_tmds", "is not a TMD code")):
         with pytest.raises(LvmError, match=words):
             imported(tmp_path, {**arrays, name: np.ones(35, bool)})
 
@@ -147,7 +147,7 @@ def test_arrays_of_a_split_that_is_not_known_are_refused(tmp_path):
     arrays = arrays_of_articles()
     arrays |= {f"dev_{name}": arrays[name] for name in ("context_sequences", "target_vectors")}
 
-    with pytest.raises(LvmError, match="holds dev_context_sequences, of which the split is not known"):
+    with pytest.raises(LvmError, match="holds dev_context_sequences, whose split is unknown"):
         imported(tmp_path, arrays)
 
 

@@ -1,5 +1,7 @@
 """Sequences from exchange files: with their articles, and without them in compatibility mode."""
 
+import json
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -161,6 +163,19 @@ def test_articles_without_splits_are_split_by_hash(tmp_path):
     assert {finding.name for finding in findings if not finding.passed} <= {"splits_have_their_share"}  # they are few
 
 
+def test_metadata_of_the_wrong_type_do_not_become_those_of_the_tables(tmp_path):
+    _, arrays = original_sequences()
+    arrays["article_ids"] = np.array(["a"] * 20 + ["b"] * 15)
+    arrays["splits"] = np.array(["train"] * 20 + ["validation"] * 15)
+    given = {"split_rule": "seeded_hash", "split_seed": "abc", "train_fraction": True, "validation_fraction": "0.5"}
+    arrays["metadata"] = np.array(json.dumps(given))
+
+    import_sequences_npz(write_npz(tmp_path / "t.npz", arrays), tmp_path / "c.parquet", tmp_path / "s.parquet")
+
+    metadata = read_sequences(tmp_path / "s.parquet").metadata
+    assert (metadata.split_seed, metadata.train_fraction, metadata.validation_fraction) == (None, None, None)
+
+
 def test_an_article_whose_sequences_do_not_follow_each_other_is_named(tmp_path):
     _, arrays = original_sequences()
     arrays["article_ids"] = np.array(["a"] * 10 + ["b"] * 20 + ["a"] * 5)
@@ -177,7 +192,7 @@ BAD_SEQUENCES = {
     "fewer targets": (lambda a: {"target_vectors": a["target_vectors"][:-1]}, "beside 35 contexts"),
     "fewer texts": (lambda a: {"target_texts": a["target_texts"][:-1]}, "35 entries are expected"),
     "unknown splits": (lambda _: {"splits": np.array(["val"] * 35)}, r"unknown splits \(val\)"),
-    "a bad code": (lambda _: {"target_tmds": np.array([99999] * 35)}, "no TMD code"),
+    "a bad code": (lambda _: {"target_tmds": np.array([99999] * 35)}, "not a TMD code"),
 }
 
 

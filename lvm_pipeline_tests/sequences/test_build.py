@@ -230,6 +230,18 @@ def test_an_empty_split_is_refused_with_a_seed_that_works(tmp_path, sequences_pa
     raise AssertionError("no seed left a split empty")
 
 
+def test_too_few_windows_for_a_last_fifth_are_refused(tmp_path, sequences_path):
+    concepts_path = write_synthetic_concepts(tmp_path / "c.parquet", article_lengths=[9], kind="noise")
+    with pytest.raises(LvmError, match=r"validation split would be empty .*; load more articles\.$"):
+        build_sequences(concepts_path, sequences_path, options=SequenceOptions(split="last_20_percent"))
+
+
+def test_an_empty_split_that_no_seed_fills_is_refused_in_whole_words(tmp_path, sequences_path):
+    concepts_path = write_synthetic_concepts(tmp_path / "c.parquet", article_lengths=[9, 2], kind="noise")
+    with pytest.raises(LvmError, match=r"; load more articles, or name some with --validation-articles\.$"):
+        build_sequences(concepts_path, sequences_path, options=SequenceOptions())
+
+
 def test_a_list_that_leaves_no_train_article_is_refused(concepts_path, sequences_path, tmp_path):
     write_synthetic_sequences(concepts_path, tmp_path / "s.parquet")
     (tmp_path / "list.txt").write_text("\n".join(read_sequences(tmp_path / "s.parquet").article_splits))
@@ -275,11 +287,8 @@ def test_a_missing_vector_is_reported(tmp_path, sequences_path):
     table = synthetic_table([8, 8, 8], kind="noise")
     column = table["vector"].combine_chunks()
     missing = pa.array([None if row == 5 else column[row].as_py() for row in range(24)], type=column.type)
-    try:
-        concepts_path = write_table(with_columns(table, vector=missing), tmp_path / "c.parquet")
-    except pa.ArrowException:
-        pytest.skip("this pyarrow cannot write it")
-    with pytest.raises(LvmError):
+    concepts_path = write_table(with_columns(table, vector=missing), tmp_path / "c.parquet")
+    with pytest.raises(LvmError, match="cannot be read as Parquet"):
         build_sequences(concepts_path, sequences_path, options=SequenceOptions())
 
 

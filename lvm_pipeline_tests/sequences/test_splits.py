@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.sequences import splits as module
 from lvm_pipeline.sequences.splits import (
     split_by_hash,
     split_by_list,
@@ -81,6 +82,15 @@ def test_the_suggested_seed_fills_every_split():
 
 def test_no_seed_is_suggested_where_none_can_fill():
     assert suggest_seed(["a", "b"], np.array([0, 1]), np.array([True, True]), **FRACTIONS) is None
+
+
+def test_no_seed_is_searched_for_where_too_few_groups_have_sequences(monkeypatch):
+    """A thousand seeds would be tried on every article: minutes for a few thousand of them."""
+    monkeypatch.setattr(module, "split_by_hash", None)
+    ids, groups = [f"article {i}" for i in range(9)], np.array([0, 0, 0, 3, 4, 5, 6, 7, 8])
+
+    for having in ([0, 1, 2], [0, 2, 3]):
+        assert suggest_seed(ids, groups, np.isin(np.arange(9), having), **FRACTIONS) is None
 
 
 def chained(num_articles, size):
