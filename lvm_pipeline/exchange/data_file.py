@@ -17,6 +17,7 @@ from lvm_pipeline.exchange.npz_import import import_concepts_npz, import_sequenc
 from lvm_pipeline.exchange.npz_sequences import holds_sequences
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
+from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import is_sequences_schema
 from lvm_pipeline.source.given_file import FileKind, kind_of, plain_file
 from lvm_pipeline.source.parquet_file import PARQUET_ERRORS
@@ -38,7 +39,7 @@ def tables_from_file(
 
     Raises:
         LvmError: If the file is missing, of no such kind, or of another space than `space_id`.
-        InvariantError: If a table built from it breaks a blocking invariant.
+        InvariantError: If a table breaks a blocking invariant, whether it was given or built from the file.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     copies = work_dir / "given"
@@ -74,6 +75,7 @@ def _tables_from(
         if not beside.is_file():
             raise LvmError(f"{data_path} holds row numbers only; put its {CONCEPTS_FILE} beside it.")
         _check_table(beside, space_id)
+        raise_on_blocking(check_sequences(beside, data_path))
         return beside, data_path
     elif METADATA_KEY not in (pq.read_schema(data_path).metadata or {}):
         concepts_path = built_concepts
@@ -84,7 +86,7 @@ def _tables_from(
 
 
 def _check_table(concepts_path: Path, space_id: str | None) -> None:
-    """Check columns and space of a concept table, whoever wrote it."""
+    """Check columns, space and invariants of a concept table, whoever wrote it."""
     metadata = read_concepts_metadata(concepts_path)
     if space_id is not None and space_id != metadata.space_id:
         raise LvmError(
@@ -92,13 +94,13 @@ def _check_table(concepts_path: Path, space_id: str | None) -> None:
         )
     with explain_bad_parquet(concepts_path):
         require_columns(concepts_path, pq.read_schema(concepts_path), metadata.vector_dim)
+    raise_on_blocking(check_concepts(concepts_path))
 
 
 def _extract(data_path: Path, concepts_path: Path, *, space_id: str | None) -> None:
     """Make a concept table from another Parquet file in the way it is made from the source table."""
     options = ExtractOptions(duplicates="drop", space_id=space_id)
     raise_on_blocking(extract_concepts(ParquetReader(data_path), options=options, staged_path=concepts_path).findings)
-    raise_on_blocking(check_concepts(concepts_path))
 
 
 def _is_sequence_table(path: Path) -> bool:

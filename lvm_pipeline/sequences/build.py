@@ -59,6 +59,12 @@ class SequenceOptions:
     boundaries: Literal["respect", "ignore"] = "respect"
     split: Literal["articles", "last_20_percent"] = "articles"  # "last_20_percent" likewise
 
+    def __post_init__(self) -> None:
+        if self.split == "last_20_percent" and self.validation_articles is not None:
+            raise LvmError(
+                "LVM_SPLIT=last_20_percent makes its own validation split; unset it, or LVM_VALIDATION_ARTICLES."
+            )
+
 
 def build_sequences(
     concepts_path: Path, staged_path: Path, *, options: SequenceOptions, links_path: Path | None = None

@@ -175,8 +175,13 @@ def no_near_duplicate_across_splits(rows: ConceptRows, sequences: Sequences) -> 
 
 @invariant(remedy="Load more articles, or list more articles for the empty split.")
 def every_split_has_sequences(rows: ConceptRows, sequences: Sequences) -> Finding:
-    """Train, validation and test split contain sequences. An empty test split is only a warning."""
-    filled = SPLITS if sequences.metadata.split_rule == "seeded_hash" else ("train", "validation")
+    """Train, validation and test split contain sequences. An empty test split is only a warning.
+
+    No test split is expected if validation articles are listed, or the fractions of the other splits add up to one.
+    """
+    metadata = sequences.metadata
+    is_all = (metadata.train_fraction or 0.0) + (metadata.validation_fraction or 0.0) >= 1
+    filled = SPLITS if metadata.split_rule == "seeded_hash" and not is_all else ("train", "validation")
     empty = [split for split in filled if not np.any(sequences.splits == split)]
     return every_split_has_sequences.from_count(
         len(empty),

@@ -2,11 +2,16 @@
 
 import shutil
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.exchange.data_file import tables_from_file
 from lvm_pipeline.exchange.npz_export import export_npz
+from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.sequences.build import SequenceOptions
 from lvm_pipeline.sequences.schema import read_sequences
 from lvm_pipeline.training.data import load_training_data
@@ -50,6 +55,44 @@ def test_a_sequence_table_without_its_concepts_is_an_error(files, tmp_path):
     alone = shutil.copy(files["sequence table"], tmp_path / "sequences.parquet")
     with pytest.raises(LvmError, match=r"put its concepts\.parquet beside it"):
         tables_from_file(alone, work_dir=tmp_path / "work")
+
+
+def with_an_empty_text(concepts, path):
+    table = pq.read_table(concepts)
+    texts = table["concept_text"].to_pylist()
+    index = table.schema.get_field_index("concept_text")
+    pq.write_table(table.set_column(index, table.schema.field(index), pa.array(["", *texts[1:]])), path)
+    return path
+
+
+def test_a_given_concept_table_is_checked_as_an_extracted_one(files, tmp_path):
+    path = with_an_empty_text(files["concept table"], tmp_path / "concepts.parquet")
+
+    with pytest.raises(InvariantError, match="texts_are_not_empty"):
+        tables_from_file(path, work_dir=tmp_path / "work")
+
+
+def test_concepts_of_an_npz_file_are_checked(files, tmp_path):
+    with np.load(files["npz of concepts"]) as file:
+        arrays = dict(file)
+    arrays["concept_texts"][3] = ""
+    np.savez(tmp_path / "concepts.npz", **arrays)
+
+    with pytest.raises(InvariantError, match="texts_are_not_empty"):
+        tables_from_file(tmp_path / "concepts.npz", work_dir=tmp_path / "work")
+
+
+def test_a_given_sequence_table_is_checked(files, tmp_path):
+    """Trained on, windows across articles would leak."""
+    shutil.copy(files["concept table"], tmp_path / "concepts.parquet")
+    table = pq.read_table(files["sequence table"])
+    for name in ("first_row", "target_row"):
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, table.schema.field(index), pc.add(table[name], 1))
+    pq.write_table(table, tmp_path / "sequences.parquet")
+
+    with pytest.raises(InvariantError, match="windows_stay_inside_articles"):
+        tables_from_file(tmp_path / "sequences.parquet", work_dir=tmp_path / "work")
 
 
 @pytest.mark.parametrize(("name", "content"), [("missing.npz", None), ("text.parquet", b"no"), ("text.npz", b"no")])

@@ -315,3 +315,8 @@ def test_real_concepts_give_the_known_numbers(wikipedia_concepts, validation_art
     assert summary["num_windows"] == summary["num_expected_windows"] == 17_751
     assert summary["splits"]["validation"] == {"num_articles": 34, "num_concepts": 2_764, "num_sequences": 2_596}
     assert read_concepts_metadata(concepts_path).num_articles == 217
+
+
+def test_two_rules_for_the_validation_split_are_refused(tmp_path):
+    with pytest.raises(LvmError, match="unset it, or LVM_VALIDATION_ARTICLES"):
+        SequenceOptions(split="last_20_percent", validation_articles=tmp_path / "articles.txt")

@@ -11,7 +11,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Severity
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
 from lvm_pipeline.sequences.invariants import check_sequences
-from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA
+from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA, read_sequences
 from lvm_pipeline_tests.synthetic import (
     synthetic_table,
     write_synthetic_concepts,
@@ -236,6 +236,15 @@ def test_an_empty_train_split_blocks_and_an_empty_test_split_warns(paths):
     finding = failed(paths)["every_split_has_sequences"]
     assert finding.severity is Severity.BLOCKING
     assert finding.details["empty_splits"] == ["train", "test"]
+
+
+def test_no_test_split_is_expected_where_the_fractions_leave_none(tmp_path):
+    concepts = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=LENGTHS, kind="noise")
+    sequences = write_synthetic_sequences(
+        concepts, tmp_path / "sequences.parquet", train_fraction=0.5, validation_fraction=0.5
+    )
+    assert read_sequences(sequences).metadata.split_counts["test"].num_sequences == 0
+    assert "every_split_has_sequences" not in failed((concepts, sequences))
 
 
 def test_sequences_of_other_concepts_are_not_checked_but_refused(paths, tmp_path):
