@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.inference.reading import read_file
+from lvm_pipeline.source.given_file import plain_file
 from lvm_pipeline.source.load import ingest
 from lvm_pipeline.source.records import BadInputError
 from lvm_pipeline_tests.source.given_files import articles, rows
@@ -106,6 +107,24 @@ def test_a_file_without_any_json_is_said_to_be_none(ingested, tmp_path, text):
 def test_a_folder_is_said_to_be_one(ingested, tmp_path):
     with pytest.raises(LvmError, match=r"is a folder; name a file in it\.$"):
         ingested(tmp_path)
+
+
+def test_a_path_that_cannot_be_looked_up_is_refused(ingested, tmp_path):
+    with pytest.raises(LvmError, match=r"a{300} cannot be read \(File name too long\); check the path"):
+        ingested(tmp_path / ("a" * 300))
+
+
+def test_a_full_disk_is_not_called_a_damaged_file(tmp_path):
+    path = tmp_path / "given.jsonl.gz"
+    path.write_bytes(PACKED["gzip"])
+    (tmp_path / "unpacked-0").mkdir()
+    (tmp_path / "unpacked-0" / path.name).symlink_to("/dev/full")  # every write fails with ENOSPC
+
+    with (
+        pytest.raises(ServiceError, match=r"^The disk that holds .*unpacked-0 is full, so .*given.jsonl.gz cannot"),
+        plain_file(path, folder=tmp_path),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("options", [pa.ipc.new_file, pa.ipc.new_stream], ids=["file", "stream"])
