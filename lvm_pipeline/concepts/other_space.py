@@ -87,6 +87,8 @@ def directions_of(vectors: Vectors) -> Directions | None:
         num_now = num if number else max(1, int(FIRST_DIRECTIONS * num))
         found, scores = [], np.empty(len(unit), np.float32)
         for half in (is_first, ~is_first):
+            if np.count_nonzero(half & is_kept) < num_now:  # most vectors are equal, so that few fit better than others
+                return None
             found.append(_fitted(unit[half & is_kept], unit[~half], random, num=num_now, coordinates=coordinates))
             scores[~half] = found[-1]._scores(unit[~half])
         is_kept = scores > np.quantile(scores, 1 - KEPT_SHARE)

@@ -114,9 +114,11 @@ def vectors_match_their_space(
                 allowed=by_numbers["lowest_fit_of_numbers"],
                 details=details,
             )
+        reason = "its encoder is not available to encode some texts again"
+        if encoder is not None:
+            reason = f"none of {len(facts.canary_rows)} concepts has both a text and a vector to encode again"
         return vectors_match_their_space.not_checked(
-            f"vector lengths fit the space {space_id}, but its encoder is not available to encode some texts again",
-            details=details,
+            f"vector lengths fit the space {space_id}, but {reason}", details=details
         )
     severity = None
     if not problems and not is_declared(space_id):
@@ -175,12 +177,12 @@ def _norm_problems(facts: ConceptFacts, *, is_unit: bool) -> tuple[list[str], di
 def _canary_cosines(facts: ConceptFacts, encoder: CanaryEncoder) -> dict[int, float]:
     """Return the cosine of each canary with its text encoded again, by row; 0 if the encoder has another width.
 
-    Canaries without a vector, or with one of length 0, are left out: other invariants report them.
+    Canaries without a text, without a vector or with one of length 0 are left out: other invariants report them.
     """
     usable = [
         (row, text, vector)
         for row, text, vector in zip(facts.canary_rows.tolist(), facts.canary_texts, facts.canary_vectors, strict=True)
-        if vector is not None and np.isfinite(facts.norms[row]) and facts.norms[row] > 0
+        if text.strip() and vector is not None and np.isfinite(facts.norms[row]) and facts.norms[row] > 0
     ]
     if not usable:
         return {}
