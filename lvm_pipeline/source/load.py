@@ -270,7 +270,7 @@ def _stored(records: SourceRecords, new: Sequence[Concept], *, space_id: str | N
 
     if space_id and records.space_id and space_id != records.space_id:
         raise LvmError(
-            f"{records.path} declares vectors of the space {records.space_id}, not {space_id}; "
+            f"{records.path.name} declares vectors of the space {records.space_id}, not {space_id}; "
             "omit --space, or correct the file."
         )
     space_id = space_id or records.space_id or undeclared_space(records.vector_dim)
@@ -364,7 +364,7 @@ def _raise_on_bad(records: SourceRecords, bad_rows: Sequence[BadRow], *, skip_ba
     if bad_rows and not skip_bad:
         raise BadInputError(records.path, bad_rows)
     if not records.concepts:
-        raise LvmError(f"{records.path} has no row that can be loaded ({bad_rows[0]}); correct the file.")
+        raise LvmError(f"{records.path.name} has no row that can be loaded ({bad_rows[0]}); correct the file.")
 
 
 def _hashes_to_train(article_id: str, settings: Settings) -> bool:

@@ -170,6 +170,11 @@ def test_only_rows_that_were_skipped_are_reported_as_skipped(load):
     assert "1 bad row was skipped, 1 gap between positions was closed" in report.sentence()
 
 
+def test_a_file_without_a_good_row_is_named_as_it_was_given(load):
+    with pytest.raises(LvmError, match=r"^given.parquet has no row that can be loaded \(row 1: concept_text is empty"):
+        load(rows(lengths=(1,), concept_text=[""]), skip_bad=True)
+
+
 @pytest.mark.parametrize(("value", "words"), [({"a": 1}, "not a text but dict"), (True, "not a text but bool")])
 def test_an_article_id_is_text_or_a_number(load, value, words):
     with pytest.raises(BadInputError, match=f"article_id is {words}"):
