@@ -186,7 +186,7 @@ def read_fingerprint(path: Path) -> SpaceFingerprint | None:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return SpaceFingerprint(**{each.name: _value(file, each.name) for each in fields(SpaceFingerprint)})
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile):
         return None
 
 
