@@ -23,7 +23,7 @@ from zlib import error as ZlibError
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lvm_pipeline.errors import LvmError, ServiceError
+from lvm_pipeline.errors import LvmError, ServiceError, first_line
 
 STDIN = Path("-")
 MAX_LAYERS = 4  # such as UTF-16 in gzip on standard input
@@ -151,7 +151,7 @@ def _copying_to(copy: Path, *, shown: Path) -> Iterator[None]:
                 f"The disk that holds {copy.parent} is full, so {shown} cannot be copied there; free space, or set "
                 "TMPDIR to a folder on another disk."
             ) from None
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise LvmError(f"{shown} is damaged or cannot be read ({reason}); copy or write it again.") from None
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.source.values import parse_json
 
 ARROW_SCHEMA, HIDDEN_SCHEMA = b"ARROW:schema", b"-RROW:schema"
@@ -25,13 +25,12 @@ PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError, O
 
 
 @contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
-    """Convert the errors of reading a damaged Parquet file to `LvmError`."""
+def parquet_errors(path: Path, *, remedy: str = "restore the file and try again") -> Iterator[None]:
+    """Convert the errors of reading a missing or damaged Parquet file to `LvmError`."""
     try:
         yield
     except PARQUET_ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LvmError(f"{path} cannot be read as Parquet ({reason}); restore the file and try again.") from None
+        raise LvmError(f"{path} cannot be read as Parquet ({first_line(error)}); {remedy}.") from None
 
 
 class GivenParquet:

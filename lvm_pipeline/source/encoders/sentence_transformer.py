@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.source.encoders.encoder import Progress, unit_length
 
 HUB_OWNER = "sentence-transformers"  # of models named without an owner
@@ -221,10 +221,10 @@ def _hub_folder(name: str, encoders_dir: Path, *, may_download: bool) -> Path:
             raise OSError("downloads are disabled")
         return Path(hub.snapshot_download(repository, cache_dir=encoders_dir / HUB_FOLDER, **patterns))
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LvmError(
             f"The weights of encoder {name} are not available: there is no folder {encoders_dir / Path(name).name}, "
-            f"and {repository} cannot be downloaded ({reason}); copy its folder there, or name another encoder."
+            f"and {repository} cannot be downloaded ({first_line(error)}); copy its folder there, or name "
+            "another encoder."
         ) from None
 
 
