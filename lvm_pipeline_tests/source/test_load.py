@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.source.encoders.registry import encoder_of_space
 from lvm_pipeline.source.load import ingest
@@ -215,6 +216,14 @@ def test_no_train_article_is_an_error(load, table):
     )
     with pytest.raises(LvmError, match="train split"):
         load([article("only", article_id=lonely)])
+
+
+def test_fractions_of_more_than_all_articles_are_refused(tmp_path, table):
+    (tmp_path / "given.jsonl").write_text(json.dumps(article("only")))
+    settings = Settings(home=tmp_path / "home", train_fraction=0.9, validation_fraction=0.2)
+
+    with pytest.raises(LvmError, match=r"0\.9 and 0\.2 add up to more than 1; lower LVM_TRAIN_FRACTION"):
+        ingest(tmp_path / "given.jsonl", table, settings=settings)
 
 
 def test_a_changed_article_is_refused(load, table):
