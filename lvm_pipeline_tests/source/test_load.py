@@ -169,6 +169,14 @@ def test_a_bad_line_is_named_and_nothing_is_loaded(load, table, settings, line, 
     assert not settings.encoders_dir.exists()
 
 
+def test_a_null_field_counts_as_absent(load, table):
+    load(
+        [{"title": "x", "text": None, "concepts": ["One.", "Two."]}, {"title": "y", "text": "Three.", "concepts": None}]
+    )
+
+    assert table.articles() == {"x": ["One.", "Two."], "y": ["Three."]}
+
+
 def test_skip_bad_loads_the_rest_and_reports(load, table):
     report = load([*articles(), b"{", {"title": "x"}], skip_bad=True)
     assert len(table.articles()) == 12
