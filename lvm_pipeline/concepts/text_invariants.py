@@ -83,8 +83,8 @@ def _where(facts: ConceptFacts, rows: NDArray[np.int64]) -> tuple[str, dict[str,
     whole = np.flatnonzero(num_bad >= WHOLE_ARTICLE * np.maximum(facts.article_lengths(), 1))
     details = {"num_articles": len(whole), "article_ids": [facts.article_ids[code] for code in whole[:MAX_LISTED]]}
     if num_bad[whole].sum() >= WHOLE_ARTICLE * len(rows):
-        verb = "article" if len(whole) == 1 else "articles"
-        return f"{len(whole)} {verb} ({listed(details['article_ids'], len(whole))})", {**details, **facts.some(rows)}
+        noun = "article" if len(whole) == 1 else "articles"
+        return f"{len(whole)} {noun} ({listed(details['article_ids'], len(whole))})", {**details, **facts.some(rows)}
     return facts.listed(rows), {**details, **facts.some(rows)}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.facts import ConceptFacts
-from lvm_pipeline.concepts.spaces import numbers_of
+from lvm_pipeline.concepts.spaces import fit_of_table
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
 from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
 from lvm_pipeline.source.space_ids import is_declared
@@ -102,16 +102,16 @@ def vectors_match_their_space(
                 f"{len(wrong)} of {len(cosines)} texts encoded again by {space_id} give other vectors "
                 f"(lowest cosine {min(cosines.values()):.3f}, allowed {CANARY_COSINE}): {facts.listed(wrong)}"
             )
-    problem, by_numbers = _other_numbers(facts, fingerprint)
+    problem, by_fingerprint = _space_problems(facts, fingerprint)
     problems += problem
-    details |= by_numbers
+    details |= by_fingerprint
     if not problems and is_declared(space_id) and not cosines:
-        if by_numbers:
+        if by_fingerprint:
             return vectors_match_their_space.finding(
                 passed=True,
-                message=f"the vectors fit the numbers of {space_id} (its encoder is not available to encode again)",
-                observed=by_numbers["fit_of_numbers"],
-                allowed=by_numbers["lowest_fit_of_numbers"],
+                message=f"the vectors fit the statistics of {space_id} (its encoder is not available to encode again)",
+                observed=by_fingerprint["fit_of_numbers"],
+                allowed=by_fingerprint["lowest_fit_of_numbers"],
                 details=details,
             )
         reason = "its encoder is not available to encode some texts again"
@@ -133,9 +133,9 @@ def vectors_match_their_space(
     )
 
 
-def _other_numbers(facts: ConceptFacts, fingerprint: SpaceFingerprint | None) -> tuple[list[str], dict[str, Any]]:
-    """Return what is wrong with the numbers of the vectors, and the details; empty where they cannot be judged."""
-    found = None if fingerprint is None else numbers_of(facts.path, fingerprint)
+def _space_problems(facts: ConceptFacts, fingerprint: SpaceFingerprint | None) -> tuple[list[str], dict[str, Any]]:
+    """Return how the vectors differ from the fingerprint, and the details; empty if they cannot be judged."""
+    found = None if fingerprint is None else fit_of_table(facts.path, fingerprint)
     if fingerprint is None or found is None:
         return [], {}
     details = {"fit_of_numbers": found.fit, "lowest_fit_of_numbers": fingerprint.limit}

@@ -1,7 +1,7 @@
-"""Files as people give them: what kind they are, and a plain copy where they are packed, piped or in another encoding.
+"""Input files: detect their kind, and make a plain copy if they are compressed, piped or in another encoding.
 
-One door for every command that reads a file: standard input and pipes are copied to disk, gzip, bzip2, xz and zstd are
-unpacked, UTF-16 and UTF-32 become UTF-8, and Arrow files become Parquet.
+Every command that reads a file uses this module: standard input and pipes are copied to disk, gzip, bzip2, xz and zstd
+are unpacked, UTF-16 and UTF-32 are converted to UTF-8, and Arrow files to Parquet.
 """
 
 import bz2
@@ -78,7 +78,7 @@ UNPACK_ERRORS = (OSError, EOFError, ZlibError, lzma.LZMAError, pa.ArrowException
 
 
 def kind_of(path: Path) -> FileKind:
-    """Return what a file is by its first bytes; whatever has none of the known ones is taken for lines of text.
+    """Return the kind of a file by its first bytes; unknown files are taken for lines of text.
 
     Raises:
         LvmError: If it cannot be read.

@@ -40,7 +40,7 @@ Batch = tuple[Sequence[Concept], NDArray[np.float32]]
 
 DATASET_SOURCE = "user_input"
 BATCH_SIZE = 2_048
-NOT_EVEN_BEGUN = "not JSON (Expecting value at column 1)"  # a line of other text
+NO_JSON = "not JSON (Expecting value at column 1)"  # the reason for a line of plain text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class ConceptWriter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
-    """Result of loading a file: `bad_rows` were not loaded; rows after `gaps` were, and number on without them."""
+    """Result of loading a file: `bad_rows` were not loaded; rows after `gaps` were loaded, with the gaps closed."""
 
     path: str
     dataset_source: str
@@ -175,7 +175,7 @@ def _ingest(
         source = _stored(records, new, space_id=space_id)
     _refuse_another_space(state, source.space_id, dataset_source=dataset_source)
     if records.read_vectors is not None:
-        _refuse_other_numbers(source, len(new), spaces_dir=settings.spaces_dir)
+        _refuse_other_statistics(source, len(new), spaces_dir=settings.spaces_dir)
     kept = deduplicator.new_vectors(new, source.digests)
     if duplicates == "fail" and deduplicator.duplicates:
         raise LvmError(
@@ -223,7 +223,7 @@ def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
     records = read(path, dataset_source=dataset_source)
     if not records.concepts and not records.bad_rows:
         raise LvmError(f"{path.name} has no articles; give a file with at least one.")
-    if not records.concepts and all(each.reason == NOT_EVEN_BEGUN for each in records.bad_rows):
+    if not records.concepts and all(each.reason == NO_JSON for each in records.bad_rows):
         raise LvmError(f"{path.name} holds no JSON; give JSON lines of articles, or Parquet with vectors.")
     return records
 
@@ -330,8 +330,8 @@ def _chosen_encoder(new: Sequence[Concept], name: str, state: TableState, *, set
     return lsa.fit_lsa(train_texts(new, settings=settings))
 
 
-def _refuse_other_numbers(source: "_VectorSource", num_new: int, *, spaces_dir: Path) -> None:
-    """Refuse vectors that are declared as one space and look like another, by articles and all together."""
+def _refuse_other_statistics(source: "_VectorSource", num_new: int, *, spaces_dir: Path) -> None:
+    """Refuse vectors that do not fit the statistics of their declared space, all together or those of one article."""
     fingerprint = read_fingerprint(kept_path(spaces_dir, source.space_id)) if is_declared(source.space_id) else None
     if fingerprint is None or not num_new:
         return
@@ -341,10 +341,10 @@ def _refuse_other_numbers(source: "_VectorSource", num_new: int, *, spaces_dir: 
     others = {"": fingerprint.why_other(vectors)}
     for article in np.unique(articles):
         others[f" of the article {article}"] = fingerprint.why_other(vectors[articles == article])
-    for place, why in others.items():
+    for where, why in others.items():
         if why is not None:
             raise LvmError(
-                f"The vectors{place} are declared as space {source.space_id}, but {why}; name their own space with "
+                f"The vectors{where} are declared as space {source.space_id}, but {why}; name their own space with "
                 f"--space (if the earlier ones were wrong, delete {kept_path(spaces_dir, source.space_id)})."
             )
 

@@ -1,4 +1,4 @@
-"""Open Parquet files of other programs: columns by name, each of a type that is understood, values that can be bad.
+"""Read Parquet files that were written by other programs: check their columns, and read values that may be invalid.
 
 Shapes: n = rows of a batch, D = vector width.
 """
@@ -38,7 +38,7 @@ class GivenParquet:
 
     Attributes:
         path: The file.
-        schema: Its columns, as the program that wrote it saw them.
+        schema: Its columns, with the Arrow types that the program which wrote it had.
         space_id: Space of the vectors, if the file declares one.
     """
 
@@ -65,10 +65,10 @@ class GivenParquet:
         yield from self._file.iter_batches(batch_size, columns=list(columns))
 
     def require(self, required: Sequence[str], optional: Sequence[str] = ()) -> list[str]:
-        """Return the named columns that are there.
+        """Return the named columns that exist.
 
         Raises:
-            LvmError: If a required one is missing, or there are two of one name.
+            LvmError: If a required one is missing, or a name occurs twice.
         """
         counts = Counter(self.schema.names)
         missing = [name for name in required if not counts[name]]

@@ -41,9 +41,8 @@ def choose_codes(
 ) -> ChatAssignment:
     """Ask a language model for the codes of concepts, given as id and text.
 
-    After three failures of its server in a row it is not asked again. `journal` is the file of the codes so far, one
-    JSON line per concept; those of the same id, text, prompt and model are not asked for again. Failures are not in
-    it.
+    After three failures of its server in a row it is not asked again. `journal` is a file with one JSON line for each
+    concept that got codes; a concept with the same id, text, prompt and model is not asked for again.
     """
     known = _read_journal(journal)
     prompt = prompt_hash()
