@@ -291,14 +291,14 @@ def _encoded(
     if space_id not in (None, chosen.space_id):
         raise LvmError(f"The encoder makes vectors of the space {chosen.space_id}, not {space_id}; omit --space.")
     remember_encoder(chosen, encoders_dir=settings.encoders_dir)
-    vectors = chosen.encode([concept.text for concept in new], progress=progress)
+    texts = [concept.text for concept in new]
+    vectors = chosen.encode(texts, progress=progress)
 
     def batches(kept: Sequence[int]) -> Iterator[Batch]:
         for start in range(0, len(kept), BATCH_SIZE):
             rows = list(kept[start : start + BATCH_SIZE])
             yield [new[row] for row in rows], vectors[rows]
 
-    texts = [concept.text for concept in new]
     cut = chosen.cut_texts(texts) if isinstance(chosen, SentenceTransformerEncoder) else []
     return _VectorSource(
         space_id=chosen.space_id,
