@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from lvm_pipeline.concepts.sample import ConceptSample
 from lvm_pipeline.concepts.text_features import text_features
 from lvm_pipeline.concepts.text_maps import (
+    MIN_LENGTH,
     OFFSETS,
     ArticleFits,
     article_fits,
@@ -112,11 +113,14 @@ def _matched(sample: ConceptSample) -> TextMatch:
 
 
 def _unrelated(fits: ArticleFits) -> TextMatch:
-    num_concepts = len(fits.of_rows)
-    if num_concepts < MIN_UNRELATED:
-        why = f"the texts say nothing about the vectors, and {num_concepts} concepts are too few to expect that"
+    num_measured = int(fits.lengths[fits.lengths >= MIN_LENGTH].sum())
+    if num_measured < MIN_UNRELATED:
+        why = (
+            f"the texts say nothing about the vectors, and {num_measured} concepts in articles of at least "
+            f"{MIN_LENGTH} are too few to expect that"
+        )
         return TextMatch(effect=fits.effect(), why_not=why)
-    return TextMatch(fault=Fault.UNRELATED, effect=fits.effect(), is_bad=np.ones(num_concepts, np.bool_))
+    return TextMatch(fault=Fault.UNRELATED, effect=fits.effect(), is_bad=np.ones(len(fits.of_rows), np.bool_))
 
 
 def _shifted(fits: ArticleFits) -> TextMatch | None:

@@ -297,6 +297,14 @@ def test_too_few_concepts_are_not_judged(finding_of):
     assert "too few" in finding.message
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_articles_too_short_to_compare_concepts_are_not_judged(finding_of, length):
+    finding = finding_of(worded_table([length] * (1200 // length)))
+
+    assert finding.outcome == "not checked"
+    assert "0 concepts in articles of at least 3 are too few" in finding.message
+
+
 def test_a_failure_blocks_unless_it_is_set_to_warn():
     assert vectors_go_with_their_texts.severity is Severity.BLOCKING
 
