@@ -293,6 +293,13 @@ def _encoded(
     remember_encoder(chosen, encoders_dir=settings.encoders_dir)
     texts = [concept.text for concept in new]
     vectors = chosen.encode(texts, progress=progress)
+    squares = np.einsum("nd,nd->n", vectors, vectors)  # NaN is neither above 0 nor below infinity
+    bad = [new[row].cpe_id for row in np.flatnonzero(~((squares > 0) & (squares < np.inf)))]
+    if bad:
+        raise LvmError(
+            f"The vectors that the encoder of {chosen.space_id} made for {len(bad):,} texts are zero, NaN or infinite: "
+            f"{listed(bad)}; use another encoder."
+        )
 
     def batches(kept: Sequence[int]) -> Iterator[Batch]:
         for start in range(0, len(kept), BATCH_SIZE):

@@ -226,6 +226,26 @@ def test_no_train_article_is_an_error(load, table):
         load([article("only", article_id=lonely)])
 
 
+class Failing:
+    space_id, vector_dim = "failing", 4
+
+    def __init__(self, value):
+        self._value = value
+
+    def encode(self, texts, *, progress=None):
+        vectors = np.eye(len(texts), self.vector_dim, dtype=np.float32)
+        vectors[1] = self._value
+        return vectors
+
+
+@pytest.mark.parametrize("value", [0, float("nan"), float("inf")])
+def test_vectors_of_an_encoder_that_failed_are_refused(load, table, value):
+    with pytest.raises(LvmError, match="encoder of failing made for 1 texts are zero, NaN or infinite"):
+        load([article("only", 3)], encoder=Failing(value))
+
+    assert not table.rows
+
+
 def test_fractions_of_more_than_all_articles_are_refused(tmp_path, table):
     (tmp_path / "given.jsonl").write_text(json.dumps(article("only")))
     settings = Settings(home=tmp_path / "home", train_fraction=0.9, validation_fraction=0.2)
