@@ -116,7 +116,7 @@ def vectors_match_their_space(
             )
         reason = "its encoder is not available to encode some texts again"
         if encoder is not None:
-            reason = f"none of {len(facts.canary_rows)} concepts has both a text and a vector to encode again"
+            reason = f"none of {len(facts.canary_rows)} concepts has both a text and a vector that can be compared"
         return vectors_match_their_space.not_checked(
             f"vector lengths fit the space {space_id}, but {reason}", details=details
         )

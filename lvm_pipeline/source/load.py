@@ -294,7 +294,7 @@ def _encoded(
     texts = [concept.text for concept in new]
     vectors = chosen.encode(texts, progress=progress)
     squares = np.einsum("nd,nd->n", vectors, vectors)  # NaN is neither above 0 nor below infinity
-    bad = [new[row].cpe_id for row in np.flatnonzero(~((squares > 0) & (squares < np.inf)))]
+    bad = [new[row].cpe_id for row in np.flatnonzero(~((squares > 0) & (squares < np.inf))).tolist()]
     if bad:
         raise LvmError(
             f"The vectors that the encoder of {chosen.space_id} made for {len(bad):,} texts are zero, NaN or infinite: "

@@ -104,7 +104,7 @@ def test_an_encoder_that_has_nothing_to_encode_again_is_said_to_be_there(table, 
     finding = check(silent, tmp_path, encoder=FakeEncoder(silent))["vectors_match_their_space"]
 
     assert not finding.was_checked
-    assert "none of 16 concepts has both a text and a vector to encode again" in finding.message
+    assert "none of 16 concepts has both a text and a vector that can be compared" in finding.message
 
 
 def test_without_an_encoder_the_canaries_count_as_not_checked(table, tmp_path):
