@@ -4,7 +4,7 @@ Shapes: N = concepts, D = vector width.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -19,7 +19,7 @@ from lvm_pipeline.source.encoders import lsa
 from lvm_pipeline.source.encoders.encoder import Encoder, encoder_folder
 from lvm_pipeline.source.encoders.registry import encoder_named, is_fitted_by_ingest, remember_encoder, renamed
 from lvm_pipeline.source.encoders.sentence_transformer import SentenceTransformerEncoder, bare_space
-from lvm_pipeline.source.given_file import FileKind, kind_of, plain_file
+from lvm_pipeline.source.given_file import STDIN, FileKind, kind_of, plain_file
 from lvm_pipeline.source.jsonl import read_jsonl
 from lvm_pipeline.source.parquet import read_parquet
 from lvm_pipeline.source.records import (
@@ -138,7 +138,7 @@ def ingest(
             than `space_id`, or if it has duplicates under the policy `fail`.
     """
     with plain_file(path) as plain:
-        return _ingest(
+        report = _ingest(
             plain,
             writer,
             settings=settings,
@@ -149,6 +149,7 @@ def ingest(
             skip_bad=skip_bad,
             progress=progress,
         )
+    return replace(report, path="input" if path == STDIN else str(path))  # and not that of a temporary copy
 
 
 def _ingest(

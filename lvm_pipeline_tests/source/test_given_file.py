@@ -60,7 +60,7 @@ def test_a_file_may_be_packed_four_times_and_keeps_its_name(ingested, tmp_path):
     path.write_bytes(packed(4))
     report, table = ingested(path)
     assert list(table.articles()) == [each["title"] for each in articles(12)]
-    assert Path(report.path).name == "given.jsonl.gz"
+    assert report.path == str(path)
 
     path.write_bytes(packed(5))
     with pytest.raises(LvmError, match=r"given.jsonl.gz is packed more than 4 times"):
@@ -141,7 +141,7 @@ def test_arrow_files_are_read(ingested, tmp_path, options):
 def test_standard_input_and_pipes_are_read(ingested, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(LINES))))
     report, _ = ingested(Path("-"))
-    assert report.num_inserted == 72
+    assert (report.num_inserted, report.path) == (72, "input")
 
     os.mkfifo(tmp_path / "pipe")
     threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(LINES,), daemon=True).start()
