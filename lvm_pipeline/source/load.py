@@ -16,7 +16,7 @@ from lvm_pipeline.findings import listed
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.deduplication import SAME_VECTOR, Deduplicator, Duplicate, Location, TableState
 from lvm_pipeline.source.encoders import lsa
-from lvm_pipeline.source.encoders.encoder import Encoder, encoder_folder
+from lvm_pipeline.source.encoders.encoder import Encoder, Progress, encoder_folder
 from lvm_pipeline.source.encoders.registry import encoder_named, is_fitted_by_ingest, remember_encoder, renamed
 from lvm_pipeline.source.encoders.sentence_transformer import SentenceTransformerEncoder, bare_space
 from lvm_pipeline.source.given_file import STDIN, FileKind, kind_of, plain_file
@@ -35,7 +35,6 @@ from lvm_pipeline.source.space_fingerprint import MAX_CONCEPTS, kept_path, read_
 from lvm_pipeline.source.space_ids import is_declared, undeclared_space
 from lvm_pipeline.source.split_hash import read_article_list, split_of
 
-Progress = Callable[[int, int], None]  # concepts encoded, concepts to encode
 Batch = tuple[Sequence[Concept], NDArray[np.float32]]
 
 DATASET_SOURCE = "user_input"
