@@ -344,10 +344,11 @@ def _refuse_other_statistics(source: "_VectorSource", num_new: int, *, spaces_di
         return
     read = list(source.batches(range(0, num_new, -(-num_new // MAX_CONCEPTS))))
     vectors = np.concatenate([vectors for _, vectors in read])
-    articles = np.array([concept.article_id for concepts, _ in read for concept in concepts])
+    article_ids = [concept.article_id for concepts, _ in read for concept in concepts]
+    articles, codes, counts = np.unique(article_ids, return_inverse=True, return_counts=True)
     others = {"": fingerprint.why_other(vectors)}
-    for article in np.unique(articles):
-        others[f" of the article {article}"] = fingerprint.why_other(vectors[articles == article])
+    for code in np.flatnonzero(counts >= fingerprint.min_vectors).tolist():  # the others are too few to be judged
+        others[f" of the article {articles[code]}"] = fingerprint.why_other(vectors[codes == code])
     for where, why in others.items():
         if why is not None:
             raise LvmError(
