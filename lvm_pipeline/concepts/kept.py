@@ -1,8 +1,8 @@
 """Reuse articles that an earlier extraction has read and that have not changed since.
 
 They are in the promoted concept table and in parts: a long extraction copies what it reads from the source into files
-of `part_concepts` concepts, which are deleted when it ends. If it is killed, the next extraction reads its parts
-instead of the source.
+of `part_concepts` concepts, which are deleted when it ends. If it is interrupted, the next extraction reads its
+parts instead of the source.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ class EarlierExtractions:
     """Where the articles of earlier extractions are."""
 
     concepts_path: Path  # the promoted concept table, which may be missing
-    parts_dir: Path  # parts of an extraction that was killed
+    parts_dir: Path  # parts of an extraction that was interrupted
     part_concepts: int = PART_CONCEPTS
 
 
@@ -107,7 +107,7 @@ class _Copies:
 
 
 class _Parts:
-    """The parts of this extraction and of a killed one. A lock lets one extraction at a time have any."""
+    """The parts of this extraction and of an interrupted one. A lock lets one extraction at a time have any."""
 
     def __init__(self, earlier: EarlierExtractions):
         self._folder, self._part_concepts = earlier.parts_dir, earlier.part_concepts

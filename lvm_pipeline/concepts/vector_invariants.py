@@ -106,17 +106,17 @@ def vectors_match_their_space(
     problems += problem
     details |= by_fingerprint
     if not problems and is_declared(space_id) and not cosines:
+        reason = "its encoder is not available to encode some texts again"
+        if encoder is not None:
+            reason = f"none of {len(facts.canary_rows)} concepts has both a text and a vector that can be compared"
         if by_fingerprint:
             return vectors_match_their_space.finding(
                 passed=True,
-                message=f"the vectors fit the statistics of {space_id} (its encoder is not available to encode again)",
+                message=f"the vectors fit the statistics of {space_id} ({reason})",
                 observed=by_fingerprint["fit_of_numbers"],
                 allowed=by_fingerprint["lowest_fit_of_numbers"],
                 details=details,
             )
-        reason = "its encoder is not available to encode some texts again"
-        if encoder is not None:
-            reason = f"none of {len(facts.canary_rows)} concepts has both a text and a vector that can be compared"
         return vectors_match_their_space.not_checked(
             f"vector lengths fit the space {space_id}, but {reason}", details=details
         )
