@@ -183,6 +183,23 @@ def test_a_package_out_of_its_range_is_named(requirement, words):
     assert "scipy" not in problem.found
 
 
+def test_packages_are_not_called_right_where_the_requirements_are_unknown():
+    assert environment.examine_packages(None).state is State.WARNING
+
+
+def test_a_home_that_cannot_be_read_is_reported_and_nothing_else_is_asked(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise LvmError(f"{folder}/server.json belongs to another user; set LVM_HOME to a folder of your own.")
+
+    monkeypatch.setattr(doctor, "examine_environment", lambda settings: iter(()))
+    monkeypatch.setattr(doctor.embedded_postgres, "status", refuse)
+
+    problem = the_problem(doctor.examine())
+
+    assert (problem.area, problem.subject) == ("storage", "LVM_HOME")
+    assert problem.fix == "Set LVM_HOME to a folder of your own."
+
+
 def test_packages_in_their_ranges_are_counted():
     diagnosis = environment.examine_packages(Metadata({"Requires-Dist": ["scipy>=1", "numpy"]}))
     assert (diagnosis.state, diagnosis.found) == (State.OK, "2 packages, each in its version range")
@@ -342,15 +359,16 @@ def test_a_disk_too_small_for_the_data_is_reported(root, open_tmp_path):
         assert "no space left" in the_problem([storage.examine_home(open_tmp_path)]).found
 
 
-def test_a_home_without_write_permission_is_reported(root, open_tmp_path):
+@pytest.mark.parametrize(("mode", "name"), [(0o755, ""), (0o700, "home")], ids=["unwritable", "in a closed folder"])
+def test_a_home_without_write_permission_is_reported(root, open_tmp_path, mode, name):
     home = open_tmp_path / "home"
-    home.mkdir(mode=0o755)
+    home.mkdir(mode=mode)
     child = os.fork()
     if child == 0:
         code = 1
         try:
             os.setuid(pwd.getpwnam("nobody").pw_uid)
-            result = storage.examine_home(home)
+            result = storage.examine_home(home / name)
             code = 0 if result.state is State.PROBLEM and "permission denied" in result.found else 2
         finally:
             os._exit(code)

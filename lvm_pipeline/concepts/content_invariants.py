@@ -144,7 +144,7 @@ def tmd_packing_is_known(facts: ConceptFacts) -> Finding:
     listed_codes = facts.listed(outside, lambda row: f"has {tuple(facts.codes[row].tolist())}")
     return tmd_packing_is_known.from_count(
         len(outside),
-        f"{len(outside)} concepts have TMD codes above 15, 31, 63: {listed_codes}",
+        f"{len(outside)} concepts have TMD codes outside 0 to 15, 31, 63: {listed_codes}",
         otherwise="all TMD codes are in range",
         details={"rows": outside[:MAX_LISTED].tolist()},
     )

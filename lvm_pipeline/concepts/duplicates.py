@@ -42,7 +42,7 @@ class DuplicateFilter:
         self._ids.append(cpe_ids)
         self._num_seen += len(cpe_ids)
         for row, (text_hash, vector_hash, text) in enumerate(hashes, first_row):
-            same_text = self._texts.get(text_hash) if text else None
+            same_text = self._texts.get(text_hash) if text and text.strip() else None
             earlier = same_text if same_text is not None else self._vectors.get(vector_hash)
             if earlier is None:
                 self._texts[text_hash] = self._vectors[vector_hash] = row

@@ -183,8 +183,8 @@ def extract_concepts(
 ) -> Extraction:
     """Read the selected concepts of a source, in order, into a Parquet file at `staged_path`, whose folder exists.
 
-    Nothing is left there unless the result names it. `progress` gets the rows done and the rows in all after each
-    batch. With `earlier`, articles that have not changed are taken from there; without it, all are read.
+    If the result has no path, nothing is left there. `progress` is called after each batch with the number of rows done
+    and of all rows. With `earlier`, articles that have not changed are taken from there; without it, all are read.
 
     Raises:
         LvmError: If the source cannot be read, or the disk is full.

@@ -62,7 +62,7 @@ class ParquetTable:
         return KeyFacts(num_rows=num_rows, num_keyed=num_rows, num_articles=num_articles, num_from_zero=num_articles)
 
     def article_digests(self, rule: OrderRule) -> None:
-        """A file is read whole."""
+        """Return None: a file is always read in full."""
 
     def read_batches(self, rule: OrderRule, *, article_ids: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Yield all rows by article and position, batch by batch."""

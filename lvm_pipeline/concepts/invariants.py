@@ -26,8 +26,8 @@ def check_concepts(
 ) -> list[Finding]:
     """Check every invariant of a concept table; findings that only the source could show are read from the file.
 
-    The encoder of the vectors' space encodes some texts again, and `fingerprint` holds what the numbers of that space
-    look like (None: not checked); `context_length` decides whether an article is long enough for a sequence.
+    The encoder of the vectors' space encodes some texts again, and `fingerprint` holds the statistics of that space
+    (None: not checked); `context_length` decides whether an article is long enough for a sequence.
 
     Raises:
         LvmError: If the file cannot be read.

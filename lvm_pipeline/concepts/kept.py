@@ -1,7 +1,8 @@
-"""Articles that an earlier extraction has read and that have not changed since, so that they need not be read again.
+"""Reuse articles that an earlier extraction has read and that have not changed since.
 
-They are in the promoted concept table, and in parts: a long extraction copies what it reads from the source into files
-of `part_concepts`, which are deleted when it ends. After a kill, the next extraction reads them instead of the source.
+They are in the promoted concept table and in parts: a long extraction copies what it reads from the source into files
+of `part_concepts` concepts, which are deleted when it ends. If it is interrupted, the next extraction reads its
+parts instead of the source.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,15 +36,15 @@ KEYS = ["article_id", DIGEST_COLUMN]
 
 
 class UnusableCopyError(Exception):
-    """A copy of an article cannot be read, so that all must be read from the source."""
+    """A copy of an article cannot be read, so all articles must be read from the source."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarlierExtractions:
-    """Where earlier extractions left articles."""
+    """Where the articles of earlier extractions are."""
 
     concepts_path: Path  # the promoted concept table, which may be missing
-    parts_dir: Path  # parts of an extraction that did not end
+    parts_dir: Path  # parts of an extraction that was interrupted
     part_concepts: int = PART_CONCEPTS
 
 
@@ -106,7 +107,7 @@ class _Copies:
 
 
 class _Parts:
-    """The parts of this extraction and those of a killed one. Of several extractions at once, only one has parts."""
+    """The parts of this extraction and of an interrupted one. A lock lets one extraction at a time have any."""
 
     def __init__(self, earlier: EarlierExtractions):
         self._folder, self._part_concepts = earlier.parts_dir, earlier.part_concepts
@@ -119,7 +120,7 @@ class _Parts:
             self.are_mine = False
 
     def are_worth(self, num_rows: int) -> bool:
-        """Whether an extraction of so many rows fills a part."""
+        """Whether an extraction of `num_rows` rows fills a part."""
         return self.are_mine and num_rows >= self._part_concepts
 
     def copies(self, rule: OrderRule) -> list[_Copies]:
@@ -130,7 +131,7 @@ class _Parts:
         return found
 
     def copying(self, batches: Iterable[pa.RecordBatch], digests: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
-        """Yield batches of whole articles, and copy them into parts; what does not fill a part is not kept."""
+        """Yield batches of whole articles and copy them into parts; an unfinished part is discarded."""
         self._folder.mkdir(parents=True, exist_ok=True)
         writer, num_written = None, 0
         staged = self._folder / f"{uuid4().hex}.unfinished"
@@ -152,7 +153,7 @@ class _Parts:
             staged.unlink(missing_ok=True)
 
     def release(self, *, is_done: bool) -> None:
-        """Let other extractions have parts; after a finished one, nobody needs those that are there."""
+        """Release the lock, and delete the parts if the extraction is done."""
         if not self.are_mine:
             return
         if is_done:

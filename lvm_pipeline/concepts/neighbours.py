@@ -1,8 +1,7 @@
-"""Does the order of the concepts show in their vectors? Neighbours of real text are closer than distant concepts.
+"""Check that the vectors reflect the order of the concepts: in real text, neighbours are closer than distant concepts.
 
-For each article: the sum of the cosines of neighbours, where the mean cosine of the article's pairs is subtracted. If
-the order is random, each order was as likely as this one: the sum has mean 0 and a variance in closed form, and no
-permutation has to be drawn.
+The statistic of an article is the sum of the cosines of neighbours, each minus the mean cosine of all pairs in the
+article. In a random order, this sum has mean 0 and a variance in closed form, so no permutations are drawn.
 
 Shapes: n = concepts, A = articles, K = components of a vector.
 """
@@ -18,14 +17,14 @@ from lvm_pipeline.concepts.sample import ConceptSample, pieces_of
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
 
 MIN_CONCEPTS = 300
-MIN_SHUFFLED = 1000  # concepts from which an order that does not show is a fault
+MIN_SHUFFLED = 1000  # with fewer concepts, an order that does not show is no fault
 MIN_ARTICLES = 10
-MIN_LENGTH = 4  # neighbours and pairs that share no concept
+MIN_LENGTH = 4  # shorter articles have no two pairs of neighbours that share no concept
 LEVEL = 0.01  # of a false alarm, over all articles
 ORDERED_SCORE = 4.0  # of the whole table
-MIN_TOPIC = 0.02  # mean cosine in an article, above which vectors say something of their article
-SHUFFLED = 0.1  # closeness of neighbours, relative to that of an article's concepts, below which a table looks shuffled
-USUAL_STRENGTH = 0.5  # share of the median strength that a sound article has at least
+MIN_TOPIC = 0.02  # mean cosine in an article (minus that of the table) from which vectors depend on their article
+SHUFFLED = 0.1  # a table looks shuffled if the excess of neighbours is below this fraction of `Closeness.topic`
+USUAL_STRENGTH = 0.5  # lowest strength of an ordered article, relative to the median article
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ def _neighbours(cosines: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def looks_random(closeness: Closeness) -> NDArray[np.bool_]:
-    """Which articles a sound order would hardly leave as they are, corrected for their number, shape (A,)."""
+    """Return which articles look shuffled, at level `LEVEL` over all articles, shape (A,)."""
     scores, is_long = closeness.scores(), closeness.lengths >= MIN_LENGTH
     roots = np.sqrt(np.maximum(closeness.lengths, 1))
     usual = np.median((scores / roots)[is_long]) if is_long.any() else 0.0
@@ -120,6 +119,8 @@ def neighbours_are_close(facts: ConceptFacts) -> Finding:
         why = f"{len(sample.rows)} concepts of {sample.num_articles} articles are too few to tell"
         return neighbours_are_close.not_checked(why)
     closeness = closeness_of(sample)
+    if not closeness.num_pairs:
+        return neighbours_are_close.not_checked(f"no article has the {MIN_LENGTH} concepts that are needed to tell")
     excess, topic = closeness.excess, closeness.topic
     details = {"excess": excess, "topic": topic, "num_articles": sample.num_articles}
     figures = f"neighbours' cosine is {excess:+.3f} above that of all pairs of their article"

@@ -139,7 +139,7 @@ def choose_order(
 
 
 def _is_one_concept_an_article(rule: OrderRule, facts: KeyFacts) -> bool:
-    """Whether a rule makes an article of every row, as where ids of documents were made from those of concepts."""
+    """Whether every row is an article of its own, for example because document ids were derived from concept ids."""
     return facts.num_articles == facts.num_rows > 1 and not rule.is_named
 
 

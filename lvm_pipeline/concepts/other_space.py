@@ -1,10 +1,10 @@
 """Find vectors that come from another encoder, by their direction.
 
-Vectors of an encoder have most of their length along few directions. Those of another encoder lie along other
-directions, so among these they look like random ones. Unlike the comparison of texts with vectors, this tells single
-vectors: each is scored by the likelihood of its direction, 0 as a random direction and 1 as the median of the others
-(see `space_fingerprint`). Directions and lengths come from the vectors that fit best, so those of another encoder do
-not take part, and from the other half of the vectors, so no vector is scored by itself.
+Vectors of one encoder have most of their length along few directions. To these directions, vectors of another encoder
+look like random ones. Unlike the comparison of texts with vectors, this finds single vectors: each is scored by the
+likelihood of its direction, scaled so that random directions have 0 and the median vector has 1 (see
+`space_fingerprint`). The directions are fitted to the vectors that fit best, which leaves out those of another encoder,
+and to the other half of the vectors, so that no vector influences its own score.
 
 Shapes: n = vectors, D = vector width, K = directions, C = coordinates of a vector that are looked at.
 """
@@ -72,7 +72,7 @@ class Directions:
 
 
 def directions_of(vectors: Vectors) -> Directions | None:
-    """Find where vectors (n, D) point, though some may be of another encoder; None if they are too few to tell."""
+    """Fit the directions of vectors (n, D), some of which may be of another encoder; None if there are too few."""
     coordinates = slice(None, None, -(-vectors.shape[1] // MAX_COORDINATES))
     some = vectors[:: -(-len(vectors) // MAX_VECTORS) or 1, coordinates]
     norms = np.linalg.norm(some, axis=1)
@@ -87,6 +87,8 @@ def directions_of(vectors: Vectors) -> Directions | None:
         num_now = num if number else max(1, int(FIRST_DIRECTIONS * num))
         found, scores = [], np.empty(len(unit), np.float32)
         for half in (is_first, ~is_first):
+            if np.count_nonzero(half & is_kept) < num_now:  # most vectors are equal, so that few fit better than others
+                return None
             found.append(_fitted(unit[half & is_kept], unit[~half], random, num=num_now, coordinates=coordinates))
             scores[~half] = found[-1]._scores(unit[~half])
         is_kept = scores > np.quantile(scores, 1 - KEPT_SHARE)

@@ -63,9 +63,9 @@ class SourceTable(Protocol):
     def examine(self, rule: OrderRule) -> KeyFacts: ...
 
     def article_digests(self, rule: OrderRule) -> dict[str, int] | None:
-        """Return a digest of each article, in the rule's order, from which a change of its rows can be told.
+        """Return a digest of each article, in the rule's order, that changes when its rows change.
 
-        It depends on how the rows are read, too. None if the source has no such thing.
+        It also depends on how the rows are read. None if the source cannot detect changes.
         """
         ...
 

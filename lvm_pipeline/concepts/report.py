@@ -40,7 +40,7 @@ def verification_report(
         "num_not_checked": sum(finding.outcome == "not checked" for finding in findings),
         "concepts": None if concepts_path is None else _concepts(concepts_path, coverage),
         "sequences": None if sequences is None else dict(sequences),
-        "findings": [{**finding.as_json(), "outcome": finding.outcome} for finding in findings],
+        "findings": [finding.as_json() for finding in findings],
     }
 
 

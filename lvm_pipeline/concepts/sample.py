@@ -1,7 +1,6 @@
-"""Whole articles of a concept table with texts and vectors, for the checks that look at what the data say.
+"""A sample of whole articles with texts and vectors, for the checks that need both.
 
-Vectors are kept as their leading principal components, so memory is bounded whatever the width of the vectors and the
-size of the table.
+Vectors are stored as their leading principal components, so memory is bounded for any vector width and table size.
 
 Shapes: n = sampled concepts, A = sampled articles, D = vector width, K = components.
 """
@@ -130,7 +129,7 @@ def sample_of(
 
 
 def max_rows_of(vector_dim: int) -> int:
-    """Return the concepts of a sample, of vectors of this width, at most about."""
+    """Return the approximate maximum number of concepts in a sample of vectors of this width."""
     return min(MAX_CONCEPTS, MAX_BYTES // (4 * max(1, vector_dim)))
 
 

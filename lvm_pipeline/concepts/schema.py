@@ -6,7 +6,7 @@ Shapes: N = concepts in the table, D = vector width.
 import hashlib
 import json
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.source.parquet_file import PARQUET_ERRORS
+from lvm_pipeline.source.parquet_file import parquet_errors
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"lvm"
@@ -122,11 +122,8 @@ def explain_bad_metadata(path: Path, *, remedy: str) -> Iterator[None]:
         raise LvmError(f"{path} has invalid metadata; {remedy}.") from None
 
 
-@contextmanager
-def explain_bad_parquet(path: Path, *, remedy: str = "restore it or extract the concepts again") -> Iterator[None]:
-    """Convert the errors of reading a missing or damaged Parquet file to `LvmError`."""
-    try:
-        yield
-    except PARQUET_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LvmError(f"{path} cannot be read as Parquet ({reason}); {remedy}.") from None
+def explain_bad_parquet(
+    path: Path, *, remedy: str = "restore it or extract the concepts again"
+) -> AbstractContextManager[None]:
+    """Convert the errors of reading a missing or damaged table of this project to `LvmError`."""
+    return parquet_errors(path, remedy=remedy)

@@ -25,8 +25,8 @@ class SpreadVectors(NamedTuple):
     article_ids: list[str]
 
 
-class OtherNumbers(NamedTuple):
-    """How the vectors of a table fit a fingerprint."""
+class TableFit(NamedTuple):
+    """How well the vectors of a table fit a fingerprint."""
 
     fit: float  # mean of all
     num_judged: int  # articles with enough vectors to be judged
@@ -69,7 +69,7 @@ def fingerprint_of_table(path: Path) -> SpaceFingerprint | None:
     return fingerprint_of(read_concepts_metadata(path).space_id, spread.vectors, spread.articles)
 
 
-def numbers_of(path: Path, fingerprint: SpaceFingerprint) -> OtherNumbers | None:
+def fit_of_table(path: Path, fingerprint: SpaceFingerprint) -> TableFit | None:
     """Compare the vectors of a concept table with a fingerprint, article by article; None if they cannot be judged.
 
     Raises:
@@ -79,11 +79,11 @@ def numbers_of(path: Path, fingerprint: SpaceFingerprint) -> OtherNumbers | None
     if not fingerprint.min_vectors or len(vectors) < fingerprint.min_vectors:
         return None
     if vectors.shape[1] != len(fingerprint.mean):
-        return OtherNumbers(0.0, len(article_ids), article_ids)
+        return TableFit(0.0, len(article_ids), article_ids)
     fits = np.nan_to_num(fingerprint.fits(vectors))
     lengths = np.bincount(articles, minlength=len(article_ids))
     means = np.bincount(articles, fits, minlength=len(article_ids)) / np.maximum(lengths, 1)
     is_judged = lengths >= fingerprint.min_vectors
     other = np.flatnonzero(is_judged & (means < fingerprint.limit))
     named = [article_ids[index] for index in other[np.argsort(means[other])].tolist()]
-    return OtherNumbers(float(fits.mean()), int(is_judged.sum()), named)
+    return TableFit(float(fits.mean()), int(is_judged.sum()), named)

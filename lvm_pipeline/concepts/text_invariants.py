@@ -83,8 +83,8 @@ def _where(facts: ConceptFacts, rows: NDArray[np.int64]) -> tuple[str, dict[str,
     whole = np.flatnonzero(num_bad >= WHOLE_ARTICLE * np.maximum(facts.article_lengths(), 1))
     details = {"num_articles": len(whole), "article_ids": [facts.article_ids[code] for code in whole[:MAX_LISTED]]}
     if num_bad[whole].sum() >= WHOLE_ARTICLE * len(rows):
-        verb = "article" if len(whole) == 1 else "articles"
-        return f"{len(whole)} {verb} ({listed(details['article_ids'], len(whole))})", {**details, **facts.some(rows)}
+        noun = "article" if len(whole) == 1 else "articles"
+        return f"{len(whole)} {noun} ({listed(details['article_ids'], len(whole))})", {**details, **facts.some(rows)}
     return facts.listed(rows), {**details, **facts.some(rows)}
 
 
@@ -100,7 +100,7 @@ def _since_when(facts: ConceptFacts, rows: NDArray[np.int64]) -> tuple[str, dict
         return f", created_at is empty in all {num_undated}", {"num_undated": num_undated}
     first, last = int(known.min()), int(known.max())
     num_between = int(np.count_nonzero((times >= first) & (times <= last)))
-    since, until = (np.datetime64(time, "us").astype("datetime64[s]").item().isoformat() for time in (first, last))
+    since, until = (str(np.datetime64(time, "us").astype("datetime64[s]")) for time in (first, last))
     period = f"at {since}" if since == until else f"from {since} to {until}"
     text = f", created {period} UTC ({len(known)} of the {num_between} concepts created then)"
     text += f", created_at is empty in {num_undated} more" if num_undated else ""

@@ -1,4 +1,4 @@
-"""Do texts and vectors of a concept table go together? Measured without an encoder.
+"""Measure whether the vectors of a concept table are those of their texts, without an encoder.
 
 A map from texts to vectors is fitted on one half of the articles and used on the other (`text_maps`). In this order:
 
@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from lvm_pipeline.concepts.sample import ConceptSample
 from lvm_pipeline.concepts.text_features import text_features
 from lvm_pipeline.concepts.text_maps import (
+    MIN_LENGTH,
     OFFSETS,
     ArticleFits,
     article_fits,
@@ -112,11 +113,14 @@ def _matched(sample: ConceptSample) -> TextMatch:
 
 
 def _unrelated(fits: ArticleFits) -> TextMatch:
-    num_concepts = len(fits.of_rows)
-    if num_concepts < MIN_UNRELATED:
-        why = f"the texts say nothing about the vectors, and {num_concepts} concepts are too few to expect that"
+    num_measured = int(fits.lengths[fits.lengths >= MIN_LENGTH].sum())
+    if num_measured < MIN_UNRELATED:
+        why = (
+            f"the texts say nothing about the vectors, and {num_measured} concepts in articles of at least "
+            f"{MIN_LENGTH} are too few to expect that"
+        )
         return TextMatch(effect=fits.effect(), why_not=why)
-    return TextMatch(fault=Fault.UNRELATED, effect=fits.effect(), is_bad=np.ones(num_concepts, np.bool_))
+    return TextMatch(fault=Fault.UNRELATED, effect=fits.effect(), is_bad=np.ones(len(fits.of_rows), np.bool_))
 
 
 def _shifted(fits: ArticleFits) -> TextMatch | None:
@@ -171,7 +175,7 @@ def _misfits(features: sparse.csr_matrix, sample: ConceptSample, fits: ArticleFi
 
 
 def _is_shifted(fits: ArticleFits) -> NDArray[np.bool_]:
-    """Which articles fit vectors a few rows away better than their own, shape (A,)."""
+    """Return which articles fit vectors a few rows away better than their own, shape (A,)."""
     best = np.max([fits.scores(offset) for offset in OFFSETS if offset], axis=0)
     return (best >= SHIFTED_SCORE) & (best >= fits.scores() + SHIFTED_SCORE)
 
@@ -205,7 +209,7 @@ def _explained(
 
 
 def _is_low(fits: ArticleFits, score: float, strength: float) -> NDArray[np.bool_]:
-    """Which articles fit no better than chance, and much worse than the median article, shape (A,)."""
+    """Return which articles fit no better than chance and much worse than the median article, shape (A,)."""
     is_measured, strengths = fits.lengths > 2, fits.strengths()
     usual = np.median(strengths[is_measured]) if is_measured.any() else 0.0
     return is_measured & (fits.scores() < score) & (strengths < strength * usual)
@@ -296,7 +300,7 @@ def _second_part(part: _Part) -> NDArray[np.bool_]:
 
 
 def _is_beyond_chance(part: _Part, is_second: NDArray[np.bool_]) -> bool:
-    """Whether two maps predict far better than they do from the texts in a random order, which say nothing.
+    """Whether two maps predict far better than the same search finds for texts in a random order.
 
     The search chooses the rows of each map by how well it predicts them, so that in few concepts it finds two maps
     even where there is nothing to find.

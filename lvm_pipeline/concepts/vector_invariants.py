@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.facts import ConceptFacts
-from lvm_pipeline.concepts.spaces import numbers_of
+from lvm_pipeline.concepts.spaces import fit_of_table
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
 from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
 from lvm_pipeline.source.space_ids import is_declared
@@ -102,21 +102,23 @@ def vectors_match_their_space(
                 f"{len(wrong)} of {len(cosines)} texts encoded again by {space_id} give other vectors "
                 f"(lowest cosine {min(cosines.values()):.3f}, allowed {CANARY_COSINE}): {facts.listed(wrong)}"
             )
-    problem, by_numbers = _other_numbers(facts, fingerprint)
+    problem, by_fingerprint = _space_problems(facts, fingerprint)
     problems += problem
-    details |= by_numbers
+    details |= by_fingerprint
     if not problems and is_declared(space_id) and not cosines:
-        if by_numbers:
+        reason = "its encoder is not available to encode some texts again"
+        if encoder is not None:
+            reason = f"none of {len(facts.canary_rows)} concepts has both a text and a vector that can be compared"
+        if by_fingerprint:
             return vectors_match_their_space.finding(
                 passed=True,
-                message=f"the vectors fit the numbers of {space_id} (its encoder is not available to encode again)",
-                observed=by_numbers["fit_of_numbers"],
-                allowed=by_numbers["lowest_fit_of_numbers"],
+                message=f"the vectors fit the statistics of {space_id} ({reason})",
+                observed=by_fingerprint["fit_of_numbers"],
+                allowed=by_fingerprint["lowest_fit_of_numbers"],
                 details=details,
             )
         return vectors_match_their_space.not_checked(
-            f"vector lengths fit the space {space_id}, but its encoder is not available to encode some texts again",
-            details=details,
+            f"vector lengths fit the space {space_id}, but {reason}", details=details
         )
     severity = None
     if not problems and not is_declared(space_id):
@@ -131,9 +133,9 @@ def vectors_match_their_space(
     )
 
 
-def _other_numbers(facts: ConceptFacts, fingerprint: SpaceFingerprint | None) -> tuple[list[str], dict[str, Any]]:
-    """Return what is wrong with the numbers of the vectors, and the details; empty where they cannot be judged."""
-    found = None if fingerprint is None else numbers_of(facts.path, fingerprint)
+def _space_problems(facts: ConceptFacts, fingerprint: SpaceFingerprint | None) -> tuple[list[str], dict[str, Any]]:
+    """Return how the vectors differ from the fingerprint, and the details; empty if they cannot be judged."""
+    found = None if fingerprint is None else fit_of_table(facts.path, fingerprint)
     if fingerprint is None or found is None:
         return [], {}
     details = {"fit_of_numbers": found.fit, "lowest_fit_of_numbers": fingerprint.limit}
@@ -175,12 +177,12 @@ def _norm_problems(facts: ConceptFacts, *, is_unit: bool) -> tuple[list[str], di
 def _canary_cosines(facts: ConceptFacts, encoder: CanaryEncoder) -> dict[int, float]:
     """Return the cosine of each canary with its text encoded again, by row; 0 if the encoder has another width.
 
-    Canaries without a vector, or with one of length 0, are left out: other invariants report them.
+    Canaries without a text, without a vector or with one of length 0 are left out: other invariants report them.
     """
     usable = [
         (row, text, vector)
         for row, text, vector in zip(facts.canary_rows.tolist(), facts.canary_texts, facts.canary_vectors, strict=True)
-        if vector is not None and np.isfinite(facts.norms[row]) and facts.norms[row] > 0
+        if text.strip() and vector is not None and np.isfinite(facts.norms[row]) and facts.norms[row] > 0
     ]
     if not usable:
         return {}

@@ -10,15 +10,16 @@ from lvm_pipeline.doctor.diagnosis import Diagnosis, State
 from lvm_pipeline.doctor.environment import examine_environment
 from lvm_pipeline.doctor.services import examine_services
 from lvm_pipeline.doctor.source import examine_source
-from lvm_pipeline.doctor.storage import examine_storage
+from lvm_pipeline.doctor.storage import ELSEWHERE, HOME, examine_storage
 from lvm_pipeline.doctor.variables import examine_agreement, examine_names, read_settings
+from lvm_pipeline.errors import LvmError
 
 
 def examine() -> Iterator[Diagnosis]:
     """Yield all diagnoses.
 
-    If the embedded Postgres is not running, it is started and stopped again. If the settings are invalid, only checks
-    that do not need them are made.
+    If the embedded Postgres is not running, it is started and stopped again. If the settings are invalid, or LVM_HOME
+    cannot be read, only checks that do not need them are made.
     """
     settings, diagnosis = read_settings()
     yield from examine_environment(settings)
@@ -27,7 +28,11 @@ def examine() -> Iterator[Diagnosis]:
     if settings is None:
         return
     yield from examine_agreement(settings)
-    was_running = embedded_postgres.status(settings.postgres_dir).is_running
+    try:
+        was_running = embedded_postgres.status(settings.postgres_dir).is_running
+    except LvmError as error:  # LVM_HOME cannot be read
+        yield HOME.refused(error, fix=ELSEWHERE)
+        return
     try:
         yield from examine_source(settings)
         yield from examine_storage(settings)

@@ -45,7 +45,9 @@ def examine_python(project: importlib.metadata.PackageMetadata | None) -> Diagno
 
 def examine_packages(project: importlib.metadata.PackageMetadata | None) -> Diagnosis:
     """Compare the installed packages with the project's requirements."""
-    requirements = [Requirement(line) for line in (project.get_all("Requires-Dist") or [])] if project else []
+    if project is None:
+        return PACKAGES.warning("not checked, since the project is not installed", REINSTALL)
+    requirements = [Requirement(line) for line in project.get_all("Requires-Dist") or []]
     needed = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
     wrong = list(filter(None, map(_wrong, needed)))
     if wrong:

@@ -1,5 +1,6 @@
 """Examine LVM_HOME and its disk: permissions, free space, encoders."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -87,8 +88,9 @@ def _largest_model(preset: str) -> int | None:
 
 
 def _nearest_folder(path: Path) -> Path:
-    """Return the path, or its nearest parent that exists."""
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+    """Return the path, or its nearest parent that is seen to exist."""
+    # Other than Path.is_dir, isdir is False in a folder that this user cannot enter.
+    return next(folder for folder in (path, *path.parents) if os.path.isdir(folder))  # noqa: PTH112
 
 
 def _gigabytes(num_bytes: int) -> str:

@@ -24,7 +24,7 @@ def read_settings() -> tuple[Settings | None, Diagnosis]:
 
 
 def examine_names() -> Iterator[Diagnosis]:
-    """Look for variables that are no settings, most often misspelt ones."""
+    """Look for variables that are not settings, most often misspelt ones."""
     unknown = unknown_variables()
     for name, nearest in unknown.items():
         fix = f"Rename it to {nearest}, or unset it." if nearest else "Unset it; `lvm settings` lists all settings."

@@ -64,9 +64,9 @@ class Deduplicator:
         self._vectors = {row.vector_digest: cpe_id for cpe_id, row in state.rows.items() if row.vector_digest}
 
     def new_texts(self, concepts: Iterable[Concept]) -> list[Concept]:
-        """Return the concepts that are not in the table and whose text no kept one has, nor its vector if it is known.
+        """Return the concepts that are not in the table and do not repeat the text or the vector of a kept one.
 
-        Only a file without vectors needs `new_vectors` after this.
+        Vectors are compared if the file has them; else call `new_vectors` afterwards.
         """
         kept = []
         for concept in concepts:

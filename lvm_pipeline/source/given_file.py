@@ -1,11 +1,12 @@
-"""Files as people give them: what kind they are, and a plain copy where they are packed, piped or in another encoding.
+"""Input files: detect their kind, and make a plain copy if they are compressed, piped or in another encoding.
 
-One door for every command that reads a file: standard input and pipes are copied to disk, gzip, bzip2, xz and zstd are
-unpacked, UTF-16 and UTF-32 become UTF-8, and Arrow files become Parquet.
+Every command that reads a file uses this module: standard input and pipes are copied to disk, gzip, bzip2, xz and zstd
+are unpacked, UTF-16 and UTF-32 are converted to UTF-8, and Arrow files to Parquet.
 """
 
 import bz2
 import codecs
+import errno
 import gzip
 import json
 import lzma
@@ -22,7 +23,7 @@ from zlib import error as ZlibError
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, ServiceError, first_line
 
 STDIN = Path("-")
 MAX_LAYERS = 4  # such as UTF-16 in gzip on standard input
@@ -77,7 +78,7 @@ UNPACK_ERRORS = (OSError, EOFError, ZlibError, lzma.LZMAError, pa.ArrowException
 
 
 def kind_of(path: Path) -> FileKind:
-    """Return what a file is by its first bytes; whatever has none of the known ones is taken for lines of text.
+    """Return the kind of a file by its first bytes; unknown files are taken for lines of text.
 
     Raises:
         LvmError: If it cannot be read.
@@ -104,20 +105,30 @@ def plain_file(path: Path, *, folder: Path | None = None) -> Iterator[Path]:
 def _plain(path: Path, *, folder: Path) -> Path:
     """Return the path of a plain file; each copy has a folder of its own, so that it keeps the name that was given."""
     shown = Path("input") if path == STDIN else path
-    if path == STDIN or (path.exists() and not path.is_file() and not path.is_dir()):
+    if path == STDIN or _is_piped(path):
         source = sys.stdin.buffer if path == STDIN else None
-        path = _copied(path, folder / "piped" / shown.name, lambda: source or path.open("rb"))
-    elif path.is_dir():
-        raise LvmError(f"{path} is a folder; name a file in it.")
-    elif not path.is_file():
-        raise LvmError(f"There is no file {path}; check the path.")
+        path = _copied(folder / "piped" / shown.name, lambda: source or path.open("rb"), shown=shown)
     layer = 0
     while (kind := kind_of(path)) in UNPACKED:
         if layer == MAX_LAYERS:
             raise LvmError(f"{shown} is packed more than {MAX_LAYERS} times; unpack it.")
         copy, layer = folder / f"unpacked-{layer}" / shown.name, layer + 1
-        path = _copied(path, copy, lambda kind=kind, path=path: UNPACKED[kind](path), shown=shown)
+        path = _copied(copy, lambda kind=kind, path=path: UNPACKED[kind](path), shown=shown)
     return _converted(path, kind, folder / "converted" / shown.name, shown=shown)
+
+
+def _is_piped(path: Path) -> bool:
+    """Return whether a path is a pipe or a device, which can be read only once."""
+    try:
+        if path.is_file():
+            return False
+        if path.is_dir():
+            raise LvmError(f"{path} is a folder; name a file in it.")
+        if not path.exists():
+            raise LvmError(f"There is no file {path}; check the path.")
+    except OSError as error:  # a folder on the way cannot be entered, or a name is too long
+        raise LvmError(f"{path} cannot be read ({error.strerror}); check the path.") from None
+    return True
 
 
 def _converted(path: Path, kind: FileKind, copy: Path, *, shown: Path) -> Path:
@@ -128,29 +139,37 @@ def _converted(path: Path, kind: FileKind, copy: Path, *, shown: Path) -> Path:
     return path if encoding is None else _as_utf8(path, copy, encoding=encoding, shown=shown)
 
 
-def _copied(path: Path, copy: Path, opened: Callable[[], IO[bytes]], *, shown: Path | None = None) -> Path:
+@contextmanager
+def _copying_to(copy: Path, *, shown: Path) -> Iterator[None]:
+    """Create the folder of a copy, and convert the errors of making it to `LvmError`."""
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with opened() as source, copy.open("wb") as target:
-            shutil.copyfileobj(source, target)
+        yield
     except UNPACK_ERRORS as error:
-        raise _unreadable(shown or path, error) from None
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ServiceError(
+                f"The disk that holds {copy.parent} is full, so {shown} cannot be copied there; free space, or set "
+                "TMPDIR to a folder on another disk."
+            ) from None
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise LvmError(f"{shown} is damaged or cannot be read ({reason}); copy or write it again.") from None
+
+
+def _copied(copy: Path, opened: Callable[[], IO[bytes]], *, shown: Path) -> Path:
+    with _copying_to(copy, shown=shown), opened() as source, copy.open("wb") as target:
+        shutil.copyfileobj(source, target)
     return copy
 
 
 def _as_parquet(path: Path, copy: Path, *, shown: Path) -> Path:
     """Convert an Arrow file, of the file format or the streaming format."""
     is_file = _head(path).startswith(b"ARROW1")
-    try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with pa.memory_map(str(path)) as source:
-            reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
-            with pq.ParquetWriter(copy, reader.schema) as writer:
-                for batch in _batches(reader):
-                    batch.validate(full=True)
-                    writer.write_batch(batch)
-    except UNPACK_ERRORS as error:
-        raise _unreadable(shown, error) from None
+    with _copying_to(copy, shown=shown), pa.memory_map(str(path)) as source:
+        reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+        with pq.ParquetWriter(copy, reader.schema) as writer:
+            for batch in _batches(reader):
+                batch.validate(full=True)
+                writer.write_batch(batch)
     return copy
 
 
@@ -162,12 +181,15 @@ def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
 
 
 def _as_utf8(path: Path, copy: Path, *, encoding: str, shown: Path) -> Path:
-    try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with path.open(encoding=encoding, newline="") as source, copy.open("w", encoding="utf-8", newline="") as target:
-            shutil.copyfileobj(source, target)
-    except UNPACK_ERRORS as error:
-        raise LvmError(f"{shown} looks like {encoding.upper()} and is not ({error}); write it as UTF-8.") from None
+    with _copying_to(copy, shown=shown):
+        try:
+            with (
+                path.open(encoding=encoding, newline="") as source,
+                copy.open("w", encoding="utf-8", newline="") as target,
+            ):
+                shutil.copyfileobj(source, target)
+        except UnicodeError as error:
+            raise LvmError(f"{shown} looks like {encoding.upper()} and is not ({error}); write it as UTF-8.") from None
     return copy
 
 
@@ -186,8 +208,3 @@ def _head(path: Path) -> bytes:
             return file.read(HEAD_BYTES)
     except OSError as error:
         raise LvmError(f"{path} cannot be read ({error.strerror or error}); check the path.") from None
-
-
-def _unreadable(path: Path, error: BaseException) -> LvmError:
-    reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-    return LvmError(f"{path} is damaged or cannot be read ({reason}); copy or write it again.")

@@ -130,14 +130,14 @@ def _title(record: Any) -> str:
 
 
 def _texts(record: dict[str, Any]) -> list[str]:
-    """Return the concepts of a record, or cut its text into concepts."""
-    if ("text" in record) == ("concepts" in record):
-        raise ValueError("both text and concepts" if "text" in record else "neither text nor concepts")
-    if "text" in record:
-        if problem := text_problem(record["text"], name="text"):
+    """Return the concepts of a record, or cut its text into concepts; null counts as absent."""
+    text, concepts = record.get("text"), record.get("concepts")
+    if (text is None) == (concepts is None):
+        raise ValueError("neither text nor concepts" if text is None else "both text and concepts")
+    if text is not None:
+        if problem := text_problem(text, name="text"):
             raise ValueError(problem)
-        return concepts_of_text(record["text"])
-    concepts = record["concepts"]
+        return concepts_of_text(text)
     if not isinstance(concepts, list) or not concepts:
         raise ValueError("concepts is not a list of texts")
     for position, concept in enumerate(concepts):

@@ -4,7 +4,7 @@ Shapes: N = concepts, D = vector width.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,10 +16,10 @@ from lvm_pipeline.findings import listed
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.deduplication import SAME_VECTOR, Deduplicator, Duplicate, Location, TableState
 from lvm_pipeline.source.encoders import lsa
-from lvm_pipeline.source.encoders.encoder import Encoder, encoder_folder
+from lvm_pipeline.source.encoders.encoder import Encoder, Progress, encoder_folder
 from lvm_pipeline.source.encoders.registry import encoder_named, is_fitted_by_ingest, remember_encoder, renamed
 from lvm_pipeline.source.encoders.sentence_transformer import SentenceTransformerEncoder, bare_space
-from lvm_pipeline.source.given_file import FileKind, kind_of, plain_file
+from lvm_pipeline.source.given_file import STDIN, FileKind, kind_of, plain_file
 from lvm_pipeline.source.jsonl import read_jsonl
 from lvm_pipeline.source.parquet import read_parquet
 from lvm_pipeline.source.records import (
@@ -35,12 +35,11 @@ from lvm_pipeline.source.space_fingerprint import MAX_CONCEPTS, kept_path, read_
 from lvm_pipeline.source.space_ids import is_declared, undeclared_space
 from lvm_pipeline.source.split_hash import read_article_list, split_of
 
-Progress = Callable[[int, int], None]  # concepts encoded, concepts to encode
 Batch = tuple[Sequence[Concept], NDArray[np.float32]]
 
 DATASET_SOURCE = "user_input"
 BATCH_SIZE = 2_048
-NOT_EVEN_BEGUN = "not JSON (Expecting value at column 1)"  # a line of other text
+NO_JSON = "not JSON (Expecting value at column 1)"  # the reason for a line of plain text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class ConceptWriter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
-    """Result of loading a file: `bad_rows` were not loaded; rows after `gaps` were, and number on without them."""
+    """Result of loading a file: `bad_rows` were not loaded; rows after `gaps` were loaded, with the gaps closed."""
 
     path: str
     dataset_source: str
@@ -138,7 +137,7 @@ def ingest(
             than `space_id`, or if it has duplicates under the policy `fail`.
     """
     with plain_file(path) as plain:
-        return _ingest(
+        report = _ingest(
             plain,
             writer,
             settings=settings,
@@ -149,6 +148,7 @@ def ingest(
             skip_bad=skip_bad,
             progress=progress,
         )
+    return replace(report, path="input" if path == STDIN else str(path))  # and not that of a temporary copy
 
 
 def _ingest(
@@ -175,7 +175,7 @@ def _ingest(
         source = _stored(records, new, space_id=space_id)
     _refuse_another_space(state, source.space_id, dataset_source=dataset_source)
     if records.read_vectors is not None:
-        _refuse_other_numbers(source, len(new), spaces_dir=settings.spaces_dir)
+        _refuse_other_statistics(source, len(new), spaces_dir=settings.spaces_dir)
     kept = deduplicator.new_vectors(new, source.digests)
     if duplicates == "fail" and deduplicator.duplicates:
         raise LvmError(
@@ -223,7 +223,7 @@ def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
     records = read(path, dataset_source=dataset_source)
     if not records.concepts and not records.bad_rows:
         raise LvmError(f"{path.name} has no articles; give a file with at least one.")
-    if not records.concepts and all(each.reason == NOT_EVEN_BEGUN for each in records.bad_rows):
+    if not records.concepts and all(each.reason == NO_JSON for each in records.bad_rows):
         raise LvmError(f"{path.name} holds no JSON; give JSON lines of articles, or Parquet with vectors.")
     return records
 
@@ -270,7 +270,7 @@ def _stored(records: SourceRecords, new: Sequence[Concept], *, space_id: str | N
 
     if space_id and records.space_id and space_id != records.space_id:
         raise LvmError(
-            f"{records.path} declares vectors of the space {records.space_id}, not {space_id}; "
+            f"{records.path.name} declares vectors of the space {records.space_id}, not {space_id}; "
             "omit --space, or correct the file."
         )
     space_id = space_id or records.space_id or undeclared_space(records.vector_dim)
@@ -291,14 +291,21 @@ def _encoded(
     if space_id not in (None, chosen.space_id):
         raise LvmError(f"The encoder makes vectors of the space {chosen.space_id}, not {space_id}; omit --space.")
     remember_encoder(chosen, encoders_dir=settings.encoders_dir)
-    vectors = chosen.encode([concept.text for concept in new], progress=progress)
+    texts = [concept.text for concept in new]
+    vectors = chosen.encode(texts, progress=progress)
+    squares = np.einsum("nd,nd->n", vectors, vectors)  # NaN is neither above 0 nor below infinity
+    bad = [new[row].cpe_id for row in np.flatnonzero(~((squares > 0) & (squares < np.inf))).tolist()]
+    if bad:
+        raise LvmError(
+            f"The vectors that the encoder of {chosen.space_id} made for {len(bad):,} texts are zero, NaN or infinite: "
+            f"{listed(bad)}; use another encoder."
+        )
 
     def batches(kept: Sequence[int]) -> Iterator[Batch]:
         for start in range(0, len(kept), BATCH_SIZE):
             rows = list(kept[start : start + BATCH_SIZE])
             yield [new[row] for row in rows], vectors[rows]
 
-    texts = [concept.text for concept in new]
     cut = chosen.cut_texts(texts) if isinstance(chosen, SentenceTransformerEncoder) else []
     return _VectorSource(
         space_id=chosen.space_id,
@@ -330,21 +337,22 @@ def _chosen_encoder(new: Sequence[Concept], name: str, state: TableState, *, set
     return lsa.fit_lsa(train_texts(new, settings=settings))
 
 
-def _refuse_other_numbers(source: "_VectorSource", num_new: int, *, spaces_dir: Path) -> None:
-    """Refuse vectors that are declared as one space and look like another, by articles and all together."""
+def _refuse_other_statistics(source: "_VectorSource", num_new: int, *, spaces_dir: Path) -> None:
+    """Refuse vectors that do not fit the statistics of their declared space, all together or those of one article."""
     fingerprint = read_fingerprint(kept_path(spaces_dir, source.space_id)) if is_declared(source.space_id) else None
     if fingerprint is None or not num_new:
         return
     read = list(source.batches(range(0, num_new, -(-num_new // MAX_CONCEPTS))))
     vectors = np.concatenate([vectors for _, vectors in read])
-    articles = np.array([concept.article_id for concepts, _ in read for concept in concepts])
+    article_ids = [concept.article_id for concepts, _ in read for concept in concepts]
+    articles, codes, counts = np.unique(article_ids, return_inverse=True, return_counts=True)
     others = {"": fingerprint.why_other(vectors)}
-    for article in np.unique(articles):
-        others[f" of the article {article}"] = fingerprint.why_other(vectors[articles == article])
-    for place, why in others.items():
+    for code in np.flatnonzero(counts >= fingerprint.min_vectors).tolist():  # the others are too few to be judged
+        others[f" of the article {articles[code]}"] = fingerprint.why_other(vectors[codes == code])
+    for where, why in others.items():
         if why is not None:
             raise LvmError(
-                f"The vectors{place} are declared as space {source.space_id}, but {why}; name their own space with "
+                f"The vectors{where} are declared as space {source.space_id}, but {why}; name their own space with "
                 f"--space (if the earlier ones were wrong, delete {kept_path(spaces_dir, source.space_id)})."
             )
 
@@ -364,7 +372,7 @@ def _raise_on_bad(records: SourceRecords, bad_rows: Sequence[BadRow], *, skip_ba
     if bad_rows and not skip_bad:
         raise BadInputError(records.path, bad_rows)
     if not records.concepts:
-        raise LvmError(f"{records.path} has no row that can be loaded ({bad_rows[0]}); correct the file.")
+        raise LvmError(f"{records.path.name} has no row that can be loaded ({bad_rows[0]}); correct the file.")
 
 
 def _hashes_to_train(article_id: str, settings: Settings) -> bool:

@@ -1,4 +1,4 @@
-"""Open Parquet files of other programs: columns by name, each of a type that is understood, values that can be bad.
+"""Read Parquet files that were written by other programs: check their columns, and read values that may be invalid.
 
 Shapes: n = rows of a batch, D = vector width.
 """
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.source.values import parse_json
 
 ARROW_SCHEMA, HIDDEN_SCHEMA = b"ARROW:schema", b"-RROW:schema"
@@ -25,13 +25,12 @@ PARQUET_ERRORS = (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError, O
 
 
 @contextmanager
-def parquet_errors(path: Path) -> Iterator[None]:
-    """Convert the errors of reading a damaged Parquet file to `LvmError`."""
+def parquet_errors(path: Path, *, remedy: str = "restore the file and try again") -> Iterator[None]:
+    """Convert the errors of reading a missing or damaged Parquet file to `LvmError`."""
     try:
         yield
     except PARQUET_ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LvmError(f"{path} cannot be read as Parquet ({reason}); restore the file and try again.") from None
+        raise LvmError(f"{path} cannot be read as Parquet ({first_line(error)}); {remedy}.") from None
 
 
 class GivenParquet:
@@ -39,7 +38,7 @@ class GivenParquet:
 
     Attributes:
         path: The file.
-        schema: Its columns, as the program that wrote it saw them.
+        schema: Its columns, with the Arrow types that the program which wrote it had.
         space_id: Space of the vectors, if the file declares one.
     """
 
@@ -66,10 +65,10 @@ class GivenParquet:
         yield from self._file.iter_batches(batch_size, columns=list(columns))
 
     def require(self, required: Sequence[str], optional: Sequence[str] = ()) -> list[str]:
-        """Return the named columns that are there.
+        """Return the named columns that exist.
 
         Raises:
-            LvmError: If a required one is missing, or there are two of one name.
+            LvmError: If a required one is missing, or a name occurs twice.
         """
         counts = Counter(self.schema.names)
         missing = [name for name in required if not counts[name]]

@@ -1,14 +1,14 @@
 """Statistics of a vector space, to detect vectors of another space without its encoder.
 
-Kept are the mean of the unit vectors, their K leading directions and how much of their length lies along each. How
-well a vector fits is its log-likelihood as a direction (angular central Gaussian), between 0, as a random direction
-fits, and 1, as the space's own vectors do on average. Directions come from one half of the articles, all else from the
+A fingerprint holds the mean of the unit vectors, their K leading directions and the mean square along each. The fit of
+a vector is the log-likelihood of its direction (angular central Gaussian), scaled so that random directions have 0 on
+average and the space's own vectors 1. Directions are estimated on one half of the articles and everything else on the
 other half, so that new articles fit as well as these.
 
-The limit is what almost no random direction reaches. The fewest vectors that can be judged is measured on the second
-half, in reading order: the lowest mean must be far above the limit. A space whose vectors point everywhere
-alike has no such number and is never judged. What hardly moves vectors, such as another prompt or truncation of the
-same encoder, is not seen here; it is part of the space id.
+The limit is a fit that almost no random direction reaches. The minimum number of vectors that are judged is measured on
+the second half, in reading order: the lowest mean fit of that many must be far above the limit. If the vectors of a
+space are spread evenly over all directions, there is no such number and nothing is judged. Small changes, such as
+another prompt or truncation of the same encoder, are not detected here; they are part of the space id.
 
 Shapes: n = vectors, A = articles, D = vector width, K = directions.
 """
@@ -38,14 +38,14 @@ NUM_MEAN = 256  # fewest vectors whose mean is compared
 MEAN_SHARE = 1 / 3  # of the lowest mean of the space's own vectors along theirs
 MIN_MEAN = 0.06
 JUDGED_AT_ONCE = 4096
-GROWTH = 2  # a fingerprint of so many times as many concepts replaces an earlier one
+GROWTH = 2  # a fingerprint made from this many times as many concepts replaces an earlier one
 
 Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceFingerprint:
-    """The numbers of a space."""
+    """The statistics of a space."""
 
     space_id: str
     num_concepts: int  # that it was made from
@@ -58,15 +58,15 @@ class SpaceFingerprint:
     limit: float  # a mean fit below is that of another space
     min_vectors: int  # fewest vectors that are judged; 0: none ever
     mean_limit: float  # mean cosine of NUM_MEAN vectors to the mean below which they are of another space; -1: none is
-    lowest: float  # lowest mean fit of so many of its own vectors in a row
+    lowest: float  # lowest mean fit of `min_vectors` of its own vectors in a row
 
     def fits(self, vectors: Vectors) -> NDArray[np.float64]:
-        """Return how well each vector (n, D) fits: 1 as the space's own on average, 0 as a random direction, (n,)."""
+        """Return the fit of each vector (n, D), (n,): on average 1 for the space's own, 0 for random directions."""
         found = log_likelihoods(vectors, self.directions, self.parts, self.rest)
         return (found - self.random) / (self.own - self.random)
 
     def why_other(self, vectors: Vectors) -> str | None:
-        """Say why some vectors (n, D) are of another space; None if they are not, or too few to be judged."""
+        """Return why vectors (n, D) are of another space, None if they are not or are too few to be judged."""
         if not self.min_vectors or len(vectors) < self.min_vectors:
             return None
         if vectors.shape[1] != len(self.mean):
@@ -81,13 +81,13 @@ class SpaceFingerprint:
                 f"negated (mean cosine to it {along:+.2f}; its own have {float(np.linalg.norm(self.mean)):+.2f})"
             )
         return (
-            f"{len(some)} vectors fit the numbers of {self.space_id} no better than random directions do "
+            f"{len(some)} vectors fit the statistics of {self.space_id} no better than random directions do "
             f"({fit:.2f}; its own have 1 on average, and {self.min_vectors} in a row at least {self.lowest:.2f})"
         )
 
 
 def fingerprint_of(space_id: str, vectors: Vectors, articles: NDArray[np.integer]) -> SpaceFingerprint | None:
-    """Measure the vectors (n, D) of whole articles (n,), those of an article together; None for too few to tell."""
+    """Measure vectors (n, D) of whole articles (n,), each article in one run; None if there are too few vectors."""
     norms = np.linalg.norm(vectors, axis=1)
     usable = np.isfinite(norms) & (norms > 0)
     unit, codes = unit_length(vectors[usable]), np.unique(articles[usable], return_inverse=True)[1]
@@ -149,7 +149,7 @@ def log_likelihoods(
 
 
 def _judged_from(fits: NDArray[np.float64], *, limit: float) -> tuple[int, float]:
-    """Return the fewest vectors in a row whose mean is never near the limit, and its lowest; 0 for none."""
+    """Return the fewest vectors in a row whose mean fit is never near the limit, and the lowest; 0 for none."""
     for num in NUMBERS_JUDGED:
         runs = fits[: len(fits) // num * num].reshape(-1, num).mean(axis=1)
         if len(runs) >= MIN_RUNS and runs.min() >= MARGIN * limit:
@@ -158,7 +158,7 @@ def _judged_from(fits: NDArray[np.float64], *, limit: float) -> tuple[int, float
 
 
 def _mean_limit(cosines: NDArray[np.float64]) -> float:
-    """Return the limit of the mean cosine to the mean, from those of the space's own vectors; -1 if they have none."""
+    """Return the limit of the mean cosine to the mean, from the cosines of the space's own vectors; -1 for no limit."""
     runs = cosines[: len(cosines) // NUM_MEAN * NUM_MEAN].reshape(-1, NUM_MEAN).mean(axis=1)
     lowest = float(runs.min()) if len(runs) >= MIN_RUNS else 0.0
     return MEAN_SHARE * lowest if lowest >= MIN_MEAN else -1.0
@@ -186,7 +186,7 @@ def read_fingerprint(path: Path) -> SpaceFingerprint | None:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return SpaceFingerprint(**{each.name: _value(file, each.name) for each in fields(SpaceFingerprint)})
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile):
         return None
 
 

@@ -16,10 +16,16 @@ def split_of(article_id: str, *, seed: int, train_fraction: float, validation_fr
     agree on it, and adding articles never moves an existing one.
 
     Raises:
-        ValueError: If `train_fraction` is not positive, `validation_fraction` is negative, or they sum to more than 1.
+        LvmError: If the fractions add up to more than 1.
+        ValueError: If `train_fraction` is not positive, or `validation_fraction` is negative.
     """
-    if train_fraction <= 0 or validation_fraction < 0 or train_fraction + validation_fraction > 1:
-        raise ValueError(f"fractions must lie in (0, 1] together, got {train_fraction} and {validation_fraction}")
+    if train_fraction + validation_fraction > 1:
+        raise LvmError(
+            f"The train and validation fractions {train_fraction} and {validation_fraction} add up to more than 1; "
+            "lower LVM_TRAIN_FRACTION or LVM_VALIDATION_FRACTION."
+        )
+    if train_fraction <= 0 or validation_fraction < 0:
+        raise ValueError(f"fractions must be above 0 and at least 0, got {train_fraction} and {validation_fraction}")
     fraction = hash_fraction(article_id, seed=seed)
     if fraction < train_fraction:
         return "train"

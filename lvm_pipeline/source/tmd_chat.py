@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,48 +41,37 @@ def choose_codes(
 ) -> ChatAssignment:
     """Ask a language model for the codes of concepts, given as id and text.
 
-    After three failures of its server in a row it is not asked again. `journal` is the file of the codes so far, one
-    JSON line per concept; those of the same id, text, prompt and model are not asked for again. Failures are not in
-    it.
+    After three failures of its server in a row it is not asked again. `journal` is a file with one JSON line for each
+    concept that got codes; a concept with the same id, text, prompt and model is not asked for again.
     """
     known = _read_journal(journal)
+    prompt = prompt_hash()
     codes: dict[str, Tmd] = {}
     failures: Counter[str] = Counter()
+    num_failed = 0  # of the server, in a row
     journal.parent.mkdir(parents=True, exist_ok=True)
     with journal.open("a", encoding="utf-8") as written:
         written.write("\n" if _ends_in_a_cut_line(journal) else "")
-        for number, (cpe_id, text, found) in enumerate(_chosen(concepts, chat, known), start=1):
-            if isinstance(found, Tmd):
-                codes[cpe_id] = found
-                if (key := _key(cpe_id, text, chat)) not in known:
+        for number, (cpe_id, text) in enumerate(concepts, start=1):
+            key = hashlib.sha256(json.dumps([cpe_id, text, chat.name, prompt]).encode()).hexdigest()
+            if key in known:
+                codes[cpe_id] = known[key]
+            elif num_failed >= NUM_FAILURES:
+                failures["not asked"] += 1
+            else:
+                answer = chat.ask(code_request(text))
+                is_of_server = isinstance(answer, ChatFailure) and answer.is_of_server
+                num_failed = num_failed + 1 if is_of_server else 0
+                found = answer.kind if isinstance(answer, ChatFailure) else read_codes(answer.text) or "no valid codes"
+                if isinstance(found, Tmd):
+                    codes[cpe_id] = found
                     written.write(json.dumps({"key": key, "codes": found}) + "\n")
                     written.flush()
-            else:
-                failures[found] += 1
+                else:
+                    failures[found] += 1
             if progress is not None:
                 progress(number, len(concepts))
     return ChatAssignment(codes=codes, failures=dict(failures))
-
-
-def _chosen(
-    concepts: Iterable[tuple[str, str]], chat: ChatModel, known: dict[str, Tmd]
-) -> Iterator[tuple[str, str, Tmd | str]]:
-    """Yield id and text of each concept with its codes, or the kind of failure."""
-    num_failed = 0
-    for cpe_id, text in concepts:
-        earlier = known.get(_key(cpe_id, text, chat))
-        if earlier is not None:
-            yield cpe_id, text, earlier
-        elif num_failed >= NUM_FAILURES:
-            yield cpe_id, text, "not asked"
-        else:
-            answer = chat.ask(code_request(text))
-            if isinstance(answer, ChatFailure):
-                num_failed = num_failed + 1 if answer.is_of_server else 0
-                yield cpe_id, text, answer.kind
-            else:
-                num_failed = 0
-                yield cpe_id, text, read_codes(answer.text) or "no valid codes"
 
 
 def code_request(text: str) -> ChatRequest:
@@ -118,10 +107,6 @@ def prompt_hash() -> str:
     """Return a short hash of prompt and descriptions."""
     content = (PROMPTS_DIR / TEMPLATE).read_bytes() + json.dumps(LABELS, sort_keys=True).encode()
     return hashlib.sha256(content).hexdigest()[:8]
-
-
-def _key(cpe_id: str, text: str, chat: ChatModel) -> str:
-    return hashlib.sha256(json.dumps([cpe_id, text, chat.name, prompt_hash()]).encode()).hexdigest()
 
 
 def _ends_in_a_cut_line(journal: Path) -> bool:

@@ -130,9 +130,16 @@ def write_assignment(data_dir: Path, assignment: TmdAssignment) -> None:
 
 
 def read_assignment(concepts_path: Path, dataset_source: str) -> TmdAssignment | None:
-    """Return where the codes of a dataset source come from; None if they were not assigned here."""
+    """Return where the codes of a dataset source come from; None if they were not assigned here.
+
+    Raises:
+        LvmError: If the file that says so is damaged.
+    """
     path = concepts_path.with_name(ASSIGNMENT_FILE)
     if not path.is_file():
         return None
-    assignment = TmdAssignment(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        assignment = TmdAssignment(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise LvmError(f"{path} is damaged; assign the codes again with `lvm tmd assign`.") from None
     return assignment if assignment.dataset_source == dataset_source else None

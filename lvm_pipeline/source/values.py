@@ -1,7 +1,6 @@
-"""Values as people write them, in JSON lines, Parquet columns, database columns and requests: one reader for each kind.
+"""Parse values from JSON lines, Parquet columns, database columns and requests.
 
-Every function raises a ValueError that says what is wrong with the value, in words that can follow the name of its
-field. Booleans are never numbers.
+Every function raises a ValueError whose message can follow the name of the field. Booleans are never numbers.
 """
 
 import json
@@ -64,9 +63,9 @@ def name_of(value: object) -> str:
 
 
 def vector_of(value: object, *, may_miss: bool = False) -> NDArray[np.float32]:
-    """Return a list of numbers as an array (D,); a number that float32 cannot hold is infinite.
+    """Return a list of numbers as an array (D,); numbers too large for float32 become infinite.
 
-    With `may_miss`, null is NaN; else it is no number.
+    With `may_miss`, null becomes NaN; else it is refused.
 
     Raises:
         ValueError: If it is something else.

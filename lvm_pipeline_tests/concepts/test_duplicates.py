@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 
 from lvm_pipeline.concepts.duplicates import DuplicateFilter
 
-ROWS = st.lists(st.tuples(st.sampled_from(["a", "b", "c", "d", "", None]), st.integers(0, 5)), max_size=25)
+ROWS = st.lists(st.tuples(st.sampled_from(["a", "b", "c", "d", "", " ", None]), st.integers(0, 5)), max_size=25)
 
 
 def plain_filter(rows):
     """Keep a row when no kept one before it has its text (unless empty) or its vector."""
     kept, dropped = [], []
     for number, (text, vector) in enumerate(rows):
-        same_text = next((k for k in kept if text and rows[k][0] == text), None)
+        same_text = next((k for k in kept if (text or "").strip() and rows[k][0] == text), None)
         same_vector = next((k for k in kept if rows[k][1] == vector), None)
         if same_text is None and same_vector is None:
             kept.append(number)

@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
@@ -72,6 +72,7 @@ def test_optional_columns_keep_their_values_and_their_nulls(tmp_path):
     assert table["soft_negatives"].to_pylist() == [["a", "b"], None]
 
 
+@settings(max_examples=15)  # each writes two tables; `test_kept` compares the bytes of more sizes
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=10), st.integers(1, 9), st.integers(1, 9))
 def test_batch_size_does_not_change_the_result(tmp_path_factory, lengths, one_size, other_size):
     rows = source_rows(lengths)

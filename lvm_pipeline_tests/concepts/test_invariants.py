@@ -173,7 +173,7 @@ def test_codes_out_of_their_range_are_named(table, tmp_path, name, code):
 
     assert finding.name == "tmd_packing_is_known"
     assert finding.severity is Severity.WARNING
-    assert id_of(table, 6) in finding.message
+    assert f"outside 0 to 15, 31, 63: {id_of(table, 6)}" in finding.message
 
 
 def test_without_codes_their_packing_was_not_checked(table, tmp_path):

@@ -40,6 +40,13 @@ def test_text_in_order_passes(facts_of):
     assert finding.details["num_random"] == 0
 
 
+def test_articles_too_short_to_show_an_order_are_not_judged(facts_of):
+    finding = neighbours_are_close(facts_of(worded_table([3] * 120)))
+
+    assert finding.outcome == "not checked"
+    assert finding.message == "no article has the 4 concepts that are needed to tell"
+
+
 def test_articles_in_random_order_are_named_as_a_warning(facts_of):
     table = worded_table(LENGTHS)
     longest = [2, 5, 10]

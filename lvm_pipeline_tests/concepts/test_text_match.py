@@ -10,7 +10,6 @@ from lvm_pipeline.concepts.text_features import text_features
 from lvm_pipeline.concepts.text_invariants import vectors_go_with_their_texts
 from lvm_pipeline.concepts.text_maps import article_fits
 from lvm_pipeline.concepts.text_match import Fault, match_texts
-from lvm_pipeline.findings import Severity
 from lvm_pipeline_tests.synthetic import write_table
 from lvm_pipeline_tests.worded import created, rotated, vector_column, vectors_in, with_columns, worded_table
 
@@ -297,8 +296,12 @@ def test_too_few_concepts_are_not_judged(finding_of):
     assert "too few" in finding.message
 
 
-def test_a_failure_blocks_unless_it_is_set_to_warn():
-    assert vectors_go_with_their_texts.severity is Severity.BLOCKING
+@pytest.mark.parametrize("length", [1, 2])
+def test_articles_too_short_to_compare_concepts_are_not_judged(finding_of, length):
+    finding = finding_of(worded_table([length] * (1200 // length)))
+
+    assert finding.outcome == "not checked"
+    assert "0 concepts in articles of at least 3 are too few" in finding.message
 
 
 def test_scores_of_unrelated_vectors_are_standard_normal():

@@ -15,6 +15,7 @@ from lvm_pipeline_tests.concepts.checked_tables import (
     with_column,
     with_values,
 )
+from lvm_pipeline_tests.synthetic import synthetic_table
 
 
 def test_missing_vectors_are_named(table, tmp_path):
@@ -79,6 +80,31 @@ def test_half_precision_is_still_unit_length(table, tmp_path):
     rounded = np.array(table["vector"].to_pylist(), np.float16).astype(np.float32).tolist()
 
     assert check(with_column(table, "vector", rounded), tmp_path)["vectors_match_their_space"].passed
+
+
+def test_a_vector_that_most_concepts_share_is_reported(tmp_path):
+    vectors = np.random.default_rng(7).standard_normal((320, 32)).astype(np.float32)
+    vectors[:317] = vectors[0]
+    table = with_column(synthetic_table([20] * 16), "vector", vectors.tolist())
+
+    assert check(table, tmp_path)["no_duplicate_concepts"].observed == 316
+
+
+def test_a_concept_without_a_text_is_not_encoded_again(table, tmp_path):
+    silent = with_values(table, "concept_text", {0: "", 33: None})
+
+    findings = check(silent, tmp_path, encoder=FakeEncoder(silent), is_from_sequences=True)
+
+    assert set(findings["vectors_match_their_space"].details["cosines"]).isdisjoint({"0", "33"})
+
+
+def test_an_encoder_that_has_nothing_to_encode_again_is_said_to_be_there(table, tmp_path):
+    silent = with_column(table, "concept_text", [""] * 34)
+
+    finding = check(silent, tmp_path, encoder=FakeEncoder(silent))["vectors_match_their_space"]
+
+    assert not finding.was_checked
+    assert "none of 16 concepts has both a text and a vector that can be compared" in finding.message
 
 
 def test_without_an_encoder_the_canaries_count_as_not_checked(table, tmp_path):

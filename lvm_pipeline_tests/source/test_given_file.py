@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.inference.reading import read_file
+from lvm_pipeline.source.given_file import plain_file
 from lvm_pipeline.source.load import ingest
 from lvm_pipeline.source.records import BadInputError
 from lvm_pipeline_tests.source.given_files import articles, rows
@@ -59,7 +60,7 @@ def test_a_file_may_be_packed_four_times_and_keeps_its_name(ingested, tmp_path):
     path.write_bytes(packed(4))
     report, table = ingested(path)
     assert list(table.articles()) == [each["title"] for each in articles(12)]
-    assert Path(report.path).name == "given.jsonl.gz"
+    assert report.path == str(path)
 
     path.write_bytes(packed(5))
     with pytest.raises(LvmError, match=r"given.jsonl.gz is packed more than 4 times"):
@@ -108,6 +109,24 @@ def test_a_folder_is_said_to_be_one(ingested, tmp_path):
         ingested(tmp_path)
 
 
+def test_a_path_that_cannot_be_looked_up_is_refused(ingested, tmp_path):
+    with pytest.raises(LvmError, match=r"a{300} cannot be read \(File name too long\); check the path"):
+        ingested(tmp_path / ("a" * 300))
+
+
+def test_a_full_disk_is_not_called_a_damaged_file(tmp_path):
+    path = tmp_path / "given.jsonl.gz"
+    path.write_bytes(PACKED["gzip"])
+    (tmp_path / "unpacked-0").mkdir()
+    (tmp_path / "unpacked-0" / path.name).symlink_to("/dev/full")  # every write fails with ENOSPC
+
+    with (
+        pytest.raises(ServiceError, match=r"^The disk that holds .*unpacked-0 is full, so .*given.jsonl.gz cannot"),
+        plain_file(path, folder=tmp_path),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("options", [pa.ipc.new_file, pa.ipc.new_stream], ids=["file", "stream"])
 def test_arrow_files_are_read(ingested, tmp_path, options):
     with options(tmp_path / "given.arrow", rows().schema) as writer:
@@ -122,7 +141,7 @@ def test_arrow_files_are_read(ingested, tmp_path, options):
 def test_standard_input_and_pipes_are_read(ingested, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(LINES))))
     report, _ = ingested(Path("-"))
-    assert report.num_inserted == 72
+    assert (report.num_inserted, report.path) == (72, "input")
 
     os.mkfifo(tmp_path / "pipe")
     threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(LINES,), daemon=True).start()
@@ -149,6 +168,11 @@ def test_only_rows_that_were_skipped_are_reported_as_skipped(load):
     assert [str(gap) for gap in report.gaps] == ["row 6: position 2 of article a1 where 1 was expected"]
     assert report.num_inserted == 5
     assert "1 bad row was skipped, 1 gap between positions was closed" in report.sentence()
+
+
+def test_a_file_without_a_good_row_is_named_as_it_was_given(load):
+    with pytest.raises(LvmError, match=r"^given.parquet has no row that can be loaded \(row 1: concept_text is empty"):
+        load(rows(lengths=(1,), concept_text=[""]), skip_bad=True)
 
 
 @pytest.mark.parametrize(("value", "words"), [({"a": 1}, "not a text but dict"), (True, "not a text but bool")])

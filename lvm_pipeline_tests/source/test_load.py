@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.source.encoders.registry import encoder_of_space
 from lvm_pipeline.source.load import ingest
@@ -168,6 +169,14 @@ def test_a_bad_line_is_named_and_nothing_is_loaded(load, table, settings, line, 
     assert not settings.encoders_dir.exists()
 
 
+def test_a_null_field_counts_as_absent(load, table):
+    load(
+        [{"title": "x", "text": None, "concepts": ["One.", "Two."]}, {"title": "y", "text": "Three.", "concepts": None}]
+    )
+
+    assert table.articles() == {"x": ["One.", "Two."], "y": ["Three."]}
+
+
 def test_skip_bad_loads_the_rest_and_reports(load, table):
     report = load([*articles(), b"{", {"title": "x"}], skip_bad=True)
     assert len(table.articles()) == 12
@@ -215,6 +224,34 @@ def test_no_train_article_is_an_error(load, table):
     )
     with pytest.raises(LvmError, match="train split"):
         load([article("only", article_id=lonely)])
+
+
+class Failing:
+    space_id, vector_dim = "failing", 4
+
+    def __init__(self, value):
+        self._value = value
+
+    def encode(self, texts, *, progress=None):
+        vectors = np.eye(len(texts), self.vector_dim, dtype=np.float32)
+        vectors[1] = self._value
+        return vectors
+
+
+@pytest.mark.parametrize("value", [0, float("nan"), float("inf")])
+def test_vectors_of_an_encoder_that_failed_are_refused(load, table, value):
+    with pytest.raises(LvmError, match="encoder of failing made for 1 texts are zero, NaN or infinite"):
+        load([article("only", 3)], encoder=Failing(value))
+
+    assert not table.rows
+
+
+def test_fractions_of_more_than_all_articles_are_refused(tmp_path, table):
+    (tmp_path / "given.jsonl").write_text(json.dumps(article("only")))
+    settings = Settings(home=tmp_path / "home", train_fraction=0.9, validation_fraction=0.2)
+
+    with pytest.raises(LvmError, match=r"0\.9 and 0\.2 add up to more than 1; lower LVM_TRAIN_FRACTION"):
+        ingest(tmp_path / "given.jsonl", table, settings=settings)
 
 
 def test_a_changed_article_is_refused(load, table):

@@ -125,6 +125,8 @@ def test_damage_is_noticed(encoder, tmp_path):
 def test_fitting_texts_without_words_is_an_error():
     with pytest.raises(LvmError, match="no words"):
         fit_lsa(["!", "?"])
+    with pytest.raises(LvmError, match="no words that two texts share in the 1000 train texts"):
+        fit_lsa([f"word{number}" for number in range(1000)])
 
 
 def test_the_name_alone_is_no_encoder(tmp_path):

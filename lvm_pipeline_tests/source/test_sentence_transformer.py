@@ -111,7 +111,9 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
             encoder_named(name, encoders_dir=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["./model", "../model", "~/no/such/model", "/no/such/model", "models/of/mine"])
+@pytest.mark.parametrize(
+    "name", ["./model", "../model", "~/no/model", "~no-such-user/model", "/no/such/model", "models/of/mine"]
+)
 def test_a_missing_folder_is_not_looked_up_in_the_hub(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(LvmError, match=r"There is no folder .*(model|mine); give"):

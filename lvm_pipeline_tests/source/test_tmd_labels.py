@@ -5,6 +5,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.source.schema import MAX_DOMAIN, MAX_MODIFIER, MAX_TASK
 from lvm_pipeline.source.tmd_labels import (
+    ASSIGNMENT_FILE,
     LABELS,
     METHOD,
     TmdAssignment,
@@ -58,3 +59,11 @@ def test_an_assignment_is_read_for_its_dataset_source_alone(tmp_path):
     assert read_assignment(tmp_path / "concepts.parquet", "b") is None
     assert "7 of 9 concepts were assigned by nearest label description" in assignment.in_words()
     assert assignment.in_words().endswith("so they are a function of the vector")
+
+
+@pytest.mark.parametrize("content", ['{"dataset_source":', '{"source": "a"}', "[]"])
+def test_a_damaged_assignment_is_refused(tmp_path, content):
+    (tmp_path / ASSIGNMENT_FILE).write_text(content)
+
+    with pytest.raises(LvmError, match=r"tmd_assignment.json is damaged; assign the codes again"):
+        read_assignment(tmp_path / "concepts.parquet", "a")

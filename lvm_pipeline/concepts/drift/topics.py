@@ -1,7 +1,7 @@
-"""Did the mix of topics change, or the content within topics? Two statistics on clusters of the concepts.
+"""Two drift statistics on clusters of the concepts: the mix of topics, and the content within topics.
 
-Clusters are fitted on both groups together, so that they are the same for every grouping: clusters of the earlier
-concepts alone fit those better than new ones, which raised false alarms.
+Clusters are fitted on both groups together, so that they are the same for every grouping. Clusters of the earlier
+concepts alone fit these better than new ones, which raised false alarms.
 
 Shapes: P = groupings, A = articles, n = sampled concepts, K = components, C = clusters.
 """
@@ -51,10 +51,10 @@ def _found_topics(groups: Groups) -> _Topics:
     codes = np.asarray(clusters.fit_predict(values), np.int64)
     within = values - np.asarray(clusters.cluster_centers_)[codes]
     within /= np.maximum(within.std(axis=0), 1e-9)
-    place = owners * num + codes
-    counts = np.bincount(place, minlength=pool.num_articles * num).reshape(-1, num).astype(np.float64)
+    cell = owners * num + codes
+    counts = np.bincount(cell, minlength=pool.num_articles * num).reshape(-1, num).astype(np.float64)
     sums = np.zeros((pool.num_articles * num, num_components), np.float32)
-    np.add.at(sums, place, within.astype(np.float32))
+    np.add.at(sums, cell, within.astype(np.float32))
     shares = counts / np.maximum(pool.num_sampled[:, None], 1)
     typical = [pool.ids[article] for article in shares.argmax(axis=0)]
     return _Topics(counts, sums.reshape(-1, num, num_components), typical)

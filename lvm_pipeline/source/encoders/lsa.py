@@ -105,17 +105,19 @@ def fit_lsa(texts: Sequence[str]) -> LsaEncoder:
     """Fit the encoder on texts of train articles. Raises LvmError if the texts have no words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    min_df = 2 if len(texts) >= RARE_BELOW else 1
     vectorizer = TfidfVectorizer(
         max_features=MAX_WORDS,
-        min_df=2 if len(texts) >= RARE_BELOW else 1,
+        min_df=min_df,
         sublinear_tf=True,
         dtype=np.float64,
         token_pattern=WORD,
     )
     try:
         weights = sparse.csr_matrix(vectorizer.fit_transform(texts))
-    except ValueError:  # scikit-learn: "empty vocabulary"
-        raise LvmError(f"{NAME} found no words in the {len(texts)} train texts; load articles with text.") from None
+    except ValueError:  # scikit-learn: "empty vocabulary", or "no terms remain"
+        words = "words" if min_df == 1 else "words that two texts share"
+        raise LvmError(f"{NAME} found no {words} in the {len(texts)} train texts; load articles with text.") from None
     vocabulary = tuple(str(word) for word in vectorizer.get_feature_names_out())
     return LsaEncoder(
         space_id=f"{NAME}@{_inputs_hash(texts)}",

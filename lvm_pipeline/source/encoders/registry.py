@@ -38,7 +38,7 @@ def encoder_named(name: str, *, encoders_dir: Path) -> Encoder:
 def remember_encoder(encoder: Encoder, *, encoders_dir: Path, found_space: str | None = None) -> None:
     """Register an encoder for `encoder_of_space`: save a fitted one, record the folder of a model.
 
-    `found_space` is the space id that the model's files have, where the encoder goes by another one.
+    `found_space` is the space id read from the model's files, if the encoder is registered under another one.
     """
     folder = encoder_folder(encoders_dir, encoder.space_id)
     if isinstance(encoder, lsa.LsaEncoder) and not folder.exists():
@@ -72,5 +72,5 @@ def _model_of_space(space_id: str, folder: Path) -> Encoder:
 
 
 def renamed(encoder: SentenceTransformerEncoder, space_id: str) -> SentenceTransformerEncoder:
-    """Return an encoder that goes by another space id."""
+    """Return the encoder with another space id."""
     return replace(encoder, space_id=space_id)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.source.encoders.encoder import Progress, unit_length
 
 HUB_OWNER = "sentence-transformers"  # of models named without an owner
@@ -76,9 +76,7 @@ def load_sentence_transformer(
     """
     folder = local_folder(name, encoders_dir=encoders_dir)
     if folder is None and _is_path(name):
-        raise LvmError(
-            f"There is no folder {Path(name).expanduser()}; give the folder of a sentence-transformers model."
-        )
+        raise LvmError(f"There is no folder {_expanded(name)}; give the folder of a sentence-transformers model.")
     folder = folder or _hub_folder(name, encoders_dir, may_download=may_download)
     space_id = space_of_folder(folder, name=name)
     model = _loaded(folder)
@@ -88,8 +86,16 @@ def load_sentence_transformer(
 
 def local_folder(name: str, *, encoders_dir: Path) -> Path | None:
     """Return the folder on this machine that a name refers to, None if there is none."""
-    folders = Path(name).expanduser(), encoders_dir / Path(name).name
+    folders = _expanded(name), encoders_dir / Path(name).name
     return next((folder.resolve() for folder in folders if folder.is_dir()), None)
+
+
+def _expanded(name: str) -> Path:
+    """Return a name as a path, with `~` replaced by the home of the user unless there is no such user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def _is_path(name: str) -> bool:
@@ -103,7 +109,7 @@ def space_of_folder(folder: Path, *, name: str) -> str:
     Raises:
         LvmError: If the folder is incomplete, has pickled weights, or differs from the known model of its name.
     """
-    short_name = Path(name).expanduser().name or folder.name
+    short_name = _expanded(name).name or folder.name
     modules = [folder / module["path"] for module in _modules(folder)]
     layout = layout_of_folder(folder)
     expected = KNOWN_LAYOUTS.get(short_name)
@@ -215,10 +221,10 @@ def _hub_folder(name: str, encoders_dir: Path, *, may_download: bool) -> Path:
             raise OSError("downloads are disabled")
         return Path(hub.snapshot_download(repository, cache_dir=encoders_dir / HUB_FOLDER, **patterns))
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LvmError(
             f"The weights of encoder {name} are not available: there is no folder {encoders_dir / Path(name).name}, "
-            f"and {repository} cannot be downloaded ({reason}); copy its folder there, or name another encoder."
+            f"and {repository} cannot be downloaded ({first_line(error)}); copy its folder there, or name "
+            "another encoder."
         ) from None
 
 
