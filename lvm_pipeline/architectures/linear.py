@@ -32,6 +32,7 @@ class LinearConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(len(self.scales) > 0, "scales", "at least one decay")
+        self.require_decays("scales")
         self.require(self.leading_directions >= 1, "leading_directions", "at least 1")
 
     @property
