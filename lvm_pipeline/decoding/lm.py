@@ -127,7 +127,7 @@ def open_language_model(name: str | None) -> LanguageModel:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - damaged files raise exceptions of several packages
         raise LvmError(
             f"The language model {folder} cannot be opened ({first_line(error)}); name a folder or a "
             "GGUF file of a causal language model with --language-model or LVM_DECODER_LANGUAGE_MODEL."
