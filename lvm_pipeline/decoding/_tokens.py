@@ -21,6 +21,9 @@ class TextTokens:
     tokenizer: "Tokenizer"
     end: int = END  # token after a text
 
+    def __post_init__(self) -> None:
+        self.tokenizer.encode_special_tokens = True  # a text that contains the name of one is not cut there
+
     @property
     def size(self) -> int:
         return self.tokenizer.get_vocab_size()

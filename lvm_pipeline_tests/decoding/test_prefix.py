@@ -349,3 +349,12 @@ def test_a_text_that_is_too_long_is_cut_and_has_no_end():
     assert short[-1] == END
     assert model.losses(torch.zeros(2, 4), padded([line, short])).shape == (2, 5)
     assert tokens.decode(tokens.encode(["Grüße, 世界 and\n  more"], max_tokens=99)) == ["Grüße, 世界 and more"]
+
+
+def test_a_text_that_contains_the_name_of_the_end_token_is_not_cut_there():
+    tokens, text = train_tokenizer(TEXTS, vocabulary_size=300), "Write <end> at the end."
+
+    lines = tokens.encode([text], max_tokens=100)
+
+    assert lines[0].index(END) == len(lines[0]) - 1
+    assert tokens.decode(lines) == [text]
