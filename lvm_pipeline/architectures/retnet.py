@@ -78,13 +78,14 @@ class Retention(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         queries, keys, values, gate = self.project(states, 0)
-        retained, _ = retain(queries, keys, values)
+        retained, _ = RETENTION.form_for(values)(queries, keys, values)
         return self.project_out(retained, gate)
 
     def prefill(self, states: Tensor, state: RetentionState | None) -> tuple[Tensor, RetentionState]:
         num_seen, memory = (0, None) if state is None else state
         queries, keys, values, gate = self.project(states, num_seen)
-        retained, memory = retain(queries, keys, values, state=memory, returns_state=True)
+        form = RETENTION.form_for(values)
+        retained, memory = form(queries, keys, values, state=memory, returns_state=True)
         assert memory is not None
         return self.project_out(retained, gate), (num_seen + states.shape[1], memory)
 
@@ -112,10 +113,10 @@ def log_gamma(num_heads: int, device: torch.device) -> Tensor:
     return torch.log1p(-(2.0 ** (-5 - torch.arange(num_heads, dtype=torch.float64, device=device))))
 
 
-def retain(
+def torch_retention(
     queries: Tensor, keys: Tensor, values: Tensor, *, state: Tensor | None = None, returns_state: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Retain by the fastest form that is there.
+    """Retain in PyTorch (`RETENTION` also has a kernel).
 
     Args:
         queries: Rotated, (B, T, K, N).
@@ -124,12 +125,6 @@ def retain(
         state: Before the first position, (B, K, N, P); zero if left out.
         returns_state: Whether to return the state after the last position (else None) beside y (B, T, K, P).
     """
-    return RETENTION.form_for(values)(queries, keys, values, state=state, returns_state=returns_state)
-
-
-def torch_retention(
-    queries: Tensor, keys: Tensor, values: Tensor, *, state: Tensor | None = None, returns_state: bool = False
-) -> tuple[Tensor, Tensor | None]:
     log_decay = log_gamma(values.shape[2], values.device).expand(1, values.shape[1], -1)
     return decayed_attention(queries, keys, values, log_decay=log_decay, state=state, returns_state=returns_state)
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._config import BackboneConfig, option
 from lvm_pipeline.architectures._contract import Architecture, OptimiserSetting, Preset
-from lvm_pipeline.architectures._delta_rule import delta_rule, reference_delta_rule
+from lvm_pipeline.architectures._delta_rule import DELTA_RULE, reference_delta_rule
 from lvm_pipeline.architectures._norms import NO_DECAY, HeadNorm, LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._token_shift import previous
@@ -218,7 +218,8 @@ class RwkvBlock(nn.Module):
         last_time, memory, last_channel = (None, None, None) if state is None else state
         to_time = self.time_norm(states)
         mixed, first_values = self.time_mix.project(to_time, previous(to_time, last_time), first_values)
-        read, memory = delta_rule(*mixed[:6], state=memory, returns_state=returns_state)
+        form = DELTA_RULE.form_for(mixed.r)
+        read, memory = form(*mixed[:6], state=memory, returns_state=returns_state)
         states = states + self.dropout(self.time_mix.project_out(read, mixed))
         to_channel = self.channel_norm(states)
         states = states + self.dropout(self.channel_mix(to_channel, previous(to_channel, last_channel)))
