@@ -126,7 +126,7 @@ class DenoisingOutput(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One kind of model and everything the rest of the pipeline needs to know of it."""
+    """One kind of model and everything that the rest of the pipeline needs to know about it."""
 
     name: str
     summary: str

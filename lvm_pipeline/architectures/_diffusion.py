@@ -1,4 +1,4 @@
-"""How noise enters a vector in N steps, and how it leaves it: the schedule and the deterministic sampler.
+"""Diffusion of a vector in N steps: the noise schedule and the deterministic sampler.
 
 Papers: Nichol and Dhariwal, 2021 (arXiv 2102.09672) for the cosine; LCM team, 2024 (arXiv 2412.08821),
 equation 14, for the sigmoid; Lin et al., 2023 (arXiv 2305.08891), algorithms 1 and 2, for a last step

@@ -1,4 +1,4 @@
-"""A long kernel that a small network draws from its positions, in float64.
+"""A long kernel that a small network generates from its positions, in float64.
 
 Paper: Poli et al., Hyena Hierarchy, 2023 (arXiv 2302.10866), section 3.3. Code: github.com/HazyResearch/safari
 02220c6, `standalone_hyena.py`.

@@ -103,7 +103,7 @@ class RankingHead(nn.Module):
 
 
 class RankingOutput(LatentVectorModel):
-    """A model with a ranking head, seen through it: `forward` returns views, flat (..., K D), and not predictions.
+    """Wraps a model with a ranking head: `forward` returns the head's views, flat (..., K D), instead of predictions.
 
     It carries no state; views of an article are made from the article so far.
     """
@@ -124,7 +124,7 @@ class RankingOutput(LatentVectorModel):
 
 
 def ranking_output(model: LatentVectorModel) -> RankingOutput | None:
-    """Return the model seen through its ranking head; None if it has none."""
+    """Wrap a model that has a ranking head; return None for others."""
     return RankingOutput(model) if MODULE in dict(model.named_children()) else None
 
 

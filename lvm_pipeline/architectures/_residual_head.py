@@ -78,7 +78,7 @@ class ResidualHead(nn.Module):
             return self._weighted(at_least_float32(contexts), weights_BTK)[at]
 
     def _weighted(self, contexts: Tensor, weights_BTK: Tensor) -> Tensor:
-        """Add up the contexts (B, T, D) as the scales' weights at each position say, (B, T, D)."""
+        """Sum the contexts (B, T, D) by the weights of the scales at each position, (B, T, D)."""
         lags = _lags(contexts.shape[1], contexts.device)
         powers_KT = self._powers(contexts.shape[1])
         shares_KTT = _triangle(powers_KT, lags) / powers_KT.cumsum(1)[:, :, None]

@@ -14,9 +14,8 @@ Shapes: B = batch, T = context in concepts, H = hidden width, O = order.
     u = u + out(LayerNorm(u)),  u = u + W_2 gelu(W_1 LayerNorm(u) + b_1) + b_2,  a last LayerNorm after L such pairs
 
 The kernels are functions of the position (`_implicit_filter`), so a context has a longest length; `*` is a Toeplitz
-product or an FFT (`_long_convolution`). Under autocast kernels stay in float64 and
-convolutions in float32. `full` has the
-published width and more layers, to reach the size that the published model has with its token embeddings;
+product or an FFT (`_long_convolution`). Under autocast kernels stay in float64 and convolutions in float32. `full` has
+the published width and more layers, to reach the size that the published model has with its token embeddings;
 `published` has the authors' number of layers.
 """
 

@@ -108,7 +108,7 @@ class PerformerAttention(nn.Module):
 
 
 class PerformerMixers(RecurrentStack):
-    """L pairs of attention and MLP, and when their features are drawn again."""
+    """L pairs of attention and MLP, whose random features are redrawn in training."""
 
     def __init__(self, config: PerformerConfig):
         layers = (
@@ -136,7 +136,7 @@ class PerformerMixers(RecurrentStack):
 
 
 def _usual_features(head_dim: int) -> int:
-    """Return N log N, so many features as the authors' code takes for heads of that width."""
+    """Return N log N, the number of features in the authors' code for heads of width N."""
     return int(head_dim * math.log(head_dim))
 
 

@@ -43,7 +43,7 @@ class TextTokens:
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> TextTokens:
-    """Train a tokenizer of at most so many tokens; all bytes are among them, so that every text can be written."""
+    """Train a tokenizer of at most `vocabulary_size` tokens, among them all bytes, so that it can encode every text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

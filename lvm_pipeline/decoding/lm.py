@@ -74,7 +74,7 @@ def train_lm(
 ) -> TrainedPrefix:
     """Train the soft tokens from which a frozen language model writes each text, for vectors (N, D).
 
-    The model comes in evaluation mode and takes no gradient. `progress` is called after every step.
+    The returned model is in evaluation mode, its weights take no gradient. `progress` is called after every step.
 
     Raises:
         LvmError: If an option cannot be used, or there are too few texts.

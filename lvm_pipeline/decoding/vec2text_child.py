@@ -1,4 +1,4 @@
-"""Runs in the environment of vec2text, which is another than this package's; imports nothing of it.
+"""Runs in the environment of vec2text, where this package is not installed; imports nothing of it.
 
 Reads one JSON line {"weights": FOLDER, "vectors": NPZ FILE, "steps": N, "beam": N, "device": NAME} and writes one:
 {"texts": [...]} or {"error": "..."}. The folder holds `inversion` and `corrector` (weights), `base` (weights and

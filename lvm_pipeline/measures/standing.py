@@ -83,7 +83,7 @@ def fit_clusters(vectors: Vectors, rows: NDArray[np.int64], *, seed: int) -> Vec
     leading = directions @ basis
     with threadpool_limits(1, "openmp"):  # its threads mostly wait for each other; other fits use the other cores
         labels = means.fit(leading).predict(leading)
-    centroids = np.asarray(means.cluster_centers_, np.float32) @ basis.T  # of a cluster that is nobody's nearest
+    centroids = np.asarray(means.cluster_centers_, np.float32) @ basis.T  # kept for clusters without a concept
     found, first = np.unique(np.sort(labels), return_index=True)
     centroids[found] = np.add.reduceat(directions[np.argsort(labels, kind="stable")], first)
     return unit_length(centroids)

@@ -1,4 +1,4 @@
-"""How sure is a mean? Intervals by resampling whole articles, never rows: neighbouring rows are alike.
+"""Confidence intervals of means by a bootstrap over whole articles, since neighbouring rows are alike.
 
 Shapes: S = targets, A = articles, R = resamples, K = predictors.
 """
