@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from lvm_pipeline.architectures._contract import OptimiserSetting
 from lvm_pipeline.architectures._directions import principal_directions
 from lvm_pipeline.architectures._dropout import Dropout
-from lvm_pipeline.architectures._precision import at_least_float32
+from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
 from lvm_pipeline.architectures._residual_head import START_DECAY, check_weighted_mean
 
 NUM_HEADS = 4
@@ -158,7 +158,7 @@ class MixingHead(nn.Module):
 
     def _mixed(self, rotated: Tensor, keys: Tensor, positions: Tensor, states: Tensor | None) -> Tensor:
         """Predict at some positions, the same of each context, (B, Q, D), in the principal directions."""
-        with torch.autocast(rotated.device.type, enabled=False):
+        with without_autocast(rotated):
             lags = positions[:, None] - torch.arange(rotated.shape[1], device=rotated.device)
             means = [share @ rotated for share in self._shares(self.decays, lags)]
             summaries = torch.stack([rotated[:, positions], *means[:2]], dim=1)
