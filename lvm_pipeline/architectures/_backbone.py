@@ -109,7 +109,9 @@ class Backbone(LatentVectorModel):
             LvmError: If the contexts are longer than the model reads, or it needs a condition and none is given.
         """
         if self.max_context is not None and contexts.shape[1] > self.max_context:
-            raise LvmError(f"This model reads at most {self.max_context} concepts, got {contexts.shape[1]}; cut it.")
+            raise LvmError(
+                f"This model reads at most {self.max_context} concepts, got {contexts.shape[1]}; cut the context."
+            )
         states = self.dropout(self.input_projection(contexts if self.normaliser is None else self.normaliser(contexts)))
         if self.modulation is None:
             return states

@@ -101,7 +101,7 @@ class LatentVectorModel(nn.Module, ABC):
         Raises:
             LvmError: If the architecture carries no state.
         """
-        raise LvmError(f"{type(self).__name__} carries no state from concept to concept; give it the whole context.")
+        raise LvmError("This model carries no state from concept to concept; give it the whole context.")
 
     def step(self, vectors: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
         """Predict from one more concept of each context, (B, D), with its condition (B, C) if the config has one.

@@ -87,7 +87,7 @@ class Vec2Text:
             }
             texts = self._answer(request).get("texts")
         if not isinstance(texts, list) or len(texts) != len(vectors):
-            raise LvmError(f"{self.name} gave no text for each of {len(vectors)} vectors; install it again.")
+            raise LvmError(f"{self.name} did not return one text for each of {len(vectors)} vectors; install it again.")
         return [str(text) for text in texts]
 
     def _answer(self, request: Mapping[str, object]) -> dict[str, object]:

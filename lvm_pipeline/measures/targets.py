@@ -135,7 +135,7 @@ def find_targets(
     for name in (split, "train"):
         rows = target_rows[target_splits == name]
         if not len(rows):
-            raise LvmError(f"The {name} split holds no sequence; choose another split, or split the articles anew.")
+            raise LvmError(f"The {name} split holds no sequence; choose another split, or split the articles again.")
         contexts[name] = _contexts(rows, article_first_rows, context_length, context_mode)
     return Targets(
         vectors=vectors,
