@@ -167,10 +167,9 @@ class MixingHead(nn.Module):
             scores = self._scores(rotated, summaries, lags) + self.score_scale[:, None, None] * products
             attended = [weights @ rotated for weights in scores.softmax(dim=-1).unbind(1)]
             mixed = self.constant + self.correction_in(self.correction_dropout(inputs)) @ self.correction_out.T
+            # added one after the other: (B, K + J, Q, D) would not fit the caches
             for gain, each in zip((*self.gains, *self.mean_gains), (*attended, *means), strict=True):
-                mixed = torch.addcmul(
-                    mixed, gain, each
-                )  # one after the other: (B, K + J, Q, D) would not fit the caches
+                mixed = torch.addcmul(mixed, gain, each)
             return mixed
 
     def _queries(self, inputs: Tensor, states: Tensor | None) -> Tensor:
