@@ -61,7 +61,7 @@ def torch_delta_rule(
 
 
 def _in_chunks(part: Tensor, num_chunks: int, chunk: int) -> Tensor:
-    """Cut (B, T, K, N) to (B, K, n, c, N); what is filled up neither fades, nor reads, nor writes."""
+    """Cut (B, T, K, N) to (B, K, n, c, N); the padding neither fades, nor reads, nor writes."""
     part = at_least_float32(part).transpose(1, 2)
     return F.pad(part, (0, 0, 0, num_chunks * chunk - part.shape[2])).unflatten(2, (num_chunks, chunk))
 
@@ -98,7 +98,7 @@ def _over_chunks(
 
 
 def _example(device: torch.device) -> dict[str, Tensor]:
-    """Draw what the operator reads in RWKV-7: over two chunks, heads of 64, `a` of unit length and `b` against it."""
+    """Draw inputs like those of RWKV-7: longer than two chunks, heads of 64, `a` of unit length and `b` against it."""
     batch, length, heads, width = 2, 150, 2, 64
     generator = torch.Generator().manual_seed(0)
 

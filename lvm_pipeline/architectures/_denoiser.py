@@ -151,7 +151,7 @@ class Denoiser(nn.Module):
         self.norm = RMSNorm(config.hidden_dim)
 
     def read(self, encoded: Tensor, memory: Memory | None = None) -> Memory:
-        """Return what the layers attend to: what they did before, and encoded concepts (B, T, H)."""
+        """Return keys and values of the layers: those of `memory`, then those of encoded concepts (B, T, H)."""
         if memory is None:
             encoded = torch.cat([torch.zeros_like(encoded[:, :1]), encoded], dim=1)
         read = [layer.context.read(encoded) for layer in self._layers()]

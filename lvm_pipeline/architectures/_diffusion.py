@@ -92,8 +92,8 @@ class NoiseSchedule(nn.Module):
 def guided(conditional: Tensor, unconditional: Tensor, *, scale: float, rescale: float) -> Tensor:
     """Move the conditional noise (..., D) away from the unconditional one.
 
-    `scale` says how far; 1 is the conditional noise. `rescale` is the share, 0 to 1, in which the result is given the
-    conditional noise's spread back.
+    `scale` is the guidance scale; 1 is the conditional noise. `rescale`, 0 to 1, is how far the spread of the result
+    is scaled back to that of the conditional noise.
     """
     found = unconditional + scale * (conditional - unconditional)
     factor = _spread(conditional) / _spread(found).clamp_min(SMALLEST_LENGTH)

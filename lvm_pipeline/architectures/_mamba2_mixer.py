@@ -128,7 +128,7 @@ class Mamba2Mixer(nn.Module):
         return self.project_out(mixed, gate), conv_state, memory
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return z (B, T, E), what is convolved (B, T, C) and dt before its bias (B, T, K)."""
+        """Return z (B, T, E), the input of the convolution (B, T, C) and dt before its bias (B, T, K)."""
         gate, to_convolve, time_step = self.in_proj(states).split(self.split_dims, -1)
         return gate, to_convolve, time_step
 
@@ -175,7 +175,7 @@ def torch_state_space(
 
 
 def _example(device: torch.device) -> dict[str, Tensor]:
-    """Draw what the operator reads: over two chunks, with heads and states as wide as in the preset `full`."""
+    """Draw inputs longer than two chunks, with heads and states as wide as in the preset `full`."""
     batch, length, heads, width, state_dim = 2, 150, 4, 64, 128
     generator = torch.Generator().manual_seed(0)
     shapes = {

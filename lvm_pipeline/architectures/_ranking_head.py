@@ -1,4 +1,4 @@
-"""A second output for ranking: which of many concepts comes next, beside the prediction of its vector.
+"""A second output that ranks candidates for the next concept, in addition to the prediction of its vector.
 
 The best vector by cosine is not the best query for ranking, so the two need different outputs. Two steps:
 

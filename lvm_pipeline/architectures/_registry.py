@@ -1,7 +1,7 @@
 """Find the architectures: each module of this folder declares one, unless its name starts with an underscore.
 
 Beside the architectures there are baseline models (`is_baseline` in the declaration): they are trained, promoted and
-served in the same way, but `all` does not include them and they are no partitions in Dagster.
+served in the same way, but `all` does not include them and they have no partitions in Dagster.
 """
 
 import importlib

@@ -30,7 +30,7 @@ class CausalConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
 
     def forward(self, inputs: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Convolve (B, T, C) after the width - 1 inputs `before` (default: zeros); return the last inputs, too.
+        """Convolve (B, T, C) after the width - 1 inputs `before` (default: zeros); also return the latest width - 1.
 
         Shifted products instead of a convolution, which is slow on few positions.
         """

@@ -25,7 +25,7 @@ the training's steps, each further from what would be predicted without the cont
 contexts, drawn with the weights and saved with them, so that a context always has the same prediction,
 whatever the batch, the length or the random state around it; `sample` takes other noise.
 
-`initial_noise_scale` says what a prediction is. At 0, the default, it is the mean over what may follow, as
+`initial_noise_scale` decides what is predicted. At 0, the default, it is the mean over what may follow, as
 every other architecture predicts it and as cosine rewards. Above 0 it is one of the things that may follow,
 which has a lower cosine on average. The authors' settings for text are 40 steps, noise 0.6, guidance 3 and
 rescaling 0.7; those are fields like the others.

@@ -61,7 +61,7 @@ class PerformerConfig(BackboneConfig):
         self.require(self.hidden_dim % self.num_heads == 0, "num_heads", f"a divisor of hidden_dim = {self.hidden_dim}")
         head_dim = self.hidden_dim // self.num_heads
         can_turn = not self.has_rotation or head_dim % 2 == 0
-        self.require(can_turn, "num_heads", f"so many that hidden_dim / num_heads = {head_dim} is even")
+        self.require(can_turn, "num_heads", f"such that hidden_dim / num_heads is even, not {head_dim}")
         self.require(self.kernel in KERNELS, "kernel", " or ".join(KERNELS))
         self.require(self.redraw_steps >= 0, "redraw_steps", "0 (never) or more")
 

@@ -60,7 +60,7 @@ class RetNetConfig(BackboneConfig):
             width = getattr(self, name)
             self.require(width % self.num_heads == 0, "num_heads", f"a divisor of {name} = {width}")
         key_dim = self.hidden_dim // self.num_heads
-        self.require(key_dim % 2 == 0, "num_heads", f"so many that hidden_dim / num_heads = {key_dim} is even")
+        self.require(key_dim % 2 == 0, "num_heads", f"such that hidden_dim / num_heads is even, not {key_dim}")
 
 
 class Retention(nn.Module):
@@ -130,7 +130,7 @@ def torch_retention(
 
 
 def _example(device: torch.device) -> dict[str, Tensor]:
-    """Draw what retention reads: over two chunks, heads as wide as in the preset `full`."""
+    """Draw inputs longer than two chunks, with heads as wide as in the preset `full`."""
     batch, length, heads, key_dim, value_dim = 2, 150, 3, 256, 512
     generator = torch.Generator().manual_seed(0)
     shapes = {

@@ -43,7 +43,7 @@ from lvm_pipeline.architectures._token_shift import previous
 
 HEAD_NORM_EPS = 64e-5
 STRONGEST_LOG_DECAY = -math.exp(-0.5)
-SMALL = 1e-3  # deviation of what the authors start at zero before something that is not
+SMALL = 1e-3  # standard deviation of the first low-rank matrices, which the authors start at zero
 MIX_POWERS = (0.2, 0.9, 0.7, 0.7, 0.9, 0.2)  # of r, w, k, v, a, g in the fresh model
 
 BlockState = tuple[Tensor, Tensor, Tensor]  # last input of the time mix (B, H), memory (B, K, N, N), of the channel mix
@@ -146,7 +146,7 @@ class TimeMix(nn.Module):
         nn.init.constant_(self.norm.weight, ((1 + layer) / config.num_layers) ** 0.7)
 
     def project(self, states: Tensor, before: Tensor, first_values: Tensor | None) -> tuple[Mixed, Tensor]:
-        """Prepare what the memory reads and writes from states (B, T, H) and the same one position earlier.
+        """Compute the inputs of the memory from states (B, T, H) and the same one position earlier.
 
         `first_values` is v of the first layer (B, T, H), which is returned too; None in the first layer.
         """

@@ -28,7 +28,7 @@ class Search:
     # the drawn ones decode vectors around the given one: standard deviation of that noise, relative to the mean
     # standard deviation of train vectors
     spread: Annotated[float, Field(ge=0)] = 0.0
-    corrections: Annotated[int, Field(ge=0)] = 0  # texts written after what the last text's vector missed was added
+    corrections: Annotated[int, Field(ge=0)] = 0  # further texts, after adding what the last one missed
 
     @property
     def needs_encoder(self) -> bool:

@@ -72,7 +72,7 @@ def leading(pool: Values) -> Leading | None:
 
 
 def _cost(pool: Values, basis: Values) -> float:
-    """Estimate the cost beside that of the whole product, for predictions that repeat the last concept.
+    """Estimate the cost relative to the whole product, for predictions that repeat the last concept.
 
     Where candidates are doubtful, the whole product follows.
     """
@@ -124,7 +124,7 @@ def compared(
 
 
 def _possible(at_most: Values, thresholds: Thresholds, part: slice) -> NDArray[np.uint8]:
-    """Return the bits of what may reach one of the thresholds, (B, C / 8), given what the cosines are at most."""
+    """Return as bits, (B, C / 8), which cosines may reach a threshold, given upper bounds of the cosines."""
     bits = [
         np.packbits(_less(at_most, penalties, part) >= (least - SLACK)[:, None], axis=1)
         for least, penalties in thresholds

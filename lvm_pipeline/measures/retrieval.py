@@ -112,7 +112,7 @@ def _excluded_columns(
 def _num_between(
     is_true: NDArray[np.bool_], begin: NDArray[np.int64], end: NDArray[np.int64]
 ) -> NDArray[np.int64] | int:
-    """Count in each line what is true from column `begin` to before `end`, each of shape (B,)."""
+    """Count the true values of each line from column `begin` to before `end`, each of shape (B,)."""
     is_some = end > begin
     if not is_some.any():
         return 0

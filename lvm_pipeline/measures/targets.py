@@ -50,7 +50,7 @@ class Contexts:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Everything that a score depends on besides the predictions."""
+    """Everything that a score depends on except the predictions."""
 
     vectors: NDArray[np.float32]  # all vectors, shape (N, D), may be memory-mapped
     scored: Contexts  # the targets that are scored
