@@ -68,7 +68,7 @@ class CausalSelfAttention(nn.Module):
         return self.prefill(states, None)[0]
 
     def prefill(self, states: Tensor, state: KeysAndValues | None) -> tuple[Tensor, KeysAndValues]:
-        """Attend to what came before, too."""
+        """Continue after the keys and values of `state`, None at the start; return those after the states, too."""
         queries, keys, values = self.project(states, 0 if state is None else state[0].shape[2])
         if state is not None:
             keys, values = torch.cat([state[0], keys], dim=2), torch.cat([state[1], values], dim=2)

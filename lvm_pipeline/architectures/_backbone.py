@@ -32,7 +32,7 @@ class RecurrentMixers(Protocol):
     """Mixers that can also continue from a state."""
 
     def prefill(self, states: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Mix states (B, T, H) that follow on `state` (None at the start); return the state after them, too."""
+        """Mix states (B, T, H) that continue from `state` (None at the start); also return the state after them."""
         ...
 
 
@@ -103,13 +103,15 @@ class Backbone(LatentVectorModel):
         return self._finish(prediction), (mixer_state, head_state)
 
     def states_of(self, contexts: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Project and modulate the contexts to what the mixers read, (B, T, H).
+        """Project and modulate the contexts to the input of the mixers, (B, T, H).
 
         Raises:
             LvmError: If the contexts are longer than the model reads, or it needs a condition and none is given.
         """
         if self.max_context is not None and contexts.shape[1] > self.max_context:
-            raise LvmError(f"This model reads at most {self.max_context} concepts, got {contexts.shape[1]}; cut it.")
+            raise LvmError(
+                f"This model reads at most {self.max_context} concepts, got {contexts.shape[1]}; cut the context."
+            )
         states = self.dropout(self.input_projection(contexts if self.normaliser is None else self.normaliser(contexts)))
         if self.modulation is None:
             return states

@@ -8,7 +8,13 @@ from lvm_pipeline.errors import LvmError, nearest_or_all
 
 FROM_DATA = ("vector_dim", "unit_length")  # fields that the data decide, not a training option
 HEADS = ("mixing", "means", "none")
-_TYPE_NAMES = {tuple: "a tuple", bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_TYPE_NAMES = {
+    tuple: "a list of numbers",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+}
 
 
 def option(default: Any, meaning: str) -> Any:
@@ -44,6 +50,9 @@ class ModelConfig:
         if not condition:
             raise LvmError(f"{type(self).__name__}: {name} must be {allowed}, got {getattr(self, name)!r}.")
 
+    def require_decays(self, name: str) -> None:
+        self.require(all(0.0 <= decay <= 1.0 for decay in getattr(self, name)), name, "decays from 0 to 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig(ModelConfig):
@@ -74,7 +83,7 @@ class BackboneConfig(ModelConfig):
         self.require(
             self.correction_rank is None or self.correction_rank >= 1, "correction_rank", "at least 1, or nothing"
         )
-        self.require(all(0.0 <= decay <= 1.0 for decay in self.scales), "scales", "decays from 0 to 1")
+        self.require_decays("scales")
         self.require(self.condition_dim >= 0, "condition_dim", "0 or more")
 
 
@@ -108,6 +117,12 @@ def _check_type(owner: str, name: str, value: Any, *, like: Any, annotation: str
     if value is None and "None" in annotation:
         return
     expected = next((kind for kind in _TYPE_NAMES if kind.__name__ in annotation), type(like))
-    accepted = (int, float) if expected is float else expected
-    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+    if not _is_of_type(value, expected):
         raise LvmError(f"{owner}: {name} must be {_TYPE_NAMES.get(expected, expected)}, got {value!r}.")
+
+
+def _is_of_type(value: Any, expected: type) -> bool:
+    if expected is tuple:
+        return isinstance(value, tuple) and all(_is_of_type(each, float) for each in value)
+    accepted = (int, float) if expected is float else expected
+    return isinstance(value, accepted) and (expected is bool or not isinstance(value, bool))

@@ -82,7 +82,7 @@ class LatentVectorModel(nn.Module, ABC):
         """Prepare for an optimiser step, counted from 1; the training loop calls this before each."""
 
     def fit(self, train_vectors: Tensor) -> None:
-        """Set what is estimated and not learned (a normaliser) from vectors of train articles, (N, D)."""
+        """Set statistics that are estimated and not learned (a normaliser) from vectors of train articles, (N, D)."""
 
     def set_weighted_mean(self, *, decay: float, article_weight: float) -> None:
         """Start the residual head at this weighted mean; a model without the head ignores it."""
@@ -96,12 +96,12 @@ class LatentVectorModel(nn.Module, ABC):
         """Take the arrays of a linear forecast that was fitted with `linear_forecast_options`, by name."""
 
     def prefill(self, contexts: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Predict like `forward` for contexts that continue from `state`; return the state after them, too.
+        """Predict like `forward` for contexts that continue from `state`; also return the state after them.
 
         Raises:
             LvmError: If the architecture carries no state.
         """
-        raise LvmError(f"{type(self).__name__} carries no state from concept to concept; give it the whole context.")
+        raise LvmError("This model carries no state from concept to concept; give it the whole context.")
 
     def step(self, vectors: Tensor, state: Any = None, condition: Tensor | None = None) -> tuple[Tensor, Any]:
         """Predict from one more concept of each context, (B, D), with its condition (B, C) if the config has one.
@@ -126,7 +126,7 @@ class DenoisingOutput(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One kind of model and everything the rest of the pipeline needs to know of it."""
+    """One kind of model and everything that the rest of the pipeline needs to know about it."""
 
     name: str
     summary: str
@@ -151,7 +151,9 @@ class Architecture:
             raise ValueError(f"architecture {self.name} lacks the presets {missing}")
         strangers = [name for name, preset in self.presets.items() if type(preset.config) is not self.config_class]
         if strangers:
-            raise ValueError(f"architecture {self.name}: presets {strangers} are no {self.config_class.__name__}")
+            raise ValueError(
+                f"architecture {self.name}: presets {strangers} do not have a {self.config_class.__name__}"
+            )
 
     @property
     def kind(self) -> str:

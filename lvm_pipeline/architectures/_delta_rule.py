@@ -28,33 +28,6 @@ from lvm_pipeline.architectures._kernels import OptionalKernel, delta_rule_form
 from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
 
 
-def delta_rule(
-    r: Tensor,
-    log_decay: Tensor,
-    k: Tensor,
-    v: Tensor,
-    a: Tensor,
-    b: Tensor,
-    *,
-    state: Tensor | None = None,
-    returns_state: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """Run the memory over a context with the fastest available implementation; names follow the paper.
-
-    Args:
-        r: What is read, (B, T, K, N).
-        log_decay: w, below 0, (B, T, K, N); a kernel takes it for RWKV-7's, not below -exp(-1/2).
-        k: Where it is written, (B, T, K, N).
-        v: What is written, (B, T, K, P).
-        a: Along what it forgets, (B, T, K, N).
-        b: Where what is read along `a` is added, (B, T, K, N).
-        state: S before the first position, (B, K, N, P); zero if left out.
-        returns_state: Whether to return the state after the last position (else None) beside y (B, T, K, P).
-    """
-    form = DELTA_RULE.form_for(r)
-    return form(r, log_decay, k, v, a, b, state=state, returns_state=returns_state)
-
-
 def torch_delta_rule(
     r: Tensor,
     log_decay: Tensor,
@@ -66,6 +39,18 @@ def torch_delta_rule(
     state: Tensor | None = None,
     returns_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
+    """Run the memory over a context in PyTorch (`DELTA_RULE` also has a kernel); names follow the paper.
+
+    Args:
+        r: What is read, (B, T, K, N).
+        log_decay: w, below 0, (B, T, K, N); a kernel takes it for RWKV-7's, not below -exp(-1/2).
+        k: Where it is written, (B, T, K, N).
+        v: What is written, (B, T, K, P).
+        a: Along what it forgets, (B, T, K, N).
+        b: Where what is read along `a` is added, (B, T, K, N).
+        state: S before the first position, (B, K, N, P); zero if left out.
+        returns_state: Whether to return the state after the last position (else None) beside y (B, T, K, P).
+    """
     with without_autocast(r):
         length = r.shape[1]
         num_chunks = -(-length // CHUNK)
@@ -76,7 +61,7 @@ def torch_delta_rule(
 
 
 def _in_chunks(part: Tensor, num_chunks: int, chunk: int) -> Tensor:
-    """Cut (B, T, K, N) to (B, K, n, c, N); what is filled up neither fades, nor reads, nor writes."""
+    """Cut (B, T, K, N) to (B, K, n, c, N); the padding neither fades, nor reads, nor writes."""
     part = at_least_float32(part).transpose(1, 2)
     return F.pad(part, (0, 0, 0, num_chunks * chunk - part.shape[2])).unflatten(2, (num_chunks, chunk))
 
@@ -113,7 +98,7 @@ def _over_chunks(
 
 
 def _example(device: torch.device) -> dict[str, Tensor]:
-    """Draw what the operator reads in RWKV-7: over two chunks, heads of 64, `a` of unit length and `b` against it."""
+    """Draw inputs like those of RWKV-7: longer than two chunks, heads of 64, `a` of unit length and `b` against it."""
     batch, length, heads, width = 2, 150, 2, 64
     generator = torch.Generator().manual_seed(0)
 

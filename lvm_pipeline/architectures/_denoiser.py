@@ -44,7 +44,7 @@ def embedded_steps(steps: Tensor) -> Tensor:
 
 
 class StepEmbedding(nn.Module):
-    """Says how noisy a vector is: steps (B, T) -> (B, T, H)."""
+    """Embedding of the noise level: steps (B, T) -> (B, T, H)."""
 
     def __init__(self, width: int):
         """Draw weights as the authors do."""
@@ -97,7 +97,7 @@ class CrossAttention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, states: Tensor, memory: tuple[Tensor, Tensor], is_without: Tensor | None) -> Tensor:
-        """Attend from the last T positions (B, T, H) to the memory up to each, but where `is_without` (B, T)."""
+        """Attend from the last T positions (B, T, H) to the memory up to each; without context where `is_without`."""
         keys, values = memory
         attended = causal_attention(self.split(self.query(states)), keys, values)
         if is_without is not None:
@@ -151,7 +151,7 @@ class Denoiser(nn.Module):
         self.norm = RMSNorm(config.hidden_dim)
 
     def read(self, encoded: Tensor, memory: Memory | None = None) -> Memory:
-        """Return what the layers attend to: what they did before, and encoded concepts (B, T, H)."""
+        """Return keys and values of the layers: those of `memory`, then those of encoded concepts (B, T, H)."""
         if memory is None:
             encoded = torch.cat([torch.zeros_like(encoded[:, :1]), encoded], dim=1)
         read = [layer.context.read(encoded) for layer in self._layers()]
@@ -165,8 +165,8 @@ class Denoiser(nn.Module):
     def forward(self, noisy: Tensor, steps: Tensor, memory: Memory, is_without: Tensor | None = None) -> Tensor:
         """Denoise one vector for each of the last T positions of the memory, (B, T, D), to states (B, T, H).
 
-        `steps` says how noisy each is, (B, T), or (1, 1) for all; `memory` is what `read` returned; positions where
-        `is_without` (B, T) do without their context.
+        `steps` are the noise levels, (B, T), or (1, 1) for all; `memory` is what `read` returned; positions where
+        `is_without` (B, T) is True do not read their context.
         """
         states, embedding = at_least_float32(self.input_projection(noisy)), self.embed_step(steps)
         for layer, layer_memory in zip(self._layers(), memory, strict=True):
@@ -183,7 +183,7 @@ def context_free(memory: Memory) -> Memory:
 
 
 def repeated(memory: Memory, num_times: int) -> Memory:
-    """Return the memory of a batch that holds the same contexts so many times over."""
+    """Return the memory of a batch that repeats the same contexts."""
     return [(keys.repeat(num_times, 1, 1, 1), values.repeat(num_times, 1, 1, 1)) for keys, values in memory]
 
 

@@ -1,4 +1,4 @@
-"""How noise enters a vector in N steps, and how it leaves it: the schedule and the deterministic sampler.
+"""Diffusion of a vector in N steps: the noise schedule and the deterministic sampler.
 
 Papers: Nichol and Dhariwal, 2021 (arXiv 2102.09672) for the cosine; LCM team, 2024 (arXiv 2412.08821),
 equation 14, for the sigmoid; Lin et al., 2023 (arXiv 2305.08891), algorithms 1 and 2, for a last step
@@ -92,8 +92,8 @@ class NoiseSchedule(nn.Module):
 def guided(conditional: Tensor, unconditional: Tensor, *, scale: float, rescale: float) -> Tensor:
     """Move the conditional noise (..., D) away from the unconditional one.
 
-    `scale` says how far; 1 is the conditional noise. `rescale` is the share, 0 to 1, in which the result is given the
-    conditional noise's spread back.
+    `scale` is the guidance scale; 1 is the conditional noise. `rescale`, 0 to 1, is how far the spread of the result
+    is scaled back to that of the conditional noise.
     """
     found = unconditional + scale * (conditional - unconditional)
     factor = _spread(conditional) / _spread(found).clamp_min(SMALLEST_LENGTH)

@@ -1,4 +1,4 @@
-"""A long kernel that a small network draws from its positions, in float64.
+"""A long kernel that a small network generates from its positions, in float64.
 
 Paper: Poli et al., Hyena Hierarchy, 2023 (arXiv 2302.10866), section 3.3. Code: github.com/HazyResearch/safari
 02220c6, `standalone_hyena.py`.
@@ -30,7 +30,7 @@ from lvm_pipeline.architectures._precision import without_autocast
 NUM_SINES = 3
 SINE_FREQUENCY = 14.0  # w of the fresh model, as in the authors' language models
 LOWEST_BAND = 1e-4
-FADED = 1e-2  # what the window leaves of a kernel after this share of the longest context:
+FADED = 1e-2  # factor that the window has reached after this fraction of the longest context:
 FADED_AFTER = (1.5, 0.3)  # in the first channel and in the last
 
 OF_THE_FILTER = OptimiserSetting(weight_decay=False, learning_rate_factor=0.5)  # 1e-3 where the others have 2e-3

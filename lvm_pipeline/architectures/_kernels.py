@@ -1,9 +1,9 @@
-"""Optional GPU kernels, each held to the torch form before it is used.
+"""Optional GPU kernels, each compared with the PyTorch implementation before it is used.
 
-mamba-ssm and flash-linear-attention are no part of this project. Where one is installed and a context on a GPU is
-longer than one chunk, its kernel is imported, compared once on that GPU with the torch form, outputs and gradients, on
-noise, and dropped with a warning where it differs or fails. The PyTorch implementation is the reference, and the only
-one on a CPU.
+mamba-ssm and flash-linear-attention are not dependencies of this project. If one is installed, its kernel is used for
+contexts on a GPU that are longer than one chunk. Outputs and gradients on noise are first compared with those of the
+PyTorch implementation, once per GPU; a kernel that differs or fails is not used, with a warning. The PyTorch
+implementation is the reference, and the only one on a CPU.
 
     operator             kernel                                                        signature read in
     Mamba-2's SSD        mamba_ssm.ops.triton.ssd_combined.mamba_chunk_scan_combined   mamba e9594ce
@@ -33,17 +33,17 @@ Form = Callable[..., tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class OptionalKernel:
-    """A kernel that may be there."""
+    """A kernel that may be installed, and the PyTorch implementation that it replaces."""
 
     name: str  # package, module and function
-    adapt: Callable[[Callable[..., Any]], Form]  # gives that function the signature of `torch_form`
+    adapt: Callable[[Callable[..., Any]], Form]  # gives the kernel the signature of `torch_form`
     torch_form: Form
     # draws the tensors of a comparison by name, of the presets' sizes
     example: Callable[[torch.device], Mapping[str, Tensor]]
     _forms: dict[torch.device, Form] = field(default_factory=dict, repr=False)
 
     def form_for(self, values: Tensor) -> Form:
-        """Return the form to use for values (B, T, ...): the kernel where it is faster and right, else torch's."""
+        """Return the form to use for values (B, T, ...): the kernel where it is faster and correct, else PyTorch's."""
         if not values.is_cuda or values.shape[1] <= LONGEST_CHUNK or values.dtype == torch.float64:
             return self.torch_form
         return self.checked_form(values.device)
@@ -64,12 +64,14 @@ class OptionalKernel:
         except _failures() as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             return self._dropped(f"fails ({reason})")
-        if not difference <= TOLERANCE:  # nor where it is no number
-            return self._dropped(f"differs from the torch form by {difference:.2g} of its length")
+        if not difference <= TOLERANCE:  # or is NaN
+            return self._dropped(f"differs from the PyTorch implementation by {difference:.2g} of its length")
         return kernel
 
     def _dropped(self, reason: str) -> Form:
-        warnings.warn(f"The kernel {self.name} {reason}; the torch form is used instead.", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"The kernel {self.name} {reason}; the PyTorch implementation is used.", RuntimeWarning, stacklevel=2
+        )
         return self.torch_form
 
     def _difference(self, kernel: Form, device: torch.device) -> float:
@@ -93,7 +95,7 @@ def _outputs_and_gradients(form: Form, tensors: Mapping[str, Tensor]) -> list[Te
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return what a kernel raises that is not for this GPU, compiler or version."""
+    """Return the exceptions of a kernel that does not support this GPU, compiler or version."""
     known = (ImportError, RuntimeError, AttributeError, TypeError, ValueError, AssertionError)
     if find_spec("triton") is None:
         return known
@@ -134,7 +136,7 @@ def state_space_form(mamba_chunk_scan_combined: Callable[..., Any]) -> Form:
 
 
 def retention_form(chunk_retention: Callable[..., Any]) -> Form:
-    """Adapt flash-linear-attention's retention, which knows the decays by the number of heads, to `retnet`."""
+    """Adapt flash-linear-attention's retention, which derives the decays from the number of heads, to `retnet`."""
 
     def form(
         queries: Tensor, keys: Tensor, values: Tensor, *, state: Tensor | None = None, returns_state: bool = False

@@ -37,7 +37,7 @@ class DecoderConfig(BackboneConfig):
         self.require(self.num_heads >= 1, "num_heads", "at least 1")
         self.require(self.hidden_dim % self.num_heads == 0, "num_heads", f"a divisor of hidden_dim = {self.hidden_dim}")
         head_dim = self.hidden_dim // self.num_heads
-        self.require(head_dim % 2 == 0, "num_heads", f"so many that hidden_dim / num_heads = {head_dim} is even")
+        self.require(head_dim % 2 == 0, "num_heads", f"such that hidden_dim / num_heads is even, not {head_dim}")
 
     @property
     def mlp_dim(self) -> int:

@@ -29,7 +29,7 @@ from lvm_pipeline.architectures._decayed_attention import decayed_attention, ref
 from lvm_pipeline.architectures._kernels import OptionalKernel, state_space_form
 from lvm_pipeline.architectures._norms import NO_DECAY, GatedRMSNorm
 from lvm_pipeline.architectures._precision import at_least_float32
-from lvm_pipeline.architectures._short_convolution import CausalConv
+from lvm_pipeline.architectures._short_convolution import CausalConv, reference_convolution
 
 TIME_STEP_RANGE = (0.001, 0.1)  # of the fresh model, log-uniform
 DECAY_RANGE = (1.0, 16.0)  # of exp(A_log) in the fresh model, uniform
@@ -114,7 +114,7 @@ class Mamba2Mixer(nn.Module):
         gate, to_convolve, time_step = self.project(states)
         convolved, conv_state = self.conv(to_convolve, conv_state)
         x, b, c = self.split(F.silu(convolved))
-        mixed, memory = selective_state_space(
+        mixed, memory = STATE_SPACE.form_for(x)(
             x,
             time_step,
             -at_least_float32(self.A_log).exp(),
@@ -128,7 +128,7 @@ class Mamba2Mixer(nn.Module):
         return self.project_out(mixed, gate), conv_state, memory
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return z (B, T, E), what is convolved (B, T, C) and dt before its bias (B, T, K)."""
+        """Return z (B, T, E), the input of the convolution (B, T, C) and dt before its bias (B, T, K)."""
         gate, to_convolve, time_step = self.in_proj(states).split(self.split_dims, -1)
         return gate, to_convolve, time_step
 
@@ -144,35 +144,6 @@ class Mamba2Mixer(nn.Module):
         return self.out_proj(self.norm(mixed.flatten(-2), gate))
 
 
-def selective_state_space(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    *,
-    dt_bias: Tensor,
-    state: Tensor | None = None,
-    returns_state: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """Run the state space model with the fastest available implementation; names follow the paper.
-
-    Args:
-        x: (B, T, K, P).
-        dt: Time steps before bias and softplus, (B, T, K).
-        A: Below 0, (K,), like `D` and `dt_bias`.
-        B: (B, T, G, N), like `C`.
-        C: (B, T, G, N).
-        D: (K,).
-        dt_bias: (K,).
-        state: S before the first position, (B, K, N, P); zero if left out.
-        returns_state: Whether to return the state after the last position (else None) beside y (B, T, K, P).
-    """
-    form = STATE_SPACE.form_for(x)
-    return form(x, dt, A, B, C, D, dt_bias=dt_bias, state=state, returns_state=returns_state)
-
-
 def torch_state_space(
     x: Tensor,
     dt: Tensor,
@@ -185,13 +156,26 @@ def torch_state_space(
     state: Tensor | None = None,
     returns_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
+    """Run the state space model in PyTorch (`STATE_SPACE` also has a kernel); names follow the paper.
+
+    Args:
+        x: (B, T, K, P).
+        dt: Time steps before bias and softplus, (B, T, K).
+        A: Below 0, (K,), like `D` and `dt_bias`.
+        B: (B, T, G, N), like `C`.
+        C: (B, T, G, N).
+        D: (K,).
+        dt_bias: (K,).
+        state: S before the first position, (B, K, N, P); zero if left out.
+        returns_state: Whether to return the state after the last position (else None) beside y (B, T, K, P).
+    """
     dt = F.softplus(at_least_float32(dt) + dt_bias)
     y, state = decayed_attention(C, B, x, log_decay=dt * A, write=dt, state=state, returns_state=returns_state)
     return torch.addcmul(y, x, D[:, None]), state
 
 
 def _example(device: torch.device) -> dict[str, Tensor]:
-    """Draw what the operator reads: over two chunks, with heads and states as wide as in the preset `full`."""
+    """Draw inputs longer than two chunks, with heads and states as wide as in the preset `full`."""
     batch, length, heads, width, state_dim = 2, 150, 4, 64, 128
     generator = torch.Generator().manual_seed(0)
     shapes = {
@@ -227,12 +211,7 @@ def reference_selective_state_space(
 def reference_mixer(mixer: Mamba2Mixer, states: Tensor) -> Tensor:
     """Mix by plain sums and the recurrence, (B, T, H) -> (B, T, H); the slow twin."""
     gate, to_convolve, time_step = mixer.project(states)
-    width, weight = mixer.config.conv_width, mixer.conv.weight
-    convolved = []
-    for t in range(states.shape[1]):
-        taps = [weight[width - 1 - lag] * to_convolve[:, t - lag] for lag in range(min(width, t + 1))]
-        convolved.append(F.silu(mixer.conv.bias + sum(taps)))
-    x, b, c = mixer.split(torch.stack(convolved, dim=1))
+    x, b, c = mixer.split(F.silu(reference_convolution(mixer.conv, to_convolve)))
     decay = -mixer.A_log.exp()
     mixed = reference_selective_state_space(x, time_step, decay, b, c, mixer.D, dt_bias=mixer.dt_bias)
     return mixer.project_out(mixed, gate)

@@ -30,14 +30,14 @@ from torch import Tensor, nn
 from lvm_pipeline.architectures._contract import OptimiserSetting
 from lvm_pipeline.architectures._directions import principal_directions
 from lvm_pipeline.architectures._dropout import Dropout
-from lvm_pipeline.architectures._precision import at_least_float32
+from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
 from lvm_pipeline.architectures._residual_head import START_DECAY, check_weighted_mean
 
 NUM_HEADS = 4
 HEAD_WIDTH = 64
 LEADING_DIRECTIONS = 128
 CORRECTION_RANK = 64
-RECENT_DECAY = 0.7  # of the mean that features and inputs read beside the mean of everything
+RECENT_DECAY = 0.7  # of the decayed mean that features and inputs read, as they do the plain mean
 NUM_FEATURES = 6
 LAG_EDGES = (1, 2, 3, 4, 5, 7, 10, 15, 23, 40, 80)  # buckets of t - s: 0, 1, 2, 3, 4, 5-6, 7-9, ...
 INPUT_DROPOUT, CORRECTION_DROPOUT = 0.3, 0.5
@@ -158,7 +158,7 @@ class MixingHead(nn.Module):
 
     def _mixed(self, rotated: Tensor, keys: Tensor, positions: Tensor, states: Tensor | None) -> Tensor:
         """Predict at some positions, the same of each context, (B, Q, D), in the principal directions."""
-        with torch.autocast(rotated.device.type, enabled=False):
+        with without_autocast(rotated):
             lags = positions[:, None] - torch.arange(rotated.shape[1], device=rotated.device)
             means = [share @ rotated for share in self._shares(self.decays, lags)]
             summaries = torch.stack([rotated[:, positions], *means[:2]], dim=1)
@@ -167,10 +167,9 @@ class MixingHead(nn.Module):
             scores = self._scores(rotated, summaries, lags) + self.score_scale[:, None, None] * products
             attended = [weights @ rotated for weights in scores.softmax(dim=-1).unbind(1)]
             mixed = self.constant + self.correction_in(self.correction_dropout(inputs)) @ self.correction_out.T
+            # added one after the other: (B, K + J, Q, D) would not fit the caches
             for gain, each in zip((*self.gains, *self.mean_gains), (*attended, *means), strict=True):
-                mixed = torch.addcmul(
-                    mixed, gain, each
-                )  # one after the other: (B, K + J, Q, D) would not fit the caches
+                mixed = torch.addcmul(mixed, gain, each)
             return mixed
 
     def _queries(self, inputs: Tensor, states: Tensor | None) -> Tensor:

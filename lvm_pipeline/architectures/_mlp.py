@@ -1,4 +1,4 @@
-"""What works on each position alone between two mixers.
+"""MLPs between the mixers; they work on each position alone.
 
 Shapes: (B, T, H) -> (B, T, H), inner width F.
 

@@ -1,4 +1,4 @@
-"""What similar predictions missed on the train articles, added to a prediction.
+"""Correct a prediction by the residuals of similar predictions on the train articles.
 
 Shapes: D = vector width, N = train targets that are kept, K = directions compared, R = directions corrected.
 
@@ -25,7 +25,7 @@ ROWS_AT_ONCE = 512
 
 
 class NeighbourCorrection(nn.Module):
-    """Correct predictions of unit length by what was missed near them in training; none, until it is fitted."""
+    """Correct predictions of unit length by residuals of similar train predictions; does nothing until it is fitted."""
 
     keys: Tensor
     residuals: Tensor

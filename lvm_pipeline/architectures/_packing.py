@@ -29,7 +29,7 @@ class Packing:
 
     @classmethod
     def of(cls, batch_size: int, length: int, lengths: Tensor | None) -> "Packing":
-        """Pack a batch (B, T) of whose contexts so many positions are needed, (B,), at least one of each; None: all."""
+        """Pack the first `lengths` (B,) positions of each context of a batch (B, T), at least one each; None: all."""
         if lengths is None or bool((lengths == length).all()):
             return cls(batch_size=batch_size, length=length, sizes=[batch_size] * length, indices=None)
         order = lengths.argsort(descending=True, stable=True)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures import _torch_internals
 
-MAX_ROWS = 64  # measured: from here on a product costs as much as with the matrix as it is
+MAX_ROWS = 64  # measured: with more rows, a product costs as much as with the unpacked matrix
 USUAL_ROWS = 5  # of a prediction: a context
-MIN_TIMES = 8  # packing costs about as much as it saves in so many products
+MIN_TIMES = 8  # products after which packing has paid off
 
 
 def repeated_product(

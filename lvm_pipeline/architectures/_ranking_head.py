@@ -1,4 +1,4 @@
-"""A second output for ranking: which of many concepts comes next, beside the prediction of its vector.
+"""A second output that ranks candidates for the next concept, in addition to the prediction of its vector.
 
 The best vector by cosine is not the best query for ranking, so the two need different outputs. Two steps:
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.architectures._directions import principal_directions
+from lvm_pipeline.architectures._precision import without_autocast
 
 DECAYS = (0.3, 0.5, 0.85, 1.0)
 NUM_LAGS = 4
@@ -67,7 +68,7 @@ class RankingHead(nn.Module):
 
         `contexts` are (B, T, D); the model's `predictions` (B, T, D), or (n, D) where `at` is True.
         """
-        with torch.autocast(contexts.device.type, enabled=False):
+        with without_autocast(contexts):
             contexts = contexts.float()
             lags = [F.pad(contexts, (0, 0, lag, 0))[:, : contexts.shape[1]] for lag in range(NUM_LAGS)]
             found = torch.cat([torch.stack(lags, dim=-2), self._means(contexts)], dim=-2)
@@ -87,7 +88,7 @@ class RankingHead(nn.Module):
 
         `candidates` are unit directions (n, M, D), `whitened` the same in the whitened space.
         """
-        with torch.autocast(views.device.type, enabled=False):
+        with without_autocast(views):
             plain = candidates @ F.normalize(views, dim=-1).transpose(-1, -2)
             cosines = torch.cat([plain, whitened @ self.whitened(views).transpose(-1, -2)], dim=-1)
             hidden = F.gelu(self.hidden((cosines - USUAL_COSINE) / SPREAD))
@@ -103,7 +104,7 @@ class RankingHead(nn.Module):
 
 
 class RankingOutput(LatentVectorModel):
-    """A model with a ranking head, seen through it: `forward` returns views, flat (..., K D), and not predictions.
+    """Wraps a model with a ranking head: `forward` returns the head's views, flat (..., K D), instead of predictions.
 
     It carries no state; views of an article are made from the article so far.
     """
@@ -124,7 +125,7 @@ class RankingOutput(LatentVectorModel):
 
 
 def ranking_output(model: LatentVectorModel) -> RankingOutput | None:
-    """Return the model seen through its ranking head; None if it has none."""
+    """Wrap a model that has a ranking head; return None for others."""
     return RankingOutput(model) if MODULE in dict(model.named_children()) else None
 
 

@@ -261,12 +261,12 @@ def _by_position(sizes: list[int], *packed: Tensor, backwards: bool = False) -> 
 
 
 def _before(packed: Tensor, sizes: list[int]) -> Tensor:
-    """Return what was at the position before, for every position but the first, (P - n of the first, ...)."""
+    """Return the values one position earlier, for every position but the first, (P - n of the first, ...)."""
     return torch.cat([part[:size] for part, size in zip(packed.split(sizes), [*sizes[1:], 0], strict=True)])
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the type of what is summed over positions: float64 for float64 products, else float32."""
+    """Return the type of sums over positions: float64 for float64 products, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

@@ -1,7 +1,7 @@
-"""Find the architectures: one a module of this folder, underscore marks machinery.
+"""Find the architectures: each module of this folder declares one, unless its name starts with an underscore.
 
 Beside the architectures there are baseline models (`is_baseline` in the declaration): they are trained, promoted and
-served in the same way, but `all` does not include them and they are no partitions in Dagster.
+served in the same way, but `all` does not include them and they have no partitions in Dagster.
 """
 
 import importlib
@@ -30,7 +30,7 @@ def architecture_names() -> list[str]:
 
 
 def preset_names() -> list[str]:
-    """Return the names of the presets of all architectures, those that most have first, without importing any."""
+    """Return the names of the presets of all architectures, the most common first, without importing any."""
     folder = Path(__file__).parent
     found = Counter(
         preset

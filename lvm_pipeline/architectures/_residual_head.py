@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import OptimiserSetting
-from lvm_pipeline.architectures._precision import at_least_float32
+from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
 from lvm_pipeline.errors import LvmError
 
 START_DECAY = 0.7  # before anything is fitted: the usual recency-weighted mean
@@ -69,7 +69,7 @@ class ResidualHead(nn.Module):
 
         `states` are those of the mixers, (B, T, H), or (n, H) where `at` (B, T) is True.
         """
-        with torch.autocast(contexts.device.type, enabled=False):
+        with without_autocast(contexts):
             weights = self._weights(at_least_float32(states))
             if at is None:
                 return self._weighted(at_least_float32(contexts), weights)
@@ -78,7 +78,7 @@ class ResidualHead(nn.Module):
             return self._weighted(at_least_float32(contexts), weights_BTK)[at]
 
     def _weighted(self, contexts: Tensor, weights_BTK: Tensor) -> Tensor:
-        """Add up the contexts (B, T, D) as the scales' weights at each position say, (B, T, D)."""
+        """Sum the contexts (B, T, D) by the weights of the scales at each position, (B, T, D)."""
         lags = _lags(contexts.shape[1], contexts.device)
         powers_KT = self._powers(contexts.shape[1])
         shares_KTT = _triangle(powers_KT, lags) / powers_KT.cumsum(1)[:, :, None]
@@ -86,7 +86,7 @@ class ResidualHead(nn.Module):
 
     def prefill(self, contexts: Tensor, states: Tensor, state: HeadState | None) -> tuple[Tensor, HeadState]:
         """Return the weighted mean of contexts that continue from `state` (None at the start), and the new state."""
-        with torch.autocast(contexts.device.type, enabled=False):
+        with without_autocast(contexts):
             contexts, states = at_least_float32(contexts), at_least_float32(states)
             batch, length, _ = contexts.shape
             powers_KT = self._powers(length + 1)

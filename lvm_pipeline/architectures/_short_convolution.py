@@ -30,7 +30,7 @@ class CausalConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
 
     def forward(self, inputs: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Convolve (B, T, C) after the width - 1 inputs `before` (default: zeros); return the last inputs, too.
+        """Convolve (B, T, C) after the width - 1 inputs `before` (default: zeros); also return the latest width - 1.
 
         Shifted products instead of a convolution, which is slow on few positions.
         """
@@ -40,3 +40,12 @@ class CausalConv(nn.Module):
         for shift, weight in enumerate(self.weight):
             sums = torch.addcmul(sums, joined[:, shift : shift + length], weight)
         return sums, joined[:, length:]
+
+
+def reference_convolution(conv: CausalConv, inputs: Tensor) -> Tensor:
+    """Convolve by plain sums, one position at a time, (B, T, C) -> (B, T, C); the slow twin."""
+    width, convolved = len(conv.weight), []
+    for t in range(inputs.shape[1]):
+        taps = [conv.weight[width - 1 - lag] * inputs[:, t - lag] for lag in range(min(width, t + 1))]
+        convolved.append(conv.bias + sum(taps))
+    return torch.stack(convolved, dim=1)

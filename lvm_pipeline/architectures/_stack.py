@@ -67,7 +67,7 @@ class ResidualStack(nn.Module):
         return states
 
     def prepare(self, states: Tensor) -> Tensor:
-        """Return what the first layer reads: the states in float32 or wider."""
+        """Return the input of the first layer: the states in float32 or wider."""
         return at_least_float32(states)
 
     def _parts(self) -> tuple[list[nn.Module], list[nn.Module]]:

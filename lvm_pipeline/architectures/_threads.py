@@ -1,4 +1,4 @@
-"""PyTorch's threads inside a block, and several blocks side by side."""
+"""Set the number of PyTorch's threads, and call a function in several threads."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 @contextmanager
 def torch_threads(num_threads: int | None) -> Iterator[None]:
-    """Use so many threads inside the block, and as many as before after it; None changes nothing."""
+    """Use this number of threads inside the block, and the previous number after it; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads or before)
     try:

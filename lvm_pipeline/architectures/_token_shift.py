@@ -1,4 +1,4 @@
-"""What RWKV's layers know of the position before.
+"""RWKV's token shift: the states one position earlier.
 
 Shapes: B = batch, T = context, H = hidden width.
 """

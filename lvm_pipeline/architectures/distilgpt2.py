@@ -79,7 +79,7 @@ class Gpt2Mixers(RecurrentStack):
         """Add the positions from `start` on, in float32 or wider.
 
         Raises:
-            LvmError: If there are not so many positions.
+            LvmError: If the context ends after the last learned position.
         """
         end = start + states.shape[1]
         if end > len(self.positions):

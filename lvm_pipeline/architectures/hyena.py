@@ -14,9 +14,8 @@ Shapes: B = batch, T = context in concepts, H = hidden width, O = order.
     u = u + out(LayerNorm(u)),  u = u + W_2 gelu(W_1 LayerNorm(u) + b_1) + b_2,  a last LayerNorm after L such pairs
 
 The kernels are functions of the position (`_implicit_filter`), so a context has a longest length; `*` is a Toeplitz
-product or an FFT (`_long_convolution`). Under autocast kernels stay in float64 and
-convolutions in float32. `full` has the
-published width and more layers, to reach the size that the published model has with its token embeddings;
+product or an FFT (`_long_convolution`). Under autocast kernels stay in float64 and convolutions in float32. `full` has
+the published width and more layers, to reach the size that the published model has with its token embeddings;
 `published` has the authors' number of layers.
 """
 
@@ -36,7 +35,7 @@ from lvm_pipeline.architectures._implicit_filter import ImplicitFilter
 from lvm_pipeline.architectures._long_convolution import causal_convolution
 from lvm_pipeline.architectures._mlp import Mlp
 from lvm_pipeline.architectures._norms import NO_DECAY, LayerNorm
-from lvm_pipeline.architectures._short_convolution import CausalConv
+from lvm_pipeline.architectures._short_convolution import CausalConv, reference_convolution
 from lvm_pipeline.architectures._stack import ResidualStack, reference_of
 
 
@@ -107,13 +106,9 @@ def mixers(config: HyenaConfig) -> ResidualStack:
 
 def reference_operator(operator: HyenaOperator, states: Tensor) -> Tensor:
     """Convolve by plain sums, one position at a time, (B, T, H) -> (B, T, H); the slow twin."""
-    length, weight = states.shape[1], operator.conv.weight
-    projected, width = operator.input_projection(states), len(weight)
-    convolved = []
-    for t in range(length):
-        taps = [weight[width - 1 - lag] * projected[:, t - lag] for lag in range(min(width, t + 1))]
-        convolved.append(operator.conv.bias + sum(taps))
-    gates = torch.stack(convolved, dim=1).chunk(len(operator.skip) + 2, dim=-1)
+    length = states.shape[1]
+    convolved = reference_convolution(operator.conv, operator.input_projection(states))
+    gates = convolved.chunk(len(operator.skip) + 2, dim=-1)
     values = gates[-1]
     for number, kernel in enumerate(operator.kernels(length)):
         gated = gates[-2 - number] * values

@@ -14,10 +14,10 @@ The authors' position t+1 is position t here: it denoises the concept after t an
 
 Training draws a step and noise for each target and minimises the squared error of the clean vector in the
 normalised space, as a share of its square, plus the training's objective on that vector denormalised: for
-vectors of unit length both have their best value in the same direction. A share of positions, each drawn
-alone (the authors draw a fixed number of rows for the whole batch), does without its context. Where data
-are few, `draws_per_target` above one (the authors' number) learns more from each context, which is encoded
-once for all draws.
+vectors of unit length both have their best value in the same direction. A random fraction of positions (the
+authors draw a fixed number of rows for the whole batch) is denoised without context. On small data sets,
+`draws_per_target` above one (the authors' number) learns more from each context, which is encoded once for all
+draws.
 
 A prediction starts from noise at the last step, where there is no signal, and visits `sampling_steps` of
 the training's steps, each further from what would be predicted without the context by `guidance_scale`
@@ -25,7 +25,7 @@ the training's steps, each further from what would be predicted without the cont
 contexts, drawn with the weights and saved with them, so that a context always has the same prediction,
 whatever the batch, the length or the random state around it; `sample` takes other noise.
 
-`initial_noise_scale` says what a prediction is. At 0, the default, it is the mean over what may follow, as
+`initial_noise_scale` decides what is predicted. At 0, the default, it is the mean over what may follow, as
 every other architecture predicts it and as cosine rewards. Above 0 it is one of the things that may follow,
 which has a lower cosine on average. The authors' settings for text are 40 steps, noise 0.6, guidance 3 and
 rescaling 0.7; those are fields like the others.
@@ -182,7 +182,7 @@ class TwoTowerLcm(Backbone):
         return self._finish(self.space.undo(clean))
 
     def _seen_from(self, step: int, noisy: Tensor, start: Tensor, memory: Memory) -> Tensor:
-        """Return the clean vectors (B, T, D) that noisy ones at a step are taken for, guided by the context."""
+        """Predict the clean vectors (B, T, D) from noisy ones at a step, with classifier-free guidance."""
         steps = torch.full((1, 1), step, device=noisy.device)
         clean = self._denoised(noisy, steps, start, memory)
         scale, rescale = self.sampling.guidance_scale, self.sampling.guidance_rescale

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel, ModelConfig, Preset
+from lvm_pipeline.architectures._precision import without_autocast
 from lvm_pipeline.errors import LvmError
 
 POSITIONS_IN_A_BLOCK = 64
@@ -32,6 +33,7 @@ class LinearConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(len(self.scales) > 0, "scales", "at least one decay")
+        self.require_decays("scales")
         self.require(self.leading_directions >= 1, "leading_directions", "at least 1")
 
     @property
@@ -79,14 +81,14 @@ class Linear(LatentVectorModel):
             parameter.copy_(torch.from_numpy(arrays[name]))
 
     def forward(self, contexts: Tensor, condition: Tensor | None = None, at: Tensor | None = None) -> Tensor:
-        with torch.autocast(contexts.device.type, enabled=False):
+        with without_autocast(contexts):
             summaries, _ = self._summaries(self._rotated(contexts), None)
             return self._forecast(summaries if at is None else summaries[at])
 
     def prefill(
         self, contexts: Tensor, state: LinearState | None = None, condition: Tensor | None = None
     ) -> tuple[Tensor, LinearState]:
-        with torch.autocast(contexts.device.type, enabled=False):
+        with without_autocast(contexts):
             summaries, state = self._summaries(self._rotated(contexts), state)
             return self._forecast(summaries), state
 

@@ -17,6 +17,10 @@ from lvm_pipeline.architectures._mixing_head import HeadState, MixingHead, refer
 class MixingConfig(ModelConfig):
     scales: tuple[float, ...] = option((0.0, 0.3, 0.5, 0.85, 0.93), "Decays of the context means that are weighed in.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_decays("scales")
+
 
 class Mixing(LatentVectorModel):
     is_recurrent = True

@@ -61,7 +61,7 @@ class PerformerConfig(BackboneConfig):
         self.require(self.hidden_dim % self.num_heads == 0, "num_heads", f"a divisor of hidden_dim = {self.hidden_dim}")
         head_dim = self.hidden_dim // self.num_heads
         can_turn = not self.has_rotation or head_dim % 2 == 0
-        self.require(can_turn, "num_heads", f"so many that hidden_dim / num_heads = {head_dim} is even")
+        self.require(can_turn, "num_heads", f"such that hidden_dim / num_heads is even, not {head_dim}")
         self.require(self.kernel in KERNELS, "kernel", " or ".join(KERNELS))
         self.require(self.redraw_steps >= 0, "redraw_steps", "0 (never) or more")
 
@@ -108,7 +108,7 @@ class PerformerAttention(nn.Module):
 
 
 class PerformerMixers(RecurrentStack):
-    """L pairs of attention and MLP, and when their features are drawn again."""
+    """L pairs of attention and MLP, whose random features are redrawn in training."""
 
     def __init__(self, config: PerformerConfig):
         layers = (
@@ -136,7 +136,7 @@ class PerformerMixers(RecurrentStack):
 
 
 def _usual_features(head_dim: int) -> int:
-    """Return N log N, so many features as the authors' code takes for heads of that width."""
+    """Return N log N, the number of features in the authors' code for heads of width N."""
     return int(head_dim * math.log(head_dim))
 
 

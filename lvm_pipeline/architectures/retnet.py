@@ -60,7 +60,7 @@ class RetNetConfig(BackboneConfig):
             width = getattr(self, name)
             self.require(width % self.num_heads == 0, "num_heads", f"a divisor of {name} = {width}")
         key_dim = self.hidden_dim // self.num_heads
-        self.require(key_dim % 2 == 0, "num_heads", f"so many that hidden_dim / num_heads = {key_dim} is even")
+        self.require(key_dim % 2 == 0, "num_heads", f"such that hidden_dim / num_heads is even, not {key_dim}")
 
 
 class Retention(nn.Module):
@@ -78,13 +78,14 @@ class Retention(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         queries, keys, values, gate = self.project(states, 0)
-        retained, _ = retain(queries, keys, values)
+        retained, _ = RETENTION.form_for(values)(queries, keys, values)
         return self.project_out(retained, gate)
 
     def prefill(self, states: Tensor, state: RetentionState | None) -> tuple[Tensor, RetentionState]:
         num_seen, memory = (0, None) if state is None else state
         queries, keys, values, gate = self.project(states, num_seen)
-        retained, memory = retain(queries, keys, values, state=memory, returns_state=True)
+        form = RETENTION.form_for(values)
+        retained, memory = form(queries, keys, values, state=memory, returns_state=True)
         assert memory is not None
         return self.project_out(retained, gate), (num_seen + states.shape[1], memory)
 
@@ -112,10 +113,10 @@ def log_gamma(num_heads: int, device: torch.device) -> Tensor:
     return torch.log1p(-(2.0 ** (-5 - torch.arange(num_heads, dtype=torch.float64, device=device))))
 
 
-def retain(
+def torch_retention(
     queries: Tensor, keys: Tensor, values: Tensor, *, state: Tensor | None = None, returns_state: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Retain by the fastest form that is there.
+    """Retain in PyTorch (`RETENTION` also has a kernel).
 
     Args:
         queries: Rotated, (B, T, K, N).
@@ -124,18 +125,12 @@ def retain(
         state: Before the first position, (B, K, N, P); zero if left out.
         returns_state: Whether to return the state after the last position (else None) beside y (B, T, K, P).
     """
-    return RETENTION.form_for(values)(queries, keys, values, state=state, returns_state=returns_state)
-
-
-def torch_retention(
-    queries: Tensor, keys: Tensor, values: Tensor, *, state: Tensor | None = None, returns_state: bool = False
-) -> tuple[Tensor, Tensor | None]:
     log_decay = log_gamma(values.shape[2], values.device).expand(1, values.shape[1], -1)
     return decayed_attention(queries, keys, values, log_decay=log_decay, state=state, returns_state=returns_state)
 
 
 def _example(device: torch.device) -> dict[str, Tensor]:
-    """Draw what retention reads: over two chunks, heads as wide as in the preset `full`."""
+    """Draw inputs longer than two chunks, with heads as wide as in the preset `full`."""
     batch, length, heads, key_dim, value_dim = 2, 150, 3, 256, 512
     generator = torch.Generator().manual_seed(0)
     shapes = {

@@ -36,14 +36,14 @@ from torch import Tensor, nn
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._config import BackboneConfig, option
 from lvm_pipeline.architectures._contract import Architecture, OptimiserSetting, Preset
-from lvm_pipeline.architectures._delta_rule import delta_rule, reference_delta_rule
+from lvm_pipeline.architectures._delta_rule import DELTA_RULE, reference_delta_rule
 from lvm_pipeline.architectures._norms import NO_DECAY, HeadNorm, LayerNorm
 from lvm_pipeline.architectures._precision import at_least_float32
 from lvm_pipeline.architectures._token_shift import previous
 
 HEAD_NORM_EPS = 64e-5
 STRONGEST_LOG_DECAY = -math.exp(-0.5)
-SMALL = 1e-3  # deviation of what the authors start at zero before something that is not
+SMALL = 1e-3  # standard deviation of the first low-rank matrices, which the authors start at zero
 MIX_POWERS = (0.2, 0.9, 0.7, 0.7, 0.9, 0.2)  # of r, w, k, v, a, g in the fresh model
 
 BlockState = tuple[Tensor, Tensor, Tensor]  # last input of the time mix (B, H), memory (B, K, N, N), of the channel mix
@@ -146,7 +146,7 @@ class TimeMix(nn.Module):
         nn.init.constant_(self.norm.weight, ((1 + layer) / config.num_layers) ** 0.7)
 
     def project(self, states: Tensor, before: Tensor, first_values: Tensor | None) -> tuple[Mixed, Tensor]:
-        """Prepare what the memory reads and writes from states (B, T, H) and the same one position earlier.
+        """Compute the inputs of the memory from states (B, T, H) and the same one position earlier.
 
         `first_values` is v of the first layer (B, T, H), which is returned too; None in the first layer.
         """
@@ -218,7 +218,8 @@ class RwkvBlock(nn.Module):
         last_time, memory, last_channel = (None, None, None) if state is None else state
         to_time = self.time_norm(states)
         mixed, first_values = self.time_mix.project(to_time, previous(to_time, last_time), first_values)
-        read, memory = delta_rule(*mixed[:6], state=memory, returns_state=returns_state)
+        form = DELTA_RULE.form_for(mixed.r)
+        read, memory = form(*mixed[:6], state=memory, returns_state=returns_state)
         states = states + self.dropout(self.time_mix.project_out(read, mixed))
         to_channel = self.channel_norm(states)
         states = states + self.dropout(self.channel_mix(to_channel, previous(to_channel, last_channel)))

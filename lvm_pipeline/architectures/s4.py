@@ -112,7 +112,7 @@ class DiagonalStateSpace(nn.Module):
         return log_powers, (log_powers.exp() - 1) / A
 
     def kernel(self, length: int) -> Tensor:
-        """Return what an input adds to the output 0 .. length - 1 positions later, (H, length)."""
+        """Return the convolution kernel: the effect of an input 0 .. length - 1 positions later, (H, length)."""
         log_powers, entry = self.discretised()
         powers_HMT = (log_powers[..., None] * torch.arange(length, device=self.D.device)).exp()
         return 2 * torch.einsum("hm,hmt->ht", torch.view_as_complex(self.C) * entry, powers_HMT).real

@@ -68,7 +68,7 @@ def refuse_other_space(decoder: Decoder, space_id: str) -> None:
 
 
 def refuse_other_shape(name: str, vectors: NDArray[np.float32], vector_dim: int) -> None:
-    """Refuse what is not a matrix of finite vectors of the right width. Raises LvmError with what was given."""
+    """Raise LvmError unless `vectors` is a matrix of finite vectors of the right width."""
     if vectors.ndim != 2 or vectors.shape[1] != vector_dim:
         raise LvmError(f"The decoder {name} reads vectors of shape (n, {vector_dim}), got {vectors.shape}.")
     if not np.isfinite(vectors).all():

@@ -43,7 +43,7 @@ class LmModel(nn.Module):
         self.register_buffer("mean", torch.zeros(config.vector_dim))
         self.register_buffer("scale", torch.ones(()))
         # Soft tokens begin as long as embedded ones.
-        spread = float(self._embedding.weight.detach().float().std()) if self._embedding.weight.numel() > 1 else 1.0
+        spread = float(self._embedding.weight.detach().float().std())
         nn.init.normal_(self.prefix.weight, std=spread / config.vector_dim**0.5)
         nn.init.zeros_(self.prefix.bias)
 
@@ -59,7 +59,8 @@ class LmModel(nn.Module):
 
     @property
     def _embedding(self) -> Any:
-        return self._called("get_input_embeddings")
+        found: Any = self.lm.get_input_embeddings
+        return found()
 
     def train(self, mode: bool = True) -> "LmModel":
         """Set the mode; the language model never drops anything out."""
@@ -94,7 +95,3 @@ class LmModel(nn.Module):
     def _soft_tokens(self, vectors: Tensor) -> Tensor:
         prefix = self.prefix((vectors - self.mean) * self.scale).unflatten(-1, (self.config.num_soft_tokens, -1))
         return prefix.to(self._embedding.weight.dtype)
-
-    def _called(self, name: str) -> Any:
-        method: Any = getattr(self.lm, name)
-        return method()

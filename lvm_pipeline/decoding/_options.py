@@ -1,4 +1,4 @@
-"""Options of decoders are checked in one way."""
+"""Validation of the options of decoders."""
 
 from typing import TypeVar
 

@@ -52,7 +52,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, 4 * width)
 
     def prefill(self, states: Tensor, state: KeysAndValues | None) -> tuple[Tensor, KeysAndValues]:
-        """Add what attention and MLP find, given the keys and values of what came before."""
+        """Apply attention and MLP after earlier keys and values; also return the keys and values so far."""
         attended, state = self.attention.prefill(self.attention_norm(states), state)
         states = states + attended
         return states + self.mlp(self.mlp_norm(states)), state

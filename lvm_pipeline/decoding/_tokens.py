@@ -21,6 +21,9 @@ class TextTokens:
     tokenizer: "Tokenizer"
     end: int = END  # token after a text
 
+    def __post_init__(self) -> None:
+        self.tokenizer.encode_special_tokens = True  # a text that contains the name of one is not cut there
+
     @property
     def size(self) -> int:
         return self.tokenizer.get_vocab_size()
@@ -40,7 +43,7 @@ class TextTokens:
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary_size: int) -> TextTokens:
-    """Train a tokenizer of at most so many tokens; all bytes are among them, so that every text can be written."""
+    """Train a tokenizer of at most `vocabulary_size` tokens, among them all bytes, so that it can encode every text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())

@@ -1,4 +1,4 @@
-"""Write tokens after soft tokens: the most likely one at a time, drawn ones, or the best line of a beam.
+"""Generate tokens after soft tokens: greedily, by sampling, or by beam search.
 
 Shapes: B = vectors, D = vector width, W = beam width, V = vocabulary.
 """
@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
-REPEATED = 4  # no run of so many tokens is written twice in a text
+REPEATED = 4  # tokens in a run that no text repeats
 
 Line = list[int]
-Followers = defaultdict[tuple[int, ...], set[int]]  # what has come after a run of tokens in a text
+Followers = defaultdict[tuple[int, ...], set[int]]  # tokens that followed a run of tokens in a text
 
 
 class SoftTokenModel(Protocol):
@@ -43,7 +43,7 @@ class SoftTokenModel(Protocol):
 
 
 def written(model: SoftTokenModel, vectors: Tensor, *, temperature: float, generator: Generator) -> list[Line]:
-    """Write one line for each vector, (B, D): the most likely tokens, or drawn ones at a temperature above 0."""
+    """Generate one line for each vector, (B, D): greedily, or by sampling at a temperature above 0."""
     logits, state = model.start(vectors)
     logits[:, model.end] = -torch.inf  # no text is empty
     lines: list[Line] = [[] for _ in vectors]
@@ -67,7 +67,7 @@ def written(model: SoftTokenModel, vectors: Tensor, *, temperature: float, gener
 
 
 def beam_written(model: SoftTokenModel, vectors: Tensor, *, width: int) -> list[tuple[float, Line]]:
-    """Write one line for each vector, (B, D): that of the highest mean log-likelihood per token in a beam, with it."""
+    """Generate one line for each vector, (B, D), by beam search; return its mean log-likelihood per token and it."""
     num = len(vectors)
     logits, state = model.start(vectors)
     rows = torch.arange(num).repeat_interleave(width)
@@ -103,9 +103,9 @@ def _kept(
     *,
     end: int,
 ) -> tuple[Tensor, Tensor, Tensor, list[Line]]:
-    """Sort the best continuations, (B, 2 W), into lines that end, which are added to `ended`, and lines that go on.
+    """Add the best continuations (B, 2 W) that end to `ended`, and select the W best others of each vector.
 
-    Return of the lines that go on: rows, last tokens, log-likelihoods (B, W), and the lines.
+    Return rows, last tokens, log-likelihoods (B, W) and lines of the selected ones.
     """
     width = totals.shape[1] // 2
     going_on: list[tuple[int, int, float, Line]] = []
@@ -122,7 +122,7 @@ def _kept(
 
 
 def _repeating(line: Line) -> list[int]:
-    """Return the tokens with which a run of `REPEATED` tokens would be written a second time."""
+    """Return the tokens that would repeat a run of `REPEATED` tokens."""
     last = _last(line)
     if len(last) < REPEATED - 1:
         return []

@@ -27,10 +27,10 @@ from lvm_pipeline.source.encoders.encoder import unit_length
 
 Search = Literal["exact", "faiss"]
 RECALL = 0.99
-NUM_QUERIES = 100  # that the recall is measured on
+NUM_QUERIES = 100  # to measure the recall
 NUM_NEAREST = 10
-NUM_NEIGHBOURS = 5  # a query is the mean of so many
-VECTORS_PER_CELL = 64  # that the k-means is fitted on
+NUM_NEIGHBOURS = 5  # concepts whose mean is a query
+VECTORS_PER_CELL = 64  # to fit the k-means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class FaissBank(ConceptBank):
 
 
 def kind_of_bank(search: Search) -> type[ConceptBank]:
-    """Return the bank that searches in a way.
+    """Return the class of bank for a kind of search.
 
     Raises:
         LvmError: If it needs faiss and that is not installed.

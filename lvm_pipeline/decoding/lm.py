@@ -74,7 +74,7 @@ def train_lm(
 ) -> TrainedPrefix:
     """Train the soft tokens from which a frozen language model writes each text, for vectors (N, D).
 
-    The model comes in evaluation mode and takes no gradient. `progress` is called after every step.
+    The returned model is in evaluation mode, its weights take no gradient. `progress` is called after every step.
 
     Raises:
         LvmError: If an option cannot be used, or there are too few texts.
@@ -127,7 +127,7 @@ def open_language_model(name: str | None) -> LanguageModel:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - damaged files raise exceptions of several packages
         raise LvmError(
             f"The language model {folder} cannot be opened ({first_line(error)}); name a folder or a "
             "GGUF file of a causal language model with --language-model or LVM_DECODER_LANGUAGE_MODEL."

@@ -69,10 +69,10 @@ class PrefixDecoder:
 
     model: "PrefixModel | LmModel"  # in evaluation mode; its weights take no gradient
     tokens: TextTokens  # the tokenizer
-    info: PrefixInfo  # what it says of itself
+    info: PrefixInfo  # its record
     encoder: Encoder | None = None  # encoder of its space, which chooses among several texts
     search: Search = field(default_factory=Search)  # how texts are searched for
-    seed: int = 0  # of what is drawn
+    seed: int = 0  # of sampling
 
     @property
     def name(self) -> str:
@@ -103,7 +103,7 @@ class PrefixDecoder:
         return replace(self, encoder=encoder, search=checked_search(search))
 
     def decode(self, vectors: NDArray[np.float32], *, exclude: Sequence[Rows] | None = None) -> list[str]:
-        """Write a text for each vector, (B, D); `exclude` changes nothing, as it answers with no concept of a table."""
+        """Generate a text for each vector, (B, D); `exclude` is ignored."""
         search = self.search
         refuse_other_shape(self.name, vectors, self.model.config.vector_dim)
         first = self.write(vectors, beam=search.beam)
@@ -120,7 +120,7 @@ class PrefixDecoder:
     def write(
         self, vectors: NDArray[np.float32], *, temperature: float = 0.0, beam: int = 1, seed: int = 0
     ) -> list[str]:
-        """Write one text for each vector, (B, D); at temperature 0 of the most likely tokens, above of drawn ones."""
+        """Generate one text for each vector, (B, D): by greedy or beam search, or sampled at a temperature above 0."""
         import torch
 
         from lvm_pipeline.decoding._writing import beam_written, written
@@ -202,7 +202,7 @@ def trained_on_other_data(folder: Path) -> str:
 
 
 def read_prefix_info(folder: Path) -> PrefixInfo:
-    """Read what a decoder says of itself. Raises LvmError if there is none, or its record cannot be read."""
+    """Read the record of a decoder. Raises LvmError if there is none, or it cannot be read."""
     restore_dir(folder)
     path, command = folder / INFO_FILE, training_command(folder.name)
     if not path.is_file():

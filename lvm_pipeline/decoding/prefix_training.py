@@ -34,7 +34,7 @@ LARGEST_GRADIENT = 1.0
 WARMUP_FRACTION, FINAL_FRACTION = 0.05, 0.05
 BATCHES_SORTED = 64  # batches whose texts are sorted by length together, so that a batch has little padding
 SMALLEST_DEVIATION = 1e-6
-LOSS_STEPS = 50  # steps that the reported loss is the mean of
+LOSS_STEPS = 50  # last steps; the reported loss is their mean
 
 OnStep = Callable[[int, int, float], None]  # steps done, steps in all, loss
 
@@ -58,7 +58,7 @@ class PrefixOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedPrefix:
-    """What a training made: model, tokenizer, steps done, seconds, and the mean loss per token of the last steps."""
+    """Result of a training: model, tokenizer, steps done, seconds, and the mean loss per token of the last steps."""
 
     model: "PrefixModel | LmModel"
     tokens: TextTokens
@@ -79,7 +79,7 @@ def train_prefix(
 ) -> TrainedPrefix:
     """Train a tokenizer on texts of train concepts and a model to write each text from its vector, (N, D).
 
-    The model comes in evaluation mode and takes no gradient. `progress` is called after every step.
+    The returned model is in evaluation mode, its weights take no gradient. `progress` is called after every step.
 
     Raises:
         LvmError: If an option cannot be used, or there are too few texts.

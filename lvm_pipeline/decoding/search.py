@@ -1,4 +1,4 @@
-"""Find a text whose own vector is close to the one that is decoded: several texts are written, the closest is kept.
+"""Search for a text whose own vector is close to the decoded one: generate several texts and keep the closest.
 
 Shapes: B = vectors, D = vector width.
 """
@@ -28,7 +28,7 @@ class Search:
     # the drawn ones decode vectors around the given one: standard deviation of that noise, relative to the mean
     # standard deviation of train vectors
     spread: Annotated[float, Field(ge=0)] = 0.0
-    corrections: Annotated[int, Field(ge=0)] = 0  # texts written after what the last text's vector missed was added
+    corrections: Annotated[int, Field(ge=0)] = 0  # further texts, after adding what the last one missed
 
     @property
     def needs_encoder(self) -> bool:
@@ -67,7 +67,7 @@ class Closest:
 
 
 def around(vectors: Vectors, *, noise: float, count: int, seed: int) -> Iterator[Vectors]:
-    """Yield so many copies of the vectors with noise of this standard deviation added."""
+    """Yield `count` copies of the vectors with Gaussian noise of standard deviation `noise` added."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
         added = rng.standard_normal(vectors.shape, np.float32) * np.float32(noise)
@@ -75,7 +75,7 @@ def around(vectors: Vectors, *, noise: float, count: int, seed: int) -> Iterator
 
 
 def corrected(closest: Closest, write: Callable[[Vectors], list[str]], encoded: Vectors, *, num: int) -> None:
-    """Write again and again after adding what the vector of the last text missed, and offer every text.
+    """Decode again `num` times, each time after adding what the vector of the last text missed; offer every text.
 
     As vec2text corrects (arXiv 2310.06816), but by moving the input of the decoder instead of a model of its own.
     """

@@ -87,7 +87,7 @@ class Vec2Text:
             }
             texts = self._answer(request).get("texts")
         if not isinstance(texts, list) or len(texts) != len(vectors):
-            raise LvmError(f"{self.name} gave no text for each of {len(vectors)} vectors; install it again.")
+            raise LvmError(f"{self.name} did not return one text for each of {len(vectors)} vectors; install it again.")
         return [str(text) for text in texts]
 
     def _answer(self, request: Mapping[str, object]) -> dict[str, object]:
@@ -95,7 +95,12 @@ class Vec2Text:
         command = [str(self.python), "-I", str(Path(vec2text_child.__file__))]
         try:
             done = subprocess.run(
-                command, input=json.dumps(request) + "\n", capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+                command,
+                input=json.dumps(request) + "\n",
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",  # of what native libraries print
+                timeout=TIMEOUT_SECONDS,
             )
         except subprocess.TimeoutExpired:
             raise LvmError(f"{self.name} took longer than {TIMEOUT_SECONDS:.0f} s; decode fewer vectors.") from None

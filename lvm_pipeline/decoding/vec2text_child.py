@@ -1,8 +1,9 @@
-"""Runs in the environment of vec2text, which is another than this package's; imports nothing of it.
+"""Runs in the environment of vec2text, where this package is not installed; imports nothing of it.
 
 Reads one JSON line {"weights": FOLDER, "vectors": NPZ FILE, "steps": N, "beam": N, "device": NAME} and writes one:
 {"texts": [...]} or {"error": "..."}. The folder holds `inversion` and `corrector` (weights), `base` (weights and
-tokenizer of their T5) and `embedder` (the encoder); without `base` and `embedder` the model hub is asked for them.
+tokenizer of their T5) and `embedder` (the encoder); `base` and `embedder` are downloaded from the model hub if they
+are missing.
 """
 
 import importlib
@@ -63,7 +64,7 @@ def local_embedder(name: str, folder: Path) -> tuple[Any, Any]:
 
 
 def main() -> None:
-    """Answer one request; what the libraries print goes to the error output."""
+    """Answer one request; output of the libraries goes to stderr."""
     request = json.loads(sys.stdin.readline())
     try:
         with redirect_stdout(sys.stderr):

@@ -21,7 +21,7 @@ SMALLEST_POOL = (4096, 256)  # candidates and width from which the bound is wort
 LEADING_STEP = 64  # K is a multiple of it
 ROTATED_BY = 8192  # candidates whose principal directions are taken
 TRIED_LINES, TRIED_CANDIDATES = 64, 2048  # to estimate what each K costs
-COST_OF_A_DOUBT = 8  # comparing one line again costs so many times its share of doubtful candidates
+COST_OF_A_DOUBT = 8  # cost of comparing doubtful candidates again, relative to their share
 SLACK = 1e-4  # covers the errors of float32 sums
 SMALLEST_REST = 1e-6  # added to the square of the length in the rest, which is a difference of float32 numbers
 DOUBTFUL_SHARE = 1 / 32  # of the candidates; lines with more are compared with all of them
@@ -72,7 +72,7 @@ def leading(pool: Values) -> Leading | None:
 
 
 def _cost(pool: Values, basis: Values) -> float:
-    """Estimate the cost beside that of the whole product, for predictions that repeat the last concept.
+    """Estimate the cost relative to the whole product, for predictions that repeat the last concept.
 
     Where candidates are doubtful, the whole product follows.
     """
@@ -95,15 +95,15 @@ def _in_leading(directions: Values, basis: Values) -> Values:
 def compared(
     directions: Values, pool: Values, pool_leading: Leading | None, thresholds: Thresholds, *, block: int
 ) -> Iterator[Compared]:
-    """Compare unit predictions, (B, D), with a pool, (P, D), so many candidates at a time.
+    """Compare unit predictions, (B, D), with a pool, (P, D), block by block of candidates.
 
     Args:
         directions: The predictions; if all are equal, they are multiplied once.
         pool: The candidates, of unit length.
         pool_leading: The pool in its leading directions, if that is faster.
-        thresholds: The least cosine of each line (B,), and the penalties (P,) that are taken from the cosines before,
-            or None.
-        block: Candidates at a time.
+        thresholds: The least cosine of each line (B,), and the penalties (P,) that are first subtracted from the
+            cosines, or None.
+        block: Number of candidates in a block.
     """
     if len(directions) > 1 and (directions == directions[0]).all():
         directions = directions[:1]
@@ -124,7 +124,7 @@ def compared(
 
 
 def _possible(at_most: Values, thresholds: Thresholds, part: slice) -> NDArray[np.uint8]:
-    """Return the bits of what may reach one of the thresholds, (B, C / 8), given what the cosines are at most."""
+    """Return as bits, (B, C / 8), which cosines may reach a threshold, given upper bounds of the cosines."""
     bits = [
         np.packbits(_less(at_most, penalties, part) >= (least - SLACK)[:, None], axis=1)
         for least, penalties in thresholds

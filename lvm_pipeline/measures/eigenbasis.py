@@ -45,7 +45,7 @@ class Rotated:
 
 
 def rotated_spans(vectors: Vectors, first_rows: Rows, target_rows: Rows, basis: Vectors) -> Rotated:
-    """Rotate each context and its target, where the same rows are needed several times."""
+    """Rotate every row that is in a context or is a target, each of them once."""
     rows = np.union1d(_compact(first_rows, target_rows)[0], target_rows)
     rotated = np.empty((len(rows), len(basis)), np.float32)
     for start in range(0, len(rows), ROWS_IN_A_BLOCK):
@@ -59,7 +59,7 @@ def context_summaries(
 ) -> Vectors:
     """Return the decayed means of each context and its first concept, in the eigenbasis, (K + 1, B, D).
 
-    `basis` None: the vectors are in the eigenbasis.
+    If `basis` is None, `vectors` are in the eigenbasis already.
     """
     rows, firsts, ends = _compact(first_rows, target_rows)
     rotated = np.asarray(vectors[rows], np.float32)

@@ -35,7 +35,7 @@ PENALTY_OF_ONE_ARTICLE = PENALTIES[10]  # where there is nothing to cross-valida
 NUM_FOLDS = 5
 SMALLEST_SQUARE = 1e-12  # of constant vectors, so that their system can still be solved
 STABILISER = 1e-6  # summaries of short contexts depend on each other linearly
-MAX_WEIGHTED_TARGETS = 30_000  # that the weights, which are few, are fitted on
+MAX_WEIGHTED_TARGETS = 30_000  # of the fit of the weights, which are few
 TARGETS_IN_A_BLOCK = 1024
 
 Vectors = NDArray[np.float32]

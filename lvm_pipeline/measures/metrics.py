@@ -18,8 +18,7 @@ class Closeness:
     """Five measures of every prediction, each of shape (S,)."""
 
     cosine: Values  # cosine of prediction and target; 0 where either is zero
-    # the same after the mean train vector is taken off both: what is left when the direction that all vectors share
-    # earns nothing
+    # cosine after the mean train vector is subtracted from both, so that the direction all vectors share does not count
     centred_cosine: Values
     mse: Values  # squared difference, mean over the D numbers
     l2: Values  # length of the difference

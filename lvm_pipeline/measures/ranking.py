@@ -47,7 +47,7 @@ Vectors = NDArray[np.float32]
 
 
 def fit_ranking_baselines(targets: Targets, *, seed: int = 0) -> Iterator[Baseline]:
-    """Fit those that are no baselines of closeness, too: all but `copy_last`."""
+    """Fit the ranking baselines but `copy_last`, which is one of the other baselines, too."""
     vectors = targets.vectors
     decay = _best_decay(targets)
     yield Baseline(

@@ -1,7 +1,7 @@
 """Can the true next concept be found among many by its predicted vector?
 
-The candidates are the concepts of the scored split: the pool. For each target some of them are left out, by a rule
-that is named beside every figure, since it decides the figure:
+The candidates are the concepts of the scored split: the pool. For each target some of them are excluded. The rule is
+named beside every score, since scores under different rules cannot be compared:
 
 - `context_rows`: the T concepts right before the target, which is the whole context of a window;
 - `earlier_rows_of_article`: every earlier concept of the target's article, which is the whole context of a model that
@@ -38,12 +38,12 @@ TIE_TOLERANCE = 1e-6  # of a float32 cosine; equal vectors differ by less when t
 
 
 def primary_exclusion(targets: Targets) -> Exclusion:
-    """Return the rule that leaves exactly the context of the model out."""
+    """Return the rule that excludes exactly the context of the model."""
     return EARLIER_ROWS if targets.context_mode == "articles" else CONTEXT_ROWS
 
 
 def first_excluded_rows(contexts: Contexts, exclusion: Exclusion) -> NDArray[np.int64]:
-    """Return where the rows begin that a rule leaves out of each target's pool; they end before the target."""
+    """Return the first row that a rule excludes from each target's pool; the last one is right before the target."""
     return {CONTEXT_ROWS: contexts.window_rows, EARLIER_ROWS: contexts.article_first_rows}[exclusion]
 
 
@@ -52,7 +52,7 @@ def target_ranks(
 ) -> Ranks:
     """Rank each target among the candidates of its prediction (B, D), from 1, under each rule, (B,).
 
-    `contexts` are some of the scored targets; `penalties` (P,) are taken from the cosines of each candidate.
+    `contexts` are some of the scored targets; `penalties` (P,) are subtracted from the cosines of the candidates.
 
     Raises:
         ValueError: If a prediction is not finite, or a target is not in the pool.
@@ -92,7 +92,7 @@ def ranks_with_each(
             num_ahead = is_ahead.view(np.uint8).sum(axis=1, dtype=np.int32)
             for rule, (begin, end) in inside.items():
                 ranks[rule][block.lines] += num_ahead - _num_between(is_ahead, begin, end)
-    # the target itself counts as the one
+    # rank 1 at least: rounding can leave out the target itself
     return [{rule: np.maximum(rank, 1) for rule, rank in ranks.items()} for ranks in found]
 
 
@@ -112,7 +112,7 @@ def _excluded_columns(
 def _num_between(
     is_true: NDArray[np.bool_], begin: NDArray[np.int64], end: NDArray[np.int64]
 ) -> NDArray[np.int64] | int:
-    """Count in each line what is true from column `begin` to before `end`, each of shape (B,)."""
+    """Count the true values of each line from column `begin` to before `end`, each of shape (B,)."""
     is_some = end > begin
     if not is_some.any():
         return 0

@@ -1,11 +1,11 @@
-"""Which of many train targets a regression is fitted on."""
+"""Sample the train targets that a regression is fitted on."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 TARGETS_IN_A_RUN = 64  # neighbours, whose contexts overlap
 MAX_FITTED_TARGETS = 60_000  # of the ridges and the linear forecast
-FEWEST_ARTICLES = 50  # of which some are left out; where there are fewer, runs of targets are
+FEWEST_ARTICLES = 50  # in a sample of whole articles; instead of fewer, runs of targets are sampled
 
 Rows = NDArray[np.int64]
 

@@ -20,7 +20,7 @@ from lvm_pipeline.measures.retrieval import (
 from lvm_pipeline.measures.targets import Contexts, Targets, blocks_of
 from lvm_pipeline.measures.threads import in_threads
 
-BLOCKS_AT_ONCE = 8  # whose predictions are in memory
+BLOCKS_AT_ONCE = 8  # blocks whose predictions are in memory together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Scores:
     closeness: Closeness  # measures of every prediction
     ranks: Ranks  # rank of every ranked target under each exclusion rule, shape (R,) each
     spread: Spread  # whether predictions depend on the context
-    corrected_ranks: Ranks | None = None  # the same with penalties of the candidates, if there are any
+    corrected_ranks: Ranks | None = None  # ranks with the penalties of the candidates, if there are any
 
     def means(self) -> MeanScores:
         retrieval: dict[Exclusion, RetrievalScores] = {
@@ -52,9 +52,9 @@ class Scores:
 def score_predictor(
     predict: Callable[[Contexts], Values], targets: Targets, *, train_mean: Values, penalties: Values | None = None
 ) -> Scores:
-    """Score what `predict` says of each block of contexts, (B, D); it is called from several threads.
+    """Score the predictions (B, D) that `predict` returns for each block of contexts; several threads call it.
 
-    With penalties (P,) of the candidates, targets are ranked with them, too.
+    If `penalties` (P,) of the candidates are given, targets are ranked both without and with them.
     """
     meter = SpreadMeter(train_mean)
     measured, ranked, ranked_rows = [], [], targets.ranked.target_rows
@@ -98,5 +98,5 @@ def _joined(blocks: Sequence[Ranks]) -> Ranks:
 
 
 def given_predictions(predictions: Values, targets: Targets) -> Callable[[Contexts], Values]:
-    """Turn predictions for all scored targets, (S, D), into what `score_predictor` calls."""
+    """Return a function for `score_predictor` that looks up given predictions of all scored targets, (S, D)."""
     return lambda contexts: predictions[np.searchsorted(targets.scored.target_rows, contexts.target_rows)]

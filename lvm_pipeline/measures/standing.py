@@ -51,7 +51,7 @@ def contrastive_accuracy(predictions: Vectors, targets: Targets, *, seed: int) -
 
     return ContrastiveAccuracy(
         random=share_nearer(_other_rows(scored, targets.pool_rows, rng)),
-        same_article=share_nearer(_other_rows_of_article(scored, targets.pool_rows, rng)),
+        same_article=share_nearer(_other_rows_of_article(targets, rng)),
     )
 
 
@@ -83,7 +83,7 @@ def fit_clusters(vectors: Vectors, rows: NDArray[np.int64], *, seed: int) -> Vec
     leading = directions @ basis
     with threadpool_limits(1, "openmp"):  # its threads mostly wait for each other; other fits use the other cores
         labels = means.fit(leading).predict(leading)
-    centroids = np.asarray(means.cluster_centers_, np.float32) @ basis.T  # of a cluster that is nobody's nearest
+    centroids = np.asarray(means.cluster_centers_, np.float32) @ basis.T  # kept for clusters without a concept
     found, first = np.unique(np.sort(labels), return_index=True)
     centroids[found] = np.add.reduceat(directions[np.argsort(labels, kind="stable")], first)
     return unit_length(centroids)
@@ -127,15 +127,15 @@ def _other_rows(scored: Contexts, pool_rows: NDArray[np.int64], rng: np.random.G
     return _drawn(pool_rows, own, np.zeros_like(own), np.full_like(own, len(pool_rows)), rng)
 
 
-def _other_rows_of_article(
-    scored: Contexts, pool_rows: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw another concept of each target's article that is in the pool."""
-    own = np.searchsorted(pool_rows, scored.target_rows)
-    begin = np.searchsorted(pool_rows, scored.article_first_rows)
-    starts, articles = np.unique(begin, return_inverse=True)
-    ends = np.append(starts[1:], len(pool_rows))[articles]
-    return _drawn(pool_rows, own, begin, ends, rng)
+def _other_rows_of_article(targets: Targets, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw another concept of each ranked target's article that is in the pool."""
+    ranked, scored = targets.ranked, targets.scored
+    is_last = np.append(scored.articles[1:] != scored.articles[:-1], True)  # an article ends with a target
+    last_rows = scored.target_rows[is_last][np.searchsorted(scored.articles[is_last], ranked.articles)]
+    own, begin, last = (
+        np.searchsorted(targets.pool_rows, rows) for rows in (ranked.target_rows, ranked.article_first_rows, last_rows)
+    )
+    return _drawn(targets.pool_rows, own, begin, last + 1, rng)
 
 
 def _drawn(

@@ -50,7 +50,7 @@ class Contexts:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Everything that a score depends on besides the predictions."""
+    """Everything that a score depends on except the predictions."""
 
     vectors: NDArray[np.float32]  # all vectors, shape (N, D), may be memory-mapped
     scored: Contexts  # the targets that are scored
@@ -74,22 +74,22 @@ class Targets:
 
     @property
     def ranked_indices(self) -> Rows:
-        """Where they are among the scored targets, ascending, (R,)."""
+        """Indices of the ranked targets among the scored ones, ascending, (R,)."""
         num = min(len(self.scored), MAX_RANKED_TARGETS)
         return np.arange(num) * len(self.scored) // max(1, num)
 
     @functools.cached_property
     def pool_directions(self) -> NDArray[np.float32]:
-        """The candidates' vectors at length one, shape (P, D); found once, as every predictor is held against them."""
+        """The candidates' vectors at length one, shape (P, D); computed once for all predictors."""
         return unit_length(self.vectors[self.pool_rows])
 
     @functools.cached_property
     def pool_leading(self) -> Leading | None:
-        """The same in their leading directions, where comparing is faster by way of them."""
+        """The same in their leading directions; None where that does not make comparing faster."""
         return leading(self.pool_directions)
 
     def prepare_pool(self) -> None:
-        """Find the candidates' directions before several threads read them."""
+        """Compute the cached directions of the candidates before several threads read them."""
         _ = self.pool_directions, self.pool_leading
 
     def train_mean(self) -> NDArray[np.float32]:
@@ -135,7 +135,7 @@ def find_targets(
     for name in (split, "train"):
         rows = target_rows[target_splits == name]
         if not len(rows):
-            raise LvmError(f"The {name} split holds no sequence; choose another split, or split the articles anew.")
+            raise LvmError(f"The {name} split holds no sequence; choose another split, or split the articles again.")
         contexts[name] = _contexts(rows, article_first_rows, context_length, context_mode)
     return Targets(
         vectors=vectors,

@@ -1,7 +1,7 @@
 """Run blocks, or whole fits, in threads; NumPy releases the GIL in products and comparisons.
 
-A fit takes little longer in one thread than in two, since much of it is no large product. So two side by side, of one
-thread each, end sooner than one after the other.
+Much of a fit is not a large product, so a second thread makes it little faster. Two fits side by side with one thread
+each therefore finish sooner than one after the other.
 """
 
 import sys

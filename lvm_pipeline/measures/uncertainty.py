@@ -1,4 +1,4 @@
-"""How sure is a mean? Intervals by resampling whole articles, never rows: neighbouring rows are alike.
+"""Confidence intervals of means by a bootstrap over whole articles, since neighbouring rows are alike.
 
 Shapes: S = targets, A = articles, R = resamples, K = predictors.
 """
@@ -45,13 +45,15 @@ def article_interval(values: ArrayLike, articles: ArrayLike, *, seed: int = 0) -
     values, articles = np.asarray(values, np.float64), np.asarray(articles)
     if values.ndim != 1 or values.shape != articles.shape or not len(values):
         raise ValueError(f"need one value and one article for each target, got {values.shape} and {articles.shape}")
-    _, codes = np.unique(articles, return_inverse=True)
-    sums, counts = np.bincount(codes, values).astype(np.float64), np.bincount(codes).astype(np.float64)
+    return _percentile_interval(float(values.mean()), *article_sums(values, articles), seed=seed)
+
+
+def _percentile_interval(mean: float, sums: NDArray[np.float64], counts: NDArray[np.float64], *, seed: int) -> Interval:
     if len(sums) < FEWEST_ARTICLES:
-        return Interval(float(values.mean()), None, None)
+        return Interval(mean, None, None)
     means = _resampled_means(sums, counts, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
+    return Interval(mean, float(low), float(high))
 
 
 def paired_gain(values: ArrayLike, base_values: ArrayLike, articles: ArrayLike, *, seed: int = 0) -> Interval:
@@ -102,12 +104,10 @@ def simultaneous_intervals(sums: ArrayLike, counts: ArrayLike, *, seed: int = 0)
     if sums.shape[1:] != counts.shape or not sums.size:
         raise ValueError(f"need one sum for each predictor and article, got {sums.shape} and {counts.shape}")
     means = sums.sum(axis=1) / counts.sum()
+    if len(sums) == 1:
+        return [_percentile_interval(float(means[0]), sums[0], counts, seed=seed)]
     if len(counts) < FEWEST_ARTICLES:
         return [Interval(float(mean), None, None) for mean in means]
-    if len(sums) == 1:
-        resampled = _resampled_means(sums[0], counts, np.random.default_rng(seed))
-        low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return [Interval(float(means[0]), float(low), float(high))]
     largest = np.concatenate([*_largest_deviations(sums, counts, means, np.random.default_rng(seed))])
     width = float(np.quantile(largest, LEVEL, method="higher"))
     if not np.isfinite(width):

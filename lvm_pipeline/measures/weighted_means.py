@@ -1,7 +1,7 @@
 """Weighted means of a context: the closed-form predictors that every model has to beat.
 
 A context is the unbroken run of rows from `first_context_row` up to, not including, `target_row`; `vectors` may be
-memory-mapped. Fits refuse targets that are not ascending, empty contexts, and having no target (`ValueError`).
+memory-mapped. Fits raise ValueError if targets are not ascending, a context is empty, or there is no target.
 
 Shapes: N = concepts in the table, S = targets, D = vector width.
 """

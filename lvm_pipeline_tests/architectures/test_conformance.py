@@ -125,10 +125,7 @@ def behaviour(name, **overrides):
 
 def test_an_optimiser_setting_names_a_parameter_of_its_module(name):
     model = build(name)
-    for module in model.modules():
-        direct = {key for key, _ in module.named_parameters(recurse=False)}
-        assert set(getattr(module, "optimiser_settings", {})) <= direct
-    assert len(list(declared_settings(model))) == len(list(model.parameters()))
+    assert len(list(declared_settings(model))) == len(list(model.parameters()))  # raises where there is none
 
 
 # --- what is predicted ---------------------------------------------------------------------------
@@ -277,19 +274,23 @@ def test_gradients_reach_every_parameter_within_three_steps(name, head):
     assert reached == {key for key, _ in model.named_parameters()}
 
 
-def test_overfits_eight_sequences(name):
-    model = build(name, dropout=0.0, head="means").train()
+def test_overfits_eight_sequences_within_100_steps(name):
+    model = build(name, dropout=0.0, head="means")
     sequences = F.normalize(noise(8, 6, VECTOR_DIM, dtype=torch.float32), dim=-1)
     model.fit(sequences.flatten(0, 1))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    cosines = []
     for step in range(100):
         optimiser.zero_grad()
-        loss_of(model, sequences, seed=step).backward()
+        loss_of(model.train(), sequences, seed=step).backward()
         optimiser.step()
-    model.eval()
-    with torch.no_grad():
-        cosines = F.cosine_similarity(model(sequences[:, :-1]), sequences[:, 1:], dim=-1)
-    assert cosines.mean() > 0.95
+        if step % 10 == 9:
+            with torch.no_grad():
+                predictions = model.eval()(sequences[:, :-1])
+            cosines.append(float(F.cosine_similarity(predictions, sequences[:, 1:], dim=-1).mean()))
+            if cosines[-1] > 0.95:
+                return
+    pytest.fail(f"cosines after every ten steps: {cosines}")
 
 
 def test_same_seed_same_weights(name):

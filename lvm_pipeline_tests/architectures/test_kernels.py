@@ -113,7 +113,7 @@ def with_no_numbers(function):
 def test_a_kernel_that_differs_is_dropped_with_a_warning(name, install, spoil):
     kernel = install(KERNELS[name], spoil(MADE_UP[name]))
 
-    with pytest.warns(RuntimeWarning, match=f"{kernel.name} differs from the torch form"):
+    with pytest.warns(RuntimeWarning, match=f"{kernel.name} differs from the PyTorch implementation"):
         assert kernel.checked_form(CPU) is kernel.torch_form
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lvm_pipeline.architectures import _decayed_attention
-from lvm_pipeline.architectures._mamba2_mixer import reference_selective_state_space, selective_state_space
+from lvm_pipeline.architectures._mamba2_mixer import reference_selective_state_space, torch_state_space
 from lvm_pipeline.architectures.mamba2 import Mamba2Config, mixers
 from lvm_pipeline_tests.architectures import weight_maps
 from lvm_pipeline_tests.architectures.oracles import (
@@ -36,8 +36,8 @@ def test_state_space_equals_the_oracle_and_so_do_the_gradients(ssd, dtype, chunk
     start = given["initial_state"].mT if "initial_state" in given else None
     tolerance = OPERATOR_TOLERANCE[dtype]
 
-    y, state = selective_state_space(*arguments, dt_bias=given["dt_bias"], state=start, returns_state=True)
-    y_without_skip, _ = selective_state_space(
+    y, state = torch_state_space(*arguments, dt_bias=given["dt_bias"], state=start, returns_state=True)
+    y_without_skip, _ = torch_state_space(
         *arguments[:-1], torch.zeros_like(given["D"]), dt_bias=given["dt_bias"], state=start
     )
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lvm_pipeline.architectures import _delta_rule
-from lvm_pipeline.architectures._delta_rule import delta_rule, reference_delta_rule
+from lvm_pipeline.architectures._delta_rule import reference_delta_rule, torch_delta_rule
 from lvm_pipeline.architectures._token_shift import previous
 from lvm_pipeline.architectures.rwkv import STRONGEST_LOG_DECAY, RwkvConfig, RwkvMixers
 from lvm_pipeline_tests.architectures import weight_maps
@@ -43,7 +43,7 @@ def test_memory_equals_the_oracle_and_so_do_the_gradients(recorded, dtype, chunk
     expected, tolerance = below(recorded, "op"), OPERATOR_TOLERANCE[dtype]
     given = inputs(expected, dtype)
 
-    found, state = delta_rule(*memory_arguments(given), returns_state=returns_state)
+    found, state = torch_delta_rule(*memory_arguments(given), returns_state=returns_state)
 
     assert_equals(found.flatten(-2), recorded["op.out"], tolerance)
     if returns_state:
@@ -62,7 +62,7 @@ def test_memory_is_exact_at_the_strongest_decay_and_any_length():
     r, k, v, a, b = (noise(1, 300, 2, 16, seed=seed) for seed in range(5))
     a = torch.nn.functional.normalize(a, dim=-1)
     arguments = r, torch.full_like(r, STRONGEST_LOG_DECAY), k, v, -a, a * b.sigmoid()
-    found, _ = delta_rule(*(part.float() for part in arguments))
+    found, _ = torch_delta_rule(*(part.float() for part in arguments))
     assert error(found, reference_delta_rule(*arguments)) < 1e-5
 
 
@@ -80,7 +80,7 @@ def test_time_mix_and_channel_mix_equal_the_oracle(mixers, recorded):
     block, states = mixers.blocks[0], recorded["in.x"]
     normed = block.time_norm(mixers.first_norm(states))
     mixed, _ = block.time_mix.project(normed, previous(normed), None)
-    memory, _ = delta_rule(*mixed[:6])
+    memory, _ = torch_delta_rule(*mixed[:6])
     assert_equals(block.time_mix.project_out(memory, mixed), recorded["out.tmix0"], STACK_TOLERANCE)
     assert_equals(block.channel_mix(states, previous(states)), recorded["out.cmix0"], STACK_TOLERANCE)
 

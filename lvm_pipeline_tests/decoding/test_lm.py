@@ -144,6 +144,15 @@ def test_another_language_model_in_its_place_and_a_missing_one_are_refused(folde
         load_prefix_decoder(folder)
 
 
+@pytest.mark.parametrize(("file", "content"), [("model.safetensors", b"{"), ("config.json", b"[]")])
+def test_a_damaged_language_model_is_refused(tmp_path, file, content):
+    damaged = write_tiny_lm(tmp_path / "damaged")
+    (damaged / file).write_bytes(content)
+
+    with pytest.raises(LvmError, match=r"language model .*damaged cannot be opened .*; name a folder or a GGUF file"):
+        open_language_model(str(damaged))
+
+
 def test_options_that_cannot_be_used_are_refused(vectors, lm_folder):
     with pytest.raises(LvmError, match=r"decoder option num_soft_tokens cannot be used .*got 0"):
         train_lm(vectors, TEXTS, LmOptions(num_soft_tokens=0), language_model=open_language_model(str(lm_folder)))

@@ -127,18 +127,19 @@ def round_trip(decoder, encoder, asked):
     return (encoder.encode(texts) * asked).sum(axis=1), texts
 
 
-@pytest.fixture
-def uncertain(vectors, encoder, tmp_path):
+@pytest.fixture(scope="module")
+def uncertain(vectors, encoder, tmp_path_factory):
     """A decoder that has learnt little."""
+    folder = tmp_path_factory.mktemp("uncertain") / "prefix"
     trained = train_prefix(vectors, TEXTS, PrefixOptions(**{**vars(OPTIONS), "steps": 40}))
-    save_prefix_decoder(tmp_path / "prefix", trained, space_id=encoder.space_id, **RECORD)
-    return load_prefix_decoder(tmp_path / "prefix")
+    save_prefix_decoder(folder, trained, space_id=encoder.space_id, **RECORD)
+    return load_prefix_decoder(folder)
 
 
 @pytest.fixture
 def asked(vectors):
     """Vectors that are no concept's: each between two."""
-    return (vectors + 0.6 * np.roll(vectors, 5, axis=0)).astype(np.float32)
+    return (vectors + 0.6 * np.roll(vectors, 5, axis=0))[::3].astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -349,3 +350,12 @@ def test_a_text_that_is_too_long_is_cut_and_has_no_end():
     assert short[-1] == END
     assert model.losses(torch.zeros(2, 4), padded([line, short])).shape == (2, 5)
     assert tokens.decode(tokens.encode(["Grüße, 世界 and\n  more"], max_tokens=99)) == ["Grüße, 世界 and more"]
+
+
+def test_a_text_that_contains_the_name_of_the_end_token_is_not_cut_there():
+    tokens, text = train_tokenizer(TEXTS, vocabulary_size=300), "Write <end> at the end."
+
+    lines = tokens.encode([text], max_tokens=100)
+
+    assert lines[0].index(END) == len(lines[0]) - 1
+    assert tokens.decode(lines) == [text]

@@ -114,10 +114,10 @@ def test_an_environment_without_vec2text_gives_its_reason(folder):
 def test_a_process_that_dies_gives_its_reason(folder):
     python = folder / "env" / "bin" / "python"
     python.unlink()
-    python.write_text("#!/bin/sh\necho first >&2\necho out of memory >&2\nexit 7\n")
+    python.write_text("#!/bin/sh\necho first >&2\nprintf 'out of memory \\377\\n' >&2\nexit 7\n")
     python.chmod(0o755)
 
-    with pytest.raises(LvmError, match=r"did not answer \(its process ended with code 7: out of memory\); run"):
+    with pytest.raises(LvmError, match=r"did not answer \(its process ended with code 7: out of memory .\); run"):
         open_vec2text(folder, space_id=SPACES["ielab"]).decode(VECTORS)
     python.unlink()
     python.symlink_to("/bin/false")

@@ -44,8 +44,9 @@ def test_a_lost_gain_is_the_models_own():
 
 def test_better_articles_and_small_changes_pass():
     assert champion_predicts_as_before(BEFORE, errors(60, cosine=0.7, seed=1)).passed
-    many = errors(5000, length=3), errors(5000, cosine=0.595, length=3, seed=1)
-    assert champion_predicts_as_before(*many).passed  # certainly lower, by too little to act on
+    slightly_lower = champion_predicts_as_before(errors(2000), errors(2000, cosine=0.595, seed=1))
+    assert slightly_lower.details["cosine_change_high"] < 0
+    assert slightly_lower.passed
 
 
 @pytest.mark.parametrize(("num", "length"), [(9, 50), (11, 9)])

@@ -43,6 +43,13 @@ def test_an_article_alone_in_its_pool_is_compared_with_itself():
     assert contrastive_accuracy(wanted, targets, seed=0).same_article == 1
 
 
+def test_the_other_concept_is_of_the_same_article_where_the_next_article_is_too_short_for_a_target():
+    targets = targets_of_process("copies", lengths=((20,) * 5 + (20, 20, 20, 4, 20)) * 4)
+    wanted = targets.vectors[targets.scored.target_rows]
+
+    assert contrastive_accuracy(wanted, targets, seed=0).same_article == 0  # all are equal, and ties count as wrong
+
+
 def test_effective_rank_counts_the_directions_used():
     rng = np.random.default_rng(0)
 
