@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lvm_pipeline.errors import first_line
+
 LONGEST_CHUNK = 64  # positions up to which the torch forms are one product
 TOLERANCE = 1e-2  # of the length of an output or a gradient; kernels multiply in TensorFloat-32
 LOWEST_LOG_DECAY = -0.6066  # of RWKV-7: -exp(-1/2), rounded down
@@ -62,8 +64,7 @@ class OptionalKernel:
             kernel = self.adapt(getattr(importlib.import_module(module), function))
             difference = self._difference(kernel, device)
         except _failures() as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            return self._dropped(f"fails ({reason})")
+            return self._dropped(f"fails ({first_line(error)})")
         if not difference <= TOLERANCE:  # or is NaN
             return self._dropped(f"differs from the PyTorch implementation by {difference:.2g} of its length")
         return kernel

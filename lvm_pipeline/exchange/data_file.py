@@ -11,7 +11,7 @@ from lvm_pipeline.concepts.facts import require_columns
 from lvm_pipeline.concepts.file_reader import ParquetReader
 from lvm_pipeline.concepts.invariants import check_concepts
 from lvm_pipeline.concepts.schema import METADATA_KEY, explain_bad_parquet, read_concepts_metadata
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.exchange.npz_file import NpzReader
 from lvm_pipeline.exchange.npz_import import import_concepts_npz, import_sequences_npz
 from lvm_pipeline.exchange.npz_sequences import holds_sequences
@@ -107,5 +107,4 @@ def _is_sequence_table(path: Path) -> bool:
     try:
         return is_sequences_schema(pq.read_schema(path))
     except PARQUET_ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise LvmError(f"{path} is neither Parquet nor NPZ ({reason}); check the file.") from None
+        raise LvmError(f"{path} is neither Parquet nor NPZ ({first_line(error)}); check the file.") from None
