@@ -185,6 +185,20 @@ def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
     raise LvmError(f"{path} has no column {', '.join(sorted(missing))}; extract the concepts again.")
 
 
+def read_texts(path: Path, rows: Iterable[int]) -> list[str]:
+    """Read the texts of some rows; a missing text is empty.
+
+    Raises:
+        LvmError: If the file is missing or damaged.
+    """
+    return texts_at(read_columns(path, ["concept_text"])["concept_text"], rows)
+
+
+def texts_at(texts: pa.ChunkedArray, rows: Iterable[int]) -> list[str]:
+    """Return some texts of a column; a missing text is empty. Arrow's `take` fails on columns of over 2 GB."""
+    return [texts[int(row)].as_py() or "" for row in rows]
+
+
 def stream_row_groups(path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
     """Yield some columns row group by row group, so that memory holds one at a time.
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
-from lvm_pipeline.concepts.store import memory_mapped_vectors, read_columns
+from lvm_pipeline.concepts.store import memory_mapped_vectors, read_columns, texts_at
 from lvm_pipeline.decoding._contract import Rows, refuse_other_shape
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.encoders.encoder import unit_length
@@ -95,7 +95,7 @@ class ConceptBank:
         return np.union1d(np.concatenate(like) if like else [], of_text).astype(np.int64)
 
     def texts_of(self, rows: Rows) -> list[str]:
-        return [text or "" for text in self.texts.take(pa.array(rows)).to_pylist()]
+        return texts_at(self.texts, rows)
 
     @cached_property
     def _rows_by_text(self) -> dict[str, list[int]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._products import packed_weights
-from lvm_pipeline.concepts.store import read_columns
+from lvm_pipeline.concepts.store import read_texts
 from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline, baseline_scores
 from lvm_pipeline.evaluation.checked import not_checked, score_is_reproduced
 from lvm_pipeline.evaluation.controls import control_scores, usual_context_length
@@ -340,13 +340,13 @@ def _articles(scored: ScoredModel, best: ScoredBaseline, concepts_path: Path) ->
     indices, codes = np.unique(scored.targets.scored.articles, return_inverse=True)
     counts = np.bincount(codes)
     first_rows = scored.data.articles.first_rows[indices]
-    texts = read_columns(concepts_path, ["concept_text"])["concept_text"].take(first_rows).to_pylist()
+    texts = read_texts(concepts_path, first_rows)
     cosines = np.bincount(codes, scored.scores.closeness.cosine) / counts
     best_cosines = np.bincount(codes, best.scores.closeness.cosine) / counts
     return tuple(
         ArticleScores(
             article_id=scored.data.articles.ids[index],
-            label=" ".join((text or "").split())[:LABEL_CHARACTERS],
+            label=" ".join(text.split())[:LABEL_CHARACTERS],
             num_targets=int(count),
             cosine=float(cosine),
             best_baseline_cosine=float(best_cosine),

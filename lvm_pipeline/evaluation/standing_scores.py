@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.concepts.store import read_columns
+from lvm_pipeline.concepts.store import read_texts
 from lvm_pipeline.evaluation.kept import kept_or_made
 from lvm_pipeline.measures.baselines import COPY_LAST
 from lvm_pipeline.measures.metrics import cosines
@@ -93,11 +93,11 @@ def standing_scores(
 def _leak_ladder(scored: "ScoredModel", encoder: Encoder, concepts_path: Path) -> tuple[LeakStep, ...]:
     contexts = scored.targets.scored
     contexts = contexts.part(slice(None, None, -(-len(contexts) // MAX_ENCODED_TARGETS)))
-    texts = read_columns(concepts_path, ["concept_text"])["concept_text"].take(contexts.target_rows).to_pylist()
+    texts = read_texts(concepts_path, contexts.target_rows)
     wanted = np.asarray(scored.targets.vectors[contexts.target_rows], np.float32)
     steps = []
     for num_words in WORDS:
-        beginnings = encoder.encode([" ".join((text or "").split()[:num_words]) for text in texts])
+        beginnings = encoder.encode([" ".join(text.split()[:num_words]) for text in texts])
         steps.append(
             LeakStep(num_words=num_words, cosine=article_interval(cosines(beginnings, wanted), contexts.articles))
         )

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
-from lvm_pipeline.concepts.store import explain_full_disk, read_columns, read_vectors, stream_row_groups, vectors_of
+from lvm_pipeline.concepts.store import (
+    explain_full_disk,
+    read_columns,
+    read_texts,
+    read_vectors,
+    stream_row_groups,
+    vectors_of,
+)
 from lvm_pipeline.exchange.npz_file import PIECE_BYTES, NpzWriter
 from lvm_pipeline.files import staged_file, write_json
 from lvm_pipeline.sequences.schema import Sequences, read_sequences
@@ -87,7 +94,7 @@ def _export_sequences(concepts_path: Path, concepts: ConceptsMetadata, sequences
     `target_tmds` as text (S,), `sequence_positions` int64 (S,): the row of the target in the ordered
     concepts; also `article_ids` and `splits` as text (S,) and `metadata` as one JSON text.
     """
-    columns = read_columns(concepts_path, ["concept_text", "domain", "task", "modifier"]).take(sequences.target_rows)
+    codes = read_columns(concepts_path, ["domain", "task", "modifier"]).take(sequences.target_rows)
     vectors = read_vectors(concepts_path)
     context_length = sequences.metadata.context_length
     shape = (len(sequences.first_rows), context_length, concepts.vector_dim)
@@ -104,8 +111,8 @@ def _export_sequences(concepts_path: Path, concepts: ConceptsMetadata, sequences
         writer.write_pieces("context_sequences", contexts, shape=shape, dtype=np.dtype("<f4"))
         targets = _gather(vectors, sequences.target_rows)
         writer.write_pieces("target_vectors", targets, shape=shape[::2], dtype=np.dtype("<f4"))
-        writer.write_texts("target_texts", [text or "" for text in columns["concept_text"].to_pylist()])
-        writer.write_texts("target_tmds", _tmd_codes(columns))
+        writer.write_texts("target_texts", read_texts(concepts_path, sequences.target_rows))
+        writer.write_texts("target_tmds", _tmd_codes(codes))
         writer.write_array("sequence_positions", sequences.target_rows.astype("<i8"))
         writer.write_texts("article_ids", sequences.article_ids.tolist())
         writer.write_texts("splits", sequences.splits.tolist())
