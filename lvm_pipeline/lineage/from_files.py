@@ -2,12 +2,14 @@
 
 import hashlib
 import shutil
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_pipeline import files, lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.lineage.spaces import refuse_other_numbers
 from lvm_pipeline.lineage.trials import TrialFolder
@@ -114,13 +116,27 @@ def tables_of(settings: Settings, data: Path | None) -> tuple[Path, Path, Path]:
 
     if data is None:
         return settings.concepts_path, settings.sequences_path, settings.vectors_dir
-    place = hashlib.sha256(str(data.absolute()).encode()).hexdigest()[:12]
-    work_dir = settings.data_dir / "files" / f"{data.stem}-{place}"
+    path_hash = hashlib.sha256(str(data.absolute()).encode()).hexdigest()[:12]
+    work_dir = _files_dir(settings) / f"{data.stem}-{path_hash}"
     concepts_path, sequences_path = tables_from_file(
         data, work_dir=work_dir, sequence_options=lineage.sequence_options(settings), space_id=settings.space_id
     )
     refuse_other_numbers(settings, concepts_path)
     return concepts_path, sequences_path, settings.vectors_dir
+
+
+def _files_dir(settings: Settings) -> Path:
+    return settings.data_dir / "files"
+
+
+def _movable(settings: Settings, table: Path) -> Path:
+    """Return a table that can be moved to the products: itself, or a copy if it is the user's own file."""
+    if table.is_relative_to(_files_dir(settings)):
+        return table
+    copy = settings.staging_dir / f"{uuid.uuid4().hex}-{table.name}"
+    with explain_full_disk(copy.parent), files.staged_file(copy) as staged:
+        shutil.copyfile(table, staged)
+    return copy
 
 
 def export_npz(settings: Settings, folder: Path) -> list[Path]:
@@ -137,7 +153,7 @@ def import_npz(settings: Settings, path: Path) -> lineage.Verification:
         LvmError: If the file cannot be used; it is never executed.
         InvariantError: If a blocking invariant failed; earlier products stay.
     """
-    concepts_path, sequences_path, _ = tables_of(settings, path)
+    concepts_path, sequences_path = (_movable(settings, table) for table in tables_of(settings, path)[:2])
     metadata = read_concepts_metadata(concepts_path)
     findings = lineage.check_staged_concepts(settings, concepts_path, metadata)
     concepts = lineage.StagedConcepts(path=concepts_path, metadata=metadata, findings=findings)
