@@ -269,6 +269,8 @@ def _train(settings: Settings, *, data: Path | None, output: Path | None, again:
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
     from lvm_pipeline.lineage import from_files
 
+    if output is not None:
+        from_files.refuse_other_output(output)
     out = render.plain()
     with render.progress_bars(out) as bars:
         bar = bars.task(f"Training {settings.trial_id}")

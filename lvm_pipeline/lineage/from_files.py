@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lvm_pipeline import files, lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import explain_full_disk
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.lineage.spaces import refuse_other_numbers
 from lvm_pipeline.lineage.trials import TrialFolder
@@ -49,8 +50,9 @@ def train_on(
     from lvm_pipeline.training.loop import train
 
     config, tracker = training_config_of(settings), MlflowTracker(settings)
-    tables = tables_of(settings, data)
     output = (output or settings.models_dir / f"{config.architecture}-{data.stem}").absolute()
+    refuse_other_output(output)
+    tables = tables_of(settings, data)
     trained = train(
         config,
         load_training_data(*tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir),
@@ -80,6 +82,8 @@ def evaluate_on(
     from lvm_pipeline.evaluation.report_page import report_html
     from lvm_pipeline.training.trained_model import read_trained_model_info
 
+    if output is not None and output.suffix == ".html":
+        raise LvmError(f"{output} would hold the page; name the JSON file, and the page is written beside it.")
     read_trained_model_info(model_dir)  # refuses a wrong folder before any data are read
     is_trial = model_dir.resolve().parent.parent == settings.trials_dir.resolve()
     if is_trial and data is None and output is None and split == "validation":
@@ -102,8 +106,20 @@ def evaluate_on(
     return report
 
 
+def refuse_other_output(output: Path) -> None:
+    """Refuse a folder for a trained model that holds anything else, which would be deleted. Raises LvmError."""
+    is_empty = output.is_dir() and not any(output.iterdir())
+    if output.exists() and not is_empty and not (output / "trained_model.json").is_file():
+        raise LvmError(f"{output} is not the folder of a trained model and would be replaced; choose another --output.")
+
+
 def copy_model(model_dir: Path, output: Path) -> Path:
-    """Copy a trained model to a folder, in place of what is there; return the folder."""
+    """Copy a trained model to a folder, in place of an earlier one; return the folder.
+
+    Raises:
+        LvmError: If the folder holds anything but a trained model.
+    """
+    refuse_other_output(output)
     output = output.absolute()
     with files.staged_dir(output) as staged:
         shutil.copytree(model_dir, staged, dirs_exist_ok=True)

@@ -3,6 +3,7 @@
 import pytest
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.lineage import from_files
 from lvm_pipeline.settings import Settings
@@ -30,3 +31,28 @@ def test_an_imported_table_stays_where_the_user_has_it(tmp_path, min_articles):
 
     assert given.read_bytes() == before
     assert not list(settings.staging_dir.iterdir())
+
+
+def test_only_a_trained_model_is_replaced(lvm, tmp_path):
+    model, other, empty = (tmp_path / name for name in ("model", "thesis", "empty"))
+    for folder in (model, other, empty):
+        folder.mkdir()
+    (model / "trained_model.json").write_text("{}")
+    (other / "chapter.txt").write_text("one")
+
+    for output in (other, other / "chapter.txt"):
+        with pytest.raises(LvmError, match="is not the folder of a trained model"):
+            from_files.copy_model(model, output)
+        code, _, err = lvm("train", "--output", output)
+        assert (code, "is not the folder of a trained model" in err) == (1, True)
+    from_files.copy_model(model, from_files.copy_model(model, empty))
+
+    assert (other / "chapter.txt").read_text() == "one"
+    assert (empty / "trained_model.json").is_file()
+
+
+def test_the_page_of_a_report_does_not_replace_its_json(lvm, tmp_path):
+    code, _, err = lvm("evaluate", "--model", tmp_path, "--output", tmp_path / "report.html")
+
+    assert code == 1
+    assert "name the JSON file" in err
