@@ -40,8 +40,7 @@ def find_changes(
     Ids do not change between calls. `ui_address` is that of the Dagster web UI, for the links.
     """
     moment = datetime.fromtimestamp(since, tz=UTC)
-    of_retraining = dg.RunsFilter(tags={SCHEDULE_NAME_TAG: RETRAINING}, updated_after=moment)
-    retrainings = {record.dagster_run.run_id for record in instance.get_run_records(of_retraining)}
+    retrainings = _retrainings(instance, moment)
     for check in sorted(checks):
         for record in instance.event_log_storage.get_asset_check_execution_history(
             check, limit=MAX_EXECUTIONS, status=ENDED
@@ -56,6 +55,13 @@ def find_changes(
             yield _success_of_run(record, ui_address)
         elif not (story := read_story(instance, record.dagster_run.run_id)).is_explained:
             yield _alert_of_run(record, story, ui_address)
+
+
+def _retrainings(instance: dg.DagsterInstance, moment: datetime) -> set[str]:
+    """Return the ids of runs of a scheduled retraining that have ended since a moment, or go on (since any time)."""
+    tags, running = {SCHEDULE_NAME_TAG: RETRAINING}, [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    filters = dg.RunsFilter(tags=tags, statuses=running), dg.RunsFilter(tags=tags, updated_after=moment)
+    return {record.dagster_run.run_id for each in filters for record in instance.get_run_records(each)}
 
 
 def was_checked(record: AssetCheckExecutionRecord) -> bool:
