@@ -322,7 +322,7 @@ def load_settings(**overrides: object) -> Settings:
     """
     overrides = {**_secrets_in_files(), **overrides}
     for variable, name in EARLIER_NAMES.items():
-        if os.environ.get(variable) and variable_of((name,)) not in os.environ:
+        if os.environ.get(variable) and not os.environ.get(variable_of((name,))):
             overrides.setdefault(name, os.environ[variable])
     try:
         return Settings(**overrides)  # pyright: ignore[reportArgumentType]
