@@ -47,8 +47,9 @@ def main(exchange: Exchange) -> None:
                 files.write_json(exchange.record, record_of(settings, config, request, ranks, exchange))
             else:
                 follow_trial(settings, config, again=request["again"], ranks=ranks)
-    except LvmError:  # the first rank has met and recorded the same
-        return
+    except LvmError as error:  # every rank meets the same one
+        if os.environ.get("RANK", "0") == "0":
+            files.write_json(exchange.record, {"error": str(error), "findings": []})
 
 
 def record_of(
