@@ -36,6 +36,6 @@ def champion(
     if as_json:
         render.print_json(chosen)
         return
-    out.print(f"Champion: {chosen.get('name') or 'none'}", highlight=False, markup=False)
+    render.say(out, f"Champion: {chosen.get('name') or 'none'}")
     if chosen:
-        out.print(chosen["decision"]["reason"], soft_wrap=True, markup=False, highlight=False)
+        render.say(out, chosen["decision"]["reason"])

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from lvm_pipeline.cli import (
@@ -97,7 +96,7 @@ def main() -> None:
 
 
 def _end_with(error: LvmError) -> NoReturn:
-    Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+    render.plain(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
     sys.exit(1)
 
 
@@ -148,7 +147,7 @@ def demo(
                 before_choice=experiments.before_choice,
             )
     render.show_results(out, settings)
-    out.print(f"Study report of the plan: {experiments.study_page}", soft_wrap=True)
+    render.say(out, f"Study report of the plan: {experiments.study_page}")
 
 
 def _one_process(settings: Settings) -> dict[str, str]:
@@ -338,11 +337,11 @@ def predict(
     """
     from lvm_pipeline.lineage.prediction import model_folder, predict_on
 
-    settings, errors = settings_of(), Console(stderr=True, highlight=False)
+    settings, errors = settings_of(), render.plain(stderr=True)
     source = sys.stdin.buffer if file is None or str(file) == "-" else file
     folder = model_folder(settings, model=model, trial=trial, architecture=architecture)
     predictions = predict_on(
-        settings, folder, source, space_id=space, num_nearest=nearest, warn=lambda text: errors.print(escape(text))
+        settings, folder, source, space_id=space, num_nearest=nearest, warn=lambda text: render.say(errors, text)
     )
     render.write_lines(prediction.as_json(has_vector=vectors) for prediction in predictions)
 

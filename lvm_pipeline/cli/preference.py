@@ -46,7 +46,7 @@ def create(
         return
     out.print(f"Created study {study.study_id}: {len(study.pairs)} items for each rater.")
     for name, url in study.urls.items():
-        out.print(f"  {name}: {url}", soft_wrap=True)
+        render.say(out, f"  {name}: {url}")
     from lvm_pipeline.evaluation.preference import THRESHOLD, judgements_needed
 
     needed = ", ".join(f"{judgements_needed(rate)} if the true win rate is {rate:.0%}" for rate in ASSUMED_RATES)
@@ -82,4 +82,4 @@ def collect(study: StudyOption = None, as_json: JsonOption = False) -> None:
     section = preference_section(scores)
     for table in section.tables:
         render.show_table(out, table)
-    out.print(" ".join(section.sentences), soft_wrap=True)
+    render.say(out, " ".join(section.sentences))

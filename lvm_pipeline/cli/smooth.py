@@ -45,7 +45,7 @@ def smooth(
         render.print_json(asdict(scores))
     else:
         render.show_table(out, smoothing_table(scores), title=f"Smoothed predictions of {folder.trial_id}")
-        out.print(" ".join(smoothing_sentences(scores)), soft_wrap=True)
+        render.say(out, " ".join(smoothing_sentences(scores)))
     if scores.why_no_answers is not None:
         raise LvmError(
             f"The language model {scores.language_model} gave no answer: {scores.why_no_answers}; see whether its "
