@@ -15,6 +15,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.models import promoted_data
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.source.values import parse_json
 
 if TYPE_CHECKING:
     from lvm_pipeline.decoding._contract import Decoder
@@ -274,7 +275,7 @@ def decode_lines(
 def _prediction_as_vector(line: bytes) -> bytes:
     """Return a line that `lvm predict` printed as one that it reads; any other line as it is."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return line
     if isinstance(record, dict) and "prediction" in record and "vector" not in record:

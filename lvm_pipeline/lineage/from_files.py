@@ -40,7 +40,7 @@ def train_on(
         again: Start from the beginning even if a checkpoint cannot be resumed.
 
     Raises:
-        LvmError: If data or options cannot be used, with what to do.
+        LvmError: If data or options cannot be used, with what to do, or another process trains the same folder.
         InvariantError: If the trained model breaks a blocking invariant; an earlier one stays.
     """
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
@@ -52,19 +52,21 @@ def train_on(
     config, tracker = training_config_of(settings), MlflowTracker(settings)
     output = (output or settings.models_dir / f"{config.architecture}-{data.stem}").absolute()
     refuse_other_output(output)
-    tables = tables_of(settings, data)
-    trained = train(
-        config,
-        load_training_data(*tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir),
-        output_dir=output.with_name(f".{output.name}.staged"),
-        checkpoint_dir=output.with_name(f".{output.name}.checkpoint"),
-        compile_cache_dir=settings.compile_cache_dir,
-        tracker=tracker,
-        progress=progress,
-        again=again,
-        accept=accepted_at(output, tables, tracker, settings=settings),
-    )
-    write_tracking(output, tracker, is_complete=trained.tracking_problem is None)
+    problem = f"Another process is training {output} now; wait for it, or choose another --output."
+    with files.only_one(_files_dir(settings) / f"{_hash_of(output)}.lock", problem):
+        tables = tables_of(settings, data)
+        trained = train(
+            config,
+            load_training_data(*tables, encoders_dir=settings.encoders_dir, decoders_dir=settings.decoders_dir),
+            output_dir=output.with_name(f".{output.name}.staged"),
+            checkpoint_dir=output.with_name(f".{output.name}.checkpoint"),
+            compile_cache_dir=settings.compile_cache_dir,
+            tracker=tracker,
+            progress=progress,
+            again=again,
+            accept=accepted_at(output, tables, tracker, settings=settings),
+        )
+        write_tracking(output, tracker, is_complete=trained.tracking_problem is None)
     return trained
 
 
@@ -131,9 +133,8 @@ def tables_of(settings: Settings, data: Path | None) -> tuple[Path, Path, Path]:
     from lvm_pipeline.exchange.data_file import tables_from_file
 
     if data is None:
-        return settings.concepts_path, settings.sequences_path, settings.vectors_dir
-    path_hash = hashlib.sha256(str(data.absolute()).encode()).hexdigest()[:12]
-    work_dir = _files_dir(settings) / f"{data.stem}-{path_hash}"
+        return settings.promoted_tables
+    work_dir = _files_dir(settings) / f"{data.stem}-{_hash_of(data)}"
     concepts_path, sequences_path = tables_from_file(
         data, work_dir=work_dir, sequence_options=lineage.sequence_options(settings), space_id=settings.space_id
     )
@@ -143,6 +144,10 @@ def tables_of(settings: Settings, data: Path | None) -> tuple[Path, Path, Path]:
 
 def _files_dir(settings: Settings) -> Path:
     return settings.data_dir / "files"
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:12]
 
 
 def _movable(settings: Settings, table: Path) -> Path:

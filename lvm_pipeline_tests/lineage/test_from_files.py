@@ -33,6 +33,18 @@ def test_an_imported_table_stays_where_the_user_has_it(tmp_path, min_articles):
     assert not list(settings.staging_dir.iterdir())
 
 
+def test_one_process_at_a_time_trains_a_folder(tmp_path, monkeypatch):
+    given = write_synthetic_concepts(tmp_path / "concepts.parquet", article_lengths=[12] * 30)
+    settings = settings_in(tmp_path / "home", preset="smoke")
+
+    def train(*_, **__):
+        from_files.train_on(settings, given, output=tmp_path / "model")
+
+    monkeypatch.setattr("lvm_pipeline.training.loop.train", train)
+    with pytest.raises(LvmError, match=r"Another process is training .*model now"):
+        train()
+
+
 def test_only_a_trained_model_is_replaced(lvm, tmp_path):
     model, other, empty = (tmp_path / name for name in ("model", "thesis", "empty"))
     for folder in (model, other, empty):
