@@ -13,7 +13,7 @@ from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.lineage.spaces import refuse_other_numbers
-from lvm_pipeline.lineage.trials import TrialFolder
+from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
 
@@ -89,7 +89,7 @@ def evaluate_on(
     read_trained_model_info(model_dir)  # refuses a wrong folder before any data are read
     is_trial = model_dir.resolve().parent.parent == settings.trials_dir.resolve()
     if is_trial and data is None and output is None and split == "validation":
-        return lineage.evaluate_trial(settings, TrialFolder(model_dir.resolve().parent))
+        return lineage.evaluate_trial(settings, trial_folder(settings, model_dir.resolve().parent.name))
     concepts_path, sequences_path, vectors_dir = tables_of(settings, data)
     report = evaluate_model(
         model_dir,
