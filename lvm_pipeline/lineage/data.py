@@ -1,4 +1,4 @@
-"""Source table, concepts and sequences: staged, checked, promoted; and the verification report that says so."""
+"""Source table, concepts and sequences: staged, checked and promoted; and the verification report."""
 
 import json
 import uuid
@@ -49,7 +49,7 @@ def source_reader(settings: Settings) -> PostgresReader:
 
 
 def observe_source(settings: Settings) -> SourceState:
-    """Say what the source tables hold now; its data version changes when they do."""
+    """Return the state of the source tables; its data version changes when they do."""
     return postgres_observer.observe(source_reader(settings))
 
 
@@ -134,7 +134,7 @@ def _earlier_extractions(settings: Settings) -> EarlierExtractions:
 
 
 def check_staged_concepts(settings: Settings, path: Path, metadata: ConceptsMetadata) -> list[Finding]:
-    """Run every concept invariant; canaries are encoded again where the encoder is at hand."""
+    """Run every concept invariant; a few concepts are encoded again if the encoder is available."""
     from lvm_pipeline.source.encoders.registry import encoder_of_space
 
     encoder = encoder_of_space(metadata.space_id, encoders_dir=settings.encoders_dir)
@@ -229,10 +229,10 @@ def promote_with_sequences(
         LvmError: If the concepts give no sequences, with what to do.
         InvariantError: If a blocking finding failed.
     """
-    if concepts.path is None or blocking_failures(concepts.findings):
-        promote_concepts(settings, concepts)  # which reports and refuses
-        return
     try:
+        if concepts.path is None or blocking_failures(concepts.findings):
+            promote_concepts(settings, concepts)  # which reports and refuses
+            return
         sequences = sequences or stage_sequences(settings, concepts_path=concepts.path)
         if blocking_failures(sequences.findings):
             _report(settings, concepts.path, [*concepts.findings, *sequences.findings], sequences.path)
@@ -247,7 +247,7 @@ def promote_with_sequences(
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What every invariant found, and the report that says so."""
+    """The findings of every invariant, and the report."""
 
     findings: list[Finding]
     report: dict[str, Any]

@@ -1,5 +1,6 @@
 """Work on given files, which stay as they are."""
 
+import pyarrow as pa
 import pytest
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
@@ -7,7 +8,12 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.lineage import from_files
 from lvm_pipeline.settings import Settings
-from lvm_pipeline_tests.synthetic import write_synthetic_concepts
+from lvm_pipeline_tests.synthetic import (
+    synthetic_table,
+    write_synthetic_concepts,
+    write_synthetic_sequences,
+    write_table,
+)
 
 
 def settings_in(folder, **options):
@@ -30,6 +36,21 @@ def test_an_imported_table_stays_where_the_user_has_it(tmp_path, min_articles):
         assert not settings.concepts_path.exists()
 
     assert given.read_bytes() == before
+    assert not list(settings.staging_dir.iterdir())
+
+
+def test_tables_that_fail_a_check_leave_no_copy(tmp_path):
+    table = synthetic_table([12] * 30)
+    same_ids = table.set_column(1, "cpe_id", pa.array(["same"] * len(table)))
+    given = write_table(same_ids, tmp_path / "mine" / "concepts.parquet")
+    sequences = write_synthetic_sequences(given, given.with_name("sequences.parquet"))
+    settings = settings_in(tmp_path / "home", min_validation_articles=1)
+
+    with pytest.raises(InvariantError, match="cpe_ids_are_unique"):
+        from_files.import_npz(settings, sequences)
+
+    assert given.exists()
+    assert sequences.exists()
     assert not list(settings.staging_dir.iterdir())
 
 
