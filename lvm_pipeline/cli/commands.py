@@ -267,13 +267,14 @@ def _train(settings: Settings, *, data: Path | None, output: Path | None, again:
     from lvm_pipeline import lineage
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
     from lvm_pipeline.lineage import from_files
+    from lvm_pipeline.lineage.whole import training_shown
 
     if output is not None:
         from_files.refuse_other_output(output)
     out = render.plain()
     with render.progress_bars(out) as bars:
         bar = bars.task(f"Training {settings.trial_id}")
-        progress = render.training_bar(bar)
+        progress = training_shown(bar)
         if data is not None:
             trained = from_files.train_on(settings, data, output=output, progress=progress, again=again)
             bar(1, 1)

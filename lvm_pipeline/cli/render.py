@@ -225,15 +225,6 @@ def show_drift(console: Console, drift: Any, report_path: Path) -> None:
     console.print(f"{verdict} Report: {escape(str(report_path))}", soft_wrap=True)
 
 
-def training_bar(bar: Bar) -> Callable[[Any], None]:
-    """Return a callback for `training.loop.train` that moves a bar, but not to its end: scoring is still to come."""
-
-    def show(report: Any) -> None:
-        bar(min(report.done_fraction, 0.999), 1.0, report.in_words())
-
-    return show
-
-
 def show_trained(
     console: Console, info: Any, *, path: Path, problem: str | None = None, was_trained: bool = True
 ) -> None:
@@ -275,7 +266,7 @@ def _say_where(console: Console, path: Path, problem: str | None) -> None:
 def show_text_decoder(console: Console, decoder: Any) -> None:
     info = decoder.info
     if not decoder.was_trained:
-        say(console, "It was trained before with the same data, code and options; --again trains it once more.")
+        say(console, "It was trained before with the same data, code and options; use --again to train it again.")
     say(
         console,
         f"Text decoder for {info.space_id}: {info.num_params:,} parameters, {info.num_steps:,} steps on "

@@ -5,7 +5,6 @@
 back the same report. Ray and Kubernetes need `LVM_HOME` on a disk that they share with this machine.
 """
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from lvm_pipeline.adapters import mlflow_store
 from lvm_pipeline.adapters.k8s_manifests import pod_manifest
 from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.defs.dagster_internals import DagsterPipesExecutionError
+from lvm_pipeline.defs.launch import environment
 from lvm_pipeline.defs.progress import ProgressFile
 from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.settings import Settings, settings_environment
@@ -92,15 +92,9 @@ def train_in_process(
     context: dg.AssetExecutionContext, settings: Settings, *, again: bool, train: Callable[..., dict[str, Any]]
 ) -> Mapping[str, Any]:
     """Train in the process of the step, for debuggers and small machines; torch is imported into it."""
-    with_settings = {**os.environ, **settings_environment(settings)}
-    before = dict(os.environ)
-    os.environ.update(with_settings)
-    try:
+    with environment(settings_environment(settings)):
         progress = ProgressFile(settings, "trained_model", context.partition_key)
         return train(settings, context.partition_key, again=again, log=context.log, progress=progress)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def why_child_ended(what: str, message: str) -> str:
