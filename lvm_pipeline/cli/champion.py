@@ -18,8 +18,8 @@ def champion(
         bool,
         typer.Option(
             "--choose-anew",
-            help="Choose as if there were no champion, for instance if its files or its run are gone; it stays where "
-            "no model can be promoted.",
+            help="Choose as if there were no champion, for instance if its files or its run are gone. The champion "
+            "stays if no model can be promoted.",
         ),
     ] = False,
     as_json: JsonOption = False,

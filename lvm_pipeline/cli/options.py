@@ -1,4 +1,4 @@
-"""Options that several commands share, and the settings with them in."""
+"""Options that several commands share, and the settings that they change."""
 
 from collections.abc import Sequence
 from pathlib import Path

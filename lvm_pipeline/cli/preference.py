@@ -24,7 +24,7 @@ def create(
     trial: Annotated[str | None, typer.Option(help="Trial id, or the beginning of one.")] = None,
     architecture: Annotated[str, typer.Option("--architecture", "-a", help="Use its latest trial.")] = "lstm",
     against: Annotated[str | None, typer.Option(help="Also compare with this trial, such as the champion.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Most pairs of each comparison.")] = 30,
+    pairs: Annotated[int, typer.Option(min=1, help="Maximum number of pairs in each comparison.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of pairs, sides, repeats and order.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,7 +57,7 @@ def create(
     )
 
 
-@app.command(short_help="Show how far the raters are.")
+@app.command(short_help="Show the progress of the raters.")
 def status(study: StudyOption = None, as_json: JsonOption = False) -> None:
     """Show how many items of a study each rater has answered."""
     from lvm_pipeline import lineage

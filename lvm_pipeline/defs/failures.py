@@ -65,7 +65,7 @@ def _retrainings(instance: dg.DagsterInstance, moment: datetime) -> set[str]:
 
 
 def was_checked(record: AssetCheckExecutionRecord) -> bool:
-    """Whether the check was made; earlier versions also recorded those that could not be, with this metadata."""
+    """Whether the check ran; earlier versions also recorded checks that could not run, marked with this metadata."""
     if record.evaluation is None:
         return False
     value = record.evaluation.metadata.get("was_checked")

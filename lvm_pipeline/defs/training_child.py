@@ -3,7 +3,7 @@
     python -m lvm_pipeline.defs.training_child
 
 Dagster Pipes connects it to its parent's run, and it reads its settings from the environment. torch and MLflow are
-imported here and never in the code server. It reports once, at the end, and its progress on the way.
+imported here and never in the code server. It reports its progress, and once at the end the result.
 """
 
 import hashlib

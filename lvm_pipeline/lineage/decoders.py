@@ -1,4 +1,4 @@
-"""Text decoders: trained on the promoted data; every decoder at hand is found here."""
+"""Text decoders: trained on the promoted data, and loaded."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["prefix", "lm"]
 PREFIX, LM = KINDS = get_args(Kind)
-CODE = {PREFIX: "lvm_pipeline.decoding.prefix_training", LM: "lvm_pipeline.decoding.lm"}  # what trains it
+CODE = {PREFIX: "lvm_pipeline.decoding.prefix_training", LM: "lvm_pipeline.decoding.lm"}  # modules that train them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ def searching(settings: Settings, decoder: "PrefixDecoder", encoder: "Encoder | 
 
 
 def text_request(settings: Settings) -> "TextRequest":
-    """Return what a report decodes: as many predictions as the settings say, with every decoder at hand."""
+    """Return what a report decodes: as many predictions as the settings say, with every available decoder."""
     from lvm_pipeline.evaluation.text_scores import TextRequest
 
     if not settings.text_targets:

@@ -1,4 +1,4 @@
-"""Studies of human preference: created, looked at and collected; each in a folder of its own in the home."""
+"""Studies of human preference: create one, show its status, collect the answers. Each has a folder in the home."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.evaluation.preference_study import Study
     from lvm_pipeline.evaluation.smoothing import SmoothedExample, SmoothingScores
 
-ASSUMED_RATES = (0.85, 0.9, 0.95)  # for which the number of judgements is said
+ASSUMED_RATES = (0.85, 0.9, 0.95)  # true win rates for which the number of judgements needed is printed
 
 
 @dataclass(frozen=True, kw_only=True)

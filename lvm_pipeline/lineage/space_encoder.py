@@ -19,7 +19,7 @@ SAME_SPACE = 0.98  # mean cosine of re-encoded concepts to their vectors; roundi
 def space_encoder(settings: Settings, space_id: str, *, name: str | None = None) -> "Encoder | None":
     """Return the encoder of a space; None if none is recorded and none is named.
 
-    It is named by `name`, the setting `encoder`, or a model's folder in the folder of encoders that is called as the
+    It is named by `name`, the setting `encoder`, or a model folder in the folder of encoders with the name of the
     space. A named encoder must reproduce the vectors of the promoted concepts; it is then recorded. Where these are of
     another space, nothing shows that it is the right one, and it is not used.
 
