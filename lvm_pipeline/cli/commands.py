@@ -30,7 +30,14 @@ from lvm_pipeline.cli import (
     tmd,
     vec2text,
 )
-from lvm_pipeline.cli.options import PresetOption, SetOption, ValidationArticlesOption, settings_of, training_option
+from lvm_pipeline.cli.options import (
+    PresetOption,
+    SetOption,
+    TrialOption,
+    ValidationArticlesOption,
+    settings_of,
+    training_option,
+)
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, with_options
@@ -296,7 +303,7 @@ def evaluate(
     model: Annotated[
         Path | None, typer.Option(help="Folder of a trained model. Default: the latest of --architecture.")
     ] = None,
-    trial: Annotated[str | None, typer.Option(help="Trial id, or the beginning of one.")] = None,
+    trial: TrialOption = None,
     architecture: Annotated[str, typer.Option("--architecture", "-a", help="Evaluate its latest trial.")] = "lstm",
     test_data: Annotated[
         Path | None, typer.Option(help="Parquet file of concepts, or NPZ file. Default: the promoted data.")
@@ -321,7 +328,7 @@ def evaluate(
 def predict(
     file: Annotated[Path | None, typer.Argument(help="JSONL, text or Parquet file. Default, and `-`: stdin.")] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a trained model. Default: the champion.")] = None,
-    trial: Annotated[str | None, typer.Option(help="Trial id, or the beginning of one.")] = None,
+    trial: TrialOption = None,
     architecture: Annotated[
         str | None, typer.Option("--architecture", "-a", help="Use the latest trial of an architecture.")
     ] = None,

@@ -20,6 +20,8 @@ ValidationArticlesOption = Annotated[
     Path | None, typer.Option(help="File of article ids, one per line, for the validation split; all others are train.")
 ]
 PresetOption = Annotated[str | None, training_option("preset", "--preset", "-p")]
+TrialOption = Annotated[str | None, typer.Option("--trial", help="Trial id, or the beginning of one.")]
+LatestOption = Annotated[str, typer.Option("--architecture", "-a", help="Use its latest trial.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

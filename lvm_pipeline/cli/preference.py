@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lvm_pipeline.cli import render
+from lvm_pipeline.cli.options import LatestOption, TrialOption
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.settings import load_settings
 
@@ -21,8 +22,8 @@ StudyOption = Annotated[str | None, typer.Option("--study", help="Study id. Defa
 @app.command(short_help="Create a study.")
 def create(
     rater: Annotated[list[str] | None, typer.Option("--rater", help="Name of a rater; repeat for several.")] = None,
-    trial: Annotated[str | None, typer.Option(help="Trial id, or the beginning of one.")] = None,
-    architecture: Annotated[str, typer.Option("--architecture", "-a", help="Use its latest trial.")] = "lstm",
+    trial: TrialOption = None,
+    architecture: LatestOption = "lstm",
     against: Annotated[str | None, typer.Option(help="Also compare with this trial, such as the champion.")] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Maximum number of pairs in each comparison.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of pairs, sides, repeats and order.")] = 0,

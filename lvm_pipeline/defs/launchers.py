@@ -7,7 +7,7 @@ back the same report. Ray and Kubernetes need `LVM_HOME` on a disk that they sha
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -88,13 +88,13 @@ class Launcher:
             raise LvmError(f"The pod of {module} failed ({first_line(error)}); its log says why.") from None
 
 
-def train_in_process(
-    context: dg.AssetExecutionContext, settings: Settings, *, again: bool, train: Callable[..., dict[str, Any]]
-) -> Mapping[str, Any]:
+def train_in_process(context: dg.AssetExecutionContext, settings: Settings, *, again: bool) -> Mapping[str, Any]:
     """Train in the process of the step, for debuggers and small machines; torch is imported into it."""
+    from lvm_pipeline.defs.training_child import report_in_process
+
     with environment(settings_environment(settings)):
         progress = ProgressFile(settings, "trained_model", context.partition_key)
-        return train(settings, context.partition_key, again=again, log=context.log, progress=progress)
+        return report_in_process(settings, context.partition_key, again=again, log=context.log, progress=progress)
 
 
 def why_child_ended(what: str, message: str) -> str:
