@@ -25,7 +25,7 @@ def learning_curve(
     from lvm_pipeline import lineage
     from lvm_pipeline.evaluation.standing_tables import curve_table
 
-    settings, out = load_settings(), render.plain()
+    settings, out = load_settings(), render.plain(quiet=as_json)
     folder = lineage.named_trial(settings, trial) if trial else lineage.latest_trial(settings, architecture)
     with out.status("Training on parts of the train articles"):
         curve = lineage.make_learning_curve(settings, folder)
