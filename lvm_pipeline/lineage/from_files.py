@@ -53,7 +53,7 @@ def train_on(
     output = (output or settings.models_dir / f"{config.architecture}-{data.stem}").absolute()
     refuse_other_output(output)
     problem = f"Another process is training {output} now; wait for it, or choose another --output."
-    with files.only_one(_files_dir(settings) / f"{_hash_of(output)}.lock", problem):
+    with files.only_one(settings.home / "cache" / f"{_hash_of(output)}.lock", problem):
         tables = tables_of(settings, data)
         trained = train(
             config,
