@@ -1,4 +1,4 @@
-"""The contract of a language model that answers chats, and what comes back from one.
+"""The interface of a chat language model, and its answers.
 
 A server that fails gives a `ChatFailure`, never an answer whose text is an error message.
 """
@@ -12,13 +12,13 @@ FailureKind = Literal["unreachable", "timeout", "refused", "malformed", "empty",
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
     system: str  # instructions
-    user: str  # the data that the instructions speak of
-    max_tokens: int  # longest answer in tokens of the model; a longer one is a failure
+    user: str  # the data that the instructions refer to
+    max_tokens: int  # longest answer in tokens; a longer one is a failure
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatAnswer:
-    """The text of an answer; `is_cached` if it was given before and no server was asked."""
+    """The text of an answer; `is_cached` if it comes from the cache and no server was asked."""
 
     text: str
     is_cached: bool = False

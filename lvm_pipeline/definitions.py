@@ -46,5 +46,5 @@ def defs() -> dg.Definitions:
         schedules=[retraining(settings), *verifications(settings)],
         sensors=[automation_sensor(settings), alerts_sensor(settings)],
         resources={"settings": settings_resource, "launcher": Launcher(), "io_manager": no_io_manager},
-        executor=dg.in_process_executor,  # what weighs runs in a child process of its own
+        executor=dg.in_process_executor,  # trainings run in child processes
     )

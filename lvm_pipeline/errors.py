@@ -1,4 +1,4 @@
-"""The error for people."""
+"""Errors that are shown to users as one sentence, without a traceback."""
 
 import difflib
 from collections.abc import Iterable

@@ -292,16 +292,16 @@ class Settings(TrainingConfig, BaseSettings):
     sequences_path = InHome("data", "sequences.parquet")  # the promoted sequence table
     vectors_dir = InHome("data", "vectors")  # memory-mapped (N, D) arrays, one per fingerprint
     baselines_dir = InHome("data", "baselines")  # scores of baselines, kept for the next report
-    extraction_dir = InHome("cache", "extraction")  # what an extraction that was killed has read
+    extraction_dir = InHome("cache", "extraction")  # parts read by an interrupted extraction
     trials_dir = InHome("trials")  # trials, one folder per trial id: options, model, checkpoint, report
-    compile_cache_dir = InHome("cache", "torch_compile")  # what torch.compile keeps from one training to the next
+    compile_cache_dir = InHome("cache", "torch_compile")  # cache of torch.compile, shared by trainings
     chat_cache_dir = InHome("cache", "chat")  # answers of language models, one file per question
     models_dir = InHome("models")  # links to the latest trained model of each architecture
     reports_dir = InHome("reports")  # reports, and links to the latest one of each architecture
     preference_dir = InHome("preference")  # studies, each with the key that raters must not see
     vec2text_dir = InHome("vec2text")  # environment and weights of vec2text
     encoders_dir = InHome("encoders")  # fitted encoders, one folder per space id
-    spaces_dir = InHome("spaces")  # what the numbers of each vector space look like, one file per space id
+    spaces_dir = InHome("spaces")  # statistics of each vector space, one file per space id
     decoders_dir = InHome("decoders")  # text decoders, one folder each
     postgres_dir = InHome("postgres")  # files of the built-in Postgres
     dagster_dir = InHome("dagster")  # DAGSTER_HOME
@@ -322,7 +322,7 @@ def load_settings(**overrides: object) -> Settings:
     """
     overrides = {**_secrets_in_files(), **overrides}
     for variable, name in EARLIER_NAMES.items():
-        if os.environ.get(variable) and variable_of((name,)) not in os.environ:
+        if os.environ.get(variable) and not os.environ.get(variable_of((name,))):
             overrides.setdefault(name, os.environ[variable])
     try:
         return Settings(**overrides)  # pyright: ignore[reportArgumentType]

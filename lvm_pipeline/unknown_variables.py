@@ -1,4 +1,4 @@
-"""Variables that begin with `LVM_` and are no settings: most often typing errors."""
+"""Variables that begin with `LVM_` and are not settings: most often typing errors."""
 
 import difflib
 import os

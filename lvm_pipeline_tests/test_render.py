@@ -1,12 +1,14 @@
 """What the command line prints."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from lvm_pipeline import tables
 from lvm_pipeline.cli import render
+from lvm_pipeline.lineage.data import Verification
 
 ROWS = [
     {
@@ -60,3 +62,13 @@ def test_a_long_sentence_wraps_and_leaves_the_names_whole():
     lines = console.file.getvalue().splitlines()
     assert lines[1].startswith("progressive")
     assert " ".join(" ".join(lines[1:]).split()[1:]) == summary
+
+
+def test_brackets_in_paths_and_names_are_printed_as_they_are():
+    console = Console(file=io.StringIO(), width=80)
+    path = Path("/home/[me]/concepts [/v2]/verification.md")
+    table = {"num_concepts": 9, "num_articles": 1, "num_source_rows": 9, "dataset_source": "wiki[en]", "space_id": "s"}
+    paths = (path.with_suffix(".json"), path)
+    render.show_verification(console, Verification(findings=[], report={"concepts": table}, report_paths=paths))
+    assert "rows (wiki[en]), space s" in console.file.getvalue()
+    assert f"Report: {path}" in console.file.getvalue()

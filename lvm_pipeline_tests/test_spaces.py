@@ -16,6 +16,7 @@ from lvm_pipeline.exchange.data_file import tables_from_file
 from lvm_pipeline.exchange.npz_export import export_npz
 from lvm_pipeline.exchange.npz_import import import_concepts_npz, import_sequences_npz
 from lvm_pipeline.experiments.selection import select_champion
+from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.lsa import fit_lsa
 from lvm_pipeline.source.encoders.registry import encoder_of_space, remember_encoder
@@ -26,6 +27,7 @@ from lvm_pipeline.training.rescore import rescore
 from lvm_pipeline_tests.concepts.memory_source import MemorySource, source_rows
 from lvm_pipeline_tests.evaluation.products import make_products
 from lvm_pipeline_tests.source.memory_table import MemoryTable
+from lvm_pipeline_tests.synthetic import synthetic_table, write_table
 from lvm_pipeline_tests.training.test_loop import Recorder
 
 ONE_SPACE, OTHER_SPACE = "synthetic", "gtr-t5-base/mean/no-dense/l2@0123456789ab"
@@ -71,6 +73,24 @@ def parquet_of(path, *, space_id, article_id="a"):
 @pytest.fixture
 def file(tmp_path):
     return parquet_of(tmp_path / "given.parquet", space_id=ONE_SPACE)
+
+
+def test_a_named_encoder_is_not_taken_for_a_space_that_the_concepts_do_not_have(tmp_path, monkeypatch):
+    settings = Settings(home=tmp_path, encoder="some-model")
+    table = synthetic_table([8] * 4)
+    write_table(table, settings.concepts_path, space_id=ONE_SPACE)
+    vectors = dict(zip(table["concept_text"].to_pylist(), table["vector"].to_pylist(), strict=True))
+
+    class Reproducing:
+        space_id = ONE_SPACE
+
+        def encode(self, texts):
+            return np.array([vectors[text] for text in texts], np.float32)
+
+    monkeypatch.setattr("lvm_pipeline.source.encoders.registry.encoder_named", lambda *_, **__: Reproducing())
+
+    assert isinstance(space_encoder(settings, ONE_SPACE), Reproducing)
+    assert space_encoder(settings, OTHER_SPACE) is None
 
 
 def test_ingest_refuses_a_name_that_contradicts_the_file(file, tmp_path):

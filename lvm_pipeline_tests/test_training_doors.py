@@ -141,6 +141,10 @@ def test_a_wrong_name_gives_the_nearest_option_or_lists_all(name, hint, monkeypa
 def test_the_earlier_name_of_the_mode_is_still_read(monkeypatch):
     monkeypatch.setenv("LVM_TRAINING_MODE", "windows")
     assert load_settings().mode == "windows"
+    monkeypatch.setenv("LVM_MODE", "")  # as good as unset
+    assert load_settings().mode == "windows"
+    monkeypatch.setenv("LVM_MODE", "articles")
+    assert load_settings().mode == "articles"
 
 
 def test_the_docs_list_every_option_as_it_is_declared():

@@ -65,7 +65,7 @@ def ack(
         changed = checks_now.acknowledge(settings, failing, names or [each.name for each in failing])
     verb, none = ("Withdrew the acknowledgement of", "acknowledged") if remove else ("Acknowledged", "failing")
     said = f"{verb} {', '.join(changed)}." if changed else f"No check is {none}."
-    render.plain().print(said, markup=False)
+    render.say(render.plain(), said)
 
 
 @app.command()

@@ -18,8 +18,8 @@ def champion(
         bool,
         typer.Option(
             "--choose-anew",
-            help="Choose as if there were no champion, for instance if its files or its run are gone; it stays where "
-            "no model can be promoted.",
+            help="Choose as if there were no champion, for instance if its files or its run are gone. The champion "
+            "stays if no model can be promoted.",
         ),
     ] = False,
     as_json: JsonOption = False,
@@ -36,6 +36,6 @@ def champion(
     if as_json:
         render.print_json(chosen)
         return
-    out.print(f"Champion: {chosen.get('name') or 'none'}", highlight=False, markup=False)
+    render.say(out, f"Champion: {chosen.get('name') or 'none'}")
     if chosen:
-        out.print(chosen["decision"]["reason"], soft_wrap=True, markup=False, highlight=False)
+        render.say(out, chosen["decision"]["reason"])

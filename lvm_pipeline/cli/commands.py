@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from lvm_pipeline.cli import (
@@ -31,7 +30,14 @@ from lvm_pipeline.cli import (
     tmd,
     vec2text,
 )
-from lvm_pipeline.cli.options import PresetOption, SetOption, ValidationArticlesOption, settings_of, training_option
+from lvm_pipeline.cli.options import (
+    PresetOption,
+    SetOption,
+    TrialOption,
+    ValidationArticlesOption,
+    settings_of,
+    training_option,
+)
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, with_options
@@ -97,7 +103,7 @@ def main() -> None:
 
 
 def _end_with(error: LvmError) -> NoReturn:
-    Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+    render.plain(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
     sys.exit(1)
 
 
@@ -148,7 +154,7 @@ def demo(
                 before_choice=experiments.before_choice,
             )
     render.show_results(out, settings)
-    out.print(f"Study report of the plan: {experiments.study_page}", soft_wrap=True)
+    render.say(out, f"Study report of the plan: {experiments.study_page}")
 
 
 def _one_process(settings: Settings) -> dict[str, str]:
@@ -268,11 +274,14 @@ def _train(settings: Settings, *, data: Path | None, output: Path | None, again:
     from lvm_pipeline import lineage
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
     from lvm_pipeline.lineage import from_files
+    from lvm_pipeline.lineage.whole import training_shown
 
+    if output is not None:
+        from_files.refuse_other_output(output)
     out = render.plain()
     with render.progress_bars(out) as bars:
         bar = bars.task(f"Training {settings.trial_id}")
-        progress = render.training_bar(bar)
+        progress = training_shown(bar)
         if data is not None:
             trained = from_files.train_on(settings, data, output=output, progress=progress, again=again)
             bar(1, 1)
@@ -294,7 +303,7 @@ def evaluate(
     model: Annotated[
         Path | None, typer.Option(help="Folder of a trained model. Default: the latest of --architecture.")
     ] = None,
-    trial: Annotated[str | None, typer.Option(help="Trial id, or the beginning of one.")] = None,
+    trial: TrialOption = None,
     architecture: Annotated[str, typer.Option("--architecture", "-a", help="Evaluate its latest trial.")] = "lstm",
     test_data: Annotated[
         Path | None, typer.Option(help="Parquet file of concepts, or NPZ file. Default: the promoted data.")
@@ -319,7 +328,7 @@ def evaluate(
 def predict(
     file: Annotated[Path | None, typer.Argument(help="JSONL, text or Parquet file. Default, and `-`: stdin.")] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a trained model. Default: the champion.")] = None,
-    trial: Annotated[str | None, typer.Option(help="Trial id, or the beginning of one.")] = None,
+    trial: TrialOption = None,
     architecture: Annotated[
         str | None, typer.Option("--architecture", "-a", help="Use the latest trial of an architecture.")
     ] = None,
@@ -336,11 +345,11 @@ def predict(
     """
     from lvm_pipeline.lineage.prediction import model_folder, predict_on
 
-    settings, errors = settings_of(), Console(stderr=True, highlight=False)
+    settings, errors = settings_of(), render.plain(stderr=True)
     source = sys.stdin.buffer if file is None or str(file) == "-" else file
     folder = model_folder(settings, model=model, trial=trial, architecture=architecture)
     predictions = predict_on(
-        settings, folder, source, space_id=space, num_nearest=nearest, warn=lambda text: errors.print(escape(text))
+        settings, folder, source, space_id=space, num_nearest=nearest, warn=lambda text: render.say(errors, text)
     )
     render.write_lines(prediction.as_json(has_vector=vectors) for prediction in predictions)
 

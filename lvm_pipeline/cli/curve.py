@@ -1,11 +1,11 @@
 """The command `lvm learning-curve`."""
 
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
 from lvm_pipeline.cli import render
+from lvm_pipeline.cli.options import LatestOption, TrialOption
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.settings import load_settings
 
@@ -14,8 +14,8 @@ app = typer.Typer()
 
 @app.command(name="learning-curve", short_help="Train a trial's configuration on parts of the train articles.")
 def learning_curve(
-    trial: Annotated[str | None, typer.Option(help="Trial id, or the beginning of one.")] = None,
-    architecture: Annotated[str, typer.Option("--architecture", "-a", help="Use its latest trial.")] = "lstm",
+    trial: TrialOption = None,
+    architecture: LatestOption = "lstm",
     as_json: JsonOption = False,
 ) -> None:
     """Train a trial's configuration on 25 and 50 % of the train articles and score each on the same targets.
@@ -25,7 +25,7 @@ def learning_curve(
     from lvm_pipeline import lineage
     from lvm_pipeline.evaluation.standing_tables import curve_table
 
-    settings, out = load_settings(), render.plain()
+    settings, out = load_settings(), render.plain(quiet=as_json)
     folder = lineage.named_trial(settings, trial) if trial else lineage.latest_trial(settings, architecture)
     with out.status("Training on parts of the train articles"):
         curve = lineage.make_learning_curve(settings, folder)

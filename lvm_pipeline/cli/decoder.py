@@ -14,7 +14,6 @@ from lvm_pipeline.settings import load_settings
 
 app = typer.Typer(help="Train the text decoder, and decode vectors to text.", no_args_is_help=True)
 
-
 KindOption = Annotated[
     Literal["prefix", "lm"],
     typer.Option(help="prefix: a small model of its own; lm: a frozen language model after trained soft tokens."),
@@ -29,7 +28,7 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps. Default: LVM_DECODER_STEPS; for lm, 400.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Stop after so many seconds; the weights then depend on the machine.")
+        float | None, typer.Option(help="Stop after this many seconds; the weights then depend on the machine.")
     ] = None,
     noise: Annotated[float, typer.Option(help="Noise added to the vectors, relative to their spread.")] = 0.0,
     soft_tokens: Annotated[int, typer.Option(help="For lm: soft tokens made from a vector.")] = 8,

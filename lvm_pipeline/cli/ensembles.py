@@ -19,7 +19,7 @@ def ensemble(
     top: Annotated[
         int, typer.Option(min=2, max=5, help="Without trial ids: how many of the best trials to combine.")
     ] = 3,
-    name: Annotated[str | None, typer.Option(help="Name to put into the ensemble's trial id.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name used in the ensemble's trial id.")] = None,
     weights: Annotated[
         Literal["equal", "validation"],
         typer.Option(
@@ -29,9 +29,12 @@ def ensemble(
     ] = "equal",
     neighbours: Annotated[
         bool,
-        typer.Option("--neighbours", help="Add what similar predictions missed on the train articles (unit vectors)."),
+        typer.Option(
+            "--neighbours",
+            help="Add the mean residual of similar predictions on the train articles (unit vectors only).",
+        ),
     ] = False,
-    again: Annotated[bool, typer.Option("--again", help="Make it even if nothing has changed.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Rebuild it even if nothing has changed.")] = False,
 ) -> None:
     """Combine trained trials into an ensemble, which predicts the weighted mean of their predictions.
 

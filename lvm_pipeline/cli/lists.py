@@ -1,4 +1,4 @@
-"""The commands `lvm list ...`: what exists."""
+"""The commands `lvm list ...`: architectures, strategies, options and trials."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any

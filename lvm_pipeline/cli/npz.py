@@ -17,7 +17,7 @@ def export_(folder: Annotated[Path, typer.Argument(help="Folder for the NPZ file
     from lvm_pipeline.lineage import from_files
 
     for path in from_files.export_npz(settings_of(), folder):
-        render.plain().print(f"Wrote {path}", soft_wrap=True)
+        render.say(render.plain(), f"Wrote {path}")
 
 
 @app.command(name="import", short_help="Import an NPZ file.")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the settings with them in."""
+"""Options that several commands share, and the settings that they change."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +20,8 @@ ValidationArticlesOption = Annotated[
     Path | None, typer.Option(help="File of article ids, one per line, for the validation split; all others are train.")
 ]
 PresetOption = Annotated[str | None, training_option("preset", "--preset", "-p")]
+TrialOption = Annotated[str | None, typer.Option("--trial", help="Trial id, or the beginning of one.")]
+LatestOption = Annotated[str, typer.Option("--architecture", "-a", help="Use its latest trial.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -106,9 +106,9 @@ def _show_report(out: Console, settings: Settings) -> None:
     study, paths = lineage.write_study(settings)
     if study.done:
         render.show_table(out, best_configs_table(study).only(*BEST_COLUMNS), title="Best config of each architecture")
-    out.print(headline(study), soft_wrap=True)
+    render.say(out, headline(study))
     for path in paths:
-        out.print(f"Wrote {path}", soft_wrap=True)
+        render.say(out, f"Wrote {path}")
 
 
 def _in_words(overrides: dict[str, object]) -> str:

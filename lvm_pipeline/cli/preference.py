@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lvm_pipeline.cli import render
+from lvm_pipeline.cli.options import LatestOption, TrialOption
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.settings import load_settings
 
@@ -21,10 +22,10 @@ StudyOption = Annotated[str | None, typer.Option("--study", help="Study id. Defa
 @app.command(short_help="Create a study.")
 def create(
     rater: Annotated[list[str] | None, typer.Option("--rater", help="Name of a rater; repeat for several.")] = None,
-    trial: Annotated[str | None, typer.Option(help="Trial id, or the beginning of one.")] = None,
-    architecture: Annotated[str, typer.Option("--architecture", "-a", help="Use its latest trial.")] = "lstm",
+    trial: TrialOption = None,
+    architecture: LatestOption = "lstm",
     against: Annotated[str | None, typer.Option(help="Also compare with this trial, such as the champion.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="Most pairs of each comparison.")] = 30,
+    pairs: Annotated[int, typer.Option(min=1, help="Maximum number of pairs in each comparison.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of pairs, sides, repeats and order.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,7 +47,7 @@ def create(
         return
     out.print(f"Created study {study.study_id}: {len(study.pairs)} items for each rater.")
     for name, url in study.urls.items():
-        out.print(f"  {name}: {url}", soft_wrap=True)
+        render.say(out, f"  {name}: {url}")
     from lvm_pipeline.evaluation.preference import THRESHOLD, judgements_needed
 
     needed = ", ".join(f"{judgements_needed(rate)} if the true win rate is {rate:.0%}" for rate in ASSUMED_RATES)
@@ -57,7 +58,7 @@ def create(
     )
 
 
-@app.command(short_help="Show how far the raters are.")
+@app.command(short_help="Show the progress of the raters.")
 def status(study: StudyOption = None, as_json: JsonOption = False) -> None:
     """Show how many items of a study each rater has answered."""
     from lvm_pipeline import lineage
@@ -82,4 +83,4 @@ def collect(study: StudyOption = None, as_json: JsonOption = False) -> None:
     section = preference_section(scores)
     for table in section.tables:
         render.show_table(out, table)
-    out.print(" ".join(section.sentences), soft_wrap=True)
+    render.say(out, " ".join(section.sentences))

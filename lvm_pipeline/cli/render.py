@@ -38,9 +38,14 @@ class Bar(Protocol):
     def __call__(self, done: float, total: float, note: str = "") -> None: ...
 
 
-def plain(*, quiet: bool = False) -> Console:
+def plain(*, quiet: bool = False, stderr: bool = False) -> Console:
     """Return the console of a command; a quiet one prints nothing."""
-    return Console(quiet=quiet, highlight=False)
+    return Console(quiet=quiet, stderr=stderr, highlight=False, emoji=False)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line as it is, without markup: paths and names may hold brackets."""
+    console.print(text, soft_wrap=True, markup=False)
 
 
 def print_json(value: Any) -> None:
@@ -172,7 +177,7 @@ def show_diagnoses(console: Console, diagnoses: Sequence["Diagnosis"]) -> None:
 
 def show_ingest(console: Console, report: Any) -> None:
     """Print how many concepts were loaded, and name the duplicates and bad rows."""
-    console.print(escape(report.sentence()), soft_wrap=True)
+    say(console, report.sentence())
     listed = (("[dim]left out:[/]", report.duplicates), ("[yellow]skipped:[/]", report.bad_rows))
     for words, ones in (*listed, ("[yellow]gap closed:[/]", report.gaps)):
         for one in ones[:MAX_SHOWN]:
@@ -185,10 +190,10 @@ def show_verification(console: Console, verification: Any) -> None:
     """Print counts, findings, the verdict and the path of the verification report."""
     concepts, sequences = verification.report.get("concepts"), verification.report.get("sequences")
     if concepts:
-        console.print(
+        say(
+            console,
             f"{concepts['num_concepts']:,} concepts in {concepts['num_articles']:,} articles from "
             f"{concepts['num_source_rows']:,} source rows ({concepts['dataset_source']}), space {concepts['space_id']}",
-            soft_wrap=True,
         )
     if sequences:
         splits = ", ".join(f"{name} {counts['num_sequences']:,}" for name, counts in sequences["splits"].items())
@@ -201,7 +206,8 @@ def show_verification(console: Console, verification: Any) -> None:
             console.print(f"  [bold]{finding.name}, what to do:[/] {escape(finding.remedy)}", soft_wrap=True)
     verdict = "[green]No blocking invariant fails.[/]" if verification.passed else "[bold red]Verification failed.[/]"
     counts = outcomes_in_words([finding.outcome for finding in verification.findings])
-    console.print(f"{verdict} {counts.capitalize()}. Report: {verification.report_paths[1]}", soft_wrap=True)
+    path = escape(str(verification.report_paths[1]))
+    console.print(f"{verdict} {counts.capitalize()}. Report: {path}", soft_wrap=True)
 
 
 def show_drift(console: Console, drift: Any, report_path: Path) -> None:
@@ -212,55 +218,47 @@ def show_drift(console: Console, drift: Any, report_path: Path) -> None:
     reasons = [finding.message for finding in drift.findings if not finding.passed]
     reasons = reasons or sorted({finding.message for finding in drift.findings if not finding.was_checked})
     for reason in reasons:
-        console.print(f"  {escape(reason)}", soft_wrap=True)
+        say(console, f"  {reason}")
     verdict = "[yellow]The concepts have drifted.[/]" if drift.has_drifted else "No drift was found."
     if not drift.was_compared:
         verdict = "[yellow]Drift was not checked.[/]"
-    console.print(f"{verdict} Report: {report_path}", soft_wrap=True)
-
-
-def training_bar(bar: Bar) -> Callable[[Any], None]:
-    """Return a callback for `training.loop.train` that moves a bar, but not to its end: scoring is still to come."""
-
-    def show(report: Any) -> None:
-        bar(min(report.done_fraction, 0.999), 1.0, report.in_words())
-
-    return show
+    console.print(f"{verdict} Report: {escape(str(report_path))}", soft_wrap=True)
 
 
 def show_trained(
     console: Console, info: Any, *, path: Path, problem: str | None = None, was_trained: bool = True
 ) -> None:
     if not was_trained:
-        console.print(
-            f"{info.trial_id} is already trained with the same data, code and options; use --again to train it again."
-        )
-    console.print(
+        same = "is already trained with the same data, code and options"
+        say(console, f"{info.trial_id} {same}; use --again to train it again.")
+    say(
+        console,
         f"{info.trial_id}: {info.num_params:,} parameters, {info.mode} mode, validation {info.selection_metric} "
         f"{info.score:.4f} (before training {info.start_score:.4f}) at epoch {info.best_epoch}; "
         f"{info.training_seconds:.0f} s on {info.trained_on}.",
-        soft_wrap=True,
     )
-    console.print(f"Trained model: {path}", soft_wrap=True)
-    if problem is not None:
-        console.print(f"[yellow]Not in MLflow yet:[/] {escape(problem)} The next training tries again.", soft_wrap=True)
+    _say_where(console, path, problem)
 
 
 def show_ensemble(
     console: Console, info: Any, *, path: Path, problem: str | None = None, was_made: bool = True
 ) -> None:
     if not was_made:
-        console.print(f"{info.trial_id} already exists with the same members; use --again to rebuild it.")
+        say(console, f"{info.trial_id} already exists with the same members; use --again to rebuild it.")
     show_rows(
         console,
         [{"member": each.trial_id, "weight": each.weight, "cosine": each.score} for each in info.members],
     )
-    console.print(
+    say(
+        console,
         f"{info.trial_id}: {info.num_params:,} parameters, {info.mode} mode, validation cosine {info.score:.4f} "
         f"({info.training['weights_chosen']}).",
-        soft_wrap=True,
     )
-    console.print(f"Trained model: {path}", soft_wrap=True)
+    _say_where(console, path, problem)
+
+
+def _say_where(console: Console, path: Path, problem: str | None) -> None:
+    say(console, f"Trained model: {path}")
     if problem is not None:
         console.print(f"[yellow]Not in MLflow yet:[/] {escape(problem)} The next training tries again.", soft_wrap=True)
 
@@ -268,13 +266,13 @@ def show_ensemble(
 def show_text_decoder(console: Console, decoder: Any) -> None:
     info = decoder.info
     if not decoder.was_trained:
-        console.print("It was trained before with the same data, code and options; --again trains it once more.")
-    console.print(
+        say(console, "It was trained before with the same data, code and options; use --again to train it again.")
+    say(
+        console,
         f"Text decoder for {info.space_id}: {info.num_params:,} parameters, {info.num_steps:,} steps on "
         f"{info.num_texts:,} train concepts in {info.seconds:.0f} s, loss {info.loss:.3f} per token.",
-        soft_wrap=True,
     )
-    console.print(f"Decoder: {decoder.path}", soft_wrap=True)
+    say(console, f"Decoder: {decoder.path}")
 
 
 def stage_bars(bars: Bars) -> Callable[[Any], None]:
@@ -334,19 +332,19 @@ def show_results(console: Console, settings: Settings) -> None:
     verification = json.loads((reports / "verification.json").read_text(encoding="utf-8"))
     champion = json.loads((reports / "champion.json").read_text(encoding="utf-8"))
     show_leaderboard(console, board)
-    console.print(escape(champion["decision"]["reason"]), soft_wrap=True)
+    say(console, champion["decision"]["reason"])
     concepts, outcomes = verification["concepts"], [finding["outcome"] for finding in verification["findings"]]
-    console.print(
+    say(
+        console,
         f"Verification: {concepts['num_concepts']:,} concepts in {concepts['num_articles']:,} articles "
         f"({concepts['dataset_source']}, space {concepts['space_id']}), {verification['sequences']['num_windows']:,} "
         f"sequences; {outcomes_in_words(outcomes)}.",
-        soft_wrap=True,
     )
     for what, path in (("Leaderboard", "leaderboard.html"), ("Verification report", "verification.md")):
-        console.print(f"{what}: {reports / path}", soft_wrap=True)
+        say(console, f"{what}: {reports / path}")
     for row in board.models:
         own = settings.trials_dir / row.name
         latest = reports / row.architecture
         folder = latest if not own.is_dir() or latest.resolve() == own.resolve() else own
-        console.print(f"Report of {row.name}: {folder / 'report.html'}", soft_wrap=True)
+        say(console, f"Report of {row.name}: {folder / 'report.html'}")
     console.print("Dagster web UI and MLflow UI: `make ui`.")

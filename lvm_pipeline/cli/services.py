@@ -31,7 +31,7 @@ def settings(as_json: JsonOption = False) -> None:
         render.show_rows(render.plain(), rows)
 
 
-@app.command(short_help="Print what a shell needs for Dagster's own commands.")
+@app.command(short_help="Print the environment variables for Dagster's own commands.")
 def env() -> None:
     """Print the variables that Dagster's own commands need, without secrets: eval "$(lvm env)"."""
     import shlex

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.markup import escape
 
 from lvm_pipeline.cli import render
 from lvm_pipeline.cli.options import settings_of
@@ -46,7 +45,7 @@ def serve(
     from lvm_pipeline.lineage import serving
 
     def say() -> None:
-        out.print(escape(f"Serving on http://{host}:{port} (requests: /docs, try an article: /try). Ctrl-C stops."))
+        render.say(out, f"Serving on http://{host}:{port} (requests: /docs, try an article: /try). Ctrl-C stops.")
 
     serving.serve(settings, trial=model, encoder_name=encoder, host=host, port=port, on_start=say)
 
@@ -76,8 +75,8 @@ def try_(
     out.print()
     render.show_table(out, tried_table(tried))
     for name, reason in tried.left_out.items():
-        out.print(escape(f"{name} is left out: {reason}"), soft_wrap=True)
-    out.print(escape(f"Page: {path}"), soft_wrap=True)
+        render.say(out, f"{name} is left out: {reason}")
+    render.say(out, f"Page: {path}")
 
 
 def _serve_with_mlflow(settings: Settings, *, model: str | None, host: str, port: int) -> NoReturn:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from lvm_pipeline.cli import render
+from lvm_pipeline.cli.options import LatestOption, TrialOption
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import load_settings
@@ -15,8 +16,8 @@ app = typer.Typer()
 
 @app.command(short_help="Rewrite decoded predictions as fluent text with a language model.")
 def smooth(
-    trial: Annotated[str | None, typer.Option(help="Trial id, or the beginning of one.")] = None,
-    architecture: Annotated[str, typer.Option("--architecture", "-a", help="Use its latest trial.")] = "lstm",
+    trial: TrialOption = None,
+    architecture: LatestOption = "lstm",
     targets: Annotated[int, typer.Option(min=1, help="Number of validation targets, drawn at random.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     decoder: Annotated[
@@ -45,7 +46,7 @@ def smooth(
         render.print_json(asdict(scores))
     else:
         render.show_table(out, smoothing_table(scores), title=f"Smoothed predictions of {folder.trial_id}")
-        out.print(" ".join(smoothing_sentences(scores)), soft_wrap=True)
+        render.say(out, " ".join(smoothing_sentences(scores)))
     if scores.why_no_answers is not None:
         raise LvmError(
             f"The language model {scores.language_model} gave no answer: {scores.why_no_answers}; see whether its "

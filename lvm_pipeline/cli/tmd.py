@@ -43,7 +43,7 @@ def assign(
     elif not assignment.num_without:
         out.print("Every concept has a TMD code; nothing was assigned.")
     elif assignment.num_assigned:
-        out.print(f"{assignment.in_words()}. Extract the concepts again (lvm run) to use them.", soft_wrap=True)
+        render.say(out, f"{assignment.in_words()}. Extract the concepts again (lvm run) to use them.")
     if assignment.failures and not assignment.num_assigned:
         reasons = ", ".join(f"{count} {kind}" for kind, count in sorted(assignment.failures.items()))
         raise LvmError(f"The language model gave no codes ({reasons}); see whether its server runs and has this model.")

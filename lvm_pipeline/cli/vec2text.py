@@ -37,4 +37,4 @@ def install(
         vec2text_environment.install_environment(folder)
         if weights is not None:
             vec2text_environment.install_weights(folder, weights)
-    out.print(f"vec2text is installed in {folder}.", soft_wrap=True)
+    render.say(out, f"vec2text is installed in {folder}.")

@@ -59,16 +59,16 @@ def when_its_input_changed() -> Condition:
 
 
 def when_its_checked_input_changed() -> Condition:
-    """The same, and the latest result of no upstream blocking check is a failure.
+    """The same, and no upstream blocking check has a failure as its latest result.
 
-    Not for what follows a partitioned asset: Dagster 1.13 takes a partition's checks for outdated when they were made
-    before the materialization, as ours are. There a new data version alone says that they passed.
+    Not for assets downstream of a partitioned one: Dagster 1.13 regards a partition's checks as outdated if they ran
+    before the materialization, as ours do. There a new data version alone shows that they passed.
     """
     return when_its_input_changed() & no_blocking_check_of_its_input_failed()
 
 
 def no_blocking_check_of_its_input_failed() -> Condition:
-    """The latest result of no upstream blocking check is a failure; one that could not be made stops nothing."""
+    """No upstream blocking check has a failure as its latest result; a check that could not run stops nothing."""
     return ~dg.AutomationCondition.any_deps_match(
         dg.AutomationCondition.any_checks_match(dg.AutomationCondition.check_failed(), blocking_only=True)
     )
@@ -90,7 +90,7 @@ def retry_on_cron(cron: str) -> Condition:
 
 
 def drift_was_found(*, only: str | None = None) -> Condition:
-    """Some check of `concepts` fails that compares them with what the champion learnt from: any of these, or `only`."""
+    """A drift check of `concepts` fails: any of them, or the one that `only` names."""
     others = lineage.INVARIANTS["concepts"] if only is None else INVARIANTS_OF_CONCEPTS
     names = [invariant.name for invariant in others if invariant.name != only]
     invariants = dg.AssetSelection.checks(*(dg.AssetCheckKey(dg.AssetKey("concepts"), name) for name in names))
@@ -123,5 +123,5 @@ def automation_sensor(settings: Settings) -> dg.AutomationConditionSensorDefinit
             default_status=dg.DefaultSensorStatus.RUNNING,
             minimum_interval_seconds=settings.automation_interval_seconds,
             emit_backfills=False,  # one run for each architecture, as the schedule starts them
-            use_user_code_server=True,  # which knows `IsRetrained`,
+            use_user_code_server=True,  # it knows `IsRetrained`
         )

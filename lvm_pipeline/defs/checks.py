@@ -49,7 +49,7 @@ def check_result(finding: Finding, *, report: str | None = None) -> dg.AssetChec
 
     `report` is the address of the report with more about it; alerts link there too.
     """
-    assert finding.was_checked, "a check that was not made has no result"
+    assert finding.was_checked, "a check that did not run has no result"
     metadata: dict[str, Any] = {**numbers(finding.details)}
     if finding.observed is not None:
         metadata["observed"] = float(finding.observed)
@@ -77,9 +77,9 @@ def check_results(
     context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | None = None,
     report: str | None = None,
 ) -> Iterator[dg.AssetCheckResult]:
-    """Yield every finding of a check that was made as a check result; one that was not made stays without a result.
+    """Yield a check result for each finding of a check that ran; a check that could not run has no result.
 
-    With a context, only the checks that its run selects.
+    With a context, only for the checks that its run selects.
 
     Raises:
         Failure: If no blocking check failed and the finding of an invariant is missing.
@@ -98,17 +98,17 @@ def check_results(
 
 
 def without_absent_results(record: logging.LogRecord) -> bool:
-    """Drop Dagster's warning about a blocking check without a result: the asset says why a check was not made."""
+    """Drop Dagster's warning about a blocking check without a result: the asset's metadata gives the reason."""
     return "emitted no result" not in str(record.msg)
 
 
 def is_made(context: dg.AssetExecutionContext) -> bool:
-    """Whether a run makes the asset, and does not only execute its checks."""
+    """Whether a run materializes the asset, and does not only execute its checks."""
     return bool(context.selected_asset_keys)
 
 
 def not_checked(findings: Iterable[Finding]) -> dg.MarkdownMetadataValue:
-    """Return the checks that could not be made, with the reasons, as a list."""
+    """Return a list of the checks that could not run, with the reasons."""
     return markdown_list([f"{each.name}: {each.message}" for each in findings if not each.was_checked])
 
 
@@ -121,7 +121,7 @@ def checked_asset(
     partitions_def: dg.PartitionsDefinition | None = None,
     pool: str | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Define an asset whose checks can also be executed without it; the function asks `is_made` which it is."""
+    """Define an asset whose checks can also be executed alone; the function asks `is_made` which case it is."""
 
     def define(function: Callable[..., Any]) -> dg.AssetsDefinition:
         name = function.__name__

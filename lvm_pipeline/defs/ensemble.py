@@ -40,9 +40,10 @@ class EnsembleOptions(dg.Config):
         "cross-fitting.",
     )
     neighbours: bool = Field(
-        default=False, description="Add what similar predictions missed on the train articles (vectors of unit length)."
+        default=False,
+        description="Add the mean residual of similar predictions on the train articles (unit vectors only).",
     )
-    name: str | None = Field(default=None, description="Name to put into the ensemble's trial id.")
+    name: str | None = Field(default=None, description="Name used in the ensemble's trial id.")
     again: bool = Field(default=False, description=AGAIN)
 
 

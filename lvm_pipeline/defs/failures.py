@@ -7,7 +7,7 @@ run because their step failed first. Runs of a scheduled retraining are summed u
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 import dagster as dg
@@ -40,8 +40,7 @@ def find_changes(
     Ids do not change between calls. `ui_address` is that of the Dagster web UI, for the links.
     """
     moment = datetime.fromtimestamp(since, tz=UTC)
-    of_retraining = dg.RunsFilter(tags={SCHEDULE_NAME_TAG: RETRAINING}, updated_after=moment)
-    retrainings = {record.dagster_run.run_id for record in instance.get_run_records(of_retraining)}
+    retrainings = _retrainings(instance, moment)
     for check in sorted(checks):
         for record in instance.event_log_storage.get_asset_check_execution_history(
             check, limit=MAX_EXECUTIONS, status=ENDED
@@ -58,8 +57,15 @@ def find_changes(
             yield _alert_of_run(record, story, ui_address)
 
 
+def _retrainings(instance: dg.DagsterInstance, moment: datetime) -> set[str]:
+    """Return the ids of runs of a scheduled retraining that have ended since a moment, or go on (since any time)."""
+    tags, running = {SCHEDULE_NAME_TAG: RETRAINING}, [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    filters = dg.RunsFilter(tags=tags, statuses=running), dg.RunsFilter(tags=tags, updated_after=moment)
+    return {record.dagster_run.run_id for each in filters for record in instance.get_run_records(each)}
+
+
 def was_checked(record: AssetCheckExecutionRecord) -> bool:
-    """Whether the check was made; earlier versions also recorded those that could not be, with this metadata."""
+    """Whether the check ran; earlier versions also recorded checks that could not run, marked with this metadata."""
     if record.evaluation is None:
         return False
     value = record.evaluation.metadata.get("was_checked")
@@ -160,40 +166,36 @@ def _reason_of_step(event: dg.DagsterEvent) -> str:
 
 
 def _alert_of_run(record: dg.RunRecord, story: Story, ui_address: str) -> Alert:
-    run = record.dagster_run
-    assets = _assets_of(run)
-    if story.unchecked:
-        assets = sorted({key.asset_key.to_user_string() for key in story.unchecked})
-    return Alert(
-        alert_id=f"run {run.run_id}",
-        happened_at=record.end_time or 0.0,
-        title=f"{_where(run, assets)}: the Dagster run failed",
+    assets, tags = {key.asset_key.to_user_string() for key in story.unchecked}, record.dagster_run.tags
+    return _about_run(
+        record,
+        ui_address,
+        sorted(assets) or _assets_of(record.dagster_run),
+        outcome="failed",
         message=" ".join(story.reasons) or "It ended without a reason.",
-        asset=", ".join(assets),
-        partition=run.tags.get(PARTITION_NAME_TAG),
         check=", ".join(f"{key.name} (did not run)" for key in story.unchecked) or None,
-        dagster_run_id=run.run_id,
-        link=f"{ui_address}/runs/{run.run_id}",
-        state=_state_of_run(run),
-        repeat="daily" if AUTOMATION_CONDITION_TAG in run.tags or SCHEDULE_NAME_TAG in run.tags else "always",
+        repeat="daily" if AUTOMATION_CONDITION_TAG in tags or SCHEDULE_NAME_TAG in tags else "always",
     )
 
 
 def _success_of_run(record: dg.RunRecord, ui_address: str) -> Alert:
+    message = "The last run had failed; this one succeeded."
+    assets = _assets_of(record.dagster_run)
+    return _about_run(record, ui_address, assets, outcome="succeeds again", message=message, level="info", is_over=True)
+
+
+def _about_run(record: dg.RunRecord, ui_address: str, assets: list[str], *, outcome: str, **fields: Any) -> Alert:
     run = record.dagster_run
-    assets = _assets_of(run)
     return Alert(
         alert_id=f"run {run.run_id}",
         happened_at=record.end_time or 0.0,
-        title=f"{_where(run, assets)}: the Dagster run succeeds again",
-        message="The last run had failed; this one succeeded.",
-        level="info",
+        title=f"{_where(run, assets)}: the Dagster run {outcome}",
         asset=", ".join(assets),
         partition=run.tags.get(PARTITION_NAME_TAG),
         dagster_run_id=run.run_id,
         link=f"{ui_address}/runs/{run.run_id}",
-        state=_state_of_run(run),
-        is_over=True,
+        state=f"run of {_where(run, _assets_of(run))}",
+        **fields,
     )
 
 
@@ -204,7 +206,3 @@ def _assets_of(run: dg.DagsterRun) -> list[str]:
 def _where(run: dg.DagsterRun, assets: list[str]) -> str:
     partition = run.tags.get(PARTITION_NAME_TAG)
     return ", ".join(assets) if partition is None else f"{', '.join(assets)} [{partition}]"
-
-
-def _state_of_run(run: dg.DagsterRun) -> str:
-    return f"run of {_where(run, _assets_of(run))}"

@@ -1,8 +1,8 @@
 """Materialise the whole lineage from a command: real Dagster runs in this process, without web server or daemon.
 
-The runs, checks and materialisations are in the instance of `LVM_HOME/dagster`, so the UI shows them later. A command
-that is killed cannot end its run, which would hold its place in the pool `gpu` for ever; so each run names its process,
-and the next command ends the runs of dead ones.
+The runs, checks and materialisations are in the instance of `LVM_HOME/dagster`, so the UI shows them later. The run of
+a command that is killed stays unfinished and keeps its slot in the pool `gpu`. So each run is tagged with its process,
+and the next command marks the runs of dead processes as failed.
 """
 
 import os
@@ -23,7 +23,7 @@ from lvm_pipeline.settings import Settings, settings_environment
 
 DATA = ("cpe_entry", "concepts", "sequences")
 MODEL = ("trained_model", "evaluation_report")
-CHOICE = ("leaderboard", "champion")  # left out of each architecture's run, made once at the end
+CHOICE = ("leaderboard", "champion")  # once at the end, and not in each architecture's run
 PROCESS_TAG = "lvm/process"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 # Dagster would send what steps print through files and a second process for each step; here it stays on the terminal.
@@ -53,7 +53,7 @@ def materialise_lineage(
 
     Args:
         architectures: Partitions of `trained_model` and `evaluation_report`.
-        on_progress: Called, from another thread, whenever a stage has something new to show.
+        on_progress: Called from another thread when the progress of a stage changes.
         before_training: Called when the data are promoted.
         before_choice: Called when all architectures are scored, before leaderboard and champion.
 
@@ -74,19 +74,10 @@ def materialise_lineage(
         return [*runs, run("choose_champion", CHOICE)]
 
 
-def refresh_data(settings: Settings) -> LaunchedRun:
-    """Materialise the source table, concepts and sequences. Raises LvmError if an asset fails."""
-    from lvm_pipeline.definitions import defs
-
-    with open_instance(settings) as instance:
-        end_abandoned_runs(instance)
-        return _run(instance, defs(), "refresh_data", DATA)
-
-
 @contextmanager
 def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """Open the instance of the settings' home, in an environment from which assets read these very settings."""
-    with _environment({**dagster_environment(settings), **settings_environment(settings)}):
+    """Open the instance of the settings' home, with the environment variables of these settings."""
+    with environment({**dagster_environment(settings), **settings_environment(settings)}):
         reference = InstanceRef.from_dir(str(settings.dagster_dir), overrides=NO_COMPUTE_LOGS)
         with dg.DagsterInstance.from_ref(reference) as instance:
             yield instance
@@ -99,7 +90,7 @@ def all_checks() -> list[dg.AssetCheckKey]:
 
 
 def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs of this module as failed whose process is gone, and give their place in the pools back."""
+    """Mark runs of this module as failed whose process is gone, and free their slots in the pools."""
     unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
     abandoned = [run for run in instance.get_runs(unfinished) if _is_abandoned(run.tags.get(PROCESS_TAG))]
     for run in abandoned:
@@ -153,8 +144,8 @@ def _is_abandoned(process: str | None) -> bool:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables, which Dagster reads when an instance is opened, for the length of a block."""
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables while the block runs."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -5,10 +5,9 @@
 back the same report. Ray and Kubernetes need `LVM_HOME` on a disk that they share with this machine.
 """
 
-import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -17,6 +16,7 @@ from lvm_pipeline.adapters import mlflow_store
 from lvm_pipeline.adapters.k8s_manifests import pod_manifest
 from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.defs.dagster_internals import DagsterPipesExecutionError
+from lvm_pipeline.defs.launch import environment
 from lvm_pipeline.defs.progress import ProgressFile
 from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.settings import Settings, settings_environment
@@ -88,19 +88,13 @@ class Launcher:
             raise LvmError(f"The pod of {module} failed ({first_line(error)}); its log says why.") from None
 
 
-def train_in_process(
-    context: dg.AssetExecutionContext, settings: Settings, *, again: bool, train: Callable[..., dict[str, Any]]
-) -> Mapping[str, Any]:
+def train_in_process(context: dg.AssetExecutionContext, settings: Settings, *, again: bool) -> Mapping[str, Any]:
     """Train in the process of the step, for debuggers and small machines; torch is imported into it."""
-    with_settings = {**os.environ, **settings_environment(settings)}
-    before = dict(os.environ)
-    os.environ.update(with_settings)
-    try:
+    from lvm_pipeline.defs.training_child import report_in_process
+
+    with environment(settings_environment(settings)):
         progress = ProgressFile(settings, "trained_model", context.partition_key)
-        return train(settings, context.partition_key, again=again, log=context.log, progress=progress)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+        return report_in_process(settings, context.partition_key, again=again, log=context.log, progress=progress)
 
 
 def why_child_ended(what: str, message: str) -> str:

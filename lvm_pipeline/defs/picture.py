@@ -1,4 +1,4 @@
-"""Draw the lineage for the README from the definitions themselves, so that the picture cannot tell another story.
+"""Draw the lineage for the README from the definitions.
 
 python -m lvm_pipeline.defs.picture docs/lineage.svg
 """
@@ -21,8 +21,6 @@ WHAT_IT_IS = {
     "ensemble": "weights, MLflow run",
     "champion": "registry alias",
 }
-
-
 BESIDE_IT = ("plan", "text")  # groups that branch off the line
 
 

@@ -6,7 +6,6 @@ Dagster Pipes connects it to its parent's run, and it reads its settings from th
 end; each trial is recorded in its folder when it ends.
 """
 
-import hashlib
 import signal
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -61,13 +60,14 @@ def report_of(pipes: PipesContext) -> dict[str, Any]:
 
 def as_json(settings: Settings, outcome: "Outcome") -> dict[str, Any]:
     """Return an outcome with the path and the hash of its model."""
+    from lvm_pipeline.training.trained_model import weights_fingerprint
+
     values: dict[str, Any] = asdict(outcome)
     if outcome.scores is not None:
         values["verdict"] = outcome.scores.verdict
     folder = settings.trials_dir / outcome.trial_id
     if outcome.status == "done":
-        with (folder / "model" / "model.safetensors").open("rb") as weights:
-            values["data_version"] = hashlib.file_digest(weights, "sha256").hexdigest()
+        values["data_version"] = weights_fingerprint(folder / "model")
     return {**values, "path": str(folder)}
 
 

@@ -1,7 +1,7 @@
-"""How far each stage is, for whoever watches: one small file a stage and partition in `LVM_HOME/progress`.
+"""Progress of the stages: one small file per stage and partition in `LVM_HOME/progress`.
 
-Files, because the stages run in other processes than the one that draws the bars. They are read while they are
-written, so each is replaced whole; nothing depends on them.
+Stages run in other processes than the one that draws the progress bars, so they report through files. Each is replaced
+whole, since it may be read at any time. Nothing else depends on them.
 """
 
 import json
@@ -16,14 +16,14 @@ from typing import Literal
 
 from lvm_pipeline.settings import Settings
 
-MIN_SECONDS = 0.2  # between two writes of a file, and two looks of a watcher
+MIN_SECONDS = 0.2  # between two writes of a file, and two reads
 
 StageState = Literal["running", "done", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageProgress:
-    """How far a stage is; `note` is a few words, such as the epoch and the score so far."""
+    """Progress of a stage; `note` is a few words, such as the epoch and the score so far."""
 
     stage: str
     partition: str | None = None
@@ -36,7 +36,7 @@ OnProgress = Callable[[StageProgress], None]
 
 
 class ProgressFile:
-    """Where one stage says how far it is."""
+    """The progress file of one stage."""
 
     def __init__(self, settings: Settings, stage: str, partition: str | None = None):
         self._stage = stage
@@ -45,7 +45,7 @@ class ProgressFile:
         self._written_at = 0.0
 
     def report(self, done_fraction: float, note: str = "", *, state: StageState = "running") -> None:
-        """Say how far the stage is; too frequent reports are dropped, the end of a stage never is."""
+        """Write the progress. Reports that follow too soon are dropped, but never the end of a stage."""
         if state == "running" and time.monotonic() - self._written_at < MIN_SECONDS:
             return
         self._written_at = time.monotonic()

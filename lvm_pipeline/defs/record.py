@@ -1,4 +1,4 @@
-"""Record what `lvm verify --products` found as results of the asset checks, so that alerts and gates see it."""
+"""Record the findings of `lvm verify --products` as asset check results, for alerts and automation."""
 
 from collections.abc import Iterable
 

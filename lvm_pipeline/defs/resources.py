@@ -1,4 +1,4 @@
-"""Resources of the assets: the settings, read from the environment when a run starts and not when this is imported."""
+"""Resources of the assets: the settings, read from the environment when a run starts, not at import."""
 
 import dagster as dg
 
@@ -15,7 +15,7 @@ settings_resource = dg.ResourceDefinition(
 
 
 class _NoIOManager(dg.IOManager):
-    """Takes the place of Dagster's default, which pickles: no asset here returns a value."""
+    """Replaces Dagster's default, which pickles: no asset here returns a value."""
 
     def handle_output(self, context: dg.OutputContext, obj: object) -> None:
         raise dg.DagsterInvariantViolationError("Assets write their own files; return a MaterializeResult.")

@@ -48,7 +48,7 @@ def retraining(settings: Settings) -> dg.ScheduleDefinition:
 
 
 def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Return the schedules that check promoted products without making them again; they are on by default."""
+    """Return the schedules that check promoted products without rebuilding them; they are on by default."""
     options = {
         "cron_schedule": settings.verification_cron,
         "execution_timezone": "UTC",

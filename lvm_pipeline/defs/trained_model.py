@@ -86,7 +86,5 @@ def train_in_child(
     It holds findings, and an error or the trained trial.
     """
     if settings.launcher == "inprocess":
-        from lvm_pipeline.defs.training_child import report_in_process
-
-        return train_in_process(context, settings, again=again, train=report_in_process)
+        return train_in_process(context, settings, again=again)
     return launcher.report_of(context, settings, CHILD, extras={"again": again}, what=context.partition_key)

@@ -3,10 +3,9 @@
     python -m lvm_pipeline.defs.training_child
 
 Dagster Pipes connects it to its parent's run, and it reads its settings from the environment. torch and MLflow are
-imported here and never in the code server. It reports once, at the end, and its progress on the way.
+imported here and never in the code server. It reports its progress, and once at the end the result.
 """
 
-import hashlib
 import signal
 from logging import Logger
 from types import FrameType
@@ -56,6 +55,8 @@ def train_partition(
     settings: Settings, architecture: str, *, again: bool, log: Logger, progress: ProgressFile
 ) -> dict[str, Any]:
     """Train an architecture, unless that trial is trained already."""
+    from lvm_pipeline.training.trained_model import weights_fingerprint
+
     config = lineage.training_config_of(settings, architecture)
     show = _Progress(log, progress)
     trained = lineage.train_launched(settings, config, tracker=MlflowTracker(settings), progress=show, again=again)
@@ -63,8 +64,6 @@ def train_partition(
         log.info(f"{trained.folder.trial_id} was trained before with the same data, code and options.")
     if trained.tracking_problem is not None:
         log.warning(f"MLflow does not hold the model yet: {trained.tracking_problem}")
-    with (trained.folder.model_dir / "model.safetensors").open("rb") as weights:
-        data_version = hashlib.file_digest(weights, "sha256").hexdigest()
     return {
         "error": None,
         "findings": [finding.as_json() for finding in trained.findings],
@@ -73,7 +72,7 @@ def train_partition(
         "info": trained.info.as_json(),
         "mlflow_url": trained.mlflow_url,
         "path": str(trained.folder.model_dir),
-        "data_version": data_version,
+        "data_version": weights_fingerprint(trained.folder.model_dir),
     }
 
 

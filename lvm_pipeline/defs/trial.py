@@ -76,7 +76,6 @@ def week_job(week: int, words: str) -> dg.JobDefinition:
         name=f"plan_week_{week}",
         description=f"Week {week} of the plan, {words}: train and score its trials one after the other in one process, "
         "and write the study report. Trials that are done are not run again.",
-        executor_def=dg.in_process_executor,
     )
     def plan_week() -> None:
         run_week()

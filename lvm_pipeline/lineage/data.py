@@ -1,8 +1,9 @@
-"""Source table, concepts and sequences: staged, checked, promoted; and the verification report that says so."""
+"""Source table, concepts and sequences: staged, checked and promoted; and the verification report."""
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def source_reader(settings: Settings) -> PostgresReader:
 
 
 def observe_source(settings: Settings) -> SourceState:
-    """Say what the source tables hold now; its data version changes when they do."""
+    """Return the state of the source tables; its data version changes when they do."""
     return postgres_observer.observe(source_reader(settings))
 
 
@@ -107,18 +108,18 @@ def stage_concepts(
 
     `is_full` says whether unchanged articles are read again, too (default: what the settings say).
     """
-    staged_path = _staged_path(settings, "concepts")
     is_full = settings.full_extraction if is_full is None else is_full
-    extraction = extract_concepts(
-        source_reader(settings),
-        options=extract_options(settings),
-        staged_path=staged_path,
-        progress=progress,
-        earlier=None if is_full else _earlier_extractions(settings),
-    )
-    findings = with_set_severities(settings, extraction.findings)
-    if extraction.path is not None and extraction.metadata is not None:
-        findings = check_staged_concepts(settings, extraction.path, extraction.metadata)
+    with _staging(settings, "concepts") as staged_path:
+        extraction = extract_concepts(
+            source_reader(settings),
+            options=extract_options(settings),
+            staged_path=staged_path,
+            progress=progress,
+            earlier=None if is_full else _earlier_extractions(settings),
+        )
+        findings = with_set_severities(settings, extraction.findings)
+        if extraction.path is not None and extraction.metadata is not None:
+            findings = check_staged_concepts(settings, extraction.path, extraction.metadata)
     return StagedConcepts(
         path=extraction.path,
         metadata=extraction.metadata,
@@ -133,7 +134,7 @@ def _earlier_extractions(settings: Settings) -> EarlierExtractions:
 
 
 def check_staged_concepts(settings: Settings, path: Path, metadata: ConceptsMetadata) -> list[Finding]:
-    """Run every concept invariant; canaries are encoded again where the encoder is at hand."""
+    """Run every concept invariant; a few concepts are encoded again if the encoder is available."""
     from lvm_pipeline.source.encoders.registry import encoder_of_space
 
     encoder = encoder_of_space(metadata.space_id, encoders_dir=settings.encoders_dir)
@@ -184,18 +185,18 @@ class StagedSequences:
 
 def stage_sequences(settings: Settings, *, concepts_path: Path | None = None) -> StagedSequences:
     """Cut the promoted concepts (or those at `concepts_path`) into sequences and check them."""
-    staged_path = _staged_path(settings, "sequences")
-    findings = build_sequences(
-        concepts_path or settings.concepts_path,
-        staged_path,
-        options=sequence_options(settings),
-        links_path=_links_path(settings) if concepts_path is None else None,
-    )
-    return StagedSequences(
-        path=staged_path,
-        metadata=read_sequences_metadata(staged_path),
-        findings=with_set_severities(settings, findings),
-    )
+    with _staging(settings, "sequences") as staged_path:
+        findings = build_sequences(
+            concepts_path or settings.concepts_path,
+            staged_path,
+            options=sequence_options(settings),
+            links_path=_links_path(settings) if concepts_path is None else None,
+        )
+        return StagedSequences(
+            path=staged_path,
+            metadata=read_sequences_metadata(staged_path),
+            findings=with_set_severities(settings, findings),
+        )
 
 
 def promote_sequences(
@@ -228,10 +229,10 @@ def promote_with_sequences(
         LvmError: If the concepts give no sequences, with what to do.
         InvariantError: If a blocking finding failed.
     """
-    if concepts.path is None or blocking_failures(concepts.findings):
-        promote_concepts(settings, concepts)  # which reports and refuses
-        return
     try:
+        if concepts.path is None or blocking_failures(concepts.findings):
+            promote_concepts(settings, concepts)  # which reports and refuses
+            return
         sequences = sequences or stage_sequences(settings, concepts_path=concepts.path)
         if blocking_failures(sequences.findings):
             _report(settings, concepts.path, [*concepts.findings, *sequences.findings], sequences.path)
@@ -246,7 +247,7 @@ def promote_with_sequences(
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What every invariant found, and the report that says so."""
+    """The findings of every invariant, and the report."""
 
     findings: list[Finding]
     report: dict[str, Any]
@@ -334,9 +335,21 @@ def _report(
     return Verification(findings=list(findings), report=report, report_paths=paths)
 
 
-def _staged_path(settings: Settings, name: str) -> Path:
+@contextmanager
+def _staging(settings: Settings, name: str) -> Iterator[Path]:
+    """Yield the path for a staged table. If the block raises, the table is deleted.
+
+    Raises:
+        LvmError: If the setting `severities` cannot be used, which is better said before the work than after it.
+    """
+    with_set_severities(settings, [])
     settings.staging_dir.mkdir(parents=True, exist_ok=True)
-    return settings.staging_dir / f"{name}-{uuid.uuid4().hex}.parquet"
+    path = settings.staging_dir / f"{name}-{uuid.uuid4().hex}.parquet"
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _links_path(settings: Settings) -> Path:

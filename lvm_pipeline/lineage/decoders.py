@@ -1,4 +1,4 @@
-"""Text decoders: trained on the promoted data; every decoder at hand is found here."""
+"""Text decoders: trained on the promoted data, and loaded."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +15,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.models import promoted_data
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.source.values import parse_json
 
 if TYPE_CHECKING:
     from lvm_pipeline.decoding._contract import Decoder
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["prefix", "lm"]
 PREFIX, LM = KINDS = get_args(Kind)
-CODE = {PREFIX: "lvm_pipeline.decoding.prefix_training", LM: "lvm_pipeline.decoding.lm"}  # what trains it
+CODE = {PREFIX: "lvm_pipeline.decoding.prefix_training", LM: "lvm_pipeline.decoding.lm"}  # modules that train them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +202,7 @@ def searching(settings: Settings, decoder: "PrefixDecoder", encoder: "Encoder | 
 
 
 def text_request(settings: Settings) -> "TextRequest":
-    """Return what a report decodes: as many predictions as the settings say, with every decoder at hand."""
+    """Return what a report decodes: as many predictions as the settings say, with every available decoder."""
     from lvm_pipeline.evaluation.text_scores import TextRequest
 
     if not settings.text_targets:
@@ -274,7 +275,7 @@ def decode_lines(
 def _prediction_as_vector(line: bytes) -> bytes:
     """Return a line that `lvm predict` printed as one that it reads; any other line as it is."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return line
     if isinstance(record, dict) and "prediction" in record and "vector" not in record:

@@ -1,4 +1,4 @@
-"""What the demo shows beside the lineage: trials of the plan, a strategy against plain training, and an ensemble."""
+"""What the demo adds to the lineage: trials of the plan, a trial with a strategy, and an ensemble."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lvm_pipeline.lineage import ensembles, models, plan, plan_run, results
 from lvm_pipeline.lineage.trials import latest_trial
-from lvm_pipeline.lineage.whole import Task, until_over
+from lvm_pipeline.lineage.whole import Task, training_shown
 from lvm_pipeline.settings import Settings, with_options
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ def sized_for_demo(settings: Settings) -> Settings:
 class DemoExperiments:
     """Trials that are trained before those of the lineage, so that the latest of an architecture is a plain one."""
 
-    settings: Settings  # what to use
+    settings: Settings
     architectures: Sequence[str]  # those of the lineage; the first is also trained with the strategy
     task: Task  # makes a progress bar
-    # returns the tracker of a trial, given its week of the plan; None: it is of no week
+    # returns the tracker of a trial, given its week of the plan, or None if it is not part of the plan
     tracker_for: "Callable[[int | None], Tracker | None]"
     study_page: Path | None = None  # the study report of the plan, once it is made
     _trial_ids: list[str] = field(default_factory=list)
@@ -79,15 +79,10 @@ class DemoExperiments:
         _, (self.study_page, *_) = plan.write_study(small)
 
     def _train_with_strategy(self, architecture: str) -> None:
-        from lvm_pipeline.training.progress import ProgressReport
-
         shown = self.task(f"trained_model {architecture} {STRATEGY}")
-
-        def show(report: ProgressReport) -> None:
-            until_over(shown)(report.done_fraction, 1.0, report.in_words())
-
         config = models.training_config_of(with_options(self.settings, {"strategy": STRATEGY}), architecture)
-        trained = models.train_trial(self.settings, config, tracker=self.tracker_for(None), progress=show)
+        tracker, progress = self.tracker_for(None), training_shown(shown)
+        trained = models.train_trial(self.settings, config, tracker=tracker, progress=progress)
         results.evaluate_trial(self.settings, trained.folder)
         self._trial_ids.append(trained.folder.trial_id)
         shown(1, 1)

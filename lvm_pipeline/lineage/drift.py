@@ -1,4 +1,4 @@
-"""The data that the champion was trained on, kept for comparison, and how far the present concepts are from them."""
+"""Drift: the data that the champion was trained on, kept as the reference, and the comparison with them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +19,7 @@ from lvm_pipeline.settings import Settings
 if TYPE_CHECKING:
     from lvm_pipeline.concepts.drift.compare import Drift
 
-NO_REFERENCE = "there is no champion whose training data are at hand"
+NO_REFERENCE = "there is no champion whose training data are available"
 
 
 def keep_champion_data(settings: Settings, fingerprints: Mapping[str, str]) -> None:

@@ -44,9 +44,9 @@ def make_ensemble(
         trial_ids: Two to five trained trials, by id or the beginning of one.
         name: Part of the ensemble's trial id.
         weighting: `equal`, or `validation` to fit the weights; see `experiments.ensemble.choose_weights`.
-        neighbours: Whether what similar predictions missed on the train articles is added.
+        neighbours: Whether to add the mean residual of similar predictions on the train articles.
         tracker: What to report to; None tracks nothing.
-        again: Make it even if there is nothing new.
+        again: Rebuild it even if nothing has changed.
 
     Raises:
         LvmError: If a trial does not exist, or the trials cannot be combined.
@@ -85,7 +85,7 @@ def top_trials(settings: Settings, count: int) -> list[str]:
 
 
 def _made_before(folder: TrialFolder, members: Collection[TrialFolder], data: "TrainingData") -> TrainedTrial | None:
-    """Return an ensemble of these very weights, this data and the present code; None if it has to be made."""
+    """Return an ensemble of exactly these weights, data and code; None if it has to be made."""
     from lvm_pipeline.experiments.ensemble import ensemble_code_version
     from lvm_pipeline.training.trained_model import weights_fingerprint
 

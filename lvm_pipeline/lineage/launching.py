@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ DEFAULT_PROCESSES = 2  # without a GPU
 
 @dataclass(frozen=True)
 class Exchange:
-    """Files through which the processes of a training hear what to do and say what came out; on a shared disk."""
+    """Files by which a training's processes get their task and return the result, on a shared disk."""
 
     folder: Path
 
@@ -37,12 +37,12 @@ class Exchange:
 
     @property
     def progress(self) -> Path:
-        """How far the training is."""
+        """The progress of the training."""
         return self.folder / "progress.json"
 
     @property
     def record(self) -> Path:
-        """What came out: an error with the findings so far, or the trial id and whether it was trained now."""
+        """The result: an error with the findings so far, or whether the trial was trained now."""
         return self.folder / "record.json"
 
 
@@ -175,8 +175,3 @@ def _uses_gpu(device: str) -> bool:
     import torch
 
     return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-
-
-def arguments_of(argv: Sequence[str]) -> Exchange:
-    """Return the exchange that a rank was started with."""
-    return Exchange(Path(argv[0]))

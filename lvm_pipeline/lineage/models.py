@@ -39,12 +39,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedTrial:
-    folder: TrialFolder  # where it lies
+    folder: TrialFolder
     info: "TrainedModelInfo"  # record of the trained model
     findings: tuple[Finding, ...]  # what was checked before it was promoted
     was_trained: bool  # False if it had been trained before with the same data, code and options
     mlflow_url: str | None  # page of the MLflow run that made it, None where nothing tracked it
-    # why MLflow does not hold the model yet; it is tried again at the next training
+    # why MLflow does not hold the model yet; the next training tries again
     tracking_problem: str | None = None
 
 
@@ -153,7 +153,7 @@ def follow_trial(settings: Settings, config: "TrainingConfig", *, again: bool, r
 
 
 def trained_before(folder: TrialFolder, info: "TrainedModelInfo") -> TrainedTrial:
-    """Return a trial that is left as it is, with what was found and tracked when it was trained."""
+    """Return a trial that is not trained again, with its findings and MLflow run."""
     from lvm_pipeline.training.invariants import read_findings
 
     url, findings = read_tracking(folder.model_dir)["mlflow_url"], tuple(read_findings(folder.model_dir))
@@ -161,7 +161,7 @@ def trained_before(folder: TrialFolder, info: "TrainedModelInfo") -> TrainedTria
 
 
 def trained_now(folder: TrialFolder, trained: "TrainedModel", tracker: "Tracker") -> TrainedTrial:
-    """Return a trial whose model was just made and promoted, and keep which MLflow run made it."""
+    """Return a trial whose model was just promoted, and record its MLflow run."""
     write_tracking(folder.model_dir, tracker, is_complete=trained.tracking_problem is None)
     return TrainedTrial(
         folder=folder,
@@ -190,10 +190,10 @@ def finished_trial(folder: TrialFolder, config: "TrainingConfig", data: "Trainin
 def accepted_at(
     model_dir: Path, tables: tuple[Path, Path, Path], tracker: "Tracker", *, settings: Settings
 ) -> "Accept":
-    """Return what a training does with its model: check it, and move it to `model_dir` if no blocking finding failed.
+    """Return a function that checks a trained model, and moves it to `model_dir` if no blocking finding failed.
 
-    `tables` are concept table, sequence table and folder of the memory-mapped vectors; of the settings, the severities
-    count.
+    `tables` are concept table, sequence table and folder of the memory-mapped vectors. Of the settings, only the
+    severities are used.
     """
     from lvm_pipeline.training.invariants import check_trained_model, write_findings
 

@@ -1,9 +1,9 @@
-"""The plan of trials: what it holds and how far it is. `plan_run` runs it.
+"""The plan of trials and the status of each; `plan_run` runs them.
 
 LVM_HOME/trials/<trial_id>/outcome.json     how each trial ended, with its scores
 LVM_HOME/plan/week_5.json                   what week 5 consists of, see `week_five`
 LVM_HOME/reports/study.json, .html          the study report
-LVM_HOME/reports/experiments.csv            one row a trial
+LVM_HOME/reports/experiments.csv            one row per trial
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,9 +121,11 @@ class PresentData:
 
 
 def present_data(settings: Settings) -> PresentData | None:
-    """Return what tells the promoted data from others; None if there are none."""
-    if not settings.sequences_path.is_file():
-        return None
+    """Return the fingerprints and metadata of the promoted data; None if there are none."""
+    return _read_present_data(settings) if settings.sequences_path.is_file() else None
+
+
+def _read_present_data(settings: Settings) -> PresentData:
     concepts = read_concepts_metadata(settings.concepts_path)
     sequences = read_sequences_metadata(settings.sequences_path)
     fingerprints = {"concepts": concepts.fingerprint, "sequences": sequences.fingerprint}
@@ -189,15 +191,9 @@ def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
     from lvm_pipeline.experiments.study_page import write_study_files
     from lvm_pipeline.lineage.results import read_champion
 
-    concepts, sequences = (
-        read_concepts_metadata(settings.concepts_path),
-        read_sequences_metadata(settings.sequences_path),
-    )
+    present = _read_present_data(settings)
     trials = {trial.trial_id: trial for trial in planned(settings)}
     outcomes = {name: found for name in trials if (found := outcome_of(settings, name)) is not None}
-    present = PresentData(
-        fingerprints={"concepts": concepts.fingerprint, "sequences": sequences.fingerprint}, concepts=concepts
-    )
     current = {name: found for name, found in outcomes.items() if present.made(found, trials[name])}
     rows = study_rows(plan_rows(settings), trials, scored_alike(settings, current))
     rows = [replace(row, has_report=(trial_folder(settings, row.trial_id).path / HTML_NAME).is_file()) for row in rows]
@@ -207,9 +203,9 @@ def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
     counts = next((row.scores.target_counts for row in rows if row.scores is not None), ())
     study = Study(
         preset=settings.preset,
-        dataset_source=concepts.dataset_source,
-        space_id=concepts.space_id,
-        fingerprint=sequences.fingerprint,
+        dataset_source=present.concepts.dataset_source,
+        space_id=present.concepts.space_id,
+        fingerprint=present.fingerprints["sequences"],
         num_targets=sum(counts),
         num_articles=len(counts),
         rows=tuple(rows),

@@ -80,10 +80,10 @@ class TrialQueue:
         self._week_5 = week_5_of(self._settings, trials)
         if self._week_5 is None:
             num_missing = len(not_attempted(self._settings, trials))
-            raise LvmError(
-                f"Week 5 refines the best of weeks 1 to 4, and {num_missing} of their trials have not been run on "
-                "these data; run them first with `lvm plan run`."
-            )
+            problem = "none of their trials is done on these data; `lvm plan list` says why"
+            if num_missing:
+                problem = f"{num_missing} of their trials have not been run on these data; run them with `lvm plan run`"
+            raise LvmError(f"Week 5 refines the best of weeks 1 to 4, and {problem}.")
         proposed = self._week_5.refinements
         return [*self._week_5.ensembles, *proposed, *[None] * (NUM_REFINEMENTS - len(proposed))]
 

@@ -48,16 +48,11 @@ class PlanRun:
         return sum(outcome.status == status for outcome in self.outcomes)
 
 
-def study_name(week: int) -> str:
-    """Return the name of the MLflow experiment of a week: its trials are one study."""
-    return f"plan week {week}"
-
-
 def plan_tracker(settings: Settings, week: int) -> "Tracker":
     """Return a tracker for one trial of a week; a batch run leaves out system metrics, which cost a second a trial."""
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
 
-    return MlflowTracker(settings, experiment=study_name(week), system_metrics=False)
+    return MlflowTracker(settings, experiment=f"plan week {week}", system_metrics=False)
 
 
 def run_plan(

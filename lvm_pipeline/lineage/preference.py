@@ -1,4 +1,4 @@
-"""Studies of human preference: created, looked at and collected; each in a folder of its own in the home."""
+"""Studies of human preference: create one, show its status, collect the answers. Each has a folder in the home."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.evaluation.preference_study import Study
     from lvm_pipeline.evaluation.smoothing import SmoothedExample, SmoothingScores
 
-ASSUMED_RATES = (0.85, 0.9, 0.95)  # for which the number of judgements is said
+ASSUMED_RATES = (0.85, 0.9, 0.95)  # true win rates for which the number of judgements needed is printed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def create_study(
     same targets; `num_pairs` is the most for each comparison.
 
     Raises:
-        LvmError: If there are no raters or no texts, or MLflow cannot be used.
+        LvmError: If there are no raters, no texts or no common targets, or MLflow cannot be used.
     """
     from lvm_pipeline.adapters import mlflow_review
     from lvm_pipeline.evaluation.preference_study import Study, make_pairs, order_for, write_study
@@ -51,7 +51,7 @@ def create_study(
     if not names or len(set(names)) < len(names):
         raise LvmError("A study needs raters, each named once; name them with --rater.")
     scores = _smoothed(folder)
-    others = None if against is None else _by_target(_smoothed(against).examples)
+    others = None if against is None else _of_same_targets(scores.examples, against)
     pairs = make_pairs(scores.examples, against=others, num_pairs=num_pairs, seed=seed)
     study_id = _new_id(settings, folder.trial_id)
     experiment_id = mlflow_review.create_experiment(settings, f"preference {study_id}")
@@ -154,8 +154,24 @@ def _smoothed(folder: TrialFolder) -> "SmoothingScores":
     return scores
 
 
-def _by_target(examples: "Sequence[SmoothedExample]") -> "dict[int, SmoothedExample]":
-    return {each.passage.target_row: each for each in examples}
+def _of_same_targets(examples: "Sequence[SmoothedExample]", other: TrialFolder) -> "dict[int, SmoothedExample]":
+    """Return another trial's examples by target row; on other data a row is another text, and is left out.
+
+    Raises:
+        LvmError: If none has the target of one of these examples.
+    """
+    targets = {(each.passage.target_row, each.passage.article_id, each.passage.truth) for each in examples}
+    found = {
+        passage.target_row: each
+        for each in _smoothed(other).examples
+        if ((passage := each.passage).target_row, passage.article_id, passage.truth) in targets
+    }
+    if not found:
+        raise LvmError(
+            f"{other.trial_id} has no smoothed texts of the same targets; run `lvm smooth --trial {other.trial_id}` on "
+            "the present data with the same --seed."
+        )
+    return found
 
 
 def _new_id(settings: Settings, trial_id: str) -> str:

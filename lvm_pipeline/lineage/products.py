@@ -1,4 +1,4 @@
-"""The invariants of promoted products, checked again without making the products again."""
+"""The invariants of promoted products, checked again without rebuilding the products."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ DATA_CHANGED = "the data have changed since the model was trained"
 
 @dataclass(frozen=True, kw_only=True)
 class ProductVerification:
-    """What was found of the promoted tables, of drift since the champion was trained, and of the champion's model."""
+    """Findings on the promoted tables, on drift since the champion was trained, and on the champion's model."""
 
     tables: Verification
     drift: list[Finding]
@@ -53,7 +53,7 @@ class ProductVerification:
 
 
 def verify_all_products(settings: Settings) -> ProductVerification:
-    """Check the promoted tables, drift, and the model of the champion if its trial is at hand.
+    """Check the promoted tables, drift, and the model of the champion if its trial is here.
 
     Raises:
         LvmError: If there are no promoted tables, or one cannot be read.
@@ -90,7 +90,7 @@ def check_latest_model(settings: Settings, architecture: str) -> list[Finding]:
 
 
 def check_model(settings: Settings, folder: TrialFolder) -> list[Finding]:
-    """Check a trained model; what needs the data it was trained on is not checked if those have changed."""
+    """Check a trained model; checks that need its training data are skipped if the data have changed."""
     from lvm_pipeline.training.invariants import (
         check_trained_model,
         checkpoint_reproduces_its_score,
@@ -102,7 +102,7 @@ def check_model(settings: Settings, folder: TrialFolder) -> list[Finding]:
     info = folder.info()
     if info is None:
         raise LvmError(f"{folder.model_dir} holds no readable trained model; train {folder.trial_id} again.")
-    tables = (settings.concepts_path, settings.sequences_path, settings.vectors_dir)
+    tables = settings.promoted_tables
     concepts = read_concepts_metadata(settings.concepts_path)
     present = {
         "concepts": concepts.fingerprint,

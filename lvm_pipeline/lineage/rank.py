@@ -2,7 +2,7 @@
 
     python -m torch.distributed.run --nproc-per-node=2 -m lvm_pipeline.lineage.rank FOLDER
 
-The first tracks, checks and promotes the model, and writes what came out; the others only train. Settings are read from
+The first tracks, checks and promotes the model, and writes the result; the others only train. Settings are read from
 the environment, the trial from `request.json` in the folder.
 """
 
@@ -12,13 +12,14 @@ import signal
 import sys
 import threading
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline import files
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import InvariantError
-from lvm_pipeline.lineage.launching import Exchange, arguments_of
+from lvm_pipeline.lineage.launching import Exchange
 from lvm_pipeline.lineage.models import follow_trial, train_trial
 from lvm_pipeline.settings import Settings, load_settings
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def main(exchange: Exchange) -> None:
-    """Train, unless the first rank has said before what came out."""
+    """Train, unless the first rank has written the result before."""
     from lvm_pipeline.training.config import TrainingConfig
     from lvm_pipeline.training.ranks import joined_ranks
     from lvm_pipeline.training.settle import find_device
@@ -47,14 +48,15 @@ def main(exchange: Exchange) -> None:
                 files.write_json(exchange.record, record_of(settings, config, request, ranks, exchange))
             else:
                 follow_trial(settings, config, again=request["again"], ranks=ranks)
-    except LvmError:  # the first rank has met and recorded the same
-        return
+    except LvmError as error:  # every rank meets the same one
+        if os.environ.get("RANK", "0") == "0":
+            files.write_json(exchange.record, {"error": str(error), "findings": []})
 
 
 def record_of(
     settings: Settings, config: "TrainingConfig", request: dict[str, Any], ranks: "Ranks", exchange: Exchange
 ) -> dict[str, Any]:
-    """Train as the first rank and return what came out."""
+    """Train as the first rank and return the result."""
 
     def show(report: "ProgressReport") -> None:
         files.write_json(exchange.progress, asdict(report))
@@ -86,4 +88,4 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 if __name__ == "__main__":
     if threading.current_thread() is threading.main_thread():  # not in a worker of Ray Train
         signal.signal(signal.SIGTERM, _interrupt)
-    main(arguments_of(sys.argv[1:]))
+    main(Exchange(Path(sys.argv[1])))

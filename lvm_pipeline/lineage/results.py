@@ -1,4 +1,4 @@
-"""What trained models are worth: reports, leaderboard, champion."""
+"""Reports, leaderboard and champion."""
 
 import json
 import logging
@@ -82,7 +82,7 @@ def evaluate_trial(settings: Settings, folder: TrialFolder) -> "EvaluationReport
 
 
 def compute_report(settings: Settings, folder: TrialFolder) -> "EvaluationReport":
-    """Score a trial's model on the validation split; no report is written, and nothing raised on a finding."""
+    """Score a trial's model on the validation split. No report is written, and no finding raises."""
     from lvm_pipeline.evaluation.evaluate import evaluate_model
     from lvm_pipeline.experiments.row_scores import keep_row_scores
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import memory_mapped_vectors, read_columns
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
@@ -18,8 +19,9 @@ SAME_SPACE = 0.98  # mean cosine of re-encoded concepts to their vectors; roundi
 def space_encoder(settings: Settings, space_id: str, *, name: str | None = None) -> "Encoder | None":
     """Return the encoder of a space; None if none is recorded and none is named.
 
-    It is named by `name`, the setting `encoder`, or a model's folder in the folder of encoders that is called as the
-    space. A named encoder must reproduce the vectors of the promoted concepts; it is then recorded.
+    It is named by `name`, the setting `encoder`, or a model folder in the folder of encoders with the name of the
+    space. A named encoder must reproduce the vectors of the promoted concepts; it is then recorded. Where these are of
+    another space, nothing shows that it is the right one, and it is not used.
 
     Raises:
         LvmError: If the named encoder cannot be loaded, or makes other vectors.
@@ -31,6 +33,8 @@ def space_encoder(settings: Settings, space_id: str, *, name: str | None = None)
     name = name or settings.encoder or _own_folder(settings, space_id)
     if recorded is not None or name is None or not settings.concepts_path.is_file():
         return recorded
+    if read_concepts_metadata(settings.concepts_path).space_id != space_id:
+        return None
     encoder = encoder_named(name, encoders_dir=settings.encoders_dir)
     _refuse_other_vectors(settings, encoder, name)
     if isinstance(encoder, SentenceTransformerEncoder) and encoder.space_id != space_id:

@@ -1,4 +1,4 @@
-"""What the numbers of each vector space look like, kept in the home and with every model for later vectors."""
+"""Statistics of each vector space, kept in the home and with every model, to check later vectors against."""
 
 from pathlib import Path
 
@@ -19,14 +19,14 @@ from lvm_pipeline.source.space_ids import is_declared
 
 
 def space_fingerprint(settings: Settings, space_id: str) -> SpaceFingerprint | None:
-    """Return what is kept of a space's numbers; None where nothing is, or the space has no name."""
+    """Return the kept statistics of a space; None if there are none, or the space is not declared."""
     return read_fingerprint(kept_path(settings.spaces_dir, space_id)) if is_declared(space_id) else None
 
 
 def keep_space_fingerprint(settings: Settings) -> None:
-    """Keep the numbers of the promoted concepts, which have passed their checks, for later ones of their space.
+    """Keep the statistics of the promoted concepts, which have passed their checks, for later vectors of their space.
 
-    Those of an earlier table stay until there are twice as many concepts.
+    Statistics of an earlier table are replaced only when there are twice as many concepts.
     """
     metadata = read_concepts_metadata(settings.concepts_path)
     before = space_fingerprint(settings, metadata.space_id)
@@ -40,10 +40,10 @@ def keep_space_fingerprint(settings: Settings) -> None:
 
 
 def keep_with_model(model_dir: Path, tables: tuple[Path, Path, Path]) -> None:
-    """Put the numbers of the concepts that a model was trained on beside its weights.
+    """Store the statistics of the concepts that a model was trained on beside its weights.
 
-    `tables` are concept table, sequence table and folder of the memory-mapped vectors, where they are kept for the next
-    model.
+    `tables` are concept table, sequence table and folder of the memory-mapped vectors, which also keeps the statistics
+    for the next model.
     """
     concepts_path, _, vectors_dir = tables
     kept = vectors_dir / f"{read_concepts_metadata(concepts_path).fingerprint}.{FILE}"
@@ -56,10 +56,10 @@ def keep_with_model(model_dir: Path, tables: tuple[Path, Path, Path]) -> None:
 
 
 def refuse_other_numbers(settings: Settings, concepts_path: Path) -> None:
-    """Refuse a table whose vectors are declared as one space and look like another.
+    """Refuse a table whose vectors do not match the statistics of their declared space.
 
     Raises:
-        LvmError: If they do, with what to do.
+        LvmError: If they do not match, with what to do.
     """
     space_id = read_concepts_metadata(concepts_path).space_id
     fingerprint = space_fingerprint(settings, space_id)

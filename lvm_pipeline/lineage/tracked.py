@@ -1,4 +1,4 @@
-"""What the MLflow UI says above the run of a trial."""
+"""The description of a trial's run in the MLflow UI."""
 
 import logging
 
@@ -10,9 +10,9 @@ logger = logging.getLogger(__name__)
 
 
 def describe_trial(settings: Settings, folder: TrialFolder, verdict: str) -> None:
-    """Write the verdict, with links to the pages, above the trial's MLflow run; an untracked trial has none.
+    """Write the verdict, with links to the pages, as the description of the trial's MLflow run, if it has one.
 
-    A run that was deleted, or a store that does not answer, is only logged: the trial stands.
+    If the run was deleted or the store does not answer, a warning is logged.
     """
     from lvm_pipeline.adapters import mlflow_store
     from lvm_pipeline.adapters.mlflow_tracker import description_of

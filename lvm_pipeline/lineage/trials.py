@@ -1,7 +1,7 @@
-"""Trials on disk, and what earlier versions left there.
+"""Trials on disk, and the layout of earlier versions.
 
     LVM_HOME/trials/<trial_id>/
-        trial.json              the options that tell this trial from others
+        trial.json              the options that identify this trial
         model/                  weights, provenance, findings, MLflow run; replaced in one step
         checkpoint/             only while the training runs, or after it was interrupted
         report.json, .html      the latest evaluation on the validation split
@@ -55,7 +55,7 @@ class TrialFolder:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """What an interrupted training goes on from."""
+        """The checkpoint from which an interrupted training resumes."""
         return self.path / CHECKPOINT
 
     @property
@@ -70,11 +70,6 @@ class TrialFolder:
             return read_trained_model_info(self.model_dir)
         except LvmError:
             return None
-
-    def architecture(self) -> str:
-        return json.loads((self.path / TRIAL_FILE).read_text(encoding="utf-8"))["options"].get(
-            "architecture", Trial.model_fields["architecture"].default
-        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -123,11 +118,11 @@ def latest_trial(settings: Settings, architecture: str) -> TrialFolder:
     """Return the trial of an architecture that was trained last. Raises LvmError if none was trained."""
     move_earlier_layout(settings)
     link = settings.models_dir / architecture
-    if not link.exists():
+    if not link.is_symlink() or not link.exists():
         if architecture not in (*all_model_names(), "ensemble"):
             raise LvmError(f"There is no model {architecture!r}; {nearest_or_all(architecture, all_model_names())}")
         raise LvmError(f"No trial of {architecture} is trained yet; train one with `lvm train -a {architecture}`.")
-    return TrialFolder(link.resolve().parent)
+    return trial_folder(settings, link.resolve().parent.name)  # below `home` as it is named, which may be a link
 
 
 def link_model(settings: Settings, architecture: str, folder: TrialFolder) -> None:
@@ -139,7 +134,7 @@ def link_report(settings: Settings, architecture: str, folder: TrialFolder) -> N
 
 
 def read_tracking(model_dir: Path) -> dict[str, Any]:
-    """Return id and page of the MLflow run that made a model, and whether it holds the model; None where untracked."""
+    """Return id and page of a model's MLflow run (None if untracked), and whether the run holds the model."""
     path = model_dir / TRACKING_FILE
     untracked = {"mlflow_run_id": None, "mlflow_url": None}
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else untracked
@@ -147,7 +142,7 @@ def read_tracking(model_dir: Path) -> dict[str, Any]:
 
 
 def write_tracking(model_dir: Path, tracker: "Tracker", *, is_complete: bool) -> None:
-    """Keep beside the weights which MLflow run made them, and whether it holds the model already."""
+    """Record beside the weights their MLflow run, and whether it holds the model already."""
     values = {"mlflow_run_id": tracker.run_id, "mlflow_url": tracker.run_url, "is_complete": is_complete}
     files.write_json(model_dir / TRACKING_FILE, values)
 

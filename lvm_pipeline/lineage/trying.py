@@ -22,7 +22,7 @@ LINEAR_FORECAST = "linear forecast"
 
 @dataclass(frozen=True, kw_only=True)
 class ArticleTrier:
-    """The latest trial of each architecture, the linear forecast, and what an article needs to be read."""
+    """The latest trial of each architecture, the linear forecast, and the encoder and concepts they need."""
 
     space_id: str
     encoder: "Encoder"

@@ -1,4 +1,4 @@
-"""Week 5 of the plan on disk: settled when weeks 1 to 4 have been run, refined one trial after the other.
+"""Week 5 of the plan on disk: determined when weeks 1 to 4 have been run, then refined trial by trial.
 
 LVM_HOME/plan/week_5.json   the best config of weeks 1 to 4, the ensembles, and the refinements proposed so far
 """

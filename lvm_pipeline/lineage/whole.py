@@ -9,10 +9,11 @@ from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
+    from lvm_pipeline.training.progress import OnProgress
     from lvm_pipeline.training.rescore import RescoringProcess
 
-Shown = Callable[..., Any]  # (done, total, note), which moves a bar
-Task = Callable[[str], Shown]  # makes a bar, given its description
+Shown = Callable[..., Any]  # moves a progress bar: (done, total, note)
+Task = Callable[[str], Shown]  # makes a progress bar with a description
 
 
 def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: bool = False) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def _start_ahead(
 
 
 def _after(start: Callable[[], None], shown: Shown) -> Shown:
-    """Return what moves a bar, but calls `start` before."""
+    """Return a progress callback that calls `start` first."""
 
     def show(*progress: Any) -> None:
         start()
@@ -72,18 +73,20 @@ def _after(start: Callable[[], None], shown: Shown) -> Shown:
 
 
 def until_over(shown: Shown) -> Shown:
-    """Return what moves a bar, but not to its end, which shows as done: a stage also checks what it made."""
+    """Return a progress callback that stops short of the end: a stage still checks what it made."""
     return lambda done, total, note="": shown(min(done / total if total else 0.0, 0.999), 1.0, note)
+
+
+def training_shown(shown: Shown) -> "OnProgress":
+    """Return a progress callback of a training, which also stops short of the end."""
+    show = until_over(shown)
+    return lambda report: show(report.done_fraction, 1.0, report.in_words())
 
 
 def _train(settings: Settings, architecture: str, *, again: bool, shown: Shown) -> None:
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
-    from lvm_pipeline.training.progress import ProgressReport
 
-    def show(report: ProgressReport) -> None:
-        until_over(shown)(report.done_fraction, 1.0, report.in_words())
-
-    config = models.training_config_of(settings, architecture)
-    trained = models.train_trial(settings, config, tracker=MlflowTracker(settings), progress=show, again=again)
+    config, progress = models.training_config_of(settings, architecture), training_shown(shown)
+    trained = models.train_trial(settings, config, tracker=MlflowTracker(settings), progress=progress, again=again)
     score = f"validation {trained.info.selection_metric} {trained.info.score:.4f}"
     shown(1, 1, score if trained.was_trained else f"{score}, trained before, nothing changed")

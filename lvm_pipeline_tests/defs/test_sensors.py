@@ -11,6 +11,7 @@ from dagster._core.storage.tags import AUTOMATION_CONDITION_TAG, SCHEDULE_NAME_T
 from lvm_pipeline.adapters.messages.window import Window
 from lvm_pipeline.defs.checks import check_result, check_specs
 from lvm_pipeline.defs.failing_checks import acknowledge, failing_checks, withdraw
+from lvm_pipeline.defs.failures import find_changes
 from lvm_pipeline.defs.schedules import NUM_RUNS_TAG, RETRAINING, RETRAINING_TAG
 from lvm_pipeline.defs.sensors import NO_URL, alerts_sensor
 from lvm_pipeline.errors import LvmError
@@ -259,6 +260,23 @@ def test_a_retraining_is_one_message(world, receiver):
     assert lines[1] == "lstm failed: vectors_are_there: 2 of 8 vectors are missing."
     assert lines[2] == "Champion: the runs did not get as far as choosing one."
     assert "link: https://dagster.example.org/runs?q%5B0%5D=tag%3Alvm%2Fretraining%3D2026-11-29T03%3A00" in lines
+
+
+def test_a_retraining_that_goes_on_sums_its_checks_up_however_long_ago_it_began():
+    found = []
+
+    @dg.multi_asset(specs=[dg.AssetSpec("models")], check_specs=check_specs("models", INVARIANTS[1:]))
+    def models():
+        since = time.time()
+        yield check_result(INVARIANTS[1].finding(passed=False, message="No codes."))
+        checks = [dg.AssetCheckKey(dg.AssetKey("models"), "codes_are_assigned")]
+        found.extend(find_changes(instance, checks, since=since, ui_address=""))
+        yield dg.MaterializeResult()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize([models], instance=instance, tags={SCHEDULE_NAME_TAG: RETRAINING}, run_config=QUIET)
+
+    assert [alert.is_summed_up for alert in found] == [True]
 
 
 def test_without_a_url_it_says_so_and_remembers_the_time(monkeypatch):

@@ -206,6 +206,7 @@ def test_lines_of_texts_vectors_and_predictions_are_decoded_with_their_round_tri
     [
         (json.dumps({"vector": [1.0] * 768, "space_id": "gtr"}), 1, "and these are of gtr"),
         (json.dumps({"vector": [1.0] * 5}), 1, r"shape \(n, 768\), got \(1, 5\)"),
+        ("[" * 100_000, 1, "nested too deeply"),
         ("A text.", 1, "is not on this machine, so texts cannot be encoded"),
         (json.dumps({"vector": [1.0] * 768}), 2, "is not on this machine"),
     ],

@@ -1,5 +1,6 @@
 """A trial that several processes train together ends as in one process, also when one of them is killed."""
 
+import json
 import os
 import signal
 import time
@@ -10,9 +11,9 @@ import psutil
 import pytest
 import torch
 
-from lvm_pipeline import lineage
+from lvm_pipeline import files, lineage
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.lineage import launching
+from lvm_pipeline.lineage import launching, rank
 from lvm_pipeline.settings import Settings, settings_environment
 from lvm_pipeline.training.batches import gather
 from lvm_pipeline.training.objectives import objective_named
@@ -167,6 +168,22 @@ def test_an_error_of_the_first_process_is_raised_with_its_sentence(tmp_path, mon
     with pytest.raises(LvmError, match=r"no_such_field"):
         trained_by("torchrun", tmp_path, monkeypatch, model={"no_such_field": 3})
     assert time.monotonic() - started < 600
+
+
+def test_an_error_before_the_processes_have_joined_is_recorded_by_the_first(tmp_path, monkeypatch):
+    settings = settings_in(tmp_path, device="cuda:99")
+    monkeypatch.setenv("LVM_HOME", str(tmp_path))
+    request = {"config": lineage.training_config_of(settings).as_json(), "again": False, "tracks": False}
+    exchange = launching.Exchange(tmp_path)
+    files.write_json(exchange.request, request)
+
+    monkeypatch.setenv("RANK", "1")
+    rank.main(exchange)
+    assert not exchange.record.exists()
+    monkeypatch.setenv("RANK", "0")
+    rank.main(exchange)
+
+    assert "The device cuda:99 is not here" in json.loads(exchange.record.read_text())["error"]
 
 
 def test_the_address_of_ray_jobs_is_refused_where_ray_would_not_hear_of_it(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.experiments import plan, trial_scores
 from lvm_pipeline.experiments.plan import Share
 from lvm_pipeline.experiments.trial_scores import read_outcome, write_outcome
-from lvm_pipeline.lineage import plan_run
+from lvm_pipeline.lineage import plan_queue, plan_run
 from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.settings import Settings, settings_environment, with_options
@@ -66,6 +66,12 @@ def run(settings, **options):
 
 def statuses(settings, **options):
     return [row["status"] for row in lineage.plan_rows(settings, **options)]
+
+
+def test_week_5_says_where_all_trials_before_it_have_failed(settings, monkeypatch):
+    monkeypatch.setattr(plan_queue, "not_attempted", lambda *_: [])
+    with pytest.raises(LvmError, match="and none of their trials is done on these data"):
+        plan_queue.TrialQueue(settings, plan.LAST_WEEK, None)
 
 
 def test_a_week_is_run_once_and_new_data_make_it_stale(settings, small_plan):

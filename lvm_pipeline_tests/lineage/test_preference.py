@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from lvm_pipeline.adapters import mlflow_store
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.preference_study import FIRST, NEITHER, QUESTION, SECOND, read_study
 from lvm_pipeline.evaluation.report import read_report
+from lvm_pipeline.lineage import preference
 from lvm_pipeline.settings import Settings
 from lvm_pipeline_tests.chat_server import chat_server, completion
 from lvm_pipeline_tests.evaluation.test_smoothing import data_of
@@ -97,6 +99,20 @@ def test_nothing_that_a_rater_sees_tells_which_text_is_which(settings, study):
         assert not re.search("smoothed|decoded|control|treatment|baseline|repeat", everything)
     assert len({item for items in study.items.values() for item in items}) == 3 * len(study.pairs)
     assert read_study(settings.preference_dir / study.study_id) == study
+
+
+def test_texts_of_another_trial_are_compared_on_the_same_targets_only(settings, monkeypatch):
+    folder = trial_of(settings)
+    scores = preference._smoothed(folder)
+    rows = [each.passage.target_row for each in scores.examples]
+    others = [replace(each, passage=replace(each.passage, truth="Of other data.")) for each in scores.examples]
+
+    mixed = replace(scores, examples=(scores.examples[0], *others[1:]))
+    monkeypatch.setattr(preference, "_smoothed", lambda _: mixed)
+    assert list(preference._of_same_targets(scores.examples, folder)) == rows[:1]
+    monkeypatch.setattr(preference, "_smoothed", lambda _: replace(scores, examples=tuple(others)))
+    with pytest.raises(LvmError, match="no smoothed texts of the same targets"):
+        preference._of_same_targets(scores.examples, folder)
 
 
 def test_a_study_without_answers_says_so(lvm, here, settings, study):

@@ -48,6 +48,19 @@ def test_names_and_severities_that_do_not_exist_are_refused(tmp_path):
         with_set_severities(Settings(home=tmp_path, severities="cpe_ids_are_unique=off"), [])
 
 
+def test_a_table_that_cannot_be_checked_leaves_nothing_staged(tmp_path, monkeypatch):
+    settings = Settings(home=tmp_path / "home")
+    write_synthetic_concepts(settings.concepts_path, article_lengths=[12] * 30)
+
+    with pytest.raises(LvmError, match="names the check 'nonsense'"):
+        lineage.stage_sequences(settings.model_copy(update={"severities": "nonsense=warning"}))
+    monkeypatch.setattr("lvm_pipeline.lineage.data.read_sequences_metadata", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lineage.stage_sequences(settings)
+
+    assert not list(settings.staging_dir.iterdir())
+
+
 def outcomes(findings, *names):
     found = {finding.name: finding.outcome for finding in findings}
     return [found[name] for name in names]

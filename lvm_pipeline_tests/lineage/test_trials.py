@@ -52,6 +52,19 @@ def train(settings, *, tracker=None, again=False, **options):
     return lineage.train_trial(settings, lineage.training_config_of(settings), tracker=tracker, again=again)
 
 
+def test_pages_of_the_latest_trial_have_addresses_also_where_the_home_is_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "home").symlink_to(tmp_path / "disk")
+    settings = Settings(home=tmp_path / "home")
+    folder = trials.trial_folder(settings, "gru-1")
+    folder.model_dir.mkdir(parents=True)
+    trials.link_model(settings, "gru", folder)
+
+    found = lineage.latest_trial(settings, "gru")
+
+    assert settings.page_url(found.report_path) == "http://127.0.0.1:3001/trials/gru-1/report.json"
+
+
 def test_two_trials_of_one_architecture_lie_side_by_side(settings):
     one, other = train(settings), train(settings, seed=1)
     lineage.evaluate_trial(settings, one.folder)
