@@ -40,7 +40,7 @@ from lvm_pipeline.training.compiled import COMPILE_CACHE
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import Spans, TrainingData
 from lvm_pipeline.training.invariants import preset_has_its_declared_size
-from lvm_pipeline.training.objectives import SumOfTerms, training_loss
+from lvm_pipeline.training.objectives import SumOfTerms
 from lvm_pipeline.training.optimiser import set_learning_rate
 from lvm_pipeline.training.phases import Phase
 from lvm_pipeline.training.progress import OnProgress, ProgressReport, StoppedError
@@ -182,7 +182,7 @@ class _Training:
         self.identity = checkpoint_identity(self.trial, self.state.model, self.made.model_config, self.data)
         found = find_checkpoint(checkpoint_path, self.identity, again=again) if self.ranks.is_first else None
         is_resumed = restore_checkpoint(self.ranks.agreed(found), self.state)
-        self.stepped = self.ranks.shared_out(self.state.model, self.state.optimiser, self.state.average)
+        self.loss_of = self.ranks.shared_out(self.state.model, self.state.optimiser, self.state.average)
         self.ranks.seed_apart(self.config.seed, self.state.progress.step)
         scales = self.state.progress.objective_scales
         if is_resumed and scales:
@@ -275,7 +275,7 @@ class _Training:
         batch = gather(made.vectors, own, made.condition, counted=self._phase.counted)
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(made.vectors.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = weight * training_loss(self.stepped, batch, made.terms.around(self.objective, self._phase.terms))
+            loss = weight * self.loss_of(batch, made.terms.around(self.objective, self._phase.terms))
         loss.backward()
         self.ranks.average_gradients(made.terms.parameters())
         weights = [*model.parameters(), *made.terms.parameters()]

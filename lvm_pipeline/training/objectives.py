@@ -105,20 +105,30 @@ class SumOfTerms:
         return {name: TermShare(of_value=_share(values, name), of_gradient=_share(pulls, name)) for name in values}
 
 
-def training_loss(model: nn.Module, batch: Batch, objective: Objective) -> Tensor:
-    """Run the model, or a wrapper around it (DDP, FSDP), once on a batch and return what training minimises, a scalar.
+def training_loss(model: LatentVectorModel, batch: Batch, objective: Objective) -> Tensor:
+    """Run the model once on a batch and return what training minimises, a scalar.
 
     The objective is of the predictions that have a target; of a model that learns by denoising, of each of its draws.
     """
-    if not learns_by_denoising(model):
+    if not model.learns_by_denoising:
         return objective(model(batch.contexts, batch.condition, batch.is_target), batch)
     draws, loss = model(batch.contexts, batch.condition, batch.is_target, batch.targets)
     return loss + torch.stack([objective(draw, batch) for draw in draws]).mean()
 
 
-def learns_by_denoising(model: nn.Module) -> bool:
-    """Return whether the model, or the one inside a wrapper, reads its targets in training."""
-    return next(each for each in model.modules() if isinstance(each, LatentVectorModel)).learns_by_denoising
+class TrainingLoss(nn.Module):
+    """`training_loss` as a module, which DDP can wrap.
+
+    A strategy's terms use heads of the model outside its forward pass. DDP only follows what happens inside the forward
+    pass of the module that it wraps, so that module computes the whole loss.
+    """
+
+    def __init__(self, model: LatentVectorModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, objective: Objective) -> Tensor:
+        return training_loss(self.model, batch, objective)
 
 
 @dataclass(frozen=True, kw_only=True)

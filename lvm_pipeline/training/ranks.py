@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.training.averaging import WeightAverage
+from lvm_pipeline.training.objectives import TrainingLoss
 from lvm_pipeline.training.spans import Spans
 
 LARGE_MODEL = 1_000_000_000  # parameters from which weights are shared out
@@ -45,21 +47,21 @@ class Ranks:
         return replace(self, are_sharding=wanted and self.size > 1)
 
     def shared_out(
-        self, model: nn.Module, optimiser: torch.optim.Optimizer, average: WeightAverage | None
+        self, model: LatentVectorModel, optimiser: torch.optim.Optimizer, average: WeightAverage | None
     ) -> nn.Module:
-        """Return the module whose backward pass averages the gradients of all ranks.
+        """Return the model's `TrainingLoss`; its backward pass averages the gradients of all ranks.
 
         Either every rank holds all weights, which start as the first's, or a share of weights, average and moments.
         """
-        if self.size == 1:
-            return model
         if self.are_sharding:
             from lvm_pipeline.training.sharding import shard
 
             shard(model, optimiser, average, device=self.device)
-            return model
+        loss = TrainingLoss(model)
+        if self.size == 1 or self.are_sharding:
+            return loss
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else None
-        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+        return DistributedDataParallel(loss, device_ids=devices, find_unused_parameters=True)
 
     def whole(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
         """Return a block inside which this rank can run the model without the others."""
