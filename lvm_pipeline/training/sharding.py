@@ -67,7 +67,8 @@ def gathered(model: nn.Module) -> Iterator[None]:
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
     """Clip the norm of all gradients, shared out or not; return what it was, equal on every rank."""
     kinds = [[each for each in parameters if isinstance(each, DTensor) is is_sharded] for is_sharded in (True, False)]
-    found = [torch.nn.utils.get_total_norm([each.grad for each in some if each.grad is not None]) for some in kinds]
+    gradients = [[each.grad for each in some if each.grad is not None] for some in kinds]
+    found = [torch.nn.utils.get_total_norm(some) for some in gradients if some]  # that of none would be on the CPU
     norms = [each.full_tensor() if isinstance(each, DTensor) else each for each in found]
     norm = torch.linalg.vector_norm(torch.stack(norms))
     for some in kinds:
