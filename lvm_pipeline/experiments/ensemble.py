@@ -334,6 +334,7 @@ def _record_of(
         seed=config.seed,
         code_version=ensemble_code_version(list(infos.values())),
         packages=package_versions(),
+        content_fingerprint=None,  # what the ensemble's own trial reads; the members' records hold theirs
         is_leaking=any(info.is_leaking for info in infos.values()),
         strategy_notes={},
         arithmetic={},
