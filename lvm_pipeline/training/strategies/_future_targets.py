@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.training.batches import Batch
-from lvm_pipeline.training.terms import TermModule, TermSources
+from lvm_pipeline.training.terms import TermModule, TermSources, mixers_of
 
 
 class FutureTargets(TermModule):
@@ -22,16 +22,21 @@ class FutureTargets(TermModule):
     article_ends: Tensor
 
     def __init__(self, sources: TermSources, *, offsets: tuple[int, ...], mean_of_next: int):
-        """Make a head for each offset (1 is the next concept), and for the mean of `mean_of_next` concepts if not 0."""
+        """Make a head for each offset (1 is the next concept), and for the mean of `mean_of_next` concepts if not 0.
+
+        Raises:
+            LvmError: If the model has no hidden states.
+        """
         super().__init__()
         articles = sources.data.articles
         ends = torch.from_numpy(articles.first_rows + articles.lengths)
         lengths = torch.from_numpy(articles.lengths)
         self.register_buffer("vectors", sources.vectors, persistent=False)
         self.register_buffer("article_ends", ends.repeat_interleave(lengths), persistent=False)
-        self.ahead = [list(range(offset, offset + 1)) for offset in offsets]
+        self.ahead = [[offset] for offset in offsets]
         self.ahead += [list(range(1, mean_of_next + 1))] if mean_of_next else []
-        width = dict(sources.model.named_modules())["input_projection"].out_features
+        mixers_of(sources.model)
+        width = sources.model.get_submodule("input_projection").out_features
         assert isinstance(width, int)
         self.heads = nn.ModuleList(nn.Linear(width, sources.vectors.shape[1]) for _ in self.ahead)
         for head in self.heads:
