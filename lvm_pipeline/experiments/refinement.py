@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NUM_RANDOM = 4  # trials drawn at random before the sampler learns from scores, and before any training is stopped
 NUM_WARMUP_EPOCHS = 2  # after which a training can be stopped
 SAMPLER = f"TPE after {NUM_RANDOM} random trials"
-PRUNER = f"below the median of earlier trials after epoch {NUM_WARMUP_EPOCHS} or later"
+PRUNER = f"worse than the median of earlier trials after epoch {NUM_WARMUP_EPOCHS} or later"
 DIGITS = 3  # of a proposed value
 
 
@@ -59,17 +59,20 @@ class Proposal:
         """Report the best score so far after each epoch.
 
         Raises:
-            StoppedError: If it is below the median of earlier trials at this epoch.
+            StoppedError: If it is worse than the median of earlier trials at this epoch.
         """
+        from lvm_pipeline.training.predictions import selection_metric
+
         epoch = report.epochs_validated
         if epoch <= self._last_epoch:
             return
         self._last_epoch = epoch
-        self._trial.report(report.best_score, step=epoch)
+        sign = 1 if selection_metric(report.metric_name).higher_is_better else -1  # the study maximises
+        self._trial.report(sign * report.best_score, step=epoch)
         if self._trial.should_prune():
             raise StoppedError(
-                f"after epoch {epoch} its {report.metric_name} of {report.best_score:.4f} was below the median of "
-                "earlier trials"
+                f"after epoch {epoch} its {report.metric_name} of {report.best_score:.4f} was worse than the "
+                "median of earlier trials"
             )
 
     def report(self, *, cosine: float | None, was_stopped: bool) -> None:
