@@ -129,11 +129,11 @@ def _ended(outcome: Outcome | None) -> dict[str, Any]:
 
 def with_comparisons(rows: Sequence[StudyRow]) -> list[StudyRow]:
     """Sort rows and compare the done ones: corrected intervals, distance to the best, Pareto fronts."""
-    done = sorted((row for row in rows if row.scores is not None), key=lambda row: -_scores(row).cosine)
+    done = sorted((row for row in rows if row.scores is not None), key=lambda row: -scores_of(row).cosine)
     rest = sorted((row for row in rows if row.scores is None), key=lambda row: row.week)
     if not done:
         return rest
-    scores = [_scores(row) for row in done]
+    scores = [scores_of(row) for row in done]
     counts = np.array(scores[0].target_counts, np.float64)
     gains = simultaneous_intervals(np.array([each.gain_sums for each in scores]), counts)
     cosines = np.array([each.cosine_sums for each in scores])
@@ -180,17 +180,17 @@ def best_configs(groups: Iterable[ConfigGroup]) -> list[ConfigGroup]:
 
 
 def _group_of(rows: Sequence[StudyRow]) -> ConfigGroup:
-    best = max(rows, key=lambda row: _scores(row).cosine)
+    best = max(rows, key=lambda row: scores_of(row).cosine)
     return ConfigGroup(
         group=best.group,
         architecture=best.architecture,
         strategy=best.strategy,
         overrides=best.overrides,
         seeds=tuple(sorted(row.seed for row in rows)),
-        cosine=seed_interval([_scores(row).cosine for row in rows]),
+        cosine=seed_interval([scores_of(row).cosine for row in rows]),
         best_trial_id=best.trial_id,
-        num_params=_scores(best).num_params,
-        training_seconds=float(np.mean([_scores(row).training_seconds for row in rows])),
+        num_params=scores_of(best).num_params,
+        training_seconds=float(np.mean([scores_of(row).training_seconds for row in rows])),
     )
 
 
@@ -236,6 +236,7 @@ def csv_row(row: StudyRow) -> dict[str, Any]:
     }
 
 
-def _scores(row: StudyRow) -> TrialScores:
+def scores_of(row: StudyRow) -> TrialScores:
+    """Return the scores of a trial that is done."""
     assert row.scores is not None
     return row.scores

@@ -9,6 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def consecutive(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return `counts[i]` consecutive numbers from `starts[i]` on, for each i in turn."""
+    offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(starts, counts) + offsets
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spans:
     """Unbroken stretches of context concepts that a model reads in one go.
@@ -29,9 +35,7 @@ class Spans:
         return self.lengths - self.first_targets
 
     def target_rows(self) -> NDArray[np.int64]:
-        counts = self.num_targets
-        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(self.first_rows + self.first_targets + 1, counts) + offsets
+        return consecutive(self.first_rows + self.first_targets + 1, self.num_targets)
 
     def take(self, indices: NDArray[np.int64]) -> "Spans":
         return Spans(

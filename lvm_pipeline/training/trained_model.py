@@ -9,7 +9,7 @@ mean.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,6 @@ WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "trained_model.json"
 MEMBERS_DIR = "members"  # in an ensemble's folder: the trained model of each member, under its trial id
 IDENTITY_KEY = "lvm_identity"
-OPTIONAL = (
-    "trial",
-    "members",
-    "strategy_notes",
-    "is_oracle",
-    "content_fingerprint",
-)  # records of earlier versions lack them
 PACKAGE = __name__.partition(".")[0]
 # Names in the files of earlier versions: parts of the names of weights, and classes.
 EARLIER_WEIGHTS = {"enter": "input_projection", "leave": "output_projection"}
@@ -151,16 +144,14 @@ def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
         raise LvmError(f"{path} cannot be read ({error}); train the model again.") from None
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise LvmError(f"{path} is not a record of schema version {SCHEMA_VERSION}; train the model again.")
-    missing = sorted({f.name for f in fields(TrainedModelInfo)} - {*OPTIONAL} - set(values))
+    required = {f.name for f in fields(TrainedModelInfo) if f.default is MISSING and f.default_factory is MISSING}
+    missing = sorted(required - {"trial"} - set(values))  # earlier versions wrote no trial
     if missing:
         raise LvmError(f"{path} lacks {', '.join(missing)}; train the model again.")
     values["trial"] = trial_in(values).identity()
     values["model_class"] = _present_classes(values["model_class"])
     values["members"] = [Member(**each) for each in values.get("members", [])]
-    values.setdefault("strategy_notes", {})
-    values.setdefault("is_oracle", False)
-    values.setdefault("content_fingerprint", None)
-    return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo)})
+    return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo) if f.name in values})
 
 
 def _present_classes(text: str) -> str:

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,6 @@ def strategies_of(trial: Trial) -> "list[tuple[Strategy, Any]]":
     Raises:
         LvmError: If a strategy or an option does not exist; the message lists what exists.
     """
-    from dataclasses import fields
-
     from lvm_pipeline.training.strategies._contract import AFFECTS
 
     found = [load_strategy(name) for name in names_of_strategies(trial.strategy)]
