@@ -29,9 +29,9 @@ class TrainingData:
     article_splits: NDArray[np.str_]  # split of each article, shape (A,)
     sequences: Sequences  # contexts and targets by row
     concepts: ConceptsMetadata  # metadata of the concept table
-    concepts_path: Path | None = None  # the concept table, from which the condition is read when a model needs it
-    encoders_dir: Path | None = None  # where the encoder of the concepts' space is looked for when a strategy needs it
-    decoders_dir: Path | None = None  # where trained text decoders are looked for when a strategy needs one
+    concepts_path: Path | None = None  # the concept table, for columns that some models and strategies read
+    encoders_dir: Path | None = None  # folder of encoders, for strategies that need one
+    decoders_dir: Path | None = None  # folder of trained text decoders, likewise
 
     def has_written_negatives(self) -> bool:
         """Return whether the table names a soft or hard negative of any concept."""
@@ -113,13 +113,13 @@ class TrainingData:
         return spans
 
     def train_sample(self) -> NDArray[np.float32]:
-        """Return vectors of train concepts, evenly thinned to so many that estimates need no more, shape (n, D)."""
+        """Return an even sample of at most `MAX_SAMPLE_ROWS` train vectors, for estimates, shape (n, D)."""
         rows = self.train_rows()
         return np.asarray(self.vectors[rows[:: -(-len(rows) // MAX_SAMPLE_ROWS) or 1]])
 
     @cached_property
     def fits(self) -> dict[str, dict[str, float]]:
-        """What was fitted on these data, by a name for what it was fitted on; trials of one process share it."""
+        """Cache of fitted values by a hash of the rows they were fitted on; the trials of a process share it."""
         return {}
 
     @cached_property

@@ -59,7 +59,7 @@ class Phase:
 
 
 def train_spans(config: TrainingConfig, data: TrainingData) -> Spans:
-    """Return everything that the train split offers in the training's mode.
+    """Return all spans of the train split in the training's mode.
 
     Raises:
         LvmError: If there is nothing to train on.

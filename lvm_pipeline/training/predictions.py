@@ -36,8 +36,8 @@ def predict_spans(
 ) -> NDArray[np.float32]:
     """Predict the targets of the spans in the order of `spans.target_rows()`, (S, D), in float32.
 
-    The model is left in evaluation mode; spans longer than it reads are cut. `vectors` are all vectors (N, D) on its
-    device, `condition` that of all concepts (N, C). On a CPU, batches are predicted in several threads, unless
+    The model is put into evaluation mode; longer spans than it can read are cut. `vectors` are all vectors (N, D) on
+    its device, `condition` that of all concepts (N, C). On a CPU, batches are predicted in several threads, unless
     `in_threads` is False.
     """
     spans = spans.no_longer_than(model.max_context)

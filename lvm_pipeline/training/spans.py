@@ -1,4 +1,4 @@
-"""Stretches of concepts that a model reads in one go, and the positions of them whose target counts.
+"""Spans: stretches of concepts that a model reads at once, and the positions whose targets count.
 
 Shapes: R = spans.
 """
@@ -17,7 +17,7 @@ def consecutive(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class Spans:
-    """Unbroken stretches of context concepts that a model reads in one go.
+    """Unbroken stretches of context concepts that a model reads at once.
 
     Position t of a span is row `first_row + t`; its target is the row after it. Positions before
     `first_target` are context only.
@@ -45,7 +45,7 @@ class Spans:
         )
 
     def no_longer_than(self, max_context: int | None) -> "Spans":
-        """Cut spans for a model that reads at most so many concepts; targets and their order stay.
+        """Cut spans to at most `max_context` concepts; the targets and their order stay the same.
 
         The pieces of a cut span overlap by half, so that a target keeps at least half the longest context; a span's
         only target keeps all of it.

@@ -25,7 +25,7 @@ class TermSources:
 
 
 class TermModule(nn.Module, ABC):
-    """One term. It costs about one where a prediction knows nothing, like the terms in `objectives`.
+    """One term. Its value is about 1 for an uninformed prediction, like that of the terms in `objectives`.
 
     Its parameters are trained with the model and kept in the checkpoint; they are not part of the trained model. A
     module that needs randomness draws it from torch's random state, which the checkpoint keeps.
@@ -78,7 +78,7 @@ class AddedTerms:
 
 
 def added_terms(terms: Mapping[str, AddedTerm], sources: TermSources) -> AddedTerms:
-    """Make the modules of the added terms.
+    """Build the modules of the added terms.
 
     Raises:
         LvmError: If a term reads hidden states that the model does not have.

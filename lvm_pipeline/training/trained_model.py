@@ -32,7 +32,7 @@ INFO_FILE = "trained_model.json"
 MEMBERS_DIR = "members"  # in an ensemble's folder: the trained model of each member, under its trial id
 IDENTITY_KEY = "lvm_identity"
 PACKAGE = __name__.partition(".")[0]
-# Names in the files of earlier versions: parts of the names of weights, and classes.
+# Names of weights and classes in files of earlier versions, and their present names.
 EARLIER_WEIGHTS = {"enter": "input_projection", "leave": "output_projection"}
 EARLIER_CLASSES = {"._denoiser.SelfAlone": "._denoiser.PointwiseAttention"}
 
@@ -59,9 +59,9 @@ class TrainedModelInfo:
     num_params: int  # learned values
     space_id: str  # space of the vectors it reads and predicts
     trial: dict[str, Any]  # the options that tell its trial from others
-    training: dict[str, Any]  # every training option, with nothing left open
+    training: dict[str, Any]  # every training option, with all defaults settled
     mode: str  # `windows` or `articles`: the contexts that the scores were measured with
-    seed: int  # of weights, order and dropout
+    seed: int  # random seed
     code_version: str  # of the sources that decide what a training computes
     packages: dict[str, str]  # versions of Python and packages
     fingerprints: dict[str, str]  # fingerprint of each data product read
@@ -79,7 +79,7 @@ class TrainedModelInfo:
     # what each strategy did with the data, one sentence each
     strategy_notes: dict[str, str] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)  # the members of an ensemble; empty for any other model
-    # whether it reads something of its targets, so that it cannot be used on what is not known yet
+    # whether it reads something of its targets, so that it cannot predict what is not known yet
     is_oracle: bool = False
     # fingerprint of the texts, codes and negatives, if its training read any of them and their table had one
     content_fingerprint: str | None = None
@@ -120,7 +120,7 @@ def class_name(model: LatentVectorModel) -> str:
 
 
 def _written_class(module: nn.Module) -> type:
-    """Return the class of a module, or the one that FSDP2 made a subclass of when it shared the weights out."""
+    """Return the class of a module; for a sharded one, the class that FSDP2 made a subclass of."""
     found = type(module)
     return found.__bases__[1] if found.__bases__[0].__name__ == "FSDPModule" else found
 
@@ -234,7 +234,7 @@ def ensemble_from(model_dir: Path, members: Sequence[Member], *, neighbours: boo
 
 
 def weights_fingerprint(model_dir: Path) -> str:
-    """Hash the weights: equal for the same model wherever it lies."""
+    """Return a hash of the weights file."""
     with (model_dir / WEIGHTS_FILE).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -279,7 +279,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, st
 
 
 def _errno_in(error: SafetensorError) -> int:
-    """Return the operating system's error number that safetensors only tells as text."""
+    """Return the operating system's error number, which safetensors only gives as text."""
     text = str(error)
     return int(text.split("os error ")[1].split(")")[0]) if "os error " in text else 0
 

@@ -1,4 +1,4 @@
-"""What several processes do in a training, tested in one; `lineage/test_launching.py` starts real ones."""
+"""Parts of a training in several processes, tested in one; `lineage/test_launching.py` starts real ones."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_gradients_of_heads_outside_the_forward_pass_are_averaged_too(process_gr
         return {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
 
     expected = gradients_of(lambda *inputs: training_loss(model, *inputs))
-    found = gradients_of(Ranks(size=2).shared_out(model, made.optimiser, None))  # the group has one process
+    found = gradients_of(Ranks(size=2).loss_of(model, made.optimiser, None))  # the group has one process
 
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient)

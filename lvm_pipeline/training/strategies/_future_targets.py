@@ -1,9 +1,9 @@
-"""Further targets behind the next concept, predicted by heads of their own.
+"""Targets beyond the next concept, predicted by additional heads.
 
 Shapes: D = vector width, H = hidden width, n = positions that count, N = concepts.
 
     prediction of offset k = prediction of the next concept + W_k h + b_k        W_k, b_k start at zero
-    loss of offset k       = 1 - mean cosine to x_{t+k}, over the positions whose article goes on so far
+    loss of offset k       = 1 - mean cosine to x_{t+k}, over the positions whose article is long enough
 """
 
 import torch
@@ -15,7 +15,7 @@ from lvm_pipeline.training.terms import TermModule, TermSources, mixers_of
 
 
 class FutureTargets(TermModule):
-    """The mean loss over some offsets, and over the mean of the next few concepts where that is asked for."""
+    """The mean loss over some offsets and, if enabled, over the mean of the next few concepts."""
 
     reads_states = True
     vectors: Tensor
