@@ -1,6 +1,6 @@
 """Refinement of the best config by Optuna: a TPE sampler proposes options, a median pruner stops poor trainings early.
 
-The Optuna study lives in a database, so a search that was interrupted goes on where it was.
+The Optuna study is kept in a database, so an interrupted search continues where it stopped.
 
 Source: Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization Framework", KDD 2019.
 """
@@ -49,7 +49,7 @@ AXES = (
 
 
 class Proposal:
-    """Options that Optuna proposes for one trial, and the way back to it."""
+    """Options that Optuna proposes for one trial; reports the trial's scores to Optuna."""
 
     def __init__(self, study: "Study", trial: "Trial"):
         self._study, self._trial, self._last_epoch = study, trial, 0
@@ -76,7 +76,7 @@ class Proposal:
             )
 
     def report(self, *, cosine: float | None, was_stopped: bool) -> None:
-        """Report how the trial ended: its validation cosine, or that it was stopped, else that it failed."""
+        """Report how the trial ended: its validation cosine, or else whether it was stopped or failed."""
         from optuna.trial import TrialState
 
         if cosine is not None:
@@ -87,11 +87,11 @@ class Proposal:
 
 class Refinement:
     def __init__(self, storage: str, name: str, *, training: Mapping[str, Any], seed: int = 0):
-        """Begin the search, or go on with it.
+        """Begin or continue the search.
 
         Args:
             storage: SQLAlchemy URL of the database that keeps it.
-            name: Its name; a search of this name is continued.
+            name: Its name; an existing search of this name is continued.
             training: Settled training options of the best config, the middle of relative ranges.
             seed: Of the sampler.
         """
@@ -102,7 +102,7 @@ class Refinement:
             axis.option: axis.distribution(float(training.get(axis.option, 1.0))) for axis in AXES
         }
         for interrupted in self._study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING)):
-            self._study.tell(interrupted.number, state=TrialState.FAIL)  # its options are tried again if asked for
+            self._study.tell(interrupted.number, state=TrialState.FAIL)  # see `propose_again`
 
     def propose(self) -> Proposal:
         """Return new options to try."""

@@ -1,4 +1,4 @@
-"""The study: what the trials of the plan say together. Figures only; `study_page` draws them."""
+"""The study: all trials of the plan compared. Figures only; `study_page` draws them."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from lvm_pipeline.experiments.trial_scores import Outcome, TrialScores
 from lvm_pipeline.measures.uncertainty import Interval, simultaneous_intervals
 
 STUDY_VERSION = 1
-FRONTS = ("num_params", "latency_ms", "training_seconds")  # what quality is paid with; less is better
+FRONTS = ("num_params", "latency_ms", "training_seconds")  # costs; less is better
 RULE = (
     "Fixed before the first trial: trials are ranked by mean validation cosine. Intervals are 95 % and hold for all "
     "trials at once (bootstrap-t of the maximum, whole articles resampled), so the best of many trials gets no credit "
@@ -41,7 +41,7 @@ class StudyRow:
     # gain over the best baseline; the interval is corrected for the number of trials
     corrected_gain: Interval | None = None
     to_best: Interval | None = None  # cosine minus that of the best trial, corrected likewise
-    fronts: tuple[str, ...] = ()  # costs on whose Pareto front against the cosine it lies
+    fronts: tuple[str, ...] = ()  # costs for which it is on the Pareto front with the cosine
     seconds: float | None = None  # time from its start to its scores
     overhead_seconds: float | None = None
     mlflow_url: str | None = None
@@ -49,7 +49,7 @@ class StudyRow:
 
     @property
     def is_level_with_best(self) -> bool:
-        """Whether it cannot be told apart from the best trial."""
+        """Whether it cannot be distinguished from the best trial."""
         return self.to_best is not None and (self.to_best.high is None or self.to_best.high >= 0)
 
 
@@ -95,7 +95,7 @@ class Study:
         return sum(row.status == status for row in self.rows)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the study as JSON values, without the sums by article, which lie in the trials' folders."""
+        """Return the study as JSON values, without the sums per article, which are in the trials' folders."""
         values = json.loads(json.dumps(asdict(self)))
         values["refinements"] = [row.trial_id for row in self.refinements]
         for row in values["rows"]:
@@ -152,7 +152,7 @@ def with_comparisons(rows: Sequence[StudyRow]) -> list[StudyRow]:
 
 
 def pareto_front(scores: Sequence[TrialScores], cost: str) -> list[int]:
-    """Return the trials that no other one beats in cosine at the same or a lower cost, cheapest first."""
+    """Return the indices of the Pareto front of cosine and a cost, cheapest first."""
     order = sorted(range(len(scores)), key=lambda number: (getattr(scores[number], cost), -scores[number].cosine))
     front: list[int] = []
     for number in order:
@@ -206,7 +206,7 @@ def seed_interval(values: Sequence[float]) -> Interval:
 
 
 def experiments_csv(study: Study) -> str:
-    """Return one line a trial: config, metrics, interval, seconds and status."""
+    """Return one line per trial: config, metrics, interval, seconds and status."""
     file = io.StringIO()
     lines = [csv_row(row) for row in study.rows]
     writer = csv.DictWriter(file, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")

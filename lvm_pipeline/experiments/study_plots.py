@@ -18,7 +18,7 @@ COST_WORDS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "latency_ms": ("latency of one prediction, ms", lambda value: f"{value:g}"),
     "training_seconds": ("training time", duration),
 }
-BEST_FRACTION = 0.1  # of the trials are drawn in the model's colour in the parallel coordinates
+BEST_FRACTION = 0.1  # fraction of the trials that is highlighted in the parallel coordinates
 
 
 @dataclass(frozen=True, kw_only=True)
