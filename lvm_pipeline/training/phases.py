@@ -66,7 +66,7 @@ def train_spans(config: TrainingConfig, data: TrainingData) -> Spans:
     """
     spans = data.article_spans("train") if config.mode == "articles" else data.window_spans("train")
     if not len(spans):
-        raise LvmError("The train split holds no article of two concepts or more; load more articles.")
+        raise LvmError(f"The train split has no targets in mode {config.mode}; load more or longer articles.")
     return spans
 
 
