@@ -125,7 +125,7 @@ def injection(
 def alarm_rates(trials: Iterable[tuple[ArticleSample, ArticleSample]]) -> tuple[float, float]:
     """Say how often our checks and the plain tests raise an alarm; both see the same articles and rows.
 
-    The plain tests are slow and nearly always of one mind, so they get the first trials only.
+    The plain tests are slow and nearly always agree, so they get only the first trials.
     """
     ours, plain = [], []
     for number, (reference, present) in enumerate(trials):

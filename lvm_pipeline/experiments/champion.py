@@ -1,14 +1,14 @@
-"""The champion rule, fixed before the first trial. Pure: it sees scores, never files or registries.
+"""The champion rule, fixed before the first trial. Pure: it works on scores, without files or registries.
 
 1. The candidates are all trained models of the present data. The challenger is the one with the highest mean validation
    cosine.
 2. It becomes champion when the lower bound of its paired gain over the present champion is above zero: cosine on the
-   very same targets, 95 % interval with whole articles resampled. The present champion is scored anew on the
-   challenger's own validation targets; scores of other sequences or splits are refused, never compared.
-   The best of many candidates looks too good because it was picked, so the interval is corrected for their number: it
-   holds for all candidates at once (`measures.uncertainty.simultaneous_intervals`, the bootstrap-t of the maximum).
+   same targets, 95 % interval by article-level bootstrap. The present champion is scored anew on the challenger's
+   validation targets; scores of other sequences or splits are refused.
+   The best of many candidates scores too high by selection, so the interval is corrected for their number: it holds
+   for all candidates at once (`measures.uncertainty.simultaneous_intervals`, the bootstrap-t of the maximum).
    With one candidate it is the plain interval.
-3. Where there is no champion that can be scored, it has to beat the best baseline in the same way.
+3. If there is no champion that can be scored, it has to beat the best baseline in the same way.
 4. A model with scores from leaking sequences is never promoted.
 
 Validation decides. The test split is scored once, for the model that was promoted, and changes nothing.
@@ -111,7 +111,7 @@ def corrected_gain(
 
 
 def refuse_other_targets(scores: RowScores, others: RowScores) -> None:
-    """Make sure that two predictors were scored on the very same targets.
+    """Make sure that two predictors were scored on the same targets.
 
     Raises:
         ValueError: If they were not; scores of different data are never compared.

@@ -1,9 +1,9 @@
 """Ensembles: two to five trained models as one, which predicts the normalised weighted mean of their predictions.
 
 An ensemble is a trained model like any other, with a trial id, a folder and a report of its own. Its folder holds hard
-links to the members' files (copies where the disk has no links), so it stays whole when a member is trained again or
+links to the members' files (copies where the disk has no links), so it stays complete when a member is trained again or
 deleted. The weights are equal, or fitted on the validation articles; see `choose_weights`. With `neighbours`, the mean
-is corrected by what it missed on the train articles; see `architectures._neighbours`.
+is corrected by its residuals on the train articles; see `architectures._neighbours`.
 
 Shapes: S = targets, M = members, D = vector width.
 """
@@ -48,7 +48,7 @@ from lvm_pipeline.training.trained_model import (
 )
 from lvm_pipeline.training.trial import Trial
 
-ENSEMBLE = "ensemble"  # stands where a trial names its architecture
+ENSEMBLE = "ensemble"  # the architecture in an ensemble's trial
 FEWEST_MEMBERS, MOST_MEMBERS = 2, 5
 NUM_FOLDS = 5  # parts of the validation articles in cross-fitting
 
@@ -57,7 +57,7 @@ Weighting = Literal["equal", "validation"]
 
 @dataclass(frozen=True, kw_only=True)
 class WeightChoice:
-    """The weights of the members, (M,), and how they were chosen, in words."""
+    """The weights of the members, (M,), and the reason for them."""
 
     weights: tuple[float, ...]
     reason: str
@@ -108,7 +108,7 @@ def ensemble_code_version(infos: Sequence[TrainedModelInfo]) -> str:
 
 
 def refuse_unlike(members: Mapping[str, TrainedModelInfo], data: TrainingData) -> None:
-    """Refuse members that cannot be averaged, or whose scores on these data could not be believed.
+    """Refuse members that cannot be averaged, or whose scores on these data would not be valid.
 
     Raises:
         LvmError: If members differ in space, width, data or split from the first or from the data, or one is itself
@@ -169,7 +169,7 @@ def build_ensemble(
 
     Args:
         member_dirs: Model folders of the members, by trial id.
-        data: What all of them were trained on; its validation split gives the score, and the weights if asked for.
+        data: What all of them were trained on; the validation split gives the score and any fitted weights.
         trial: From `ensemble_trial`.
         output_dir: Folder of the ensemble. An earlier one is replaced at the end.
     """
@@ -232,7 +232,7 @@ def _members(
 
 
 def _fit_neighbours(ensemble: Ensemble, data: TrainingData, *, mode: str, device: str) -> int:
-    """Fit the correction to what the ensemble predicts in train without one; return how many targets it keeps."""
+    """Fit the correction to the ensemble's uncorrected predictions on train; return the number of targets it keeps."""
     assert ensemble.neighbours is not None
     found = predicted(ensemble, data, mode=mode, device=device, split="train")
     targets = np.asarray(data.vectors[data.scored_spans("train", mode=mode).target_rows()], np.float32)
@@ -250,7 +250,7 @@ def predicted(
 
 
 def agreement_of(predictions: Sequence[NDArray[np.float32]], spans: Spans, data: TrainingData) -> Agreement:
-    """Measure how predictions (S, D) of the same targets agree with these and among each other.
+    """Compute the cosines of the members' predictions (S, D) with the targets and with each other.
 
     Predictions are taken as they are: of unit length, or as long as the space's vectors are.
     """
@@ -268,9 +268,9 @@ def agreement_of(predictions: Sequence[NDArray[np.float32]], spans: Spans, data:
 def choose_weights(agreement: Agreement, *, weighting: Weighting, seed: int = 0) -> WeightChoice:
     """Choose the members' weights.
 
-    `equal` fits nothing. `validation` fits them on the validation articles, which also give the score; to keep that
-    honest they are first cross-fitted: fitted on four fifths of the articles and scored on the last fifth, in turn.
-    Fitted weights are used only if that score is above the one of equal weights, with an interval above zero.
+    `equal` fits nothing. `validation` fits them on the validation articles, which also give the score. To avoid bias,
+    they are first cross-fitted: fitted on four fifths of the articles and scored on the last fifth, in turn.
+    Fitted weights are used only if the cross-fitted gain over equal weights has an interval above zero.
 
     Raises:
         LvmError: If the weighting is neither.
@@ -323,7 +323,7 @@ def fitted_weights(agreement: Agreement) -> NDArray[np.float64]:
 def _record_of(
     infos: Mapping[str, TrainedModelInfo], members: list[Member], config: TrainingConfig, choice: WeightChoice
 ) -> TrainedModelInfo:
-    """Return the first member's record with what is the ensemble's own."""
+    """Return the record of the ensemble: that of the first member with the ensemble's own values."""
     first = next(iter(infos.values()))
     return replace(
         first,
@@ -334,6 +334,7 @@ def _record_of(
         seed=config.seed,
         code_version=ensemble_code_version(list(infos.values())),
         packages=package_versions(),
+        content_fingerprint=None,  # what the ensemble's own trial reads; the members' records hold theirs
         is_leaking=any(info.is_leaking for info in infos.values()),
         strategy_notes={},
         arithmetic={},
@@ -346,7 +347,7 @@ def _record_of(
 
 
 def _short(value: Any) -> str:
-    """Write a value that two members differ in, in few words."""
+    """Write a value that two members differ in, shortened."""
     if not isinstance(value, dict):
         return str(value)
     return ", ".join(f"{name} {str(each)[:12]}" for name, each in value.items() if name != "counts")

@@ -1,8 +1,9 @@
-"""The plan: which trials are run, week by week, as data. No trial is listed by hand; sweeps and counts make them.
+"""The plan: the trials of each week, as data. They are generated from sweeps and counts, not listed by hand.
 
 An architecture's `sweep` names the fields to vary and their values at its full size. At another preset the same fields
 are varied, and values that are sizes shrink with the preset. If the whole grid is larger than the architecture's number
-of trials, one field is varied at a time. Trials left over repeat the first configs with further seeds.
+of trials, one field is varied at a time. If the grid has fewer configs than there are trials, the first configs are
+repeated with other seeds.
 """
 
 import itertools
@@ -34,7 +35,7 @@ class Share:
     week: int  # week of the plan
     count: int  # number of trials
     options: Mapping[str, Any] = field(default_factory=dict)  # training options that all of them share
-    is_addition: bool = False  # whether the trials come on top of the 100 that were asked for
+    is_addition: bool = False  # whether the trials are in addition to the 100 of the request
 
 
 SHARES = (
@@ -58,7 +59,7 @@ NUM_ENSEMBLES, NUM_REFINEMENTS = 5, 10
 class PlannedTrial:
     week: int  # its week
     config: TrainingConfig  # what is trained, completely
-    is_addition: bool = False  # whether it comes on top of the 100 trials that were asked for
+    is_addition: bool = False  # whether it is in addition to the 100 trials of the request
     # what it is for: the sweep of an architecture, the refinement of the best config, or an ensemble
     purpose: Purpose = "sweep"
 
@@ -68,7 +69,7 @@ class PlannedTrial:
 
     @property
     def group(self) -> str:
-        """What trials that differ in their seed alone share: the config as one text."""
+        """The config as one text, equal for trials that only differ in the seed."""
         return group_of(self.config.trial.identity())
 
     @property
@@ -127,7 +128,7 @@ def axis_values(architecture: "Architecture", preset: str, name: str) -> tuple[A
     """Return the values of one swept field at a preset.
 
     The sweep's own values are used if they cover the preset's value or are not numbers. Otherwise they are scaled by
-    the ratio of the preset's value to that of the full preset, rounded, and kept apart from each other.
+    the ratio of the preset's value to that of the full preset, rounded, and kept distinct.
     """
     values = architecture.sweep[name]
     own, full = (getattr(architecture.preset(each).config, name) for each in (preset, FULL))

@@ -1,6 +1,6 @@
 """Refinement of the best config by Optuna: a TPE sampler proposes options, a median pruner stops poor trainings early.
 
-The Optuna study lives in a database, so a search that was interrupted goes on where it was.
+The Optuna study is kept in a database, so an interrupted search continues where it stopped.
 
 Source: Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization Framework", KDD 2019.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NUM_RANDOM = 4  # trials drawn at random before the sampler learns from scores, and before any training is stopped
 NUM_WARMUP_EPOCHS = 2  # after which a training can be stopped
 SAMPLER = f"TPE after {NUM_RANDOM} random trials"
-PRUNER = f"below the median of earlier trials after epoch {NUM_WARMUP_EPOCHS} or later"
+PRUNER = f"worse than the median of earlier trials after epoch {NUM_WARMUP_EPOCHS} or later"
 DIGITS = 3  # of a proposed value
 
 
@@ -49,7 +49,7 @@ AXES = (
 
 
 class Proposal:
-    """Options that Optuna proposes for one trial, and the way back to it."""
+    """Options that Optuna proposes for one trial; reports the trial's scores to Optuna."""
 
     def __init__(self, study: "Study", trial: "Trial"):
         self._study, self._trial, self._last_epoch = study, trial, 0
@@ -59,21 +59,24 @@ class Proposal:
         """Report the best score so far after each epoch.
 
         Raises:
-            StoppedError: If it is below the median of earlier trials at this epoch.
+            StoppedError: If it is worse than the median of earlier trials at this epoch.
         """
+        from lvm_pipeline.training.predictions import selection_metric
+
         epoch = report.epochs_validated
         if epoch <= self._last_epoch:
             return
         self._last_epoch = epoch
-        self._trial.report(report.best_score, step=epoch)
+        sign = 1 if selection_metric(report.metric_name).higher_is_better else -1  # the study maximises
+        self._trial.report(sign * report.best_score, step=epoch)
         if self._trial.should_prune():
             raise StoppedError(
-                f"after epoch {epoch} its {report.metric_name} of {report.best_score:.4f} was below the median of "
-                "earlier trials"
+                f"after epoch {epoch} its {report.metric_name} of {report.best_score:.4f} was worse than the "
+                "median of earlier trials"
             )
 
     def report(self, *, cosine: float | None, was_stopped: bool) -> None:
-        """Report how the trial ended: its validation cosine, or that it was stopped, else that it failed."""
+        """Report how the trial ended: its validation cosine, or else whether it was stopped or failed."""
         from optuna.trial import TrialState
 
         if cosine is not None:
@@ -84,11 +87,11 @@ class Proposal:
 
 class Refinement:
     def __init__(self, storage: str, name: str, *, training: Mapping[str, Any], seed: int = 0):
-        """Begin the search, or go on with it.
+        """Begin or continue the search.
 
         Args:
             storage: SQLAlchemy URL of the database that keeps it.
-            name: Its name; a search of this name is continued.
+            name: Its name; an existing search of this name is continued.
             training: Settled training options of the best config, the middle of relative ranges.
             seed: Of the sampler.
         """
@@ -99,7 +102,7 @@ class Refinement:
             axis.option: axis.distribution(float(training.get(axis.option, 1.0))) for axis in AXES
         }
         for interrupted in self._study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING)):
-            self._study.tell(interrupted.number, state=TrialState.FAIL)  # its options are tried again if asked for
+            self._study.tell(interrupted.number, state=TrialState.FAIL)  # see `propose_again`
 
     def propose(self) -> Proposal:
         """Return new options to try."""

@@ -1,4 +1,4 @@
-"""Cosines of a trained model on the validation targets, kept on disk: a hundred trials are compared more than once."""
+"""Cache of each trained model's cosines on the validation targets, so that trials are scored only once."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def row_scores_of(
     num_threads: int | None = None,
     require_same_data: bool = True,
 ) -> RowScores:
-    """Return a model's cosines on a split, from `cache_dir` (None keeps nothing) or measured now; see `score_model`."""
+    """Return a model's cosines on a split, from `cache_dir` (None: no cache) or measured now; see `score_model`."""
     kept = None if cache_dir is None else _read(cache_dir, model_dir, data, split)
     if kept is not None:
         return kept
@@ -52,7 +52,7 @@ def keep_row_scores(cache_dir: Path, model_dir: Path, scored: ScoredModel) -> No
 def _read(cache_dir: Path, model_dir: Path, data: TrainingData, split: Split) -> RowScores | None:
     path = _path(cache_dir, model_dir, data, split)
     if read_trained_model_info(model_dir).fingerprints != data.fingerprints:
-        return None  # whether it may be scored at all is for `score_model` to say
+        return None  # `score_model` decides whether it may be scored
     kept = read_kept(path, lambda arrays, facts: {**facts, **{name: arrays[name] for name in ARRAYS}})
     if kept is None:
         return None

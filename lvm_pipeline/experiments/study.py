@@ -1,4 +1,4 @@
-"""The study: what the trials of the plan say together. Figures only; `study_page` draws them."""
+"""The study: all trials of the plan compared. Figures only; `study_page` draws them."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from lvm_pipeline.experiments.trial_scores import Outcome, TrialScores
 from lvm_pipeline.measures.uncertainty import Interval, simultaneous_intervals
 
 STUDY_VERSION = 1
-FRONTS = ("num_params", "latency_ms", "training_seconds")  # what quality is paid with; less is better
+FRONTS = ("num_params", "latency_ms", "training_seconds")  # costs; less is better
 RULE = (
     "Fixed before the first trial: trials are ranked by mean validation cosine. Intervals are 95 % and hold for all "
     "trials at once (bootstrap-t of the maximum, whole articles resampled), so the best of many trials gets no credit "
@@ -41,7 +41,7 @@ class StudyRow:
     # gain over the best baseline; the interval is corrected for the number of trials
     corrected_gain: Interval | None = None
     to_best: Interval | None = None  # cosine minus that of the best trial, corrected likewise
-    fronts: tuple[str, ...] = ()  # costs on whose Pareto front against the cosine it lies
+    fronts: tuple[str, ...] = ()  # costs for which it is on the Pareto front with the cosine
     seconds: float | None = None  # time from its start to its scores
     overhead_seconds: float | None = None
     mlflow_url: str | None = None
@@ -49,7 +49,7 @@ class StudyRow:
 
     @property
     def is_level_with_best(self) -> bool:
-        """Whether it cannot be told apart from the best trial."""
+        """Whether it cannot be distinguished from the best trial."""
         return self.to_best is not None and (self.to_best.high is None or self.to_best.high >= 0)
 
 
@@ -95,7 +95,7 @@ class Study:
         return sum(row.status == status for row in self.rows)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the study as JSON values, without the sums by article, which lie in the trials' folders."""
+        """Return the study as JSON values, without the sums per article, which are in the trials' folders."""
         values = json.loads(json.dumps(asdict(self)))
         values["refinements"] = [row.trial_id for row in self.refinements]
         for row in values["rows"]:
@@ -129,11 +129,11 @@ def _ended(outcome: Outcome | None) -> dict[str, Any]:
 
 def with_comparisons(rows: Sequence[StudyRow]) -> list[StudyRow]:
     """Sort rows and compare the done ones: corrected intervals, distance to the best, Pareto fronts."""
-    done = sorted((row for row in rows if row.scores is not None), key=lambda row: -_scores(row).cosine)
+    done = sorted((row for row in rows if row.scores is not None), key=lambda row: -scores_of(row).cosine)
     rest = sorted((row for row in rows if row.scores is None), key=lambda row: row.week)
     if not done:
         return rest
-    scores = [_scores(row) for row in done]
+    scores = [scores_of(row) for row in done]
     counts = np.array(scores[0].target_counts, np.float64)
     gains = simultaneous_intervals(np.array([each.gain_sums for each in scores]), counts)
     cosines = np.array([each.cosine_sums for each in scores])
@@ -152,7 +152,7 @@ def with_comparisons(rows: Sequence[StudyRow]) -> list[StudyRow]:
 
 
 def pareto_front(scores: Sequence[TrialScores], cost: str) -> list[int]:
-    """Return the trials that no other one beats in cosine at the same or a lower cost, cheapest first."""
+    """Return the indices of the Pareto front of cosine and a cost, cheapest first."""
     order = sorted(range(len(scores)), key=lambda number: (getattr(scores[number], cost), -scores[number].cosine))
     front: list[int] = []
     for number in order:
@@ -180,17 +180,17 @@ def best_configs(groups: Iterable[ConfigGroup]) -> list[ConfigGroup]:
 
 
 def _group_of(rows: Sequence[StudyRow]) -> ConfigGroup:
-    best = max(rows, key=lambda row: _scores(row).cosine)
+    best = max(rows, key=lambda row: scores_of(row).cosine)
     return ConfigGroup(
         group=best.group,
         architecture=best.architecture,
         strategy=best.strategy,
         overrides=best.overrides,
         seeds=tuple(sorted(row.seed for row in rows)),
-        cosine=seed_interval([_scores(row).cosine for row in rows]),
+        cosine=seed_interval([scores_of(row).cosine for row in rows]),
         best_trial_id=best.trial_id,
-        num_params=_scores(best).num_params,
-        training_seconds=float(np.mean([_scores(row).training_seconds for row in rows])),
+        num_params=scores_of(best).num_params,
+        training_seconds=float(np.mean([scores_of(row).training_seconds for row in rows])),
     )
 
 
@@ -206,7 +206,7 @@ def seed_interval(values: Sequence[float]) -> Interval:
 
 
 def experiments_csv(study: Study) -> str:
-    """Return one line a trial: config, metrics, interval, seconds and status."""
+    """Return one line per trial: config, metrics, interval, seconds and status."""
     file = io.StringIO()
     lines = [csv_row(row) for row in study.rows]
     writer = csv.DictWriter(file, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")
@@ -236,6 +236,7 @@ def csv_row(row: StudyRow) -> dict[str, Any]:
     }
 
 
-def _scores(row: StudyRow) -> TrialScores:
+def scores_of(row: StudyRow) -> TrialScores:
+    """Return the scores of a trial that is done."""
     assert row.scores is not None
     return row.scores

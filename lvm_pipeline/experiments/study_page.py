@@ -53,7 +53,7 @@ def study_html(study: Study) -> str:
 
 
 def headline(study: Study) -> str:
-    """Say in one sentence what the study found."""
+    """Summarise the study in one or two sentences."""
     if not study.done:
         return f"None of the {len(study.rows)} trials is done."
     gains = [row.corrected_gain for row in study.done if row.corrected_gain]
@@ -128,7 +128,7 @@ def _status_mark(row: StudyRow) -> Mark:
 
 
 def _linked(row: StudyRow) -> Markup:
-    """Return the id of a trial as a link to its report, or to its MLflow run where it has none."""
+    """Return the id of a trial as a link to its report, or to its MLflow run if it has no report."""
     address = f"../trials/{row.trial_id}/report.html" if row.has_report else row.mlflow_url
     return Markup("{}" if address is None else '<a href="{1}">{0}</a>').format(row.trial_id, address)
 

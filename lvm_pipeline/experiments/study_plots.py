@@ -9,8 +9,7 @@ from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.evaluation import svg
 from lvm_pipeline.evaluation.pages import duration, size
 from lvm_pipeline.experiments.plan import LAST_WEEK
-from lvm_pipeline.experiments.study import Study, StudyRow
-from lvm_pipeline.experiments.trial_scores import TrialScores
+from lvm_pipeline.experiments.study import Study, StudyRow, scores_of
 
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 404, 26, 206
@@ -19,7 +18,7 @@ COST_WORDS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "latency_ms": ("latency of one prediction, ms", lambda value: f"{value:g}"),
     "training_seconds": ("training time", duration),
 }
-BEST_FRACTION = 0.1  # of the trials are drawn in the model's colour in the parallel coordinates
+BEST_FRACTION = 0.1  # fraction of the trials that is highlighted in the parallel coordinates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ def sensitivity_plots(study: Study) -> list[Plot]:
 
 
 def _levels(rows: Sequence[StudyRow]) -> str:
-    cosines = [_scores(row).cosine for row in rows]
+    cosines = [scores_of(row).cosine for row in rows]
     return f"{len(rows)} trials, cosine {min(cosines):.4f} to {max(cosines):.4f}"
 
 
@@ -61,7 +60,7 @@ def _value(row: StudyRow, option: str) -> Any:
 def _sensitivity(rows: Sequence[StudyRow], option: str) -> str:
     values = sorted({_text(_value(row, option)): _value(row, option) for row in rows}.values(), key=_sort_key)
     xs = {_text(value): LEFT + 30 + i * (RIGHT - LEFT - 60) / max(1, len(values) - 1) for i, value in enumerate(values)}
-    cosines = [_scores(row).cosine for row in rows]
+    cosines = [scores_of(row).cosine for row in rows]
     y = svg.linear_scale(min(cosines), max(cosines), start=BOTTOM, end=TOP, num_ticks=4)
     frame = svg.Scale(low=0, high=1, start=LEFT, end=RIGHT, ticks=())
     marks = [svg.grid(frame, y, y_format=lambda value: f"{value:g}")]
@@ -69,16 +68,13 @@ def _sensitivity(rows: Sequence[StudyRow], option: str) -> str:
     for row in rows:
         by_value.setdefault(_text(_value(row, option)), []).append(row)
     means = [
-        (xs[text], y(sum(_scores(row).cosine for row in by_value[text]) / len(by_value[text])))
+        (xs[text], y(sum(scores_of(row).cosine for row in by_value[text]) / len(by_value[text])))
         for text in map(_text, values)
     ]
     marks.append(svg.path(means, css="model", title="mean"))
     for text, found in by_value.items():
         marks.append(svg.text(xs[text], BOTTOM + 18, text, anchor="middle"))
-        marks += [
-            svg.dot(xs[text], y(_scores(row).cosine), css="other", title=f"{row.trial_id}: {_scores(row).cosine:.4f}")
-            for row in found
-        ]
+        marks += [svg.dot(xs[text], y(scores_of(row).cosine), css="other", title=_named_cosine(row)) for row in found]
     marks.append(svg.text((LEFT + RIGHT) / 2, BOTTOM + 36, option.removeprefix("model."), anchor="middle"))
     return svg.figure(marks, width=WIDTH, height=HEIGHT, label=f"Cosine against {option}")
 
@@ -96,24 +92,24 @@ def pareto_plots(study: Study) -> list[Plot]:
 
 
 def _pareto(study: Study, cost: str, words: str, as_text: Callable[[float], str]) -> str:
-    costs = {row.trial_id: max(float(getattr(_scores(row), cost)), 1e-6) for row in study.done}
+    costs = {row.trial_id: max(float(getattr(scores_of(row), cost)), 1e-6) for row in study.done}
     low = 10.0 ** math.floor(math.log10(min(costs.values())))
     high = 10.0 ** math.ceil(math.log10(max(costs.values())) + 1e-9)
     x = svg.log_scale(low, high, start=LEFT, end=RIGHT)
-    cosines = [_scores(row).cosine for row in study.done]
+    cosines = [scores_of(row).cosine for row in study.done]
     y = svg.linear_scale(min(cosines), max(cosines), start=BOTTOM, end=TOP, num_ticks=4)
     marks = [svg.axes(x, y, x_format=as_text, y_format=lambda value: f"{value:g}")]
     for row in study.done:
         title = f"{_named_cosine(row)}, {as_text(costs[row.trial_id])}"
         css = "model" if cost in row.fronts else "unsure"
-        marks.append(svg.dot(x(costs[row.trial_id]), y(_scores(row).cosine), css=css, title=title))
+        marks.append(svg.dot(x(costs[row.trial_id]), y(scores_of(row).cosine), css=css, title=title))
     front = sorted((row for row in study.done if cost in row.fronts), key=lambda row: costs[row.trial_id])
     marks.append(
-        svg.path([(x(costs[row.trial_id]), y(_scores(row).cosine)) for row in front], css="model", title="front")
+        svg.path([(x(costs[row.trial_id]), y(scores_of(row).cosine)) for row in front], css="model", title="front")
     )
     last = front[-1]
     marks.append(
-        svg.text(RIGHT, 16, f"best: {last.architecture}, {_scores(last).cosine:.4f}", css="note model", anchor="end")
+        svg.text(RIGHT, 16, f"best: {last.architecture}, {scores_of(last).cosine:.4f}", css="note model", anchor="end")
     )
     marks.append(svg.text((LEFT + RIGHT) / 2, BOTTOM + 36, words, anchor="middle"))
     return svg.figure(marks, width=WIDTH, height=HEIGHT, label=f"Cosine against {words}")
@@ -127,11 +123,11 @@ def parallel_coordinates(study: Study) -> str:
     names = sorted({row.architecture for row in rows}, reverse=True)
     axes: list[tuple[str, Callable[[StudyRow], float], bool, Callable[[float], str]]] = [
         ("architecture", lambda row: float(names.index(row.architecture)), False, str),
-        ("parameters", lambda row: float(_scores(row).num_params), True, lambda value: size(int(value))),
-        ("training time", lambda row: _scores(row).training_seconds, True, duration),
-        ("latency, ms", lambda row: _scores(row).latency_ms, True, lambda value: f"{value:.3g}"),
-        ("MRR", lambda row: _scores(row).mrr, False, lambda value: f"{value:.3f}"),
-        ("cosine", lambda row: _scores(row).cosine, False, lambda value: f"{value:.4f}"),
+        ("parameters", lambda row: float(scores_of(row).num_params), True, lambda value: size(int(value))),
+        ("training time", lambda row: scores_of(row).training_seconds, True, duration),
+        ("latency, ms", lambda row: scores_of(row).latency_ms, True, lambda value: f"{value:.3g}"),
+        ("MRR", lambda row: scores_of(row).mrr, False, lambda value: f"{value:.3f}"),
+        ("cosine", lambda row: scores_of(row).cosine, False, lambda value: f"{value:.4f}"),
     ]
     width, top, bottom = 1100, 40, 330
     xs = [110 + i * (width - 190) / (len(axes) - 1) for i in range(len(axes))]
@@ -172,9 +168,4 @@ def _text(value: Any) -> str:
 
 
 def _named_cosine(row: StudyRow) -> str:
-    return f"{row.trial_id}: {_scores(row).cosine:.4f}"
-
-
-def _scores(row: StudyRow) -> TrialScores:
-    assert row.scores is not None
-    return row.scores
+    return f"{row.trial_id}: {scores_of(row).cosine:.4f}"

@@ -1,4 +1,4 @@
-"""What one trial of the plan scored, and how it ended: the record that the study is made from."""
+"""The record of one trial of the plan, from which the study is made: its scores and how it ended."""
 
 import functools
 import json
@@ -47,7 +47,7 @@ class TrialScores:
     cosine_sums: tuple[float, ...] = field(repr=False)
     gain_sums: tuple[float, ...] = field(repr=False)  # sum of the gain over the best baseline, likewise
     target_counts: tuple[int, ...] = field(repr=False)  # targets of each article
-    scored_by: str = ""  # version of the code that scored it; empty: by code that did not say
+    scored_by: str = ""  # version of the code that scored it; empty in records of earlier versions
 
     @property
     def verdict(self) -> str:
@@ -59,8 +59,8 @@ class Outcome:
     trial_id: str  # id of the trial
     week: int  # its week
     purpose: Purpose  # see `plan.PlannedTrial`
-    # done; stopped: ended early as worse than others; failed: it began to train and broke off; refused: it cannot work
-    # with these data or options
+    # done; stopped: pruned as worse than others; failed: an error during training; refused: it cannot work with these
+    # data or options
     status: OutcomeStatus
     reason: str | None = None  # why it is not done
     options: dict[str, Any] = field(default_factory=dict)  # the options that tell the trial from others
@@ -83,7 +83,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
 
 
 def read_outcome(folder: Path) -> Outcome | None:
-    """Return the outcome in a trial's folder; None if there is none that can be read."""
+    """Read the outcome in a trial's folder; None if it is missing or unreadable."""
     try:
         return _adapter().validate_python(json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError):

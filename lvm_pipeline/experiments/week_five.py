@@ -1,7 +1,7 @@
 """Week 5: ensembles of the best trials, and refinement of the best config.
 
-Its trials follow from the scores of weeks 1 to 4, so they are settled when those have been run. Which refinement comes
-next follows from those before it.
+Its trials depend on the scores of weeks 1 to 4, so they are known once those are done. Each refinement depends on the
+ones before it.
 """
 
 from collections import defaultdict
@@ -35,7 +35,7 @@ class Scored:
 
 
 def best_of(scored: Sequence[Scored]) -> Scored:
-    """Return the best trial of the config whose seeds have the highest mean cosine."""
+    """Return the best trial of the config with the highest mean cosine over its seeds."""
     groups: dict[str, list[Scored]] = defaultdict(list)
     for each in scored:
         groups[each.trial.group].append(each)
@@ -78,5 +78,5 @@ def from_identity(options: Mapping[str, Any], base: TrainingConfig) -> TrainingC
 
 
 def _machine_options(base: TrainingConfig) -> dict[str, Any]:
-    """Return the options that do not belong to the trial: device, threads and the like."""
+    """Return the options that are not part of the trial: device, threads and others."""
     return {name: value for name, value in base.as_json().items() if name not in type(base.trial).model_fields}

@@ -1,4 +1,4 @@
-"""What a training is assembled from: staging, model, added terms, optimiser and tensors on the device."""
+"""Assemble a training: staging, model, added terms, optimiser and tensors on the device."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,7 +73,7 @@ def assemble(
 
 
 def _adapted(phase: Phase, architecture: Architecture, model: LatentVectorModel) -> Phase:
-    """Cut the spans once where every epoch sees the same; a closed form has no epochs."""
+    """Cut the spans once if every epoch sees the same ones; a closed form has no epochs."""
     if architecture.is_closed_form:
         phase = replace(phase, epochs=0)
     return phase if phase.draw is not None else replace(phase, spans=phase.spans.no_longer_than(model.max_context))

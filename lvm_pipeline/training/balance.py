@@ -1,4 +1,4 @@
-"""How the terms of an objective share the work: scaled where training starts, measured after every epoch.
+"""Balance of the terms of an objective: scaled at the start of a phase, measured after every epoch.
 
 Shapes: S = targets, D = vector width.
 """
@@ -57,7 +57,9 @@ def share_metrics(
     batch_size: int | None,
     is_unit: bool,
 ) -> dict[str, float]:
-    """Return each term's share of gradient and loss, mean over some batches of (S, D) and (S, D), as metrics by name.
+    """Return each term's share of gradient and loss, averaged over some batches, as metrics by name.
+
+    Predictions and targets are (S, D) each.
 
     Nothing for an objective of one term. The gradients are those at the predictions, through which all terms reach
     the weights.

@@ -66,11 +66,8 @@ def group_spans(
     if rng is not None:
         keys = keys * rng.uniform(1, 1 + LENGTH_JITTER, len(spans))
     order = np.argsort(keys, kind="stable")
-    counts = (spans.num_targets if num_targets is None else num_targets)[order]
-    ends = np.cumsum(counts)
-    even_size = ends[-1] / max(1, round(ends[-1] / batch_size))  # so that no small batch is left over
-    numbers = ((ends - counts / 2) // even_size).astype(np.int64)
-    groups = np.split(order, np.flatnonzero(np.diff(numbers)) + 1)
+    counts = spans.num_targets if num_targets is None else num_targets
+    groups = _split(order, counts[order], batch_size)
     if rng is not None:
         rng.shuffle(groups)  # pyright: ignore[reportArgumentType]
     return groups
@@ -82,11 +79,15 @@ def groups_in_order(
     """Group neighbouring spans into batches of about `batch_size` targets (that count), in the order given."""
     if not len(spans):
         return []
-    counts = spans.num_targets if num_targets is None else num_targets
+    return _split(np.arange(len(spans)), spans.num_targets if num_targets is None else num_targets, batch_size)
+
+
+def _split(order: NDArray[np.int64], counts: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Split indices in order into batches of about `batch_size` targets; `counts` are the targets of each."""
     ends = np.cumsum(counts)
-    even_size = ends[-1] / max(1, round(ends[-1] / batch_size))
+    even_size = ends[-1] / max(1, round(ends[-1] / batch_size))  # so that no small batch is left over
     numbers = ((ends - counts / 2) // even_size).astype(np.int64)
-    return np.split(np.arange(len(spans)), np.flatnonzero(np.diff(numbers)) + 1)
+    return np.split(order, np.flatnonzero(np.diff(numbers)) + 1)
 
 
 def gather(

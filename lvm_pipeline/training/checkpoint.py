@@ -64,7 +64,7 @@ class Progress:
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """Everything that decides how a training goes on."""
+    """Everything that a checkpoint has to hold."""
 
     model: LatentVectorModel
     optimiser: torch.optim.Optimizer
@@ -80,7 +80,7 @@ class TrainingState:
 
 
 def copied_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the whole weights; every rank has to call it where they are shared out."""
+    """Copy the whole weights to the CPU; if they are sharded, every rank has to call it."""
     return {name: _copied(tensor) for name, tensor in model.state_dict().items()}
 
 
@@ -92,9 +92,9 @@ def _copied(tensor: Tensor) -> Tensor:
 def save_checkpoint(
     path: Path, tensors: dict[str, Tensor], progress: Progress, identity: Mapping[str, Any], *, num_kept: int = 2
 ) -> None:
-    """Write a checkpoint of the training with this identity, and keep so many, this one included.
+    """Write a checkpoint of the training with this identity and keep the latest `num_kept`, this one included.
 
-    Killed at any moment, at least one whole checkpoint is left if there was one before.
+    A process killed at any moment leaves at least one whole checkpoint if there was one before.
     """
     header = {IDENTITY_KEY: json.dumps(identity, sort_keys=True), PROGRESS_KEY: json.dumps(asdict(progress))}
     header[HASH_KEY] = content_hash(tensors, header)
@@ -156,7 +156,7 @@ def find_checkpoint(path: Path, identity: Mapping[str, Any], *, again: bool = Fa
 
 
 def restore_checkpoint(path: Path | None, state: TrainingState) -> bool:
-    """Overwrite the state with that of a checkpoint that was found; return whether there was one."""
+    """Load a checkpoint into the state, if `path` is not None; return whether it was loaded."""
     if path is None:
         return False
     _restore(state, read_header(path), load_tensors(path))
@@ -180,7 +180,7 @@ def delete_staged(path: Path) -> None:
 
 
 def _make_room(path: Path, num_kept: int) -> None:
-    """Give the checkpoint at `path` the number 1 and count the earlier ones up; drop those beyond `num_kept`."""
+    """Rename the checkpoint at `path` to number 1, increment earlier numbers, and delete what exceeds `num_kept`."""
     kept = kept_checkpoints(path)
     for each in kept[max(0, num_kept - 1) :]:
         if each != path:  # which is replaced in one step
@@ -230,7 +230,7 @@ def _restore(state: TrainingState, header: Mapping[str, str], tensors: Mapping[s
 
 
 def _difference_in_words(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """Return what a checkpoint and a training do not agree on; None if they agree."""
+    """Describe how a checkpoint and a training differ; None if they agree."""
     pairs, own = dict(_leaves(found)), dict(_leaves(wanted))
     names = [name for name in sorted({*pairs, *own}) if pairs.get(name) != own.get(name)]
     if not names:

@@ -15,6 +15,7 @@ from lvm_pipeline.concepts.store import Articles, article_ranges, memory_mapped_
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.sequences.schema import Sequences, Split, read_sequences
 from lvm_pipeline.training.spans import Spans as Spans
+from lvm_pipeline.training.spans import consecutive
 from lvm_pipeline.training.tmd_vectors import CONDITION_DIM, read_tmd_vectors
 
 UNIT_LENGTH_TOLERANCE = 1e-3
@@ -28,9 +29,9 @@ class TrainingData:
     article_splits: NDArray[np.str_]  # split of each article, shape (A,)
     sequences: Sequences  # contexts and targets by row
     concepts: ConceptsMetadata  # metadata of the concept table
-    concepts_path: Path | None = None  # the concept table, from which the condition is read when a model needs it
-    encoders_dir: Path | None = None  # where the encoder of the concepts' space is looked for when a strategy needs it
-    decoders_dir: Path | None = None  # where trained text decoders are looked for when a strategy needs one
+    concepts_path: Path | None = None  # the concept table, for columns that some models and strategies read
+    encoders_dir: Path | None = None  # folder of encoders, for strategies that need one
+    decoders_dir: Path | None = None  # folder of trained text decoders, likewise
 
     def has_written_negatives(self) -> bool:
         """Return whether the table names a soft or hard negative of any concept."""
@@ -70,7 +71,8 @@ class TrainingData:
 
     def train_rows(self) -> NDArray[np.int64]:
         """Return the rows of all concepts of train articles, ascending."""
-        return _rows(self.articles, np.flatnonzero(self.article_splits == "train"))
+        chosen = self.article_splits == "train"
+        return consecutive(self.articles.first_rows[chosen], self.articles.lengths[chosen])
 
     def articles_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the index of the article of each row."""
@@ -111,21 +113,18 @@ class TrainingData:
         return spans
 
     def train_sample(self) -> NDArray[np.float32]:
-        """Return vectors of train concepts, evenly thinned to so many that estimates need no more, shape (n, D)."""
+        """Return an even sample of at most `MAX_SAMPLE_ROWS` train vectors, for estimates, shape (n, D)."""
         rows = self.train_rows()
         return np.asarray(self.vectors[rows[:: -(-len(rows) // MAX_SAMPLE_ROWS) or 1]])
 
     @cached_property
     def fits(self) -> dict[str, dict[str, float]]:
-        """What was fitted on these data, by a name for what it was fitted on; trials of one process share it."""
+        """Cache of fitted values by a hash of the rows they were fitted on; the trials of a process share it."""
         return {}
 
+    @cached_property
     def is_of_unit_length(self) -> bool:
         """Whether the train concepts' vectors have length one."""
-        return self._is_of_unit_length
-
-    @cached_property
-    def _is_of_unit_length(self) -> bool:
         norms = np.linalg.norm(self.train_sample(), axis=1)
         return bool(np.abs(norms - 1).max(initial=0) < UNIT_LENGTH_TOLERANCE)
 
@@ -163,9 +162,3 @@ def load_training_data(
         encoders_dir=encoders_dir,
         decoders_dir=decoders_dir,
     )
-
-
-def _rows(articles: Articles, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-    lengths = articles.lengths[chosen]
-    offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(articles.first_rows[chosen], lengths) + offsets

@@ -40,7 +40,7 @@ from lvm_pipeline.training.compiled import COMPILE_CACHE
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import Spans, TrainingData
 from lvm_pipeline.training.invariants import preset_has_its_declared_size
-from lvm_pipeline.training.objectives import SumOfTerms, training_loss
+from lvm_pipeline.training.objectives import SumOfTerms
 from lvm_pipeline.training.optimiser import set_learning_rate
 from lvm_pipeline.training.phases import Phase
 from lvm_pipeline.training.progress import OnProgress, ProgressReport, StoppedError
@@ -66,7 +66,7 @@ class TrainedModel:
     tracking_problem: str | None = None  # why the tracker does not hold the model; None if it does
 
 
-Accept = Callable[[TrainedModel], TrainedModel]  # checks a saved model and moves it to where it belongs
+Accept = Callable[[TrainedModel], TrainedModel]  # checks a saved model and promotes it
 
 
 def train(
@@ -82,16 +82,16 @@ def train(
     accept: Accept | None = None,
     ranks: Ranks | None = None,
 ) -> TrainedModel:
-    """Train a model and save it. A good training is not lost when tracking fails: that is only reported.
+    """Train a model and save it. A failure of the tracker does not fail the training; it is only reported.
 
     Args:
         output_dir: Folder of the trained model. An earlier one is replaced at the end.
         checkpoint_dir: Folder of the checkpoint. Default: beside the output folder. Deleted after success.
-        compile_cache_dir: What torch.compile keeps from one training to the next. Default: beside the output folder.
+        compile_cache_dir: Cache of torch.compile, kept between trainings. Default: beside the output folder.
         again: Set a checkpoint that cannot be resumed aside and start from the beginning.
         accept: Called with the saved model, before the tracked run is closed and the checkpoint deleted; what it
             returns is returned.
-        ranks: The processes that train together, of which this is one; all but the first write and report nothing.
+        ranks: The processes that train together; only the first writes and reports.
 
     Raises:
         LvmError: If the config cannot be used with the data, a checkpoint cannot be resumed, or the loss is not finite.
@@ -182,7 +182,7 @@ class _Training:
         self.identity = checkpoint_identity(self.trial, self.state.model, self.made.model_config, self.data)
         found = find_checkpoint(checkpoint_path, self.identity, again=again) if self.ranks.is_first else None
         is_resumed = restore_checkpoint(self.ranks.agreed(found), self.state)
-        self.stepped = self.ranks.shared_out(self.state.model, self.state.optimiser, self.state.average)
+        self.loss_of = self.ranks.loss_of(self.state.model, self.state.optimiser, self.state.average)
         self.ranks.seed_apart(self.config.seed, self.state.progress.step)
         scales = self.state.progress.objective_scales
         if is_resumed and scales:
@@ -275,7 +275,7 @@ class _Training:
         batch = gather(made.vectors, own, made.condition, counted=self._phase.counted)
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast(made.vectors.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = weight * training_loss(self.stepped, batch, made.terms.around(self.objective, self._phase.terms))
+            loss = weight * self.loss_of(batch, made.terms.around(self.objective, self._phase.terms))
         loss.backward()
         self.ranks.average_gradients(made.terms.parameters())
         weights = [*model.parameters(), *made.terms.parameters()]

@@ -1,8 +1,8 @@
 """Training objectives, scaled so that an uninformed prediction has a loss of about one.
 
 Unscaled, a mean squared error of unit vectors is about 0.001 and would vanish beside a contrastive loss of 1 to 7. So
-every term is a share of what no knowledge costs, and in a sum each is also divided by its value where the training
-starts, so that weights are comparable.
+every term is divided by its value for an uninformed prediction. In a sum, each term is also divided by its value at the
+start of the training, so that weights are comparable.
 
 Shapes: B = batch, T = context, D = vector width, n = positions that count.
 """
@@ -23,7 +23,7 @@ Term = Callable[[Tensor, Tensor], Tensor]
 Objective = Callable[[Tensor, Batch], Tensor]  # of predictions (n, D) and their batch
 
 TEMPERATURE = 0.1  # of the contrastive term: cosines are divided by it
-SMALLEST_SCALE = 0.01  # of a term that costs next to nothing from the start
+SMALLEST_SCALE = 0.01  # of a term that is almost zero from the start
 
 
 def cosine_loss(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -37,9 +37,9 @@ def relative_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def contrastive_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Return how surely each prediction (n, D) finds its own among the n targets, as a share of log n (InfoNCE).
+    """Return InfoNCE of the predictions (n, D) among the n targets, divided by log n.
 
-    The loss of https://arxiv.org/abs/1807.03748 with cosine / temperature as score; log n is what guessing costs.
+    The loss of https://arxiv.org/abs/1807.03748 with cosine / temperature as score; log n is that of a uniform guess.
     """
     with torch.autocast(predictions.device.type, enabled=False):
         found, wanted = F.normalize(predictions, dim=-1), F.normalize(targets, dim=-1)
@@ -54,7 +54,7 @@ OBJECTIVES: Mapping[str, Term] = {"cosine": cosine_loss, "mse": relative_squared
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedTerm:
-    """One term of a sum; it is divided by `scale`, what it costs where the training starts."""
+    """One term of a sum; it is divided by `scale`, its value at the start of the training."""
 
     name: str
     weight: float
@@ -85,15 +85,15 @@ class SumOfTerms:
         return len(self.terms) > 1
 
     def scaled_by(self, values: Mapping[str, float]) -> "SumOfTerms":
-        """Return the same sum with each term divided by what it costs at the start; one alone stays as it is."""
+        """Return the same sum with each term divided by its value at the start; a single term stays as it is."""
         if not self.is_mixed:
             return self
         return SumOfTerms(tuple(replace(term, scale=max(SMALLEST_SCALE, values[term.name])) for term in self.terms))
 
     def shares(self, predictions: Tensor, targets: Tensor, *, is_unit: bool) -> dict[str, "TermShare"]:
-        """Measure what each term is worth and how hard it pulls, for detached predictions (n, D) and targets (n, D).
+        """Return each term's share of the loss and of the gradient, for detached predictions (n, D) and targets (n, D).
 
-        `is_unit` says that the model normalises its predictions, so that a pull along them moves nothing.
+        `is_unit`: the model normalises its predictions, so that the gradient along them has no effect.
         """
         values, pulls = {}, {}
         for term in self.terms:
@@ -105,25 +105,35 @@ class SumOfTerms:
         return {name: TermShare(of_value=_share(values, name), of_gradient=_share(pulls, name)) for name in values}
 
 
-def training_loss(model: nn.Module, batch: Batch, objective: Objective) -> Tensor:
-    """Run the model, or a wrapper around it (DDP, FSDP), once on a batch and return what training minimises, a scalar.
+def training_loss(model: LatentVectorModel, batch: Batch, objective: Objective) -> Tensor:
+    """Run the model once on a batch and return what training minimises, a scalar.
 
-    The objective is of the predictions that have a target; of a model that learns by denoising, of each of its draws.
+    The objective is applied to the predictions that have a target; for a model that learns by denoising, to each draw.
     """
-    if not learns_by_denoising(model):
+    if not model.learns_by_denoising:
         return objective(model(batch.contexts, batch.condition, batch.is_target), batch)
     draws, loss = model(batch.contexts, batch.condition, batch.is_target, batch.targets)
     return loss + torch.stack([objective(draw, batch) for draw in draws]).mean()
 
 
-def learns_by_denoising(model: nn.Module) -> bool:
-    """Return whether the model, or the one inside a wrapper, reads its targets in training."""
-    return next(each for each in model.modules() if isinstance(each, LatentVectorModel)).learns_by_denoising
+class TrainingLoss(nn.Module):
+    """`training_loss` as a module, which DDP can wrap.
+
+    A strategy's terms use heads of the model outside its forward pass. DDP only follows what happens inside the forward
+    pass of the module that it wraps, so that module computes the whole loss.
+    """
+
+    def __init__(self, model: LatentVectorModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, objective: Objective) -> Tensor:
+        return training_loss(self.model, batch, objective)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TermShare:
-    """One term's part of the loss, and its gradient's length as a part of all gradients' lengths, 0 to 1 each."""
+    """One term's share of the loss, and of the sum of the gradient norms, each from 0 to 1."""
 
     of_value: float
     of_gradient: float

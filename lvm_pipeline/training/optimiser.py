@@ -1,4 +1,4 @@
-"""AdamW in groups, and the learning rate of each moment."""
+"""AdamW with parameter groups, and the learning rate schedule."""
 
 import inspect
 import math
@@ -28,7 +28,7 @@ class AdamW(torch.optim.AdamW):
 
 
 def make_optimiser(model: LatentVectorModel, config: "TrainingConfig") -> torch.optim.AdamW:
-    """Make a fused AdamW whose groups follow what the modules declare.
+    """Make a fused AdamW whose groups follow the settings that the modules declare.
 
     Vectors and scalars (biases, norms, decays) have no weight decay. Where the model has a residual head, everything
     else learns at `correction_learning_rate_factor` of the learning rate. Each group keeps its factor as

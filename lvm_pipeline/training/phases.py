@@ -59,14 +59,14 @@ class Phase:
 
 
 def train_spans(config: TrainingConfig, data: TrainingData) -> Spans:
-    """Return everything that the train split offers in the training's mode.
+    """Return all spans of the train split in the training's mode.
 
     Raises:
         LvmError: If there is nothing to train on.
     """
     spans = data.article_spans("train") if config.mode == "articles" else data.window_spans("train")
     if not len(spans):
-        raise LvmError("The train split holds no article of two concepts or more; load more articles.")
+        raise LvmError(f"The train split has no targets in mode {config.mode}; load more or longer articles.")
     return spans
 
 

@@ -17,7 +17,7 @@ from lvm_pipeline.architectures._threads import side_by_side
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.training.batches import Batch, batches
-from lvm_pipeline.training.spans import Spans
+from lvm_pipeline.training.spans import Spans, consecutive
 
 # Measured on two cores: 800 take a fifth to a third less time than 2,048. Larger ones should fill a GPU, which was not
 # measured.
@@ -36,8 +36,8 @@ def predict_spans(
 ) -> NDArray[np.float32]:
     """Predict the targets of the spans in the order of `spans.target_rows()`, (S, D), in float32.
 
-    The model is left in evaluation mode; spans longer than it reads are cut. `vectors` are all vectors (N, D) on its
-    device, `condition` that of all concepts (N, C). On a CPU, batches are predicted in several threads, unless
+    The model is put into evaluation mode; longer spans than it can read are cut. `vectors` are all vectors (N, D) on
+    its device, `condition` that of all concepts (N, C). On a CPU, batches are predicted in several threads, unless
     `in_threads` is False.
     """
     spans = spans.no_longer_than(model.max_context)
@@ -49,9 +49,8 @@ def predict_spans(
 
     def predict(found: tuple[NDArray[np.int64], Batch]) -> None:
         indices, batch = found
-        counts = spans.num_targets[indices]
-        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        predictions[np.repeat(starts[indices], counts) + offsets] = _predicted(model, batch).cpu().numpy()
+        rows = consecutive(starts[indices], spans.num_targets[indices])
+        predictions[rows] = _predicted(model, batch).cpu().numpy()
 
     model.eval()
     size = min(TARGETS_IN_A_BATCH[vectors.device.type], -(-num_targets // num_threads))

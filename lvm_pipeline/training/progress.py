@@ -1,4 +1,4 @@
-"""How far a training is, for whoever shows it."""
+"""Progress of a training, for display."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,7 +8,7 @@ from lvm_pipeline.errors import LvmError
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressReport:
-    """How far a training is; epochs count within the phase."""
+    """Progress of a training; epochs count within the phase."""
 
     phase: int
     num_phases: int

@@ -1,4 +1,4 @@
-"""Which code and which packages made a result."""
+"""Versions of the code and packages that a result was made with."""
 
 import ast
 import hashlib
@@ -16,7 +16,7 @@ TRAINING = f"{PACKAGE}.training.loop"
 
 
 def training_code_version(architecture: str, strategy: str) -> str:
-    """Return the version of the code that trains one architecture by some strategies, and nothing else."""
+    """Return the version of the code that trains one architecture with one or several strategies."""
     strategies = [f"{PACKAGE}.training.strategies.{name}" for name in names_of_strategies(strategy)]
     return code_version(TRAINING, f"{PACKAGE}.architectures.{architecture}", *strategies)
 
@@ -34,7 +34,7 @@ def code_version(module: str, *others: str) -> str:
 
 
 def import_closure(modules: tuple[str, ...]) -> set[str]:
-    """Return the modules of this package that some modules import, directly or through others, and themselves."""
+    """Return the given modules and every module of this package that they import, directly or indirectly."""
     found: set[str] = set()
     waiting = [*modules]
     while waiting:

@@ -1,8 +1,8 @@
-"""One training in several processes (ranks): who takes which spans of a batch, and what they exchange.
+"""One training in several processes (ranks): how they split batches and validation, and what they exchange.
 
-Every rank draws the same batches. It takes its part of each, and its loss counts by its share of the targets, so that
-the averaged gradients are those of the whole batch. Validation is shared out in the same way and put together again, so
-that every rank has every prediction exactly once. The first rank alone writes files and reports.
+Every rank draws the same batches and takes its part of each. Its loss is weighted by its share of the targets, so that
+the averaged gradients are those of the whole batch. The validation split is divided in the same way and the predictions
+are gathered, so every rank has each of them exactly once. Only the first rank writes files and reports.
 
 Shapes: B = spans in a batch, S = targets, D = vector width.
 """
@@ -20,49 +20,51 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from lvm_pipeline.architectures._contract import LatentVectorModel
 from lvm_pipeline.training.averaging import WeightAverage
+from lvm_pipeline.training.objectives import TrainingLoss
 from lvm_pipeline.training.spans import Spans
 
-LARGE_MODEL = 1_000_000_000  # parameters from which weights are shared out
+LARGE_MODEL = 1_000_000_000  # models with this many parameters are sharded by default
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among those that train together; alone by default, where nothing is exchanged."""
+    """This process and the number of processes that train together; by default one, which exchanges nothing."""
 
     rank: int = 0  # number of this process
     size: int = 1  # number of processes
     device: str = "cpu"  # device of this process
-    are_sharding: bool = False  # whether each rank holds a share of the weights, and not all of them
+    are_sharding: bool = False  # whether each rank holds a shard of the weights instead of all
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
     def for_model(self, num_params: int, *, shard_weights: bool | None) -> "Ranks":
-        """Return these ranks, sharing the weights of a model out if that is asked for, or if it is large (None)."""
+        """Return these ranks with `are_sharding` set: as given, or, if None, for a large model."""
         wanted = num_params >= LARGE_MODEL if shard_weights is None else shard_weights
         return replace(self, are_sharding=wanted and self.size > 1)
 
-    def shared_out(
-        self, model: nn.Module, optimiser: torch.optim.Optimizer, average: WeightAverage | None
+    def loss_of(
+        self, model: LatentVectorModel, optimiser: torch.optim.Optimizer, average: WeightAverage | None
     ) -> nn.Module:
-        """Return the module whose backward pass averages the gradients of all ranks.
+        """Return the model's `TrainingLoss`; its backward pass averages the gradients of all ranks.
 
-        Either every rank holds all weights, which start as the first's, or a share of weights, average and moments.
+        Every rank holds all weights, starting from the first's, or a shard of weights, average and moments.
         """
-        if self.size == 1:
-            return model
         if self.are_sharding:
             from lvm_pipeline.training.sharding import shard
 
             shard(model, optimiser, average, device=self.device)
-            return model
+        loss = TrainingLoss(model)
+        if self.size == 1 or self.are_sharding:
+            return loss
         devices = [torch.device(self.device)] if self.device.startswith("cuda") else None
-        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)
+        return DistributedDataParallel(loss, device_ids=devices, find_unused_parameters=True)
 
     def whole(self, model: nn.Module) -> contextlib.AbstractContextManager[None]:
-        """Return a block inside which this rank can run the model without the others."""
+        """Return a context manager inside which this rank has all weights and can run the model on its own."""
         if not self.are_sharding:
             return contextlib.nullcontext()
         from lvm_pipeline.training.sharding import gathered
@@ -106,7 +108,7 @@ class Ranks:
     def predicted(
         self, predict: Callable[[Spans], NDArray[np.float32]], spans: Spans, *, width: int
     ) -> NDArray[np.float32]:
-        """Return the predictions (S, D) for all spans; each rank makes its part, and all have the whole."""
+        """Return the predictions (S, D) for all spans; each rank computes its part, and all parts are exchanged."""
         if self.size == 1:
             return predict(spans)
         parts = np.array_split(np.arange(len(spans)), self.size)
@@ -128,7 +130,7 @@ class Ranks:
         return values[0]
 
     def seed_apart(self, seed: int, step: int) -> None:
-        """Give every rank but the first random numbers of its own, for dropout and noise."""
+        """Seed every rank but the first differently, for dropout and noise."""
         if not self.is_first:
             torch.manual_seed(hash((seed, step, self.rank)))
 
@@ -154,7 +156,7 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
 
 
 def _init_process_group(backend: str) -> None:
-    """Join the process group; after a restart, the addresses of the processes before are still in torchrun's store."""
+    """Join the process group. After a restart, torchrun's store still holds the addresses of the previous processes."""
     store, rank, size = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     own_store = dist.PrefixStore(f"attempt {attempt}", store)  # pyright: ignore[reportPrivateImportUsage]

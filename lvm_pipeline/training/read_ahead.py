@@ -1,10 +1,11 @@
 """Have the system read the vectors of coming batches from disk while the model computes.
 
-On a CPU, vectors are a memory-mapped file. What does not fit into memory is read from disk as it is used, in order of
-need: at most a batch waits, where the disk is slower than the model. Batches hold the same vectors either way, so that
-a training ends with the same weights, bit for bit. On vectors in memory, this costs a few microseconds a span.
+On a CPU, the vectors are a memory-mapped file, and those that are not in memory are read from disk when they are used.
+`madvise` announces the rows of the next batches, so that the system reads them while the model computes. Batches and
+trained weights are the same either way, bit for bit. If all vectors are in memory, the calls cost a few microseconds
+per span.
 
-The C library's `madvise` is called by address, since NumPy and PyTorch pass no advice on.
+`madvise` of the C library is called by address, since neither NumPy nor PyTorch offers it.
 """
 
 import ctypes
@@ -23,7 +24,7 @@ RANDOM, NORMAL, WILL_NEED = (getattr(mmap, f"MADV_{name}", None) for name in ("R
 
 
 def read_ahead(vectors: Tensor, batches: Sequence[Spans]) -> Iterator[Spans]:
-    """Yield the spans of every batch, while the system reads those of the next two; vectors are (N, D)."""
+    """Yield the spans of every batch while the system reads the vectors (N, D) of the next two."""
     is_on_disk = vectors.device.type == "cpu" and WILL_NEED is not None
     for number, spans in enumerate(batches):
         first = 0 if number == 0 else number + BATCHES_AHEAD
@@ -35,7 +36,7 @@ def read_ahead(vectors: Tensor, batches: Sequence[Spans]) -> Iterator[Spans]:
 
 @contextmanager
 def read_in_any_order(vectors: Tensor) -> Iterator[None]:
-    """Tell the system that vectors are read here and there inside the block, so that it reads nothing around them."""
+    """Announce random access to the vectors inside the block, which turns the system's own read-ahead off."""
     is_on_disk = vectors.device.type == "cpu" and RANDOM is not None and NORMAL is not None
     if not is_on_disk:
         yield

@@ -2,8 +2,8 @@
 
     python -m lvm_pipeline.training.rescore
 
-reads folder of the model, concept table, sequence table and folder of vectors from stdin, one JSON line a model, and
-answers each with a line. What loads and scores here knows nothing of the process that trained.
+reads one JSON line per model from stdin (model folder, concept table, sequence table, folder of vectors) and answers
+each with one line. Scoring shares no state with the process that trained the model.
 """
 
 import json
@@ -51,7 +51,9 @@ Rescorer = Callable[[Path, Path, Path, Path], Rescore]  # folder of the model, c
 def rescore(
     model_dir: Path, concepts_path: Path, sequences_path: Path, vectors_dir: Path, *, data: TrainingData | None = None
 ) -> Rescore:
-    """Load a trained model and score it on the validation split it was selected on; `data` spares reading the tables.
+    """Load a trained model and score it on the validation split it was selected on.
+
+    `data` are the tables, if they are open already.
 
     Raises:
         LvmError: If the model cannot be loaded, or was trained on other data.
@@ -99,8 +101,8 @@ class RescoringProcess:
     """One process that scores all models of a `with` block, each as in a process of its own.
 
     It starts with `start` or with the first model and ends with the block, so Python and torch are started once, and
-    the tables are read once for each sequence table. Trainings inside the block find it by themselves, also those that
-    Dagster runs in this process. A block inside another one uses the process of the outer one.
+    the tables are read once for each sequence table. Trainings inside the block use it automatically, also those that
+    Dagster runs in this process. A nested block uses the process of the outer one.
     """
 
     def __enter__(self) -> "RescoringProcess":

@@ -37,7 +37,9 @@ def settled(config: TrainingConfig, *, architecture: Architecture, is_leaking: b
     device = find_device(config.device)
     precision = config.precision
     if precision == "auto":
-        precision = "bfloat16" if device.startswith("cuda") or _cpu_multiplies_bfloat16() else "float32"
+        # slower than float32 on a CPU that only emulates it
+        is_fast = device.startswith("cuda") or _torch_internals.has_avx512_bfloat16()
+        precision = "bfloat16" if is_fast else "float32"
     defaults = {**DEFAULTS, **architecture.training_defaults}[mode]
     return config.with_options(
         mode=mode,
@@ -51,7 +53,7 @@ def settled(config: TrainingConfig, *, architecture: Architecture, is_leaking: b
 
 def model_config_for(architecture: Architecture, config: TrainingConfig, data: TrainingData) -> ModelConfig:
     """Return the preset's config with the vector width and length of the data and the config's overrides."""
-    from_data = {"vector_dim": data.concepts.vector_dim, "unit_length": data.is_of_unit_length()}
+    from_data = {"vector_dim": data.concepts.vector_dim, "unit_length": data.is_of_unit_length}
     return config_with(architecture.preset(config.preset).config, {**from_data, **config.model})
 
 
@@ -85,10 +87,6 @@ def _why_not_articles(architecture: Architecture, *, is_leaking: bool) -> str | 
     if is_leaking:
         return "These sequences do not keep to whole articles (compatibility mode)"
     return None
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    return _torch_internals.has_avx512_bfloat16()  # slower than float32 where it is emulated
 
 
 def find_device(name: str) -> str:

@@ -1,7 +1,7 @@
-"""A training whose weights, gradients and optimiser moments are shared out among ranks (FSDP2).
+"""Shard weights, gradients and optimiser state across ranks (FSDP2).
 
-Every layer of the stack is gathered when it runs and given up afterwards, so a device holds its share and one layer.
-For validation, which every rank runs on batches of its own, all weights are gathered at once.
+Every layer of the stack is gathered when it runs and freed afterwards, so a device holds its shard and one layer. For
+validation, which every rank runs on its own batches, all weights are gathered at once.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from lvm_pipeline.training.averaging import WeightAverage
 def shard(
     model: nn.Module, optimiser: torch.optim.Optimizer, average: WeightAverage | None = None, *, device: str
 ) -> None:
-    """Leave each rank its share of the weights, their average and the moments; all ranks hold equal ones before."""
+    """Shard the weights, their average and the optimiser moments, which are equal on all ranks before."""
     mesh = init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
     whole_parameters = dict(model.named_parameters())
     for stack in [module for module in model.modules() if isinstance(module, ResidualStack)]:
@@ -43,7 +43,7 @@ def shard(
 
 
 def _like(parameter: nn.Parameter, moment: Tensor) -> Tensor:
-    """Share a moment out like its parameter; the number of steps is a single number, which every rank holds."""
+    """Shard a moment like its parameter; the number of steps, a scalar, stays whole on every rank."""
     if not isinstance(parameter, DTensor) or moment.shape != parameter.shape:
         return moment
     return distribute_tensor(moment, parameter.device_mesh, parameter.placements)
@@ -51,7 +51,7 @@ def _like(parameter: nn.Parameter, moment: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Hold all weights inside the block, so that a rank can run the model without the others."""
+    """Gather all weights inside the block, so that a rank can run the model on its own."""
     modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for module in modules:
         module.set_reshard_after_forward(False, recurse=False)
@@ -65,9 +65,10 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
 
 def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
-    """Clip the norm of all gradients, shared out or not; return what it was, equal on every rank."""
+    """Clip the norm of all gradients, sharded or not; return the norm before, which is equal on every rank."""
     kinds = [[each for each in parameters if isinstance(each, DTensor) is is_sharded] for is_sharded in (True, False)]
-    found = [torch.nn.utils.get_total_norm([each.grad for each in some if each.grad is not None]) for some in kinds]
+    gradients = [[each.grad for each in some if each.grad is not None] for some in kinds]
+    found = [torch.nn.utils.get_total_norm(some) for some in gradients if some]  # that of none would be on the CPU
     norms = [each.full_tensor() if isinstance(each, DTensor) else each for each in found]
     norm = torch.linalg.vector_norm(torch.stack(norms))
     for some in kinds:

@@ -1,4 +1,4 @@
-"""Stretches of concepts that a model reads in one go, and the positions of them whose target counts.
+"""Spans: stretches of concepts that a model reads at once, and the positions whose targets count.
 
 Shapes: R = spans.
 """
@@ -9,9 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def consecutive(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return `counts[i]` consecutive numbers from `starts[i]` on, for each i in turn."""
+    offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(starts, counts) + offsets
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spans:
-    """Unbroken stretches of context concepts that a model reads in one go.
+    """Unbroken stretches of context concepts that a model reads at once.
 
     Position t of a span is row `first_row + t`; its target is the row after it. Positions before
     `first_target` are context only.
@@ -29,9 +35,7 @@ class Spans:
         return self.lengths - self.first_targets
 
     def target_rows(self) -> NDArray[np.int64]:
-        counts = self.num_targets
-        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(self.first_rows + self.first_targets + 1, counts) + offsets
+        return consecutive(self.first_rows + self.first_targets + 1, self.num_targets)
 
     def take(self, indices: NDArray[np.int64]) -> "Spans":
         return Spans(
@@ -41,7 +45,7 @@ class Spans:
         )
 
     def no_longer_than(self, max_context: int | None) -> "Spans":
-        """Cut spans for a model that reads at most so many concepts; targets and their order stay.
+        """Cut spans to at most `max_context` concepts; the targets and their order stay the same.
 
         The pieces of a cut span overlap by half, so that a target keeps at least half the longest context; a span's
         only target keeps all of it.

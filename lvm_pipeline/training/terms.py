@@ -25,7 +25,7 @@ class TermSources:
 
 
 class TermModule(nn.Module, ABC):
-    """One term. It costs about one where a prediction knows nothing, like the terms in `objectives`.
+    """One term. Its value is about 1 for an uninformed prediction, like that of the terms in `objectives`.
 
     Its parameters are trained with the model and kept in the checkpoint; they are not part of the trained model. A
     module that needs randomness draws it from torch's random state, which the checkpoint keeps.
@@ -78,7 +78,7 @@ class AddedTerms:
 
 
 def added_terms(terms: Mapping[str, AddedTerm], sources: TermSources) -> AddedTerms:
-    """Make the modules of the added terms.
+    """Build the modules of the added terms.
 
     Raises:
         LvmError: If a term reads hidden states that the model does not have.
@@ -86,11 +86,16 @@ def added_terms(terms: Mapping[str, AddedTerm], sources: TermSources) -> AddedTe
     modules = nn.ModuleDict({name: term.make(sources).to(sources.vectors.device) for name, term in terms.items()})
     added = AddedTerms(modules)
     if any(module.reads_states for module in modules.values()):
-        mixers = dict(sources.model.named_modules()).get("mixers")
-        if mixers is None:
-            raise LvmError(
-                f"The term {', '.join(terms)} of the objective reads hidden states, and a "
-                f"{type(sources.model).__name__} has none; choose another architecture or strategy."
-            )
-        mixers.register_forward_hook(added.keep_states)
+        mixers_of(sources.model).register_forward_hook(added.keep_states)
     return added
+
+
+def mixers_of(model: LatentVectorModel) -> nn.Module:
+    """Return the module whose outputs are the hidden states. Raises LvmError if the model has none."""
+    mixers = dict(model.named_modules()).get("mixers")
+    if mixers is None:
+        raise LvmError(
+            f"A {type(model).__name__} has no hidden states, which a term of the objective reads; choose another "
+            "architecture or strategy."
+        )
+    return mixers

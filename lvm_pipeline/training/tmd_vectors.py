@@ -41,7 +41,7 @@ def read_tmd_vectors(concepts_path: Path) -> NDArray[np.float32] | None:
     """Read the TMD vector of every concept, (N, 16), zeros where it is null; None if every one is null.
 
     Raises:
-        LvmError: If the table cannot be read or a TMD vector has another width.
+        LvmError: If the table cannot be read, or a TMD vector has another width or a number that is not finite.
     """
     column = read_columns(concepts_path, ["tmd_dense"])["tmd_dense"].combine_chunks()
     has_vector, given = np.asarray(column.is_valid()), column.drop_null()
@@ -51,4 +51,6 @@ def read_tmd_vectors(concepts_path: Path) -> NDArray[np.float32] | None:
         raise LvmError(f"{concepts_path} has TMD vectors that are not {CONDITION_DIM} numbers; load them again.")
     found = np.zeros((len(column), CONDITION_DIM), np.float32)
     found[has_vector] = given.flatten().to_numpy(zero_copy_only=False).reshape(-1, CONDITION_DIM)
+    if not np.isfinite(found).all():
+        raise LvmError(f"{concepts_path} has TMD vectors with numbers that are not finite; load them again.")
     return found

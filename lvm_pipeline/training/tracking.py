@@ -1,4 +1,4 @@
-"""What training reports to: a small class, so that the loop knows of no tracking system.
+"""The interface between the training loop and a tracking system such as MLflow.
 
 One tracker follows one training: `start`, then `log_metrics` in batches (an epoch's worth at a time, never step by
 step), then `log_model` with the finished folder, then `finish`. The caller of `start` must call `finish`, with

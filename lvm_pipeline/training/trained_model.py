@@ -9,7 +9,7 @@ mean.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,8 @@ WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "trained_model.json"
 MEMBERS_DIR = "members"  # in an ensemble's folder: the trained model of each member, under its trial id
 IDENTITY_KEY = "lvm_identity"
-OPTIONAL = (
-    "trial",
-    "members",
-    "strategy_notes",
-    "is_oracle",
-    "content_fingerprint",
-)  # records of earlier versions lack them
 PACKAGE = __name__.partition(".")[0]
-# Names in the files of earlier versions: parts of the names of weights, and classes.
+# Names of weights and classes in files of earlier versions, and their present names.
 EARLIER_WEIGHTS = {"enter": "input_projection", "leave": "output_projection"}
 EARLIER_CLASSES = {"._denoiser.SelfAlone": "._denoiser.PointwiseAttention"}
 
@@ -66,9 +59,9 @@ class TrainedModelInfo:
     num_params: int  # learned values
     space_id: str  # space of the vectors it reads and predicts
     trial: dict[str, Any]  # the options that tell its trial from others
-    training: dict[str, Any]  # every training option, with nothing left open
+    training: dict[str, Any]  # every training option, with all defaults settled
     mode: str  # `windows` or `articles`: the contexts that the scores were measured with
-    seed: int  # of weights, order and dropout
+    seed: int  # random seed
     code_version: str  # of the sources that decide what a training computes
     packages: dict[str, str]  # versions of Python and packages
     fingerprints: dict[str, str]  # fingerprint of each data product read
@@ -86,7 +79,7 @@ class TrainedModelInfo:
     # what each strategy did with the data, one sentence each
     strategy_notes: dict[str, str] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)  # the members of an ensemble; empty for any other model
-    # whether it reads something of its targets, so that it cannot be used on what is not known yet
+    # whether it reads something of its targets, so that it cannot predict what is not known yet
     is_oracle: bool = False
     # fingerprint of the texts, codes and negatives, if its training read any of them and their table had one
     content_fingerprint: str | None = None
@@ -127,7 +120,7 @@ def class_name(model: LatentVectorModel) -> str:
 
 
 def _written_class(module: nn.Module) -> type:
-    """Return the class of a module, or the one that FSDP2 made a subclass of when it shared the weights out."""
+    """Return the class of a module; for a sharded one, the class that FSDP2 made a subclass of."""
     found = type(module)
     return found.__bases__[1] if found.__bases__[0].__name__ == "FSDPModule" else found
 
@@ -151,16 +144,14 @@ def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
         raise LvmError(f"{path} cannot be read ({error}); train the model again.") from None
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise LvmError(f"{path} is not a record of schema version {SCHEMA_VERSION}; train the model again.")
-    missing = sorted({f.name for f in fields(TrainedModelInfo)} - {*OPTIONAL} - set(values))
+    required = {f.name for f in fields(TrainedModelInfo) if f.default is MISSING and f.default_factory is MISSING}
+    missing = sorted(required - {"trial"} - set(values))  # earlier versions wrote no trial
     if missing:
         raise LvmError(f"{path} lacks {', '.join(missing)}; train the model again.")
     values["trial"] = trial_in(values).identity()
     values["model_class"] = _present_classes(values["model_class"])
     values["members"] = [Member(**each) for each in values.get("members", [])]
-    values.setdefault("strategy_notes", {})
-    values.setdefault("is_oracle", False)
-    values.setdefault("content_fingerprint", None)
-    return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo)})
+    return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo) if f.name in values})
 
 
 def _present_classes(text: str) -> str:
@@ -243,7 +234,7 @@ def ensemble_from(model_dir: Path, members: Sequence[Member], *, neighbours: boo
 
 
 def weights_fingerprint(model_dir: Path) -> str:
-    """Hash the weights: equal for the same model wherever it lies."""
+    """Return a hash of the weights file."""
     with (model_dir / WEIGHTS_FILE).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -288,7 +279,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, st
 
 
 def _errno_in(error: SafetensorError) -> int:
-    """Return the operating system's error number that safetensors only tells as text."""
+    """Return the operating system's error number, which safetensors only gives as text."""
     text = str(error)
     return int(text.split("os error ")[1].split(")")[0]) if "os error " in text else 0
 

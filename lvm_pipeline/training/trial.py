@@ -118,7 +118,7 @@ class Trial(BaseModel):
         description="Precision of the matrix products in training. auto: bfloat16 on a GPU or a CPU with bfloat16 "
         "instructions, else float32. Validation always runs in float32.",
     )
-    seed: int = Field(default=0, description="Random seed of weights, data order and dropout.")
+    seed: int = Field(default=0, ge=0, lt=10**18, description="Random seed of weights, data order and dropout.")
 
     @model_validator(mode="after")
     def _strategies_agree(self) -> "Trial":

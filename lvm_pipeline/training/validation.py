@@ -1,4 +1,4 @@
-"""What is measured after every epoch: the model on the validation split, and how the objective's terms share the loss.
+"""The measurements after every epoch: scores on the validation split, and each term's share of the objective.
 
 Shapes: S = targets, D = vector width.
 """
@@ -25,7 +25,7 @@ from lvm_pipeline.training.spans import Spans
 
 
 class Validation:
-    """The validation split of a training, ready to be predicted."""
+    """The validation split of a training, with its targets."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Validation:
         return self.metric.measure(predictions, self.targets, self.train_mean)
 
     def _predictions(self, model: LatentVectorModel) -> NDArray[np.float32]:
-        """Predict every target of the split once, (S, D), shared out among the ranks."""
+        """Predict every target of the split once, (S, D); each rank predicts a part."""
         vectors, condition = self.made.vectors, self.made.condition
         in_threads = not self.ranks.are_sharding  # FSDP's hooks are called by every layer and expect one thread
 

@@ -8,12 +8,14 @@ import pytest
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.experiments.ensemble import (
     Agreement,
+    build_ensemble,
     choose_weights,
     cross_fitted,
     ensemble_trial,
     fitted_weights,
     refuse_unlike,
 )
+from lvm_pipeline.training.rescore import rescore
 from lvm_pipeline.training.trained_model import Member, read_trained_model_info
 from lvm_pipeline_tests.evaluation.products import make_products
 from lvm_pipeline_tests.training.strategies.conftest import add_codes
@@ -174,3 +176,15 @@ def test_a_member_may_read_the_tmd_vectors_and_no_other_condition(coded, tmd_of,
     else:
         with pytest.raises(LvmError, match="a reads a condition that its strategy tmd makes"):
             refuse_unlike(members, coded.data())
+
+
+def test_an_ensemble_whose_first_member_reads_tmd_vectors_is_scored_on_its_data(coded, tmp_path):
+    members = {
+        "a": coded.train("coded", architecture="gru", strategy="tmd"),
+        "b": coded.train("plain", architecture="gru"),
+    }
+    trial = ensemble_trial([*members])
+
+    info = build_ensemble(members, coded.data(), trial=trial, output_dir=tmp_path / "ensemble", num_threads=1)
+
+    assert rescore(tmp_path / "ensemble", *coded.paths.values()).score == pytest.approx(info.score, abs=1e-6)

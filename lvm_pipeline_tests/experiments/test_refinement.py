@@ -14,7 +14,7 @@ def storage(tmp_path):
     return f"sqlite:///{tmp_path}/optuna.db"
 
 
-def report(epoch, score):
+def report(epoch, score, metric="cosine"):
     return ProgressReport(
         phase=1,
         num_phases=1,
@@ -22,16 +22,16 @@ def report(epoch, score):
         epochs=8,
         done_fraction=0.5,
         loss=0.4,
-        metric_name="cosine",
+        metric_name=metric,
         best_score=score,
         epochs_validated=epoch,
     )
 
 
-def run(proposal, scores):
+def run(proposal, scores, metric="cosine"):
     for epoch, score in enumerate(scores):
-        proposal.on_progress(report(epoch, score))
-        proposal.on_progress(report(epoch, score))
+        proposal.on_progress(report(epoch, score, metric))
+        proposal.on_progress(report(epoch, score, metric))
 
 
 def test_proposals_lie_in_the_ranges_around_the_best_config(storage):
@@ -71,7 +71,7 @@ def test_a_training_below_the_median_of_earlier_ones_is_stopped(storage):
 
     poor = search.propose()
     run(poor, [0.1, 0.2])
-    with pytest.raises(StoppedError, match=r"after epoch 2 its cosine of 0\.2500 was below the median"):
+    with pytest.raises(StoppedError, match=r"after epoch 2 its cosine of 0\.2500 was worse than the median"):
         run(poor, [0.1, 0.2, 0.25, 0.3])
     poor.report(cosine=None, was_stopped=True)
     better = search.propose()
@@ -79,6 +79,18 @@ def test_a_training_below_the_median_of_earlier_ones_is_stopped(storage):
 
     study = optuna.load_study(storage=storage, study_name="search")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * NUM_RANDOM + ["PRUNED", "RUNNING"]
+
+
+def test_of_a_metric_that_is_minimised_the_higher_scores_are_stopped(storage):
+    search = Refinement(storage, "search", training=TRAINING)
+    for _ in range(NUM_RANDOM):
+        good = search.propose()
+        run(good, [0.1, 0.05, 0.04], "mse")
+        good.report(cosine=0.6, was_stopped=False)
+
+    run(search.propose(), [0.1, 0.03, 0.02], "mse")
+    with pytest.raises(StoppedError, match=r"its mse of 0\.0900 was worse than the median"):
+        run(search.propose(), [0.1, 0.09, 0.09], "mse")
 
 
 def test_an_interrupted_search_goes_on(storage):

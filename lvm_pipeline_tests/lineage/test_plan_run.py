@@ -227,7 +227,7 @@ def test_week_5_combines_and_refines_the_best_of_the_weeks_before(lvm_home, embe
 
 def test_a_refinement_that_is_stopped_early_is_recorded_and_not_run_again(settings, small_plan, monkeypatch):
     def stops(*_, **__):
-        raise StoppedError("after epoch 3 its cosine was below the median of earlier trials")
+        raise StoppedError("after epoch 3 its cosine was worse than the median of earlier trials")
 
     monkeypatch.setattr(plan_run, "train_trial", stops)
 

@@ -84,6 +84,17 @@ def test_a_width_that_does_not_match_and_a_table_without_tmd_vectors_are_refused
     assert read_tmd_vectors(data.concepts_path) is None
 
 
+@pytest.mark.parametrize("number", [float("nan"), None])
+def test_tmd_vectors_that_are_not_finite_are_refused(folder, tmp_path, number):
+    table = pq.read_table(folder / "concepts.parquet")
+    vectors = [[number, *each[1:]] if each else None for each in table["tmd_dense"].to_pylist()]
+    column = table.schema.get_field_index("tmd_dense")
+    table = table.set_column(column, table.schema.field(column), pa.array(vectors, table.schema.field(column).type))
+    pq.write_table(table, tmp_path / "concepts.parquet")
+    with pytest.raises(LvmError, match="numbers that are not finite"):
+        read_tmd_vectors(tmp_path / "concepts.parquet")
+
+
 def test_training_and_validation_read_the_condition(trained, conditioned, model):
     assert trained.info.best_epoch > 0
     assert model.modulation.weight.abs().max() > 0

@@ -31,6 +31,8 @@ SEES_THE_FUTURE = dataclasses.replace(LSTM, causal=False)
         ("checkpoint_seconds", -1.0),
         ("warmup_fraction", 1.0),
         ("final_learning_rate_fraction", 1.5),
+        ("seed", -1),
+        ("seed", 2**64),
     ],
 )
 def test_a_value_that_cannot_work_is_refused(name, value):

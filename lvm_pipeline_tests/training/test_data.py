@@ -92,4 +92,4 @@ def test_sequences_across_articles_have_no_article_contexts(tmp_path):
 
 
 def test_unit_length_is_seen_in_the_vectors(data):
-    assert data.is_of_unit_length()
+    assert data.is_of_unit_length

@@ -40,9 +40,6 @@ class Recorder:
         self.events.append("metrics")
         self.metrics.append({name: list(series) for name, series in metrics.items()})
 
-    def log_artifacts(self, folder):
-        self.events.append("artifacts")
-
     def log_model(self, model_dir):
         self.events.append("model")
         assert (model_dir / "model.safetensors").is_file()

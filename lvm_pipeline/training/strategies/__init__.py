@@ -1,8 +1,9 @@
-"""Strategies: one module each, found by scanning this folder; an underscore marks machinery."""
+"""Strategies: one module each, found by scanning this folder, except names with a leading underscore."""
 
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +47,6 @@ def strategies_of(trial: Trial) -> "list[tuple[Strategy, Any]]":
     Raises:
         LvmError: If a strategy or an option does not exist; the message lists what exists.
     """
-    from dataclasses import fields
-
     from lvm_pipeline.training.strategies._contract import AFFECTS
 
     found = [load_strategy(name) for name in names_of_strategies(trial.strategy)]
@@ -78,11 +77,11 @@ def check_strategies(trial: Trial) -> None:
             raise LvmError(f"The strategies {' and '.join(names)} both decide the {affected}; choose one of them.")
     for strategy, options in found:
         if (reason := strategy.refused(trial, options)) is not None:
-            raise LvmError(f"The strategy {strategy.name} cannot be used so: {reason}.")
+            raise LvmError(f"The strategy {strategy.name} cannot be used like this: {reason}.")
 
 
 def staged(config: "TrainingConfig", data: "TrainingData") -> "Staging":
-    """Return how a training is staged: one phase over the train split, changed by each strategy in turn.
+    """Stage a training: start with one phase over the train split and apply each strategy in turn.
 
     Raises:
         LvmError: If there is nothing to train on, or a strategy cannot work on the data.
@@ -97,7 +96,7 @@ def staged(config: "TrainingConfig", data: "TrainingData") -> "Staging":
 
 
 def extended(model: "LatentVectorModel", trial: Trial) -> "LatentVectorModel":
-    """Return a model with what the strategies of a trial add to it."""
+    """Return a model with the modules that the strategies of a trial add."""
     if trial.strategy == PLAIN:
         return model
     for strategy, options in strategies_of(trial):

@@ -14,7 +14,7 @@ from lvm_pipeline.training.terms import TermModule, TermSources
 
 
 class BankCrossEntropy(TermModule):
-    """Cross-entropy of the true next concept among itself and a sample of the bank, as a share of guessing."""
+    """Cross-entropy of the true next concept among itself and a sample of the bank, divided by that of guessing."""
 
     bank: Tensor
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Affects = Literal["nothing", "spans", "phases", "first phase", "model", "objective"]
 AFFECTS: tuple[Affects, ...] = get_args(Affects)
-EXCLUSIVE = ("spans", "phases", "first phase")  # two strategies that affect the same of these contradict each other
+EXCLUSIVE = ("spans", "phases", "first phase")  # at most one strategy of a trial may affect each of these
 
 Measure = Callable[[NDArray[np.float32], NDArray[np.float32]], Mapping[str, float]]
 
@@ -47,7 +47,7 @@ class Staging:
     phases: tuple[Phase, ...]  # the phases of the training, in order
     # fields of the model's config that the strategies set, by name
     model: Mapping[str, Any] = field(default_factory=dict)
-    # further validation metrics, each a function of predictions (S, D) and targets (S, D)
+    # additional validation metrics, each a function of predictions (S, D) and targets (S, D)
     measures: tuple[Measure, ...] = ()
     # one sentence for each strategy about what it did with these data: what it used and what it used instead of
     # something that is missing. Recorded with the model, in MLflow and in the report

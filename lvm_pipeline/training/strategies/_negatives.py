@@ -4,8 +4,8 @@ Shapes: D = vector width, n = positions that count, M = concepts of the bank tha
 
     loss = -log( exp(p.y / tau) / (exp(p.y / tau) + sum_i exp(p.v_i / tau)) ) / log(1 + number of negatives)
 
-p is a prediction, y its target, all of unit length; v_i are the negatives (InfoNCE, arXiv 1807.03748). Guessing costs
-one.
+p is a prediction, y its target, all of unit length; v_i are the negatives (InfoNCE, arXiv 1807.03748). The value of
+guessing is 1.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.terms import TermModule, TermSources
 
 DRAWN_FROM_BANK = 2048
-SAME_CONCEPT = 0.95  # negatives with a higher cosine to the target are no negatives
+SAME_CONCEPT = 0.95  # candidates with a cosine to the target of this or more are not used as negatives
 
 
 @dataclass(frozen=True, kw_only=True)

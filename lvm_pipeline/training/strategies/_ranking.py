@@ -2,7 +2,7 @@
 
     rank = 1 + sum_c sigmoid((s_c - s_target) / temperature)       over the candidates that the query finds first
 
-Of the reciprocal rank itself, its logarithm and a softmax, the logarithm reached the highest MRR in the fewest steps.
+Compared with the reciprocal rank and a softmax, the logarithm reached the highest MRR in the fewest steps.
 
 Shapes: n = targets, C = concepts to choose from, M = candidates, K = views, D = vector width.
 """
@@ -25,7 +25,7 @@ LEFT_OUT = -2.0  # below every cosine
 
 
 class RankingTerm(TermModule):
-    """Mean logarithm of the smooth rank of the targets among train concepts, as a share of guessing; see `ranking`."""
+    """Mean logarithm of the smooth rank of the targets among train concepts, divided by that of guessing."""
 
     bank: Tensor
     first_rows: Tensor
@@ -57,14 +57,14 @@ class RankingTerm(TermModule):
             return torch.log1p(is_ahead.sum(dim=1)).mean() / math.log(1 + scores.shape[1] / 2)
 
     def _candidates(self, cosines: Tensor, concepts: Tensor, rows: Tensor) -> Tensor:
-        """Return where the target (first) and the candidates nearest to the query stand among the concepts, (n, M)."""
+        """Return indices into `concepts`, (n, M): the target, then the candidates nearest to the query."""
         targets = torch.searchsorted(concepts, rows)[:, None]
         cosines = cosines.scatter(1, targets, LEFT_OUT)
         if not self.options.context_negatives:
             first = self.first_rows[torch.searchsorted(self.first_rows, rows, right=True) - 1]
             is_read = (concepts >= first[:, None]) & (concepts < rows[:, None])
             cosines = cosines.masked_fill(is_read, LEFT_OUT)
-        # No more than every target has left, so that nothing left out comes in.
+        # The smallest number that any target has left, so that no excluded concept is chosen.
         most = min(self.options.ranked_candidates, int((cosines > LEFT_OUT).sum(dim=1).min()))
         return torch.cat([targets, cosines.topk(most, dim=1).indices], dim=1)
 

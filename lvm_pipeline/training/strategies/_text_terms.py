@@ -15,11 +15,11 @@ from lvm_pipeline.training.batches import Batch
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.terms import TermModule, TermSources
 
-NUM_COMPARED = 32  # train texts whose likelihood without knowledge the cross-entropy is divided by
+NUM_COMPARED = 32  # train texts from which the cross-entropy of guessing is estimated
 
 
 class TextCrossEntropy(TermModule):
-    """Cross-entropy per token of the true texts given the predictions, as a share of that given the mean vector.
+    """Cross-entropy per token of the true texts given the predictions, divided by that given the mean vector.
 
     Gradients reach the prediction through the decoder, whose own weights stay as they are.
     """
@@ -46,10 +46,10 @@ class TextCrossEntropy(TermModule):
     def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:
         """Return the cross-entropy of the texts of some targets, divided by that of guessing; see the contract."""
         (decoder,) = self._decoder
-        places = drawn(len(predictions), self.num_drawn, predictions.device)
-        texts = [self._texts[int(row)] for row in batch.rows[batch.is_target][places].tolist()]
+        positions = drawn(len(predictions), self.num_drawn, predictions.device)
+        texts = [self._texts[int(row)] for row in batch.rows[batch.is_target][positions].tolist()]
         with torch.autocast(predictions.device.type, enabled=False):
-            losses = decoder.nll(predictions[places].float(), texts)
+            losses = decoder.nll(predictions[positions].float(), texts)
         return losses.mean() / self._guessing
 
 
@@ -67,8 +67,8 @@ class Reencoded(TermModule):
     def forward(self, predictions: Tensor, batch: Batch, states: Tensor | None) -> Tensor:
         """Return the mean of one minus the cosine; see the contract."""
         decoder, encoder = self._parts
-        places = drawn(len(predictions), self.num_drawn, predictions.device)
-        chosen, targets = predictions[places], batch.chosen_targets()[places]
+        positions = drawn(len(predictions), self.num_drawn, predictions.device)
+        chosen, targets = predictions[positions], batch.chosen_targets()[positions]
         vectors = chosen.detach().float().cpu().numpy()
         encoded = torch.from_numpy(np.asarray(encoder.encode(decoder.decode(vectors)), np.float32)).to(chosen.device)
         with torch.autocast(predictions.device.type, enabled=False):
@@ -77,7 +77,7 @@ class Reencoded(TermModule):
 
 
 def drawn(size: int, num: int, device: torch.device) -> Tensor:
-    """Return so many of the positions that count, (m,), from torch's random state."""
+    """Draw `num` of `size` positions, (m,), from torch's random state."""
     return torch.randperm(size)[:num].to(device)
 
 

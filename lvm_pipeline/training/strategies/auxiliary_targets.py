@@ -1,4 +1,4 @@
-"""Auxiliary targets: heads that predict further concepts, and the mean of the next few, train the same trunk.
+"""Auxiliary targets: additional heads predict later concepts and the mean of the next few, from the same trunk.
 
 The heads are not part of the trained model.
 """
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class AuxiliaryOptions:
     offsets: tuple[Annotated[int, Field(ge=2, le=16)], ...] = strategy_option(
-        (2, 3, 4), "Concepts ahead that further heads predict; 1 would be the next concept."
+        (2, 3, 4), "Offsets that additional heads predict; 1 would be the next concept."
     )
     mean_of_next: Annotated[int, Field(ge=0, le=16)] = strategy_option(
-        3, "Number of next concepts whose mean a further head predicts; 0: none."
+        3, "Number of next concepts whose mean an additional head predicts; 0: none."
     )
     auxiliary_weight: Annotated[float, Field(gt=0)] = strategy_option(0.3, "Weight of the heads' mean loss.")
 
@@ -38,7 +38,7 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
     term = AddedTerm(name="auxiliary_targets", weight=options.auxiliary_weight, make=make)
     listed = [f"offset {offset}" for offset in options.offsets]
     listed += [f"the mean of the next {options.mean_of_next}"] if options.mean_of_next else []
-    note = f"Further heads for {', '.join(listed)}, where the article goes on so far."
+    note = f"Additional heads for {', '.join(listed)}, where the article is long enough."
     return staging.with_terms([term], of=STRATEGY.name, note=note)
 
 
@@ -48,7 +48,7 @@ def refused(trial: Trial, options: AuxiliaryOptions) -> str | None:
 
 STRATEGY = Strategy(
     name="auxiliary_targets",
-    summary="Further heads predict the concepts after the next one and the mean of the next few",
+    summary="Additional heads predict the concepts after the next one and the mean of the next few",
     affects="objective",
     stage=stage,
     options=AuxiliaryOptions,

@@ -1,8 +1,8 @@
 """Contrastive pre-training: a first phase in which a prediction has to find its target among negatives.
 
-Negatives are the soft and hard negatives that the concept table names (CPESH), encoded by the encoder of its space,
-where there are any and the encoder is at hand. There are always concepts of the target's own article, half of them
-from its context, and the nearest concepts of other train articles.
+Negatives are concepts of the target's own article, half of them from its context, and the nearest concepts of other
+train articles. If the concept table has soft and hard negatives (CPESH) and the encoder of its space is available,
+these are encoded and added.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class ContrastiveOptions:
         "0 cosine", "Objective of the phase beside the contrastive term; `0 cosine`: the contrastive term alone."
     )
     num_own: Annotated[int, Field(ge=2)] = strategy_option(
-        16, "Negatives from the target's own article, and as many of those that the table names."
+        16, "Negatives from the target's own article, and as many from the table."
     )
     num_hard: Annotated[int, Field(ge=1)] = strategy_option(
         64, "Negatives from other train articles: the nearest to the target among about 2,000 drawn."
@@ -39,7 +39,7 @@ class ContrastiveOptions:
 
 
 def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options: ContrastiveOptions) -> Staging:
-    negatives, said = written_negatives(data, seed=config.seed)
+    negatives, source = written_negatives(data, seed=config.seed)
 
     def make(sources: "TermSources") -> "TermModule":
         from lvm_pipeline.training.strategies._negatives import ContrastiveTerm
@@ -60,22 +60,27 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
         objective=options.contrastive_objective,
         terms=(AddedTerm(name="contrastive", weight=1.0, make=make),),
     )
-    note = f"{said}; {options.num_own} concepts of the same article and {options.num_hard} hard ones of other articles."
+    note = (
+        f"{source}; {options.num_own} concepts of the same article and {options.num_hard} hard ones of other articles."
+    )
     return replace(staging, phases=(first, *staging.phases), notes={**staging.notes, STRATEGY.name: note})
 
 
 def written_negatives(data: TrainingData, *, seed: int) -> "tuple[WrittenNegatives | None, str]":
-    """Return the encoded negatives of the table's train concepts, and which negatives are used, in words."""
+    """Return the encoded negatives of the table's train concepts, and a sentence about which negatives are used."""
     from lvm_pipeline.source.encoders.registry import encoder_of_space
     from lvm_pipeline.training.strategies._negatives import encode_negatives
 
-    substitute = "so negatives are other concepts alone"
+    substitute = "so the negatives are other concepts only"
     space_id, encoders_dir = data.concepts.space_id, data.encoders_dir
     if not data.has_written_negatives():
         return None, f"The table names no negatives, {substitute}"
     encoder = None if encoders_dir is None else encoder_of_space(space_id, encoders_dir=encoders_dir)
     if encoder is None:
-        return None, f"The encoder of the space {space_id} is not at hand to encode the table's negatives, {substitute}"
+        return (
+            None,
+            f"The encoder of the space {space_id} is not available to encode the table's negatives, {substitute}",
+        )
     found = encode_negatives(data, encoder, data.train_rows(), limit=MAX_TEXTS, seed=seed)
     if found is None:
         return None, f"The table names no negatives for train concepts, {substitute}"

@@ -1,7 +1,7 @@
 """Curriculum: targets that lie close to their context first, distant ones later (Bengio et al., 2009).
 
-How easy a target is, is the cosine between it and the mean of the last concepts of its context, as many as a window
-has. Quantiles of that cosine on the train split bound the phases.
+The easiness of a target is its cosine to the mean of the last T concepts of its context, where T is the context length.
+Quantiles of that cosine on the train split bound the phases.
 """
 
 from dataclasses import dataclass, replace

@@ -3,13 +3,13 @@
 Ways to decode:
 
     bank      the nearest concept: cross-entropy of the true next concept in a softmax over the bank of train concepts,
-              of which every step draws a sample. The stand-in where no text decoder is trained.
+              of which every step draws a sample. It needs no trained text decoder.
     prefix    the trained text decoder, frozen (`lvm decoder train`): cross-entropy of the true text, token by token
               (SONAR-LLM, arXiv 2508.05305). With `reencode_weight` the decoded text is also encoded again and compared
               with the target.
     lm        the same with a frozen language model (`lvm decoder train --kind lm`); slow without a GPU.
 
-A trial names its decoder, so that equal trials do the same; the note of the strategy says which decoder was used.
+The decoder is an option of the trial, so equal trials use the same; the note of the strategy names it.
 """
 
 from collections.abc import Callable
@@ -49,9 +49,7 @@ class DecodeOptions:
     decode_temperature: Annotated[float, Field(gt=0)] = strategy_option(
         0.1, "Cosines to the bank are divided by this before the softmax."
     )
-    decoded_targets: Annotated[int, Field(ge=1)] = strategy_option(
-        16, "Targets per step that a text decoder is asked about."
-    )
+    decoded_targets: Annotated[int, Field(ge=1)] = strategy_option(16, "Targets per step that the text decoder scores.")
     reencode_weight: Annotated[float, Field(ge=0)] = strategy_option(
         0.0, "Weight of decoding to text, encoding it again and comparing with the target; 0 leaves it out."
     )
@@ -123,7 +121,7 @@ def _reencoded(options: DecodeOptions, encoder: "Encoder") -> "Callable[[TermSou
 
 
 def _decoder_info(data: TrainingData, kind: str) -> "PrefixInfo":
-    """Return the record of the trained decoder, which must know the train articles of these data and no others."""
+    """Return the record of the trained decoder, which must have been trained on the train articles of these data."""
     from lvm_pipeline.decoding.prefix import read_prefix_info, trained_on_other_data
 
     if data.decoders_dir is None:

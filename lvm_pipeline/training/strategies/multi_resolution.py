@@ -26,7 +26,7 @@ TERM = "resolutions"
 @dataclass(frozen=True, kw_only=True)
 class ResolutionOptions:
     widths: tuple[Annotated[int, Field(ge=1)], ...] = strategy_option(
-        (), "Lower widths. None: a half and a quarter of the vectors' width, which is 384 and 192 of 768."
+        (), "Lower widths. Empty: half and a quarter of the vector width (384 and 192 for 768)."
     )
     resolution_weight: Annotated[float, Field(gt=0)] = strategy_option(
         0.5, "Weight of the mean cosine loss at the lower widths, beside the objective."

@@ -1,7 +1,7 @@
 """TMD-conditional training: the TMD vector of the last context concept scales and shifts the hidden states (FiLM).
 
 A concept whose code is zero or missing has a learned vector instead. With `tmd_of: target` the model reads the code of
-the concept it has to predict: an upper bound for what codes can give, which is never promoted.
+the concept it has to predict: an upper bound for what codes can add; such a model is never promoted.
 """
 
 from dataclasses import dataclass, replace

@@ -6,6 +6,7 @@ from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.batches import gather, vectors_on_device
 from lvm_pipeline.training.config import training_config
+from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.strategies import staged
 from lvm_pipeline.training.strategies._future_targets import FutureTargets
 from lvm_pipeline.training.terms import TermSources
@@ -47,3 +48,8 @@ def test_every_phase_has_the_term_and_an_empty_list_is_refused(data, settled):
     assert [[term.name for term in phase.terms] for phase in phases] == [["auxiliary_targets"]] * 3
     with pytest.raises(LvmError, match="neither offsets nor mean_of_next names a target"):
         training_config({"strategy": "auxiliary_targets", "strategy_options": {"offsets": [], "mean_of_next": 0}})
+
+
+def test_a_model_without_hidden_states_is_refused(data, tmp_path):
+    with pytest.raises(LvmError, match="Mixing has no hidden states"):
+        train(config_of("auxiliary_targets", architecture="mixing", model={}), data, output_dir=tmp_path / "model")

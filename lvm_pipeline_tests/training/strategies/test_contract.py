@@ -239,7 +239,7 @@ def test_a_strategy_may_draw_mask_add_terms_extend_the_model_measure_and_give_th
 
 @pytest.mark.usefixtures("everything_strategy")
 def test_a_contradiction_is_refused_when_the_trial_is_made():
-    with pytest.raises(LvmError, match="everything cannot be used so: mse is not allowed"):
+    with pytest.raises(LvmError, match="everything cannot be used like this: mse is not allowed"):
         training_config({"strategy": "everything", "objective": "mse"})
 
 

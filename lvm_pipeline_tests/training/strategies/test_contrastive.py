@@ -113,5 +113,5 @@ def test_the_phase_comes_first_and_negatives_of_the_table_are_encoded_once_each(
 
 def test_a_substitute_is_noted(noise, with_negatives, settled):
     config = settled(config_of("contrastive"))
-    assert staged(config, noise).notes["contrastive"].startswith("The table names no negatives, so negatives are other")
-    assert "is not at hand to encode the table's negatives" in staged(config, with_negatives).notes["contrastive"]
+    assert staged(config, noise).notes["contrastive"].startswith("The table names no negatives, so the negatives are")
+    assert "is not available to encode the table's negatives" in staged(config, with_negatives).notes["contrastive"]

@@ -96,7 +96,7 @@ def test_without_codes_it_is_refused_at_the_start_with_what_is_missing(tmp_path,
 
 
 def test_a_condition_of_another_width_is_refused_when_the_trial_is_made():
-    with pytest.raises(LvmError, match=r"tmd cannot be used so: model.condition_dim is 8"):
+    with pytest.raises(LvmError, match=r"tmd cannot be used like this: model.condition_dim is 8"):
         training_config({"strategy": "tmd", "model.condition_dim": 8})
 
 
