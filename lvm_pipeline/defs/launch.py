@@ -74,6 +74,15 @@ def materialise_lineage(
         return [*runs, run("choose_champion", CHOICE)]
 
 
+def refresh_data(settings: Settings) -> LaunchedRun:
+    """Materialise the source table, concepts and sequences. Raises LvmError if an asset fails."""
+    from lvm_pipeline.definitions import defs
+
+    with open_instance(settings) as instance:
+        end_abandoned_runs(instance)
+        return _run(instance, defs(), "refresh_data", DATA)
+
+
 @contextmanager
 def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """Open the instance of the settings' home, with the environment variables of these settings."""
