@@ -13,11 +13,15 @@ from typing import Any
 
 import dagster as dg
 
+from lvm_pipeline import lineage
 from lvm_pipeline.adapters.limits import limit_met
 from lvm_pipeline.defs.metadata import markdown_list, numbers
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, Invariant, Severity, blocking_failures
+from lvm_pipeline.lineage.trials import TrialFolder, trial_folder
+from lvm_pipeline.settings import Settings
 
+CHECKED_TRIAL_TAG = "lvm/checked_trial"  # the trial whose model a run of checks alone is about
 STEP_LOGGER = "dagster._core.execution.plan.active"
 SEVERITIES = {Severity.BLOCKING: dg.AssetCheckSeverity.ERROR, Severity.WARNING: dg.AssetCheckSeverity.WARN}
 
@@ -100,6 +104,16 @@ def check_results(
 def without_absent_results(record: logging.LogRecord) -> bool:
     """Drop Dagster's warning about a blocking check without a result: the asset's metadata gives the reason."""
     return "emitted no result" not in str(record.msg)
+
+
+def checked_trial(context: dg.AssetExecutionContext, settings: Settings, architecture: str) -> TrialFolder:
+    """Return the trial that a run of checks alone is about: the one of its tag, else the architecture's latest.
+
+    Raises:
+        LvmError: If no trial of the architecture was trained.
+    """
+    trial_id = context.run.tags.get(CHECKED_TRIAL_TAG)
+    return lineage.latest_trial(settings, architecture) if trial_id is None else trial_folder(settings, trial_id)
 
 
 def is_made(context: dg.AssetExecutionContext) -> bool:

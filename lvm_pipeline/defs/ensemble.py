@@ -8,11 +8,11 @@ from pydantic import Field
 
 from lvm_pipeline import lineage
 from lvm_pipeline.defs import metadata
-from lvm_pipeline.defs.checks import check_results, checked_asset, is_made, lvm_errors_as_failures
+from lvm_pipeline.defs.checks import check_results, checked_asset, checked_trial, is_made, lvm_errors_as_failures
 from lvm_pipeline.defs.evaluation_report import details, verdict
 from lvm_pipeline.defs.launchpad import AGAIN
 from lvm_pipeline.defs.leaderboard import leaderboard
-from lvm_pipeline.defs.partitions import RESULTS_POOL
+from lvm_pipeline.defs.partitions import ENSEMBLE, RESULTS_POOL
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.settings import Settings
@@ -65,7 +65,11 @@ def ensemble(
 
     with lvm_errors_as_failures(), stage_shown(settings, "ensemble"):
         if not is_made(context):
-            yield from check_results(lineage.check_latest_ensemble(settings), INVARIANTS, context=context)
+            yield from check_results(
+                lineage.check_ensemble(settings, checked_trial(context, settings, ENSEMBLE)),
+                INVARIANTS,
+                context=context,
+            )
             return
         try:
             made = lineage.make_ensemble(

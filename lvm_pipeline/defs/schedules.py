@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from lvm_pipeline import lineage
-from lvm_pipeline.defs.checks import lvm_errors_as_failures
+from lvm_pipeline.defs.checks import CHECKED_TRIAL_TAG, lvm_errors_as_failures
 from lvm_pipeline.defs.concepts import concepts
 from lvm_pipeline.defs.dagster_internals import PARTITION_NAME_TAG, AssetCheckExecutionRecordStatus
 from lvm_pipeline.defs.jobs import train_architecture, verify_data, verify_ensemble, verify_model
@@ -70,14 +70,15 @@ def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="model_verification", job=verify_model, description="Checks the champion's trained model.", **options
     )
     def verify_champion(_context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        architecture = champions_architecture()
+        architecture, trial_id = champions_model()
         if architecture is None:
             return dg.SkipReason("There is no champion with a trained model here.")
         if not architecture_partitions.has_partition_key(architecture):
             by_hand = "check its model with `lvm verify --products`"
             how = "the schedule ensemble_verification checks it" if architecture == ENSEMBLE else by_hand
             return dg.SkipReason(f"The champion's architecture, {architecture}, has no partition; {how}.")
-        return dg.RunRequest(tags={PARTITION_NAME_TAG: architecture})  # a job of checks alone has no partitions
+        tags = {PARTITION_NAME_TAG: architecture, CHECKED_TRIAL_TAG: trial_id}
+        return dg.RunRequest(tags=tags)  # a job of checks alone has no partitions
 
     @dg.schedule(
         name="ensemble_verification",
@@ -86,18 +87,19 @@ def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
         **options,
     )
     def verify_champion_ensemble(_context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        if champions_architecture() != ENSEMBLE:
+        architecture, trial_id = champions_model()
+        if architecture != ENSEMBLE:
             return dg.SkipReason("The champion is no ensemble with a model here.")
-        return dg.RunRequest()
+        return dg.RunRequest(tags={CHECKED_TRIAL_TAG: trial_id})
 
     return [verify_tables, verify_champion, verify_champion_ensemble]
 
 
-def champions_architecture() -> str | None:
-    """Return the architecture of the champion; None if there is no champion with a trained model here."""
+def champions_model() -> tuple[str | None, str]:
+    """Return architecture and trial id of the champion; None and "" if there is none with a trained model here."""
     settings = load_settings()
-    architecture = lineage.read_champion(settings).get("architecture")
-    return architecture if architecture is not None and (settings.models_dir / architecture).exists() else None
+    folder = lineage.champions_trial(settings)
+    return (None, "") if folder is None else (lineage.read_champion(settings)["architecture"], folder.trial_id)
 
 
 def failing_blocking_checks(instance: dg.DagsterInstance) -> list[str]:

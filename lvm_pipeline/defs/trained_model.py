@@ -7,7 +7,7 @@ import dagster as dg
 
 from lvm_pipeline import lineage
 from lvm_pipeline.defs import metadata
-from lvm_pipeline.defs.checks import check_results, checked_asset, is_made, lvm_errors_as_failures
+from lvm_pipeline.defs.checks import check_results, checked_asset, checked_trial, is_made, lvm_errors_as_failures
 from lvm_pipeline.defs.launchers import Launcher, train_in_process
 from lvm_pipeline.defs.launchpad import TrainingOptions, given_options, settings_with
 from lvm_pipeline.defs.partitions import GPU_POOL, architecture_partitions
@@ -43,7 +43,8 @@ def trained_model(
     architecture = context.partition_key
     with lvm_errors_as_failures(), stage_shown(settings, "trained_model", architecture):
         if not is_made(context):
-            yield from check_results(lineage.check_latest_model(settings, architecture), INVARIANTS, context=context)
+            folder = checked_trial(context, settings, architecture)
+            yield from check_results(lineage.check_model(settings, folder), INVARIANTS, context=context)
             return
         chosen = settings_with(settings, config, given_options(context, "trained_model"))
         product = train_in_child(launcher, context, chosen, again=config.again)

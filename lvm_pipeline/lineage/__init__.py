@@ -46,10 +46,11 @@ if TYPE_CHECKING:
     from lvm_pipeline.lineage.preference import collect_study, create_study, study_status
     from lvm_pipeline.lineage.products import (
         ProductVerification,
+        champions_trial,
         check_concepts_product,
-        check_latest_ensemble,
-        check_latest_model,
+        check_ensemble,
         check_latest_report,
+        check_model,
         check_sequences_product,
         verify_all_products,
     )

@@ -58,15 +58,20 @@ def verify_all_products(settings: Settings) -> ProductVerification:
     Raises:
         LvmError: If there are no promoted tables, or one cannot be read.
     """
-    champion = read_champion(settings).get("name")
-    folder = trial_folder(settings, champion or "none")
-    has_model = champion is not None and folder.info() is not None
+    folder = champions_trial(settings)
     return ProductVerification(
         tables=verify_products(settings),
         drift=check_drift(settings)[0].findings,
-        model=check_model(settings, folder) if has_model else [],
-        champion=champion if has_model else None,
+        model=check_model(settings, folder) if folder is not None else [],
+        champion=folder.trial_id if folder is not None else None,
     )
+
+
+def champions_trial(settings: Settings) -> TrialFolder | None:
+    """Return the champion's trial; None if there is no champion, or its model is not here."""
+    name = read_champion(settings).get("name")
+    folder = None if name is None else trial_folder(settings, name)
+    return folder if folder is not None and folder.info() is not None else None
 
 
 def check_concepts_product(settings: Settings) -> list[Finding]:
@@ -78,15 +83,6 @@ def check_concepts_product(settings: Settings) -> list[Finding]:
 def check_sequences_product(settings: Settings) -> list[Finding]:
     """Check the promoted sequence table."""
     return checked_sequences(settings, settings.concepts_path, settings.sequences_path)
-
-
-def check_latest_model(settings: Settings, architecture: str) -> list[Finding]:
-    """Check the latest trained model of an architecture.
-
-    Raises:
-        LvmError: If none was trained.
-    """
-    return check_model(settings, latest_trial(settings, architecture))
 
 
 def check_model(settings: Settings, folder: TrialFolder) -> list[Finding]:
@@ -124,9 +120,8 @@ def _refuse(*_tables: Path) -> "Rescore":
     raise LvmError(DATA_CHANGED)
 
 
-def check_latest_ensemble(settings: Settings) -> list[Finding]:
-    """Check the latest ensemble, its model and its scores."""
-    folder = latest_trial(settings, "ensemble")
+def check_ensemble(settings: Settings, folder: TrialFolder) -> list[Finding]:
+    """Check an ensemble, its model and its scores."""
     of_both = [*check_model(settings, folder), *compute_report(settings, folder).findings]
     return list({finding.name: finding for finding in of_both}.values())
 

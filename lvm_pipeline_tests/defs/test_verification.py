@@ -1,5 +1,6 @@
 """Checks of promoted products on their own: by a job or by `lvm verify --products`, and heeded like any other."""
 
+import json
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -16,6 +17,7 @@ from lvm_pipeline.defs.record import record_verification
 from lvm_pipeline.defs.schedules import failing_blocking_checks, retraining, verifications
 from lvm_pipeline.lineage.data import Verification
 from lvm_pipeline.lineage.products import ProductVerification
+from lvm_pipeline.lineage.trials import TrialFolder
 from lvm_pipeline_tests.defs.test_data_assets import failed_checks, materialised, refresh
 from lvm_pipeline_tests.defs.test_trained_model import failure_of, with_products
 
@@ -102,36 +104,42 @@ def tick(schedule, instance):
     return schedule.evaluate_tick(context)
 
 
-def promote(settings, architecture):
-    files.write_json(
-        settings.reports_dir / "champion.json", {"name": f"{architecture} smoke", "architecture": architecture}
-    )
+def promote(settings, architecture, trial_id="trial"):
+    files.write_json(settings.reports_dir / "champion.json", {"name": trial_id, "architecture": architecture})
 
 
-def test_the_champions_model_is_checked_on_schedule(make_settings, instance_on_disk):
+def test_the_champions_model_is_checked_on_schedule_though_another_was_trained_later(make_settings, instance_on_disk):
     settings = with_products(make_settings(), article_lengths=[12] * 30)
-    lineage.train_trial(settings, lineage.training_config_of(settings, "gru"))
+    champion = lineage.train_trial(settings, lineage.training_config_of(settings, "gru")).folder
     _, schedule, _ = verifications(settings)
     assert "no champion" in tick(schedule, instance_on_disk).skip_message
-    promote(settings, "gru")
+    promote(settings, "gru", champion.trial_id)
+    later = settings.model_copy(update={"seed": 1})
+    lineage.train_trial(later, lineage.training_config_of(later, "gru"))
 
-    (request,) = tick(schedule, instance_on_disk).run_requests
-    job = defs().resolve_job_def("verify_model")
-    result = job.execute_in_process(
-        instance=instance_on_disk, run_config=QUIET, tags=request.tags, raise_on_error=False
-    )
+    result = verify_as_asked(tick(schedule, instance_on_disk), instance_on_disk)
 
     assert result.success, failure_of(result)
     names = {each.check_name for each in result.get_asset_check_evaluations()}
     assert names == {each.name for each in lineage.INVARIANTS["trained_model"]}
+    record = champion.model_dir / "trained_model.json"
+    files.write_json(record, {**json.loads(record.read_text()), "score": 0.99})
+    result = verify_as_asked(tick(schedule, instance_on_disk), instance_on_disk)
+    assert "checkpoint_reproduces_its_score" in failed_checks(result)
+
+
+def verify_as_asked(ticked, instance):
+    (request,) = ticked.run_requests
+    job = defs().resolve_job_def("verify_model")
+    return job.execute_in_process(instance=instance, run_config=QUIET, tags=request.tags, raise_on_error=False)
 
 
 @pytest.mark.parametrize("architecture", ["ensemble", "linear"])
 def test_a_champion_that_is_no_partition_is_checked_on_schedule_if_an_ensemble(
-    make_settings, instance_on_disk, architecture
+    make_settings, instance_on_disk, architecture, monkeypatch
 ):
     settings = make_settings()
-    (settings.models_dir / architecture).mkdir(parents=True)
+    monkeypatch.setattr(TrialFolder, "info", lambda _folder: "a record")
     promote(settings, architecture)
 
     _, of_architectures, of_ensembles = verifications(settings)
