@@ -137,6 +137,8 @@ def test_what_is_wrong_with_the_settings_is_a_whole_sentence(monkeypatch, tmp_pa
         ({"article_column": "page"}, "without LVM_POSITION_COLUMN"),
         ({"dagster_port": 4000, "mlflow_port": 4000}, "LVM_DAGSTER_PORT and LVM_MLFLOW_PORT are both 4000"),
         ({"dagster_port": 4000, "reports_port": 4000}, "LVM_DAGSTER_PORT and LVM_REPORTS_PORT are both 4000"),
+        ({"retrained_architectures": "lstm gruu"}, "LVM_RETRAINED_ARCHITECTURES: There is no architecture gruu"),
+        ({"severities": "order_is_kept=warning"}, "LVM_SEVERITIES names the check 'order_is_kept'"),
     ],
 )
 def test_contradicting_values_are_reported(tmp_path, values, words):

@@ -1,4 +1,4 @@
-"""`lvm alerts`: a test alert arrives, and a missing address ends in one sentence."""
+"""Commands about services: `lvm alerts`, `lvm env`, and what `lvm ui` refuses before it starts any."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from lvm_pipeline.adapters import services
 from lvm_pipeline.cli import commands
 from lvm_pipeline.errors import LvmError
 
@@ -35,6 +36,18 @@ def test_the_address_is_not_among_the_settings_that_are_shown(monkeypatch, recei
 
     assert "LVM_ALERT_URL" in result.output
     assert "s3cret" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("LVM_RETRAINED_ARCHITECTURES", "gruu"), ("LVM_SEVERITIES", "no_such_check=warning")]
+)
+def test_services_are_not_started_with_a_name_that_every_tick_would_fail_on(lvm, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(services, "run_services", lambda _settings: None)
+
+    code, _, error = lvm("ui")
+
+    assert (code, name in error) == (1, True)
 
 
 @pytest.mark.postgres

@@ -61,9 +61,12 @@ def doctor(as_json: JsonOption = False) -> None:
 @app.command(short_help="Start the Dagster and MLflow web UIs.")
 def ui() -> None:
     """Start the Dagster web UI and daemon, the MLflow UI and the report server. Ctrl-C stops them."""
+    from lvm_pipeline import lineage
     from lvm_pipeline.adapters import services
 
-    services.run_services(load_settings())
+    settings = load_settings()
+    lineage.refuse_unknown_names(settings)  # or each tick of schedules and automation would fail
+    services.run_services(settings)
 
 
 @app.command(short_help="Stop the services and the embedded Postgres.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from lvm_pipeline import lineage
 from lvm_pipeline.doctor.diagnosis import Diagnosis, Subject
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings, variable_of
@@ -35,7 +36,12 @@ def examine_names() -> Iterator[Diagnosis]:
 
 def examine_agreement(settings: Settings) -> Iterator[Diagnosis]:
     """Look for contradicting values."""
-    problems = [*_split_problems(settings), *_order_problems(settings), *_services_problems(settings)]
+    problems = [
+        *_split_problems(settings),
+        *_order_problems(settings),
+        *_services_problems(settings),
+        *_name_problems(settings),
+    ]
     yield from problems
     if settings.boundaries == "ignore" or settings.split == "last_20_percent":
         yield AGREEMENT.warning(
@@ -93,3 +99,10 @@ def _services_problems(settings: Settings) -> Iterator[Diagnosis]:
             "LVM_MLFLOW_UI_URL is set although MLflow uses the built-in store",
             "Unset it, unless a proxy serves the UI there.",
         )
+
+
+def _name_problems(settings: Settings) -> Iterator[Diagnosis]:
+    try:
+        lineage.refuse_unknown_names(settings)
+    except LvmError as error:
+        yield AGREEMENT.problem(str(error).rstrip("."), "Correct the variable.")

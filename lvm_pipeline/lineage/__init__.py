@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         evaluate_trial,
         make_learning_curve,
         read_champion,
+        refuse_unknown_names,
         retrained_architectures,
         trial_rows,
     )

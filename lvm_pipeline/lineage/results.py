@@ -253,10 +253,19 @@ def retrained_architectures(settings: Settings) -> list[str]:
         LvmError: If the setting names an architecture that does not exist.
     """
     if settings.retrained_architectures.strip() != "champion":
-        return architectures_named(settings.retrained_architectures)
+        try:
+            return architectures_named(settings.retrained_architectures)
+        except LvmError as error:
+            raise LvmError(f"LVM_RETRAINED_ARCHITECTURES: {error}") from None
     champion = read_champion(settings)
     name = champion.get("architecture") or (champion.get("name") or "").split(" ")[0]  # earlier versions: "gru small"
     return champion.get("architectures") or ([name] if name in architecture_names() else [])
+
+
+def refuse_unknown_names(settings: Settings) -> None:
+    """Raise LvmError if LVM_RETRAINED_ARCHITECTURES or LVM_SEVERITIES names something that does not exist."""
+    retrained_architectures(settings)
+    with_set_severities(settings, [])
 
 
 def _challengers(settings: Settings) -> dict[str, Path]:
