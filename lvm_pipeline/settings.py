@@ -217,6 +217,9 @@ class Settings(TrainingConfig, BaseSettings):
 
     # The model server (`lvm serve`).
     serve_port: int = Field(default=8000, ge=1, le=65535, description="Port of `lvm serve`.")
+    serve_url: str | None = Field(
+        default=None, description="Address under which a proxy offers `lvm serve`; its host name is accepted."
+    )
     serve_poll_seconds: float = Field(default=5, gt=0, description="Seconds between checks for a new champion.")
     serve_max_concepts: int = Field(default=1024, ge=1, description="Longest context of a request to `lvm serve`.")
     serve_max_body_megabytes: int = Field(default=32, ge=1, description="Largest request to `lvm serve`, in MiB.")

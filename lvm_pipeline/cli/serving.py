@@ -64,11 +64,12 @@ def try_(
     """
     from lvm_pipeline import files
     from lvm_pipeline.lineage.trying import article_trier, read_article
-    from lvm_pipeline.serving.try_page import positions_table, tried_table, try_page
 
     settings, out = settings_of(), render.plain()
     with out.status("Predicting"):
         tried = article_trier(settings, encoder_name=encoder)(read_article(article))
+        from lvm_pipeline.serving.try_page import positions_table, tried_table, try_page  # imports PyTorch
+
         path = (output or settings.reports_dir / "try" / f"{article.stem}.html").absolute()
         files.write_text(path, try_page(tried, title=article.name))
     render.show_table(out, positions_table(tried))

@@ -125,7 +125,7 @@ def _study(storage: str, name: str, *, seed: int) -> "Study":
         study_name=name,
         direction="maximize",
         load_if_exists=True,
-        sampler=TPESampler(n_startup_trials=NUM_RANDOM, seed=seed),
+        sampler=TPESampler(n_startup_trials=NUM_RANDOM, seed=seed % 2**32),  # NumPy takes no larger one
         pruner=MedianPruner(n_startup_trials=NUM_RANDOM, n_warmup_steps=NUM_WARMUP_EPOCHS),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lvm_pipeline import files
 from lvm_pipeline.concepts.content_kinds import TEXTS
-from lvm_pipeline.concepts.store import read_columns
+from lvm_pipeline.concepts.store import read_texts
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.models import promoted_data
 from lvm_pipeline.lineage.space_encoder import space_encoder
@@ -88,7 +88,7 @@ def train_text_decoder(
         if known is not None and {name: getattr(known, name) for name in found} == found:
             return TextDecoder(path=folder, info=known, was_trained=False)
         rows = data.train_rows()
-        texts = _texts(settings.concepts_path, rows)
+        texts = read_texts(settings.concepts_path, rows)
         trained = _trained(settings, np.asarray(data.vectors[rows]), texts, options, opened, progress)
         save_prefix_decoder(folder, trained, space_id=data.concepts.space_id, num_texts=len(texts), **made_with)
         return TextDecoder(path=folder, info=read_prefix_info(folder), was_trained=True)
@@ -290,11 +290,6 @@ def _needed(encoder: "Encoder | None", space_id: str) -> "Encoder":
             "LVM_ENCODER, or give vectors and ask for one candidate and no corrections."
         )
     return encoder
-
-
-def _texts(concepts_path: Path, rows: np.ndarray) -> list[str]:
-    texts = read_columns(concepts_path, ["concept_text"])["concept_text"].take(rows).to_pylist()
-    return [text or "" for text in texts]
 
 
 def _info_or_none(folder: Path) -> "PrefixInfo | None":

@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+THIS_MACHINE = ("127.0.0.1", "localhost")
+
 
 def serve(
     settings: Settings,
@@ -34,6 +37,9 @@ def serve(
     on_start: Callable[[], None],
 ) -> None:
     """Serve a trial (by id or the beginning of one), or the champion, until the process is interrupted.
+
+    On this machine's own address, requests under other host names than its own and that of `serve_url` are refused:
+    a web site whose name resolves to this machine must not read the concepts through a visitor's browser.
 
     `encoder_name` is for a space whose encoder is not recorded, see `space_encoder`; `on_start` is called when the
     model is loaded.
@@ -47,12 +53,22 @@ def serve(
 
     if not is_free(port):
         raise LvmError(f"Port {port} is in use; choose another with --port or LVM_SERVE_PORT.")
-    app = serving_app(settings, trial=trial, encoder_name=encoder_name)
+    _served_model(settings, trial)  # a missing one is reported before PyTorch is imported, which takes seconds
+    own = [urlsplit(settings.serve_url).hostname or ""] if settings.serve_url else []
+    host_names = (*THIS_MACHINE, *own) if host in THIS_MACHINE else None
+    app = serving_app(settings, trial=trial, encoder_name=encoder_name, host_names=host_names)
     on_start()
     uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
 
 
-def serving_app(settings: Settings, *, trial: str | None = None, encoder_name: str | None = None) -> "FastAPI":
+def serving_app(
+    settings: Settings,
+    *,
+    trial: str | None = None,
+    encoder_name: str | None = None,
+    host_names: Sequence[str] | None = None,
+) -> "FastAPI":
+    """Return the application; `host_names` as in `Serving`."""
     import torch
 
     from lvm_pipeline.serving.app import Serving, make_app
@@ -72,6 +88,7 @@ def serving_app(settings: Settings, *, trial: str | None = None, encoder_name: s
             max_body_bytes=settings.serve_max_body_megabytes * 2**20,
             try_article=_pages(settings, encoder_name),
             try_form=try_page(None, has_form=True),
+            host_names=host_names,
         )
     )
 
@@ -107,22 +124,27 @@ def _stamp(*paths: Path) -> str:
 
 def source_of(settings: Settings, *, trial: str | None = None) -> "Callable[[], Source]":
     """Return a function that says which model should be served now."""
-    from lvm_pipeline.adapters import mlflow_registry
     from lvm_pipeline.serving.model import Source
 
     def find() -> Source:
-        if trial is not None:
-            return Source(model_dir=(found := named_trial(settings, trial).model_dir), version=None, stamp=stamp(found))
-        champion = mlflow_registry.champion(settings)
-        if champion is None:
-            raise LvmError("There is no champion yet; run `lvm champion --choose`, or choose a model with --model.")
-        return Source(model_dir=champion.model_dir, version=champion.version, stamp=stamp(champion.model_dir))
-
-    def stamp(model_dir: Path) -> str:
+        model_dir, version = _served_model(settings, trial)
         decoders = [settings.decoders_dir / kind for kind in KINDS]
-        return _stamp(model_dir / "trained_model.json", settings.concepts_path, *decoders)
+        stamp = _stamp(model_dir / "trained_model.json", settings.concepts_path, *decoders)
+        return Source(model_dir=model_dir, version=version, stamp=stamp)
 
     return find
+
+
+def _served_model(settings: Settings, trial: str | None) -> tuple[Path, str | None]:
+    """Return folder and registered version of a trial's model, or of the champion's. Raises LvmError for none."""
+    from lvm_pipeline.adapters import mlflow_registry
+
+    if trial is not None:
+        return named_trial(settings, trial).model_dir, None
+    champion = mlflow_registry.champion(settings)
+    if champion is None:
+        raise LvmError("There is no champion yet; run `lvm champion --choose`, or choose a model with --model.")
+    return champion.model_dir, champion.version
 
 
 def loader_of(settings: Settings, *, encoder_name: str | None = None) -> "Callable[[Source], ServedModel]":

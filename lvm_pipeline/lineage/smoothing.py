@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lvm_pipeline.concepts.store import read_columns
+from lvm_pipeline.concepts.store import read_columns, texts_at
 from lvm_pipeline.lineage.decoders import load_text_decoder, searching
 from lvm_pipeline.lineage.models import promoted_data
 from lvm_pipeline.lineage.results import track_scores
@@ -124,7 +124,7 @@ def passages_of(
         Passage(
             target_row=int(row),
             article_id=data.articles.ids[article],
-            context=tuple(text or "" for text in texts.take(rows).to_pylist()),
+            context=tuple(texts_at(texts, rows)),
             codes=tuple(codes_of(each) for each in rows.tolist()),
             decoded=text,
             truth=texts[int(row)].as_py() or "",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
-from lvm_pipeline.concepts.store import memory_mapped_vectors, read_columns
+from lvm_pipeline.concepts.store import memory_mapped_vectors, read_texts
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 
@@ -52,10 +52,9 @@ def _own_folder(settings: Settings, space_id: str) -> str | None:
 def _refuse_other_vectors(settings: Settings, encoder: "Encoder", name: str) -> None:
     from lvm_pipeline.source.encoders.encoder import unit_length
 
-    texts = read_columns(settings.concepts_path, ["concept_text"])["concept_text"]
     vectors = memory_mapped_vectors(settings.concepts_path, settings.vectors_dir)
-    rows = np.unique(np.linspace(0, len(texts) - 1, NUM_COMPARED).astype(int))
-    encoded = np.asarray(encoder.encode([text or "" for text in texts.take(rows).to_pylist()]), np.float32)
+    rows = np.unique(np.linspace(0, len(vectors) - 1, NUM_COMPARED).astype(int))
+    encoded = np.asarray(encoder.encode(read_texts(settings.concepts_path, rows)), np.float32)
     if encoded.shape[1] != vectors.shape[1]:
         raise LvmError(
             f"The encoder {name} makes vectors of width {encoded.shape[1]} and the concepts' have {vectors.shape[1]}; "

@@ -7,7 +7,7 @@ import numpy as np
 
 from lvm_pipeline.adapters import databases
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
-from lvm_pipeline.concepts.store import memory_mapped_vectors, read_columns
+from lvm_pipeline.concepts.store import memory_mapped_vectors, read_columns, read_texts
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.settings import Settings
@@ -90,9 +90,8 @@ def _assigned_by_chat(
     from lvm_pipeline.source import tmd_chat
 
     chat = chat or open_chat(settings)
-    texts = read_columns(settings.concepts_path, ["concept_text"])["concept_text"].take(rows).to_pylist()
     chosen = tmd_chat.choose_codes(
-        [(cpe_id, text or "") for cpe_id, text in zip(cpe_ids, texts, strict=True)],
+        list(zip(cpe_ids, read_texts(settings.concepts_path, rows), strict=True)),
         chat,
         journal=settings.data_dir / JOURNAL,
         progress=progress,

@@ -52,9 +52,9 @@ def article_trier(settings: Settings, *, encoder_name: str | None = None) -> Art
     Raises:
         LvmError: If there are no concepts, or the encoder of their space is not on this machine.
     """
+    space_id = read_concepts_metadata(settings.concepts_path).space_id  # refuses before PyTorch is imported
     from lvm_pipeline.inference.nearest import open_index
 
-    space_id = read_concepts_metadata(settings.concepts_path).space_id
     encoder = space_encoder(settings, space_id, name=encoder_name)
     if encoder is None:
         raise LvmError(

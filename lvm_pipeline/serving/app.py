@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import TypeAdapter
 
@@ -56,6 +57,7 @@ class Serving:
     max_body_bytes: int  # largest body of a request
     try_article: TryArticle | None = None  # makes the page of an article; None offers none
     try_form: str = ""  # the page with the form for an article
+    host_names: Sequence[str] | None = None  # requests under other host names are refused; None refuses none
 
 
 def make_app(serving: Serving) -> FastAPI:
@@ -73,6 +75,8 @@ def make_app(serving: Serving) -> FastAPI:
         title="Latent vector model", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.middleware("http")(_observed(serving.metrics))
+    if serving.host_names is not None:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(serving.host_names))
     _add_predict(app, serving)
     _add_state(app, serving)
     _add_docs(app)

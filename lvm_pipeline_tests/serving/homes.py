@@ -93,11 +93,12 @@ def running(app):
         listening.close()
 
 
-def call(url, body=None, *, content_type="application/json"):
+def call(url, body=None, *, content_type="application/json", host=None):
     """Return status, headers and text of an answer; a dict or list is sent as JSON."""
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": content_type})
+    headers = {"Content-Type": content_type, **({} if host is None else {"Host": host})}
+    request = urllib.request.Request(url, body, headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.headers, answer.read().decode()

@@ -26,6 +26,7 @@ def test_it_serves_on_its_port_until_it_is_interrupted(trial_home):
             assert wait_until(lambda: answers(f"http://{LOOPBACK}:{port}/health"), seconds=120)
             status, _, text = call(f"http://{LOOPBACK}:{port}/predict", {"texts": texts_of([3])})
             assert (status, json.loads(text)["architecture"]) == (200, "gru")
+            assert call(f"http://{LOOPBACK}:{port}/health", host="evil.example.org")[0] == 400
         finally:
             process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=60)
@@ -57,3 +58,24 @@ def test_mlflow_serves_the_champion_only(lvm):
     code, _, err = lvm("serve", "--mlflow", "--model", "gru")
 
     assert (code, "MLflow serves the champion only" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serve"], "There is no champion yet"),
+        (["serve", "--model", "gru"], "There is no trained trial 'gru'"),
+        (["try", __file__], "There is no concept table"),
+    ],
+)
+def test_what_is_missing_is_reported_before_pytorch_is_imported(tmp_path, arguments, words):
+    """PyTorch takes seconds."""
+    script = f"import sys\ntry:\n    {START}\nfinally:\n    print('torch' in sys.modules)"
+    environment = os.environ | {"LVM_HOME": str(tmp_path / "home"), "LVM_SERVE_PORT": str(free_port())}
+
+    run = subprocess.run(
+        [sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert (run.returncode, run.stdout, words in run.stderr) == (1, "False\n", True)
+    assert not (tmp_path / "home").exists()

@@ -230,6 +230,15 @@ def test_health_metrics_and_openapi_describe_the_server(server, vectors):
     assert json.loads(openapi)["paths"].keys() >= {"/predict", "/health", "/metrics"}
 
 
+def test_requests_under_another_host_name_are_refused_where_names_are_given(trial_home, vectors):
+    """Else a web site whose name resolves to this machine could read the concepts through a visitor's browser."""
+    body = {"vectors": vectors[:2].tolist()}
+    with running(serving_app(trial_home, trial="gru", host_names=["127.0.0.1", "models.example.org"])) as url:
+        assert call(f"{url}/predict", body)[0] == 200
+        assert call(f"{url}/predict", body, host="models.example.org")[0] == 200
+        assert call(f"{url}/predict", body, host="evil.example.org")[0] == 400
+
+
 def test_the_page_of_the_requests_describes_each_and_fetches_nothing_from_elsewhere(server):
     status, headers, page = call(f"{server}/docs")
 
