@@ -17,8 +17,11 @@ def models_beside_baselines(board: Leaderboard) -> str:
     values = [value for row in best.values() for value in (_baseline(row), row.cosine, *_bounds(row))]
     x = svg.linear_scale(min(values), max(values), start=LEFT, end=RIGHT)
     marks = [
-        svg.text(LEFT, 14, "● model, with the 95 % interval of its gain", css="note model"),
-        svg.text(LEFT, 32, "○ best baseline", css="note baseline"),
+        svg.text(14, 14, "● model above the baseline", css="note good"),
+        svg.text(216, 14, "● no clear difference", css="note unsure"),
+        svg.text(372, 14, "● model below it", css="note bad"),
+        svg.text(14, 32, "○ best baseline", css="note baseline"),
+        svg.text(372, 32, "— 95 % interval"),
     ]
     marks += [svg.line(x(tick), TOP - 10, x(tick), bottom, css="grid") for tick in x.ticks]
     marks += [svg.text(x(tick), bottom + 16, f"{tick:g}", anchor="middle") for tick in x.ticks]

@@ -43,6 +43,7 @@ def test_the_picture_has_the_best_model_of_each_architecture_beside_its_baseline
     drawing = models_beside_baselines(board)
 
     assert WellFormed(drawing).wrong == []
+    assert all(f"note {kind}" in drawing for kind in ("good", "unsure", "bad")), "the legend explains each colour"
     titles = re.findall("<title>(.*?)</title>", drawing)
     best = {row.architecture: row for row in reversed(board.models)}
     assert sorted(titles) == sorted(
