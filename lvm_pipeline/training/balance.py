@@ -27,11 +27,12 @@ def objective_at_start(
     *,
     condition: Tensor | None = None,
     scales: Mapping[str, float] | None = None,
+    in_threads: bool = True,
 ) -> SumOfTerms:
     """Return the phase's objective, each term of a sum divided by its value at the start of the phase.
 
     A single term stays as it is. `vectors` are all vectors (N, D), `condition` that of all concepts (N, C); `scales`
-    are the values, if they are known from a checkpoint.
+    are the values, if they are known from a checkpoint; `in_threads` as in `predict_spans`.
     """
     objective = objective_named(phase.objective)
     if not objective.is_mixed:
@@ -42,7 +43,7 @@ def objective_at_start(
     found = []
     for indices in groups[:: -(-len(groups) // BATCHES_COMPARED)]:
         spans = phase.spans.take(indices)
-        predictions = torch.from_numpy(predict_spans(model, vectors, spans, condition=condition))
+        predictions = torch.from_numpy(predict_spans(model, vectors, spans, condition=condition, in_threads=in_threads))
         targets = vectors[torch.from_numpy(spans.target_rows()).to(vectors.device)].cpu()
         found.append([float(OBJECTIVES[term.name](predictions, targets)) for term in objective.terms])
     means = np.mean(found, axis=0).tolist()

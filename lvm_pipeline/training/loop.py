@@ -228,9 +228,11 @@ class _Training:
 
     def _objective_of(self, phase: Phase, scales: dict[str, float] | None = None) -> SumOfTerms:
         """Return the phase's objective, its terms scaled by what they cost at the start of the phase."""
-        made, model = self.made, self.state.model
-        with self.ranks.whole(model):
-            return objective_at_start(phase, model, made.vectors, condition=made.condition, scales=scales)
+        made, model, ranks = self.made, self.state.model, self.ranks
+        with ranks.whole(model):
+            return objective_at_start(
+                phase, model, made.vectors, condition=made.condition, scales=scales, in_threads=not ranks.are_sharding
+            )
 
     def _run_epoch(self, on_progress: OnProgress | None) -> None:
         phase, progress = self._phase, self.state.progress
@@ -370,9 +372,8 @@ class _Training:
 
     def _seconds_so_far(self) -> float:
         """Return the time spent in steps and validation, earlier processes included."""
-        now = time.monotonic()
-        self.state.progress.seconds += now - self.clock
-        self.clock = now
+        before, self.clock = self.clock, time.monotonic()
+        self.state.progress.seconds += self.clock - before
         return self.state.progress.seconds
 
     def _is_checkpoint_due(self) -> bool:

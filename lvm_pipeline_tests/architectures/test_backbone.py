@@ -133,24 +133,6 @@ def test_a_training_step_calls_the_model_once_so_that_hooks_of_a_wrapper_fire(na
     assert calls == [1]
 
 
-@pytest.mark.parametrize("name", ["lstm", "lcm_two_tower"])
-def test_a_wrapped_model_has_the_same_loss(name):
-    class Wrapper(nn.Module):
-        def __init__(self, module):
-            super().__init__()
-            self.module = module
-
-        def forward(self, *inputs):
-            return self.module(*inputs)
-
-    model, contexts = build(name), noise(2, 5, 32, dtype=torch.float32)
-    at, losses = torch.ones(2, 5, dtype=torch.bool), []
-    for each in (model, Wrapper(model)):
-        torch.manual_seed(0)
-        losses.append(loss_on(each.train(), contexts, contexts.flip(1), at))
-    assert losses[0] == losses[1]
-
-
 @pytest.mark.slow
 @pytest.mark.long  # compiling takes minutes
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

@@ -51,7 +51,7 @@ def test_tables_that_fail_a_check_leave_no_copy(tmp_path):
 
     assert given.exists()
     assert sequences.exists()
-    assert not list(settings.staging_dir.iterdir())
+    assert not list(settings.home.rglob("*concepts.parquet"))
 
 
 def test_one_process_at_a_time_trains_a_folder(tmp_path, monkeypatch):
