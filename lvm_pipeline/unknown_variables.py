@@ -6,6 +6,16 @@ import os
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import COMPOSE_VARIABLES, EARLIER_NAMES, NESTED, Settings, secret_variables, variable_of
 
+VOLUME_MANAGER = (  # variables of Linux's logical volume manager, which some machines set
+    "LVM_COMMAND_PROFILE",
+    "LVM_REPORT_FD",
+    "LVM_RUN_BY_DMEVENTD",
+    "LVM_SUPPRESS_FD_WARNINGS",
+    "LVM_SUPPRESS_SYSLOG",
+    "LVM_SYSTEM_DIR",
+    "LVM_VG_NAME",
+)
+
 
 def unknown_variables() -> dict[str, str | None]:
     """Return the `LVM_...` variables that are not settings, each with the nearest setting if there is one."""
@@ -13,7 +23,8 @@ def unknown_variables() -> dict[str, str | None]:
     known += [f"{variable}_FILE" for variable in secret_variables().values()]
     nested = tuple(f"{variable_of((name,))}__" for name in NESTED)
     given = [name for name in os.environ if name.upper().startswith("LVM_") and not name.upper().startswith(nested)]
-    unknown = [name for name in given if name.upper() not in {*known, *COMPOSE_VARIABLES, *EARLIER_NAMES}]
+    other = {*COMPOSE_VARIABLES, *EARLIER_NAMES, *VOLUME_MANAGER}
+    unknown = [name for name in given if name.upper() not in {*known, *other}]
     return {name: next(iter(difflib.get_close_matches(name.upper(), known, n=1)), None) for name in sorted(unknown)}
 
 

@@ -125,6 +125,13 @@ def test_every_secret_may_be_in_a_file(monkeypatch, tmp_path):
     assert load_settings() == read
 
 
+def test_a_misspelt_variable_is_unknown_and_one_of_the_volume_manager_is_not(monkeypatch):
+    monkeypatch.setenv("LVM_SUPPRESS_FD_WARNINGS", "1")
+    monkeypatch.setenv("LVM_EPOCH", "3")
+
+    assert unknown_variables() == {"LVM_EPOCH": "LVM_EPOCHS"}
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
