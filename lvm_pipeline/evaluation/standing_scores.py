@@ -3,7 +3,7 @@
 Shapes: S = targets, D = vector width, C = clusters.
 """
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,8 +65,8 @@ def standing_scores(
 ) -> StandingScores:
     """Measure the model and the last concept on the targets that are ranked.
 
-    The clusters of train concepts are cached in `cache_dir` (None: no cache); the leak ladder needs the encoder of the
-    vectors' space.
+    The clusters of train concepts and the leak ladder are cached in `cache_dir` (None: no cache); the leak ladder needs
+    the encoder of the vectors' space.
     """
     targets = scored.targets
     rows = targets.ranked.target_rows
@@ -86,22 +86,34 @@ def standing_scores(
             for name, predictions in ((scored.info.trial_id, predicted), (COPY_LAST, last))
         ),
         target_effective_rank=effective_rank(wanted),
-        leak_ladder=None if encoder is None else _leak_ladder(scored, encoder, concepts_path),
+        leak_ladder=None if encoder is None else _leak_ladder(scored, encoder, concepts_path, cache_dir),
     )
 
 
-def _leak_ladder(scored: "ScoredModel", encoder: Encoder, concepts_path: Path) -> tuple[LeakStep, ...]:
+def _leak_ladder(
+    scored: "ScoredModel", encoder: Encoder, concepts_path: Path, cache_dir: Path | None
+) -> tuple[LeakStep, ...]:
+    """Score the first words of the targets, or read what an earlier call on the same targets cached."""
     contexts = scored.targets.scored
     contexts = contexts.part(slice(None, None, -(-len(contexts) // MAX_ENCODED_TARGETS)))
-    texts = read_texts(concepts_path, contexts.target_rows)
-    wanted = np.asarray(scored.targets.vectors[contexts.target_rows], np.float32)
-    steps = []
-    for num_words in WORDS:
-        beginnings = encoder.encode([" ".join(text.split()[:num_words]) for text in texts])
-        steps.append(
-            LeakStep(num_words=num_words, cosine=article_interval(cosines(beginnings, wanted), contexts.articles))
-        )
-    return tuple(steps)
+
+    def make() -> tuple[LeakStep, ...]:
+        texts = read_texts(concepts_path, contexts.target_rows)
+        wanted = np.asarray(scored.targets.vectors[contexts.target_rows], np.float32)
+        beginnings = {num: [" ".join(text.split()[:num]) for text in texts] for num in WORDS}
+        found = {num: cosines(encoder.encode(words), wanted) for num, words in beginnings.items()}
+        return tuple(LeakStep(num_words=num, cosine=article_interval(found[num], contexts.articles)) for num in found)
+
+    rows = contexts.target_rows.tolist()
+    return kept_or_made(
+        cache_dir,
+        "leak-ladder",
+        [scored.data.concepts.fingerprint, rows, encoder.space_id, code_version(__name__)],
+        make=make,
+        pack=lambda ladder: ({}, [[step.num_words, *astuple(step.cosine)] for step in ladder]),
+        unpack=lambda _, facts: tuple(LeakStep(num_words=num, cosine=Interval(*cosine)) for num, *cosine in facts),
+        num_kept=KEPT_FILES,
+    )
 
 
 def centroids_of(scored: "ScoredModel", cache_dir: Path | None, *, seed: int) -> NDArray[np.float32]:

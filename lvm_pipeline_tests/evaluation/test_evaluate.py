@@ -298,18 +298,21 @@ def test_the_leak_ladder_climbs_with_the_words_that_are_known(products, model_di
     class ByLength:
         """Encodes a text as what its number of words says."""
 
-        space_id, vector_dim = "synthetic", 16
+        space_id, vector_dim, num_calls = "synthetic", 16, 0
 
         def encode(self, texts, *, progress=None):
+            self.num_calls += 1
             return np.array([[len(text.split()), *([1.0] * 15)] for text in texts], np.float32)
 
     scored = scoring.score_model(model_dir, products.data(), device="cpu")
     options = {"concepts_path": products.concepts_path, "cache_dir": tmp_path, "seed": 0}
-    found = standing_scores(scored, encoder=ByLength(), **options)
-    again = standing_scores(scored, encoder=None, **options)
+    encoder = ByLength()
+    found = standing_scores(scored, encoder=encoder, **options)
+    again = standing_scores(scored, encoder=encoder, **options)
 
     assert found.leak_ladder is not None
     assert [step.num_words for step in found.leak_ladder] == [1, 3, 5, 10]
     assert len({step.cosine.mean for step in found.leak_ladder}) > 1
-    assert again.predictors == found.predictors  # from the clusters that were kept
-    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
+    assert again == found  # from the clusters and the ladder that were cached
+    assert encoder.num_calls == 4
+    assert sorted(path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir()) == ["clusters", "leak-ladder"]
