@@ -80,7 +80,7 @@ def _files_of_champion(settings: Settings, mlflow_run_id: str) -> Path:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             what = f"The champion's MLflow run {mlflow_run_id}, or its model, was deleted"
-            raise LvmError(f"{what}; choose a champion anew: {CHOOSE_ANEW}.") from None
+            raise LvmError(f"{what}; choose another champion: {CHOOSE_ANEW}.") from None
 
 
 def promote(settings: Settings, *, mlflow_run_id: str, tags: Mapping[str, str], description: str) -> RegisteredModel:

@@ -6,8 +6,8 @@ Shapes: M = members, B = batch, T = context in concepts, D = vector width, C = c
 
 Each member reads what it was scored with. One that was scored on windows sees the last W concepts before its target
 and nothing else, however long the context is; one that was scored on articles sees the whole context. The sum is of
-unit length where the members' predictions are. With `neighbours`, what similar predictions missed on the train articles
-is added to it (`_neighbours`).
+unit length where the members' predictions are. With `neighbours`, the mean residual of similar predictions on the train
+articles is added to it (`_neighbours`).
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class EnsembleConfig(ModelConfig):
     condition_dim: int = option(  # pyright: ignore[reportIncompatibleVariableOverride]  # as in `BackboneConfig`
         0, "Width of the condition beside every concept, for members that read one."
     )
-    neighbours: bool = option(False, "Add what similar predictions missed on the train articles.")
+    neighbours: bool = option(False, "Add the mean residual of similar predictions on the train articles.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

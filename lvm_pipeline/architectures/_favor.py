@@ -89,7 +89,7 @@ def _half_square(states: Tensor) -> Tensor:
 
 
 def largest_so_far(projected_keys: Tensor, before: Tensor | None) -> Tensor:
-    """Return m (B, T, K) for W k (B, T, K, M), not below what came before (B, K)."""
+    """Return m (B, T, K) for W k (B, T, K, M), not below the maximum of earlier positions (B, K)."""
     so_far = projected_keys.amax(-1).cummax(1).values
     return so_far if before is None else torch.maximum(so_far, before[:, None])
 

@@ -58,7 +58,10 @@ def run(
     ] = None,
     set_: SetOption = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Run trials that are done, and start anew if a checkpoint is unusable.")
+        bool,
+        typer.Option(
+            "--again", help="Run trials that are done, and start from the beginning if a checkpoint is unusable."
+        ),
     ] = False,
 ) -> None:
     """Run the trials of the plan one after the other in this process, and write the study report.

@@ -184,7 +184,7 @@ def _refuse_other_space(model_dir: Path, targets: Targets) -> None:
     why = None if fingerprint is None else fingerprint.why_other(np.asarray(targets.vectors[rows], np.float32))
     if why is not None:
         raise LvmError(
-            f"The vectors are of another space than the model in {model_dir} reads: {why}. Encode the concepts anew, "
+            f"The vectors are of another space than the model in {model_dir} reads: {why}. Encode the concepts again, "
             "or train a model on them."
         )
 

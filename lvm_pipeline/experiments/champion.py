@@ -3,7 +3,7 @@
 1. The candidates are all trained models of the present data. The challenger is the one with the highest mean validation
    cosine.
 2. It becomes champion when the lower bound of its paired gain over the present champion is above zero: cosine on the
-   same targets, 95 % interval by article-level bootstrap. The present champion is scored anew on the challenger's
+   same targets, 95 % interval by article-level bootstrap. The present champion is scored again on the challenger's
    validation targets; scores of other sequences or splits are refused.
    The best of many candidates scores too high by selection, so the interval is corrected for their number: it holds
    for all candidates at once (`measures.uncertainty.simultaneous_intervals`, the bootstrap-t of the maximum).

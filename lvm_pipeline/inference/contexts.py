@@ -86,7 +86,7 @@ class ContextPredictor:
             raise LvmError(problem)
         why = None if self._fingerprint is None or is_encoded_here else self._fingerprint.why_other(given)
         if why is not None:
-            raise LvmError(f"The vectors are of another space than the model reads: {why}; encode the texts anew.")
+            raise LvmError(f"The vectors are of another space than the model reads: {why}; encode the texts again.")
         width = self.config.condition_dim
         if not width:
             return Context(vectors=self._scaled(given))
@@ -98,7 +98,7 @@ class ContextPredictor:
         return Context(vectors=self._scaled(given), condition=tmd)
 
     def too_long(self, num_concepts: int) -> str | None:
-        """Return why a context of so many concepts is refused, None if it is not."""
+        """Return why a context of this many concepts is refused; None if it is not."""
         if num_concepts <= self.max_concepts:
             return None
         return f"The context has {num_concepts} concepts; the limit is {self.max_concepts}. Send only the last ones."

@@ -146,7 +146,7 @@ class StreamPredictor:
         if concept.space_id is not None and concept.space_id != self.info.space_id:
             raise LvmError(
                 f"{concept.place} is of space {concept.space_id} and the model reads {self.info.space_id}; encode it "
-                "anew, or use a model of its space."
+                "again, or use a model of its space."
             )
         if concept.vector is None:
             assert concept.text is not None

@@ -296,7 +296,7 @@ def checked_sequences(settings: Settings, concepts_path: Path, sequences_path: P
 
 
 def _reported_concept_findings(settings: Settings) -> list[Finding]:
-    """Return what was found of the promoted concepts, from the report on them or, where that is of others, anew."""
+    """Return the findings on the promoted concepts, from their report, or checked again if the report is of others."""
     metadata = read_concepts_metadata(settings.concepts_path)
     report = _read_report(settings)
     if report["concepts"].get("fingerprint") == metadata.fingerprint and not report["sequences"]:

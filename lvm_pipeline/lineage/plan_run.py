@@ -77,7 +77,7 @@ def run_plan(
         trial_ids: Trials to run, of any week; None: all of the week.
         budget_seconds: No trial is started after this time; None: no limit.
         tracker_for: Returns the tracker of a trial, given its week.
-        again: Also run trials that are done, and start anew where a checkpoint cannot be resumed.
+        again: Also run trials that are done, and start from the beginning if a checkpoint cannot be resumed.
 
     Raises:
         ServiceError: At the first trial, if something that all trials need is missing, such as the MLflow store.
@@ -127,7 +127,7 @@ class _Batch:
         self._tracker_for, self._progress, self._again = tracker_for, progress, again
 
     def run(self, trial: "PlannedTrial", proposal: "Proposal | None" = None) -> "Outcome":
-        """Train and score a trial, and record how it ended; Optuna hears of it if it proposed the trial."""
+        """Train and score a trial, and record how it ended; report it to Optuna if Optuna proposed the trial."""
         from lvm_pipeline.experiments.trial_scores import Outcome, write_outcome
         from lvm_pipeline.training.strategies import content_read
 

@@ -38,7 +38,7 @@ ERROR = "error"  # key of an answer that holds no scores
 
 @dataclass(frozen=True, kw_only=True)
 class Rescore:
-    """A model's validation metric and spread, measured anew; `is_same_device` as in its training."""
+    """A model's validation metric and spread, measured again; `is_same_device`: on the device of its training."""
 
     score: float
     spread: Spread

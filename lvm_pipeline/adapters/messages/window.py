@@ -28,7 +28,7 @@ class Window:
     def from_text(cls, text: str | None, *, now: float) -> "Window":
         """Return the window that `as_text` wrote; without one it begins now.
 
-        If the clock was set back, the window begins anew: what happens next would otherwise seem to be old.
+        If the clock was set back, the window starts again: later events would otherwise seem old.
         """
         if text is None:
             return cls(since=now)

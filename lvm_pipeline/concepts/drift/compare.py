@@ -26,7 +26,7 @@ from lvm_pipeline.findings import MAX_LISTED, Finding, Invariant, Severity, inva
 
 FALSE_ALARM_RATE = 0.02  # of all checks together; measured in EXPERIMENTS.md
 NUM_PERMUTATIONS = 499
-FEW_ARTICLES = 300  # of both groups; up to so many, more permutations cost little and use up the false-alarm rate
+FEW_ARTICLES = 300  # of both groups; up to this number, more permutations cost little and use up the false-alarm rate
 NUM_PERMUTATIONS_OF_FEW = 1_999
 SEED = 0
 MIN_GROUPINGS = 20 / FALSE_ALARM_RATE  # fewer different ones cannot tell drift from chance
