@@ -17,7 +17,7 @@ from lvm_pipeline.settings import Settings
 
 @dg.asset(deps=[leaderboard, ensemble], pool=RESULTS_POOL, group_name="results", kinds={"mlflow"})
 def champion(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-    """The registered model now best by the fixed rule, or the reason why nothing changed."""
+    """The registered model that is best by the promotion rule, and the reason for the last decision."""
     with lvm_errors_as_failures(), stage_shown(settings, "champion"):
         chosen = lineage.choose_champion(settings)
     decision = chosen["decision"]

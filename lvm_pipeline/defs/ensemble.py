@@ -57,9 +57,9 @@ class EnsembleOptions(dg.Config):
 def ensemble(
     context: dg.AssetExecutionContext, config: EnsembleOptions, settings: dg.ResourceParam[Settings]
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    """The normalised weighted mean of the best trials, or of those named: a trial with weights and a report of its own.
+    """The normalised weighted mean of the best or the named trials: a trial with its own weights and report.
 
-    Nothing is made again if its members, the data and the code are the same, unless `again` is set.
+    It is not built again for the same members, data and code, unless `again` is set.
     """  # noqa: DOC501 - the docstring is the description in the UI
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker
 

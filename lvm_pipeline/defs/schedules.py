@@ -83,7 +83,7 @@ def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
     @dg.schedule(
         name="ensemble_verification",
         job=verify_ensemble,
-        description="Checks the champion's model where it is an ensemble.",
+        description="Checks the champion's model if it is an ensemble.",
         **options,
     )
     def verify_champion_ensemble(_context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:

@@ -32,7 +32,7 @@ class DecoderOptions(dg.Config):
 def text_decoder(config: DecoderOptions, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
     """A small language model of the train concepts that writes a text for a vector; reports decode predictions with it.
 
-    Nothing is trained again if the data, the code and the options are the same, unless `again` is set.
+    It is not trained again with the same data, code and options, unless `again` is set.
     """
     from lvm_pipeline.decoding.lm import LmOptions
 

@@ -36,7 +36,7 @@ def trained_model(
     settings: dg.ResourceParam[Settings],
     launcher: dg.ResourceParam[Launcher],
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    """One trained trial: weights (safetensors) with everything that made them (JSON), tracked as an MLflow run.
+    """One trained trial: weights (safetensors) and their full provenance (JSON), tracked as an MLflow run.
 
     A trial that was trained before with the same data, code and options is not trained again, unless `again` is set.
     """  # noqa: DOC501 - the docstring is the description in the UI
