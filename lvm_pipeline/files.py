@@ -136,11 +136,15 @@ def write_json(path: Path, value: Any) -> None:
 def only_one(lock: Path, problem: str) -> Iterator[None]:
     """Hold a lock file while the block runs. Raises LvmError with the problem if another process holds it."""
     lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock, timeout=0)
     try:
-        with FileLock(lock, timeout=0):
-            yield
-    except Timeout:
+        held.acquire()
+    except Timeout:  # of this lock alone; the block may wait for others
         raise LvmError(problem) from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def mark_used(path: Path) -> None:

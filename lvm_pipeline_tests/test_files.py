@@ -10,8 +10,10 @@ import threading
 import time
 
 import pytest
+from filelock import FileLock, Timeout
 
 from lvm_pipeline import files
+from lvm_pipeline.errors import LvmError
 
 
 def names(folder):
@@ -218,3 +220,17 @@ def test_a_cache_can_be_pruned_while_another_process_deletes_its_files(tmp_path,
 
     assert names(tmp_path) == ["10.npy"]
     files.mark_used(tmp_path / "gone.npy")
+
+
+def test_only_one_holds_a_lock_and_another_lock_inside_says_its_own_sentence(tmp_path):
+    with files.only_one(tmp_path / "outer", "outer is held"):
+        with pytest.raises(LvmError, match="outer is held"), files.only_one(tmp_path / "outer", "outer is held"):
+            pass
+        with (
+            pytest.raises(Timeout),
+            files.only_one(tmp_path / "inner", "inner is held"),
+            FileLock(tmp_path / "outer", timeout=0),
+        ):
+            pass
+    with files.only_one(tmp_path / "outer", "outer is held"):
+        pass

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from markupsafe import Markup
 
 from lvm_pipeline.evaluation import plots
@@ -32,6 +33,7 @@ from lvm_pipeline.measures.retrieval import EXCLUSIONS
 from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.training.invariants import GRADIENT_SHARE
 
+LOCK_NAME = ".report.lock"
 CLOSENESS = ("predictor", "cosine", "centred cosine", MSE_TITLE, "L2", "norm ratio", "gain of the model")
 PLOTS = (
     ("Learning curves", "The checkpoint is selected by the validation metric, not by the loss.", plots.learning_curves),
@@ -52,16 +54,20 @@ def write_report(report: EvaluationReport, report_dir: Path) -> tuple[Path, Path
 
 
 def replace_sections(report_dir: Path, *, fingerprint: str, **sections: Any) -> EvaluationReport | None:
-    """Replace sections of the report in a folder, and return it; do nothing where it is of other weights, or missing.
+    """Replace sections of the report in a folder and return it; do nothing if it is of other weights, or missing.
 
-    `fingerprint` is that of the model that the sections belong to.
+    `fingerprint` is that of the model that the sections belong to. Two commands at once both have their sections in the
+    report.
     """
     json_path = report_dir / JSON_NAME
-    report = read_report(json_path) if json_path.is_file() else None
-    if report is None or report.model_fingerprint != fingerprint:
+    if not json_path.is_file():
         return None
-    report = replace(report, **sections)
-    write_report(report, report_dir)
+    with FileLock(report_dir / LOCK_NAME):
+        report = read_report(json_path)
+        if report.model_fingerprint != fingerprint:
+            return None
+        report = replace(report, **sections)
+        write_report(report, report_dir)
     return report
 
 

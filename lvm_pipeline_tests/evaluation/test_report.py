@@ -1,16 +1,20 @@
 import html.parser
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.evaluation import report_page
 from lvm_pipeline.evaluation.pages import size
 from lvm_pipeline.evaluation.plots import gain_mark
 from lvm_pipeline.evaluation.report import EvaluationReport, read_report, report_from_json
 from lvm_pipeline.evaluation.report_page import cautions, report_html, verdict, write_report
+from lvm_pipeline.evaluation.report_parts import LearningCurve
 from lvm_pipeline.measures.uncertainty import Interval
 
 VERSION_1 = Path(__file__).parent / "report_version_1.json"
@@ -291,3 +295,20 @@ def test_unusable_files_are_reported(tmp_path, content, said):
 
     with pytest.raises(LvmError, match=said):
         read_report(path)
+
+
+def test_sections_that_two_commands_replace_at_once_are_both_in_the_report(report, tmp_path, monkeypatch):
+    write_report(report, tmp_path)
+
+    def read_slowly(path):
+        found = read_report(path)
+        time.sleep(0.3)
+        return found
+
+    monkeypatch.setattr(report_page, "read_report", read_slowly)
+    curve = LearningCurve(model_fingerprint=report.model_fingerprint, points=())
+    with ThreadPoolExecutor() as threads:
+        for sections in ({"learning_curve": curve}, {"source": "elsewhere"}):
+            threads.submit(report_page.replace_sections, tmp_path, fingerprint=report.model_fingerprint, **sections)
+
+    assert read_report(tmp_path / "report.json") == replace(report, learning_curve=curve, source="elsewhere")
