@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,9 @@ class _ArticleReader:
         self._titles[title] += 1  # also of a bad row, so that the ids of the others stay when it is corrected
         concepts = _texts(record)
         article_id = record.get("article_id")
-        if article_id is None:
-            article_id = make_article_id(self._dataset_source, title, occurrence=occurrence)
+        if article_id is None:  # the second "A" has the id of a first "A/1", which may have been read before
+            numbered = (make_article_id(self._dataset_source, title, occurrence=each) for each in count(occurrence))
+            article_id = next(each for each in numbered if each not in self._numbers)
         article_id = article_id_of(article_id)
         if article_id in self._numbers:
             earlier = f"{self._row_kind} {self._numbers[article_id]}"

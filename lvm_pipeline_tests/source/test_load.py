@@ -109,17 +109,19 @@ def test_a_lost_encoder_is_reported(load, settings):
         load([article("another")])
 
 
-def test_articles_of_the_same_title_are_apart(load, table):
+@pytest.mark.parametrize("other", ["Other", "Twin/1"])
+def test_articles_of_the_same_title_are_apart_also_from_one_that_is_called_like_the_second(load, table, other):
     load(
         [
             *articles(),
+            {"title": other, "concepts": ["Neither of them."]},
             {"title": "Twin", "concepts": ["First of twins."]},
             {"title": "Twin", "concepts": ["Second one."]},
         ]
     )
-    twins = [row for row in table.rows.values() if row["title"] == "Twin"]
-    assert len({row["article_id"] for row in twins}) == 2
-    assert [row["position"] for row in twins] == [0, 0]
+    twins = [row for row in table.rows.values() if row["title"] in ("Twin", other)]
+    assert len({row["article_id"] for row in twins}) == 3
+    assert [row["position"] for row in twins] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("bad", [{"concepts": [""]}, {"text": "\0"}, {}])
