@@ -217,9 +217,7 @@ class Settings(TrainingConfig, BaseSettings):
 
     # The model server (`lvm serve`).
     serve_port: int = Field(default=8000, ge=1, le=65535, description="Port of `lvm serve`.")
-    serve_url: str | None = Field(
-        default=None, description="Address under which a proxy offers `lvm serve`; its host name is accepted."
-    )
+    serve_url: str | None = Field(default=None, description="Address of a proxy of `lvm serve`; its host is accepted.")
     serve_poll_seconds: float = Field(default=5, gt=0, description="Seconds between checks for a new champion.")
     serve_max_concepts: int = Field(default=1024, ge=1, description="Longest context of a request to `lvm serve`.")
     serve_max_body_megabytes: int = Field(default=32, ge=1, description="Largest request to `lvm serve`, in MiB.")
@@ -248,9 +246,7 @@ class Settings(TrainingConfig, BaseSettings):
     dagster_port: int = Field(default=3000, description="Port of the Dagster web UI on localhost.")
     mlflow_port: int = Field(default=5000, description="Port of the MLflow UI on localhost.")
     reports_port: int = Field(default=3001, description="Port of the reports on localhost.")
-    reports_url: str | None = Field(
-        default=None, description="Address of the reports in links. Default: reports_port on this machine."
-    )
+    reports_url: str | None = Field(default=None, description="Address of reports in links. Default: reports_port.")
     mlflow_tracking_uri: str | None = Field(
         default=None, description="URI of an external MLflow tracking server. Default: the built-in store."
     )

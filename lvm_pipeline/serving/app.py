@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import TypeAdapter
+from starlette.requests import ClientDisconnect
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.serving.api_page import api_page
@@ -174,10 +175,8 @@ async def _body(request: Request, max_bytes: int) -> bytes:
                 parts.append(part)
             elif size > DROPPED_LIMITS * max_bytes:
                 break
-    except Exception:
-        if await request.is_disconnected():
-            raise ClientLeftError from None
-        raise
+    except ClientDisconnect:
+        raise ClientLeftError from None
     if size > max_bytes:
         raise BodyTooLargeError(f"The body is larger than the {max_bytes:,} bytes that this server reads; send less.")
     return b"".join(parts)
