@@ -1,6 +1,7 @@
 """Atomic writes: a file or folder is replaced only when the new one is complete."""
 
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from filelock import FileLock, Timeout
 from lvm_pipeline.errors import LvmError
 
 IN_USE_SECONDS = 3600.0  # a cached file that was used within this time is not deleted
-
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # error numbers of a disk, quota or file size that is used up
 
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2  # of Linux's renameat2 and macOS's renamex_np
 

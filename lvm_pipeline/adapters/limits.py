@@ -1,14 +1,13 @@
 """Errors of an exhausted resource: no free connection to Postgres, a full disk."""
 
-import errno
 from collections.abc import Iterator
 
 import psycopg
 from sqlalchemy.exc import OperationalError
 
 from lvm_pipeline.errors import ServiceError
+from lvm_pipeline.files import FULL_DISK
 
-FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 TOO_MANY = ("too many clients", "too many connections", "remaining connection slots")
 NO_SPACE = ("No space left on device", "could not extend file", "disk is full")
 GONE = ("server closed the connection", "the database system is", "Connection refused", "terminating connection")

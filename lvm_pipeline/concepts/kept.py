@@ -25,7 +25,6 @@ from lvm_pipeline.concepts.numbering import article_starts, read_ahead, whole_ar
 from lvm_pipeline.concepts.ordering import OrderRule
 from lvm_pipeline.concepts.reader import SOURCE_SCHEMA, SourceTable
 from lvm_pipeline.concepts.schema import DIGEST_COLUMN, DIGEST_FIELD
-from lvm_pipeline.concepts.store import FULL_DISK
 from lvm_pipeline.source.parquet_file import PARQUET_ERRORS
 
 PART_CONCEPTS = 65_536
@@ -194,7 +193,7 @@ class ArticleStream:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        is_disk_full = isinstance(error, OSError) and error.errno in FULL_DISK
+        is_disk_full = isinstance(error, OSError) and error.errno in files.FULL_DISK
         if self._parts is not None:
             self._parts.release(is_done=error is None or is_disk_full or isinstance(error, UnusableCopyError))
 

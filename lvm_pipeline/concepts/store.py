@@ -6,7 +6,6 @@ is smaller; `benchmarks/parquet_encodings.py` compares the alternatives.
 Shapes: N = concepts in the table, A = articles, D = vector width.
 """
 
-import errno
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,7 +47,6 @@ WRITER_OPTIONS: dict[str, Any] = {
     "use_dictionary": [DIGEST_COLUMN, "article_id", "article_index", "domain", "task", "modifier", "created_at"],
     "write_statistics": ["row", "article_id", "article_index", "position"],
 }
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ConceptsFingerprint:
@@ -151,7 +149,7 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL_DISK:
+        if error.errno in files.FULL_DISK:
             raise ServiceError(
                 f"The disk that holds {folder} is full; free space and try again (nothing that was there has changed)."
             ) from None

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lvm_pipeline.concepts.store import FULL_DISK
 from lvm_pipeline.errors import LvmError, ServiceError
+from lvm_pipeline.files import FULL_DISK
 from lvm_pipeline.lineage.ensembles import make_ensemble
 from lvm_pipeline.lineage.models import TrainedTrial, promoted_data, train_trial
 from lvm_pipeline.lineage.plan import PresentData, code_version_of, is_current, outcome_of

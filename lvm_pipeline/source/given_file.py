@@ -6,7 +6,6 @@ are unpacked, UTF-16 and UTF-32 are converted to UTF-8, and Arrow files to Parqu
 
 import bz2
 import codecs
-import errno
 import gzip
 import json
 import lzma
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lvm_pipeline.errors import LvmError, ServiceError, first_line
+from lvm_pipeline.files import FULL_DISK
 
 STDIN = Path("-")
 MAX_LAYERS = 4  # such as UTF-16 in gzip on standard input
@@ -146,7 +146,7 @@ def _copying_to(copy: Path, *, shown: Path) -> Iterator[None]:
         copy.parent.mkdir(parents=True, exist_ok=True)
         yield
     except UNPACK_ERRORS as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise ServiceError(
                 f"The disk that holds {copy.parent} is full, so {shown} cannot be copied there; free space, or set "
                 "TMPDIR to a folder on another disk."
