@@ -5,7 +5,7 @@ from typing import Literal
 
 from lvm_pipeline.evaluation import svg
 from lvm_pipeline.evaluation.report import EvaluationReport, TrainingRecord
-from lvm_pipeline.measures.uncertainty import ROUNDING, Interval
+from lvm_pipeline.measures.uncertainty import Interval
 
 WIDTH, HEIGHT = 620, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 600, 34, 256
@@ -155,7 +155,7 @@ def gain_kind(gain: Interval) -> Literal["good", "bad", "unsure"]:
     """Return whether a gain is above zero, below zero or neither, by more than float32 rounding."""
     if gain.is_above_zero:
         return "good"
-    return "bad" if gain.high is not None and gain.high < -ROUNDING else "unsure"
+    return "bad" if gain.is_below_zero else "unsure"
 
 
 def gain_mark(gain: Interval, gains: Sequence[Interval]) -> str:

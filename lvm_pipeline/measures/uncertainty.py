@@ -30,6 +30,11 @@ class Interval:
         """Whether the lower bound is above zero by more than float32 rounding."""
         return self.low is not None and self.low > ROUNDING
 
+    @property
+    def is_below_zero(self) -> bool:
+        """Whether the upper bound is below zero by more than float32 rounding."""
+        return self.high is not None and self.high < -ROUNDING
+
     def as_json(self) -> dict[str, float | None]:
         return asdict(self)
 
