@@ -1,5 +1,11 @@
 """What each column of a report means; shown in reports and in the README."""
 
+# What it means if a model gains in cosine and is below the baseline in another measure.
+DESPITE_A_GAIN = {
+    "centred cosine": "part of the gain comes from the direction that all vectors share",
+    "MRR": "predictions are worse at finding the true concept among others",
+}
+
 COLUMNS: dict[str, str] = {
     "cosine": (
         "Cosine of prediction and true next vector, mean over targets; 1 is perfect. The primary metric: it "

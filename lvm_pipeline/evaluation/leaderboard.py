@@ -1,7 +1,7 @@
 """All models and baselines on the same targets, by cosine."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.evaluation.glossary import DESPITE_A_GAIN
 from lvm_pipeline.evaluation.ranking_scores import RankingScores
 from lvm_pipeline.evaluation.report import Counts, EvaluationReport
 from lvm_pipeline.evaluation.standing_scores import StandingScores
@@ -176,7 +177,28 @@ def headline(board: Leaderboard) -> str:
     """Say in one sentence how many models beat the best baseline."""
     winners = [row for row in board.models if row.gain.is_above_zero]
     where = f"on {board.counts.targets:,} targets of {board.counts.articles} {board.split} articles"
-    return f"{len(winners)} of {len(board.models)} models beat the best baseline {where}."
+    return f"{len(winners)} of {len(board.models)} models beat the best baseline in cosine {where}."
+
+
+def cautions(board: Leaderboard) -> list[str]:
+    """Say how many of the models that beat their best baseline in cosine are below it in another measure."""
+    winners = [row for row in board.models if row.gain.is_above_zero]
+    measures: dict[str, Callable[[MeanScores], float]] = {
+        "centred cosine": lambda row: row.centred_cosine,
+        "MRR": lambda row: row.retrieval[board.exclusion].mrr,
+    }
+    below = {name: sum(of(row) < of(_baseline_of(row, board)) for row in winners) for name, of in measures.items()}
+    return [
+        f"{number} of {len(winners)} {'is' if number == 1 else 'are'} below that baseline in {name}: "
+        f"{DESPITE_A_GAIN[name]}."
+        for name, number in below.items()
+        if number
+    ]
+
+
+def _baseline_of(model: ModelRow, board: Leaderboard) -> BaselineRow:
+    names = {model.best_baseline, f"{model.best_baseline} ({model.context_mode})"}
+    return next(row for row in board.rows if isinstance(row, BaselineRow) and row.name in names)
 
 
 def _comparable(

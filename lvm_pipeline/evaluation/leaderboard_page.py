@@ -6,7 +6,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from lvm_pipeline.evaluation.glossary import COLUMNS
-from lvm_pipeline.evaluation.leaderboard import THRESHOLDS, BaselineRow, Leaderboard, ModelRow, headline
+from lvm_pipeline.evaluation.leaderboard import THRESHOLDS, BaselineRow, Leaderboard, ModelRow, cautions, headline
 from lvm_pipeline.evaluation.leaderboard_plot import models_beside_baselines
 from lvm_pipeline.evaluation.pages import context_in_words, exclusion_in_words, render, size
 from lvm_pipeline.evaluation.report_tables import (
@@ -57,6 +57,7 @@ def leaderboard_html(board: Leaderboard, *, links: Mapping[str, str] | None = No
         standing=standing_board(board),
         columns=COLUMNS,
         headline=headline(board),
+        cautions=cautions(board),
     )
 
 
@@ -100,7 +101,7 @@ def leaderboard_table(
 
 
 def thresholds_table(board: Leaderboard) -> Table[ModelRow]:
-    """Return what each model measured against the thresholds of the request."""
+    """Return what each model measured against the thresholds of the project."""
     allowed = {name: found.allowed for row in board.models for name, found in row.thresholds.items()}
     predictor: Column[ModelRow] = Column(title="model", text=lambda row: row.name, is_text=True)
     return Table(columns=[predictor, *(_threshold_column(*item) for item in allowed.items())], rows=board.models)

@@ -8,7 +8,7 @@ from filelock import FileLock
 from markupsafe import Markup
 
 from lvm_pipeline.evaluation import plots
-from lvm_pipeline.evaluation.glossary import COLUMNS
+from lvm_pipeline.evaluation.glossary import COLUMNS, DESPITE_A_GAIN
 from lvm_pipeline.evaluation.pages import context_in_words, exclusion_in_words, render
 from lvm_pipeline.evaluation.preference_tables import preference_section
 from lvm_pipeline.evaluation.report import HTML_NAME, JSON_NAME, EvaluationReport, read_report
@@ -116,8 +116,11 @@ def verdict(report: EvaluationReport) -> tuple[str, str]:
     if gain.low is None or gain.high is None:
         return "unsure", f"Gain over the best baseline, {best}: {signed(gain.mean)} {where}, without an interval."
     kind = plots.gain_kind(gain)
-    words = {"good": "Beats", "bad": "Loses to", "unsure": "No clear difference from"}[kind]
-    return kind, f"{words} the best baseline, {best}: {interval_in_words(gain)} in cosine (95 % interval) {where}."
+    words = {"good": "Better than", "bad": "Worse than", "unsure": "Not clearly different from"}[kind]
+    return kind, (
+        f"{words} the best baseline, {best}: mean cosine {report.cosine:.4f} against {report.best.cosine:.4f}, a "
+        f"difference of {interval_in_words(gain)} (95 % interval) {where}."
+    )
 
 
 def cautions(report: EvaluationReport) -> list[str]:
@@ -125,16 +128,12 @@ def cautions(report: EvaluationReport) -> list[str]:
     if not report.gain.is_above_zero:
         return []
     base, rule = report.best, report.pool.exclusion
-    meanings = {
-        "centred cosine": "part of the gain comes from the direction that all vectors share",
-        "MRR": "its predictions are worse at finding the true concept",
-    }
     scores = {
         "centred cosine": (report.centred_cosine, base.centred_cosine),
         "MRR": (report.main_retrieval.mrr, base.retrieval[rule].mrr),
     }
     return [
-        f"Its {name} is below that of {report.best_baseline} ({own:.4f} against {other:.4f}): {meanings[name]}."
+        f"Its {name} is below that of {report.best_baseline} ({own:.4f} against {other:.4f}): {DESPITE_A_GAIN[name]}."
         for name, (own, other) in scores.items()
         if own < other
     ]

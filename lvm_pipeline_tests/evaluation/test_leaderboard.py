@@ -4,11 +4,12 @@ from dataclasses import replace
 import pytest
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.evaluation.leaderboard import LeftOut, leaderboard, read_leaderboard
+from lvm_pipeline.evaluation.leaderboard import LeftOut, cautions, leaderboard, read_leaderboard
 from lvm_pipeline.evaluation.leaderboard_page import leaderboard_table, write_leaderboard
 from lvm_pipeline.evaluation.leaderboard_plot import models_beside_baselines
 from lvm_pipeline.measures.baselines import BASELINES
-from lvm_pipeline_tests.evaluation.test_report import WellFormed
+from lvm_pipeline.measures.uncertainty import Interval
+from lvm_pipeline_tests.evaluation.test_report import WellFormed, with_gain
 
 
 @pytest.fixture
@@ -142,6 +143,22 @@ def test_page_is_well_formed_and_links_the_reports(reports, tmp_path):
     assert 'href="lstm/report.html"' in page
     assert read_leaderboard(json_path) == board
     assert "0 of 2 models beat the best baseline" in page
+
+
+def test_the_first_screen_says_what_is_measured_and_where_the_winners_are_worse(reports, tmp_path):
+    won = [with_gain(worse_at_ranking(report), Interval(0.02, 0.01, 0.03)) for report in reports]
+
+    board = leaderboard(won)
+    page = write_leaderboard(board, tmp_path)[1].read_text()
+
+    assert "A model reads the concepts of an article and predicts the vector of the next concept." in page
+    assert "2 of 2 models beat the best baseline in cosine on" in page
+    assert "2 of 2 are below that baseline in MRR: predictions are worse at finding the true concept" in page
+    assert cautions(leaderboard(reports)) == []  # nobody gains, so there is nothing to warn of
+
+
+def worse_at_ranking(report):
+    return replace(report, retrieval={rule: replace(scores, mrr=0.0) for rule, scores in report.retrieval.items()})
 
 
 def test_a_trial_is_named_beside_its_row_only_if_the_row_has_another_name(reports, tmp_path):

@@ -210,9 +210,9 @@ def test_leaks_and_other_data_are_shown_at_the_top(report):
 @pytest.mark.parametrize(
     ("low", "high", "kind", "said"),
     [
-        (0.001, 0.02, "good", "Beats the best baseline"),
-        (-0.02, -0.001, "bad", "Loses to the best baseline"),
-        (-0.01, 0.02, "unsure", "No clear difference from"),
+        (0.001, 0.02, "good", "Better than the best baseline"),
+        (-0.02, -0.001, "bad", "Worse than the best baseline"),
+        (-0.01, 0.02, "unsure", "Not clearly different from"),
         (None, None, "unsure", "without an interval"),
     ],
 )
@@ -221,6 +221,15 @@ def test_verdict_follows_the_interval(report, low, high, kind, said):
 
     assert found[0] == kind
     assert said in found[1]
+
+
+def test_the_first_screen_compares_both_cosines_and_says_what_is_measured(report):
+    page = report_html(report)
+    best = report.best
+
+    assert f"mean cosine {report.cosine:.4f} against {best.cosine:.4f}, a difference of" in page
+    assert f"best baseline {best.cosine:.4f}" in page
+    assert "A model reads the concepts of an article and predicts the vector of the next concept." in page
 
 
 @pytest.mark.parametrize("sign", [1, -1])
