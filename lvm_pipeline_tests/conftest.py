@@ -1,7 +1,7 @@
 """Fixtures that every stage shares, and the home of every skip condition.
 
 No test touches the checkout's own state: each has an LVM_HOME in a temporary folder, and all tests of a worker share
-one embedded Postgres, on which `postgres_url` is a fresh database.
+one built-in Postgres, on which `postgres_url` is a fresh database.
 """
 
 import os
@@ -236,7 +236,7 @@ def receiver(monkeypatch):
 
 @pytest.fixture
 def lvm_home(open_tmp_path, embedded_postgres_dir, monkeypatch):
-    """A fresh LVM_HOME whose embedded Postgres is the session's; its databases lvm, dagster and mlflow are shared."""
+    """A fresh LVM_HOME whose built-in Postgres is the session's; its databases lvm, dagster and mlflow are shared."""
     home = open_tmp_path / "lvm_home"
     home.mkdir()
     (home / "postgres").symlink_to(embedded_postgres_dir, target_is_directory=True)

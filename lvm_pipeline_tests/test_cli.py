@@ -227,3 +227,16 @@ def test_products_travel_as_npz(lvm, given_parquet, postgres_url, lvm_home, tmp_
     assert code == 1
     assert "crossed" in err
     assert [path.read_bytes() for path in kept] == [b"earlier", b"earlier"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("list", "trials"), "There is no trained trial yet; train one with `lvm train` or `lvm run`."),
+        (("champion",), "No model has been chosen yet. `lvm run` trains models and chooses one"),
+    ],
+)
+def test_an_empty_home_says_what_to_do_next(lvm, words, expected):
+    code, out, _ = lvm(*words)
+
+    assert (code, expected in out) == (0, True)

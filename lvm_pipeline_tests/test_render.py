@@ -8,6 +8,7 @@ from rich.console import Console
 
 from lvm_pipeline import tables
 from lvm_pipeline.cli import render
+from lvm_pipeline.doctor import Diagnosis, State
 from lvm_pipeline.lineage.data import Verification
 
 ROWS = [
@@ -72,3 +73,15 @@ def test_brackets_in_paths_and_names_are_printed_as_they_are():
     render.show_verification(console, Verification(findings=[], report={"concepts": table}, report_paths=paths))
     assert "rows (wiki[en]), space s" in console.file.getvalue()
     assert f"Report: {path}" in console.file.getvalue()
+
+
+def test_one_problem_is_not_counted_in_the_plural():
+    console = Console(file=io.StringIO(), width=120)
+
+    render.show_diagnoses(console, [diagnosis("problem"), diagnosis("ok"), diagnosis("ok")])
+
+    assert console.file.getvalue().endswith("1 problem, 0 warnings, 2 checks passed.\n")
+
+
+def diagnosis(state):
+    return Diagnosis(state=State(state), area="storage", subject="disk", found="found", fix="")

@@ -1,1 +1,1 @@
-"""Everything outside the process: the embedded Postgres, readers and writers of tables, MLflow, child processes."""
+"""Everything outside the process: the built-in Postgres, readers and writers of tables, MLflow, child processes."""

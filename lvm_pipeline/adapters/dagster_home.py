@@ -18,7 +18,7 @@ SETTLE_SECONDS = "3"
 def dagster_environment(settings: Settings) -> dict[str, str]:
     """Prepare DAGSTER_HOME and return the environment variables that Dagster needs.
 
-    Starts the embedded Postgres if needed. The values contain its password: never print them.
+    Starts the built-in Postgres if needed. The values contain its password: never print them.
     """
     instance = shipped_file("dagster.yaml").read_text(encoding="utf-8")
     instance_path = settings.dagster_dir / "dagster.yaml"

@@ -1,4 +1,4 @@
-"""The embedded Postgres: one server for each LVM_HOME, from the binaries in a Python wheel.
+"""The built-in Postgres: one server for each LVM_HOME, from the binaries in a Python wheel.
 
 It is started when a command needs it, listens on loopback only, has a generated password, keeps running after the
 command and is stopped by `lvm down`. `LVM_HOME/postgres` contains `server.json` (folder of the files, port, password;
@@ -216,7 +216,7 @@ def _wait_until_settled(files: ServerFiles) -> _Postmaster | None:
     while (postmaster := _find_postmaster(files)) is not None and not (postmaster.is_ready and _answers(postmaster)):
         if time.monotonic() > deadline:
             raise ServiceError(
-                f"The embedded Postgres has been starting for {START_SECONDS} s (log: {files.log_path})."
+                f"The built-in Postgres has been starting for {START_SECONDS} s (log: {files.log_path})."
             )
         time.sleep(0.1)
     return postmaster
@@ -280,7 +280,7 @@ def _initdb(files: ServerFiles, data_dir: Path, password_path: Path) -> None:
     options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
     code, output = _run(files, "initdb", "-D", str(data_dir), *options)
     if code != 0:
-        raise LvmError(f"The embedded Postgres cannot create its data in {files.folder}: {_last_line(output)}")
+        raise LvmError(f"The built-in Postgres cannot create its data in {files.folder}: {_last_line(output)}")
 
 
 def _start(files: ServerFiles, *, preferred_port: int) -> int:
@@ -304,7 +304,7 @@ def _start(files: ServerFiles, *, preferred_port: int) -> int:
         if not any(words in reason for words in TRANSIENT):
             break
         time.sleep(0.2 * (attempt + 1))
-    raise ServiceError(f"The embedded Postgres does not start: {reason or _last_line(output)} (log: {files.log_path}).")
+    raise ServiceError(f"The built-in Postgres does not start: {reason or _last_line(output)} (log: {files.log_path}).")
 
 
 def _stop(files: ServerFiles) -> None:
@@ -312,7 +312,7 @@ def _stop(files: ServerFiles) -> None:
         code, output = _run(files, "pg_ctl", "stop", "-w", "-t", "60", "-m", mode, "-D", str(files.data_dir))
         if code == 0 or _find_postmaster(files) is None:
             return
-    raise LvmError(f"The embedded Postgres does not stop: {_last_line(output)} (log: {files.log_path}).")
+    raise LvmError(f"The built-in Postgres does not stop: {_last_line(output)} (log: {files.log_path}).")
 
 
 def _run(files: ServerFiles, program: str, *arguments: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""The MLflow store: the database `mlflow` on the embedded Postgres with artefacts in `LVM_HOME/mlflow`, or a server.
+"""The MLflow store: the database `mlflow` on the built-in Postgres with artefacts in `LVM_HOME/mlflow`, or a server.
 
 MLflow is imported inside functions: this takes seconds, and MLflow reads its environment when it is imported.
 
@@ -57,7 +57,7 @@ _opening = threading.Lock()  # two threads that ask at once are given one client
 
 
 def tracking_uri(settings: Settings) -> str:
-    """Return the URI of the store; starts the embedded Postgres where that is the store. Never print it."""
+    """Return the URI of the store; starts the built-in Postgres where that is the store. Never print it."""
     return settings.mlflow_tracking_uri or databases.mlflow_url(settings)
 
 

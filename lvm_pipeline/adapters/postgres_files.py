@@ -1,4 +1,4 @@
-"""Where the embedded Postgres keeps its files, and which operating-system user runs it.
+"""Where the built-in Postgres keeps its files, and which operating-system user runs it.
 
 Postgres refuses to run as root. If root starts it, it runs as another existing user, who must have access to all its
 files (data, log and binaries). No user is created, and no permission of an existing folder is changed: files go to
@@ -88,7 +88,7 @@ def server_files(directory: Path, *, recorded_folder: Path | None, outside_dirs:
         if folder == directory or _make_outside_folder(folder):
             if UNUSABLE_IN_HOME & set(str(folder)):
                 raise LvmError(
-                    f"The embedded Postgres cannot run in {folder}: choose an LVM_HOME without quotes, $, ` or \\."
+                    f"The built-in Postgres cannot run in {folder}: choose an LVM_HOME without quotes, $, ` or \\."
                 )
             if _can_enter(folder, account):
                 if folder != directory and len(candidates) > 1:

@@ -3,7 +3,7 @@
     python -m lvm_pipeline.adapters.service_guard [POSTGRES_DIR]
 
 The guard reads process-group ids, one per line (with a minus: no longer), from a pipe that its parent keeps open. When
-the pipe closes, it terminates the groups, kills what remains after a moment, and stops the embedded Postgres of
+the pipe closes, it terminates the groups, kills what remains after a moment, and stops the built-in Postgres of
 POSTGRES_DIR unless another command is using it. POSTGRES_DIR is passed only if the parent started the server.
 """
 
@@ -49,7 +49,7 @@ def end_groups(groups: Iterable[int], *, grace_seconds: float) -> None:
 
 
 def stop_unless_used(directory: Path, *, patience_seconds: float = 5) -> bool:
-    """Stop the embedded Postgres once no client is connected; return whether it was stopped."""
+    """Stop the built-in Postgres once no client is connected; return whether it was stopped."""
     if not embedded_postgres.status(directory).is_running:
         return False
     url = embedded_postgres.ensure_running(directory).url("postgres")

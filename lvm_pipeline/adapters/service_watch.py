@@ -1,4 +1,4 @@
-"""Restart services that died, and the embedded Postgres, with growing pauses and a limited number of times."""
+"""Restart services that died, and the built-in Postgres, with growing pauses and a limited number of times."""
 
 import logging
 import subprocess
@@ -23,7 +23,7 @@ MAX_RESTARTS = 5
 WINDOW_SECONDS = 600.0
 FIRST_PAUSE_SECONDS = 1.0
 CODE_SERVER = "dagster-code"
-POSTGRES = "The embedded Postgres"
+POSTGRES = "The built-in Postgres"
 LOST_RUNS = "lvm_pipeline.defs.lost_runs"
 GIVEN_UP = "A service died too often, so all services are stopped"
 

@@ -38,7 +38,7 @@ PID_FILE = "services.pid"
 def run_services(settings: Settings, *, console: Console | None = None) -> None:
     """Start all services, print their addresses, and stop them at Ctrl-C, SIGTERM or SIGHUP.
 
-    The embedded Postgres is stopped too if it was not running before and no other command is using it.
+    The built-in Postgres is stopped too if it was not running before and no other command is using it.
     """
     console = console or Console()
     problem = f"The services of {settings.home} are already running; stop them first or set another LVM_HOME."

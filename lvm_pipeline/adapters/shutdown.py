@@ -1,4 +1,4 @@
-"""Stop the services of a home, then its embedded Postgres; running work is interrupted only with `force`."""
+"""Stop the services of a home, then its built-in Postgres; running work is interrupted only with `force`."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ OWN_PROGRAMS = ("lvm", "lvm_pipeline")  # they end in order when they are asked 
 
 
 def stop_home(settings: Settings, *, force: bool = False) -> list[str]:
-    """Stop the services and the embedded Postgres of a home; return what was stopped.
+    """Stop the services and the built-in Postgres of a home; return what was stopped.
 
     Args:
         force: Cancel Dagster runs that are under way, and end commands that use Postgres: a training closes its run
@@ -43,7 +43,7 @@ def stop_home(settings: Settings, *, force: bool = False) -> list[str]:
     if force:
         _end([each for each in _commands(settings) if _is_own(each)])
     if embedded_postgres.stop(settings.postgres_dir) or was_running:
-        stopped.append("the embedded Postgres")
+        stopped.append("the built-in Postgres")
     return stopped
 
 
@@ -55,7 +55,7 @@ def _refuse_while_busy(settings: Settings, served_by: psutil.Process | None) -> 
             raise LvmError(f"{runs} under way; wait for the end, or cancel with `lvm down --force`.")
     if commands := _commands(settings, beside=served_by):
         named = ", ".join(f"{_name(each)} (process {each.pid})" for each in commands)
-        raise LvmError(f"The embedded Postgres is used by {named}; wait, or end it with `lvm down --force`.")
+        raise LvmError(f"The built-in Postgres is used by {named}; wait, or end it with `lvm down --force`.")
 
 
 def _commands(settings: Settings, *, beside: psutil.Process | None = None) -> list[psutil.Process]:

@@ -10,6 +10,10 @@ from lvm_pipeline.settings import load_settings
 
 app = typer.Typer()
 
+NO_CHAMPION = (
+    "No model has been chosen yet. `lvm run` trains models and chooses one; `--choose` compares those that exist."
+)
+
 
 @app.command(short_help="Show the champion, or choose it.")
 def champion(
@@ -37,5 +41,4 @@ def champion(
         render.print_json(chosen)
         return
     render.say(out, f"Champion: {chosen.get('name') or 'none'}")
-    if chosen:
-        render.say(out, chosen["decision"]["reason"])
+    render.say(out, chosen["decision"]["reason"] if chosen else NO_CHAMPION)

@@ -43,7 +43,9 @@ def list_strategies(as_json: JsonOption = False) -> None:
 
 @app.command(name="options")
 def list_options(
-    architecture: Annotated[str, typer.Option("--architecture", "-a", help="Whose model options to list.")] = "lstm",
+    architecture: Annotated[
+        str, typer.Option("--architecture", "-a", help="Architecture whose model options are listed too.")
+    ] = "lstm",
     as_json: JsonOption = False,
 ) -> None:
     """List every training option with its default and meaning, those of an architecture's model included."""
@@ -57,11 +59,12 @@ def list_trials(as_json: JsonOption = False) -> None:
     """List the trained trials with their validation score and whether they were trained on the present data."""
     from lvm_pipeline import lineage
 
-    _show(lineage.trial_rows(load_settings()), as_json=as_json)
+    rows = lineage.trial_rows(load_settings())
+    _show(rows, as_json=as_json, if_empty="There is no trained trial yet; train one with `lvm train` or `lvm run`.")
 
 
-def _show(rows: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+def _show(rows: Sequence[dict[str, Any]], *, as_json: bool, if_empty: str = "Nothing to show.") -> None:
     if as_json:
         render.print_json(rows)
     else:
-        render.show_rows(render.plain(), rows)
+        render.show_rows(render.plain(), rows, if_empty=if_empty)

@@ -104,10 +104,17 @@ def _folded(name: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def show_table(console: Console, table: "tables.Table[Any]", *, title: str = "", has_head: bool = True) -> None:
+def show_table(
+    console: Console,
+    table: "tables.Table[Any]",
+    *,
+    title: str = "",
+    has_head: bool = True,
+    if_empty: str = "Nothing to show.",
+) -> None:
     """Print a table; rows of models are bold, marked cells coloured."""
     if not table.rows:
-        console.print("Nothing to show.")
+        console.print(if_empty, soft_wrap=True)
         return
     grid = Table(title=title or None, title_justify="left", box=None, padding=(0, 2, 0, 0), show_header=has_head)
     for column in table.columns:
@@ -122,9 +129,14 @@ def show_table(console: Console, table: "tables.Table[Any]", *, title: str = "",
     console.print(grid)
 
 
-def show_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+def show_rows(console: Console, rows: Sequence[Mapping[str, Any]], *, if_empty: str = "Nothing to show.") -> None:
     """Print rows with equal keys as a table."""
-    show_table(console, tables.table_of(rows))
+    show_table(console, tables.table_of(rows), if_empty=if_empty)
+
+
+def counted(number: int, name: str) -> str:
+    """Return a number with its noun, in the plural where that is meant: `1 problem`, `2 problems`."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
 def write_lines(records: Iterable[Mapping[str, Any]]) -> None:
@@ -172,7 +184,8 @@ def show_diagnoses(console: Console, diagnoses: Sequence["Diagnosis"]) -> None:
     ]
     show_table(console, tables.Table(columns=columns, rows=diagnoses), has_head=False)
     counts = Counter(str(diagnosis.state) for diagnosis in diagnoses)
-    console.print(f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} checks passed.")
+    problems, warnings = counted(counts["problem"], "problem"), counted(counts["warning"], "warning")
+    console.print(f"{problems}, {warnings}, {counted(counts['ok'], 'check')} passed.")
 
 
 def show_ingest(console: Console, report: Any) -> None:

@@ -18,7 +18,7 @@ from lvm_pipeline.errors import LvmError
 def examine() -> Iterator[Diagnosis]:
     """Yield all diagnoses.
 
-    If the embedded Postgres is not running, it is started and stopped again. If the settings are invalid, or LVM_HOME
+    If the built-in Postgres is not running, it is started and stopped again. If the settings are invalid, or LVM_HOME
     cannot be read, only checks that do not need them are made.
     """
     settings, diagnosis = read_settings()

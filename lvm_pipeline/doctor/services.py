@@ -13,7 +13,7 @@ from lvm_pipeline.settings import Settings
 DAGSTER = Subject("dagster", "storage")
 DAEMON = Subject("dagster", "daemon")
 MLFLOW = Subject("mlflow", "store")
-CORRECT_URL = f"Correct {databases.DAGSTER_VARIABLE}, or unset it to use the embedded Postgres."
+CORRECT_URL = f"Correct {databases.DAGSTER_VARIABLE}, or unset it to use the built-in Postgres."
 START_AGAIN = "Run `lvm down` and try again; the log is in LVM_HOME/postgres."
 
 
@@ -57,8 +57,8 @@ def examine_mlflow(settings: Settings) -> Diagnosis:
         server = mlflow_store.server_version(settings)
     except LvmError as error:
         return MLFLOW.refused(error, fix="Correct LVM_MLFLOW_TRACKING_URI, or unset it to use the built-in store.")
-    where = databases.shown(settings.mlflow_tracking_uri) if settings.mlflow_tracking_uri else "the embedded Postgres"
-    found = f"{where} answers, {num_experiments} experiments, MLflow {version}"
+    where = databases.shown(settings.mlflow_tracking_uri) if settings.mlflow_tracking_uri else "the built-in Postgres"
+    found = f"{where} answers, MLflow {version}, number of experiments: {num_experiments}"
     if server is not None and server.split(".")[0] != version.split(".")[0]:
         return MLFLOW.warning(
             f"{found}, but the server is {server}", f"Run a server of MLflow {version.split('.')[0]}."

@@ -29,7 +29,7 @@ def never_started(settings: Settings) -> bool:
 def examine_source(settings: Settings) -> Iterator[Diagnosis]:
     """Examine server, tables and rows as an extraction would."""
     if settings.database_url is None and never_started(settings):
-        yield SERVER.warning(f"the embedded Postgres of {settings.home} was never started, so it has no concepts", FILL)
+        yield SERVER.warning(f"the built-in Postgres of {settings.home} was never started, so it has no concepts", FILL)
         return
     try:
         url = databases.source_url(settings)

@@ -17,7 +17,8 @@ LARGEST_NUMBER = 2**63 - 1
 def parse_json(text: str | bytes) -> Any:
     """Parse JSON text."""
     try:
-        return json.loads(text.decode() if isinstance(text, bytes) else text)
+        decoded = text.decode() if isinstance(text, bytes) else text
+        return json.loads(decoded.rstrip("\r\n"))  # so that an error at the end names a column of this line
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
     except UnicodeDecodeError as error:

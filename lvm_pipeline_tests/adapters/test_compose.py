@@ -1,6 +1,6 @@
 """Promises of docker-compose.yml.
 
-No container engine is needed: the same commands run with the same environment here, against the embedded Postgres.
+No container engine is needed: the same commands run with the same environment here, against the built-in Postgres.
 """
 
 import json

@@ -77,7 +77,7 @@ def test_lvm_down_names_the_command_that_uses_postgres_and_ends_it_when_forced(s
         assert user.poll() is None
         assert embedded_postgres.status(settings.postgres_dir).is_running
 
-        assert shutdown.stop_home(settings, force=True) == ["the embedded Postgres"]
+        assert shutdown.stop_home(settings, force=True) == ["the built-in Postgres"]
         user.wait(timeout=10)
     assert not embedded_postgres.status(settings.postgres_dir).is_running
     assert shutdown.stop_home(settings) == []

@@ -112,7 +112,7 @@ def test_each_service_that_is_killed_comes_back_and_runs_end_as_they_should(
     assert running.process.poll() is None
     titles = [message["title"] for message in receiver.messages]
     assert len(titles) == len(set(titles)), "a service is reported once"
-    assert "The embedded Postgres died and is started again" in titles
+    assert "The built-in Postgres died and is started again" in titles
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_lvm_down_waits_for_runs_and_stops_all_in_order_when_forced(home, start_
 
     done = subprocess.run([*command, "--force"], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "Stopped the services and the embedded Postgres." in done.stdout
+    assert "Stopped the services and the built-in Postgres." in done.stdout
     running.process.communicate(timeout=60)
     assert running.process.returncode == 0
     assert wait_until(lambda: not processes_of(home), seconds=60)

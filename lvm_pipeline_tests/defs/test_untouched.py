@@ -1,6 +1,6 @@
 """A changed table leads, untouched, to a new decision about the champion, or to an alert.
 
-The real daemon with the real definitions on an embedded Postgres of its own; nothing is started by hand once it runs.
+The real daemon with the real definitions on a built-in Postgres of its own; nothing is started by hand once it runs.
 """
 
 import json

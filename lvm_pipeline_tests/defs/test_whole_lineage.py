@@ -1,4 +1,4 @@
-"""The whole lineage through Dagster, on the embedded Postgres: the numbers of the library, and all of it on record."""
+"""The whole lineage through Dagster, on the built-in Postgres: the numbers of the library, and all of it on record."""
 
 import json
 import uuid

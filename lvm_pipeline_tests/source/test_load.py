@@ -142,6 +142,7 @@ def test_an_id_that_repeats_in_an_array_is_that_of_an_article(load):
 BAD_LINES = [
     (b"{not json", "not JSON"),
     (b'{"title": "x", "text": "\xff"}', "not UTF-8"),
+    (b'{"title": "x"', "at column 14"),
     (b"[1, 2]", "not a JSON object"),
     (b"[" * 100_000, "nested too deeply"),
     ({"text": "words"}, "title is missing"),
