@@ -20,7 +20,7 @@ from lvm_pipeline.training.config import NESTED, TrainingConfig, nested_options,
 
 CHECKOUT_DIR = Path(__file__).resolve().parent.parent
 CRON = r"^\s*(\S+\s+){4}\S+\s*$"  # minute, hour, day, month, weekday; Dagster reads the fields
-UNUSABLE_IN_HOME = frozenset('"$`\\\n')  # the embedded Postgres passes its path to a shell in double quotes
+UNUSABLE_IN_HOME = frozenset('"$`\\\n')  # the built-in Postgres passes its path to a shell in double quotes
 COMPOSE_VARIABLES = ("LVM_POSTGRES_PASSWORD", "LVM_POSTGRES_PORT")  # read by docker-compose.yml alone
 EARLIER_NAMES = {"LVM_TRAINING_MODE": "mode"}  # variables of earlier versions that are still read
 
@@ -65,7 +65,7 @@ class Settings(TrainingConfig, BaseSettings):
         description="Value of dataset_source to extract. Default: user_input if it has rows, else the only one.",
     )
     space_id: str | None = Field(
-        default=None, description="Space id of the vectors (what encoder made them), for tables that do not say."
+        default=None, description="Space id of the vectors (names their encoder), for tables that do not say."
     )
     encoder: str | None = Field(
         default=None,
@@ -126,21 +126,22 @@ class Settings(TrainingConfig, BaseSettings):
     text_candidates: int = Field(
         default=1,
         ge=1,
-        description="Texts that the text decoder writes per prediction; of several, the encoder keeps the closest.",
+        description="Texts that the text decoder writes per prediction; the one whose vector is closest is kept.",
     )
     text_temperature: float = Field(
-        default=0.7, ge=0, description="Temperature of the texts that are drawn when there are several candidates."
+        default=0.7, ge=0, description="Sampling temperature of the text decoder if it writes several candidates."
     )
     text_spread: float = Field(
         default=0,
         ge=0,
-        description="Noise around the prediction that drawn texts are decoded from, relative to the vectors' spread.",
+        description="Noise added to the prediction for each candidate text, relative to the vectors' spread.",
     )
     text_beam: int = Field(default=1, ge=1, description="Beam width of the text decoder; 1 is greedy.")
     text_corrections: int = Field(
         default=0,
         ge=0,
-        description="Times that the text decoder writes again after adding what the last text's vector missed.",
+        description="Correction rounds of the text decoder: each adds the error of the last text's vector and decodes "
+        "again.",
     )
     text_second_encoder: str | None = Field(
         default=None,
@@ -243,9 +244,9 @@ class Settings(TrainingConfig, BaseSettings):
     dagster_database_url: SecretStr | None = Field(
         default=None, description="URL of an external Postgres for Dagster's storage. Default: the built-in server."
     )
-    dagster_port: int = Field(default=3000, description="Port of the Dagster web UI on localhost.")
-    mlflow_port: int = Field(default=5000, description="Port of the MLflow UI on localhost.")
-    reports_port: int = Field(default=3001, description="Port of the reports on localhost.")
+    dagster_port: int = Field(default=3000, ge=1, le=65535, description="Port of the Dagster web UI on localhost.")
+    mlflow_port: int = Field(default=5000, ge=1, le=65535, description="Port of the MLflow UI on localhost.")
+    reports_port: int = Field(default=3001, ge=1, le=65535, description="Port of the reports on localhost.")
     reports_url: str | None = Field(default=None, description="Address of reports in links. Default: reports_port.")
     mlflow_tracking_uri: str | None = Field(
         default=None, description="URI of an external MLflow tracking server. Default: the built-in store."

@@ -44,6 +44,9 @@ def test_an_argument_wins_over_the_environment(monkeypatch):
         ("LVM_BOUNDARIES", "perhaps"),
         ("LVM_OBSERVATION_CRON", "hourly"),
         ("LVM_RETRAIN_ON", "always"),
+        ("LVM_DAGSTER_PORT", "99999"),
+        ("LVM_MLFLOW_PORT", "0"),
+        ("LVM_REPORTS_PORT", "-1"),
     ],
 )
 def test_an_invalid_value_is_refused_by_name(monkeypatch, variable, value):
