@@ -47,12 +47,12 @@ def list_(as_json: JsonOption = False) -> None:
 def ack(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Failing checks: CHECK, ASSET:CHECK or 'ASSET:CHECK [PARTITION]'; see `lvm alerts list`."),
+        typer.Argument(metavar="[CHECK]..."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Acknowledge every failing check.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Withdraw the acknowledgement.")] = False,
 ) -> None:
-    """Acknowledge failing checks: no alert about them until they get worse."""
+    """Acknowledge failing checks: no alert about a CHECK, named as in `lvm alerts list`, until it gets worse."""
     from lvm_pipeline.defs import failing_checks as checks_now
 
     if not names and not everything:

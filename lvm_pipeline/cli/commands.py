@@ -81,7 +81,11 @@ AgainOption = Annotated[
     bool, typer.Option("--again", help="Train even if nothing has changed, or if a checkpoint cannot be resumed.")
 ]
 EncoderOption = Annotated[
-    str, typer.Option("--encoder", help="lsa-768, gtr-t5-base, any sentence-transformers model or the path of one.")
+    str,
+    typer.Option(
+        "--encoder",
+        help="Encoder of texts without vectors: lsa-768, gtr-t5-base, any sentence-transformers model or its path.",
+    ),
 ]
 
 DEFAULT_ARCHITECTURES = ["lstm", "gru"]
@@ -164,13 +168,10 @@ def _one_process(settings: Settings) -> dict[str, str]:
 
 @app.command(short_help="Load articles into the source table.")
 def ingest(
-    file: Annotated[
-        Path,
-        typer.Argument(help="JSONL file of articles, or Parquet or Arrow file of concepts with vectors; `-` is stdin."),
-    ],
+    file: Path,
     dataset_source: Annotated[str, typer.Option(help="Value of dataset_source for the new rows.")] = "user_input",
     space: Annotated[
-        str | None, typer.Option(help="Space id of the vectors in a Parquet file: what encoder made them.")
+        str | None, typer.Option(help="Space id of the vectors in a Parquet file; it names their encoder.")
     ] = None,
     encoder: EncoderOption = "lsa-768",
     duplicates: Annotated[
@@ -182,7 +183,11 @@ def ingest(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Load articles into the source table. Loading the same file again changes nothing."""
+    """Load articles into the source table. Loading the same file again changes nothing.
+
+    FILE holds articles as JSON lines, or concepts with vectors as Parquet or Arrow; `-` is stdin. An article is
+    {"title": ..., "text": ...} or {"title": ..., "concepts": [...]}.
+    """
     from lvm_pipeline import lineage
 
     out = render.plain(quiet=as_json)
@@ -326,7 +331,7 @@ def evaluate(
 
 @app.command(short_help="Stream predictions: one per input concept.")
 def predict(
-    file: Annotated[Path | None, typer.Argument(help="JSONL, text or Parquet file. Default, and `-`: stdin.")] = None,
+    file: Annotated[Path | None, typer.Argument()] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of a trained model. Default: the champion.")] = None,
     trial: TrialOption = None,
     architecture: Annotated[
@@ -340,8 +345,9 @@ def predict(
 ) -> None:
     """Stream predictions: for every input concept, one JSON line with the vector predicted to follow it.
 
-    A line is {"article_id": ..., "vector": [...]}, {"article_id": ..., "text": ...} or plain text. A new article_id
-    starts a new context. Texts are encoded with the encoder of the model's space.
+    FILE is JSON lines, plain text or Parquet; without it, or with `-`, stdin is read. A line is
+    {"article_id": ..., "vector": [...]}, {"article_id": ..., "text": ...} or plain text. A new article_id starts a new
+    context. Texts are encoded with the encoder of the model's space.
     """
     from lvm_pipeline.lineage.prediction import model_folder, predict_on
 

@@ -16,7 +16,9 @@ app = typer.Typer(help="Train the text decoder, and decode vectors to text.", no
 
 KindOption = Annotated[
     Literal["prefix", "lm"],
-    typer.Option(help="prefix: a small model of its own; lm: a frozen language model after trained soft tokens."),
+    typer.Option(
+        help="prefix: a small language model, trained here; lm: soft tokens, trained here, for a frozen language model."
+    ),
 ]
 
 
@@ -31,7 +33,7 @@ def train(
         float | None, typer.Option(help="Stop after this many seconds; the weights then depend on the machine.")
     ] = None,
     noise: Annotated[float, typer.Option(help="Noise added to the vectors, relative to their spread.")] = 0.0,
-    soft_tokens: Annotated[int, typer.Option(help="For lm: soft tokens made from a vector.")] = 8,
+    soft_tokens: Annotated[int, typer.Option(help="For lm: number of soft tokens made from a vector.")] = 8,
     seed: Annotated[int | None, typer.Option(help="Seed. Default: LVM_SEED.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Train even if nothing has changed.")] = False,
     as_json: JsonOption = False,
@@ -70,7 +72,7 @@ def train(
 
 @app.command(name="decode")
 def decode(
-    file: Annotated[Path | None, typer.Argument(help="Lines as `lvm predict` reads or prints. Default: stdin.")] = None,
+    file: Annotated[Path | None, typer.Argument()] = None,
     kind: KindOption = "prefix",
     candidates: Annotated[
         int | None,
@@ -81,12 +83,14 @@ def decode(
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0, help="Temperature of the texts that are drawn. Default: LVM_TEXT_TEMPERATURE."),
+        typer.Option(min=0, help="Sampling temperature with several candidates. Default: LVM_TEXT_TEMPERATURE."),
     ] = None,
     spread: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Noise around the vector that drawn texts are decoded from. Default: LVM_TEXT_SPREAD."
+            min=0,
+            help="Noise added to the vector for each candidate, relative to the spread of vectors. Default: "
+            "LVM_TEXT_SPREAD.",
         ),
     ] = None,
     beam: Annotated[int | None, typer.Option(min=1, help="Beam width; 1 is greedy. Default: LVM_TEXT_BEAM.")] = None,
@@ -94,13 +98,15 @@ def decode(
         int | None,
         typer.Option(
             min=0,
-            help="Times to write again after adding what the last text's vector missed. Default: LVM_TEXT_CORRECTIONS.",
+            help="Correction rounds: each adds the error of the last text's vector and decodes again. Default: "
+            "LVM_TEXT_CORRECTIONS.",
         ),
     ] = None,
 ) -> None:
     """Decode vectors to text: one JSON line each, with the text and its round-trip cosine if the encoder is available.
 
-    The round-trip cosine is that of the vector and the encoded text: how much the text can be trusted.
+    FILE holds lines as `lvm predict` reads or prints them; without it, stdin is read. The round-trip cosine compares
+    the vector with the vector of the text: the higher, the more the text can be trusted.
     """
     from lvm_pipeline import lineage
 

@@ -12,10 +12,7 @@ app = typer.Typer()
 
 @app.command(short_help="Combine trained trials into one model.")
 def ensemble(
-    trials: Annotated[
-        list[str] | None,
-        typer.Argument(help="Two to five trial ids, or the beginnings of them. Default: the best of the leaderboard."),
-    ] = None,
+    trials: Annotated[list[str] | None, typer.Argument(metavar="[TRIAL]...")] = None,
     top: Annotated[
         int, typer.Option(min=2, max=5, help="Without trial ids: how many of the best trials to combine.")
     ] = 3,
@@ -38,8 +35,10 @@ def ensemble(
 ) -> None:
     """Combine trained trials into an ensemble, which predicts the weighted mean of their predictions.
 
-    It is a trial like any other: evaluate it with `lvm evaluate --trial`, predict with `lvm predict --trial`. Each
-    member reads what it was trained on. The ensemble stays as it is when a member is trained again or deleted.
+    TRIAL is a trial id or the beginning of one; name two to five. Without any, the best of the leaderboard are
+    combined. The ensemble is a trial like any other: evaluate it with `lvm evaluate --trial`, predict with
+    `lvm predict --trial`. Each member reads what it was trained on. The ensemble stays as it is when a member is
+    trained again or deleted.
     """
     from lvm_pipeline import lineage
     from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker

@@ -1,7 +1,6 @@
 """The commands `lvm export` and `lvm import`."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -12,8 +11,8 @@ app = typer.Typer()
 
 
 @app.command(name="export", short_help="Export concepts and sequences as NPZ files.")
-def export_(folder: Annotated[Path, typer.Argument(help="Folder for the NPZ files.")]) -> None:
-    """Export the promoted concepts and sequences as NPZ files that load without pickle."""
+def export_(folder: Path) -> None:
+    """Export the promoted concepts and sequences to FOLDER, as NPZ files that load without pickle."""
     from lvm_pipeline.lineage import from_files
 
     for path in from_files.export_npz(settings_of(), folder):
@@ -22,10 +21,10 @@ def export_(folder: Annotated[Path, typer.Argument(help="Folder for the NPZ file
 
 @app.command(name="import", short_help="Import an NPZ file.")
 def import_(
-    file: Annotated[Path, typer.Argument(help="NPZ file of ordered concepts, or of sequences.")],
+    file: Path,
     validation_articles: ValidationArticlesOption = None,
 ) -> None:
-    """Import an NPZ file as the promoted concepts and sequences, if it passes all checks."""
+    """Import FILE, an NPZ file of ordered concepts or of sequences, as the promoted data if it passes all checks."""
     from lvm_pipeline.lineage import from_files
 
     verification = from_files.import_npz(settings_of(validation_articles=validation_articles), file)

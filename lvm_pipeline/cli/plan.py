@@ -30,8 +30,8 @@ def list_(
 ) -> None:
     """List the trials of the plan with their status.
 
-    planned: not run yet. done, failed, refused: how it ended. stopped: ended early, since others were better. stale:
-    run with other data or code. waiting: settled later.
+    planned: not run yet. done, failed or refused: how it ended. stopped: ended early, since others were better. stale:
+    run with other data or code. waiting: depends on the results of other trials.
     """
     from lvm_pipeline import lineage
     from lvm_pipeline.experiments.study_page import STATUS_MARKS

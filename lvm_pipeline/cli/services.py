@@ -69,11 +69,11 @@ def ui() -> None:
     services.run_services(settings)
 
 
-@app.command(short_help="Stop the services and the embedded Postgres.")
+@app.command(short_help="Stop the services and the built-in Postgres.")
 def down(
     force: Annotated[bool, typer.Option("--force", help="Cancel running Dagster runs and commands first.")] = False,
 ) -> None:
-    """Stop the services of `lvm ui` and the embedded Postgres. Refused while a run or another command is under way."""
+    """Stop the services of `lvm ui` and the built-in Postgres. Refused while a run or another command is under way."""
     from lvm_pipeline.adapters.shutdown import stop_home
 
     stopped = stop_home(load_settings(), force=force)

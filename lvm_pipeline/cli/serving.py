@@ -23,8 +23,9 @@ EncoderOption = Annotated[
 
 @app.command(short_help="Serve the champion over HTTP.")
 def serve(
-    model: Annotated[
-        str | None, typer.Option(help="Trial id, or the beginning of one. Default: the champion.", metavar="TRIAL")
+    trial: Annotated[
+        str | None,
+        typer.Option("--trial", "--model", help="Trial id, or the beginning of one. Default: the champion."),
     ] = None,
     encoder: EncoderOption = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port. Default: LVM_SERVE_PORT.")] = None,
@@ -41,18 +42,18 @@ def serve(
     settings, out = settings_of(), render.plain()
     port = port or settings.serve_port
     if mlflow:
-        _serve_with_mlflow(settings, model=model, host=host, port=port)
+        _serve_with_mlflow(settings, trial=trial, host=host, port=port)
     from lvm_pipeline.lineage import serving
 
     def say() -> None:
         render.say(out, f"Serving on http://{host}:{port} (requests: /docs, try an article: /try). Ctrl-C stops.")
 
-    serving.serve(settings, trial=model, encoder_name=encoder, host=host, port=port, on_start=say)
+    serving.serve(settings, trial=trial, encoder_name=encoder, host=host, port=port, on_start=say)
 
 
 @app.command(name="try", short_help="Let all trained architectures predict an article.")
 def try_(
-    article: Annotated[Path, typer.Argument(help="Text file; paragraphs are separated by empty lines.")],
+    article: Path,
     encoder: EncoderOption = None,
     output: Annotated[
         Path | None, typer.Option(help="HTML file for the page. Default: in LVM_HOME/reports/try.")
@@ -60,7 +61,8 @@ def try_(
 ) -> None:
     """Cut an article into concepts and let every trained architecture and the linear forecast predict each next one.
 
-    Prints which prediction came closest to the concept that followed, and writes a page with the nearest concepts.
+    ARTICLE is a text file whose paragraphs are separated by empty lines. The command prints which prediction came
+    closest to the concept that followed, and writes a page with the nearest concepts.
     """
     from lvm_pipeline import files
     from lvm_pipeline.lineage.trying import article_trier, read_article
@@ -80,9 +82,9 @@ def try_(
     render.say(out, f"Page: {path}")
 
 
-def _serve_with_mlflow(settings: Settings, *, model: str | None, host: str, port: int) -> NoReturn:
+def _serve_with_mlflow(settings: Settings, *, trial: str | None, host: str, port: int) -> NoReturn:
     from lvm_pipeline.adapters import mlflow_serving
 
-    if model is not None:
-        raise LvmError("MLflow serves the champion only; leave --model out, or --mlflow.")
+    if trial is not None:
+        raise LvmError("MLflow serves the champion only; leave out --trial or --mlflow.")
     raise typer.Exit(mlflow_serving.serve_champion(settings, host=host, port=port))

@@ -7,7 +7,7 @@ import typer
 from lvm_pipeline.cli import render
 from lvm_pipeline.settings import load_settings
 
-app = typer.Typer(help="vec2text, a decoder of GTR-T5 vectors, in an environment of its own.", no_args_is_help=True)
+app = typer.Typer(help="Install vec2text, a decoder of GTR-T5 vectors.", no_args_is_help=True)
 
 
 @app.callback()
@@ -25,10 +25,10 @@ def install(
         ),
     ] = None,
 ) -> None:
-    """Install vec2text into LVM_HOME/vec2text. It needs an older version of transformers than this package.
+    """Install vec2text in a separate environment, LVM_HOME/vec2text, as it needs an older version of transformers.
 
-    Takes minutes and several gigabytes. Weights can also be copied to LVM_HOME/vec2text/ielab or jxe, each with the
-    folders inversion and corrector, and base (T5 config and tokenizer) and embedder where there is no network.
+    This takes minutes and several gigabytes. Without a network, copy the weights to LVM_HOME/vec2text/ielab or jxe: the
+    folders inversion, corrector, base (T5 config and tokenizer) and embedder.
     """
     from lvm_pipeline.adapters import vec2text_environment
 

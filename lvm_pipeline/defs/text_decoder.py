@@ -19,7 +19,7 @@ class DecoderOptions(dg.Config):
 
     kind: Literal["prefix", "lm"] = Field(
         default="prefix",
-        description="prefix: a small model of its own; lm: LVM_DECODER_LANGUAGE_MODEL after trained soft tokens.",
+        description="prefix: a small language model; lm: soft tokens for LVM_DECODER_LANGUAGE_MODEL, which is frozen.",
     )
     steps: int | None = Field(
         default=None, ge=1, description="Optimiser steps. (Default: LVM_DECODER_STEPS; for lm, 400.)"
