@@ -32,7 +32,7 @@ help:  ## list the commands
 setup: $(VENV)/.installed  ## create .venv with everything the pipeline needs
 	@:
 
-setup-encoders: $(VENV)/.installed-encoders  ## the same, and what sentence encoders need (gtr-t5-base and the like)
+setup-encoders: $(VENV)/.installed-encoders  ## the same, with sentence-transformers for encoders such as gtr-t5-base
 	@:
 
 setup-dev: $(VENV)/.installed-dev
@@ -47,13 +47,13 @@ demo: $(if $(filter-out lsa-768,$(ENCODER)),setup-encoders,setup)  ## the whole 
 ui: setup  ## Dagster and MLflow in the browser, on loopback; Ctrl-C stops everything
 	@exec $(BIN)/python -m lvm_pipeline.adapters.launcher $$PPID $(BIN)/lvm ui  # ends with this make, even a killed one
 
-down: setup  ## stop the embedded Postgres
+down: setup  ## stop the services and the built-in Postgres
 	@$(BIN)/lvm down
 
-test: setup-dev  ## every test but those marked slow, gpu or browser
+test: setup-dev  ## every test except those marked slow, gpu or browser
 	$(ONE_THREAD) $(PYTEST) $(IN_PARALLEL) -m "not slow and not gpu and not browser"
 
-test-all: setup-all  ## every test this machine can run
+test-all: setup-all  ## every test that this machine can run
 	$(PYTEST)
 
 test-slow: setup-all  ## what `make test` leaves out
@@ -62,7 +62,7 @@ test-slow: setup-all  ## what `make test` leaves out
 # Real services and a real browser now and then miss a deadline on a busy machine, so what fails has a second try. Files
 # share no services, and much of their time is waiting for some. With three processes on two cores nothing is sooner, and
 # browsers miss their deadlines.
-test-most: setup-all  ## the same, but for what takes minutes or measures
+test-most: setup-all  ## the same, without those that take minutes or measure speed
 	$(ONE_THREAD) $(PYTEST) --reruns 1 --numprocesses 2 --dist loadfile -m "(slow or browser) and not long"
 
 lint: setup-dev  ## style, format, import contracts, unused or missing dependencies
@@ -77,17 +77,17 @@ imports: setup-dev  ## import every module by itself
 types: setup-dev  ## check the types
 	$(BIN)/pyright
 
-bench: setup-all  ## one table: ours, peer, ratio, goal, met or not; a quarter of an hour on a quiet machine
+bench: setup-all  ## compare speed and scores with other projects, as one table; takes about 15 minutes on an idle machine
 	@$(BIN)/python benchmarks/bench.py
 
-bench-smoke: setup-all  ## the same scripts at tiny sizes, so that they never rot; the figures say nothing of speed
+bench-smoke: setup-all  ## the same scripts with tiny inputs, to test that they run; their figures mean nothing
 	@$(BIN)/python benchmarks/bench.py --smoke
 
 docs: setup  ## regenerate docs/checks.md and docs/training-options.md
 	@$(BIN)/python -c 'from lvm_pipeline.training.option_table import as_markdown; print(as_markdown(), end="")' > docs/training-options.md
 	@$(BIN)/python -c 'from lvm_pipeline.lineage.invariants import as_markdown; print(as_markdown(), end="")' > docs/checks.md
 
-ci:  ## what .ci/run calls before `make test`; `make test-slow` runs the rest
+ci:  ## what continuous integration runs before `make test`: style, types, the demo, most slow tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint imports types
 	@$(MAKE) --no-print-directory demo
 	@$(MAKE) --no-print-directory test-most  # the smoke form of the benchmarks is one of these tests
