@@ -1,10 +1,12 @@
 """Turn values into self-contained HTML pages: style, plots and data in one file, nothing fetched."""
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 EXCLUSIONS_IN_WORDS = {
     "context_rows": "without the {context_length} concepts right before the target",
@@ -26,8 +28,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "count": count, "size": size}
+    environment.filters |= {"duration": duration, "count": count, "size": size, "with_code": with_code}
     return environment
+
+
+def with_code(sentence: str) -> Markup:
+    """Set what stands between backticks, such as a command, as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
 
 
 def count(value: int) -> str:

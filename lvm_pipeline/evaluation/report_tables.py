@@ -99,7 +99,7 @@ def findings_table(findings: Iterable[Finding]) -> Table[Finding]:
 def controls_table(report: EvaluationReport) -> Table[tuple[str, float | None, Interval | None]]:
     """Return the cosine with the model's own context and with others."""
     controls = report.controls
-    rows: list[tuple[str, float | None, Interval | None]] = [("the model's own", controls.cosine, None)]
+    rows: list[tuple[str, float | None, Interval | None]] = [("true context", controls.cosine, None)]
     for words, control in (
         ("same concepts, order shuffled", controls.order_shuffled),
         ("context of another article", controls.wrong_context),
@@ -108,7 +108,7 @@ def controls_table(report: EvaluationReport) -> Table[tuple[str, float | None, I
     columns: list[Column[tuple[str, float | None, Interval | None]]] = [
         Column(title="context", text=lambda row: row[0], is_text=True),
         Column(title="cosine", text=lambda row: "not checked" if row[1] is None else f"{row[1]:.4f}"),
-        Column(title="loss, 95 % interval", text=lambda row: interval_in_words(row[2]), is_text=True),
+        Column(title="drop in cosine, 95 % interval", text=lambda row: interval_in_words(row[2]), is_text=True),
     ]
     return Table(columns=columns, rows=rows)
 

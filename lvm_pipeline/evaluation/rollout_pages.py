@@ -1,6 +1,6 @@
 """The table and the plots of a roll-out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lvm_pipeline.evaluation import svg
 from lvm_pipeline.evaluation.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
@@ -10,6 +10,8 @@ from lvm_pipeline.evaluation.report_tables import interval_in_words
 from lvm_pipeline.tables import Column, Table, number
 
 TITLES = {"cosine": "cosine", "mrr": "MRR"}
+SHOWN = {LINEAR: "linear forecast", HELD: "last concept, repeated", TRUTH: "model, reading the true concepts"}
+LEGEND_LINE = 18  # pixels
 DRAWN = {HELD: "chance", LINEAR: "baseline", NEAREST: "other", MODEL: "model"}
 
 
@@ -18,7 +20,11 @@ def rollout_table(rollout: RolloutScores) -> Table[int]:
 
     def column(curve: RolloutCurve, what: str) -> Column[int]:
         few = "" if curve.num_articles == rollout.num_articles else f" ({curve.num_articles} articles)"
-        return number(f"{TITLES[what]}: {curve.name}{few}", lambda step: getattr(curve, what)[step - 1], ".4f")
+        return number(
+            f"{TITLES[what]}: {SHOWN.get(curve.name, curve.name)}{few}",
+            lambda step: getattr(curve, what)[step - 1],
+            ".4f",
+        )
 
     columns: list[Column[int]] = [number("step", lambda step: step, "d")]
     columns += [column(curve, "cosine") for curve in rollout.curves]
@@ -43,18 +49,27 @@ def rollout_mrr(report: EvaluationReport) -> str:
     return _curves(report.rollout, lambda curve: curve.mrr, "Roll-out: MRR by step")
 
 
+def _legend(drawn: Sequence[tuple[RolloutCurve, str]]) -> list[str]:
+    """Name the curves above the plot, two to a line, so that no name hides a line."""
+    marks = []
+    for place, (curve, css) in enumerate(reversed(drawn)):
+        x, anchor = ((LEFT, "start"), (RIGHT, "end"))[place % 2]
+        height = TOP - 12 + LEGEND_LINE * (place // 2)
+        marks.append(svg.text(x, height, SHOWN.get(curve.name, curve.name), css=f"note {css}", anchor=anchor))
+    return marks
+
+
 def _curves(rollout: RolloutScores | None, values: Callable[[RolloutCurve], tuple[float, ...]], label: str) -> str:
     if rollout is None:
         return ""
     drawn = [(rollout.by_name[name], css) for name, css in DRAWN.items() if name in rollout.by_name]
     all_values = [value for curve, _ in drawn for value in values(curve)]
     x = svg.linear_scale(1, rollout.steps[-1], start=LEFT, end=RIGHT, num_ticks=rollout.steps[-1])
-    y = svg.linear_scale(min(0, *all_values), max(all_values), start=BOTTOM, end=TOP)
+    y = svg.linear_scale(min(0, *all_values), max(all_values), start=BOTTOM, end=TOP + LEGEND_LINE)
     marks = [svg.axes(x, y, x_format=lambda v: f"{v:g}", y_format=lambda v: f"{v:g}")]
-    for place, (curve, css) in enumerate(drawn):
+    for curve, css in drawn:
         points = [(x(step), y(value)) for step, value in zip(rollout.steps, values(curve), strict=True)]
-        marks.append(svg.path(points, css=css, title=curve.name))
-        height = TOP + 14 + 18 * (len(drawn) - 1 - place)
-        marks.append(svg.text(RIGHT - 6, height, curve.name.replace("_", " "), css=f"note {css}", anchor="end"))
+        marks.append(svg.path(points, css=css, title=SHOWN.get(curve.name, curve.name)))
+    marks += _legend(drawn)
     marks.append(svg.text((LEFT + RIGHT) / 2, BOTTOM + 36, "steps ahead", anchor="middle"))
     return svg.figure(marks, width=WIDTH, height=HEIGHT, label=label)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from lvm_pipeline.evaluation.scoring import ScoredModel
 
 DEFINITION = (
-    "vec2text accuracy is the mean token F1 between the decoded prediction and the true text of the next concept: the "
-    "words of both in lower case as bags, twice the shared ones over all"
+    "vec2text accuracy is the mean token F1 of the decoded prediction and the true text of the next concept: twice the "
+    "number of shared words over the number of all words of both texts, in lower case and in any order"
 )
 NUM_EXAMPLES = 10
 NUM_CONTEXT_TEXTS = 3  # of an example

@@ -22,6 +22,15 @@ STATUS_MARKS: dict[str, Mark] = {
     "refused": "warn",
     "stale": "unsure",
 }
+STATUS_MEANINGS = {
+    "done": "trained and scored",
+    "stopped": "ended early, since others were better",
+    "failed": "ended with an error",
+    "refused": "cannot be trained on this data",
+    "stale": "run with other data or code",
+    "planned": "not run yet",
+    "waiting": "depends on the results of other trials",
+}
 
 
 def write_study_files(study: Study, folder: Path) -> tuple[Path, Path, Path]:
@@ -48,6 +57,7 @@ def study_html(study: Study) -> str:
         sensitivity=sensitivity_plots(study),
         parallel=parallel_coordinates(study),
         statuses=sorted({row.status for row in study.rows}),
+        meanings=STATUS_MEANINGS,
         architectures=sorted({row.architecture for row in study.rows}),
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation import report_page
-from lvm_pipeline.evaluation.pages import size
+from lvm_pipeline.evaluation.pages import size, with_code
 from lvm_pipeline.evaluation.plots import gain_mark
 from lvm_pipeline.evaluation.report import EvaluationReport, read_report, report_from_json
 from lvm_pipeline.evaluation.report_page import cautions, report_html, verdict, write_report
@@ -162,7 +162,7 @@ def test_page_shows_the_scores_every_baseline_and_what_was_not_checked(report):
 
     assert f"{report.cosine:.4f}" in page
     assert all(name in page for name in report.baselines)
-    assert all(sentence in page for sentence in report.not_checked)
+    assert all(with_code(sentence) in page for sentence in report.not_checked)
     for name in ("Learning curves", "Cosine by target", "Gain by article", "Retrieval", "Glossary"):
         assert name in page
     assert report.fingerprint in page

@@ -16,7 +16,7 @@ from lvm_pipeline.experiments.study import (
     seed_interval,
     with_comparisons,
 )
-from lvm_pipeline.experiments.study_page import headline, study_html
+from lvm_pipeline.experiments.study_page import STATUS_MEANINGS, headline, study_html
 from lvm_pipeline.experiments.trial_scores import TrialScores
 from lvm_pipeline.measures.uncertainty import Interval
 
@@ -127,3 +127,12 @@ def test_the_page_draws_what_there_is():
     assert page.count("<svg") >= 5  # three fronts, parallel coordinates, intervals
     assert "no | such, thing" in page
     assert "<script src" not in page
+
+
+def test_the_page_says_what_each_status_means_and_has_no_empty_section():
+    page = study_html(study(ROWS))
+
+    assert all(STATUS_MEANINGS[each.status] in page for each in ROWS)
+    widths = [row("lstm", 0.5 + width / 1000, overrides={"model.hidden_dim": width}) for width in (32, 64)]
+    assert "<h2>Sensitivity</h2>" in study_html(study(widths))
+    assert "<h2>Sensitivity</h2>" not in study_html(study([row("lstm", 0.5)]))
