@@ -15,8 +15,9 @@ from urllib.parse import quote, urlsplit
 
 from fastapi import FastAPI, HTTPException
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from lvm_pipeline.evaluation.pages import render
@@ -39,10 +40,16 @@ class _Pages(StaticFiles):
         if Path(path).suffix not in SERVED:
             raise HTTPException(404)
         response = await super().get_response(path, scope)
+        if path.endswith(".md") and isinstance(response, FileResponse):
+            response = HTMLResponse(markdown_page(Path(response.path)))
         response.headers["Cache-Control"] = "no-cache"
-        if path.endswith(".md"):
-            response.headers["Content-Type"] = "text/plain; charset=utf-8"
         return response
+
+
+def markdown_page(path: Path) -> str:
+    """Return a Markdown file as a page. HTML inside it is shown as text, since it may come from a concept."""
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(path.read_text(encoding="utf-8"))
+    return render("markdown.html.jinja", title=MEANINGS.get(path.name, path.name), body=Markup(body))
 
 
 class _Page(NamedTuple):

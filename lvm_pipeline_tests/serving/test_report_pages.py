@@ -28,7 +28,7 @@ def settings(tmp_path):
     )
     write_json(settings.reports_dir / "champion.json", {"decision": {"reason": "gru-s0 is promoted"}})
     write_text(settings.reports_dir / "study.html", "<p>study</p>")
-    write_text(settings.reports_dir / "verification.md", "| a | b |")
+    write_text(settings.reports_dir / "verification.md", "# Data\n\n| a | b |\n| --- | --- |\n| 1 | <b> |\n")
     return settings
 
 
@@ -53,7 +53,17 @@ def test_pages_are_served_as_they_are_now(settings, address):
     assert (status, text, headers["Cache-Control"]) == (200, "<p>first board</p>", "no-cache")
     write_text(settings.reports_dir / "leaderboard.html", "<p>second board</p>")
     assert call(f"{address}/reports/leaderboard.html")[2] == "<p>second board</p>"
-    assert call(f"{address}/reports/verification.md")[1]["Content-Type"] == "text/plain; charset=utf-8"
+
+
+def test_a_markdown_report_is_shown_as_a_page_with_tables(settings, address):
+    status, headers, page = call(f"{address}/reports/verification.md")
+
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert headers["Cache-Control"] == "no-cache"
+    assert "<title>Verification of the data</title>" in page
+    assert "<h1>Data</h1>" in page
+    assert "<td>&lt;b&gt;</td>" in page  # words of a concept are no HTML
+    assert status_of(address, "/reports/nothing.md") == 404
 
 
 def test_links_of_the_pipeline_lead_to_the_served_pages(settings, address):
