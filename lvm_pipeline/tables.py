@@ -77,6 +77,11 @@ RESULT: Column[Any] = Column(
 """The outcome of a finding."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun in the singular or plural: `1 warning`, `2 warnings`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def number(title: str, value: Callable[[Row], float | None], spec: str = ".4f") -> Column[Row]:
     """Return a column of numbers in one format; a cell is empty if the value is None."""
 

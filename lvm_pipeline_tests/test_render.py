@@ -85,3 +85,8 @@ def test_one_problem_is_not_counted_in_the_plural():
 
 def diagnosis(state):
     return Diagnosis(state=State(state), area="storage", subject="disk", found="found", fix="")
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 warnings"), (1, "1 warning"), (1200, "1,200 warnings")])
+def test_a_number_and_its_noun_agree(number, words):
+    assert tables.counted(number, "warning") == words

@@ -134,11 +134,6 @@ def show_rows(console: Console, rows: Sequence[Mapping[str, Any]], *, if_empty: 
     show_table(console, tables.table_of(rows), if_empty=if_empty)
 
 
-def counted(number: int, name: str) -> str:
-    """Return a number with its noun, in the plural where that is meant: `1 problem`, `2 problems`."""
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
-
-
 def write_lines(records: Iterable[Mapping[str, Any]]) -> None:
     """Write records as JSON lines, flushing each; stops quietly when the pipe is closed."""
     try:
@@ -184,8 +179,8 @@ def show_diagnoses(console: Console, diagnoses: Sequence["Diagnosis"]) -> None:
     ]
     show_table(console, tables.Table(columns=columns, rows=diagnoses), has_head=False)
     counts = Counter(str(diagnosis.state) for diagnosis in diagnoses)
-    problems, warnings = counted(counts["problem"], "problem"), counted(counts["warning"], "warning")
-    console.print(f"{problems}, {warnings}, {counted(counts['ok'], 'check')} passed.")
+    problems, warnings = (tables.counted(counts[state], state) for state in ("problem", "warning"))
+    console.print(f"{problems}, {warnings}, {tables.counted(counts['ok'], 'check')} passed.")
 
 
 def show_ingest(console: Console, report: Any) -> None:
@@ -360,4 +355,4 @@ def show_results(console: Console, settings: Settings) -> None:
         latest = reports / row.architecture
         folder = latest if not own.is_dir() or latest.resolve() == own.resolve() else own
         say(console, f"Report of {row.name}: {folder / 'report.html'}")
-    console.print("Dagster web UI and MLflow UI: `make ui`.")
+    console.print("To start the Dagster and MLflow web UIs, run `make ui`; to stop the built-in Postgres, `make down`.")

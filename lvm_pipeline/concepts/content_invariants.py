@@ -113,15 +113,16 @@ def tmd_codes_are_assigned(facts: ConceptFacts) -> Finding:
     """
     is_missing = (facts.codes == NO_CODE).any(axis=1)
     is_failed = (facts.codes == 0).all(axis=1)
-    num_without = int((is_missing | is_failed).sum())
+    num_without, num_failed = int((is_missing | is_failed).sum()), int(is_failed.sum())
+    failed = f"; {num_failed:,} of them have the codes 0, 0, 0" if num_failed else ""
     return tmd_codes_are_assigned.from_count(
         num_without,
-        f"{num_without} of {facts.num_concepts} concepts have no TMD codes ({is_failed.sum()} of them 0, 0, 0)",
+        f"{num_without:,} of {facts.num_concepts:,} concepts have no TMD codes{failed}",
         otherwise="every concept has TMD codes",
         observed=num_without / max(1, facts.num_concepts),
         details={
             "num_missing": int(is_missing.sum()),
-            "num_failed": int(is_failed.sum()),
+            "num_failed": num_failed,
             "rows": np.flatnonzero(is_missing | is_failed)[:MAX_LISTED].tolist(),
         },
     )

@@ -12,7 +12,7 @@ from lvm_pipeline.concepts.facts import CODES
 from lvm_pipeline.concepts.schema import explain_bad_parquet, read_concepts_metadata
 from lvm_pipeline.concepts.store import Articles, article_ranges, read_columns
 from lvm_pipeline.findings import Finding, blocking_failures
-from lvm_pipeline.tables import table_of
+from lvm_pipeline.tables import counted, table_of
 
 NUM_SAMPLE_ARTICLES = 5
 NUM_SAMPLE_TEXTS = 5
@@ -121,7 +121,8 @@ def _shortened(text: str) -> str:
 def as_markdown(report: Mapping[str, Any]) -> str:
     verdict = "passed" if report["passed"] else "FAILED"
     counts = (
-        f"{report['num_failed']} failed, {report['num_warnings']} warnings, {report['num_not_checked']} not checked"
+        f"{report['num_failed']} failed, {counted(report['num_warnings'], 'warning')}, "
+        f"{report['num_not_checked']} not checked"
     )
     lines = ["# Data verification", "", f"Verdict: **{verdict}** ({counts}).", *_open_lines(report["findings"])]
     if report["concepts"] is not None:
@@ -179,14 +180,14 @@ def _sequence_lines(sequences: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Sequences", ""]
     num_short = sequences.get("num_articles_without_window", 0)
     lines.append(
-        f"{sequences['num_windows']} windows, expected {sequences['num_expected_windows']} "
-        f"(context {sequences.get('context_length')}; {num_short} articles too short)."
+        f"{counted(sequences['num_windows'], 'window')}, expected {sequences['num_expected_windows']:,} "
+        f"(context {sequences.get('context_length')}; {counted(num_short, 'article')} too short)."
     )
     if sequences.get("is_leaking"):
         lines += ["", f"**Leaking:** {sequences.get('leak_reason')}"]
     splits = sequences.get("splits") or {}
-    counted = {"articles": "num_articles", "concepts": "num_concepts", "windows": "num_sequences"}
-    rows = [{"split": name} | {key: counts[count] for key, count in counted.items()} for name, counts in splits.items()]
+    columns = {"articles": "num_articles", "concepts": "num_concepts", "windows": "num_sequences"}
+    rows = [{"split": name} | {key: counts[count] for key, count in columns.items()} for name, counts in splits.items()]
     return [*lines, "", table_of(rows).markdown()] if rows else lines
 
 

@@ -85,7 +85,7 @@ class IngestReport:
         same_vector = [each for each in self.duplicates if each.reason == SAME_VECTOR]
         rest = [
             f"{self.num_known:,} were already there" if self.num_known else "",
-            f"{len(self.duplicates):,} duplicates were skipped" if self.duplicates else "",
+            _counted(len(self.duplicates), "duplicate", "", "skipped") if self.duplicates else "",
             _counted(len(self.bad_rows), f"bad {self.bad_rows[0].kind}", "", "skipped") if self.bad_rows else "",
             _counted(len(self.gaps), "gap", "between positions", "closed") if self.gaps else "",
         ]

@@ -80,10 +80,12 @@ def test_names_of_the_request_stand_at_the_top_of_the_json(report):
 def test_sections_of_later_stages_are_optional_and_travel(report):
     assert (report.preference, report.strategies) == (None,) * 2
 
-    more = replace(report, strategies={"bleu": 0.25, "by_article": {"a": [1, 2]}})
+    more = replace(report, strategies={"bleu": 0.25, "by_article": {"a": [1, 2]}, "note": "plain words"})
 
     assert report_from_json(json.loads(json.dumps(more.as_json()))) == more
-    assert '"bleu": 0.25' in report_html(more)
+    page = report_html(more)
+    assert "<dt>bleu</dt><dd><pre>0.25</pre></dd>" in page
+    assert "<dt>note</dt><dd>plain words</dd>" in page
 
 
 def test_a_report_of_version_1_is_read_without_loss():
