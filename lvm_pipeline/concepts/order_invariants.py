@@ -66,7 +66,7 @@ def articles_are_contiguous(facts: ConceptFacts) -> Finding:
 def positions_have_no_gap(facts: ConceptFacts) -> Finding:
     """Positions in an article count 0, 1, 2 and so on.
 
-    A gap is a missing concept, and makes neighbours of two concepts that were none.
+    A gap is a missing concept. The concepts before and after it would be taken for neighbours.
     """
     order = np.argsort(facts.article_codes, kind="stable")
     codes = facts.article_codes[order]

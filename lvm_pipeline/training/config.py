@@ -27,7 +27,7 @@ class TrainingConfig(Trial):
         default="subprocess",
         description="What runs a training that Dagster starts: inprocess (the step's process), subprocess (a child "
         "process), torchrun (num_processes on this machine), ray (num_processes on a Ray cluster), k8s (a Kubernetes "
-        "job). lvm train uses torchrun and ray as well; it takes any other for this process.",
+        "job). lvm train also supports torchrun and ray; with any other launcher it trains in its own process.",
     )
     num_processes: int | None = Field(
         default=None,

@@ -31,8 +31,8 @@ STRATEGIES_INTRODUCTION = """
 ## Strategies
 
 A strategy stages the training: `--set strategy=progressive`. Join several with a plus sign: `progressive+tmd`.
-Only one of them may decide each of {exclusive};
-a combination that contradicts itself is refused when the trial is made. Options are set by name:
+A combination can contain at most one strategy that decides each of these: {exclusive}.
+Any other combination is refused when the trial is created. Options are set by name:
 `--set strategy_options.quantiles=5`.
 """
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}

@@ -69,7 +69,7 @@ def extend(model: "LatentVectorModel", options: RankingOptions) -> "LatentVector
 
 STRATEGY = Strategy(
     name="ranking",
-    summary="Train a second output that ranks candidates, for retrieval and --nearest; the prediction keeps its own",
+    summary="Train a second output that ranks candidates (retrieval, --nearest); predictions are trained as usual",
     affects="objective",
     stage=stage,
     options=RankingOptions,
