@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lvm_pipeline.cli import commands
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.settings import load_settings
@@ -240,3 +241,14 @@ def test_an_empty_home_says_what_to_do_next(lvm, words, expected):
     code, out, _ = lvm(*words)
 
     assert (code, expected in out) == (0, True)
+
+
+def test_after_ctrl_c_a_training_says_how_to_go_on(lvm, monkeypatch):
+    def interrupted(**_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "settings_of", interrupted)
+
+    code, _, err = lvm("train")
+
+    assert (code, err) == (130, "Interrupted. Run the same command again to resume.\n")

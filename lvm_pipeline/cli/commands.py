@@ -89,6 +89,8 @@ EncoderOption = Annotated[
 ]
 
 DEFAULT_ARCHITECTURES = ["lstm", "gru"]
+INTERRUPTED = 130  # typer's exit code after Ctrl-C, of which it says nothing
+RESUMABLE = {"demo", "run", "train", "plan"}  # commands whose trainings leave a checkpoint
 
 
 def main() -> None:
@@ -96,6 +98,10 @@ def main() -> None:
     _restore_ctrl_c()
     try:
         app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED and set(sys.argv[1:2]) & RESUMABLE:
+            typer.echo("Interrupted. Run the same command again to resume.", err=True)
+        raise
     except LvmError as error:
         _end_with(error)
     except Exception as error:
