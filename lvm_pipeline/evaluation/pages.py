@@ -6,7 +6,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-THIN_SPACE = "\u202f"
 EXCLUSIONS_IN_WORDS = {
     "context_rows": "without the {context_length} concepts right before the target",
     "earlier_rows_of_article": "without any earlier concept of the target's article",
@@ -32,8 +31,8 @@ def _environment() -> Environment:
 
 
 def count(value: int) -> str:
-    """Write a count with thin spaces between thousands."""
-    return f"{value:,}".replace(",", THIN_SPACE)
+    """Write a count with commas between thousands, as sentences do."""
+    return f"{value:,}"
 
 
 def size(num_params: int) -> str:
