@@ -63,7 +63,6 @@ def _identity(targets: Targets, fingerprint: str, split: str) -> list[Any]:
 
 
 def _scored(targets: Targets, *, fingerprint: str, cache_dir: Path | None) -> dict[str, ScoredBaseline]:
-    train_mean = targets.train_mean()
     ridges, forecast = both(
         lambda: kept_ridges(targets, fingerprint=fingerprint, cache_dir=cache_dir),
         lambda: kept_forecast(targets, fingerprint=fingerprint, cache_dir=cache_dir),
@@ -71,9 +70,7 @@ def _scored(targets: Targets, *, fingerprint: str, cache_dir: Path | None) -> di
     baselines = fit_baselines(targets, forecast_of=lambda _: forecast, ridges_of=lambda _: ridges)
     return {
         baseline.name: ScoredBaseline(
-            scores=score_predictor(
-                baseline.predict, targets, train_mean=train_mean, penalties=_penalties(baseline, targets)
-            ),
+            scores=score_predictor(baseline.predict, targets, penalties=_penalties(baseline, targets)),
             fitted=baseline.fitted,
         )
         for baseline in baselines

@@ -38,7 +38,7 @@ def with_code(sentence: str) -> Markup:
 
 
 def count(value: int) -> str:
-    """Write a count with commas between thousands."""
+    """Write a count with commas between thousands, as sentences do."""
     return f"{value:,}"
 
 

@@ -7,7 +7,7 @@ is ranked by the scores of this head, without the correction.
 Shapes: R = targets that are ranked, P = candidates in the pool.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.evaluation.baseline_scores import ScoredBaseline
-from lvm_pipeline.evaluation.kept import kept_or_made
+from lvm_pipeline.evaluation.kept import kept_or_made, kept_path
 from lvm_pipeline.measures.baselines import Baseline
 from lvm_pipeline.measures.hubness import penalties_of
 from lvm_pipeline.measures.ranking import COPY_LAST, fit_ranking_baselines
@@ -30,6 +30,7 @@ from lvm_pipeline.training.provenance import code_version
 if TYPE_CHECKING:
     from lvm_pipeline.evaluation.scoring import ScoredModel
 
+KIND = "ranking"
 KEPT_FILES = 12
 
 Ranks = NDArray[np.int64]
@@ -91,7 +92,7 @@ def ranking_scores(
     ranking query and to resample.
     """
     targets = scored.targets
-    baselines = {COPY_LAST: _ranked(copy_last.scores), **ranking_baselines(scored, cache_dir, seed=seed)}
+    baselines = {COPY_LAST: _ranked(copy_last.scores), **ranked_baselines(scored, cache_dir, seed=seed)}
     model = _ranked(scored.scores)
     best = max(baselines, key=lambda name: baselines[name].better().mean())
     return RankingScores(
@@ -114,22 +115,35 @@ def _ranked(scores: Scores) -> _Ranked:
     )
 
 
-def ranking_baselines(scored: "ScoredModel", cache_dir: Path | None, *, seed: int) -> dict[str, _Ranked]:
-    """Fit and rank the baselines, or read the ranks that an earlier call cached."""
-    targets, fingerprint = scored.targets, scored.data.sequences.metadata.fingerprint
+def ranked_baselines(
+    scored: "ScoredModel", cache_dir: Path | None, *, seed: int, fitted: Sequence[Baseline] | None = None
+) -> dict[str, _Ranked]:
+    """Rank the targets by the ranking baselines, or read the ranks that an earlier call cached.
+
+    The baselines are fitted here if they are not given as `fitted`.
+    """
+    targets = scored.targets
     return kept_or_made(
         cache_dir,
-        "ranking",
-        [fingerprint, scored.split, targets.context_mode, targets.context_length, seed, code_version(__name__)],
-        make=lambda: _fitted(targets, seed=seed),
+        KIND,
+        _identity(scored, seed),
+        make=lambda: {
+            each.name: _ranked_baseline(each, targets) for each in fitted or fit_ranking_baselines(targets, seed=seed)
+        },
         pack=_packed,
         unpack=lambda arrays, facts: _unpacked(arrays, facts, num_targets=len(targets.ranked)),
         num_kept=KEPT_FILES,
     )
 
 
-def _fitted(targets: Targets, *, seed: int) -> dict[str, _Ranked]:
-    return {each.name: _ranked_baseline(each, targets) for each in fit_ranking_baselines(targets, seed=seed)}
+def are_ranked(scored: "ScoredModel", cache_dir: Path, *, seed: int) -> bool:
+    """Whether an earlier call cached the ranks of the ranking baselines."""
+    return kept_path(cache_dir, KIND, _identity(scored, seed)).exists()
+
+
+def _identity(scored: "ScoredModel", seed: int) -> list[Any]:
+    targets, fingerprint = scored.targets, scored.data.sequences.metadata.fingerprint
+    return [fingerprint, scored.split, targets.context_mode, targets.context_length, seed, code_version(__name__)]
 
 
 def _ranked_baseline(baseline: Baseline, targets: Targets) -> _Ranked:

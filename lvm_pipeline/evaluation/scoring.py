@@ -59,7 +59,6 @@ class ScoredModel:
     model_fingerprint: str
     data: TrainingData = field(repr=False)
     targets: Targets = field(repr=False)
-    train_mean: NDArray[np.float32] = field(repr=False)
     scores: Scores = field(repr=False)
     predictions: NDArray[np.float32] = field(repr=False)  # of the scored targets, (S, D)
     split: Split
@@ -124,17 +123,13 @@ def score_model(
             penalties = candidate_penalties(targets, _train_predictions(model, data, vectors, beside, mode=mode))
     if not np.isfinite(predictions).all():
         raise LvmError(f"The model in {model_dir} predicts numbers that are not finite; train it again.")
-    train_mean = targets.train_mean()
-    scores = score_predictor(
-        given_predictions(predictions, targets), targets, train_mean=train_mean, penalties=penalties
-    )
+    scores = score_predictor(given_predictions(predictions, targets), targets, penalties=penalties)
     return ScoredModel(
         model=model,
         info=info,
         model_fingerprint=weights_fingerprint(model_dir),
         data=data,
         targets=targets,
-        train_mean=train_mean,
         scores=scores if ranks is None else replace(scores, ranks=ranks),
         ranks_of_prediction=None if ranks is None else scores.ranks,
         predictions=predictions,

@@ -77,7 +77,7 @@ def fit_baselines(
     `forecast_of` and `ridges_of` return the linear forecast and the ridge regressions, from where they are kept.
     """
     vectors, train = targets.vectors, targets.train
-    mean = targets.train_mean()
+    mean = targets.train_mean
     yield Baseline(name=GLOBAL_MEAN, predict=lambda contexts: np.repeat(mean[None], len(contexts), axis=0))
     yield Baseline(name=COPY_LAST, predict=lambda contexts: np.asarray(vectors[contexts.target_rows - 1], np.float32))
     yield Baseline(name=CONTEXT_MEAN, predict=_decayed(vectors, 1.0))

@@ -63,6 +63,16 @@ class Spread:
         return self.prediction_variance / self.target_variance if self.target_variance > 0 else 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpreadSums:
+    """What one block of predictions adds to a `SpreadMeter`."""
+
+    num: int
+    cosine: float  # to the mean train vector, summed
+    sums: NDArray[np.float64]  # of the predictions and of the targets, (2, D)
+    squares: NDArray[np.float64]  # of their numbers, (2,)
+
+
 class SpreadMeter:
     """Measures `Spread` block by block."""
 
@@ -74,11 +84,23 @@ class SpreadMeter:
         self._squares = np.zeros(2)
 
     def add(self, predictions: Values, targets: Values) -> None:
-        self._num += len(predictions)
-        for index, directions in enumerate((unit_length(predictions), unit_length(targets))):
-            self._sums[index] += directions.sum(axis=0, dtype=np.float64)
-            self._squares[index] += np.square(directions).sum(dtype=np.float64)
-        self._cosine += float((unit_length(predictions) @ self._mean_direction).sum(dtype=np.float64))
+        self.add_sums(self.sums_of(predictions, targets))
+
+    def sums_of(self, predictions: Values, targets: Values) -> SpreadSums:
+        """Return what `add_sums` adds for a block; several threads may call it."""
+        predicted, wanted = unit_length(predictions), unit_length(targets)
+        return SpreadSums(
+            num=len(predictions),
+            cosine=float((predicted @ self._mean_direction).sum(dtype=np.float64)),
+            sums=np.stack([each.sum(axis=0, dtype=np.float64) for each in (predicted, wanted)]),
+            squares=np.stack([np.square(each).sum(dtype=np.float64) for each in (predicted, wanted)]),
+        )
+
+    def add_sums(self, block: SpreadSums) -> None:
+        self._num += block.num
+        self._cosine += block.cosine
+        self._sums += block.sums
+        self._squares += block.squares
 
     def spread(self) -> Spread:
         variances = self._squares / self._num - np.square(self._sums / self._num).sum(axis=1)

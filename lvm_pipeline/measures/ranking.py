@@ -10,7 +10,6 @@ article left out, by Adam.
 Shapes: S = targets, B = targets in a step, P = candidates, D = vector width, K = decays.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,17 +45,19 @@ START_SCALE = 20.0  # of the decayed mean that the query starts from; the usual 
 Vectors = NDArray[np.float32]
 
 
-def fit_ranking_baselines(targets: Targets, *, seed: int = 0) -> Iterator[Baseline]:
+def fit_ranking_baselines(targets: Targets, *, seed: int = 0) -> list[Baseline]:
     """Fit the ranking baselines but `copy_last`, which is one of the other baselines, too."""
     vectors = targets.vectors
     decay = _best_decay(targets)
-    yield Baseline(
-        name=DECAYED_MEAN,
-        predict=lambda contexts: decayed_means(vectors, contexts.first_rows, contexts.target_rows, decay=decay),
-        fitted={"decay": decay},
-    )
     query = fit_ranking_query(targets, decay=decay, seed=seed)
-    yield Baseline(name=RANKING_QUERY, predict=lambda contexts: query.predict(vectors, contexts))
+    return [
+        Baseline(
+            name=DECAYED_MEAN,
+            predict=lambda contexts: decayed_means(vectors, contexts.first_rows, contexts.target_rows, decay=decay),
+            fitted={"decay": decay},
+        ),
+        Baseline(name=RANKING_QUERY, predict=lambda contexts: query.predict(vectors, contexts)),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lvm_pipeline.measures.metrics import Closeness, Spread, SpreadMeter, Values, closeness
+from lvm_pipeline.measures.metrics import Closeness, Spread, SpreadMeter, SpreadSums, Values, closeness
 from lvm_pipeline.measures.retrieval import (
     EXCLUSIONS,
     Exclusion,
@@ -19,8 +19,6 @@ from lvm_pipeline.measures.retrieval import (
 )
 from lvm_pipeline.measures.targets import Contexts, Targets, blocks_of
 from lvm_pipeline.measures.threads import in_threads
-
-BLOCKS_AT_ONCE = 8  # blocks whose predictions are in memory together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,27 +48,26 @@ class Scores:
 
 
 def score_predictor(
-    predict: Callable[[Contexts], Values], targets: Targets, *, train_mean: Values, penalties: Values | None = None
+    predict: Callable[[Contexts], Values], targets: Targets, *, penalties: Values | None = None
 ) -> Scores:
     """Score the predictions (B, D) that `predict` returns for each block of contexts; several threads call it.
 
     If `penalties` (P,) of the candidates are given, targets are ranked both without and with them.
     """
-    meter = SpreadMeter(train_mean)
+    meter = SpreadMeter(targets.train_mean)
     measured, ranked, ranked_rows = [], [], targets.ranked.target_rows
 
-    def measure(contexts: Contexts) -> tuple[Values, Values, Closeness, Values]:
+    def measure(contexts: Contexts) -> tuple[SpreadSums, Closeness, Values]:
         predictions = predict(contexts)
         wanted = np.asarray(targets.vectors[contexts.target_rows], np.float32)
         is_ranked = np.isin(contexts.target_rows, ranked_rows, assume_unique=True)
-        return predictions, wanted, closeness(predictions, wanted, train_mean), predictions[is_ranked]
+        found = closeness(predictions, wanted, targets.train_mean)
+        return meter.sums_of(predictions, wanted), found, predictions[is_ranked]
 
-    blocks = list(blocks_of(targets.scored))
-    for start in range(0, len(blocks), BLOCKS_AT_ONCE):
-        for predictions, wanted, found, of_ranked in in_threads(measure, blocks[start : start + BLOCKS_AT_ONCE]):
-            measured.append(found)
-            ranked.append(of_ranked)
-            meter.add(predictions, wanted)
+    for sums, found, of_ranked in in_threads(measure, blocks_of(targets.scored)):
+        meter.add_sums(sums)
+        measured.append(found)
+        ranked.append(of_ranked)
     columns = [asdict(block) for block in measured]
     each = [None] if penalties is None else [None, penalties]
     plain, *corrected = ranks_of_sample(np.concatenate(ranked), targets, each)

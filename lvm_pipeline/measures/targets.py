@@ -92,8 +92,9 @@ class Targets:
         """Compute the cached directions of the candidates before several threads read them."""
         _ = self.pool_directions, self.pool_leading
 
+    @functools.cached_property
     def train_mean(self) -> NDArray[np.float32]:
-        """Return the mean vector of the train articles, shape (D,)."""
+        """The mean vector of the train articles, shape (D,)."""
         total = np.zeros(self.vectors.shape[1])
         for start in range(0, len(self.train_rows), 8192):
             total += self.vectors[self.train_rows[start : start + 8192]].sum(axis=0, dtype=np.float64)

@@ -3,8 +3,9 @@
 Shapes: S = targets, A = articles, R = resamples, K = predictors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ LEVEL = 0.95
 FEWEST_ARTICLES = 2
 ROUNDING = 1e-6
 RESAMPLES_AT_A_TIME = 500
+MOST_CACHED_ARTICLES = 5000  # whose draws take 40 MB
+
+Drawn = NDArray[np.integer]  # how often each article is drawn in each of some resamples
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def article_interval(values: ArrayLike, articles: ArrayLike, *, seed: int = 0) -
 def _percentile_interval(mean: float, sums: NDArray[np.float64], counts: NDArray[np.float64], *, seed: int) -> Interval:
     if len(sums) < FEWEST_ARTICLES:
         return Interval(mean, None, None)
-    means = _resampled_means(sums, counts, np.random.default_rng(seed))
+    means = _resampled_means(sums, counts, _seeded_draws(len(sums), seed))
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(mean, float(low), float(high))
 
@@ -80,7 +84,7 @@ def article_difference(
     means = [float(sums.sum() / counts.sum()) for sums, counts in groups]
     if min(len(sums) for sums, _ in groups) < FEWEST_ARTICLES:
         return Interval(means[0] - means[1], None, None)
-    drawn = [_resampled_means(sums, counts, rng) for sums, counts in groups]
+    drawn = [_resampled_means(sums, counts, _draws(len(sums), rng)) for sums, counts in groups]
     low, high = np.quantile(drawn[0] - drawn[1], [(1 - level) / 2, (1 + level) / 2])
     return Interval(means[0] - means[1], float(low), float(high))
 
@@ -113,7 +117,7 @@ def simultaneous_intervals(sums: ArrayLike, counts: ArrayLike, *, seed: int = 0)
         return [_percentile_interval(float(means[0]), sums[0], counts, seed=seed)]
     if len(counts) < FEWEST_ARTICLES:
         return [Interval(float(mean), None, None) for mean in means]
-    largest = np.concatenate([*_largest_deviations(sums, counts, means, np.random.default_rng(seed))])
+    largest = np.concatenate([*_largest_deviations(sums, counts, means, seed=seed)])
     width = float(np.quantile(largest, LEVEL, method="higher"))
     if not np.isfinite(width):
         return [Interval(float(mean), None, None) for mean in means]
@@ -127,11 +131,11 @@ def simultaneous_intervals(sums: ArrayLike, counts: ArrayLike, *, seed: int = 0)
 
 
 def _largest_deviations(
-    sums: NDArray[np.float64], counts: NDArray[np.float64], means: NDArray[np.float64], rng: np.random.Generator
+    sums: NDArray[np.float64], counts: NDArray[np.float64], means: NDArray[np.float64], *, seed: int
 ) -> Iterator[NDArray[np.float64]]:
     """Yield the largest studentised deviation among the predictors for each resample, (R,) in all."""
     squares, products = sums.T**2, (sums * counts).T
-    for times_drawn in _draws(len(counts), rng):
+    for times_drawn in _seeded_draws(len(counts), seed):
         totals = (times_drawn @ counts)[:, None]
         resampled = (times_drawn @ sums.T) / totals
         errors = _standard_errors(
@@ -161,7 +165,19 @@ def _standard_errors(
     return np.sqrt(np.maximum(residuals, 0) * num_articles / (num_articles - 1)) / totals
 
 
-def _draws(num_articles: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+def _seeded_draws(num_articles: int, seed: int) -> Iterable[Drawn]:
+    """Return the draws that a seed gives; a report asks for the same ones a dozen times."""
+    if num_articles > MOST_CACHED_ARTICLES:
+        return _draws(num_articles, np.random.default_rng(seed))
+    return _cached_draws(num_articles, seed, NUM_RESAMPLES)
+
+
+@lru_cache(maxsize=2)
+def _cached_draws(num_articles: int, seed: int, num_resamples: int) -> tuple[Drawn, ...]:
+    return tuple(drawn.astype(np.uint16) for drawn in _draws(num_articles, np.random.default_rng(seed)))
+
+
+def _draws(num_articles: int, rng: np.random.Generator) -> Iterator[Drawn]:
     """Yield how often each article is drawn, (R, A) in all."""
     chances = np.full(num_articles, 1 / num_articles)
     for start in range(0, NUM_RESAMPLES, RESAMPLES_AT_A_TIME):
@@ -169,7 +185,7 @@ def _draws(num_articles: int, rng: np.random.Generator) -> Iterator[NDArray[np.i
 
 
 def _resampled_means(
-    sums: NDArray[np.float64], counts: NDArray[np.float64], rng: np.random.Generator
+    sums: NDArray[np.float64], counts: NDArray[np.float64], draws: Iterable[Drawn]
 ) -> NDArray[np.float64]:
-    """Draw A articles with replacement R times; return the mean over targets each time, shape (R,)."""
-    return np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in _draws(len(sums), rng)])
+    """Return the mean over the targets of the articles drawn, each time, shape (R,)."""
+    return np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in draws])

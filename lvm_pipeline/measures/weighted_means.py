@@ -8,6 +8,7 @@ Shapes: N = concepts in the table, S = targets, D = vector width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
 MAX_FITTED_TARGETS = 10_000  # enough to fit two numbers; beyond it, runs of targets are left out evenly
+MOST_UNREAD_ROWS = 64  # between two contexts of one product, which multiplies them by zero
 USUAL_DECAY = 0.7  # where the searches begin
 USUAL_ARTICLE_WEIGHT = 0.7
 LARGEST_ARTICLE_WEIGHT = 4.0
@@ -39,18 +41,26 @@ def decayed_means(vectors: Vectors, first_context_rows: Rows, target_rows: Rows,
     """
     means = np.empty((len(target_rows), vectors.shape[1]), np.float32)
 
-    def average(start: int) -> None:  # by one matrix product, so that memory stays small
-        firsts, targets = (rows[start : start + TARGETS_IN_A_RUN, None] for rows in (first_context_rows, target_rows))
+    def average(run: slice) -> None:  # by one matrix product, so that memory stays small
+        firsts, targets = first_context_rows[run, None], target_rows[run, None]
         rows = np.arange(firsts.min(), targets.max())
         lags = targets - 1 - rows
         powers = np.power(decay, np.arange(lags.max() + 1), dtype=np.float64)
         weights = np.where((lags >= 0) & (rows >= firsts), powers[np.maximum(lags, 0)], 0.0)
         weights /= weights.sum(axis=1, keepdims=True)
         block = np.asarray(vectors[rows[0] : rows[-1] + 1], np.float32)
-        means[start : start + TARGETS_IN_A_RUN] = weights.astype(np.float32) @ block
+        means[run] = weights.astype(np.float32) @ block
 
-    in_threads(average, range(0, len(target_rows), TARGETS_IN_A_RUN))
+    in_threads(average, _runs(first_context_rows, target_rows))
     return means
+
+
+def _runs(first_context_rows: Rows, target_rows: Rows) -> list[slice]:
+    """Cut the targets into runs of at most 64, and where many rows between two contexts are read by neither."""
+    num_unread = np.asarray(first_context_rows[1:], np.int64) - target_rows[:-1]
+    cuts = np.flatnonzero(num_unread > MOST_UNREAD_ROWS) + 1
+    begins = np.union1d(np.arange(0, len(target_rows), TARGETS_IN_A_RUN), cuts).tolist()
+    return [slice(begin, end) for begin, end in pairwise([*begins, len(target_rows)])]
 
 
 def article_mixes(vectors: Vectors, first_context_rows: Rows, target_rows: Rows, *, mix: ArticleMix) -> Vectors:

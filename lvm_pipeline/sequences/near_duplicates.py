@@ -31,6 +31,7 @@ PAIRS_AT_ONCE = 4096
 BOUND_SLACK = 1e-4  # covers float32 rounding of the bound
 
 _NOT_WORDS = re.compile(r"[\W_]+")
+_ASCII_WORDS = bytes(byte if chr(byte).isalnum() else ord(" ") for byte in range(128)).ljust(256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,8 @@ def normalised_text(text: str) -> str:
         >>> normalised_text("  The “CAFÉ”,  again… ")
         'the café again'
     """
+    if text.isascii():  # most texts are, and this takes a quarter of the time
+        return " ".join(text.lower().encode().translate(_ASCII_WORDS).decode().split())
     return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 

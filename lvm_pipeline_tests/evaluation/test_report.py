@@ -10,7 +10,7 @@ import pytest
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation import report_page
-from lvm_pipeline.evaluation.pages import size, with_code
+from lvm_pipeline.evaluation.pages import count, size, with_code
 from lvm_pipeline.evaluation.plots import gain_mark
 from lvm_pipeline.evaluation.report import EvaluationReport, read_report, report_from_json
 from lvm_pipeline.evaluation.report_page import cautions, report_html, verdict, write_report
@@ -248,6 +248,10 @@ def test_a_gain_within_rounding_is_no_gain_anywhere(report, sign):
 )
 def test_sizes_have_three_digits(num_params, words):
     assert size(num_params) == words
+
+
+def test_counts_look_on_pages_as_they_do_in_sentences():
+    assert [count(each) for each in (0, 999, 42_113)] == ["0", "999", "42,113"]
 
 
 def test_a_gain_that_was_paid_with_retrieval_or_the_shared_direction_says_so(report):

@@ -139,11 +139,7 @@ def mean_on_topics(length: int) -> float:
 
 def _scores(vectors: np.ndarray, **options: str) -> dict[str, MeanScores]:
     targets = targets_on(vectors, LENGTHS, **options)
-    mean = targets.train_mean()
-    return {
-        baseline.name: score_predictor(baseline.predict, targets, train_mean=mean).means()
-        for baseline in fit_baselines(targets)
-    }
+    return {baseline.name: score_predictor(baseline.predict, targets).means() for baseline in fit_baselines(targets)}
 
 
 class Stub(torch.nn.Module):
@@ -179,12 +175,12 @@ def _of_controls() -> Iterator[Answer]:
 def _of_collapse() -> Iterator[Answer]:
     """The truth varies as much as the targets, one vector not at all; half of each a quarter as much."""
     targets = targets_of_process("noise", lengths=LENGTHS, vector_dim=WIDTH)
-    truth, mean = np.asarray(targets.vectors[targets.scored.target_rows]), np.eye(WIDTH, dtype=np.float32)[0]
+    truth, mean = np.asarray(targets.vectors[targets.scored.target_rows]), targets.train_mean
     for what, predictions, expected in (
         ("of the truth", truth, 1.0),
         ("of one vector", np.tile(mean, (len(truth), 1)), 0.0),
     ):
-        scores = score_predictor(given_predictions(predictions, targets), targets, train_mean=mean)
+        scores = score_predictor(given_predictions(predictions, targets), targets)
         yield Answer(f"variance fraction {what}", scores.spread.variance_fraction, expected, 1e-5)
         recall = scores.means().retrieval[CONTEXT_ROWS].r_at_1
         yield Answer(f"R@1 {what}", recall, expected, 0.1)  # one vector is the closest to one target at times

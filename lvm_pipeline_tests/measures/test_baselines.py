@@ -12,11 +12,7 @@ from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_pr
 
 
 def scores_on(targets):
-    mean = targets.train_mean()
-    return {
-        baseline.name: score_predictor(baseline.predict, targets, train_mean=mean).means()
-        for baseline in fit_baselines(targets)
-    }
+    return {baseline.name: score_predictor(baseline.predict, targets).means() for baseline in fit_baselines(targets)}
 
 
 def test_a_rotation_is_predicted_perfectly_by_the_ridges_alone():
@@ -74,7 +70,7 @@ def test_baselines_never_look_at_what_is_scored():
     other = targets_on(changed, lengths)
 
     assert {baseline.name: baseline.fitted for baseline in fit_baselines(other)} == fitted
-    np.testing.assert_array_equal(other.train_mean(), targets.train_mean())
+    np.testing.assert_array_equal(other.train_mean, targets.train_mean)
 
 
 def test_given_predictions_are_scored_on_their_own_targets():
@@ -82,7 +78,7 @@ def test_given_predictions_are_scored_on_their_own_targets():
     assert len(targets.scored) > 2048  # more than one block
     truth = targets.vectors[targets.scored.target_rows]
 
-    scores = score_predictor(given_predictions(truth, targets), targets, train_mean=targets.train_mean())
+    scores = score_predictor(given_predictions(truth, targets), targets)
 
     np.testing.assert_allclose(scores.closeness.cosine, 1, atol=1e-5)
 

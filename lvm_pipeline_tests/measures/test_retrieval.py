@@ -109,7 +109,7 @@ def test_of_many_targets_a_sample_is_ranked_and_its_ranks_are_those_among_all(mo
     penalties = rng.random(len(targets.pool_rows)).astype(np.float32)
 
     def scores():
-        return score_predictor(predict, dataclasses.replace(targets), train_mean=noise[0], penalties=penalties)
+        return score_predictor(predict, dataclasses.replace(targets), penalties=penalties)
 
     of_all = scores()
     monkeypatch.setattr(targets_module, "MAX_RANKED_TARGETS", 50)
@@ -234,6 +234,17 @@ class TestPoolIsDeclaredAndClean:
         assert not finding.passed
         assert finding.observed == 1
         assert str(targets.pool_rows[7]) in finding.message
+
+    def test_vectors_that_only_begin_alike_are_not_the_same(self):
+        targets = targets_of_process("noise")
+        first, second, third = targets.pool_rows[[2, 7, 9]]
+        targets.vectors[second] = targets.vectors[first]
+        targets.vectors[second, -1] += 1
+        targets.vectors[third] = targets.vectors[second]
+
+        finding = pool_is_declared_and_clean(targets, exclusion=CONTEXT_ROWS)
+
+        assert finding.details["rows whose vector is in the pool before"] == [third]
 
     def test_names_targets_with_context_rows_among_their_candidates(self):
         targets = targets_of_process("noise", context_mode="articles")

@@ -34,7 +34,7 @@ def test_train_mean_is_that_of_the_train_articles():
     vectors = process_vectors("noise", lengths=LENGTHS)
     targets = targets_on(vectors, LENGTHS)
 
-    np.testing.assert_allclose(targets.train_mean(), vectors[targets.train_rows].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(targets.train_mean, vectors[targets.train_rows].mean(axis=0), atol=1e-6)
 
 
 def test_an_empty_split_is_reported():

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lvm_pipeline.measures import uncertainty
 from lvm_pipeline.measures.uncertainty import Interval, article_interval, paired_gain
 
 
@@ -79,6 +80,18 @@ def test_a_paired_gain_sees_what_two_intervals_hide():
     assert gain.is_above_zero
     assert gain.mean == pytest.approx(0.05)
     assert article_interval(base, articles).high - article_interval(base, articles).low > 0.3
+
+
+@pytest.mark.parametrize("num_resamples", [700, 1200])
+def test_intervals_of_cached_draws_are_those_of_new_ones(monkeypatch, num_resamples):
+    monkeypatch.setattr(uncertainty, "NUM_RESAMPLES", num_resamples)
+    values, articles = np.random.default_rng(6).standard_normal((2, 90))[0], np.arange(90) % 17
+    cached = [article_interval(values, articles, seed=seed) for seed in (0, 1, 0)]
+
+    monkeypatch.setattr(uncertainty, "MOST_CACHED_ARTICLES", 0)
+
+    assert cached == [article_interval(values, articles, seed=seed) for seed in (0, 1, 0)]
+    assert cached[0] != cached[1]
 
 
 def test_one_article_has_a_mean_but_no_interval():

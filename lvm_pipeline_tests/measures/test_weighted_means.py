@@ -42,6 +42,19 @@ def test_decayed_means_equal_the_sum_written_out(lengths, decay, seed):
     np.testing.assert_allclose(means, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_rows_far_from_every_context_are_not_read():
+    lengths = np.array([30, 200, 30, 500, 90])
+    vectors = np.random.default_rng(4).standard_normal((sum(lengths), 3)).astype(np.float32)
+    firsts, targets = contexts_of(lengths)
+    is_read = np.isin(firsts, [0, 230, 760])
+    vectors[30:230] = vectors[260:760] = np.nan  # 0 times NaN is NaN
+
+    means = decayed_means(vectors, firsts[is_read], targets[is_read], decay=0.9)
+
+    expected = [plain_mean(vectors, f, t, 0.9) for f, t in zip(firsts[is_read], targets[is_read], strict=True)]
+    np.testing.assert_allclose(means, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_article_mixes_add_the_weighted_mean():
     vectors = np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32)
     firsts, targets = contexts_of(np.array([70, 20]))

@@ -166,3 +166,8 @@ def test_ten_thousand_concepts_take_little_memory():
 
     assert not len(links.rows)
     assert peak_bytes < 100e6
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_a_text_has_the_same_words_beside_another_alphabet(text):
+    assert normalised_text(f"{text} é") == f"{normalised_text(text)} é".strip()
