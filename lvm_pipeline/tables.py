@@ -105,6 +105,8 @@ def _keyed(key: str, rows: Sequence[Mapping[str, object]]) -> Column[Mapping[str
 def _in_words(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
         return f"{value:,}"
     return "" if value is None else str(value)

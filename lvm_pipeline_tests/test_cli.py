@@ -37,6 +37,16 @@ def test_architectures_are_listed_with_their_exact_sizes(lvm):
     assert {preset for name, preset in rows if name == "gru"} == {"smoke", "small", "full"}
 
 
+def test_defaults_of_options_are_shown_as_set_takes_them(lvm):
+    code, out, _ = lvm("list", "options", "--architecture", "s4")
+    as_json = {row["option"]: row["default"] for row in json.loads(lvm("list", "options", "--json")[1])}
+
+    shown = {line.split()[0]: line.split()[1:2] for line in out.splitlines() if line and line[0] != " "}
+    assert code == 0
+    assert (shown["compile"], as_json["compile"]) == (["False"], False)
+    assert shown["epochs"] == [str(as_json["epochs"])]
+
+
 @pytest.mark.parametrize(("words", "meant"), [(["trian"], "train"), (["plan", "rn"], "run")])
 def test_a_misspelt_command_names_what_was_meant_once(lvm, words, meant):
     code, _, err = lvm(*words)

@@ -90,3 +90,10 @@ def diagnosis(state):
 @pytest.mark.parametrize(("number", "words"), [(0, "0 warnings"), (1, "1 warning"), (1200, "1,200 warnings")])
 def test_a_number_and_its_noun_agree(number, words):
     assert tables.counted(number, "warning") == words
+
+
+def test_truth_values_are_yes_and_no():
+    found = tables.table_of([{"name": "a", "is_current": True}, {"name": "b", "is_current": False}]).markdown()
+
+    assert "| a | yes |" in found
+    assert "| b | no |" in found

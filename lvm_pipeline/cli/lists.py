@@ -51,7 +51,10 @@ def list_options(
     """List every training option with its default and meaning, those of an architecture's model included."""
     from lvm_pipeline.training.option_table import training_options
 
-    _show([option.as_row() for option in training_options(architecture)], as_json=as_json)
+    rows = [option.as_row() for option in training_options(architecture)]
+    if not as_json:  # a value as `--set` takes it: False and 1e-05, not no and 0.0000
+        rows = [row | {"default": "" if row["default"] is None else str(row["default"])} for row in rows]
+    _show(rows, as_json=as_json)
 
 
 @app.command(name="trials")

@@ -313,12 +313,14 @@ def show_leaderboard(console: Console, board: "Leaderboard") -> None:
 
 def show_report(console: Console, report: "EvaluationReport") -> None:
     """Print the scores of one model beside the baselines, and all findings."""
+    from lvm_pipeline.evaluation.pages import exclusion_in_words
     from lvm_pipeline.evaluation.report_tables import predictor_table
 
     titles = ("predictor", "cosine", "R@1", "R@10", "MRR", "gain of the model")
     show_table(console, predictor_table(report).only(*titles))
     pool = report.pool
-    console.print(f"Retrieval pool: {pool.size:,} concepts, without {pool.exclusion.replace('_', ' ')}.")
+    left_out = exclusion_in_words(pool.exclusion, context_length=report.context_length)
+    console.print(f"Retrieval pool: {pool.size:,} concepts, {left_out}.")
     if report.samples_in_words:
         console.print(report.samples_in_words)
     show_findings(console, report.all_findings)

@@ -128,8 +128,8 @@ def test_the_champion_and_leaks_are_marked(reports, tmp_path):
     assert board.champion == reports[1].name
     assert [row.name for row in board.models if row.is_champion] == [reports[1].name]
     assert "Leaking: windows cross articles" in page
-    assert "It gained enough." in page
-    assert page.count('class="pill champion"') == 2
+    assert "Last decision on the champion:</strong> It gained enough." in page
+    assert page.count('class="pill champion"') == 1  # in its row
 
 
 def test_page_is_well_formed_and_links_the_reports(reports, tmp_path):
