@@ -312,12 +312,11 @@ def test_row_level_security_that_may_hide_rows_is_a_warning(tables, tmp_path, mo
 
 
 @pytest.mark.postgres
-def test_vectors_of_an_undeclared_space_are_a_warning(postgres_url, tmp_path):
-    load(postgres_url, with_changes(good_rows(), {}), space_id=None)
-
+@pytest.mark.parametrize("space_id", [None, "undeclared-32"])  # the latter is what `lvm ingest` writes
+def test_vectors_of_an_undeclared_space_are_a_warning(postgres_url, tmp_path, space_id):
+    load(postgres_url, with_changes(good_rows(), {}), space_id=space_id)
     nameless = by_subject(source.examine_source(Settings(home=tmp_path, database_url=postgres_url)))
     named = by_subject(source.examine_source(Settings(home=tmp_path, database_url=postgres_url, space_id="x@1")))
-
     assert nameless["database vectors"].state is State.WARNING
     assert named["database vectors"].found.endswith("in the space x@1")
 

@@ -27,7 +27,7 @@ from lvm_pipeline.source.articles import NAMESPACE
 from lvm_pipeline.source.deduplication import KnownRow, TableState
 from lvm_pipeline.source.load import EntryBatch
 from lvm_pipeline.source.records import vector_bytes
-from lvm_pipeline.source.schema import Tmd, pack_tmd, source_metadata
+from lvm_pipeline.source.schema import source_metadata
 
 FETCH_ROWS = 20_000
 LOCK_KEY = int.from_bytes(b"lvm-load")  # of the advisory lock that keeps two loads apart
@@ -40,11 +40,26 @@ COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
 ADDED_TYPES = {"document_id": "text", "sequence_index": "integer", "space_id": "text"}  # foreign tables may lack these
 OPTIONAL_TYPES = {"chunk_position": ("json", "jsonb"), "batch_id": ("uuid", "text", "varchar")}
-CODES_TABLE = "CREATE TEMP TABLE codes (id text, d smallint, t smallint, m smallint, bits smallint) ON COMMIT DROP"
+CODES_TABLE = "CREATE TEMP TABLE codes (id text, d int, t int, m int) ON COMMIT DROP"
+# A concept lacks codes if one is missing (null or -1) or all are 0. It keeps those it has, if one is above 0.
 UPDATE_CODES = """
-    UPDATE {entry} AS entry SET domain_code = d, task_code = t, modifier_code = m, tmd_bits = bits FROM codes
-    WHERE entry.cpe_id::text = codes.id AND coalesce(entry.domain_code, 0) = 0 AND coalesce(entry.task_code, 0) = 0
-    AND coalesce(entry.modifier_code, 0) = 0"""
+    UPDATE {entry} AS entry SET domain_code = filled.d, task_code = filled.t, modifier_code = filled.m{set_bits}
+    FROM (
+        SELECT known.cpe_id,
+            CASE WHEN most > 0 AND known.d <> -1 THEN known.d ELSE codes.d END AS d,
+            CASE WHEN most > 0 AND known.t <> -1 THEN known.t ELSE codes.t END AS t,
+            CASE WHEN most > 0 AND known.m <> -1 THEN known.m ELSE codes.m END AS m
+        FROM (
+            SELECT cpe_id, domain_code AS d, task_code AS t, modifier_code AS m,
+                greatest(domain_code, task_code, modifier_code) AS most FROM {entry}
+        ) AS known JOIN codes ON known.cpe_id::text = codes.id
+        WHERE (most > 0 AND known.d <> -1 AND known.t <> -1 AND known.m <> -1) IS NOT TRUE
+    ) AS filled WHERE entry.cpe_id = filled.cpe_id"""
+# Null where a code that was there is out of range.
+SET_BITS = """, tmd_bits = CASE
+    WHEN filled.d BETWEEN 0 AND 15 AND filled.t BETWEEN 0 AND 31 AND filled.m BETWEEN 0 AND 63
+    THEN (filled.d::int << 11) | (filled.t::int << 6) | filled.m::int END"""
+WHOLE_NUMBER_TYPES = ("int2", "int4", "int8")
 TEXT_TYPES = ("text", "varchar", "bpchar")
 USABLE_TYPES = {
     "cpe_id": ("uuid", "text", "varchar"),
@@ -101,7 +116,9 @@ class PostgresWriter:
             return num_rows
 
     def write_codes(self, codes: Iterable[tuple[str, Sequence[int]]]) -> int:
-        """Give TMD codes (domain, task, modifier) to concepts by id, where they have none; return how many got some.
+        """Give TMD codes (domain, task, modifier) to concepts by id, where they lack some; return how many got some.
+
+        Codes that a concept has are kept and the missing ones filled.
 
         Raises:
             LvmError: If the table has no columns for them, or the database refuses; then nothing was written.
@@ -113,12 +130,16 @@ class PostgresWriter:
                 raise LvmError(
                     f"The table {self.entry_table} has no column {', '.join(missing)} for TMD codes; add it."
                 )
+            for name in CODE_COLUMNS.values():
+                _require_type(f"{self.entry_table}.{name}", types[name], WHOLE_NUMBER_TYPES)
             connection.execute(CODES_TABLE)
             with connection.cursor() as cursor, cursor.copy("COPY codes FROM STDIN") as copy:
                 for cpe_id, code in codes:
-                    copy.write_row([cpe_id, *code, pack_tmd(Tmd(*code))])
-            update = sql.SQL(UPDATE_CODES if "tmd_bits" in types else UPDATE_CODES.replace(", tmd_bits = bits", ""))
-            return connection.execute(update.format(entry=table_identifier(self.entry_table))).rowcount
+                    copy.write_row([cpe_id, *code])
+            update = sql.SQL(UPDATE_CODES).format(
+                entry=table_identifier(self.entry_table), set_bits=sql.SQL(SET_BITS if "tmd_bits" in types else "")
+            )
+            return connection.execute(update).rowcount
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection]:

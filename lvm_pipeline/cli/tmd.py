@@ -26,7 +26,7 @@ def assign(
     ] = "labels",
     as_json: JsonOption = False,
 ) -> None:
-    """Assign TMD codes in the source table, to concepts that have none.
+    """Assign TMD codes in the source table, to concepts that lack them; codes that they have are kept.
 
     With `--by labels` a code is a function of the concept's vector; this needs the encoder of the vectors' space. With
     `--by chat` the language model of LVM_CHAT_URL and LVM_CHAT_MODEL chooses among the same descriptions; codes are
@@ -41,9 +41,11 @@ def assign(
     if as_json:
         render.print_json(asdict(assignment))
     elif not assignment.num_without:
-        out.print("Every concept has a TMD code; nothing was assigned.")
+        out.print("Every concept has TMD codes; nothing was assigned.")
     elif assignment.num_assigned:
         render.say(out, f"{assignment.in_words()}. Extract the concepts again (lvm run) to use them.")
+    elif not assignment.failures:
+        out.print("The source table already has codes for these concepts; extract them again (lvm run).")
     if assignment.failures and not assignment.num_assigned:
         reasons = ", ".join(f"{count} {kind}" for kind, count in sorted(assignment.failures.items()))
         raise LvmError(f"The language model gave no codes ({reasons}); see whether its server runs and has this model.")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lvm_pipeline.concepts.facts import NO_CODE, ConceptFacts
+from lvm_pipeline.concepts.facts import NO_CODE, ConceptFacts, lacks_codes
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
 
 LARGEST_CODES = np.array([15, 31, 63])
@@ -104,16 +104,16 @@ def _expected_of_sequences(finding: Finding, facts: ConceptFacts, reason: str) -
 
 @invariant(
     severity=Severity.WARNING,
-    remedy="Assign TMD codes to the listed rows. If you do not use TMD codes, ignore this warning.",
+    remedy="Assign TMD codes, as `lvm tmd assign` does. If you do not use TMD codes, ignore this warning.",
 )
 def tmd_codes_are_assigned(facts: ConceptFacts) -> Finding:
     """Every concept has domain, task and modifier codes other than 0, 0, 0, which marks a failed assignment.
 
     Training works without them; the drift check of the TMD mix does not.
     """
-    is_missing = (facts.codes == NO_CODE).any(axis=1)
     is_failed = (facts.codes == 0).all(axis=1)
-    num_without, num_failed = int((is_missing | is_failed).sum()), int(is_failed.sum())
+    is_without = lacks_codes(facts.codes)
+    num_without, num_failed = int(is_without.sum()), int(is_failed.sum())
     failed = f"; {num_failed:,} of them have the codes 0, 0, 0" if num_failed else ""
     return tmd_codes_are_assigned.from_count(
         num_without,
@@ -121,9 +121,9 @@ def tmd_codes_are_assigned(facts: ConceptFacts) -> Finding:
         otherwise="every concept has TMD codes",
         observed=num_without / max(1, facts.num_concepts),
         details={
-            "num_missing": int(is_missing.sum()),
+            "num_missing": num_without - num_failed,
             "num_failed": num_failed,
-            "rows": np.flatnonzero(is_missing | is_failed)[:MAX_LISTED].tolist(),
+            "rows": np.flatnonzero(is_without)[:MAX_LISTED].tolist(),
         },
     )
 

@@ -99,6 +99,14 @@ class ConceptFacts:
         return {"rows": first, "cpe_ids": [str(self.cpe_ids[row]) for row in first]}
 
 
+def lacks_codes(codes: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Return whether each concept lacks TMD codes, shape (N,).
+
+    It does if one of its three codes, (N, 3), is missing (-1), or if they are 0, 0, 0: a failed assignment.
+    """
+    return (codes == NO_CODE).any(axis=1) | (codes == 0).all(axis=1)
+
+
 class _VectorFacts(NamedTuple):
     widths: NDArray[np.int32]
     is_finite: NDArray[np.bool_]

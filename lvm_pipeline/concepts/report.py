@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from lvm_pipeline import files
-from lvm_pipeline.concepts.facts import CODES
+from lvm_pipeline.concepts.facts import CODES, NO_CODE, lacks_codes
 from lvm_pipeline.concepts.schema import explain_bad_parquet, read_concepts_metadata
 from lvm_pipeline.concepts.store import Articles, article_ranges, read_columns
 from lvm_pipeline.findings import Finding, blocking_failures
@@ -56,8 +56,8 @@ def _concepts(path: Path, coverage: float | None) -> dict[str, Any]:
     metadata = read_concepts_metadata(path)
     articles = _article_ranges_or_none(path)
     columns = read_columns(path, CODES)
-    codes = np.stack([columns[name].fill_null(-1).to_numpy() for name in CODES], axis=1)
-    assigned = codes[(codes >= 0).all(axis=1) & (codes > 0).any(axis=1)]  # (0, 0, 0) marks a failed assignment
+    codes = np.stack([columns[name].fill_null(NO_CODE).to_numpy() for name in CODES], axis=1)
+    assigned = codes[~lacks_codes(codes)]
     with explain_bad_parquet(path):
         num_row_groups = pq.read_metadata(path).num_row_groups
     return {

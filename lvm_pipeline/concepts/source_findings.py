@@ -6,6 +6,7 @@ from lvm_pipeline.concepts.content_invariants import tmd_packing_is_known
 from lvm_pipeline.concepts.reader import PackedCodes
 from lvm_pipeline.concepts.vector_invariants import vectors_are_finite_and_of_one_width, vectors_match_their_space
 from lvm_pipeline.findings import MAX_LISTED, Finding, listed
+from lvm_pipeline.source.space_ids import is_declared
 
 
 def width_finding(widths: Mapping[int, int], ids_by_width: Mapping[int, Sequence[str]]) -> Finding:
@@ -35,11 +36,12 @@ def width_finding(widths: Mapping[int, int], ids_by_width: Mapping[int, Sequence
 def choose_space(counts: Mapping[str | None, int], *, wanted: str | None) -> tuple[str | None, Finding | None]:
     """Choose the space of the vectors: the one that the table declares, or else the `wanted` one of the setting.
 
-    `counts` is the number of vectors for each space id; None for those that declare none. The space id is None if
-    nothing declares it; if table and setting disagree, there is a failed finding.
+    `counts` is the number of vectors for each space id; None, or an undeclared space as `lvm ingest` writes it, for
+    those that declare none. The space id is None if nothing declares it; if table and setting disagree, there is a
+    failed finding.
     """
-    named = {space: count for space, count in counts.items() if space is not None}
-    num_unnamed = counts.get(None, 0)
+    named = {space: count for space, count in counts.items() if space is not None and is_declared(space)}
+    num_unnamed = sum(counts.values()) - sum(named.values())
     problem = None
     if len(named) > 1:
         spaces = ", ".join(f"{space} ({count} vectors)" for space, count in named.items())

@@ -73,7 +73,7 @@ def _as_validation(
         articles=articles,
         article_splits=np.where(is_new, "validation", "train"),
         sequences=Sequences(
-            article_ids=np.array(articles.ids)[codes[starts]],
+            article_ids=np.array(articles.ids, dtype=object)[codes[starts]],
             first_rows=starts,
             target_rows=starts + length,
             splits=np.full(len(starts), "validation"),

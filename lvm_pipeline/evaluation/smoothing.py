@@ -141,7 +141,7 @@ def smooth(
     if encoder is not None:
         texts = _with_cosines(texts, encoder, predictions, targets)
     texts = [_guarded(each) for each in texts]
-    articles = np.array([passage.article_id for passage in passages])
+    articles = np.array([passage.article_id for passage in passages], dtype=object)
     return SmoothingScores(
         model_fingerprint=model_fingerprint,
         language_model=chat.name,
@@ -245,7 +245,7 @@ def _is_near_prediction(texts: dict[Arm, WrittenText], arm: Arm) -> bool | None:
 
 
 def _arm_scores(
-    name: Arm, texts: Sequence[dict[Arm, WrittenText]], articles: NDArray[np.str_], *, seed: int
+    name: Arm, texts: Sequence[dict[Arm, WrittenText]], articles: NDArray[np.object_], *, seed: int
 ) -> ArmScores:
     own = [each[name] for each in texts]
     failures = Counter(each.failure.kind for each in own if each.failure is not None)
@@ -267,7 +267,7 @@ def _arm_scores(
     )
 
 
-def _interval(values: Sequence[float | None], articles: NDArray[np.str_], seed: int) -> Interval | None:
+def _interval(values: Sequence[float | None], articles: NDArray[np.object_], seed: int) -> Interval | None:
     known = [value for value in values if value is not None]
     return article_interval(known, articles, seed=seed) if known and len(known) == len(articles) else None
 
@@ -278,7 +278,7 @@ def _share(values: Sequence[bool | None]) -> float | None:
 
 
 def _gain(
-    other: Arm, texts: Sequence[dict[Arm, WrittenText]], articles: NDArray[np.str_], *, seed: int
+    other: Arm, texts: Sequence[dict[Arm, WrittenText]], articles: NDArray[np.object_], *, seed: int
 ) -> Interval | None:
     """Return the mean of smoothed minus another arm in cosine to the target, on targets that have both."""
     pairs = [(each["smoothed"].cosine_to_target, each[other].cosine_to_target) for each in texts]

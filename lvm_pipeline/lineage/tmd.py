@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lvm_pipeline.adapters import databases
+from lvm_pipeline.concepts.facts import CODES, NO_CODE, lacks_codes
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.concepts.store import memory_mapped_vectors, read_columns, read_texts
 from lvm_pipeline.errors import LvmError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.source.tmd_chat import OnConcept
     from lvm_pipeline.source.tmd_labels import TmdAssignment
 
-CODES = ("domain", "task", "modifier")
+NPZ_SOURCE = "npz:"  # of imported concepts
 JOURNAL = "tmd_chat.jsonl"  # beside the concept table
 
 Method = Literal["labels", "chat"]
@@ -30,7 +31,7 @@ def assign_tmd(
     chat: "ChatModel | None" = None,
     progress: "OnConcept | None" = None,
 ) -> "TmdAssignment":
-    """Give TMD codes to the concepts that have none, in the source table; those that have codes keep them.
+    """Give TMD codes to the concepts that lack some, in the source table; they keep those that they have.
 
     Reads the promoted concepts and their vectors. Extract the concepts again afterwards, so that they have the codes.
 
@@ -42,22 +43,30 @@ def assign_tmd(
         progress: Called after every concept that a language model was asked about.
 
     Raises:
-        LvmError: If there are no concepts, encoder or language model are missing, or the table cannot be written.
+        LvmError: If there are no concepts, encoder or language model are missing, or the table cannot be written. If
+            no concept lacks codes, neither they nor the table are needed.
     """
     from lvm_pipeline.source import tmd_labels
 
     concepts = read_concepts_metadata(settings.concepts_path)
     table = read_columns(settings.concepts_path, ["cpe_id", *CODES])
-    known = np.stack([np.nan_to_num(table[name].to_numpy(), nan=0) for name in CODES])
-    rows = np.flatnonzero((known == 0).all(axis=0))
+    codes = np.stack([table[name].fill_null(NO_CODE).to_numpy() for name in CODES], axis=1)
+    rows = np.flatnonzero(lacks_codes(codes))
+    if not len(rows):
+        return _assignment(concepts, method=method, labels=tmd_labels.labels_hash(), num_without=0)
+    if concepts.source.startswith(NPZ_SOURCE):
+        raise LvmError(
+            f"The concepts were imported ({concepts.source}) and are in no source table that could keep TMD codes; add "
+            "the codes to the file, or load the concepts with `lvm ingest`."
+        )
     cpe_ids = np.asarray(table["cpe_id"].to_pylist(), dtype=object)[rows].tolist()
     if method == "chat":
         return _assigned_by_chat(settings, concepts, rows, cpe_ids, chat=chat, progress=progress)
-    codes = _nearest_codes(settings, concepts, rows)
+    nearest = _nearest_codes(settings, concepts, rows)
     return _written(
         settings,
         concepts,
-        zip(cpe_ids, codes, strict=True),
+        zip(cpe_ids, nearest, strict=True),
         method=tmd_labels.METHOD,
         labels=tmd_labels.labels_hash(),
         num_without=len(rows),
@@ -121,17 +130,39 @@ def _written(
     from lvm_pipeline.adapters.postgres_writer import PostgresWriter
     from lvm_pipeline.source import tmd_labels
 
+    earlier = tmd_labels.read_assignment(settings.concepts_path, concepts.dataset_source)
     writer = PostgresWriter(databases.source_url(settings), entry_table=settings.entry_table)
-    assignment = tmd_labels.TmdAssignment(
+    assignment = _assignment(
+        concepts,
+        method=method,
+        labels=labels,
+        num_without=num_without,
+        num_assigned=writer.write_codes(codes),
+        failures=failures,
+    )
+    if assignment.num_assigned:
+        tmd_labels.write_assignment(settings.data_dir, assignment, earlier=earlier)
+    return assignment
+
+
+def _assignment(
+    concepts: ConceptsMetadata,
+    *,
+    method: str,
+    labels: str,
+    num_without: int,
+    num_assigned: int = 0,
+    failures: dict[str, int] | None = None,
+) -> "TmdAssignment":
+    from lvm_pipeline.source.tmd_labels import TmdAssignment
+
+    return TmdAssignment(
         dataset_source=concepts.dataset_source,
         space_id=concepts.space_id,
         method=method,
         labels=labels,
         num_concepts=concepts.num_concepts,
         num_without=num_without,
-        num_assigned=writer.write_codes(codes),
+        num_assigned=num_assigned,
         failures=failures or {},
     )
-    if assignment.num_assigned:
-        tmd_labels.write_assignment(settings.data_dir, assignment)
-    return assignment

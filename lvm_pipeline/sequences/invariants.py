@@ -245,7 +245,8 @@ def splits_have_their_share(
 
 @invariant(
     severity=Severity.WARNING,
-    remedy="Unset LVM_BOUNDARIES and LVM_SPLIT, unless you need the original numbers for comparison.",
+    remedy="Unset LVM_BOUNDARIES and LVM_SPLIT, or import a file that names its articles, unless you need the original "
+    "numbers for comparison.",
 )
 def sequences_do_not_leak(rows: ConceptRows, sequences: Sequences) -> Finding:
     """Sequences and splits keep articles whole.
@@ -264,7 +265,7 @@ def _severity(sequences: Sequences) -> Severity | None:
     return Severity.WARNING if sequences.metadata.is_leaking else None
 
 
-def _indices_of(rows: ConceptRows, article_ids: NDArray[np.str_]) -> NDArray[np.int64]:
+def _indices_of(rows: ConceptRows, article_ids: NDArray[np.object_]) -> NDArray[np.int64]:
     """Return the article index of each id, -1 where the table has no such article."""
     index_of = {article_id: index for index, article_id in enumerate(rows.article_ids)}
     return np.array([index_of.get(article_id, -1) for article_id in article_ids.tolist()], dtype=np.int64)

@@ -78,7 +78,7 @@ class SequencesMetadata:
 class Sequences:
     """All sequences of a table, in reading order."""
 
-    article_ids: NDArray[np.str_]  # article of each target, shape (S,)
+    article_ids: NDArray[np.object_]  # article of each target, shape (S,)
     first_rows: NDArray[np.int64]  # row of the first context concept, shape (S,); the context is T rows from there
     target_rows: NDArray[np.int64]  # row of the target, shape (S,)
     splits: NDArray[np.str_]  # split of each sequence, shape (S,)
@@ -154,13 +154,22 @@ def read_sequences(path: Path, *, concepts_fingerprint: str | None = None) -> Se
     table = table.filter(table["first_row"].is_valid())
     return Sequences(
         article_splits=splits,
-        article_ids=np.array(table["article_id"].to_pylist(), dtype=np.str_),
+        article_ids=_shared_texts(table["article_id"]),
         # by way of DLPack, since `to_numpy` imports pandas
         first_rows=np.asarray(np.from_dlpack(table["first_row"].combine_chunks()), np.int64),
         target_rows=np.asarray(np.from_dlpack(table["target_row"].combine_chunks()), np.int64),
         splits=np.array(table["split"].to_pylist(), dtype=np.str_),
         metadata=metadata,
     )
+
+
+def _shared_texts(column: pa.ChunkedArray) -> NDArray[np.object_]:
+    """Return a column of texts as objects, each different text once.
+
+    In an array of fixed width, every row would need the memory of the longest text.
+    """
+    texts, rows = column.to_pylist(), {}
+    return np.array([rows.setdefault(text, text) for text in texts], dtype=object)
 
 
 def _article_splits(table: pa.Table) -> dict[str, str]:

@@ -3,6 +3,7 @@
 Shapes: N = concepts, D = vector width.
 """
 
+import codecs
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,7 +40,6 @@ Batch = tuple[Sequence[Concept], NDArray[np.float32]]
 
 DATASET_SOURCE = "user_input"
 BATCH_SIZE = 2_048
-NO_JSON = "not JSON (Expecting value at column 1)"  # the reason for a line of plain text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class IngestReport:
         sentences = [
             what,
             ", ".join(filter(None, rest)).capitalize(),
-            f"{len(same_vector):,} duplicates have only the vector of another concept ({first_of(same_vector)})"
+            f"Only the vector is that of another concept for {len(same_vector):,} ({first_of(same_vector)})"
             if same_vector
             else "",
             f"{len(self.cut):,} texts are longer than the encoder reads and were cut: {listed(self.cut)}"
@@ -164,6 +164,8 @@ def _ingest(
     progress: Progress | None,
 ) -> IngestReport:
     records = read_records(path, dataset_source=dataset_source)
+    if records.gaps and not records.bad_rows and not skip_bad:
+        raise BadInputError(records.path, records.gaps, skip="close the gaps between positions with --skip-bad")
     _raise_on_bad(records, [*records.bad_rows, *records.gaps], skip_bad=skip_bad)
     state = writer.state(dataset_source)
     deduplicator = Deduplicator(state, row_kind=records.row_kind)
@@ -223,9 +225,19 @@ def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
     records = read(path, dataset_source=dataset_source)
     if not records.concepts and not records.bad_rows:
         raise LvmError(f"{path.name} has no articles; give a file with at least one.")
-    if not records.concepts and all(each.reason == NO_JSON for each in records.bad_rows):
-        raise LvmError(f"{path.name} holds no JSON; give JSON lines of articles, or Parquet with vectors.")
+    if kind is FileKind.LINES and not records.concepts and not _begins_as_json(path):
+        raise LvmError(
+            f"{path.name} holds no JSON; give JSON lines of articles, or Parquet with vectors. pandas converts CSV of "
+            "title and text: read_csv(file).to_json('articles.jsonl', orient='records', lines=True)."
+        )
     return records
+
+
+def _begins_as_json(path: Path) -> bool:
+    """Return whether the first line that is not empty begins as a JSON object or array does."""
+    with path.open("rb") as lines:
+        first = next((line for line in lines if line.removeprefix(codecs.BOM_UTF8).strip()), b"")
+    return first.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"["))
 
 
 def train_texts(concepts: Iterable[Concept], *, settings: Settings) -> list[str]:
@@ -362,9 +374,11 @@ def _refuse_another_space(state: TableState, space_id: str, *, dataset_source: s
     if others:
         space, count = next(iter(others.items()))
         held = f"of the space {space}" if space is not None else "of an undeclared space"
+        is_unknown = space is not None and not is_declared(space)
+        same = f", or if they are of the same space, omit --space and set LVM_SPACE_ID={space_id}" * is_unknown
         raise LvmError(
             f"The table already has {count:,} vectors {held} under the dataset source {dataset_source!r}, this file "
-            f"has vectors of the space {space_id}; they cannot be mixed: use another --dataset-source."
+            f"has vectors of the space {space_id}; they cannot be mixed: use another --dataset-source{same}."
         )
 
 

@@ -75,7 +75,7 @@ class GivenParquet:
         if missing:
             raise LvmError(
                 f"{self.path.name} has no column {', '.join(missing)} (it has {', '.join(self.schema.names)}); "
-                f"a file with vectors needs {', '.join(required)}."
+                f"a file with vectors needs {', '.join(required)}: rename or add them."
             )
         chosen = [name for name in (*required, *optional) if counts[name]]
         for name in chosen:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.source.values import name_of
+from lvm_pipeline.source.values import NOT_UTF8, name_of
 
 MAX_SHOWN = 10
 
@@ -43,9 +43,11 @@ class BadInputError(LvmError):
         """`skip` says how the other rows can be used."""
         self.bad_rows = list(bad_rows)
         count = f"{len(bad_rows):,} bad {bad_rows[0].kind}{'s' if len(bad_rows) > 1 else ''}"
-        super().__init__(
-            f"{path.name} has {count} and was not loaded ({first_of(bad_rows)}). Correct the file, or {skip}."
+        is_encoding = all(each.reason.startswith(NOT_UTF8) for each in bad_rows)
+        correct = (
+            "Write the file as UTF-8 (as with `iconv -f WINDOWS-1252 -t UTF-8`)" if is_encoding else "Correct the file"
         )
+        super().__init__(f"{path.name} has {count} and was not loaded ({first_of(bad_rows)}). {correct}, or {skip}.")
 
 
 @dataclass(frozen=True, kw_only=True)

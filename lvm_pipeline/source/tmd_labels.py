@@ -10,7 +10,7 @@ Shapes: N = concepts, D = vector width.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -124,8 +124,14 @@ def nearest_codes(vectors: NDArray[np.float32], encoder: Encoder) -> NDArray[np.
     return np.stack(codes, axis=1).astype(np.int16)
 
 
-def write_assignment(data_dir: Path, assignment: TmdAssignment) -> None:
-    """Keep beside the concept table where its codes come from."""
+def write_assignment(data_dir: Path, assignment: TmdAssignment, *, earlier: TmdAssignment | None = None) -> None:
+    """Keep beside the concept table where its codes come from.
+
+    What `earlier` assigned in the same way counts too: a call gives codes only to concepts that lack them.
+    """
+    if earlier is not None and (earlier.method, earlier.labels) == (assignment.method, assignment.labels):
+        num_assigned = min(assignment.num_concepts, earlier.num_assigned + assignment.num_assigned)
+        assignment = replace(assignment, num_assigned=num_assigned)
     write_json(data_dir / ASSIGNMENT_FILE, asdict(assignment))
 
 
@@ -141,5 +147,5 @@ def read_assignment(concepts_path: Path, dataset_source: str) -> TmdAssignment |
     try:
         assignment = TmdAssignment(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        raise LvmError(f"{path} is damaged; assign the codes again with `lvm tmd assign`.") from None
+        raise LvmError(f"{path} is damaged; delete it, and assign the codes again with `lvm tmd assign`.") from None
     return assignment if assignment.dataset_source == dataset_source else None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+NOT_UTF8 = "not UTF-8"
 LARGEST_NUMBER = 2**63 - 1
 
 
@@ -22,7 +23,7 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}") from None
+        raise ValueError(f"{NOT_UTF8} at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
     except ValueError:  # Python refuses to convert numbers of more than 4,300 digits

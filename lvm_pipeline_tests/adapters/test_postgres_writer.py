@@ -300,3 +300,36 @@ def test_a_table_without_columns_for_codes_is_refused(database):
     query(database, "ALTER TABLE uncoded_entry DROP COLUMN task_code")
     with pytest.raises(LvmError, match="uncoded_entry has no column task_code for TMD codes; add it"):
         writer.write_codes([])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("9, NULL, 4", "(9,2,4,18564)"),
+        ("NULL, 0, 3", "(7,0,3,14339)"),
+        ("0, NULL, NULL", "(7,2,1,14465)"),  # no code above 0: as good as none
+        ("-1, 5, -1", "(7,5,1,14657)"),
+        ("30, NULL, 1", "(30,2,1,)"),  # 30 is out of range
+    ],
+)
+def test_missing_codes_are_filled_and_present_ones_kept(database, before, after):
+    writer = PostgresWriter(database, entry_table="partly_entry", vector_table="partly_vectors")
+    given = batch(1)
+    query(database, "DROP TABLE IF EXISTS partly_entry, partly_vectors CASCADE")
+    write(writer, given)
+    query(database, f"UPDATE partly_entry SET (domain_code, task_code, modifier_code) = ROW({before})")
+
+    codes = [(given.concepts[0].cpe_id, (7, 2, 1))]
+    assert writer.write_codes(codes) == 1
+    assert writer.write_codes(codes) == 0
+
+    columns = "domain_code, task_code, modifier_code, tmd_bits"
+    assert query(database, f"SELECT ROW({columns})::text FROM partly_entry") == [(after,)]
+
+
+def test_codes_are_not_written_into_columns_of_text(database):
+    writer = PostgresWriter(database, entry_table="texts_entry", vector_table="texts_vectors")
+    write(writer, batch(1))
+    query(database, "ALTER TABLE texts_entry DROP CONSTRAINT IF EXISTS x, ALTER COLUMN domain_code TYPE text")
+    with pytest.raises(LvmError, match=r"texts_entry\.domain_code has the type text"):
+        writer.write_codes([])

@@ -320,3 +320,14 @@ def test_real_concepts_give_the_known_numbers(wikipedia_concepts, validation_art
 def test_two_rules_for_the_validation_split_are_refused(tmp_path):
     with pytest.raises(LvmError, match="unset it, or LVM_VALIDATION_ARTICLES"):
         SequenceOptions(split="last_20_percent", validation_articles=tmp_path / "articles.txt")
+
+
+def test_one_very_long_article_id_costs_no_memory_for_the_other_sequences(tmp_path):
+    table = synthetic_table(LENGTHS)
+    first, long = table["article_id"][0].as_py(), "0" * 100_000  # sorts first, as the id that it replaces
+    ids = [long if each == first else each for each in table["article_id"].to_pylist()]
+    write_table(with_columns(table, article_id=ids), tmp_path / "concepts.parquet")
+    write_synthetic_sequences(tmp_path / "concepts.parquet", tmp_path / "sequences.parquet")
+    sequences = read_sequences(tmp_path / "sequences.parquet")
+    assert sequences.article_ids.nbytes < 100 * NUM_WINDOWS
+    assert sequences.article_ids.tolist().count(long) == LENGTHS[0] - 5

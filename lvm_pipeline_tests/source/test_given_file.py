@@ -95,12 +95,21 @@ def test_one_article_over_several_lines_is_read(ingested, tmp_path):
     assert report.num_inserted == 6
 
 
-@pytest.mark.parametrize("text", ["title,text\nA,B\n", "A text.\nOf two lines.\n"])
+@pytest.mark.parametrize(
+    "text", ["title,text\nA,B\n", "A text.\nOf two lines.\n", 'id,"text"\n1,"A ""b"" c"\n2,3\n"q"\n']
+)
 def test_a_file_without_any_json_is_said_to_be_none(ingested, tmp_path, text):
     path = tmp_path / "given.csv"
     path.write_text(text)
 
-    with pytest.raises(LvmError, match=r"^given.csv holds no JSON; give JSON lines of articles"):
+    with pytest.raises(LvmError, match=r"^given.csv holds no JSON; give JSON lines of articles.*pandas converts CSV"):
+        ingested(path)
+
+
+def test_a_file_in_another_encoding_is_said_to_need_conversion(ingested, tmp_path):
+    path = tmp_path / "given.jsonl"
+    path.write_bytes('{"title": "Caf\u00e9", "text": "words"}'.encode("latin-1"))
+    with pytest.raises(BadInputError, match=r"not UTF-8 at byte 14\)\. Write the file as UTF-8 \(as with `iconv "):
         ingested(path)
 
 

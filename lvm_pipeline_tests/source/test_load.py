@@ -192,6 +192,11 @@ def test_the_report_says_line_of_one_and_lines_of_several(load):
     assert "1 bad line was skipped." in load([*articles(), b"{"], skip_bad=True).sentence().lower()
 
 
+def test_a_line_without_a_title_shows_the_keys_that_it_has(load):
+    with pytest.raises(BadInputError, match=r"line 1: title is missing \(the keys are name, body\)"):
+        load([{"name": "x", "body": "words"}])
+
+
 def test_many_bad_lines_are_counted_and_some_shown(load):
     with pytest.raises(BadInputError, match=r"has 30 bad lines.*line 10: .*and 20 more"):
         load([b"{"] * 30)

@@ -57,6 +57,12 @@ def test_a_named_space_wins(load):
     assert load(rows(), space_id="mine").space_id == "mine"
 
 
+def test_vectors_beside_those_of_no_declared_space_can_be_loaded_without_a_space_too(load):
+    load(rows())
+    with pytest.raises(LvmError, match=r"of the space undeclared-8 .*or if .* omit --space and set LVM_SPACE_ID=mine"):
+        load(rows((4,), article_id=["b"] * 4), space_id="mine")
+
+
 def test_a_second_parquet_run_changes_nothing(load, table):
     load(rows(concept_text=["same", "same", "other", "more", "most"]))
     before = dict(table.rows)
@@ -124,8 +130,17 @@ def test_bad_cpe_ids_are_named(load, ids, reason):
 def test_a_gap_inside_an_article_is_found_and_positions_from_one_are_not_guessed_at(load):
     with pytest.raises(BadInputError, match="row 3: position 3 of article a0 where 2 was expected"):
         load(rows(position=[0, 1, 3, 0, 1]))
-    with pytest.raises(BadInputError, match="position 1 of article a0 where 0 was expected"):
+    closing = (
+        r"position 1 of article a0 where 0 was expected\)\. .*, or close the gaps between positions with --skip-bad"
+    )
+    with pytest.raises(BadInputError, match=closing):
         load(rows((3,), position=[1, 2, 3]))
+
+
+def test_the_report_says_duplicate_of_one(load):
+    vectors = rows()["vector"].to_pylist()
+    sentence = load(rows(vector=[*vectors[:4], vectors[0]])).sentence()
+    assert "1 duplicate was skipped. Only the vector is that of another concept for 1 (entry 5 of the file" in sentence
 
 
 def test_the_rare_width_is_the_wrong_one(load):
@@ -137,7 +152,7 @@ def test_the_rare_width_is_the_wrong_one(load):
 
 @pytest.mark.parametrize("column", ["article_id", "position", "concept_text", "vector"])
 def test_a_missing_column_is_named(load, column):
-    with pytest.raises(LvmError, match=f"has no column {column}"):
+    with pytest.raises(LvmError, match=rf"has no column {column} .*vector: rename or add them\.$"):
         load(rows(**{column: None}))
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -65,5 +67,17 @@ def test_an_assignment_is_read_for_its_dataset_source_alone(tmp_path):
 def test_a_damaged_assignment_is_refused(tmp_path, content):
     (tmp_path / ASSIGNMENT_FILE).write_text(content)
 
-    with pytest.raises(LvmError, match=r"tmd_assignment.json is damaged; assign the codes again"):
+    with pytest.raises(LvmError, match=r"tmd_assignment.json is damaged; delete it, and assign the codes again"):
         read_assignment(tmp_path / "concepts.parquet", "a")
+
+
+def test_codes_of_earlier_calls_are_counted_too(tmp_path):
+    first = TmdAssignment(
+        dataset_source="a", space_id="s", method=METHOD, labels="1", num_concepts=9, num_without=7, num_assigned=7
+    )
+    second = replace(first, num_concepts=12, num_without=3, num_assigned=3)
+    path = tmp_path / "concepts.parquet"
+    write_assignment(tmp_path, second, earlier=first)
+    assert read_assignment(path, "a") == replace(second, num_assigned=10)
+    write_assignment(tmp_path, second, earlier=replace(first, labels="2"))
+    assert read_assignment(path, "a") == second
