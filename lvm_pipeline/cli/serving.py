@@ -61,19 +61,21 @@ def try_(
 ) -> None:
     """Cut an article into concepts and let every trained architecture and the linear forecast predict each next one.
 
-    ARTICLE is a text file whose paragraphs are separated by empty lines. The command prints which prediction came
+    ARTICLE is a text file whose paragraphs are separated by empty lines; `-` is stdin. The command prints which prediction came
     closest to the concept that followed, and writes a page with the nearest concepts.
     """
     from lvm_pipeline import files
-    from lvm_pipeline.lineage.trying import article_trier, read_article
+    from lvm_pipeline.lineage.trying import article_trier, page_of, read_article
+    from lvm_pipeline.source.given_file import STDIN
 
     settings, out = settings_of(), render.plain()
+    text, title = read_article(article), "standard input" if article == STDIN else article.name
     with out.status("Predicting"):
-        tried = article_trier(settings, encoder_name=encoder)(read_article(article))
+        tried = article_trier(settings, encoder_name=encoder)(text)
         from lvm_pipeline.serving.try_page import positions_table, tried_table, try_page  # imports PyTorch
 
-        path = (output or settings.reports_dir / "try" / f"{article.stem}.html").absolute()
-        files.write_text(path, try_page(tried, title=article.name))
+        path = (output or page_of(settings, article)).absolute()
+        files.write_text(path, try_page(tried, title=title))
     render.show_table(out, positions_table(tried))
     out.print()
     render.show_table(out, tried_table(tried))

@@ -82,7 +82,15 @@ def model_folder(
 
     champion = mlflow_registry.champion(settings)
     if champion is None:
-        raise LvmError(
-            "There is no champion yet; run `lvm run`, or choose a model with --model, --trial or --architecture."
-        )
+        raise LvmError(why_no_champion(settings, "--model, --trial or --architecture"))
     return champion.model_dir
+
+
+def why_no_champion(settings: Settings, options: str) -> str:
+    """Return why there is no champion, and the options that choose another model."""
+    from lvm_pipeline.lineage.results import read_champion
+
+    decision = read_champion(settings).get("decision")
+    if decision is None:
+        return f"There is no champion yet; run `lvm run`, or choose a model with {options}."
+    return f"There is no champion: {decision['reason']} Choose a model with {options}."

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.decoders import KINDS, load_text_decoder, searching
+from lvm_pipeline.lineage.prediction import why_no_champion
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.lineage.trials import named_trial
 from lvm_pipeline.settings import Settings
@@ -54,11 +55,23 @@ def serve(
     if not is_free(port):
         raise LvmError(f"Port {port} is in use; choose another with --port or LVM_SERVE_PORT.")
     _served_model(settings, trial)  # a missing one is reported before PyTorch is imported, which takes seconds
-    own = [urlsplit(settings.serve_url).hostname or ""] if settings.serve_url else []
-    host_names = (*THIS_MACHINE, *own) if host in THIS_MACHINE else None
+    host_names = _own_names(settings) if host in THIS_MACHINE else None
     app = serving_app(settings, trial=trial, encoder_name=encoder_name, host_names=host_names)
     on_start()
     uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+
+
+def _own_names(settings: Settings) -> tuple[str, ...]:
+    """Return the host names of this server. Raises LvmError if the address of its proxy has none."""
+    if not settings.serve_url:
+        return THIS_MACHINE
+    name = urlsplit(settings.serve_url).hostname
+    if name is None:
+        raise LvmError(
+            f"LVM_SERVE_URL is {settings.serve_url!r}, which has no host name; give an address such as "
+            "https://models.example.org."
+        )
+    return (*THIS_MACHINE, name)
 
 
 def serving_app(
@@ -75,7 +88,6 @@ def serving_app(
     from lvm_pipeline.serving.batcher import Batcher
     from lvm_pipeline.serving.holder import ModelHolder
     from lvm_pipeline.serving.metrics import Metrics
-    from lvm_pipeline.serving.try_page import try_page
 
     torch.set_num_threads(settings.num_threads)
     load = loader_of(settings, encoder_name=encoder_name)
@@ -87,7 +99,6 @@ def serving_app(
             metrics=Metrics(),
             max_body_bytes=settings.serve_max_body_megabytes * 2**20,
             try_article=_pages(settings, encoder_name),
-            try_form=try_page(None, has_form=True),
             host_names=host_names,
         )
     )
@@ -143,7 +154,7 @@ def _served_model(settings: Settings, trial: str | None) -> tuple[Path, str | No
         return named_trial(settings, trial).model_dir, None
     champion = mlflow_registry.champion(settings)
     if champion is None:
-        raise LvmError("There is no champion yet; run `lvm champion --choose`, or choose a model with --model.")
+        raise LvmError(why_no_champion(settings, "--model"))
     return champion.model_dir, champion.version
 
 

@@ -1,5 +1,7 @@
 """Let every trained architecture predict an article."""
 
+import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.models import promoted_data
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.source.given_file import STDIN, FileKind, kind_of, plain_file
 
 if TYPE_CHECKING:
     from lvm_pipeline.inference.nearest import ConceptIndex
@@ -73,14 +76,22 @@ def article_trier(settings: Settings, *, encoder_name: str | None = None) -> Art
     )
 
 
+def page_of(settings: Settings, path: Path) -> Path:
+    """Return where the page of an article goes: articles of one name in several folders have pages of their own."""
+    where = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:8]
+    return settings.reports_dir / "try" / f"{'stdin' if path == STDIN else path.stem}-{where}.html"
+
+
 def read_article(path: Path) -> str:
-    """Read the text of an article. Raises LvmError if the file cannot be read as UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise LvmError(f"{path} cannot be read ({error.strerror or error}); check the path.") from None
-    except UnicodeDecodeError as error:
-        raise LvmError(f"{path} is not UTF-8 (byte {error.start}); give a plain text file.") from None
+    """Read the text of an article; `-` is standard input. Raises LvmError if the file is no text that can be read."""
+    with plain_file(path) as plain:
+        kind = kind_of(plain)
+        if kind is not FileKind.LINES:
+            raise LvmError(f"{path} is a file of {kind}; give a plain text file.")
+        try:
+            return plain.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise LvmError(f"{path} is not UTF-8 (byte {error.start}); give a plain text file.") from None
 
 
 def _trained(settings: Settings, space_id: str) -> "tuple[dict[str, Predictor], dict[str, str]]":

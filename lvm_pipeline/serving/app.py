@@ -10,8 +10,7 @@ from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from pydantic import TypeAdapter
 from starlette.requests import ClientDisconnect
 
@@ -22,6 +21,7 @@ from lvm_pipeline.serving.holder import ModelHolder
 from lvm_pipeline.serving.messages import BadJsonError, PredictRequest, PredictResponse, Problem, read_request
 from lvm_pipeline.serving.metrics import CONTENT_TYPE, Metrics
 from lvm_pipeline.serving.model import Answer, FailedPredictionError
+from lvm_pipeline.serving.try_page import try_page
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 LEFT = 499  # the status that nginx counts for a client that closed the connection
 DROPPED_LIMITS = 4  # a body that is too large is read (and dropped) up to this multiple of the limit
 TryArticle = Callable[[str], str]  # an article's text -> a page
+Middleware = Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]
 
 
 class BodyTooLargeError(LvmError):
@@ -57,7 +58,6 @@ class Serving:
     metrics: Metrics  # figures of this process
     max_body_bytes: int  # largest body of a request
     try_article: TryArticle | None = None  # makes the page of an article; None offers none
-    try_form: str = ""  # the page with the form for an article
     host_names: Sequence[str] | None = None  # requests under other host names are refused; None refuses none
 
 
@@ -75,9 +75,7 @@ def make_app(serving: Serving) -> FastAPI:
     app = FastAPI(
         title="Latent vector model", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.middleware("http")(_observed(serving.metrics))
-    if serving.host_names is not None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(serving.host_names))
+    app.middleware("http")(_observed(serving.metrics, serving.host_names))
     _add_predict(app, serving)
     _add_state(app, serving)
     _add_docs(app)
@@ -143,6 +141,10 @@ def _add_docs(app: FastAPI) -> None:
         """Describe the requests; the page fetches nothing from elsewhere."""
         return api_page(app.openapi())
 
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("docs")  # relative, as a proxy may serve this under a path
+
     @app.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:
         return Response(status_code=204)
@@ -152,17 +154,19 @@ def _add_try(app: FastAPI, serving: Serving, try_article: TryArticle) -> None:
     @app.get("/try", response_class=HTMLResponse)
     async def form() -> str:
         """Show a form for an article."""
-        return serving.try_form
+        return try_page(None, has_form=True)
 
     @app.post("/try", response_class=HTMLResponse)
     async def tried(request: Request) -> Response:
         """Let every trained architecture predict the article in the field `article`."""
+        article = ""
         try:
             fields = parse_qs((await _body(request, serving.max_body_bytes)).decode("utf-8", errors="replace"))
             article = "".join(fields.get("article", []))
             return HTMLResponse(await run_in_threadpool(try_article, article))
         except LvmError as error:
-            return _problem(_status_of(error), str(error))
+            page = try_page(None, has_form=True, text=article, problem=str(error))
+            return HTMLResponse(page, status_code=_status_of(error))
 
 
 async def _body(request: Request, max_bytes: int) -> bytes:
@@ -192,13 +196,25 @@ def _problem(status: int, reason: str) -> Response:
     return JSONResponse({"detail": reason}, status_code=status)
 
 
-def _observed(metrics: Metrics) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    """Count every request with its time; the answer tells the time in the header `Server-Timing`."""
+def _other_host(request: Request, names: Sequence[str] | None) -> Response | None:
+    """Refuse a request under a host name that is not one of `names`; None: any is accepted."""
+    host = request.headers.get("host", "").partition(":")[0].lower()
+    if names is None or host in names:
+        return None
+    return _problem(
+        400,
+        f"This server answers requests to {', '.join(names)} only, not to {host[:80]!r}; behind a proxy, start it with "
+        "the proxy's address as LVM_SERVE_URL.",
+    )
+
+
+def _observed(metrics: Metrics, host_names: Sequence[str] | None) -> Middleware:
+    """Refuse requests to other hosts; count every request with its time, also in the header `Server-Timing`."""
 
     async def observe(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         began = time.perf_counter()
         try:
-            response = await call_next(request)
+            response = _other_host(request, host_names) or await call_next(request)
         except ClientLeftError:
             response = _problem(LEFT, "The client left before it had sent its request.")
         except Exception:

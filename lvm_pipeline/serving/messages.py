@@ -86,6 +86,9 @@ def read_request(body: bytes) -> PredictRequest:
         if first["type"] == "json_invalid":
             raise BadJsonError(f"The body is not JSON ({first['msg'].removeprefix('Invalid JSON: ')}).") from None
         where = ".".join(map(str, first["loc"])) or "the body"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(PredictRequest.model_fields)
+            raise LvmError(f"There is no field {where}; the fields are {known}.") from None
         raise LvmError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
     if (request.texts is None) == (request.vectors is None):
         raise LvmError("Give either texts or vectors.")

@@ -7,13 +7,22 @@ from lvm_pipeline.tables import Column, Table, number
 LONGEST_TEXT = 50  # characters of a concept in the terminal
 
 
-def try_page(article: TriedArticle | None, *, title: str = "Try an article", has_form: bool = False) -> str:
-    """Return the page; without an article, only the form."""
+def try_page(
+    article: TriedArticle | None,
+    *,
+    title: str = "Try an article",
+    has_form: bool = False,
+    text: str = "",
+    problem: str | None = None,
+) -> str:
+    """Return the page; without an article, only the form with a `text` that was refused and the `problem` with it."""
     return render(
         "try.html.jinja",
         article=article,
         title=title,
         has_form=has_form,
+        text="\n\n".join(article.texts) if article else text,
+        problem=problem,
         table=None if article is None else tried_table(article),
     )
 

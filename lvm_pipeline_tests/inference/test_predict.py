@@ -18,6 +18,7 @@ from lvm_pipeline.architectures._contract import config_with, count_parameters
 from lvm_pipeline.architectures._ranking_head import NUM_VIEWS, RANKED, ranking_output
 from lvm_pipeline.architectures.lstm import ARCHITECTURE as LSTM
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.files import write_json
 from lvm_pipeline.inference.predict import StreamPredictor
 from lvm_pipeline.inference.reading import GivenConcept
 from lvm_pipeline.lineage.prediction import model_folder, predict_on
@@ -246,6 +247,17 @@ def test_an_empty_home_has_no_champion_and_gets_no_database(tmp_path):
     with pytest.raises(LvmError, match="There is no champion yet"):
         model_folder(settings)
     assert not settings.home.exists()
+
+
+def test_a_missing_champion_is_explained_by_the_last_decision(tmp_path):
+    settings = Settings(home=tmp_path / "home")
+    decision = {"promote": False, "reason": "gru-smoke is not promoted: its gain is not above zero."}
+    write_json(settings.reports_dir / "champion.json", {"decision": decision, "name": None})
+
+    with pytest.raises(
+        LvmError, match=r"There is no champion: gru-smoke is not promoted: .* zero\. Choose a model with"
+    ):
+        model_folder(settings)
 
 
 @pytest.mark.slow

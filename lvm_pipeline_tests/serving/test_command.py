@@ -54,6 +54,15 @@ def test_a_port_in_use_is_one_sentence(lvm, trial_home, monkeypatch):
     assert "Traceback" not in out + err
 
 
+def test_the_address_of_a_proxy_without_a_host_name_is_refused(lvm, trial_home, monkeypatch):
+    monkeypatch.setenv("LVM_HOME", str(trial_home.home))
+    monkeypatch.setenv("LVM_SERVE_URL", "models.example.org")
+
+    code, _, err = lvm("serve", "--model", "gru", "--port", free_port())
+
+    assert (code, "LVM_SERVE_URL is 'models.example.org', which has no host name" in err) == (1, True)
+
+
 def test_mlflow_serves_the_champion_only(lvm):
     code, _, err = lvm("serve", "--mlflow", "--model", "gru")
 

@@ -135,7 +135,7 @@ UNIT = [1.0] + [0.0] * 767
         ({"vectors": [UNIT], "decoder": "telepathy"}, 422, "no decoder 'telepathy' on this server; there are nearest"),
         ({"vectors": [UNIT], "nearest": 101}, 422, "nearest: input should be less than or equal to 100"),
         ({"vectors": [UNIT], "nearest": -1}, 422, "nearest: input should be greater"),
-        ({"vectors": [UNIT], "k": 3}, 422, "k: extra inputs are not permitted"),
+        ({"vectors": [UNIT], "k": 3}, 422, "There is no field k; the fields are texts, vectors, tmd_dense"),
         (b"9" * (2**20 + 1), 413, "larger than the 1,048,576 bytes"),
     ],
 )
@@ -235,8 +235,10 @@ def test_requests_under_another_host_name_are_refused_where_names_are_given(tria
     body = {"vectors": vectors[:2].tolist()}
     with running(serving_app(trial_home, trial="gru", host_names=["127.0.0.1", "models.example.org"])) as url:
         assert call(f"{url}/predict", body)[0] == 200
-        assert call(f"{url}/predict", body, host="models.example.org")[0] == 200
-        assert call(f"{url}/predict", body, host="evil.example.org")[0] == 400
+        assert call(f"{url}/predict", body, host="Models.example.org:8443")[0] == 200
+        status, _, text = call(f"{url}/predict", body, host="evil.example.org")
+    assert status == 400
+    assert "not to 'evil.example.org'; behind a proxy, start it with the proxy's address as LVM_SERVE_URL" in text
 
 
 def test_the_page_of_the_requests_describes_each_and_fetches_nothing_from_elsewhere(server):

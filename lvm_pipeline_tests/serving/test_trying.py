@@ -1,6 +1,10 @@
 """`lvm try` and the page `/try`: every trained architecture and the linear forecast on one article."""
 
+import gzip
+import io
 import re
+import sys
+from pathlib import Path
 from urllib.parse import quote_plus
 
 import numpy as np
@@ -99,7 +103,37 @@ def test_the_command_prints_who_was_right_and_writes_a_page_of_its_own(trial_hom
     assert not re.findall(r"(?:src|href)=|https?://(?!www.w3.org)", page)
     assert "<form" not in page
     code, _, err = lvm("try", tmp_path / "nowhere.txt")
-    assert (code, "cannot be read" in err) == (1, True)
+    assert (code, "There is no file" in err) == (1, True)
+
+
+def test_articles_of_one_name_have_pages_of_their_own(trial_home, lvm, tmp_path, monkeypatch):
+    monkeypatch.setenv("LVM_HOME", str(trial_home.home))
+    pages = set()
+    for name in ("a/notes.txt", "b/notes.txt", "b/notes.txt", "b/notes.md"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(ARTICLE)
+        code, out, _ = lvm("try", path)
+        assert code == 0
+        pages.add(out.rpartition("Page: ")[2].strip())
+
+    assert len(pages) == 3
+    assert all(Path(page).is_file() for page in pages)
+
+
+def test_an_article_may_be_packed_or_come_on_standard_input(trial_home, lvm, tmp_path, monkeypatch):
+    monkeypatch.setenv("LVM_HOME", str(trial_home.home))
+    packed = tmp_path / "article.txt.gz"
+    packed.write_bytes(gzip.compress(ARTICLE.encode("utf-16")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(ARTICLE.encode())))
+
+    unpacked, piped = (lvm("try", given, "--output", tmp_path / "page.html") for given in (packed, "-"))
+
+    assert unpacked[0] == piped[0] == 0
+    assert unpacked[1] == piped[1]
+    assert "<h1>standard input</h1>" in (tmp_path / "page.html").read_text()
+    code, _, err = lvm("try", trial_home.concepts_path)
+    assert (code, "is a file of Parquet; give a plain text file" in err) == (1, True)
 
 
 def test_the_served_page_has_the_form_and_the_same_figures(server, tried):
@@ -112,8 +146,25 @@ def test_the_served_page_has_the_form_and_the_same_figures(server, tried):
     assert status == 200
     for each in tried.tried:
         assert f"{each.mean_cosine:.4f}" in page
-    status, _, text = call(f"{server}/try", b"article=", content_type="application/x-www-form-urlencoded")
-    assert (status, "has 0 concepts" in text) == (422, True)
+
+
+def test_a_refused_article_stays_in_the_form_with_the_reason_above_it(server):
+    body = f"article={quote_plus('One <short> sentence.')}".encode()
+
+    status, headers, page = call(f"{server}/try", body, content_type="application/x-www-form-urlencoded")
+
+    assert (status, headers["Content-Type"].partition(";")[0]) == (422, "text/html")
+    assert "The article has 1 concepts and must have 2 to 200" in page
+    assert re.search(r"<textarea[^>]*>One &lt;short&gt; sentence\.</textarea>", page)
+    body = b"article=" + b"a" * 2**21
+    status, _, page = call(f"{server}/try", body, content_type="application/x-www-form-urlencoded")
+    assert (status, "The body is larger than" in page) == (413, True)
+
+
+def test_the_bare_address_leads_to_the_description_of_the_requests(server):
+    status, _, page = call(f"{server}/")
+
+    assert (status, "POST /predict" in page) == (200, True)
 
 
 def test_a_named_encoder_must_make_the_vectors_of_the_concepts(trial_home, tmp_path):

@@ -1,7 +1,11 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.encoders import lsa
@@ -46,6 +50,32 @@ def test_a_vector_depends_on_its_text_alone(encoder, texts, monkeypatch):
     np.testing.assert_allclose(encoder.encode(texts[3:4])[0], together[3], atol=1e-6)
 
 
+def test_weights_are_those_of_scikit_learn_bit_for_bit(encoder, texts):
+    given = [*texts, "The CAT, the cat: the\u0130 word7 word7", "", "zzzz"]
+    reference = TfidfVectorizer(
+        vocabulary=list(encoder.vocabulary), sublinear_tf=True, dtype=np.float64, token_pattern=lsa.WORD
+    )
+    reference.idf_ = encoder.idf
+
+    expected = sparse.csr_matrix(reference.transform(given)).toarray()
+    np.testing.assert_array_equal(encoder._weights(given).toarray(), expected)
+
+
+def test_a_fitted_encoder_encodes_without_scikit_learn(encoder, tmp_path):
+    """Importing it takes a second or two, which is most of the time to the first answer."""
+    encoder.save(tmp_path / "encoder")
+    script = (
+        "import sys; from pathlib import Path; from lvm_pipeline.source.encoders.lsa import load_lsa; "
+        "load_lsa(Path(sys.argv[1])).encode(['The cat eats.']); print('sklearn' in sys.modules)"
+    )
+
+    run = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "encoder"], capture_output=True, text=True, check=True
+    )
+
+    assert run.stdout == "False\n"
+
+
 def test_texts_without_known_words_get_directions_of_their_own(encoder):
     first, second, again = encoder.encode(["zzzz", "yyyy", "zzzz"])
     assert abs(first @ second) < 0.3
@@ -73,7 +103,7 @@ def test_the_fast_solver_keeps_nearly_all_that_the_exact_one_does(monkeypatch):
     fast = fit_lsa(texts)
     monkeypatch.setattr(lsa, "NUM_ITERATIONS", 30)
     exact = fit_lsa(texts)
-    weights = lsa._vectorizer(fast.vocabulary, fast.idf).transform(texts)
+    weights = fast._weights(texts)
 
     assert np.linalg.norm(weights @ fast.projection) > 0.98 * np.linalg.norm(weights @ exact.projection)
     np.testing.assert_allclose(fast.projection.T @ fast.projection, np.eye(16), atol=1e-4)

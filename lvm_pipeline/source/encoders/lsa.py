@@ -13,11 +13,13 @@ Shapes: N = texts, W = words in the vocabulary, D = vector width (768).
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +30,6 @@ from scipy import linalg, sparse
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import staged_dir, write_json
 from lvm_pipeline.source.encoders.encoder import Progress, unit_length
-
-if TYPE_CHECKING:
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
 NAME = "lsa-768"
 VECTOR_DIM = 768
@@ -43,6 +42,7 @@ RANK_TOLERANCE = 1e-10
 SEED = 0
 HASH_WEIGHT = np.float32(1e-3)
 WORD = r"(?u)\b\w+\b"
+_WORD = re.compile(WORD)
 BATCH_SIZE = 4_096
 STATE_FILE, DESCRIPTION_FILE = "lsa.safetensors", "lsa.json"
 
@@ -73,18 +73,39 @@ class LsaEncoder:
         words in another order have nearly but not exactly the same vector, and so does a text without a known word.
         """
         vectors = np.empty((len(texts), self.vector_dim), np.float32)
-        vectorizer = _vectorizer(self.vocabulary, self.idf)
         for start in range(0, len(texts), BATCH_SIZE):
             batch = texts[start : start + BATCH_SIZE]
-            vectors[start : start + BATCH_SIZE] = self._project(batch, vectorizer)
+            vectors[start : start + BATCH_SIZE] = self._project(batch)
             if progress is not None:
                 progress(start + len(batch), len(texts))
         return vectors
 
-    def _project(self, texts: Sequence[str], vectorizer: "TfidfVectorizer") -> NDArray[np.float32]:
-        projected = np.asarray(sparse.csr_matrix(vectorizer.transform(texts)) @ self.projection.astype(np.float64))
+    def _project(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        weights = self._weights(texts)
+        used, columns = np.unique(weights.indices, return_inverse=True)  # few rows of the projection
+        narrow = sparse.csr_matrix((weights.data, columns, weights.indptr), shape=(len(texts), len(used)))
+        projected = np.asarray(narrow @ self.projection[used].astype(np.float64))
         hashed = np.stack([_hash_direction(text, self.vector_dim) for text in texts])
         return unit_length(unit_length(projected) + HASH_WEIGHT * hashed)
+
+    def _weights(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """Return the TF-IDF weights of texts, (N, W): those of scikit-learn, bit for bit, without importing it."""
+        columns, counts, starts = list[int](), list[int](), [0]
+        for text in texts:
+            found = Counter(self._columns[word] for word in _WORD.findall(text.lower()) if word in self._columns)
+            columns += sorted(found)
+            counts += map(found.__getitem__, columns[starts[-1] :])
+            starts.append(len(columns))
+        values = (np.log(np.array(counts, np.float64)) + 1) * self.idf[np.array(columns, np.int64)]
+        shape = (len(texts), len(self.vocabulary))
+        weights = sparse.csr_matrix((values, columns, starts), shape=shape)
+        lengths = np.sqrt(weights.multiply(weights) @ np.ones(shape[1]))  # summed in the order of the columns
+        weights.data /= np.repeat(lengths, np.diff(starts))
+        return weights
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {word: column for column, word in enumerate(self.vocabulary)}
 
     def save(self, folder: Path) -> None:
         """Write the encoder to a folder, completely or not at all."""
@@ -184,14 +205,6 @@ def _orthonormal(basis: NDArray[np.float64]) -> NDArray[np.float64]:
     except linalg.LinAlgError:  # the rank is below the number of columns
         return np.linalg.qr(basis)[0]
     return linalg.solve_triangular(lower, basis.T, lower=True).T
-
-
-def _vectorizer(vocabulary: Sequence[str], idf: NDArray[np.float64]) -> "TfidfVectorizer":
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(vocabulary=list(vocabulary), sublinear_tf=True, dtype=np.float64, token_pattern=WORD)
-    vectorizer.idf_ = idf
-    return vectorizer
 
 
 def _hash_direction(text: str, vector_dim: int) -> NDArray[np.float32]:
