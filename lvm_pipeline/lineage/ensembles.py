@@ -98,6 +98,8 @@ def _made_before(folder: TrialFolder, members: Collection[TrialFolder], data: "T
         return None
     if info.code_version != ensemble_code_version(known):
         return None
+    if info.content_fingerprint != info.content_in(data.concepts):
+        return None
     return trained_before(folder, info)
 
 
