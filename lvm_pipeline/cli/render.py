@@ -20,6 +20,7 @@ from rich.text import Text
 from lvm_pipeline import tables
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.words import counted
 
 if TYPE_CHECKING:
     from lvm_pipeline.doctor import Diagnosis
@@ -172,7 +173,10 @@ def show_diagnoses(console: Console, diagnoses: Sequence["Diagnosis"]) -> None:
     ]
     show_table(console, tables.Table(columns=columns, rows=diagnoses), has_head=False)
     counts = Counter(str(diagnosis.state) for diagnosis in diagnoses)
-    console.print(f"{counts['problem']} problems, {counts['warning']} warnings, {counts['ok']} checks passed.")
+    console.print(
+        f"{counted(counts['problem'], 'problem')}, {counted(counts['warning'], 'warning')}, "
+        f"{counted(counts['ok'], 'check')} passed."
+    )
 
 
 def show_ingest(console: Console, report: Any) -> None:
@@ -192,12 +196,13 @@ def show_verification(console: Console, verification: Any) -> None:
     if concepts:
         say(
             console,
-            f"{concepts['num_concepts']:,} concepts in {concepts['num_articles']:,} articles from "
-            f"{concepts['num_source_rows']:,} source rows ({concepts['dataset_source']}), space {concepts['space_id']}",
+            f"{counted(concepts['num_concepts'], 'concept')} in {counted(concepts['num_articles'], 'article')} from "
+            f"{counted(concepts['num_source_rows'], 'source row')} "
+            f"({concepts['dataset_source']}), space {concepts['space_id']}",
         )
     if sequences:
         splits = ", ".join(f"{name} {counts['num_sequences']:,}" for name, counts in sequences["splits"].items())
-        console.print(f"{sequences['num_windows']:,} sequences ({splits})")
+        console.print(f"{counted(sequences['num_windows'], 'sequence')} ({splits})")
         if sequences["is_leaking"]:
             console.print(f"[bold red]LEAKING:[/] {escape(sequences['leak_reason'])}", soft_wrap=True)
     show_findings(console, verification.findings)
@@ -269,7 +274,7 @@ def show_text_decoder(console: Console, decoder: Any) -> None:
         say(console, "It was trained before with the same data, code and options; use --again to train it again.")
     say(
         console,
-        f"Text decoder for {info.space_id}: {info.num_params:,} parameters, {info.num_steps:,} steps on "
+        f"Text decoder for {info.space_id}: {info.num_params:,} parameters, {counted(info.num_steps, 'step')} on "
         f"{info.num_texts:,} train concepts in {info.seconds:.0f} s, loss {info.loss:.3f} per token.",
     )
     say(console, f"Decoder: {decoder.path}")
@@ -336,7 +341,8 @@ def show_results(console: Console, settings: Settings) -> None:
     concepts, outcomes = verification["concepts"], [finding["outcome"] for finding in verification["findings"]]
     say(
         console,
-        f"Verification: {concepts['num_concepts']:,} concepts in {concepts['num_articles']:,} articles "
+        f"Verification: {counted(concepts['num_concepts'], 'concept')} "
+        f"in {counted(concepts['num_articles'], 'article')} "
         f"({concepts['dataset_source']}, space {concepts['space_id']}), {verification['sequences']['num_windows']:,} "
         f"sequences; {outcomes_in_words(outcomes)}.",
     )

@@ -13,6 +13,7 @@ from lvm_pipeline.concepts.schema import explain_bad_parquet, read_concepts_meta
 from lvm_pipeline.concepts.store import Articles, article_ranges, read_columns
 from lvm_pipeline.findings import Finding, blocking_failures
 from lvm_pipeline.tables import table_of
+from lvm_pipeline.words import counted
 
 NUM_SAMPLE_ARTICLES = 5
 NUM_SAMPLE_TEXTS = 5
@@ -121,7 +122,8 @@ def _shortened(text: str) -> str:
 def as_markdown(report: Mapping[str, Any]) -> str:
     verdict = "passed" if report["passed"] else "FAILED"
     counts = (
-        f"{report['num_failed']} failed, {report['num_warnings']} warnings, {report['num_not_checked']} not checked"
+        f"{report['num_failed']} failed, {counted(report['num_warnings'], 'warning')}, "
+        f"{report['num_not_checked']} not checked"
     )
     lines = ["# Data verification", "", f"Verdict: **{verdict}** ({counts}).", *_open_lines(report["findings"])]
     if report["concepts"] is not None:
@@ -166,7 +168,8 @@ def _concept_lines(concepts: Mapping[str, Any]) -> list[str]:
         else f"{lengths['min']} to {lengths['max']}, median {lengths['median']:g}, mean {lengths['mean']:.1f}",
         "vector coverage": "not checked" if coverage is None else f"{coverage:.2%}",
         "vectors": f"{concepts['vector_dim']} wide, space `{concepts['space_id']}`",
-        "TMD codes": f"{concepts['num_tmd_codes']} different, on {concepts['num_concepts_with_tmd_codes']} concepts",
+        "TMD codes": f"{concepts['num_tmd_codes']} different, on "
+        f"{counted(concepts['num_concepts_with_tmd_codes'], 'concept')}",
         "order": concepts["order_key"],
         "fingerprint": f"`{concepts['fingerprint']}`",
     }
@@ -179,21 +182,21 @@ def _sequence_lines(sequences: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Sequences", ""]
     num_short = sequences.get("num_articles_without_window", 0)
     lines.append(
-        f"{sequences['num_windows']} windows, expected {sequences['num_expected_windows']} "
-        f"(context {sequences.get('context_length')}; {num_short} articles too short)."
+        f"{counted(sequences['num_windows'], 'window')}, expected {sequences['num_expected_windows']} "
+        f"(context {sequences.get('context_length')}; {counted(num_short, 'article')} too short)."
     )
     if sequences.get("is_leaking"):
         lines += ["", f"**Leaking:** {sequences.get('leak_reason')}"]
     splits = sequences.get("splits") or {}
-    counted = {"articles": "num_articles", "concepts": "num_concepts", "windows": "num_sequences"}
-    rows = [{"split": name} | {key: counts[count] for key, count in counted.items()} for name, counts in splits.items()]
+    columns = {"articles": "num_articles", "concepts": "num_concepts", "windows": "num_sequences"}
+    rows = [{"split": name} | {key: counts[count] for key, count in columns.items()} for name, counts in splits.items()]
     return [*lines, "", table_of(rows).markdown()] if rows else lines
 
 
 def _sample_lines(concepts: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Sample articles, in order"]
     for sample in concepts["sample_articles"]:
-        lines += ["", f"`{sample['article_id']}`, {sample['num_concepts']} concepts:", ""]
+        lines += ["", f"`{sample['article_id']}`, {counted(sample['num_concepts'], 'concept')}:", ""]
         lines += [f"- {concept['position']}: {concept['text'].replace('<', '&lt;')}" for concept in sample["concepts"]]
     return lines
 

@@ -6,9 +6,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lvm_pipeline.tables import three_digits
+from lvm_pipeline.words import counted
+
 THIN_SPACE = "\u202f"
 EXCLUSIONS_IN_WORDS = {
-    "context_rows": "without the {context_length} concepts right before the target",
+    "context_rows": "without the {concepts} right before the target",
     "earlier_rows_of_article": "without any earlier concept of the target's article",
 }
 
@@ -27,13 +30,19 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "count": count, "size": size}
+    filters = {"duration": duration, "count": count, "counted": counted_in_page, "size": size}
+    environment.filters |= {**filters, "three_digits": three_digits}
     return environment
 
 
 def count(value: int) -> str:
     """Write a count with thin spaces between thousands."""
     return f"{value:,}".replace(",", THIN_SPACE)
+
+
+def counted_in_page(number: int, one: str, many: str | None = None) -> str:
+    """Write a number with its noun, with thin spaces between thousands; see `words.counted`."""
+    return counted(number, one, many).replace(",", THIN_SPACE)
 
 
 def size(num_params: int) -> str:
@@ -53,10 +62,10 @@ def duration(seconds: float) -> str:
 
 def exclusion_in_words(exclusion: str, *, context_length: int) -> str:
     """Say which candidates a rule excludes."""
-    return EXCLUSIONS_IN_WORDS[exclusion].format(context_length=context_length)
+    return EXCLUSIONS_IN_WORDS[exclusion].format(concepts=counted(context_length, "concept"))
 
 
 def context_in_words(context_mode: str, context_length: int) -> str:
     if context_mode == "articles":
         return "everything before the target in its article"
-    return f"the {context_length} concepts before the target"
+    return f"the {counted(context_length, 'concept')} before the target"

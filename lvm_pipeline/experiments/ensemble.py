@@ -48,6 +48,7 @@ from lvm_pipeline.training.trained_model import (
     weights_fingerprint,
 )
 from lvm_pipeline.training.trial import Trial
+from lvm_pipeline.words import counted
 
 ENSEMBLE = "ensemble"  # the architecture in an ensemble's trial
 FEWEST_MEMBERS, MOST_MEMBERS = 2, 5
@@ -207,7 +208,7 @@ def _build(
         if neighbours:
             num_kept = _fit_neighbours(ensemble, data, mode=mode, device=config.device)
             choice = replace(
-                choice, reason=f"{choice.reason}; corrected by the residuals at {num_kept:,} train targets"
+                choice, reason=f"{choice.reason}; corrected by the residuals at {counted(num_kept, 'train target')}"
             )
         scored = predicted(ensemble, data, mode=mode, device=config.device)
         info = replace(
@@ -297,7 +298,10 @@ def choose_weights(agreement: Agreement, *, weighting: Weighting, seed: int = 0)
         raise LvmError(f"There is no weighting {weighting!r}; choose equal or validation.")
     num_articles = len(np.unique(agreement.articles))
     if num_articles < NUM_FOLDS:
-        reason = f"equal weights: {num_articles} validation articles are too few to fit others"
+        reason = (
+            f"equal weights: {counted(num_articles, 'validation article is', 'validation articles are')} "
+            "too few to fit others"
+        )
         return WeightChoice(weights=tuple(equal.tolist()), reason=reason)
     gain = paired_gain(cross_fitted(agreement, seed=seed), agreement.cosines(equal), agreement.articles, seed=seed)
     measured = f"weights fitted on validation change the cosine by {_in_words(gain)} in cross-fitting by articles"

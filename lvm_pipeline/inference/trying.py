@@ -15,6 +15,7 @@ from lvm_pipeline.inference.context import ReadingModel
 from lvm_pipeline.inference.nearest import ConceptIndex
 from lvm_pipeline.measures.metrics import cosines
 from lvm_pipeline.training.trained_model import TrainedModelInfo
+from lvm_pipeline.words import counted
 
 MAX_CONCEPTS = 200  # of an article
 
@@ -90,7 +91,8 @@ def try_article(
     """
     if not 2 <= len(texts) <= MAX_CONCEPTS:
         raise LvmError(
-            f"The article has {len(texts)} concepts and must have 2 to {MAX_CONCEPTS}; give a text of several "
+            f"The article has {counted(len(texts), 'concept')} "
+            f"and must have 2 to {MAX_CONCEPTS}; give a text of several "
             "sentences, or a part of it."
         )
     if not predictors:

@@ -1,7 +1,9 @@
 """What the trials of a plan say together: order, groups of seeds, Pareto fronts, corrected intervals."""
 
 import csv
+import dataclasses
 import io
+import re
 
 import numpy as np
 import pytest
@@ -127,3 +129,14 @@ def test_the_page_draws_what_there_is():
     assert page.count("<svg") >= 5  # three fronts, parallel coordinates, intervals
     assert "no | such, thing" in page
     assert "<script src" not in page
+
+
+def test_a_slow_trial_has_plain_figures_on_the_page():
+    slow = row("slow", 0.5, latency_ms=1518.6)
+    page = study_html(
+        study([*ROWS, dataclasses.replace(slow, scores=dataclasses.replace(slow.scores, training_seconds=86_400.0))])
+    )
+
+    assert "1519" in page
+    assert "86400" in page
+    assert not re.search(r"\de\+0\d", page)

@@ -77,7 +77,7 @@ def test_what_was_read_is_never_expected_again(trier):
         assert expected.text
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "has 0 concepts"), ("One sentence.", "has 1 concepts")])
+@pytest.mark.parametrize(("text", "message"), [("", "has 0 concepts"), ("One sentence.", "has 1 concept ")])
 def test_a_text_that_is_too_short_is_refused(trier, text, message):
     with pytest.raises(LvmError, match=message):
         trier(text)
