@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -72,3 +73,16 @@ def test_brackets_in_paths_and_names_are_printed_as_they_are():
     render.show_verification(console, Verification(findings=[], report={"concepts": table}, report_paths=paths))
     assert "rows (wiki[en]), space s" in console.file.getvalue()
     assert f"Report: {path}" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(("space_id", "is_warned"), [("gtr-t5-base", False), ("undeclared-768", True)])
+def test_a_model_of_an_undeclared_space_says_what_it_cannot_be_used_for(space_id, is_warned):
+    info = SimpleNamespace(
+        **{"trial_id": "gru-smoke-s0", "num_params": 1000, "mode": "windows", "selection_metric": "cosine"},
+        **{"score": 0.5, "start_score": 0.4, "best_epoch": 1, "training_seconds": 2.0, "trained_on": "CPU"},
+        space_id=space_id,
+    )
+    console = Console(file=io.StringIO(), width=200)
+    render.show_trained(console, info, path=Path("model"))
+
+    assert ("set LVM_SPACE_ID and train again" in console.file.getvalue()) == is_warned

@@ -20,6 +20,7 @@ from rich.text import Text
 from lvm_pipeline import tables
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.source.space_ids import is_declared
 from lvm_pipeline.words import counted
 
 if TYPE_CHECKING:
@@ -242,6 +243,12 @@ def show_trained(
         f"{info.score:.4f} (before training {info.start_score:.4f}) at epoch {info.best_epoch}; "
         f"{info.training_seconds:.0f} s on {info.trained_on}.",
     )
+    if not is_declared(info.space_id):
+        console.print(
+            "[yellow]The vectors' encoder is not declared,[/] so this model cannot be scored on other concepts; to do "
+            "that, set LVM_SPACE_ID and train again.",
+            soft_wrap=True,
+        )
     _say_where(console, path, problem)
 
 
