@@ -77,17 +77,25 @@ RESULT: Column[Any] = Column(
 """The outcome of a finding."""
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun in the singular or plural: `1 warning`, `2 warnings`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def three_digits(value: float) -> str:
+    """Write a number with three significant digits, or with all those before the point; large ones get no exponent."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
-def number(title: str, value: Callable[[Row], float | None], spec: str = ".4f") -> Column[Row]:
-    """Return a column of numbers in one format; a cell is empty if the value is None."""
+def number(
+    title: str,
+    value: Callable[[Row], float | None],
+    spec: str = ".4f",
+    *,
+    write: Callable[[float], str] | None = None,
+) -> Column[Row]:
+    """Return a column of numbers, in a format or by a function; a cell is empty if the value is None."""
 
     def text(row: Row) -> str:
         found = value(row)
-        return "" if found is None else format(found, spec)
+        if found is None:
+            return ""
+        return write(found) if write else format(found, spec)
 
     return Column(title=title, text=text)
 

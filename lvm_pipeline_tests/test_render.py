@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -87,13 +88,21 @@ def diagnosis(state):
     return Diagnosis(state=State(state), area="storage", subject="disk", found="found", fix="")
 
 
-@pytest.mark.parametrize(("number", "words"), [(0, "0 warnings"), (1, "1 warning"), (1200, "1,200 warnings")])
-def test_a_number_and_its_noun_agree(number, words):
-    assert tables.counted(number, "warning") == words
-
-
 def test_truth_values_are_yes_and_no():
     found = tables.table_of([{"name": "a", "is_current": True}, {"name": "b", "is_current": False}]).markdown()
 
     assert "| a | yes |" in found
     assert "| b | no |" in found
+
+
+@pytest.mark.parametrize(("space_id", "is_warned"), [("gtr-t5-base", False), ("undeclared-768", True)])
+def test_a_model_of_an_undeclared_space_says_what_it_cannot_be_used_for(space_id, is_warned):
+    info = SimpleNamespace(
+        **{"trial_id": "gru-smoke-s0", "num_params": 1000, "mode": "windows", "selection_metric": "cosine"},
+        **{"score": 0.5, "start_score": 0.4, "best_epoch": 1, "training_seconds": 2.0, "trained_on": "CPU"},
+        space_id=space_id,
+    )
+    console = Console(file=io.StringIO(), width=200)
+    render.show_trained(console, info, path=Path("model"))
+
+    assert ("set LVM_SPACE_ID and train again" in console.file.getvalue()) == is_warned

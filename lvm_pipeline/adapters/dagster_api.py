@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.words import counted
 
 ANSWER_SECONDS = 10
 NOT_READY = (502, 503)  # HTTP status while a server starts
@@ -78,7 +79,10 @@ def cancel_code_server_runs(address: str, *, storage_url: str) -> int:
         return 0
     answer = ask(address, CANCEL_MUTATION, {"ids": run_ids})
     if answer is None:
-        raise LvmError(f"{len(run_ids)} unfinished runs were not cancelled: the Dagster web server does not answer.")
+        raise LvmError(
+            f"{counted(len(run_ids), 'unfinished run was', 'unfinished runs were')} "
+            "not cancelled: the Dagster web server does not answer."
+        )
     result = answer["terminateRuns"]
     results = result.get("terminateRunResults", [result])
     failed = [one for one in results if one["__typename"] != "TerminateRunSuccess"]

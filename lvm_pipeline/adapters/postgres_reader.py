@@ -20,6 +20,7 @@ from lvm_pipeline.adapters.vector_columns import READABLE_TYPES, parse_tmd, pars
 from lvm_pipeline.concepts.ordering import AmbiguousArticle, KeyFacts, OrderRule
 from lvm_pipeline.concepts.reader import SOURCE_SCHEMA, PackedCodes, SourceDescription
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.words import counted
 
 if TYPE_CHECKING:
     from adbc_driver_postgresql import dbapi
@@ -233,12 +234,13 @@ def _select(query: _Query, tables: Tables, wanted: str | None) -> Selection:
     if not num_rows:
         raise LvmError(f"The table {entry.name} holds no rows; load some with `lvm ingest FILE`.")
     named = {name: count for name, count in counts.items() if name is not None}
-    listed = ", ".join(f"{name} ({count} rows)" for name, count in list(named.items())[:20]) or "none"
+    listed = ", ".join(f"{name} ({counted(count, 'row')})" for name, count in list(named.items())[:20]) or "none"
     if wanted is None and not named:
         return Selection(dataset_source=None, num_rows=num_rows)
     if wanted is None and counts.get(None):
         raise LvmError(
-            f"{counts[None]} rows of {entry.name} have no dataset_source, others do: {listed}; give them one, "
+            f"{counted(counts[None], f'row of {entry.name} has', f'rows of {entry.name} have')} "
+            f"no dataset_source, others do: {listed}; give them one, "
             "or choose one with LVM_DATASET_SOURCE, which leaves them out."
         )
     if wanted is None:

@@ -9,6 +9,7 @@ from lvm_pipeline.cli import render
 from lvm_pipeline.cli.options import LatestOption, TrialOption
 from lvm_pipeline.cli.services import JsonOption
 from lvm_pipeline.settings import load_settings
+from lvm_pipeline.words import counted
 
 app = typer.Typer(
     help="Blinded comparison of texts by people, in the review queues of MLflow.",
@@ -45,7 +46,7 @@ def create(
     if as_json:
         render.print_json({"study_id": study.study_id, "items": len(study.pairs), "urls": study.urls})
         return
-    out.print(f"Created study {study.study_id}: {len(study.pairs)} items for each rater.")
+    out.print(f"Created study {study.study_id}: {counted(len(study.pairs), 'item')} for each rater.")
     for name, url in study.urls.items():
         render.say(out, f"  {name}: {url}")
     from lvm_pipeline.evaluation.preference import THRESHOLD, judgements_needed

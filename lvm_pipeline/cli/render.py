@@ -20,6 +20,8 @@ from rich.text import Text
 from lvm_pipeline import tables
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.source.space_ids import is_declared
+from lvm_pipeline.words import counted
 
 if TYPE_CHECKING:
     from lvm_pipeline.doctor import Diagnosis
@@ -179,8 +181,10 @@ def show_diagnoses(console: Console, diagnoses: Sequence["Diagnosis"]) -> None:
     ]
     show_table(console, tables.Table(columns=columns, rows=diagnoses), has_head=False)
     counts = Counter(str(diagnosis.state) for diagnosis in diagnoses)
-    problems, warnings = (tables.counted(counts[state], state) for state in ("problem", "warning"))
-    console.print(f"{problems}, {warnings}, {tables.counted(counts['ok'], 'check')} passed.")
+    console.print(
+        f"{counted(counts['problem'], 'problem')}, {counted(counts['warning'], 'warning')}, "
+        f"{counted(counts['ok'], 'check')} passed."
+    )
 
 
 def show_ingest(console: Console, report: Any) -> None:
@@ -200,12 +204,13 @@ def show_verification(console: Console, verification: Any) -> None:
     if concepts:
         say(
             console,
-            f"{concepts['num_concepts']:,} concepts in {concepts['num_articles']:,} articles from "
-            f"{concepts['num_source_rows']:,} source rows ({concepts['dataset_source']}), space {concepts['space_id']}",
+            f"{counted(concepts['num_concepts'], 'concept')} in {counted(concepts['num_articles'], 'article')} from "
+            f"{counted(concepts['num_source_rows'], 'source row')} "
+            f"({concepts['dataset_source']}), space {concepts['space_id']}",
         )
     if sequences:
         splits = ", ".join(f"{name} {counts['num_sequences']:,}" for name, counts in sequences["splits"].items())
-        console.print(f"{sequences['num_windows']:,} sequences ({splits})")
+        console.print(f"{counted(sequences['num_windows'], 'sequence')} ({splits})")
         if sequences["is_leaking"]:
             console.print(f"[bold red]LEAKING:[/] {escape(sequences['leak_reason'])}", soft_wrap=True)
     show_findings(console, verification.findings)
@@ -245,6 +250,12 @@ def show_trained(
         f"{info.score:.4f} (before training {info.start_score:.4f}) at epoch {info.best_epoch}; "
         f"{info.training_seconds:.0f} s on {info.trained_on}.",
     )
+    if not is_declared(info.space_id):
+        console.print(
+            "[yellow]The vectors' encoder is not declared,[/] so this model cannot be scored on other concepts; to do "
+            "that, set LVM_SPACE_ID and train again.",
+            soft_wrap=True,
+        )
     _say_where(console, path, problem)
 
 
@@ -277,7 +288,7 @@ def show_text_decoder(console: Console, decoder: Any) -> None:
         say(console, "It was trained before with the same data, code and options; use --again to train it again.")
     say(
         console,
-        f"Text decoder for {info.space_id}: {info.num_params:,} parameters, {info.num_steps:,} steps on "
+        f"Text decoder for {info.space_id}: {info.num_params:,} parameters, {counted(info.num_steps, 'step')} on "
         f"{info.num_texts:,} train concepts in {info.seconds:.0f} s, loss {info.loss:.3f} per token.",
     )
     say(console, f"Decoder: {decoder.path}")
@@ -346,7 +357,8 @@ def show_results(console: Console, settings: Settings) -> None:
     concepts, outcomes = verification["concepts"], [finding["outcome"] for finding in verification["findings"]]
     say(
         console,
-        f"Verification: {concepts['num_concepts']:,} concepts in {concepts['num_articles']:,} articles "
+        f"Verification: {counted(concepts['num_concepts'], 'concept')} "
+        f"in {counted(concepts['num_articles'], 'article')} "
         f"({concepts['dataset_source']}, space {concepts['space_id']}), {verification['sequences']['num_windows']:,} "
         f"sequences; {outcomes_in_words(outcomes)}.",
     )

@@ -61,8 +61,8 @@ def try_(
 ) -> None:
     """Cut an article into concepts and let every trained architecture and the linear forecast predict each next one.
 
-    ARTICLE is a text file whose paragraphs are separated by empty lines; `-` is stdin. The command prints which prediction came
-    closest to the concept that followed, and writes a page with the nearest concepts.
+    ARTICLE is a text file whose paragraphs are separated by empty lines; `-` is stdin. The command prints which
+    prediction came closest to the concept that followed, and writes a page with the nearest concepts.
     """
     from lvm_pipeline import files
     from lvm_pipeline.lineage.trying import article_trier, page_of, read_article

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.facts import NO_CODE, ConceptFacts, lacks_codes
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
+from lvm_pipeline.words import counted
 
 LARGEST_CODES = np.array([15, 31, 63])
 
@@ -35,7 +36,7 @@ def no_duplicate_concepts(facts: ConceptFacts) -> Finding:
     ]
     finding = no_duplicate_concepts.from_count(
         len(repeats),
-        f"{len(repeats)} concepts repeat an earlier one: {listed(names, len(repeats))}",
+        f"{counted(len(repeats), 'concept repeats', 'concepts repeat')} an earlier one: {listed(names, len(repeats))}",
         otherwise="no two concepts have the same text or the same vector",
         details={
             "num_same_text": int((of_text >= 0).sum()),
@@ -65,7 +66,8 @@ def equal_vectors_have_equal_texts(facts: ConceptFacts) -> Finding:
     num = len(rows) + len(dropped)
     return equal_vectors_have_equal_texts.from_count(
         num,
-        f"{num} concepts have the vector of another concept and another text: {listed(names, num)}",
+        f"{counted(num, 'concept has', 'concepts have')} "
+        f"the vector of another concept and another text: {listed(names, num)}",
         otherwise="no two concepts with different texts have the same vector",
         details={"num_in_table": len(rows), "num_dropped": len(dropped), "pairs": names[:MAX_LISTED]},
     )
@@ -87,7 +89,7 @@ def texts_are_not_empty(facts: ConceptFacts) -> Finding:
     empty = np.flatnonzero(facts.is_text_empty)
     finding = texts_are_not_empty.from_count(
         len(empty),
-        f"{len(empty)} concepts have no text: {facts.listed(empty)}",
+        f"{counted(len(empty), 'concept has', 'concepts have')} no text: {facts.listed(empty)}",
         otherwise="every concept has a text",
         details=facts.some(empty),
     )
@@ -145,7 +147,7 @@ def tmd_packing_is_known(facts: ConceptFacts) -> Finding:
     listed_codes = facts.listed(outside, lambda row: f"has {tuple(facts.codes[row].tolist())}")
     return tmd_packing_is_known.from_count(
         len(outside),
-        f"{len(outside)} concepts have TMD codes outside 0 to 15, 31, 63: {listed_codes}",
+        f"{counted(len(outside), 'concept has', 'concepts have')} TMD codes outside 0 to 15, 31, 63: {listed_codes}",
         otherwise="all TMD codes are in range",
         details={"rows": outside[:MAX_LISTED].tolist()},
     )

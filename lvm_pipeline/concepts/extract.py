@@ -31,6 +31,7 @@ from lvm_pipeline.concepts.vector_invariants import coverage_finding
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import MAX_LISTED, Finding, blocking_failures
 from lvm_pipeline.source.space_ids import undeclared_space
+from lvm_pipeline.words import counted
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 COPIED_COLUMNS = ("domain", "task", "modifier", "tmd_dense", "soft_negatives", "hard_negatives", "created_at")
@@ -109,7 +110,10 @@ class _Assembly:
     def add(self, batch: pa.RecordBatch) -> None:
         """Number the concepts of whole articles and write those that are kept; after a bad vector, only count."""
         if batch.column("cpe_id").null_count:
-            raise LvmError(f"{batch.column('cpe_id').null_count} rows have no cpe_id; give them one or delete them.")
+            raise LvmError(
+                f"{counted(batch.column('cpe_id').null_count, 'row has', 'rows have')} "
+                "no cpe_id; give them one or delete them."
+            )
         if not self.census.count(batch):
             return
         vector_dim = self.census.vector_dim

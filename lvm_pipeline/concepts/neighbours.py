@@ -15,6 +15,7 @@ from scipy.special import ndtri
 from lvm_pipeline.concepts.facts import ConceptFacts
 from lvm_pipeline.concepts.sample import ConceptSample, pieces_of
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
+from lvm_pipeline.words import counted
 
 MIN_CONCEPTS = 300
 MIN_SHUFFLED = 1000  # with fewer concepts, an order that does not show is no fault
@@ -116,7 +117,7 @@ def neighbours_are_close(facts: ConceptFacts) -> Finding:
     """
     sample = facts.sample
     if len(sample.rows) < MIN_CONCEPTS or sample.num_articles < MIN_ARTICLES:
-        why = f"{len(sample.rows)} concepts of {sample.num_articles} articles are too few to tell"
+        why = f"{counted(len(sample.rows), 'concept')} of {counted(sample.num_articles, 'article')} are too few to tell"
         return neighbours_are_close.not_checked(why)
     closeness = closeness_of(sample)
     if not closeness.num_pairs:

@@ -4,6 +4,7 @@ import numpy as np
 
 from lvm_pipeline.concepts.facts import ConceptFacts
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
+from lvm_pipeline.words import counted
 
 
 @invariant(
@@ -41,9 +42,12 @@ def articles_are_contiguous(facts: ConceptFacts) -> Finding:
     problems = []
     if split_ids:
         where = listed([f"{facts.article_ids[facts.article_codes[row]]} again at row {row}" for row in again])
-        problems.append(f"{len(split_ids)} articles are in several pieces: {where}")
+        problems.append(f"{counted(len(split_ids), 'article is', 'articles are')} in several pieces: {where}")
     if len(wrong_rows):
-        problems.append(f"{len(wrong_rows)} rows have a wrong row number, first {facts.named(wrong_rows[:1])[0]}")
+        problems.append(
+            f"{counted(len(wrong_rows), 'row has', 'rows have')} "
+            f"a wrong row number, first {facts.named(wrong_rows[:1])[0]}"
+        )
     if len(wrong_indices) and not split_ids:
         problems.append(f"article_index is wrong from {facts.named(wrong_indices[:1])[0]} on")
     return articles_are_contiguous.from_problems(
@@ -89,7 +93,7 @@ def positions_have_no_gap(facts: ConceptFacts) -> Finding:
     ]
     return positions_have_no_gap.from_count(
         len(wrong_codes),
-        f"{len(wrong_codes)} articles have missing, repeated or misordered positions: "
+        f"{counted(len(wrong_codes), 'article has', 'articles have')} missing, repeated or misordered positions: "
         f"{listed(names, len(wrong_codes))}",
         otherwise="the positions of every article count from 0 without a gap",
         details={"num_rows": len(wrong), "articles": offenders},
@@ -108,7 +112,7 @@ def cpe_ids_are_unique(facts: ConceptFacts) -> Finding:
     names = [f"{cpe_id} in rows {listed(found)}" for cpe_id, found in rows.items()]
     return cpe_ids_are_unique.from_count(
         len(repeated),
-        f"{len(repeated)} cpe_ids occur more than once: {listed(names, len(repeated))}",
+        f"{counted(len(repeated), 'cpe_id occurs', 'cpe_ids occur')} more than once: {listed(names, len(repeated))}",
         otherwise=f"all {facts.num_concepts} cpe_ids differ",
         details={"rows": rows},
     )

@@ -14,6 +14,7 @@ from typing import Any
 from lvm_pipeline.concepts.order_invariants import order_is_unambiguous
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity
+from lvm_pipeline.words import counted
 
 
 class ColumnKind(StrEnum):
@@ -71,7 +72,7 @@ class AmbiguousArticle:
     num_distinct: int
 
     def described(self, what: str) -> str:
-        return f"{self.article_id} ({self.num_rows} rows, {self.num_distinct} {what})"
+        return f"{self.article_id} ({counted(self.num_rows, 'row')}, {self.num_distinct} {what})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,11 +255,15 @@ def _failure(rule: OrderRule, facts: KeyFacts) -> dict[str, Any] | None:
     if facts.num_mixed:
         names = ", ".join(str(part) for part in rule.witnesses)
         articles = ", ".join(article.described("values") for article in facts.mixed[:MAX_LISTED])
-        problem = f"{facts.num_mixed} values of {rule.article} hold several articles, by {names}: {articles}"
+        num_mixed = counted(facts.num_mixed, f"value of {rule.article} holds", f"values of {rule.article} hold")
+        problem = f"{num_mixed} several articles, by {names}: {articles}"
         return _failed(rule, problem, facts.num_mixed, facts.mixed)
     if facts.num_tied and not rule.accepts_table_order:
         articles = ", ".join(article.described("distinct") for article in facts.tied[:MAX_LISTED])
-        problem = f"{facts.num_tied} articles have different concepts at an equal {rule.position}: {articles}"
+        problem = (
+            f"{counted(facts.num_tied, 'article has', 'articles have')} "
+            f"different concepts at an equal {rule.position}: {articles}"
+        )
         return _failed(rule, problem, facts.num_tied, facts.tied)
     return None
 
@@ -278,7 +283,9 @@ def _decided(rule: OrderRule, facts: KeyFacts, failed: list[dict[str, Any]]) -> 
     is_counted = rule.is_counted and (not rule.is_named or _counts_each_article(facts))
     rule = replace(rule, is_counted=is_counted, first_position=int(facts.num_from_one > 0 and facts.num_from_zero == 0))
     warning = None
-    message = f"{facts.num_rows} concepts of {facts.num_articles} articles are ordered by {rule.name}"
+    message = (
+        f"{counted(facts.num_rows, 'concept')} of {counted(facts.num_articles, 'article')} are ordered by {rule.name}"
+    )
     if rule.accepts_table_order:
         warning = f"The order inside articles is that of the table's rows ({rule.name}): it was accepted, not verified."
         message = f"{message}, which was accepted but not verified"
@@ -306,8 +313,8 @@ def _gaps_in_words(rule: OrderRule, facts: KeyFacts) -> str | None:
     if facts.num_gapless is None or facts.num_gapless == facts.num_articles:
         return None
     return (
-        f"which only ranks them: in {facts.num_articles - facts.num_gapless} articles {rule.position} does not count "
-        "by ones, so concepts that are missing there cannot be seen"
+        f"which only ranks them: in {counted(facts.num_articles - facts.num_gapless, 'article')} {rule.position} does "
+        "not count by ones, so concepts that are missing there cannot be seen"
     )
 
 

@@ -12,7 +12,8 @@ from lvm_pipeline.concepts.facts import CODES, NO_CODE, lacks_codes
 from lvm_pipeline.concepts.schema import explain_bad_parquet, read_concepts_metadata
 from lvm_pipeline.concepts.store import Articles, article_ranges, read_columns
 from lvm_pipeline.findings import Finding, blocking_failures
-from lvm_pipeline.tables import counted, table_of
+from lvm_pipeline.tables import table_of
+from lvm_pipeline.words import counted
 
 NUM_SAMPLE_ARTICLES = 5
 NUM_SAMPLE_TEXTS = 5
@@ -167,7 +168,8 @@ def _concept_lines(concepts: Mapping[str, Any]) -> list[str]:
         else f"{lengths['min']} to {lengths['max']}, median {lengths['median']:g}, mean {lengths['mean']:.1f}",
         "vector coverage": "not checked" if coverage is None else f"{coverage:.2%}",
         "vectors": f"{concepts['vector_dim']} wide, space `{concepts['space_id']}`",
-        "TMD codes": f"{concepts['num_tmd_codes']} different, on {concepts['num_concepts_with_tmd_codes']} concepts",
+        "TMD codes": f"{concepts['num_tmd_codes']} different, on "
+        f"{counted(concepts['num_concepts_with_tmd_codes'], 'concept')}",
         "order": concepts["order_key"],
         "fingerprint": f"`{concepts['fingerprint']}`",
     }
@@ -194,7 +196,7 @@ def _sequence_lines(sequences: Mapping[str, Any]) -> list[str]:
 def _sample_lines(concepts: Mapping[str, Any]) -> list[str]:
     lines = ["", "## Sample articles, in order"]
     for sample in concepts["sample_articles"]:
-        lines += ["", f"`{sample['article_id']}`, {sample['num_concepts']} concepts:", ""]
+        lines += ["", f"`{sample['article_id']}`, {counted(sample['num_concepts'], 'concept')}:", ""]
         lines += [f"- {concept['position']}: {concept['text'].replace('<', '&lt;')}" for concept in sample["concepts"]]
     return lines
 

@@ -7,6 +7,7 @@ from lvm_pipeline.concepts.reader import PackedCodes
 from lvm_pipeline.concepts.vector_invariants import vectors_are_finite_and_of_one_width, vectors_match_their_space
 from lvm_pipeline.findings import MAX_LISTED, Finding, listed
 from lvm_pipeline.source.space_ids import is_declared
+from lvm_pipeline.words import counted
 
 
 def width_finding(widths: Mapping[int, int], ids_by_width: Mapping[int, Sequence[str]]) -> Finding:
@@ -44,7 +45,7 @@ def choose_space(counts: Mapping[str | None, int], *, wanted: str | None) -> tup
     num_unnamed = sum(counts.values()) - sum(named.values())
     problem = None
     if len(named) > 1:
-        spaces = ", ".join(f"{space} ({count} vectors)" for space, count in named.items())
+        spaces = ", ".join(f"{space} ({counted(count, 'vector')})" for space, count in named.items())
         problem = f"the vectors are in several spaces: {spaces}"
     elif not named:
         return wanted, None
@@ -54,7 +55,7 @@ def choose_space(counts: Mapping[str | None, int], *, wanted: str | None) -> tup
     elif num_unnamed and wanted is None:
         (space,) = named
         problem = (
-            f"{num_unnamed} vectors declare no space, {named[space]} are in {space}; "
+            f"{counted(num_unnamed, 'vector declares', 'vectors declare')} no space, {named[space]} are in {space}; "
             f"set LVM_SPACE_ID={space} if all are in the same one"
         )
     if problem is None:

@@ -34,6 +34,7 @@ from lvm_pipeline.concepts.schema import (
 )
 from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.findings import Finding
+from lvm_pipeline.words import counted
 
 SOURCE_FINDINGS_KEY = b"lvm_source_findings"
 ROW_GROUP_CONCEPTS = 4096
@@ -244,7 +245,9 @@ def vectors_of(table: pa.Table, vector_dim: int) -> NDArray[np.float32]:
     """
     column = table["vector"]
     if column.null_count:
-        raise LvmError(f"{column.null_count} concepts have no vector; run `lvm verify` to see which.")
+        raise LvmError(
+            f"{counted(column.null_count, 'concept has', 'concepts have')} no vector; run `lvm verify` to see which."
+        )
     flat = column.chunk(0).flatten() if column.num_chunks == 1 else column.combine_chunks().flatten()
     if len(flat) != len(column) * vector_dim:
         raise LvmError(f"The vectors are not all of the width {vector_dim} that their table names; run `lvm verify`.")

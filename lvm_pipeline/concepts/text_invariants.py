@@ -12,6 +12,7 @@ from lvm_pipeline.concepts.text_match import WHOLE_ARTICLE, Fault, TextMatch, ma
 from lvm_pipeline.concepts.text_screen import suspicious_articles
 from lvm_pipeline.findings import MAX_LISTED, Finding, invariant, listed
 from lvm_pipeline.source.space_ids import is_declared
+from lvm_pipeline.words import counted
 
 
 @invariant(
@@ -71,7 +72,9 @@ def _what(match: TextMatch, *, num_bad: int, of: str) -> str:
         return f"the texts of all {of} concepts say nothing about their vectors"
     if match.offset:
         direction = "later" if match.offset > 0 else "earlier"
-        return f"the texts of {num_bad} of {of} concepts fit the vectors {abs(match.offset)} rows {direction}"
+        return (
+            f"the texts of {num_bad} of {of} concepts fit the vectors {counted(abs(match.offset), 'row')} {direction}"
+        )
     if match.has_own_map:
         return f"{num_bad} of {of} concepts have vectors of another space than the others"
     return f"the vectors of {num_bad} of {of} concepts do not fit their texts"

@@ -30,6 +30,7 @@ from lvm_pipeline.concepts.text_maps import (
     fit_map,
     predicted_by_other_half,
 )
+from lvm_pipeline.words import counted
 
 MIN_CONCEPTS = 200  # fewer tell nothing
 MIN_UNRELATED = 1000  # concepts from which texts that say nothing of their vectors, all or single ones, are a fault
@@ -93,7 +94,10 @@ class TextMatch:
 def match_texts(sample: ConceptSample) -> TextMatch:
     """Compare the texts of some whole articles with their vectors."""
     if len(sample.rows) < MIN_CONCEPTS or sample.num_articles < MIN_ARTICLES:
-        return TextMatch(why_not=f"{len(sample.rows)} concepts of {sample.num_articles} articles are too few to tell")
+        return TextMatch(
+            why_not=f"{counted(len(sample.rows), 'concept')} of {counted(sample.num_articles, 'article')} "
+            "are too few to tell"
+        )
     with threadpool_limits(limits=1, user_api="blas"):  # threads only wait for each other here
         return _matched(sample)
 

@@ -14,6 +14,7 @@ from lvm_pipeline.concepts.spaces import fit_of_table
 from lvm_pipeline.findings import MAX_LISTED, Finding, Severity, invariant, listed
 from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
 from lvm_pipeline.source.space_ids import is_declared
+from lvm_pipeline.words import counted
 
 CANARY_COSINE = 0.99
 NORM_TOLERANCE = 0.01
@@ -59,9 +60,11 @@ def vectors_are_finite_and_of_one_width(facts: ConceptFacts) -> Finding:
     problems = []
     if len(other):
         names = facts.listed(other, lambda row: f"is {facts.widths[row]} wide")
-        problems.append(f"{len(other)} vectors are not {allowed} wide: {names}")
+        problems.append(f"{counted(len(other), 'vector is', 'vectors are')} not {allowed} wide: {names}")
     if len(broken):
-        problems.append(f"{len(broken)} vectors hold NaN or infinity: {facts.listed(broken)}")
+        problems.append(
+            f"{counted(len(broken), 'vector holds', 'vectors hold')} NaN or infinity: {facts.listed(broken)}"
+        )
     return vectors_are_finite_and_of_one_width.from_problems(
         problems,
         otherwise=f"all vectors are finite and {allowed} wide",
@@ -159,10 +162,13 @@ def _norm_problems(facts: ConceptFacts, *, is_unit: bool) -> tuple[list[str], di
     wrong = np.flatnonzero(known & ~is_one & (facts.norms > 0)) if is_unit else np.empty(0, np.int64)
     problems = []
     if len(zero):
-        problems.append(f"{len(zero)} vectors have length 0: {facts.listed(zero)}")
+        problems.append(f"{counted(len(zero), 'vector has', 'vectors have')} length 0: {facts.listed(zero)}")
     if len(wrong):
         names = facts.listed(wrong, lambda row: f"has {facts.norms[row]:.3f}")
-        problems.append(f"{len(wrong)} vectors of a space of unit vectors have another length: {names}")
+        problems.append(
+            f"{counted(len(wrong), 'vector')} of a space of unit vectors {'has' if len(wrong) == 1 else 'have'} "
+            f"another length: {names}"
+        )
     norms = facts.norms[known]
     details: dict[str, Any] = {
         "is_unit": bool(is_unit),

@@ -11,6 +11,7 @@ from lvm_pipeline.defs.checks import check_results, checked_asset, is_made, lvm_
 from lvm_pipeline.defs.cpe_entry import cpe_entry
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.words import counted
 
 INVARIANTS = lineage.INVARIANTS["concepts"]
 
@@ -30,8 +31,9 @@ def concepts(
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(promoted.fingerprint),
             metadata={
-                metadata.VERDICT: f"{promoted.num_concepts:,} concepts in {promoted.num_articles:,} articles of "
-                f"{promoted.dataset_source}; {len(promoted.dropped):,} duplicates dropped.",
+                metadata.VERDICT: f"{counted(promoted.num_concepts, 'concept')} "
+                f"in {counted(promoted.num_articles, 'article')} of "
+                f"{promoted.dataset_source}; {counted(len(promoted.dropped), 'duplicate')} dropped.",
                 **metadata.parquet_metadata(settings.concepts_path, COLUMN_MEANINGS),
                 **metadata.numbers(promoted.as_json()),
                 "num_dropped": len(promoted.dropped),

@@ -9,6 +9,8 @@ from typing import Any
 
 import dagster as dg
 
+from lvm_pipeline.words import counted
+
 INK, PAPER, EDGE = "#1f2937", "#ffffff", "#6b7280"
 COLOURS = {"data": "#dbeafe", "models": "#fef3c7", "results": "#dcfce7"}
 WHAT_IT_IS = {
@@ -80,7 +82,7 @@ def _draw_asset(axes: Any, left: float, row: tuple[str, str, bool, int]) -> None
     middle = left + 0.83
     axes.text(middle, 0.70, name, ha="center", va="center", fontsize=9.8, weight="bold", color=INK)
     axes.text(middle, 0.50, WHAT_IT_IS.get(name, ""), ha="center", va="center", fontsize=8.5, color=INK)
-    notes = [f"{num_checks} checks"] if num_checks else []
+    notes = [counted(num_checks, "check")] if num_checks else []
     notes += ["one per architecture"] if is_partitioned else []
     axes.text(middle, 0.24, "\n".join(notes), ha="center", va="center", fontsize=7.5, color=EDGE)
 

@@ -18,6 +18,7 @@ from lvm_pipeline.defs.training_child import interrupt
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.imports import end_without_search
 from lvm_pipeline.settings import Settings, load_settings
+from lvm_pipeline.words import counted
 
 if TYPE_CHECKING:
     from lvm_pipeline.experiments.trial_scores import Outcome
@@ -40,7 +41,7 @@ def report_of(pipes: PipesContext) -> dict[str, Any]:
         cosine = "" if outcome.scores is None else f", cosine {outcome.scores.cosine:.4f}"
         pipes.log.info(f"{done}/{total} {outcome.trial_id} {outcome.status}{cosine}")
         if progress is not None:
-            progress.report(done / total, f"{done} of {total} trials")
+            progress.report(done / total, f"{done} of {counted(total, 'trial')}")
 
     try:
         ended = lineage.run_plan(

@@ -12,6 +12,7 @@ from lvm_pipeline.defs.partitions import GPU_POOL
 from lvm_pipeline.defs.progress import stage_shown
 from lvm_pipeline.defs.sequences import sequences
 from lvm_pipeline.settings import Settings, with_options
+from lvm_pipeline.words import counted
 
 
 class DecoderOptions(dg.Config):
@@ -45,7 +46,7 @@ def text_decoder(config: DecoderOptions, settings: dg.ResourceParam[Settings]) -
         return dg.MaterializeResult(
             data_version=dg.DataVersion(" ".join(version)),
             metadata={
-                metadata.VERDICT: f"Loss {info.loss:.3f} after {info.num_steps:,} steps.",
+                metadata.VERDICT: f"Loss {info.loss:.3f} after {counted(info.num_steps, 'step')}.",
                 **metadata.numbers(vars(info)),
                 "was_trained_now": decoder.was_trained,
                 "space_id": info.space_id,

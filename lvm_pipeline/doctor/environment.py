@@ -12,6 +12,7 @@ from lvm_pipeline.adapters import nvidia
 from lvm_pipeline.doctor.diagnosis import Diagnosis, Subject
 from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.words import counted
 
 PROJECT = "lvm-pipeline"
 PYTHON = Subject("environment", "Python")
@@ -65,7 +66,7 @@ def examine_devices(device: str) -> Iterator[Diagnosis]:
     from lvm_pipeline.training.settle import find_device
 
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
-    yield TORCH.ok(f"{torch.__version__} ({build}, {torch.get_num_threads()} threads)")
+    yield TORCH.ok(f"{torch.__version__} ({build}, {counted(torch.get_num_threads(), 'thread')})")
     try:
         used = find_device(device)
     except LvmError as error:

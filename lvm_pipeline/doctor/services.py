@@ -9,6 +9,7 @@ from lvm_pipeline.doctor.diagnosis import Diagnosis, Subject
 from lvm_pipeline.doctor.source import never_started
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.words import counted
 
 DAGSTER = Subject("dagster", "storage")
 DAEMON = Subject("dagster", "daemon")
@@ -34,7 +35,7 @@ def examine_dagster(settings: Settings) -> Iterator[Diagnosis]:
     except LvmError as error:
         yield DAGSTER.refused(error, fix=START_AGAIN if settings.dagster_database_url is None else CORRECT_URL)
         return
-    found = f"{health.num_runs:,} runs, schema {health.schema}, Dagster {health.version}"
+    found = f"{counted(health.num_runs, 'run')}, schema {health.schema}, Dagster {health.version}"
     if health.schema != health.wanted_schema:
         yield DAGSTER.problem(
             f"{found} requires schema {health.wanted_schema}",
@@ -58,7 +59,7 @@ def examine_mlflow(settings: Settings) -> Diagnosis:
     except LvmError as error:
         return MLFLOW.refused(error, fix="Correct LVM_MLFLOW_TRACKING_URI, or unset it to use the built-in store.")
     where = databases.shown(settings.mlflow_tracking_uri) if settings.mlflow_tracking_uri else "the built-in Postgres"
-    found = f"{where} answers, MLflow {version}, number of experiments: {num_experiments}"
+    found = f"{where} answers, MLflow {version}, {counted(num_experiments, 'experiment')}"
     if server is not None and server.split(".")[0] != version.split(".")[0]:
         return MLFLOW.warning(
             f"{found}, but the server is {server}", f"Run a server of MLflow {version.split('.')[0]}."

@@ -11,6 +11,7 @@ from lvm_pipeline.concepts.source_findings import choose_space
 from lvm_pipeline.doctor.diagnosis import Diagnosis, Subject
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.words import counted
 
 SERVER = Subject("database", "server")
 PGVECTOR = Subject("database", "pgvector")
@@ -73,7 +74,7 @@ def _pgvector(facts: postgres_facts.ServerFacts) -> Diagnosis:
 def _examine_table(table: PostgresTable, settings: Settings) -> Iterator[Diagnosis]:
     described = table.describe()
     yield TABLES.ok(
-        f"{described.num_rows:,} rows of {described.dataset_source} in {table.tables.entry.name}, "
+        f"{counted(described.num_rows, 'row')} of {described.dataset_source} in {table.tables.entry.name}, "
         f"vectors in {table.tables.vector_name}"
     )
     hiding = [each.name for each in (table.tables.entry, table.tables.vectors) if each and each.hides_rows]

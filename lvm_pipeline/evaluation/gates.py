@@ -10,6 +10,7 @@ from lvm_pipeline.training.invariants import (
     prediction_is_not_the_mean_vector,
     training_takes_under_an_hour,
 )
+from lvm_pipeline.words import counted
 
 if TYPE_CHECKING:
     from lvm_pipeline.evaluation.text_scores import TextScores
@@ -49,9 +50,11 @@ def beats_best_baseline(baseline: str, gain: Interval, *, num_articles: int) -> 
     The lower end of the 95 % confidence interval of the gain (article-level bootstrap) must be above 0.
     """
     if gain.low is None or gain.high is None:
-        interval = f"{gain.mean:+.4f}, without an interval: the targets come from {num_articles} article"
+        interval = f"{gain.mean:+.4f}, without an interval: the targets come from {counted(num_articles, 'article')}"
     else:
-        interval = f"{gain.mean:+.4f}, 95 % CI {gain.low:+.4f} to {gain.high:+.4f} over {num_articles} articles"
+        interval = (
+            f"{gain.mean:+.4f}, 95 % CI {gain.low:+.4f} to {gain.high:+.4f} over {counted(num_articles, 'article')}"
+        )
     return beats_best_baseline.finding(
         passed=gain.is_above_zero,
         message=f"gain in cosine over the best baseline, {baseline}: {interval}",

@@ -20,6 +20,7 @@ from lvm_pipeline.measures.scores import MeanScores
 from lvm_pipeline.measures.targets import ContextMode
 from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.sequences.schema import Split
+from lvm_pipeline.words import counted
 
 LEADERBOARD_VERSION = 2
 THRESHOLDS = {  # invariant -> heading of its column
@@ -176,8 +177,11 @@ def read_leaderboard(path: Path) -> Leaderboard:
 def headline(board: Leaderboard) -> str:
     """Say in one sentence how many models beat the best baseline."""
     winners = [row for row in board.models if row.gain.is_above_zero]
-    where = f"on {board.counts.targets:,} targets of {board.counts.articles} {board.split} articles"
-    return f"{len(winners)} of {len(board.models)} models beat the best baseline in cosine {where}."
+    where = (
+        f"on {counted(board.counts.targets, 'target')} of {counted(board.counts.articles, f'{board.split} article')}"
+    )
+    beat = counted(len(board.models), "model beats", "models beat")
+    return f"{len(winners)} of {beat} the best baseline in cosine {where}."
 
 
 def cautions(board: Leaderboard) -> list[str]:

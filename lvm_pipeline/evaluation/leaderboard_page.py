@@ -21,7 +21,8 @@ from lvm_pipeline.evaluation.standing_scores import Standing
 from lvm_pipeline.evaluation.standing_tables import standing_columns
 from lvm_pipeline.files import write_json, write_text
 from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS, Exclusion, RetrievalScores
-from lvm_pipeline.tables import Column, Mark, Table, number
+from lvm_pipeline.tables import Column, Mark, Table, number, three_digits
+from lvm_pipeline.words import counted
 
 JSON_NAME, HTML_NAME = "leaderboard.json", "leaderboard.html"
 PAGE_COLUMNS = ("rank", "predictor", "cosine", "centred cosine", "gain over the best baseline", "R@1", "R@10", "MRR")
@@ -110,7 +111,7 @@ def thresholds_table(board: Leaderboard) -> Table[ModelRow]:
 def _threshold_column(name: str, allowed: float | None) -> Column[ModelRow]:
     def text(row: ModelRow) -> str:
         found = row.thresholds.get(name)
-        return "" if found is None or found.observed is None else f"{found.observed:.3g}"
+        return "" if found is None or found.observed is None else three_digits(found.observed)
 
     def mark(row: ModelRow) -> Mark:
         return "good" if name in row.thresholds and row.thresholds[name].passed else "bad"
@@ -154,7 +155,7 @@ def _ranking_gain(row: BoardRow) -> str:
 def _reads(row: BoardRow) -> str:
     if isinstance(row, BaselineRow):
         return ""
-    return "article" if row.context_mode == "articles" else f"{row.context_length} concepts"
+    return "article" if row.context_mode == "articles" else counted(row.context_length, "concept")
 
 
 def _kind(row: BoardRow) -> str:

@@ -23,6 +23,7 @@ from lvm_pipeline.training.config import training_config
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.trained_model import read_trained_model_info, weights_fingerprint
+from lvm_pipeline.words import counted
 
 FRACTIONS = (0.25, 0.5, 1.0)
 CURVE_FILE = "learning_curve.json"
@@ -67,7 +68,10 @@ def part_of(data: TrainingData, fraction: float, *, seed: int) -> TrainingData:
     train_articles = np.flatnonzero(data.article_splits == "train")
     num = int(fraction * len(train_articles))
     if not num:
-        raise LvmError(f"{len(train_articles)} train articles are too few for a learning curve; load more articles.")
+        raise LvmError(
+            f"{counted(len(train_articles), 'train article is', 'train articles are')} "
+            "too few for a learning curve; load more articles."
+        )
     left_out = np.random.default_rng(seed).permutation(train_articles)[num:]
     splits = data.article_splits.astype(object)
     splits[left_out] = LEFT_OUT

@@ -8,8 +8,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from lvm_pipeline.tables import three_digits
+from lvm_pipeline.words import counted
+
 EXCLUSIONS_IN_WORDS = {
-    "context_rows": "without the {context_length} concepts right before the target",
+    "context_rows": "without the {concepts} right before the target",
     "earlier_rows_of_article": "without any earlier concept of the target's article",
 }
 
@@ -28,7 +31,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "count": count, "size": size, "with_code": with_code}
+    filters = {"duration": duration, "count": count, "counted": counted, "size": size}
+    environment.filters |= {**filters, "three_digits": three_digits, "with_code": with_code}
     return environment
 
 
@@ -59,10 +63,10 @@ def duration(seconds: float) -> str:
 
 def exclusion_in_words(exclusion: str, *, context_length: int) -> str:
     """Say which candidates a rule excludes."""
-    return EXCLUSIONS_IN_WORDS[exclusion].format(context_length=context_length)
+    return EXCLUSIONS_IN_WORDS[exclusion].format(concepts=counted(context_length, "concept"))
 
 
 def context_in_words(context_mode: str, context_length: int) -> str:
     if context_mode == "articles":
         return "everything before the target in its article"
-    return f"the {context_length} concepts before the target"
+    return f"the {counted(context_length, 'concept')} before the target"

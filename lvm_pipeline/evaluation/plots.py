@@ -6,6 +6,7 @@ from typing import Literal
 from lvm_pipeline.evaluation import svg
 from lvm_pipeline.evaluation.report import EvaluationReport, TrainingRecord
 from lvm_pipeline.measures.uncertainty import Interval
+from lvm_pipeline.words import counted
 
 WIDTH, HEIGHT = 620, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 600, 34, 256
@@ -81,7 +82,7 @@ def cosine_distribution(report: EvaluationReport) -> str:
     y = svg.linear_scale(0, max(*counts, *base) / total, start=BOTTOM, end=TOP)
     marks = [svg.axes(x, y, x_format=lambda v: f"{v:g}", y_format=lambda v: f"{100 * v:.3g} %")]
     for i in range(first, last + 1):
-        label = f"cosine {edges[i]:g} to {edges[i + 1]:g}: {counts[i]} targets"
+        label = f"cosine {edges[i]:g} to {edges[i + 1]:g}: {counted(counts[i], 'target')}"
         width = x(edges[i + 1]) - x(edges[i]) - 1
         marks.append(svg.bar(x(edges[i]), width, y(0), y(counts[i] / total), css="model soft", title=label))
     steps = [
@@ -112,14 +113,16 @@ def gain_by_article(report: EvaluationReport) -> str:
     if gain.low is not None and gain.high is not None:
         marks.append(svg.bar(LEFT, RIGHT - LEFT, y(gain.low), y(gain.high), css="band", title="95 % interval"))
     for i, article in enumerate(articles):
-        label = f"{article.label or article.article_id}: {article.gain:+.4f} on {article.num_targets} targets"
+        label = (
+            f"{article.label or article.article_id}: {article.gain:+.4f} on {counted(article.num_targets, 'target')}"
+        )
         css = "good" if article.gain > 0 else "bad"
         gap = min(1.5, width / 5)
         marks.append(svg.bar(x(i), width - gap, y(0), y(article.gain), css=css, title=label))
     marks.append(svg.line(LEFT, y(gain.mean), RIGHT, y(gain.mean), css="rule model"))
     num_gaining = sum(value > 0 for value in gains)
     marks.append(svg.text(LEFT, 16, f"mean {gain.mean:+.4f}, band: 95 % interval", css="note model"))
-    label = f"{num_gaining} of {len(articles)} articles gain"
+    label = f"{num_gaining} of {counted(len(articles), 'article gains', 'articles gain')}"
     marks.append(
         svg.text(RIGHT, 16, label, css="note good" if num_gaining * 2 > len(articles) else "note bad", anchor="end")
     )

@@ -32,6 +32,7 @@ from lvm_pipeline.files import write_json, write_text
 from lvm_pipeline.measures.retrieval import EXCLUSIONS
 from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.training.invariants import GRADIENT_SHARE
+from lvm_pipeline.words import counted
 
 LOCK_NAME = ".report.lock"
 CLOSENESS = ("predictor", "cosine", "centred cosine", MSE_TITLE, "L2", "norm ratio", "gain of the model")
@@ -112,7 +113,7 @@ def report_html(report: EvaluationReport) -> str:
 def verdict(report: EvaluationReport) -> tuple[str, str]:
     """Return the kind of verdict (`good`, `bad`, `unsure`) and the sentence at the top of the page."""
     gain, best, counts = report.gain, report.best_baseline, report.counts
-    where = f"on {counts.targets:,} targets of {counts.articles} {report.split} articles"
+    where = f"on {counted(counts.targets, 'target')} of {counted(counts.articles, f'{report.split} article')}"
     if gain.low is None or gain.high is None:
         return "unsure", f"Gain over the best baseline, {best}: {signed(gain.mean)} {where}, without an interval."
     kind = plots.gain_kind(gain)

@@ -8,6 +8,7 @@ from lvm_pipeline.evaluation.report import EvaluationReport
 from lvm_pipeline.evaluation.report_parts import HELD, LINEAR, MODEL, NEAREST, TRUTH, RolloutCurve, RolloutScores
 from lvm_pipeline.evaluation.report_tables import interval_in_words
 from lvm_pipeline.tables import Column, Table, number
+from lvm_pipeline.words import counted
 
 TITLES = {"cosine": "cosine", "mrr": "MRR"}
 SHOWN = {LINEAR: "linear forecast", HELD: "last concept, repeated", TRUTH: "model, reading the true concepts"}
@@ -19,7 +20,7 @@ def rollout_table(rollout: RolloutScores) -> Table[int]:
     """Return one row per step: cosine and MRR of each curve, and the gain over the linear forecast."""
 
     def column(curve: RolloutCurve, what: str) -> Column[int]:
-        few = "" if curve.num_articles == rollout.num_articles else f" ({curve.num_articles} articles)"
+        few = "" if curve.num_articles == rollout.num_articles else f" ({counted(curve.num_articles, 'article')})"
         return number(
             f"{TITLES[what]}: {SHOWN.get(curve.name, curve.name)}{few}",
             lambda step: getattr(curve, what)[step - 1],

@@ -27,7 +27,7 @@ from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.settle import find_device
-from lvm_pipeline.training.strategies import condition_of, content_read
+from lvm_pipeline.training.strategies import condition_of
 from lvm_pipeline.training.trained_model import TrainedModelInfo, load_trained_model, weights_fingerprint
 from lvm_pipeline.training.trial import Trial
 
@@ -195,7 +195,7 @@ def _refuse_leaking_mode(model: LatentVectorModel, info: TrainedModelInfo, mode:
 def other_data(info: TrainedModelInfo, data: TrainingData) -> dict[str, tuple[str, str]]:
     """Return which fingerprints of the data differ from those of a model's training, as (training's, present)."""
     trained_on = {**info.fingerprints, "content": info.content_fingerprint}
-    present = {**data.fingerprints, "content": content_read(Trial(**info.trial), data.concepts)}
+    present = {**data.fingerprints, "content": info.content_in(data.concepts)}
     return {
         name: (str(trained_on.get(name))[:12], str(found)[:12])
         for name, found in present.items()

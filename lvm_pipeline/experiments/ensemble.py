@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._contract import LatentVectorModel, count_parameters
 from lvm_pipeline.architectures._ensemble import Ensemble
+from lvm_pipeline.architectures._threads import torch_threads
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import link_or_copy, staged_dir, write_json
 from lvm_pipeline.measures.metrics import cosines
@@ -32,7 +33,7 @@ from lvm_pipeline.training.data import Spans, TrainingData
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.provenance import code_version, package_versions
 from lvm_pipeline.training.settle import find_device
-from lvm_pipeline.training.strategies import condition_of, content_read, strategies_of
+from lvm_pipeline.training.strategies import condition_of, content_kinds, strategies_of
 from lvm_pipeline.training.trained_model import (
     IDENTITY_KEY,
     INFO_FILE,
@@ -47,6 +48,7 @@ from lvm_pipeline.training.trained_model import (
     weights_fingerprint,
 )
 from lvm_pipeline.training.trial import Trial
+from lvm_pipeline.words import counted
 
 ENSEMBLE = "ensemble"  # the architecture in an ensemble's trial
 FEWEST_MEMBERS, MOST_MEMBERS = 2, 5
@@ -131,8 +133,7 @@ def refuse_unlike(members: Mapping[str, TrainedModelInfo], data: TrainingData) -
                     f"{trial_id} and {first_id} cannot be in one ensemble, since they differ in {what} ({_short(own)} "
                     f"and {_short(others)}); choose trials that agree in it."
                 )
-        content = content_read(Trial(**info.trial), data.concepts)
-        if info.fingerprints != data.fingerprints or info.content_fingerprint != content:
+        if info.fingerprints != data.fingerprints or info.content_fingerprint != info.content_in(data.concepts):
             raise LvmError(
                 f"{trial_id} was trained on other data than the present concepts and sequences; train it again."
             )
@@ -173,9 +174,22 @@ def build_ensemble(
         trial: From `ensemble_trial`.
         output_dir: Folder of the ensemble. An earlier one is replaced at the end.
     """
+    with torch_threads(num_threads):
+        return _build(member_dirs, data, trial, output_dir, device=device, num_threads=num_threads, seed=seed)
+
+
+def _build(
+    member_dirs: Mapping[str, Path],
+    data: TrainingData,
+    trial: Trial,
+    output_dir: Path,
+    *,
+    device: str,
+    num_threads: int,
+    seed: int,
+) -> TrainedModelInfo:
     started = time.monotonic()
     config = TrainingConfig(**dict(trial), device=find_device(device), num_threads=num_threads)
-    torch.set_num_threads(num_threads)
     loaded = {trial_id: load_trained_model(folder, device=config.device) for trial_id, folder in member_dirs.items()}
     infos = {trial_id: info for trial_id, (_, info) in loaded.items()}
     refuse_unlike(infos, data)
@@ -194,11 +208,11 @@ def build_ensemble(
         if neighbours:
             num_kept = _fit_neighbours(ensemble, data, mode=mode, device=config.device)
             choice = replace(
-                choice, reason=f"{choice.reason}; corrected by the residuals at {num_kept:,} train targets"
+                choice, reason=f"{choice.reason}; corrected by the residuals at {counted(num_kept, 'train target')}"
             )
         scored = predicted(ensemble, data, mode=mode, device=config.device)
         info = replace(
-            _record_of(infos, members, config, choice),
+            _record_of(infos, members, config, choice, data),
             model_class=class_name(ensemble),
             num_params=count_parameters(ensemble),
             config=asdict(ensemble.config),
@@ -226,6 +240,7 @@ def _members(
             weight=weight,
             score=float(agreement.with_targets[:, index].mean()),
             weights_fingerprint=weights_fingerprint(dirs[trial_id]),
+            content=sorted(content_kinds(Trial(**info.trial))),
         )
         for index, ((trial_id, info), weight) in enumerate(zip(infos.items(), choice.weights, strict=True))
     ]
@@ -283,7 +298,10 @@ def choose_weights(agreement: Agreement, *, weighting: Weighting, seed: int = 0)
         raise LvmError(f"There is no weighting {weighting!r}; choose equal or validation.")
     num_articles = len(np.unique(agreement.articles))
     if num_articles < NUM_FOLDS:
-        reason = f"equal weights: {num_articles} validation articles are too few to fit others"
+        reason = (
+            f"equal weights: {counted(num_articles, 'validation article is', 'validation articles are')} "
+            "too few to fit others"
+        )
         return WeightChoice(weights=tuple(equal.tolist()), reason=reason)
     gain = paired_gain(cross_fitted(agreement, seed=seed), agreement.cosines(equal), agreement.articles, seed=seed)
     measured = f"weights fitted on validation change the cosine by {_in_words(gain)} in cross-fitting by articles"
@@ -321,11 +339,15 @@ def fitted_weights(agreement: Agreement) -> NDArray[np.float64]:
 
 
 def _record_of(
-    infos: Mapping[str, TrainedModelInfo], members: list[Member], config: TrainingConfig, choice: WeightChoice
+    infos: Mapping[str, TrainedModelInfo],
+    members: list[Member],
+    config: TrainingConfig,
+    choice: WeightChoice,
+    data: TrainingData,
 ) -> TrainedModelInfo:
     """Return the record of the ensemble: that of the first member with the ensemble's own values."""
     first = next(iter(infos.values()))
-    return replace(
+    record = replace(
         first,
         architecture=ENSEMBLE,
         preset=config.preset,
@@ -334,7 +356,6 @@ def _record_of(
         seed=config.seed,
         code_version=ensemble_code_version(list(infos.values())),
         packages=package_versions(),
-        content_fingerprint=None,  # what the ensemble's own trial reads; the members' records hold theirs
         is_leaking=any(info.is_leaking for info in infos.values()),
         strategy_notes={},
         arithmetic={},
@@ -344,6 +365,7 @@ def _record_of(
         trained_on=f"{len(members)} trained models, averaged",
         members=members,
     )
+    return replace(record, content_fingerprint=record.content_in(data.concepts))
 
 
 def _short(value: Any) -> str:

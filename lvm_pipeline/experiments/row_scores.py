@@ -10,9 +10,7 @@ from lvm_pipeline.files import mark_used, prune_cache
 from lvm_pipeline.sequences.schema import Split
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.provenance import code_version
-from lvm_pipeline.training.strategies import content_read
 from lvm_pipeline.training.trained_model import read_trained_model_info, weights_fingerprint
-from lvm_pipeline.training.trial import Trial
 
 KEPT_FILES = 400
 ARRAYS = ("target_rows", "articles", "cosines")
@@ -65,6 +63,6 @@ def _path(cache_dir: Path, model_dir: Path, data: TrainingData, split: Split) ->
     architectures = sorted({info.architecture, *(member.architecture for member in info.members)})
     code = code_version(scoring.__name__, *(f"{ARCHITECTURES}.{name}" for name in architectures))
     identity = [weights_fingerprint(model_dir), info.identity, info.mode, data.fingerprints, split, code]
-    content = content_read(Trial(**info.trial), data.concepts)
+    content = info.content_in(data.concepts)
     identity += [] if content is None else [content]
     return kept_path(cache_dir, "row_scores", identity)

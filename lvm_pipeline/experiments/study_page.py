@@ -12,7 +12,8 @@ from lvm_pipeline.experiments.study import ConfigGroup, Study, StudyRow, experim
 from lvm_pipeline.experiments.study_plots import parallel_coordinates, pareto_plots, sensitivity_plots
 from lvm_pipeline.files import write_json, write_text
 from lvm_pipeline.measures.uncertainty import Interval
-from lvm_pipeline.tables import Column, Mark, Table, number
+from lvm_pipeline.tables import Column, Mark, Table, number, three_digits
+from lvm_pipeline.words import counted
 
 JSON_NAME, HTML_NAME, CSV_NAME = "study.json", "study.html", "experiments.csv"
 STATUS_MARKS: dict[str, Mark] = {
@@ -65,13 +66,14 @@ def study_html(study: Study) -> str:
 def headline(study: Study) -> str:
     """Summarise the study in one or two sentences."""
     if not study.done:
-        return f"None of the {len(study.rows)} trials is done."
+        return f"None of {counted(len(study.rows), 'trial')} is done."
     gains = [row.corrected_gain for row in study.done if row.corrected_gain]
     winners = sum(gain.is_above_zero for gain in gains)
     level = sum(row.is_level_with_best for row in study.done) - 1
-    apart = f"; {level} other trial{'' if level == 1 else 's'} cannot be distinguished from it" if level else ""
+    apart = f"; {counted(level, 'other trial')} cannot be distinguished from it" if level else ""
     return (
-        f"{winners} of {len(study.done)} trials beat the best baseline after correction for their number. The best is "
+        f"{winners} of {counted(len(study.done), 'trial beats', 'trials beat')} "
+        "the best baseline after correction for their number. The best is "
         f"{study.done[0].trial_id}{apart}."
     )
 
@@ -89,7 +91,7 @@ def refinements_table(study: Study) -> Table[StudyRow]:
     """Return the refinements in the order in which they were proposed, with the options that were searched."""
 
     def option(name: str) -> Column[StudyRow]:
-        return number(name.removeprefix("model."), lambda row: row.overrides.get(name), ".3g")
+        return number(name.removeprefix("model."), lambda row: row.overrides.get(name), write=three_digits)
 
     columns: list[Column[StudyRow]] = [
         Column(title="number", text=lambda row: str(study.refinements.index(row) + 1)),
@@ -127,8 +129,8 @@ def trials_table(study: Study) -> Table[StudyRow]:
         number("MRR", lambda row: row.scores and row.scores.mrr, ".3f"),
         number("R@10", lambda row: row.scores and row.scores.r_at_10, ".3f"),
         Column(title="parameters", text=lambda row: size(row.scores.num_params) if row.scores else ""),
-        number("latency, ms", lambda row: row.scores and row.scores.latency_ms, ".3g"),
-        number("seconds", lambda row: row.scores and row.scores.training_seconds, ".3g"),
+        number("latency, ms", lambda row: row.scores and row.scores.latency_ms, write=three_digits),
+        number("seconds", lambda row: row.scores and row.scores.training_seconds, write=three_digits),
     ]
     return Table(columns=columns, rows=study.rows)
 

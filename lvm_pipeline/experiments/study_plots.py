@@ -10,6 +10,8 @@ from lvm_pipeline.evaluation import svg
 from lvm_pipeline.evaluation.pages import duration, size
 from lvm_pipeline.experiments.plan import LAST_WEEK
 from lvm_pipeline.experiments.study import Study, StudyRow, scores_of
+from lvm_pipeline.tables import three_digits
+from lvm_pipeline.words import counted
 
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 58, 404, 26, 206
@@ -41,7 +43,7 @@ def sensitivity_plots(study: Study) -> list[Plot]:
 
 def _levels(rows: Sequence[StudyRow]) -> str:
     cosines = [scores_of(row).cosine for row in rows]
-    return f"{len(rows)} trials, cosine {min(cosines):.4f} to {max(cosines):.4f}"
+    return f"{counted(len(rows), 'trial')}, cosine {min(cosines):.4f} to {max(cosines):.4f}"
 
 
 def _varied(rows: Sequence[StudyRow]) -> list[str]:
@@ -125,7 +127,7 @@ def parallel_coordinates(study: Study) -> str:
         ("architecture", lambda row: float(names.index(row.architecture)), False, str),
         ("parameters", lambda row: float(scores_of(row).num_params), True, lambda value: size(int(value))),
         ("training time", lambda row: scores_of(row).training_seconds, True, duration),
-        ("latency, ms", lambda row: scores_of(row).latency_ms, True, lambda value: f"{value:.3g}"),
+        ("latency, ms", lambda row: scores_of(row).latency_ms, True, three_digits),
         ("MRR", lambda row: scores_of(row).mrr, False, lambda value: f"{value:.3f}"),
         ("cosine", lambda row: scores_of(row).cosine, False, lambda value: f"{value:.4f}"),
     ]

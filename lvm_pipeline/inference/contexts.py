@@ -21,6 +21,7 @@ from lvm_pipeline.inference.ranking import ranking_from
 from lvm_pipeline.source.space_fingerprint import SpaceFingerprint
 from lvm_pipeline.training.data import UNIT_LENGTH_TOLERANCE
 from lvm_pipeline.training.trained_model import TrainedModelInfo
+from lvm_pipeline.words import counted
 
 MAX_CONCEPTS = 4096  # default longest context of a request; memory grows with it
 
@@ -101,7 +102,10 @@ class ContextPredictor:
         """Return why a context of this many concepts is refused; None if it is not."""
         if num_concepts <= self.max_concepts:
             return None
-        return f"The context has {num_concepts} concepts; the limit is {self.max_concepts}. Send only the last ones."
+        return (
+            f"The context has {counted(num_concepts, 'concept')}; the limit is {self.max_concepts:,}. "
+            "Send only the last ones."
+        )
 
     def predict(self, contexts: Sequence[Context]) -> NDArray[np.float32]:
         """Return the prediction after each context, (B, D).

@@ -14,8 +14,8 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.inference.context import ReadingModel
 from lvm_pipeline.inference.nearest import ConceptIndex
 from lvm_pipeline.measures.metrics import cosines
-from lvm_pipeline.tables import counted
 from lvm_pipeline.training.trained_model import TrainedModelInfo
+from lvm_pipeline.words import counted
 
 MAX_CONCEPTS = 200  # of an article
 

@@ -29,6 +29,7 @@ from lvm_pipeline.sequences.build import (
 from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import SequencesMetadata, read_sequences_metadata
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.words import counted
 
 if TYPE_CHECKING:
     from lvm_pipeline.source.load import IngestReport
@@ -97,8 +98,12 @@ class StagedConcepts:
 
     def extraction_in_words(self) -> str:
         """Say how many articles were read."""
-        kept = f"; {self.num_articles_kept:,} have not changed and were kept" if self.num_articles_kept else ""
-        return f"{self.num_articles_read:,} articles were read from the source{kept}"
+        kept = (
+            "; " + counted(self.num_articles_kept, "has not changed and was kept", "have not changed and were kept")
+            if self.num_articles_kept
+            else ""
+        )
+        return counted(self.num_articles_read, "article was", "articles were") + f" read from the source{kept}"
 
 
 def stage_concepts(

@@ -17,6 +17,7 @@ from lvm_pipeline.lineage.models import (
 from lvm_pipeline.lineage.results import build_leaderboard
 from lvm_pipeline.lineage.trials import TrialFolder, link_model, named_trial, trial_folder, write_trial
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.words import counted
 
 if TYPE_CHECKING:
     from lvm_pipeline.experiments.ensemble import Weighting
@@ -78,7 +79,8 @@ def top_trials(settings: Settings, count: int) -> list[str]:
     single = [each for each in ranked if (info := trial_folder(settings, each).info()) and not info.members]
     if len(single) < count:
         raise LvmError(
-            f"The leaderboard has {len(single)} trials to combine, not {count}; train and evaluate more, or ask for "
+            f"The leaderboard has {counted(len(single), 'trial')} "
+            f"to combine, not {count}; train and evaluate more, or ask for "
             "fewer members."
         )
     return single[:count]
@@ -97,6 +99,8 @@ def _made_before(folder: TrialFolder, members: Collection[TrialFolder], data: "T
     if {each.trial_id: each.weights_fingerprint for each in info.members} != weights:
         return None
     if info.code_version != ensemble_code_version(known):
+        return None
+    if info.content_fingerprint != info.content_in(data.concepts):
         return None
     return trained_before(folder, info)
 

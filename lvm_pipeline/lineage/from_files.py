@@ -86,6 +86,8 @@ def evaluate_on(
 
     if output is not None and output.suffix == ".html":
         raise LvmError(f"{output} would hold the page; name the JSON file, and the page is written beside it.")
+    if output is not None and output.is_dir():
+        raise LvmError(f"{output} is a folder; name the JSON file, such as {output / 'results.json'}.")
     read_trained_model_info(model_dir)  # refuses a wrong folder before any data are read
     is_trial = model_dir.resolve().parent.parent == settings.trials_dir.resolve()
     if is_trial and data is None and output is None and split == "validation":

@@ -9,6 +9,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.models import training_config_of
 from lvm_pipeline.lineage.plan import not_attempted, outcome_of, planned, trials_of_weeks_1_to_4, week_5_of
 from lvm_pipeline.settings import Settings
+from lvm_pipeline.words import counted
 
 if TYPE_CHECKING:
     from lvm_pipeline.experiments.plan import PlannedTrial
@@ -82,7 +83,10 @@ class TrialQueue:
             num_missing = len(not_attempted(self._settings, trials))
             problem = "none of their trials is done on these data; `lvm plan list` says why"
             if num_missing:
-                problem = f"{num_missing} of their trials have not been run on these data; run them with `lvm plan run`"
+                problem = (
+                    f"{counted(num_missing, 'of their trials has', 'of their trials have')} "
+                    "not been run on these data; run them with `lvm plan run`"
+                )
             raise LvmError(f"Week 5 refines the best of weeks 1 to 4, and {problem}.")
         proposed = self._week_5.refinements
         return [*self._week_5.ensembles, *proposed, *[None] * (NUM_REFINEMENTS - len(proposed))]

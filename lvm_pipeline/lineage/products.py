@@ -92,8 +92,6 @@ def check_model(settings: Settings, folder: TrialFolder) -> list[Finding]:
         checkpoint_reproduces_its_score,
         prediction_is_not_the_mean_vector,
     )
-    from lvm_pipeline.training.strategies import content_read
-    from lvm_pipeline.training.trial import Trial
 
     info = folder.info()
     if info is None:
@@ -104,7 +102,7 @@ def check_model(settings: Settings, folder: TrialFolder) -> list[Finding]:
         "concepts": concepts.fingerprint,
         "sequences": read_sequences_metadata(settings.sequences_path).fingerprint,
     }
-    if info.content_fingerprint == content_read(Trial(**info.trial), concepts) and all(
+    if info.content_fingerprint == info.content_in(concepts) and all(
         info.fingerprints[name] == fingerprint for name, fingerprint in present.items()
     ):
         return with_set_severities(settings, check_trained_model(folder.model_dir, *tables))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.findings import Finding, Severity, invariant
 from lvm_pipeline.measures.uncertainty import FEWEST_ARTICLES, article_difference
+from lvm_pipeline.words import counted
 
 MIN_ARTICLES, MIN_TARGETS = 10, 100  # new ones, fewer cannot be told from chance
 LEVEL = 0.99
@@ -47,7 +48,8 @@ def champion_predicts_as_before(before: Errors, after: Errors) -> Finding:
     """
     if after.num_articles < MIN_ARTICLES or len(after.cosine) < MIN_TARGETS:
         return champion_predicts_as_before.not_checked(
-            f"{after.num_articles} new articles with {len(after.cosine)} targets are too few to tell"
+            f"{counted(after.num_articles, 'new article')} with {counted(len(after.cosine), 'target')} "
+            "are too few to tell"
         )
     if before.num_articles < FEWEST_ARTICLES:
         return champion_predicts_as_before.not_checked(
@@ -73,8 +75,9 @@ def champion_predicts_as_before(before: Errors, after: Errors) -> Finding:
         "num_targets": len(after.cosine),
     }
     sentences = [
-        f"{words} {figures[name][1]:{form}} on {after.num_articles} new articles, {figures[name][0]:{form}} on its "
-        f"{before.num_articles} validation articles (change {changes[name].mean:+.4f} "
+        f"{words} {figures[name][1]:{form}} on {counted(after.num_articles, 'new article')}, "
+        f"{figures[name][0]:{form}} on its "
+        f"{counted(before.num_articles, 'validation article')} (change {changes[name].mean:+.4f} "
         f"[{changes[name].low:+.4f}, {changes[name].high:+.4f}])"
         for name, words, form in (("cosine", "cosine", ".4f"), ("gain", "gain over the linear forecast", "+.4f"))
     ]

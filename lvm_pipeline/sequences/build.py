@@ -37,6 +37,7 @@ from lvm_pipeline.sequences.schema import (
 from lvm_pipeline.sequences.splits import split_by_hash, split_by_list, split_last_fifth, suggest_seed
 from lvm_pipeline.sequences.windows import window_starts
 from lvm_pipeline.source.split_hash import read_article_list
+from lvm_pipeline.words import counted
 
 SUMMARY_FIELDS = (
     *("context_length", "boundaries", "split_rule", "split_seed", "train_fraction", "validation_fraction"),
@@ -187,7 +188,8 @@ def _window_starts(rows: ConceptRows, options: SequenceOptions) -> NDArray[np.in
     if not len(starts):
         raise LvmError(
             f"No article is long enough: a sequence needs {options.context_length + 1} concepts, and the longest of "
-            f"the {len(rows.article_ids)} articles has {rows.article_lengths.max(initial=0)}; load longer articles, or "
+            f"the {counted(len(rows.article_ids), 'article')} "
+            f"has {rows.article_lengths.max(initial=0)}; load longer articles, or "
             "set a smaller LVM_CONTEXT_LENGTH."
         )
     return starts
@@ -223,7 +225,8 @@ def _refuse_empty_split(
     if not empty:
         return
     has_sequences = np.isin(np.arange(len(rows.article_ids)), target_articles)
-    message = f"The {empty[0]} split would be empty ({has_sequences.sum()} articles are long enough for a sequence)"
+    num_long = counted(int(has_sequences.sum()), "article is", "articles are")
+    message = f"The {empty[0]} split would be empty ({num_long} long enough for a sequence)"
     if options.split == "last_20_percent":
         raise LvmError(f"{message}; load more articles.")
     if options.validation_articles is not None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lvm_pipeline.findings import MAX_LISTED, Finding, InvariantCheck, Severity, declared_in, invariant, listed
 from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
 from lvm_pipeline.sequences.schema import SPLITS, Sequences, read_sequences
+from lvm_pipeline.words import counted
 
 MIN_VALIDATION_ARTICLES, MIN_VALIDATION_SEQUENCES = 20, 200
 AGAIN = "Materialise sequences again; do not train on this file."
@@ -100,12 +101,14 @@ def window_count_is_exact(rows: ConceptRows, sequences: Sequences) -> Finding:
     if wrong:
         problems.append(f"articles with a wrong number of windows: {listed(list(wrong))}")
     if num_repeated:
-        problems.append(f"{num_repeated} windows are repeated")
+        problems.append(counted(num_repeated, "window is repeated", "windows are repeated"))
     if problems:
-        problems.insert(0, f"{len(sequences.first_rows)} windows, expected {num_expected} from the article lengths")
+        problems.insert(
+            0, f"{counted(len(sequences.first_rows), 'window')}, expected {num_expected} from the article lengths"
+        )
     return window_count_is_exact.from_problems(
         problems,
-        otherwise=f"{num_expected} windows, as expected from the article lengths",
+        otherwise=f"{counted(num_expected, 'window')}, as expected from the article lengths",
         severity=_severity(sequences),
         observed=len(sequences.first_rows),
         allowed=num_expected,
@@ -136,7 +139,7 @@ def articles_are_in_one_split(rows: ConceptRows, sequences: Sequences) -> Findin
     described = [f"{article_id}: {' and '.join(splits) or 'no split'}" for article_id, splits in bad.items()]
     return articles_are_in_one_split.from_count(
         len(bad),
-        f"{len(bad)} articles are not in exactly one split ({listed(described)})",
+        f"{counted(len(bad), 'article is', 'articles are')} not in exactly one split ({listed(described)})",
         otherwise=f"each of the {len(rows.article_ids)} articles is in one split",
         severity=_severity(sequences),
         details={"articles": dict(list(bad.items())[:MAX_LISTED])},
@@ -166,8 +169,10 @@ def no_near_duplicate_across_splits(rows: ConceptRows, sequences: Sequences) -> 
     ]
     return no_near_duplicate_across_splits.from_count(
         len(crossing),
-        f"{len(crossing)} pairs of near-duplicates are in different splits: {listed(described)}",
-        otherwise=f"no concept has a near-duplicate in another split ({len(links.rows)} pairs inside one split)",
+        f"{counted(len(crossing), 'pair of near-duplicates is', 'pairs of near-duplicates are')} "
+        f"in different splits: {listed(described)}",
+        otherwise=f"no concept has a near-duplicate in another split ({counted(len(links.rows), 'pair')} "
+        "inside one split)",
         severity=_severity(sequences),
         details={"pairs": crossing[:MAX_LISTED]},
     )
@@ -218,7 +223,8 @@ def splits_have_their_share(
     sizes = " / ".join(str(counts[split].num_sequences) for split in SPLITS)
     largest = max(metadata.near_duplicate_groups, key=len, default=[])
     problem = (
-        f"validation has {num_articles} articles and {num_sequences} sequences, at least {min_articles} and "
+        f"validation has {counted(num_articles, 'article')} "
+        f"and {counted(num_sequences, 'sequence')}, at least {min_articles} and "
         f"{min_sequences} are needed ({sizes} sequences in {', '.join(SPLITS)})"
     )
     if is_swallowed and largest:
@@ -229,7 +235,8 @@ def splits_have_their_share(
     return splits_have_their_share.from_count(
         is_short,
         problem,
-        otherwise=f"validation has {num_articles} articles and {num_sequences} sequences ({sizes})",
+        otherwise=f"validation has {counted(num_articles, 'article')} and {counted(num_sequences, 'sequence')} "
+        f"({sizes})",
         severity=None if is_swallowed and not metadata.is_leaking else Severity.WARNING,
         observed=num_sequences,
         allowed=min_sequences,

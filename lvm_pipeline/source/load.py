@@ -35,6 +35,7 @@ from lvm_pipeline.source.records import (
 from lvm_pipeline.source.space_fingerprint import MAX_CONCEPTS, kept_path, read_fingerprint
 from lvm_pipeline.source.space_ids import is_declared, undeclared_space
 from lvm_pipeline.source.split_hash import read_article_list, split_of
+from lvm_pipeline.words import counted
 
 Batch = tuple[Sequence[Concept], NDArray[np.float32]]
 
@@ -79,15 +80,20 @@ class IngestReport:
 
     def sentence(self) -> str:
         what = (
-            f"Loaded {self.num_inserted:,} new concepts of {self.num_articles:,} articles from {Path(self.path).name} "
+            f"Loaded {counted(self.num_inserted, 'new concept')} of {counted(self.num_articles, 'article')} from "
+            f"{Path(self.path).name} "
             f"as dataset source {self.dataset_source!r}, space {self.space_id}"
         )
         same_vector = [each for each in self.duplicates if each.reason == SAME_VECTOR]
         rest = [
-            f"{self.num_known:,} were already there" if self.num_known else "",
-            _counted(len(self.duplicates), "duplicate", "", "skipped") if self.duplicates else "",
-            _counted(len(self.bad_rows), f"bad {self.bad_rows[0].kind}", "", "skipped") if self.bad_rows else "",
-            _counted(len(self.gaps), "gap", "between positions", "closed") if self.gaps else "",
+            counted(self.num_known, "was already there", "were already there") if self.num_known else "",
+            counted(len(self.duplicates), "duplicate was skipped", "duplicates were skipped")
+            if self.duplicates
+            else "",
+            _skipped(self.bad_rows) if self.bad_rows else "",
+            counted(len(self.gaps), "gap between positions was closed", "gaps between positions were closed")
+            if self.gaps
+            else "",
         ]
         sentences = [
             what,
@@ -95,16 +101,21 @@ class IngestReport:
             f"Only the vector is that of another concept for {len(same_vector):,} ({first_of(same_vector)})"
             if same_vector
             else "",
-            f"{len(self.cut):,} texts are longer than the encoder reads and were cut: {listed(self.cut)}"
+            counted(
+                len(self.cut),
+                "text is longer than the encoder reads and was",
+                "texts are longer than the encoder reads and were",
+            )
+            + f" cut: {listed(self.cut)}"
             if self.cut
             else "",
         ]
         return ". ".join(filter(None, sentences)) + "."
 
 
-def _counted(number: int, noun: str, where: str, done: str) -> str:
-    nouns, verb = (noun, "was") if number == 1 else (f"{noun}s", "were")
-    return " ".join(filter(None, [f"{number:,}", nouns, where, verb, done]))
+def _skipped(bad_rows: list[BadRow]) -> str:
+    kind = bad_rows[0].kind
+    return counted(len(bad_rows), f"bad {kind} was skipped", f"bad {kind}s were skipped")
 
 
 def ingest(
@@ -181,7 +192,7 @@ def _ingest(
     kept = deduplicator.new_vectors(new, source.digests)
     if duplicates == "fail" and deduplicator.duplicates:
         raise LvmError(
-            f"{path.name} repeats {len(deduplicator.duplicates):,} concepts and was not loaded "
+            f"{path.name} repeats {counted(len(deduplicator.duplicates), 'concept')} and was not loaded "
             f"({first_of(deduplicator.duplicates)}). Remove them, or load the file with the duplicates policy `drop`."
         )
     loaded = [new[index] for index in kept]
@@ -309,7 +320,8 @@ def _encoded(
     bad = [new[row].cpe_id for row in np.flatnonzero(~((squares > 0) & (squares < np.inf))).tolist()]
     if bad:
         raise LvmError(
-            f"The vectors that the encoder of {chosen.space_id} made for {len(bad):,} texts are zero, NaN or infinite: "
+            f"The vectors that the encoder of {chosen.space_id} made for {counted(len(bad), 'text')} are zero, NaN or "
+            "infinite: "
             f"{listed(bad)}; use another encoder."
         )
 
@@ -377,8 +389,8 @@ def _refuse_another_space(state: TableState, space_id: str, *, dataset_source: s
         is_unknown = space is not None and not is_declared(space)
         same = f", or if they are of the same space, omit --space and set LVM_SPACE_ID={space_id}" * is_unknown
         raise LvmError(
-            f"The table already has {count:,} vectors {held} under the dataset source {dataset_source!r}, this file "
-            f"has vectors of the space {space_id}; they cannot be mixed: use another --dataset-source{same}."
+            f"The table already has {counted(count, 'vector')} {held} under the dataset source {dataset_source!r}, "
+            f"this file has vectors of the space {space_id}; they cannot be mixed: use another --dataset-source{same}."
         )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import write_json
 from lvm_pipeline.source.encoders.encoder import Encoder, unit_length
+from lvm_pipeline.words import counted
 
 ASSIGNMENT_FILE = "tmd_assignment.json"  # beside the concept table
 METHOD = "nearest label description"
@@ -93,7 +94,8 @@ class TmdAssignment:
         source = "vector" if self.method == METHOD else "text"
         failed = f"; {sum(self.failures.values()):,} got none" if self.failures else ""
         return (
-            f"TMD codes of {self.num_assigned:,} of {self.num_concepts:,} concepts were assigned by {self.method} "
+            f"TMD codes of {self.num_assigned:,} of {counted(self.num_concepts, 'concept')} "
+            f"were assigned by {self.method} "
             f"(labels {self.labels}), so they are a function of the {source}{failed}"
         )
 

@@ -17,6 +17,7 @@ from lvm_pipeline.sequences.schema import Sequences, Split, read_sequences
 from lvm_pipeline.training.spans import Spans as Spans
 from lvm_pipeline.training.spans import consecutive
 from lvm_pipeline.training.tmd_vectors import CONDITION_DIM, read_tmd_vectors
+from lvm_pipeline.words import counted
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 MAX_SAMPLE_ROWS = 20_000
@@ -149,7 +150,7 @@ def load_training_data(
     unknown = [article_id for article_id in articles.ids if article_id not in splits]
     if unknown:
         raise LvmError(
-            f"{sequences_path} names no split for {len(unknown)} articles ({unknown[0]} is one); "
+            f"{sequences_path} names no split for {counted(len(unknown), 'article')} ({unknown[0]} is one); "
             "build the sequences again."
         )
     return TrainingData(

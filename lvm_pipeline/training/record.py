@@ -17,6 +17,7 @@ from lvm_pipeline.training.strategies import content_read
 from lvm_pipeline.training.strategies._contract import Staging
 from lvm_pipeline.training.trained_model import TrainedModelInfo, class_name
 from lvm_pipeline.training.trial import Trial
+from lvm_pipeline.words import counted
 
 
 def checkpoint_identity(
@@ -46,7 +47,10 @@ def run_params(config: TrainingConfig, made: Assembly, objective: SumOfTerms, *,
         **every,
         **made.weighted_mean,
         "objective_scale": objective.scales,
-        "phases": [f"{phase.name}: {len(phase.spans)} spans, {phase.epochs} epochs" for phase in made.phases],
+        "phases": [
+            f"{phase.name}: {counted(len(phase.spans), 'span')}, {counted(phase.epochs, 'epoch')}"
+            for phase in made.phases
+        ],
     }
 
 
@@ -119,4 +123,4 @@ def trained_model_info(
 def _device_in_words(config: TrainingConfig) -> str:
     if config.device.startswith("cuda"):
         return f"{torch.cuda.get_device_name(config.device)}, {config.precision}"
-    return f"CPU, {config.num_threads} threads, {config.precision}"
+    return f"CPU, {counted(config.num_threads, 'thread')}, {config.precision}"

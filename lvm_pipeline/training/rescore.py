@@ -28,7 +28,7 @@ from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.data import TrainingData, load_training_data
 from lvm_pipeline.training.predictions import predict_spans, selection_metric
-from lvm_pipeline.training.strategies import condition_of, content_read
+from lvm_pipeline.training.strategies import condition_of
 from lvm_pipeline.training.trained_model import load_trained_model
 from lvm_pipeline.training.trial import Trial
 
@@ -61,7 +61,7 @@ def rescore(
     data = data or load_training_data(concepts_path, sequences_path, vectors_dir)
     model, info = load_trained_model(model_dir, space_id=data.concepts.space_id)
     trial = Trial(**info.trial)
-    if info.fingerprints != data.fingerprints or info.content_fingerprint != content_read(trial, data.concepts):
+    if info.fingerprints != data.fingerprints or info.content_fingerprint != info.content_in(data.concepts):
         raise LvmError(f"The model in {model_dir} was trained on other data than {sequences_path}; train it again.")
     wanted = info.training["device"]
     is_same_device = _is_here(wanted)

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from lvm_pipeline.architectures._contract import LatentVectorModel, ModelConfig, config_with, count_parameters
 from lvm_pipeline.architectures._ensemble import Ensemble, EnsembleConfig, EnsembleMember
 from lvm_pipeline.architectures._registry import load_architecture
+from lvm_pipeline.concepts.schema import ConceptsMetadata
 from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import restore_dir, staged_dir, staged_file, write_json
-from lvm_pipeline.training.strategies import extended
+from lvm_pipeline.training.strategies import content_kinds, extended
 from lvm_pipeline.training.trial import Trial
 
 SCHEMA_VERSION = 1
@@ -46,6 +47,8 @@ class Member:
     weight: float  # its part of the mean
     score: float  # its own validation cosine
     weights_fingerprint: str  # hash of its weights
+    # which of the concept table's texts, codes and negatives its training read
+    content: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,8 @@ class TrainedModelInfo:
     members: list[Member] = field(default_factory=list)  # the members of an ensemble; empty for any other model
     # whether it reads something of its targets, so that it cannot predict what is not known yet
     is_oracle: bool = False
-    # fingerprint of the texts, codes and negatives, if its training read any of them and their table had one
+    # fingerprint of the texts, codes and negatives, if its training, or that of a member, read any of them and their
+    # table had one
     content_fingerprint: str | None = None
     schema_version: int = SCHEMA_VERSION
 
@@ -91,6 +95,10 @@ class TrainedModelInfo:
     @property
     def trial_id(self) -> str:
         return Trial(**self.trial).trial_id
+
+    def content_in(self, concepts: ConceptsMetadata) -> str | None:
+        """Return what `content_fingerprint` has to be for this model to be of the table with this metadata."""
+        return concepts.content(content_kinds(Trial(**self.trial)).union(*(each.content for each in self.members)))
 
     @property
     def built_from(self) -> list[tuple[str, str]]:

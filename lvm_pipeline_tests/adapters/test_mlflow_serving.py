@@ -88,7 +88,7 @@ def spoilt(contexts, value):
         (lambda c: c[..., :-1], "schema"),
         (lambda c: c[:, :0], "The context is empty"),
         (lambda c: c[:0], "There is no context"),
-        (lambda c: np.tile(c, (1, 600, 1)), "has 4800 concepts; the limit is 4096"),
+        (lambda c: np.tile(c, (1, 600, 1)), "has 4,800 concepts; the limit is 4,096"),
         (lambda c: np.zeros_like(c), "Vector 0 is all zeros"),
     ],
 )

@@ -77,7 +77,7 @@ def test_vectors_of_two_spaces_are_not_mixed(database, tmp_path):
     finding = failure_of(extract(database, tmp_path))
 
     assert finding.name == "vectors_match_their_space"
-    assert "test@1 (24 vectors), other@2 (1 vectors)" in finding.message
+    assert "test@1 (24 vectors), other@2 (1 vector)" in finding.message
 
 
 def test_a_vector_stored_twice_is_found_by_its_id(database, tmp_path):

@@ -124,7 +124,7 @@ def test_article_numbers_that_start_again_are_no_articles(database, tmp_path):
 
     finding = failure_of(extract(database, tmp_path))
 
-    assert "chunk_position.article_index hold several articles" in finding.message
+    assert "chunk_position.article_index holds several articles" in finding.message
 
 
 def test_a_tie_of_equal_texts_is_a_duplicate_and_not_an_unknown_order(database, tmp_path):
@@ -224,5 +224,5 @@ def test_a_named_column_with_a_few_gaps_ranks_and_warns(database, tmp_path):
     findings = check_concepts(extraction.path)
     assert not blocking_failures(findings)
     assert table_of(extraction)["position"].to_pylist() == [*range(6), *range(6), *range(12)]
-    assert "in 1 articles sequence_index does not count by ones" in extraction.metadata.order_warning
+    assert "in 1 article sequence_index does not count by ones" in extraction.metadata.order_warning
     assert findings[0].severity is Severity.WARNING

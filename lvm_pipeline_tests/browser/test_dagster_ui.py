@@ -221,7 +221,7 @@ def test_an_architecture_is_trained_and_scored_by_clicking(page, look, ui, setti
 
 def test_the_leaderboard_shows_models_beside_baselines(look, page, ui):
     assert materialise(page, ui, "leaderboard") == "SUCCESS"
-    look("assets/leaderboard", "verdict", re.compile("1 of 1 models|0 of 1 models"), "models_beside_baselines")
+    look("assets/leaderboard", "verdict", re.compile("1 of 1 model|0 of 1 model"), "models_beside_baselines")
 
     page.get_by_role("button", name="[Show Markdown]").or_(page.get_by_text("[Show Markdown]")).first.click()
     expect(page.get_by_role("img", name="Models beside baselines").first).to_be_visible()

@@ -279,7 +279,7 @@ def test_a_row_without_an_id_is_refused(tmp_path):
     rows = source_rows([3])
     rows[1]["cpe_id"] = None
 
-    with pytest.raises(LvmError, match="1 rows have no cpe_id"):
+    with pytest.raises(LvmError, match="1 row has no cpe_id"):
         extract(tmp_path, rows)
 
     assert list(tmp_path.iterdir()) == []

@@ -80,7 +80,7 @@ def test_rows_that_do_not_count_are_named(table, tmp_path):
     finding = only_failure(check(with_values(table, "row", {5: 4}), tmp_path))
 
     assert finding.name == "articles_are_contiguous"
-    assert f"1 rows have a wrong row number, first {id_of(table, 5)}" in finding.message
+    assert f"1 row has a wrong row number, first {id_of(table, 5)}" in finding.message
 
 
 def test_an_article_index_that_does_not_count_is_named(table, tmp_path):

@@ -10,6 +10,7 @@ from lvm_pipeline.concepts.text_features import text_features
 from lvm_pipeline.concepts.text_invariants import vectors_go_with_their_texts
 from lvm_pipeline.concepts.text_maps import article_fits
 from lvm_pipeline.concepts.text_match import Fault, match_texts
+from lvm_pipeline.words import counted
 from lvm_pipeline_tests.synthetic import write_table
 from lvm_pipeline_tests.worded import created, rotated, vector_column, vectors_in, with_columns, worded_table
 
@@ -134,7 +135,7 @@ def test_vectors_shifted_against_their_texts_are_found_with_the_shift(offset, ta
     assert finding.outcome == "failed"
     direction = "later" if offset > 0 else "earlier"
     assert f"all {NUM}" in finding.message or f"{NUM} of {NUM}" in finding.message
-    assert f"fit the vectors {abs(offset)} rows {direction}" in finding.message
+    assert f"fit the vectors {counted(abs(offset), 'row')} {direction}" in finding.message
 
 
 def test_a_batch_of_vectors_written_to_other_rows_is_found_with_its_distance(table, finding_of):

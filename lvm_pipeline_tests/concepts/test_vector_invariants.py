@@ -35,7 +35,7 @@ def test_vectors_that_are_not_finite_are_named(table, tmp_path, value):
 
     assert finding.name == "vectors_are_finite_and_of_one_width"
     assert finding.details["rows"] == [9]
-    assert f"1 vectors hold NaN or infinity: {id_of(table, 9)}" in finding.message
+    assert f"1 vector holds NaN or infinity: {id_of(table, 9)}" in finding.message
 
 
 def test_vectors_of_another_width_are_named(table, tmp_path):

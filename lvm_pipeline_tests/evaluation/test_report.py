@@ -170,6 +170,15 @@ def test_page_shows_the_scores_every_baseline_and_what_was_not_checked(report):
     assert report.fingerprint in page
 
 
+def test_numbers_and_nouns_agree_and_a_slow_prediction_has_plain_figures(report):
+    one = replace(report.counts, targets=1, articles=1)
+    page = report_html(replace(report, counts=one, latency_ms=replace(report.latency_ms, p50=703.0, p95=1518.6)))
+
+    assert "on 1 target of 1 validation article." in page
+    assert "1 target in 1 article." in page
+    assert "95 % below 1519 ms" in page
+
+
 def test_the_page_says_what_is_of_a_sample_of_the_targets(report):
     assert report.pool.num_ranked == report.counts.targets
     assert report.samples_in_words == ""

@@ -4,8 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.evaluation.scoring import other_data
 from lvm_pipeline.experiments.ensemble import (
     Agreement,
     build_ensemble,
@@ -188,3 +190,33 @@ def test_an_ensemble_whose_first_member_reads_tmd_vectors_is_scored_on_its_data(
     info = build_ensemble(members, coded.data(), trial=trial, output_dir=tmp_path / "ensemble", num_threads=1)
 
     assert rescore(tmp_path / "ensemble", *coded.paths.values()).score == pytest.approx(info.score, abs=1e-6)
+
+
+def test_an_ensemble_is_of_the_codes_that_its_members_read(coded, tmp_path):
+    members = {
+        "a": coded.train("of_codes", architecture="gru", strategy="tmd"),
+        "b": coded.train("of_vectors", architecture="gru"),
+    }
+    data = coded.data()
+    info = build_ensemble(
+        members, data, trial=ensemble_trial([*members]), output_dir=tmp_path / "ensemble", num_threads=1
+    )
+    assert other_data(info, data) == {}
+
+    coded_anew = {**data.concepts.content_fingerprints, "codes": "other codes"}
+    anew = dataclasses.replace(data, concepts=dataclasses.replace(data.concepts, content_fingerprints=coded_anew))
+    assert set(other_data(info, anew)) == {"content"}
+    rewritten = {**data.concepts.content_fingerprints, "texts": "other texts"}
+    anew = dataclasses.replace(data, concepts=dataclasses.replace(data.concepts, content_fingerprints=rewritten))
+    assert other_data(info, anew) == {}
+
+
+def test_the_process_has_as_many_threads_after_an_ensemble_was_built_as_before(products, tmp_path):
+    members = {name: products.train(f"threads_{name}", architecture="gru") for name in "ab"}
+    before = torch.get_num_threads()
+
+    build_ensemble(
+        members, products.data(), trial=ensemble_trial("ab"), output_dir=tmp_path / "e", num_threads=before + 1
+    )
+
+    assert torch.get_num_threads() == before

@@ -1,7 +1,9 @@
 """What the trials of a plan say together: order, groups of seeds, Pareto fronts, corrected intervals."""
 
 import csv
+import dataclasses
 import io
+import re
 
 import numpy as np
 import pytest
@@ -136,3 +138,14 @@ def test_the_page_says_what_each_status_means_and_has_no_empty_section():
     widths = [row("lstm", 0.5 + width / 1000, overrides={"model.hidden_dim": width}) for width in (32, 64)]
     assert "<h2>Sensitivity</h2>" in study_html(study(widths))
     assert "<h2>Sensitivity</h2>" not in study_html(study([row("lstm", 0.5)]))
+
+
+def test_a_slow_trial_has_plain_figures_on_the_page():
+    slow = row("slow", 0.5, latency_ms=1518.6)
+    page = study_html(
+        study([*ROWS, dataclasses.replace(slow, scores=dataclasses.replace(slow.scores, training_seconds=86_400.0))])
+    )
+
+    assert "1519" in page
+    assert "86400" in page
+    assert not re.search(r"\de\+0\d", page)

@@ -141,7 +141,7 @@ def test_f17_vectors_of_the_texts_one_row_before(unharmed, source):
 
     run = runs.refresh(settings)
 
-    naming = (f"{len(IDS)} of {len(IDS)} concepts fit the vectors 1 rows later",)
+    naming = (f"{len(IDS)} of {len(IDS)} concepts fit the vectors 1 row later",)
     assert_stopped(run, unharmed, at="concepts", by="vectors_go_with_their_texts", naming=naming)
 
 

@@ -24,7 +24,7 @@ def test_only_changed_articles_are_read_unless_all_are_asked_for(fresh_settings,
     second = lineage.stage_concepts(fresh_settings)
     full = lineage.stage_concepts(with_options(fresh_settings, {"full_extraction": True}))
 
-    assert second.extraction_in_words() == "1 articles were read from the source; 7 have not changed and were kept"
+    assert second.extraction_in_words() == "1 article was read from the source; 7 have not changed and were kept"
     assert (full.num_articles_kept, full.num_articles_read) == (0, 8)
     assert second.path.read_bytes() == full.path.read_bytes()
     assert second.findings == full.findings

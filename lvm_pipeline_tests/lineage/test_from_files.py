@@ -89,3 +89,8 @@ def test_the_page_of_a_report_does_not_replace_its_json(lvm, tmp_path):
 
     assert code == 1
     assert "name the JSON file" in err
+
+
+def test_a_folder_is_refused_as_the_file_of_a_report_before_anything_is_scored(tmp_path):
+    with pytest.raises(LvmError, match=r"is a folder; name the JSON file, such as .*results\.json"):
+        from_files.evaluate_on(settings_in(tmp_path), tmp_path / "none", data=None, split="validation", output=tmp_path)

@@ -248,7 +248,7 @@ class Failing:
 
 @pytest.mark.parametrize("value", [0, float("nan"), float("inf")])
 def test_vectors_of_an_encoder_that_failed_are_refused(load, table, value):
-    with pytest.raises(LvmError, match="encoder of failing made for 1 texts are zero, NaN or infinite"):
+    with pytest.raises(LvmError, match="encoder of failing made for 1 text are zero, NaN or infinite"):
         load([article("only", 3)], encoder=Failing(value))
 
     assert not table.rows
@@ -333,7 +333,7 @@ def test_texts_of_the_same_words_are_no_duplicates(load, table):
 
 
 def test_duplicates_can_be_an_error(load, table):
-    with pytest.raises(LvmError, match=r"repeats 1 concepts.*entry 2 of the file, .*: same text"):
+    with pytest.raises(LvmError, match=r"repeats 1 concept .*entry 2 of the file, .*: same text"):
         load([*articles(1), article("b", concepts=["article a says thing 0 of article a."])], duplicates="fail")
     assert not table.rows
 

@@ -23,6 +23,7 @@ from lvm_pipeline.concepts.facts import CODES
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.findings import MAX_LISTED, Finding, Invariant, Severity, invariant
+from lvm_pipeline.words import counted
 
 FALSE_ALARM_RATE = 0.02  # of all checks together; measured in EXPERIMENTS.md
 NUM_PERMUTATIONS = 499
@@ -214,9 +215,11 @@ def num_concepts_is_as_before(reference: ArticleSample, present: ArticleSample, 
     lowest, highest = float(SMALLEST_RATIO * ratios.min() / median), float(LARGEST_RATIO * ratios.max() / median)
     return num_concepts_is_as_before.finding(
         passed=lowest <= ratio <= highest,
-        message=f"{present.num_concepts} concepts in {present.num_articles} articles, {ratio:.2f} times the "
+        message=f"{counted(present.num_concepts, 'concept')} "
+        f"in {counted(present.num_articles, 'article')}, {ratio:.2f} times the "
         f"{reference.num_concepts} in {reference.num_articles} that the champion was trained on (allowed: "
-        f"{lowest:.2f} to {highest:.2f}); {len(changes.arrived)} articles are new, {len(changes.left)} were removed",
+        f"{lowest:.2f} to {highest:.2f}); {counted(len(changes.arrived), 'article is', 'articles are')} new, "
+        f"{counted(len(changes.left), 'was', 'were')} removed",
         observed=ratio,
         allowed=lowest if ratio < 1 else highest,
         details={

@@ -104,15 +104,20 @@ def extended(model: "LatentVectorModel", trial: Trial) -> "LatentVectorModel":
     return model
 
 
+def content_kinds(trial: Trial) -> set[str]:
+    """Return which of the table's texts, codes and negatives a trial reads."""
+    kinds = {CODES} if trial.model.get("condition_dim") else set()
+    if trial.strategy != PLAIN:
+        kinds.update(*(strategy.reads_content(options) for strategy, options in strategies_of(trial)))
+    return kinds
+
+
 def content_read(trial: Trial, concepts: "ConceptsMetadata") -> str | None:
     """Return the fingerprint of what a trial reads of the table's texts, codes and negatives.
 
     None if it reads none of them, or if the table is of an earlier version and has no such fingerprint.
     """
-    kinds = {CODES} if trial.model.get("condition_dim") else set()
-    if trial.strategy != PLAIN:
-        kinds.update(*(strategy.reads_content(options) for strategy, options in strategies_of(trial)))
-    return concepts.content(kinds)
+    return concepts.content(content_kinds(trial))
 
 
 def condition_of(trial: Trial, data: "TrainingData", *, condition_dim: int) -> Any:

@@ -11,6 +11,7 @@ from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.strategies._contract import Staging, Strategy, strategy_option
 from lvm_pipeline.training.trial import Trial
+from lvm_pipeline.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,10 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
         epochs=max(1, last.epochs - num_first),
         learning_rate=last.learning_rate * options.fine_tuning_rate,
     )
-    note = f"{first.epochs} epochs on {len(spans)} whole articles, then {tuned.epochs} on {len(last.spans)} windows."
+    note = (
+        f"{counted(first.epochs, 'epoch')} on {counted(len(spans), 'whole article')}, then {tuned.epochs} on "
+        f"{counted(len(last.spans), 'window')}."
+    )
     phases = (first, *staging.phases[:-1], tuned)
     return replace(staging, phases=phases, notes={**staging.notes, STRATEGY.name: note})
 
