@@ -22,7 +22,7 @@ from lvm_pipeline.defs.dagster_internals import (
 )
 from lvm_pipeline.defs.schedules import RETRAINING
 
-MAX_EXECUTIONS = 100  # of one check, read per call
+MAX_EXECUTIONS = 100  # of one check, read in one query
 ENDED = {AssetCheckExecutionRecordStatus.FAILED, AssetCheckExecutionRecordStatus.SUCCEEDED}
 EVENTS = {
     dg.DagsterEventType.STEP_FAILURE,
@@ -62,6 +62,16 @@ def _retrainings(instance: dg.DagsterInstance, moment: datetime) -> set[str]:
     tags, running = {SCHEDULE_NAME_TAG: RETRAINING}, [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     filters = dg.RunsFilter(tags=tags, statuses=running), dg.RunsFilter(tags=tags, updated_after=moment)
     return {record.dagster_run.run_id for each in filters for record in instance.get_run_records(each)}
+
+
+def executions(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Iterator[AssetCheckExecutionRecord]:
+    """Yield the executions of a check that have ended, of all partitions, newest first."""
+    cursor = None
+    while page := instance.event_log_storage.get_asset_check_execution_history(
+        check, limit=MAX_EXECUTIONS, cursor=cursor, status=ENDED
+    ):
+        yield from page
+        cursor = page[-1].id
 
 
 def was_checked(record: AssetCheckExecutionRecord) -> bool:

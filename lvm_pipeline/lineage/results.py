@@ -23,7 +23,7 @@ from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from lvm_pipeline.adapters.mlflow_registry import RegisteredModel
-    from lvm_pipeline.evaluation.leaderboard import Leaderboard
+    from lvm_pipeline.evaluation.leaderboard import Leaderboard, LeftOut
     from lvm_pipeline.evaluation.learning_curve import LearningCurve, OnPoint
     from lvm_pipeline.evaluation.report import EvaluationReport
     from lvm_pipeline.training.trained_model import TrainedModelInfo
@@ -146,15 +146,15 @@ def make_learning_curve(
 def build_leaderboard(settings: Settings) -> "Leaderboard":
     """Put the reports of all trials on the present sequences into one table and write it (JSON, HTML).
 
+    A report that cannot be read is named among those left out, with the reason.
+
     Raises:
         LvmError: If there is no such report.
     """
     from lvm_pipeline.evaluation.leaderboard import leaderboard
     from lvm_pipeline.evaluation.leaderboard_page import write_leaderboard
-    from lvm_pipeline.evaluation.report import read_report
 
-    folders = [folder for folder in trained_trials(settings) if folder.report_path.is_file()]
-    reports = {folder.trial_id: read_report(folder.report_path) for folder in folders}
+    reports, unreadable = _reports(settings)
     champion = read_champion(settings)
     fingerprint = read_sequences_metadata(settings.sequences_path).fingerprint
     decision = champion.get("decision")
@@ -163,10 +163,28 @@ def build_leaderboard(settings: Settings) -> "Leaderboard":
         fingerprint=fingerprint,
         champion_fingerprint=champion.get("model_fingerprint"),
         decision_reason=decision["reason"] if decision and decision["fingerprint"] == fingerprint else None,
+        unreadable=unreadable,
     )
     links = {report.model_fingerprint: f"../trials/{name}/report.html" for name, report in reports.items()}
     write_leaderboard(board, settings.reports_dir, links=links)
     return board
+
+
+def _reports(settings: Settings) -> "tuple[dict[str, EvaluationReport], list[LeftOut]]":
+    """Return the reports of all trials by trial id, and those that cannot be read."""
+    from lvm_pipeline.evaluation.leaderboard import LeftOut
+    from lvm_pipeline.evaluation.report import read_report
+
+    reports, unreadable = {}, []
+    for folder in trained_trials(settings):
+        if not folder.report_path.is_file():
+            continue
+        try:
+            reports[folder.trial_id] = read_report(folder.report_path)
+        except LvmError as error:
+            reason = f"{str(error).removesuffix('.')}: `lvm evaluate --trial {folder.trial_id}`"
+            unreadable.append(LeftOut(name=folder.trial_id, reason=reason))
+    return reports, unreadable
 
 
 def choose_champion(settings: Settings, *, ignore_incumbent: bool = False) -> dict[str, Any]:

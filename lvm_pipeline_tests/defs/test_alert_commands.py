@@ -5,7 +5,10 @@ import json
 import dagster as dg
 import pytest
 
+from lvm_pipeline.defs.failing_checks import failing_checks
+from lvm_pipeline.defs.failures import MAX_EXECUTIONS
 from lvm_pipeline.defs.launch import open_instance
+from lvm_pipeline.settings import Settings
 
 pytestmark = pytest.mark.postgres
 
@@ -37,3 +40,16 @@ def test_nothing_to_withdraw_is_said_as_it_is(failing, lvm):
     assert lvm("alerts", "ack", "--all", "--remove")[1] == "No check is acknowledged.\n"
     assert "Acknowledged evaluation_report:" in lvm("alerts", "ack", WARNING)[1]
     assert lvm("alerts", "ack", "--all", "--remove")[1].startswith("Withdrew the acknowledgement of evaluation_report:")
+
+
+def test_the_latest_result_of_every_partition_is_read(tmp_path):
+    """More results of other partitions than one query reads are later than the failure of one."""
+    check = dg.AssetCheckKey(REPORT, WARNING)
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        for partition in ["failing", *map(str, range(MAX_EXECUTIONS + 1))]:
+            found = {"asset_key": REPORT, "check_name": WARNING, "passed": partition != "failing", "metadata": {}}
+            instance.report_runless_asset_event(dg.AssetCheckEvaluation(**found, partition=partition))
+
+        failing = failing_checks(instance, Settings(home=tmp_path), [check])
+
+    assert [each.name for each in failing] == [f"evaluation_report:{WARNING} [failing]"]
