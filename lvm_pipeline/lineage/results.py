@@ -1,6 +1,5 @@
 """Reports, leaderboard and champion."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -239,9 +238,9 @@ def choose_champion(settings: Settings, *, ignore_incumbent: bool = False) -> di
 
 
 def read_champion(settings: Settings) -> dict[str, Any]:
-    """Return what the champion stage wrote last; empty if it never ran."""
-    path = settings.reports_dir / CHAMPION_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Return what the champion stage wrote last; empty if it never ran. Raises LvmError if the file is damaged."""
+    remedy = "delete it and run `lvm champion --choose`; the champion in the registry stays."
+    return files.read_json(settings.reports_dir / CHAMPION_FILE, remedy=remedy)
 
 
 def trial_rows(settings: Settings) -> list[dict[str, Any]]:
@@ -350,8 +349,8 @@ def _description_of(settings: Settings, model: "RegisteredModel", fingerprint: s
 
 def _test_scores(settings: Settings) -> dict[str, Any]:
     """Return the scores of promoted models on the test split, by the fingerprint of their weights."""
-    path = settings.reports_dir / TEST_SCORES_FILE
-    scores = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    remedy = "delete it; a model that is promoted again is scored on the test split again."
+    scores = files.read_json(settings.reports_dir / TEST_SCORES_FILE, remedy=remedy)
     champion = read_champion(settings)  # where earlier versions kept the only one
     if champion.get("test") and champion.get("model_fingerprint"):
         scores.setdefault(champion["model_fingerprint"], champion["test"])

@@ -1,9 +1,10 @@
-"""The leaderboard of a home in which some reports cannot be read."""
+"""Reports, leaderboard and champion of a home in which files are damaged."""
 
 import pytest
 
 from lvm_pipeline import lineage
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.results import CHAMPION_FILE
 from lvm_pipeline.settings import Settings
 from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
@@ -41,3 +42,12 @@ def test_a_report_that_cannot_be_read_is_named_and_the_others_are_ranked(evaluat
     whole.report_path.write_text("{}")
     with pytest.raises(LvmError, match=f"no report on sequences .*{cut.trial_id}"):
         lineage.build_leaderboard(settings)
+
+
+def test_a_damaged_record_of_the_champion_is_named_with_what_to_do(tmp_path):
+    settings = Settings(home=tmp_path)
+    settings.reports_dir.mkdir()
+    (settings.reports_dir / CHAMPION_FILE).write_text('{"name": "gru')
+
+    with pytest.raises(LvmError, match=r"champion\.json cannot be read .*delete it and run `lvm champion --choose`"):
+        lineage.read_champion(settings)
