@@ -39,6 +39,8 @@ def test_the_list_says_which_alerts_are_sent(failing, lvm):
     sent = {row["check"].partition(":")[2].partition(" [")[0]: row["sent"] for row in json.loads(out)}
     assert code == 0
     assert (sent[QUIET], sent[WARNING]) == (True, False), "quiet checks are quiet as warnings, and a level hides others"
+    lines = lvm("alerts", "list")[1].splitlines()
+    assert lines[0::2] == [f"evaluation_report:{QUIET}: failure", f"evaluation_report:{WARNING}: warning, not sent"]
 
 
 def test_nothing_to_withdraw_is_said_as_it_is(failing, lvm):
