@@ -133,6 +133,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Return the object in a JSON file; empty if there is no file.
+
+    Raises:
+        LvmError: If the file holds something else; the message ends with the remedy.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        raise LvmError(f"{path} cannot be read ({error}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise LvmError(f"{path} cannot be read (it holds no JSON object); {remedy}")
+    return value
+
+
 @contextmanager
 def only_one(lock: Path, problem: str) -> Iterator[None]:
     """Hold a lock file while the block runs. Raises LvmError with the problem if another process holds it."""

@@ -37,10 +37,13 @@ def list_(as_json: JsonOption = False) -> None:
     ]
     if as_json:
         render.print_json(rows)
-    elif rows:
-        render.show_rows(render.plain(), rows)
-    else:
-        render.plain().print("No check fails.")
+        return
+    out = render.plain()
+    for row in rows:  # each name whole on a line, since `lvm alerts ack` takes it
+        state = [row["severity"], *["acknowledged"] * row["acknowledged"], *["not sent"] * (not row["sent"])]
+        render.say(out, f"{row['check']}: {', '.join(state)}\n    {row['message']}")
+    if not rows:
+        out.print("No check fails.")
 
 
 @app.command()

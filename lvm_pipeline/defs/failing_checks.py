@@ -1,5 +1,6 @@
 """The checks that fail now, by their latest result, and the acknowledgement of some."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import dagster as dg
 from lvm_pipeline.adapters.acknowledged import read_acknowledged, write_acknowledged
 from lvm_pipeline.adapters.messages.alert import Alert
 from lvm_pipeline.adapters.messages.failing import Failure, is_worse
-from lvm_pipeline.defs.failures import ENDED, MAX_EXECUTIONS, alert_of_check, was_checked
+from lvm_pipeline.defs.failures import alert_of_check, executions, was_checked
 from lvm_pipeline.defs.launch import all_checks, open_instance
 from lvm_pipeline.errors import LvmError, nearest_or_all
 from lvm_pipeline.settings import Settings
@@ -32,7 +33,7 @@ def failing_now(settings: Settings) -> list[FailingCheck]:
 def failing_checks(
     instance: dg.DagsterInstance, settings: Settings, checks: Sequence[dg.AssetCheckKey]
 ) -> list[FailingCheck]:
-    """Return the checks whose latest result is a failure or a warning, by name."""
+    """Return the checks whose latest result is a failure or a warning, each partition by itself, by name."""
     acknowledged = read_acknowledged(settings)
     found = {alert.state or "": alert for alert in _latest(instance, settings, checks) if not alert.is_over}
     return [
@@ -44,14 +45,17 @@ def failing_checks(
 
 
 def _latest(instance: dg.DagsterInstance, settings: Settings, checks: Sequence[dg.AssetCheckKey]) -> Iterator[Alert]:
+    partitions: defaultdict[dg.AssetCheckKey, set[str | None]] = defaultdict(set)
+    for info in instance.event_log_storage.get_asset_check_partition_info(list(checks)):
+        partitions[info.check_key].add(info.partition_key)
     for check in checks:
-        seen: set[str | None] = set()
-        for record in instance.event_log_storage.get_asset_check_execution_history(
-            check, limit=MAX_EXECUTIONS, status=ENDED
-        ):
-            if record.event is not None and was_checked(record) and record.partition not in seen:
-                seen.add(record.partition)
+        missing = partitions[check]
+        for record in executions(instance, check):
+            if record.partition in missing and record.event is not None and was_checked(record):
+                missing.remove(record.partition)
                 yield alert_of_check(record, settings.ui_address)
+            if not missing:
+                break
 
 
 def acknowledge(settings: Settings, failing: Sequence[FailingCheck], names: Sequence[str]) -> list[str]:

@@ -22,11 +22,13 @@ from lvm_pipeline.defs.dagster_internals import (
 )
 from lvm_pipeline.defs.schedules import RETRAINING
 
-MAX_EXECUTIONS = 100  # of one check, read per call
+MAX_EXECUTIONS = 100  # of one check, read in one query
 ENDED = {AssetCheckExecutionRecordStatus.FAILED, AssetCheckExecutionRecordStatus.SUCCEEDED}
 EVENTS = {
     dg.DagsterEventType.STEP_FAILURE,
     dg.DagsterEventType.RUN_FAILURE,
+    dg.DagsterEventType.RUN_START,
+    dg.DagsterEventType.ENGINE_EVENT,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
 }
@@ -42,10 +44,8 @@ def find_changes(
     moment = datetime.fromtimestamp(since, tz=UTC)
     retrainings = _retrainings(instance, moment)
     for check in sorted(checks):
-        for record in instance.event_log_storage.get_asset_check_execution_history(
-            check, limit=MAX_EXECUTIONS, status=ENDED
-        ):
-            if record.event is not None and record.event.timestamp >= since and was_checked(record):
+        for record in _ended_since(instance, check, since):
+            if was_checked(record):
                 yield alert_of_check(record, ui_address, is_summed_up=record.run_id in retrainings)
     ended = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS], updated_after=moment)
     for record in instance.get_run_records(ended):
@@ -62,6 +62,32 @@ def _retrainings(instance: dg.DagsterInstance, moment: datetime) -> set[str]:
     tags, running = {SCHEDULE_NAME_TAG: RETRAINING}, [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     filters = dg.RunsFilter(tags=tags, statuses=running), dg.RunsFilter(tags=tags, updated_after=moment)
     return {record.dagster_run.run_id for each in filters for record in instance.get_run_records(each)}
+
+
+def executions(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> Iterator[AssetCheckExecutionRecord]:
+    """Yield the executions of a check that have ended, of all partitions, newest first."""
+    cursor = None
+    while page := instance.event_log_storage.get_asset_check_execution_history(
+        check, limit=MAX_EXECUTIONS, cursor=cursor, status=ENDED
+    ):
+        yield from page
+        cursor = page[-1].id
+
+
+def _ended_since(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey, since: float
+) -> Iterator[AssetCheckExecutionRecord]:
+    """Yield the executions of a check that ended since a time.
+
+    Their order is that in which they were planned, so the search ends only after many that are older.
+    """
+    num_older = 0
+    for record in executions(instance, check):
+        if record.event is not None and record.event.timestamp >= since:
+            num_older = 0
+            yield record
+        elif (num_older := num_older + 1) == MAX_EXECUTIONS:
+            return
 
 
 def was_checked(record: AssetCheckExecutionRecord) -> bool:
@@ -145,7 +171,7 @@ def read_story(instance: dg.DagsterInstance, run_id: str) -> Story:
     }
     reasons = [_reason_of_step(event) for event in failed_steps if event.step_key not in stopped_by_checks]
     if not failed_steps:
-        reasons = [event.message or "It ended without a reason." for event in events if event.is_run_failure]
+        reasons = _reasons_of_run(events)
     return Story(
         reasons=reasons,
         is_explained=bool(failed_steps) and not reasons,
@@ -163,6 +189,17 @@ def _reason_of_step(event: dg.DagsterEvent) -> str:
         error = error.cause
     words = error.message.strip().splitlines() if error is not None else []
     return f"{event.step_key}: {words[0] if words else 'it crashed'}"
+
+
+def _reasons_of_run(events: Iterable[dg.DagsterEvent]) -> list[str]:
+    """Return why a run without a failed step failed; one that could not be started has it in another event."""
+    found = list(events)
+    if not any(event.event_type is dg.DagsterEventType.RUN_START for event in found):
+        errors = [event.engine_event_data.error for event in found if event.is_engine_event]
+        words = [error.message.strip().splitlines()[0].split(": ", 1)[-1] for error in errors if error is not None]
+        if words:
+            return [f"It could not be started: {words[-1]} Launch it again."]
+    return [event.message or "It ended without a reason." for event in found if event.is_run_failure]
 
 
 def _alert_of_run(record: dg.RunRecord, story: Story, ui_address: str) -> Alert:

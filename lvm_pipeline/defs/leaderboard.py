@@ -15,7 +15,7 @@ SHOWN = ("rank", "predictor", "cosine", "gain over the best baseline", "R@1", "R
 
 @dg.asset(deps=[evaluation_report], pool=RESULTS_POOL, group_name="results", kinds={"html"})
 def leaderboard(settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult:
-    """Every architecture that has a report on the present sequences, and the baselines (JSON and HTML)."""
+    """Every trial that has a report on the present sequences, and the baselines, by cosine (JSON and HTML)."""
     from lvm_pipeline.evaluation.leaderboard import headline
     from lvm_pipeline.evaluation.leaderboard_page import leaderboard_html, leaderboard_table
     from lvm_pipeline.evaluation.leaderboard_plot import models_beside_baselines

@@ -9,10 +9,11 @@ import dagster as dg
 from lvm_pipeline.adapters import alerts
 from lvm_pipeline.adapters.acknowledged import read_acknowledged
 from lvm_pipeline.adapters.messages.delivery import deliver
-from lvm_pipeline.adapters.messages.failing import Quiet
+from lvm_pipeline.adapters.messages.failing import Failure, Quiet
 from lvm_pipeline.adapters.messages.window import Window
 from lvm_pipeline.defs.failures import find_changes
 from lvm_pipeline.defs.retraining_summary import find_retrainings
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings
 
 NO_URL = "LVM_ALERT_URL is not set: no alerts are sent."
@@ -44,8 +45,17 @@ def send_changes(context: dg.SensorEvaluationContext, settings: Settings, *, now
         find_changes(context.instance, checks, since=since, ui_address=ui_address),
         find_retrainings(context.instance, since=since, now=now, ui_address=ui_address, quiet_checks=quiet_checks),
     )
-    quiet = Quiet(level=settings.alert_level, checks=quiet_checks, acknowledged=read_acknowledged(settings))
+    quiet = Quiet(level=settings.alert_level, checks=quiet_checks, acknowledged=_acknowledged(context, settings))
     delivery = deliver(found, window, send=partial(alerts.send, settings), now=now, quiet=quiet)
     for problem in delivery.problems:
         context.log.warning(problem)
     return dg.SensorResult(skip_reason=delivery.in_words(), cursor=delivery.window.as_text())
+
+
+def _acknowledged(context: dg.SensorEvaluationContext, settings: Settings) -> dict[str, Failure]:
+    """Return what was acknowledged; with a damaged file, all alerts are sent, and the tick's log says why."""
+    try:
+        return read_acknowledged(settings)
+    except LvmError as error:
+        context.log.warning(str(error))
+        return {}

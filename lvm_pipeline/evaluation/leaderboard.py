@@ -132,6 +132,7 @@ def leaderboard(
     fingerprint: str | None = None,
     champion_fingerprint: str | None = None,
     decision_reason: str | None = None,
+    unreadable: Sequence[LeftOut] = (),
 ) -> Leaderboard:
     """Rank the models of several reports and their baselines.
 
@@ -141,6 +142,7 @@ def leaderboard(
         fingerprint: Sequence table to rank on; None: that of most reports, the last of equals.
         champion_fingerprint: `model_fingerprint` of the champion, which is marked.
         decision_reason: What the champion rule decided last.
+        unreadable: Reports that cannot be read; they are named first among those left out.
 
     Raises:
         LvmError: If no report can be ranked.
@@ -148,7 +150,10 @@ def leaderboard(
     chosen, left_out = _comparable(reports, fingerprint)
     if not chosen:
         wanted = f" on sequences {fingerprint[:12]}" if fingerprint else ""
-        raise LvmError(f"There is no report{wanted} to rank; evaluate a model with `lvm run` or `lvm evaluate`.")
+        broken = "".join(f" {each.name}: {each.reason}." for each in unreadable)
+        raise LvmError(
+            f"There is no report{wanted} to rank; evaluate a model with `lvm run` or `lvm evaluate`.{broken}"
+        )
     first = chosen[0]
     rows = [*(_model_row(report, champion_fingerprint) for report in chosen), *_baseline_rows(chosen)]
     return Leaderboard(
@@ -163,7 +168,7 @@ def leaderboard(
         exclusion=EARLIER_ROWS if any(report.context_mode == "articles" for report in chosen) else CONTEXT_ROWS,
         rows=tuple(sorted(rows, key=lambda row: (-row.cosine, row.kind, row.name))),
         decision_reason=decision_reason,
-        left_out=tuple(left_out),
+        left_out=(*unreadable, *left_out),
     )
 
 

@@ -1,6 +1,5 @@
 """Reports, leaderboard and champion."""
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -23,7 +22,7 @@ from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from lvm_pipeline.adapters.mlflow_registry import RegisteredModel
-    from lvm_pipeline.evaluation.leaderboard import Leaderboard
+    from lvm_pipeline.evaluation.leaderboard import Leaderboard, LeftOut
     from lvm_pipeline.evaluation.learning_curve import LearningCurve, OnPoint
     from lvm_pipeline.evaluation.report import EvaluationReport
     from lvm_pipeline.training.trained_model import TrainedModelInfo
@@ -146,15 +145,15 @@ def make_learning_curve(
 def build_leaderboard(settings: Settings) -> "Leaderboard":
     """Put the reports of all trials on the present sequences into one table and write it (JSON, HTML).
 
+    A report that cannot be read is named among those left out, with the reason.
+
     Raises:
         LvmError: If there is no such report.
     """
     from lvm_pipeline.evaluation.leaderboard import leaderboard
     from lvm_pipeline.evaluation.leaderboard_page import write_leaderboard
-    from lvm_pipeline.evaluation.report import read_report
 
-    folders = [folder for folder in trained_trials(settings) if folder.report_path.is_file()]
-    reports = {folder.trial_id: read_report(folder.report_path) for folder in folders}
+    reports, unreadable = _reports(settings)
     champion = read_champion(settings)
     fingerprint = read_sequences_metadata(settings.sequences_path).fingerprint
     decision = champion.get("decision")
@@ -163,10 +162,28 @@ def build_leaderboard(settings: Settings) -> "Leaderboard":
         fingerprint=fingerprint,
         champion_fingerprint=champion.get("model_fingerprint"),
         decision_reason=decision["reason"] if decision and decision["fingerprint"] == fingerprint else None,
+        unreadable=unreadable,
     )
     links = {report.model_fingerprint: f"../trials/{name}/report.html" for name, report in reports.items()}
     write_leaderboard(board, settings.reports_dir, links=links)
     return board
+
+
+def _reports(settings: Settings) -> "tuple[dict[str, EvaluationReport], list[LeftOut]]":
+    """Return the reports of all trials by trial id, and those that cannot be read."""
+    from lvm_pipeline.evaluation.leaderboard import LeftOut
+    from lvm_pipeline.evaluation.report import read_report
+
+    reports, unreadable = {}, []
+    for folder in trained_trials(settings):
+        if not folder.report_path.is_file():
+            continue
+        try:
+            reports[folder.trial_id] = read_report(folder.report_path)
+        except LvmError as error:
+            reason = f"{str(error).removesuffix('.')}: `lvm evaluate --trial {folder.trial_id}`"
+            unreadable.append(LeftOut(name=folder.trial_id, reason=reason))
+    return reports, unreadable
 
 
 def choose_champion(settings: Settings, *, ignore_incumbent: bool = False) -> dict[str, Any]:
@@ -221,9 +238,9 @@ def choose_champion(settings: Settings, *, ignore_incumbent: bool = False) -> di
 
 
 def read_champion(settings: Settings) -> dict[str, Any]:
-    """Return what the champion stage wrote last; empty if it never ran."""
-    path = settings.reports_dir / CHAMPION_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Return what the champion stage wrote last; empty if it never ran. Raises LvmError if the file is damaged."""
+    remedy = "delete it and run `lvm champion --choose`; the champion in the registry stays."
+    return files.read_json(settings.reports_dir / CHAMPION_FILE, remedy=remedy)
 
 
 def trial_rows(settings: Settings) -> list[dict[str, Any]]:
@@ -332,8 +349,8 @@ def _description_of(settings: Settings, model: "RegisteredModel", fingerprint: s
 
 def _test_scores(settings: Settings) -> dict[str, Any]:
     """Return the scores of promoted models on the test split, by the fingerprint of their weights."""
-    path = settings.reports_dir / TEST_SCORES_FILE
-    scores = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    remedy = "delete it; a model that is promoted again is scored on the test split again."
+    scores = files.read_json(settings.reports_dir / TEST_SCORES_FILE, remedy=remedy)
     champion = read_champion(settings)  # where earlier versions kept the only one
     if champion.get("test") and champion.get("model_fingerprint"):
         scores.setdefault(champion["model_fingerprint"], champion["test"])

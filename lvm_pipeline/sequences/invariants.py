@@ -219,6 +219,7 @@ def splits_have_their_share(
     num_articles, num_sequences = len(has_sequences), counts["validation"].num_sequences
     asked = (metadata.validation_fraction or 0.0) * metadata.num_sequences
     is_short = num_articles < min_articles or num_sequences < min_sequences
+    is_short_of_articles_only = is_short and num_sequences >= min_sequences
     is_swallowed = is_short and asked >= min_sequences and num_sequences < asked / 2
     sizes = " / ".join(str(counts[split].num_sequences) for split in SPLITS)
     largest = max(metadata.near_duplicate_groups, key=len, default=[])
@@ -238,11 +239,13 @@ def splits_have_their_share(
         otherwise=f"validation has {counted(num_articles, 'article')} and {counted(num_sequences, 'sequence')} "
         f"({sizes})",
         severity=None if is_swallowed and not metadata.is_leaking else Severity.WARNING,
-        observed=num_sequences,
-        allowed=min_sequences,
+        observed=num_articles if is_short_of_articles_only else num_sequences,
+        allowed=min_articles if is_short_of_articles_only else min_sequences,
         details={
             "num_articles": num_articles,
             "min_articles": min_articles,
+            "num_sequences": num_sequences,
+            "min_sequences": min_sequences,
             "num_asked_sequences": asked,
             "largest_group": largest[:MAX_LISTED],
             "num_in_largest_group": len(largest),

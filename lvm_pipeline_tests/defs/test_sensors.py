@@ -225,6 +225,16 @@ def test_an_acknowledged_check_is_quiet_until_it_gets_worse(world, receiver):
     assert withdraw(settings, ["codes_are_assigned"]) == ["concepts:codes_are_assigned"]
 
 
+def test_a_damaged_file_of_acknowledgements_stops_no_alert(world, receiver):
+    world.look()
+    (load_settings().dagster_dir).mkdir(parents=True, exist_ok=True)
+    (load_settings().dagster_dir / "acknowledged_alerts.json").write_text("{")
+    world.failing = {"codes_are_assigned"}
+    world.make("concepts")
+
+    assert world.look() == "Sent 1 alert."
+
+
 def test_a_check_that_could_not_be_made_changes_nothing(world, receiver):
     world.look()
     world.failing = {"codes_are_assigned"}

@@ -280,3 +280,5 @@ def test_a_small_table_has_a_small_validation_split_as_a_warning(tmp_path):
 
     assert found().outcome == "warning"
     assert found(min_validation_articles=1, min_validation_sequences=7).outcome == "passed"
+    few = found(min_validation_articles=1000, min_validation_sequences=7)
+    assert (few.observed, few.allowed) == (few.details["num_articles"], 1000), "the figure is that which is too small"

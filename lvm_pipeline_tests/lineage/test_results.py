@@ -1,0 +1,53 @@
+"""Reports, leaderboard and champion of a home in which files are damaged."""
+
+import pytest
+
+from lvm_pipeline import lineage
+from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.results import CHAMPION_FILE
+from lvm_pipeline.settings import Settings
+from lvm_pipeline_tests.rescored_here import rescored_here
+from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
+
+
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch):
+    """A home with two evaluated trials, and their folders."""
+    rescored_here(monkeypatch)
+    options = {"architecture": "gru", "preset": "smoke", "epochs": 1, "num_threads": 1, "model": {"hidden_dim": 8}}
+    settings = Settings(home=tmp_path / "home", device="cpu", **options)
+    write_synthetic_concepts(settings.concepts_path, article_lengths=[9, 12, 7] * 8, vector_dim=8, kind="rotation")
+    write_synthetic_sequences(settings.concepts_path, settings.sequences_path)
+    folders = []
+    for seed in (0, 1):
+        with_seed = settings.model_copy(update={"seed": seed})
+        folders.append(lineage.train_trial(with_seed, lineage.training_config_of(with_seed)).folder)
+        lineage.evaluate_trial(settings, folders[-1])
+    return settings, folders
+
+
+def test_a_report_that_cannot_be_read_is_named_and_the_others_are_ranked(evaluated):
+    settings, (whole, cut) = evaluated
+    cut.report_path.write_text(cut.report_path.read_text()[:400])
+
+    board = lineage.build_leaderboard(settings)
+
+    assert [row.trial_id for row in board.models] == [whole.trial_id]
+    (left_out,) = board.left_out
+    assert left_out.name == cut.trial_id
+    assert "is not a readable report" in left_out.reason
+    assert f"`lvm evaluate --trial {cut.trial_id}`" in left_out.reason
+    assert cut.trial_id in (settings.reports_dir / "leaderboard.html").read_text()
+
+    whole.report_path.write_text("{}")
+    with pytest.raises(LvmError, match=f"no report on sequences .*{cut.trial_id}"):
+        lineage.build_leaderboard(settings)
+
+
+def test_a_damaged_record_of_the_champion_is_named_with_what_to_do(tmp_path):
+    settings = Settings(home=tmp_path)
+    settings.reports_dir.mkdir()
+    (settings.reports_dir / CHAMPION_FILE).write_text('{"name": "gru')
+
+    with pytest.raises(LvmError, match=r"champion\.json cannot be read .*delete it and run `lvm champion --choose`"):
+        lineage.read_champion(settings)
