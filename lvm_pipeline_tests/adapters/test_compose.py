@@ -111,6 +111,13 @@ def test_alerts_and_retraining_are_set_from_outside():
         assert services[name]["environment"].items() >= given.items()
 
 
+def test_every_other_setting_is_read_from_a_file_that_git_does_not_track(compose):
+    for name in OWN_SERVICES:
+        assert compose["services"][name]["env_file"] == [{"path": "lvm.env", "required": False}], name
+
+    assert "/lvm.env" in (CHECKOUT_DIR / ".gitignore").read_text().splitlines()
+
+
 @pytest.mark.parametrize("port", ["5000", "5999"])
 def test_links_lead_to_where_a_browser_outside_finds_mlflow(monkeypatch, port):
     compose = read_compose(COMPOSE_PATH, {"LVM_POSTGRES_PASSWORD": "pa55word", "LVM_MLFLOW_PORT": port})
