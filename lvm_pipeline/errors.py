@@ -16,9 +16,13 @@ class ServiceError(LvmError):
     """Something that all work needs is missing, such as a database or space on the disk: trying the next fails too."""
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text without its full stop, or its type if it has no text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def first_line(error: Exception | str) -> str:
+    """Return the first line of an error, or of its text, without the full stop.
+
+    An error without a text gives the name of its type, an empty text the empty string.
+    """
+    without_text = "" if isinstance(error, str) else type(error).__name__
+    return (str(error).strip().splitlines() or [without_text])[0].rstrip(".")
 
 
 def nearest_or_all(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import SecretStr
 
+from lvm_pipeline.adapters.database_urls import password_in
 from lvm_pipeline.adapters.messages.alert import Alert, without_secrets
 from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.settings import Settings
@@ -41,7 +42,9 @@ def send(settings: Settings, alert: Alert) -> None:
 def secrets_of(settings: Settings) -> set[str]:
     """Return every secret of the settings, and the parts of a URL that may be secrets."""
     values = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
-    return {part for value in values for part in (value, *_secret_parts(value))}
+    in_urls = [password_in(value) for _, value in settings if isinstance(value, str)]
+    secrets = {part for value in values for part in (value, *_secret_parts(value))}
+    return secrets | {each for one in in_urls for each in (one, unquote(one)) if each}
 
 
 def _secret_parts(secret: str) -> list[str]:

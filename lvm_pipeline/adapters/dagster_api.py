@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.words import counted
 
 ANSWER_SECONDS = 10
@@ -43,7 +43,7 @@ def has_loaded_definitions(address: str) -> bool:
     results = [entry["locationOrLoadError"] or {} for entry in entries]
     for result in results:
         if result.get("__typename") == "PythonError":
-            raise LvmError(f"Dagster cannot load the definitions: {_first_line(result['message'])}")
+            raise LvmError(f"Dagster cannot load the definitions: {first_line(result['message'])}")
     return bool(results) and all(result.get("__typename") == "RepositoryLocation" for result in results)
 
 
@@ -88,7 +88,7 @@ def cancel_code_server_runs(address: str, *, storage_url: str) -> int:
     failed = [one for one in results if one["__typename"] != "TerminateRunSuccess"]
     if failed:
         reason = failed[0].get("message") or failed[0]["__typename"]
-        raise LvmError(f"{len(failed)} of {len(run_ids)} unfinished runs were not cancelled: {_first_line(reason)}")
+        raise LvmError(f"{len(failed)} of {len(run_ids)} unfinished runs were not cancelled: {first_line(reason)}")
     return len(run_ids)
 
 
@@ -110,7 +110,7 @@ def get(request: str | urllib.request.Request) -> bytes | None:
     except urllib.error.HTTPError as error:
         if error.code in NOT_READY:
             return None
-        reason = _first_line(error.read().decode(errors="replace"))
+        reason = first_line(error.read().decode(errors="replace"))
         raise LvmError(f"{error.url} answered with HTTP status {error.code}: {reason or error.reason}") from None
     except (OSError, http.client.HTTPException) as error:  # a timeout while connecting is wrapped in a URLError
         if isinstance(getattr(error, "reason", error), TimeoutError):
@@ -132,9 +132,5 @@ def ask(address: str, query: str, variables: dict[str, Any] | None = None) -> di
         return None
     answer = json.loads(response)
     if answer.get("errors"):
-        raise LvmError(f"A query of the Dagster web server failed: {_first_line(answer['errors'][0]['message'])}")
+        raise LvmError(f"A query of the Dagster web server failed: {first_line(answer['errors'][0]['message'])}")
     return answer["data"]
-
-
-def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0]

@@ -13,6 +13,9 @@ LOCATION_NAME = "lvm_pipeline"
 # Dagster 1.13 writes an event first and the asset's record of it later. Automation that reads in between would skip the
 # event; with this pause it reads late events again.
 SETTLE_SECONDS = "3"
+# A run begins with a process that imports the definitions, which takes over a minute where every core trains. After its
+# default of 60 s Dagster would fail the run. Without the second variable, stopping a code server would wait as long.
+PATIENCE = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "300", "DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD": "60"}
 
 
 def dagster_environment(settings: Settings) -> dict[str, str]:
@@ -29,6 +32,7 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
         "DAGSTER_HOME": str(settings.dagster_dir),
         "DAGSTER_POSTGRES_URL": databases.dagster_url(settings),
         "DAGSTER_AUTOMATION_TICK_SETTLE_SECONDS": SETTLE_SECONDS,
+        **PATIENCE,
         "DAGSTER_DISABLE_TELEMETRY": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",

@@ -13,6 +13,7 @@ from lvm_pipeline.errors import LvmError
 
 SCHEME = re.compile(r"postgres(?:ql)?(?:\+\w+)?://")
 UNKNOWN_PARAMETER = re.compile(r'URI query parameter: "([\w.-]{1,60})"')
+LOGIN = re.compile(r"(?<=://)[^/?#\s]*@")
 SECONDS = re.compile(r"\s*[+-]?[0-9]{1,9}\s*")
 LARGEST_PORT = 65535
 HIDDEN = "the given URL"
@@ -71,6 +72,17 @@ def _shown_address(url: str) -> str:
         return HIDDEN
     user = f"{parts.username}@" if parts.username else ""
     return urlunsplit((parts.scheme, f"{user}{parts.hostname or ''}{port}", parts.path, "", ""))
+
+
+def without_logins(text: str) -> str:
+    """Return a URL, or a text with URLs, without their users and passwords."""
+    return LOGIN.sub("", text)
+
+
+def password_in(url: str) -> str:
+    """Return the password before the host of a URL, as it is written there; empty if there is none."""
+    login = LOGIN.search(url)
+    return login[0].removesuffix("@").partition(":")[2] if login else ""
 
 
 def with_parameters(url: str, **parameters: str) -> str:

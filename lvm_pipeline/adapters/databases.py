@@ -26,6 +26,7 @@ DAGSTER_VARIABLE = "LVM_DAGSTER_DATABASE_URL"
 CONNECT_SECONDS = 10
 CLIENT_ENCODING = "UTF8"
 CREATE_ATTEMPTS = 20
+HINT = "Is the server running"  # libpq's line after the reason
 
 _known: set[tuple[embedded_postgres.Server, str]] = set()  # databases that this process has seen or created
 
@@ -148,7 +149,7 @@ def not_utf8(url: str) -> str:
 def _connection_problem(url: str, message: str, variable: str) -> str:
     """Convert libpq's message to one sentence with what to do."""
     where = shown(url)
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    lines = [line.strip() for line in message.splitlines() if line.strip() and HINT not in line]
     reason = lines[-1].removeprefix("connection failed: ") if lines else "no reason given"
     if "password authentication failed" in message or "no password supplied" in message:
         return f"The database at {where} refuses the user or password; correct {variable}."

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from lvm_pipeline.adapters import databases, mlflow_artifacts, processes
+from lvm_pipeline.adapters.database_urls import without_logins
 from lvm_pipeline.errors import LvmError, ServiceError, first_line
 from lvm_pipeline.files import write_json
 from lvm_pipeline.imports import lasting_imports
@@ -135,10 +136,10 @@ def _make_tables(uri: str, mlflow_dir: Path, *, is_built_in: bool) -> None:
 def _check_answers(uri: str) -> None:
     """Fail at once if no server answers, and not after minutes of retries."""
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):
+        with urllib.request.urlopen(f"{without_logins(uri).rstrip('/')}/health", timeout=ANSWER_SECONDS):
             return
     except urllib.error.HTTPError:
-        return  # a server answers; later requests will show if it is MLflow
+        return  # a server answers; later requests will show if it is MLflow and knows the user
     except NO_ANSWER as error:
         raise ServiceError(
             f"No MLflow server answers at {databases.shown(uri)} ({first_line(error)}); start it, or unset "
@@ -155,7 +156,7 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        reason = first_line(error)
+        reason = without_logins(first_line(error))
         if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST" or "Current state is deleted" in reason:
             raise MissingRunError(
                 f"The MLflow run or model no longer exists: {reason}; restore it in MLflow, or train the model again "
@@ -230,16 +231,20 @@ def server_version(settings: Settings) -> str | None:
     if uri is None or not uri.startswith("http"):
         return None
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/version", timeout=ANSWER_SECONDS) as answer:
+        with urllib.request.urlopen(f"{without_logins(uri).rstrip('/')}/version", timeout=ANSWER_SECONDS) as answer:
             return answer.read().decode("utf-8", errors="replace").strip()[:20]
     except NO_ANSWER:
         return None
 
 
 def ui_url(settings: Settings) -> str:
-    """Return the address of the MLflow web UI, as a browser reaches it."""
+    """Return the address of the MLflow web UI, as a browser reaches it; a user and password are left out."""
     uri = settings.mlflow_ui_url or settings.mlflow_tracking_uri
-    return uri.rstrip("/") if uri and uri.startswith("http") else f"http://127.0.0.1:{settings.mlflow_port}"
+    return (
+        without_logins(uri).rstrip("/")
+        if uri and uri.startswith("http")
+        else f"http://127.0.0.1:{settings.mlflow_port}"
+    )
 
 
 def run_url(settings: Settings, experiment: str, run_id: str) -> str:

@@ -197,6 +197,7 @@ def log_scores_to_run(settings: Settings, run_id: str, scores: Mapping[str, floa
 
 def _upload_model(settings: Settings, model_id: str, run_id: str, model_dir: Path) -> None:
     client = mlflow_store.open_client(settings)
+    settings.mlflow_dir.mkdir(parents=True, exist_ok=True)  # a client of a tracking server does not make it
     with tempfile.TemporaryDirectory(dir=settings.mlflow_dir) as folder:
         mlflow_model.write_description(Path(folder), model_dir=model_dir, model_id=model_id, run_id=run_id)
         client.log_model_artifacts(model_id, folder)

@@ -22,7 +22,7 @@ from lvm_pipeline.architectures._ensemble import Ensemble, EnsembleConfig, Ensem
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.concepts.schema import ConceptsMetadata
 from lvm_pipeline.concepts.store import explain_full_disk
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.files import restore_dir, staged_dir, staged_file, write_json
 from lvm_pipeline.training.strategies import content_kinds, extended
 from lvm_pipeline.training.trial import Trial
@@ -209,7 +209,7 @@ def load_trained_model(
         model.load_state_dict({**from_members, **_present_weights(load_tensors(path))}, strict=True)
     except RuntimeError as error:
         raise LvmError(
-            f"The weights {path} do not fit the model ({_first_line(error)}); train the model again."
+            f"The weights {path} do not fit the model ({first_line(error)}); train the model again."
         ) from None
     return model.to(device).eval(), info
 
@@ -297,7 +297,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise LvmError(f"{path} cannot be read ({_first_line(error)}); restore it or train the model again.") from None
+        raise LvmError(f"{path} cannot be read ({first_line(error)}); restore it or train the model again.") from None
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -306,8 +306,4 @@ def read_header(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise LvmError(f"{path} cannot be read ({_first_line(error)}); restore it or train the model again.") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LvmError(f"{path} cannot be read ({first_line(error)}); restore it or train the model again.") from None

@@ -12,9 +12,10 @@ from importlib.resources import files
 import jsonschema
 import psycopg
 import pytest
+from dagster._grpc import utils as dagster_timeouts
 
 from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, mlflow_store
-from lvm_pipeline.adapters.dagster_home import SETTLE_SECONDS, shipped_file
+from lvm_pipeline.adapters.dagster_home import PATIENCE, SETTLE_SECONDS, dagster_environment, shipped_file
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port
 from lvm_pipeline.settings import CHECKOUT_DIR, Settings
 from lvm_pipeline_tests.adapters.compose import Host, UnsetVariableError, read_compose
@@ -111,6 +112,13 @@ def test_alerts_and_retraining_are_set_from_outside():
         assert services[name]["environment"].items() >= given.items()
 
 
+def test_every_other_setting_is_read_from_a_file_that_git_does_not_track(compose):
+    for name in OWN_SERVICES:
+        assert compose["services"][name]["env_file"] == [{"path": "lvm.env", "required": False}], name
+
+    assert "/lvm.env" in (CHECKOUT_DIR / ".gitignore").read_text().splitlines()
+
+
 @pytest.mark.parametrize("port", ["5000", "5999"])
 def test_links_lead_to_where_a_browser_outside_finds_mlflow(monkeypatch, port):
     compose = read_compose(COMPOSE_PATH, {"LVM_POSTGRES_PASSWORD": "pa55word", "LVM_MLFLOW_PORT": port})
@@ -128,6 +136,18 @@ def test_automation_waits_for_late_events_wherever_it_runs(compose):
     environment = compose["services"]["code"]["environment"]
 
     assert environment["DAGSTER_AUTOMATION_TICK_SETTLE_SECONDS"] == SETTLE_SECONDS
+
+
+@pytest.mark.postgres
+def test_a_run_may_take_minutes_to_start_wherever_it_runs(compose, tmp_path, postgres_url, monkeypatch):
+    settings = Settings(home=tmp_path, dagster_database_url=postgres_url)
+    for environment in (compose["services"]["daemon"]["environment"], dagster_environment(settings)):
+        assert environment.items() >= PATIENCE.items()
+
+    for name, value in PATIENCE.items():
+        monkeypatch.setenv(name, value)
+    assert dagster_timeouts.default_grpc_timeout() == 300
+    assert dagster_timeouts.default_grpc_server_shutdown_grace_period() == 60
 
 
 @pytest.fixture

@@ -105,6 +105,14 @@ def test_passwords_stay_in_the_secret(tmp_path):
     assert pod["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "lvm"}}]
 
 
+@pytest.mark.parametrize(("uri", "is_in_the_pod"), [("http://ann:pa55word@mlflow", False), ("http://mlflow", True)])
+def test_a_tracking_uri_stays_in_the_secret_if_it_has_a_password(tmp_path, uri, is_in_the_pod):
+    pod = pod_manifest(settings_with(tmp_path, k8s_secret="lvm", mlflow_tracking_uri=uri), MODULE)
+
+    names = {variable["name"] for variable in pod["spec"]["containers"][0]["env"]}
+    assert ("LVM_MLFLOW_TRACKING_URI" in names) is is_in_the_pod
+
+
 def test_without_an_image_the_sentence_names_the_variable(tmp_path):
     with pytest.raises(LvmError, match="LVM_K8S_IMAGE"):
         pod_manifest(settings_with(tmp_path, k8s_image=None), MODULE)

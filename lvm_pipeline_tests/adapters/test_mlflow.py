@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from lvm_pipeline.adapters import mlflow_registry, mlflow_store
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
-from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker, flattened
+from lvm_pipeline.adapters.mlflow_tracker import MlflowTracker, flattened, log_model_to_run
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
 
@@ -213,6 +214,15 @@ def run_with_model(settings, folder):
     tracker.log_model(write_model(folder))
     tracker.finish("FINISHED")
     return tracker.run_id
+
+
+def test_a_model_is_logged_though_the_folder_mlflow_was_deleted(settings, client, tmp_path):
+    run_id = client.create_run(mlflow_store.experiment_id(settings)).info.run_id
+    shutil.rmtree(settings.mlflow_dir)
+
+    log_model_to_run(settings, run_id, write_model(tmp_path / "lstm"))
+
+    assert mlflow_registry.promote(settings, mlflow_run_id=run_id, tags={}, description="").mlflow_run_id == run_id
 
 
 def test_run_without_a_model_cannot_be_promoted(tracker, settings):
