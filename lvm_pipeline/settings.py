@@ -140,8 +140,7 @@ class Settings(TrainingConfig, BaseSettings):
     text_corrections: int = Field(
         default=0,
         ge=0,
-        description="Correction rounds of the text decoder: each adds the error of the last text's vector and decodes "
-        "again.",
+        description="Rounds in which the text decoder corrects its text by the error of the text's own vector.",
     )
     text_second_encoder: str | None = Field(
         default=None,

@@ -32,7 +32,7 @@ from lvm_pipeline.settings import Settings
 from lvm_pipeline.words import counted
 
 if TYPE_CHECKING:
-    from lvm_pipeline.source.load import IngestReport
+    from lvm_pipeline.source.ingest_report import IngestReport
 
 Progress = Callable[[int, int], None]  # done, total
 DEMO_ENCODER = "lsa-768"

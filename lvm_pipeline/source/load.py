@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import listed
 from lvm_pipeline.settings import Settings
-from lvm_pipeline.source.deduplication import SAME_VECTOR, Deduplicator, Duplicate, Location, TableState
+from lvm_pipeline.source.deduplication import Deduplicator, Location, TableState
 from lvm_pipeline.source.encoders import lsa
 from lvm_pipeline.source.encoders.encoder import Encoder, Progress, encoder_folder
 from lvm_pipeline.source.encoders.registry import encoder_named, is_fitted_by_ingest, remember_encoder, renamed
 from lvm_pipeline.source.encoders.sentence_transformer import SentenceTransformerEncoder, bare_space
 from lvm_pipeline.source.given_file import STDIN, FileKind, kind_of, plain_file
+from lvm_pipeline.source.ingest_report import IngestReport
 from lvm_pipeline.source.jsonl import read_jsonl
 from lvm_pipeline.source.parquet import read_parquet
 from lvm_pipeline.source.records import (
@@ -60,62 +61,6 @@ class ConceptWriter(Protocol):
         ...
 
     def write(self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str) -> int: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestReport:
-    """Result of loading a file: `bad_rows` were not loaded; rows after `gaps` were loaded, with the gaps closed."""
-
-    path: str
-    dataset_source: str
-    space_id: str
-    num_articles: int
-    num_concepts: int
-    num_inserted: int
-    num_known: int
-    duplicates: list[Duplicate]
-    bad_rows: list[BadRow]
-    gaps: list[BadRow] = field(default_factory=list)
-    cut: list[str] = field(default_factory=list)  # ids of the concepts whose texts are longer than the encoder reads
-
-    def sentence(self) -> str:
-        what = (
-            f"Loaded {counted(self.num_inserted, 'new concept')} of {counted(self.num_articles, 'article')} from "
-            f"{Path(self.path).name} "
-            f"as dataset source {self.dataset_source!r}, space {self.space_id}"
-        )
-        same_vector = [each for each in self.duplicates if each.reason == SAME_VECTOR]
-        rest = [
-            counted(self.num_known, "was already there", "were already there") if self.num_known else "",
-            counted(len(self.duplicates), "duplicate was skipped", "duplicates were skipped")
-            if self.duplicates
-            else "",
-            _skipped(self.bad_rows) if self.bad_rows else "",
-            counted(len(self.gaps), "gap between positions was closed", "gaps between positions were closed")
-            if self.gaps
-            else "",
-        ]
-        sentences = [
-            what,
-            ", ".join(filter(None, rest)).capitalize(),
-            f"Only the vector is that of another concept for {len(same_vector):,} ({first_of(same_vector)})"
-            if same_vector
-            else "",
-            counted(
-                len(self.cut),
-                "text is longer than the encoder reads and was",
-                "texts are longer than the encoder reads and were",
-            )
-            + f" cut: {listed(self.cut)}"
-            if self.cut
-            else "",
-        ]
-        return ". ".join(filter(None, sentences)) + "."
-
-
-def _skipped(bad_rows: list[BadRow]) -> str:
-    kind = bad_rows[0].kind
-    return counted(len(bad_rows), f"bad {kind} was skipped", f"bad {kind}s were skipped")
 
 
 def ingest(
