@@ -5,7 +5,7 @@ Shapes: n = rows of a batch, D = vector width.
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -59,6 +59,10 @@ UPDATE_CODES = """
 SET_BITS = """, tmd_bits = CASE
     WHEN filled.d BETWEEN 0 AND 15 AND filled.t BETWEEN 0 AND 31 AND filled.m BETWEEN 0 AND 63
     THEN (filled.d::int << 11) | (filled.t::int << 6) | filled.m::int END"""
+DELETE_VECTORS = """
+    DELETE FROM {vectors} AS vectors USING {entry} AS entry
+    WHERE vectors.cpe_id = entry.cpe_id AND entry.dataset_source = %s AND entry.document_id = ANY(%s)"""
+DELETE_ENTRIES = "DELETE FROM {entry} WHERE dataset_source = %s AND document_id = ANY(%s)"
 WHOLE_NUMBER_TYPES = ("int2", "int4", "int8")
 TEXT_TYPES = ("text", "varchar", "bpchar")
 USABLE_TYPES = {
@@ -97,8 +101,12 @@ class PostgresWriter:
             self._require_insert(connection)
             return self._state(connection, entry_types, dataset_source)
 
-    def write(self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str) -> int:
+    def write(
+        self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str, replaced: Collection[str] = ()
+    ) -> int:
         """Insert all batches in one transaction and return the number of rows; creates missing tables.
+
+        The rows of the articles `replaced` (their ids) are deleted before, in the same transaction.
 
         Raises:
             LvmError: If the database rejects a row; then none is inserted.
@@ -108,6 +116,8 @@ class PostgresWriter:
             self._create_missing(connection)
             entry_types, vector_types = self._types(connection)
             self._require_columns(entry_types, vector_types)
+            if replaced:
+                self._delete(connection, replaced, dataset_source=dataset_source)
             num_rows = 0
             for batch in batches:
                 self._copy_entries(connection, batch, entry_types, dataset_source=dataset_source)
@@ -250,6 +260,11 @@ class PostgresWriter:
             statements = [CreateTable(table), *(CreateIndex(index) for index in table.indexes)]
             for statement in statements:
                 connection.execute(str(statement.compile(dialect=dialect)).encode())
+
+    def _delete(self, connection: psycopg.Connection, article_ids: Collection[str], *, dataset_source: str) -> None:
+        tables = {"entry": table_identifier(self.entry_table), "vectors": table_identifier(self.vector_table)}
+        for query in (DELETE_VECTORS, DELETE_ENTRIES):
+            connection.execute(sql.SQL(query).format(**tables), [dataset_source, list(article_ids)])
 
     def _copy_entries(
         self, connection: psycopg.Connection, batch: EntryBatch, types: Types, *, dataset_source: str

@@ -187,6 +187,9 @@ def ingest(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip lines or rows that cannot be read, and close the gaps.")
     ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace articles that have changed. Their TMD codes are removed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Load articles into the source table. Loading the same file again changes nothing.
@@ -206,6 +209,7 @@ def ingest(
             encoder=encoder,
             duplicates=duplicates,
             skip_bad=skip_bad,
+            replace_changed=replace,
             progress=bars.task(f"Loading {file.name}"),
         )
     if as_json:

@@ -1,7 +1,7 @@
 """Compare the concepts of a file with the rows in the table: known rows, changed rows, duplicates and new concepts."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from lvm_pipeline.errors import LvmError
@@ -24,10 +24,20 @@ class KnownRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TableState:
-    """All rows of one dataset source by cpe_id, and its number of vectors by space id (None: no space id)."""
+    """All rows of one dataset source by cpe_id, and its number of vectors by space id (None: no space id).
+
+    `article_indices` are those of articles whose rows are left out here, since they are about to be replaced.
+    """
 
     rows: dict[str, KnownRow] = field(default_factory=dict)
     space_counts: dict[str | None, int] = field(default_factory=dict)
+    article_indices: dict[str | None, int | None] = field(default_factory=dict)
+
+    def without(self, article_ids: Container[str | None]) -> "TableState":
+        """Return the state without the rows of some articles, which keep their place among the others."""
+        left_out = {row.article_id: row.article_index for row in self.rows.values() if row.article_id in article_ids}
+        rows = {cpe_id: row for cpe_id, row in self.rows.items() if row.article_id not in article_ids}
+        return replace(self, rows=rows, article_indices=left_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +110,7 @@ class Deduplicator:
         articles: dict[str, list[Concept]] = defaultdict(list)
         is_new = {concept.cpe_id for concept in new}
         indices = {row.article_id: row.article_index for row in self._state.rows.values()}
+        indices |= self._state.article_indices
         next_index = max((index + 1 for index in indices.values() if index is not None), default=len(indices))
         for concept in sorted([*self.known, *new], key=lambda concept: concept.number):
             articles[concept.article_id].append(concept)
@@ -133,14 +144,13 @@ class Deduplicator:
 
     def _is_unchanged(self, row: KnownRow, concept: Concept, digest: bytes) -> bool:
         """Return whether the table has the concept as the file does; a changed one is a bad row."""
-        is_same_text = row.text_digest == digest
-        digests = {row.vector_digest, concept.vector_digest} - {None}
-        if is_same_text and len(digests) < 2:
+        if not has_changed(row, concept):
             return True
+        is_same_text = row.text_digest == digest
         reason = (
             f"concept {concept.position} of article {concept.title!r} is in the table with another "
-            f"{'vector' if is_same_text else 'text'}; give the article another article_id (and its rows other "
-            "cpe_ids), or delete the rows in the table first"
+            f"{'vector' if is_same_text else 'text'}; replace the article with --replace, or give it another "
+            "article_id (and its rows other cpe_ids)"
         )
         self.bad_rows.append(BadRow(kind=self._row_kind, number=concept.number, reason=reason))
         return False
@@ -150,5 +160,11 @@ class Deduplicator:
         if row.article_id != concept.article_id or row.position != position:
             raise LvmError(
                 f"The table has article {concept.title!r} ({concept.article_id}) in another order; "
-                "delete its rows and load the file again."
+                "replace the article with --replace."
             )
+
+
+def has_changed(row: KnownRow, concept: Concept) -> bool:
+    """Return whether a concept has another text than its row, or another vector, if both have one."""
+    digests = {row.vector_digest, concept.vector_digest} - {None}
+    return row.text_digest != text_digest(concept.text) or len(digests) > 1

@@ -23,6 +23,7 @@ class IngestReport:
     duplicates: list[Duplicate]
     bad_rows: list[BadRow]
     gaps: list[BadRow] = field(default_factory=list)
+    num_replaced: int = 0  # articles whose earlier rows were deleted
     cut: list[str] = field(default_factory=list)  # ids of the concepts whose texts are longer than the encoder reads
 
     def sentence(self) -> str:
@@ -33,6 +34,7 @@ class IngestReport:
         )
         kind = self.bad_rows[0].kind if self.bad_rows else ""
         others = [
+            _some(self.num_replaced, "article was replaced", "articles were replaced"),
             _some(self.num_known, "was already there", "were already there"),
             _some(len(self.duplicates), "duplicate was skipped", "duplicates were skipped"),
             _some(len(self.bad_rows), f"bad {kind} was skipped", f"bad {kind}s were skipped"),

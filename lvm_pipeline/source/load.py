@@ -4,7 +4,7 @@ Shapes: N = concepts, D = vector width.
 """
 
 import codecs
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -33,6 +33,7 @@ from lvm_pipeline.source.records import (
     text_problem,
     vector_digests,
 )
+from lvm_pipeline.source.replacing import changed_articles
 from lvm_pipeline.source.space_fingerprint import MAX_CONCEPTS, kept_path, read_fingerprint
 from lvm_pipeline.source.space_ids import is_declared, undeclared_space
 from lvm_pipeline.source.split_hash import read_article_list, split_of
@@ -60,7 +61,11 @@ class ConceptWriter(Protocol):
         """Return the rows of a dataset source; creates missing tables."""
         ...
 
-    def write(self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str) -> int: ...
+    def write(
+        self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str, replaced: Collection[str] = ()
+    ) -> int:
+        """Delete the rows of the `replaced` articles and insert the batches, all or nothing."""
+        ...
 
 
 def ingest(
@@ -73,6 +78,7 @@ def ingest(
     encoder: str | Encoder = lsa.NAME,
     duplicates: Literal["drop", "fail"] = "drop",
     skip_bad: bool = False,
+    replace_changed: bool = False,
     progress: Progress | None = None,
 ) -> IngestReport:
     """Load a JSONL file of articles or a Parquet file with vectors into the source table.
@@ -85,10 +91,13 @@ def ingest(
         duplicates: What to do with concepts that repeat the text or the vector of another one, in the file or in the
             table under the same dataset source. `drop` renumbers the positions of the others.
         skip_bad: Load the good rows of a file that has bad ones.
+        replace_changed: Replace articles that the table has with other concepts or in another order. Their place
+            among the articles stays, their TMD codes do not.
         progress: Called with the number of encoded concepts and the number of all.
 
     Raises:
-        BadInputError: If the file has bad rows and `skip_bad` is off; nothing was loaded.
+        BadInputError: If the file has bad rows and `skip_bad` is off, or articles that have changed and
+            `replace_changed` is off; nothing was loaded.
         LvmError: If the file cannot be read or is empty, if its vectors are of another space than those in the table or
             than `space_id`, or if it has duplicates under the policy `fail`.
     """
@@ -102,6 +111,7 @@ def ingest(
             encoder=encoder,
             duplicates=duplicates,
             skip_bad=skip_bad,
+            replace_changed=replace_changed,
             progress=progress,
         )
     return replace(report, path="input" if path == STDIN else str(path))  # and not that of a temporary copy
@@ -117,13 +127,21 @@ def _ingest(
     encoder: str | Encoder,
     duplicates: Literal["drop", "fail"],
     skip_bad: bool,
+    replace_changed: bool,
     progress: Progress | None,
 ) -> IngestReport:
+    if skip_bad and replace_changed:
+        raise LvmError(
+            "--replace and --skip-bad cannot be combined, since an article with a bad row would lose a part of its "
+            "concepts; correct the file, or omit one of them."
+        )
     records = read_records(path, dataset_source=dataset_source)
     if records.gaps and not records.bad_rows and not skip_bad:
         raise BadInputError(records.path, records.gaps, skip="close the gaps between positions with --skip-bad")
     _raise_on_bad(records, [*records.bad_rows, *records.gaps], skip_bad=skip_bad)
     state = writer.state(dataset_source)
+    replaced = changed_articles(records.concepts, state) if replace_changed else set()
+    state = state.without(replaced)
     deduplicator = Deduplicator(state, row_kind=records.row_kind)
     new = deduplicator.new_texts(records.concepts)
     _raise_on_bad(records, deduplicator.bad_rows, skip_bad=skip_bad)
@@ -148,7 +166,12 @@ def _ingest(
         space_id=source.space_id,
         num_articles=len({concept.article_id for concept in loaded}),
         num_concepts=len(records.concepts),
-        num_inserted=writer.write(batches, dataset_source=dataset_source, space_id=source.space_id) if loaded else 0,
+        num_inserted=writer.write(
+            batches, dataset_source=dataset_source, space_id=source.space_id, replaced=sorted(replaced)
+        )
+        if loaded or replaced
+        else 0,
+        num_replaced=len(replaced),
         num_known=len(deduplicator.known),
         duplicates=deduplicator.duplicates,
         bad_rows=[*records.bad_rows, *deduplicator.bad_rows],

@@ -104,6 +104,32 @@ def test_the_state_describes_the_tables(database):
     assert writer.state("nobody") == TableState()
 
 
+def test_rows_of_replaced_articles_are_deleted_in_the_same_transaction(database):
+    writer = PostgresWriter(database)
+    write(writer, batch(), batch(article_id="a1", seed=1))
+    write(writer, batch(source="t"), dataset_source="t")
+
+    def counts():
+        return query(
+            database,
+            "SELECT dataset_source, document_id, count(*), count(concept_vec) FROM cpe_entry"
+            " LEFT JOIN cpe_vectors USING (cpe_id) GROUP BY 1, 2 ORDER BY 1, 2",
+        )
+
+    def broken():
+        yield batch(num=2, seed=2)
+        raise RuntimeError("broken off")
+
+    before = counts()
+    with pytest.raises(RuntimeError, match="broken off"):
+        writer.write(broken(), dataset_source="s", space_id="space@1", replaced=["a0"])
+    assert counts() == before == [("s", "a0", 3, 3), ("s", "a1", 3, 3), ("t", "a0", 3, 3)]
+
+    assert writer.write([batch(num=2, seed=2)], dataset_source="s", space_id="space@1", replaced=["a0"]) == 2
+    assert counts() == [("s", "a0", 2, 2), ("s", "a1", 3, 3), ("t", "a0", 3, 3)]
+    assert query(database, "SELECT count(*) FROM cpe_vectors") == [(8,)]
+
+
 def test_nothing_stays_of_a_load_that_breaks_off(database):
     writer = PostgresWriter(database)
 

@@ -29,11 +29,16 @@ class MemoryTable:
         }
         return TableState(rows=known, space_counts=dict(Counter(row["space_id"] for row in rows.values())))
 
-    def write(self, batches, *, dataset_source, space_id):
+    def write(self, batches, *, dataset_source, space_id, replaced=()):
+        left = {
+            cpe_id: row
+            for cpe_id, row in self.rows.items()
+            if row["dataset_source"] != dataset_source or row["article_id"] not in replaced
+        }
         rows = {}
         for batch in batches:
             for concept, location, vector in zip(batch.concepts, batch.locations, batch.vectors, strict=True):
-                assert concept.cpe_id not in self.rows
+                assert concept.cpe_id not in left
                 rows[concept.cpe_id] = {
                     "article_id": concept.article_id,
                     "article_index": location.article_index,
@@ -44,7 +49,7 @@ class MemoryTable:
                     "dataset_source": dataset_source,
                     "space_id": space_id,
                 }
-        self.rows |= rows
+        self.rows = left | rows
         self.num_writes += 1
         return len(rows)
 
