@@ -40,6 +40,15 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def usual_mode(path: Path) -> Iterator[None]:
+    """Give a file that the block writes the permissions of other new files; safetensors writes for the owner alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    yield
+    path.chmod(mode)
+
+
+@contextmanager
 def staged_dir(path: Path) -> Iterator[Path]:
     """Yield an empty folder next to `path`; it replaces `path` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)

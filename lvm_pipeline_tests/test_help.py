@@ -44,4 +44,4 @@ def test_the_page_of_a_command_with_a_file_says_what_the_file_holds():
     pages = {names: page for names, _, page in PAGES}
 
     assert "FILE holds articles as JSON lines, or concepts with vectors as Parquet or Arrow" in pages[("ingest",)]
-    assert "ARTICLE is a text file whose paragraphs are separated by empty lines." in pages[("try",)]
+    assert "ARTICLE is a text file whose paragraphs are separated by empty lines" in pages[("try",)]

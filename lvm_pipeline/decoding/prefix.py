@@ -22,7 +22,7 @@ from lvm_pipeline.decoding._contract import Rows, refuse_other_shape
 from lvm_pipeline.decoding._tokens import END, TextTokens, read_tokenizer
 from lvm_pipeline.decoding.search import Closest, Search, around, checked_search, corrected
 from lvm_pipeline.errors import LvmError, first_line
-from lvm_pipeline.files import restore_dir, staged_dir, write_json
+from lvm_pipeline.files import restore_dir, staged_dir, usual_mode, write_json
 from lvm_pipeline.source.encoders.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -182,7 +182,8 @@ def save_prefix_decoder(
     with staged_dir(folder) as staged:
         state = trained.model.state_dict()
         weights = {name: tensor.contiguous() for name, tensor in state.items() if _is_saved(name)}
-        save_file(weights, staged / WEIGHTS_FILE, metadata={IDENTITY_KEY: _identity(info, tokenizer)})
+        with usual_mode(staged / WEIGHTS_FILE):
+            save_file(weights, staged / WEIGHTS_FILE, metadata={IDENTITY_KEY: _identity(info, tokenizer)})
         (staged / TOKENIZER_FILE).write_text(tokenizer, encoding="utf-8")
         write_json(staged / INFO_FILE, {"schema_version": SCHEMA_VERSION, **asdict(info)})
     return info

@@ -23,7 +23,7 @@ from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.concepts.schema import ConceptsMetadata
 from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.errors import LvmError, first_line
-from lvm_pipeline.files import restore_dir, staged_dir, staged_file, write_json
+from lvm_pipeline.files import restore_dir, staged_dir, staged_file, usual_mode, write_json
 from lvm_pipeline.training.strategies import content_kinds, extended
 from lvm_pipeline.training.trial import Trial
 
@@ -281,7 +281,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, st
     """Write tensors and texts to one file, whole or not at all."""
     with explain_full_disk(path.parent), staged_file(path) as staged:
         try:
-            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, staged, metadata=header)
+            with usual_mode(staged):
+                whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+                save_file(whole, staged, metadata=header)
         except SafetensorError as error:
             raise OSError(_errno_in(error), str(error)) from error
 

@@ -91,6 +91,10 @@ def test_loading_gives_back_what_was_saved(folder, trained, encoder, vectors):
     assert {path.name for path in folder.iterdir()} == {"decoder.json", "decoder.safetensors", "tokenizer.json"}
 
 
+def test_who_may_read_the_record_may_read_the_weights(folder):
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
 def test_the_likelihood_is_that_of_the_tokens_one_by_one(trained, folder, vectors):
     decoder, model = load_prefix_decoder(folder), trained.model
     texts = [TEXTS[0], TEXTS[1] + " And that is all there is to say about it."]

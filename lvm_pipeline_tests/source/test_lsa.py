@@ -125,6 +125,11 @@ def test_saved_and_loaded_gives_the_same_vectors(encoder, texts, tmp_path):
     np.testing.assert_array_equal(loaded.encode(texts), encoder.encode(texts))
 
 
+def test_who_may_read_the_description_may_read_the_numbers(encoder, tmp_path):
+    encoder.save(tmp_path / "encoder")
+    assert len({path.stat().st_mode for path in (tmp_path / "encoder").iterdir()}) == 1
+
+
 def test_the_encoder_of_a_space_is_found_where_it_is_kept(encoder, tmp_path):
     assert encoder_of_space(encoder.space_id, encoders_dir=tmp_path) is None
     remember_encoder(encoder, encoders_dir=tmp_path)

@@ -55,6 +55,10 @@ def test_loads_what_was_saved(model_dir):
     assert class_name(model) == info.model_class
 
 
+def test_who_may_read_the_record_may_read_the_weights(trained):
+    assert len({path.stat().st_mode for path in trained.iterdir() if path.is_file()}) == 1
+
+
 def test_weights_and_classes_may_have_the_names_of_earlier_versions(model_dir, tmp_path):
     architecture = load_architecture("lcm_two_tower")
     model = architecture.build(architecture.preset("smoke").config)

@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import linalg, sparse
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.files import staged_dir, write_json
+from lvm_pipeline.files import staged_dir, usual_mode, write_json
 from lvm_pipeline.source.encoders.encoder import Progress, unit_length
 
 NAME = "lsa-768"
@@ -111,7 +111,8 @@ class LsaEncoder:
         """Write the encoder to a folder, completely or not at all."""
         with staged_dir(folder) as staged:
             state = {"idf": self.idf, "projection": self.projection}
-            save_file(state, staged / STATE_FILE)
+            with usual_mode(staged / STATE_FILE):
+                save_file(state, staged / STATE_FILE)
             description = {
                 "encoder": NAME,
                 "space_id": self.space_id,
