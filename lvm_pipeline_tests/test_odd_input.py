@@ -11,7 +11,7 @@ import traceback
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lvm_pipeline import lineage
@@ -126,7 +126,8 @@ def lines_end_well(odd, tmp_path_factory, records, encoding):
 
 
 any_lines = given(st.lists(RECORDS, min_size=1, max_size=4), st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]))
-test_lines_of_any_json_end_well_or_in_one_sentence = FUZZ(any_lines(lines_end_well))
+a_key_with_a_line_break = example([{"\n": None}], "utf-8")
+test_lines_of_any_json_end_well_or_in_one_sentence = FUZZ(a_key_with_a_line_break(any_lines(lines_end_well)))
 test_many_lines_end_well_or_in_one_sentence = in_minutes(MUCH(any_lines(lines_end_well)))
 
 

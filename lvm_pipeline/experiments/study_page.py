@@ -66,7 +66,7 @@ def study_html(study: Study) -> str:
 def headline(study: Study) -> str:
     """Summarise the study in one or two sentences."""
     if not study.done:
-        return f"None of {counted(len(study.rows), 'trial')} is done."
+        return f"None of the {len(study.rows):,} trials is done."
     gains = [row.corrected_gain for row in study.done if row.corrected_gain]
     winners = sum(gain.is_above_zero for gain in gains)
     level = sum(row.is_level_with_best for row in study.done) - 1

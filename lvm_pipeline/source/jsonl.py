@@ -127,7 +127,8 @@ def _title(record: Any) -> str:
     if not isinstance(record, dict):
         raise ValueError(f"not a JSON object but {type(record).__name__}; expected title, and text or concepts")
     if problem := text_problem(record.get("title"), name="title"):
-        keys = f" (the keys are {', '.join(record)[:80]})" if record.get("title") is None else ""
+        names = ", ".join(repr(key) for key in record)[:80]  # a key may hold line breaks
+        keys = f" (the keys are {names})" if record.get("title") is None else ""
         raise ValueError(f"{problem}{keys}")
     return record["title"].strip()
 

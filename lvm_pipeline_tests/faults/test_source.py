@@ -134,7 +134,7 @@ def test_f05_nearly_the_same_articles_never_lie_in_two_splits(unharmed, source, 
 
     run = runs.refresh(settings)
 
-    naming = ("near-duplicates are in different splits", "row ", "(train)", "(validation)")
+    naming = ("pair of near-duplicates is in different splits", "row ", "(train)", "(validation)")
     assert_stopped(run, unharmed, at="sequences", by="no_near_duplicate_across_splits", naming=naming)
 
 
@@ -191,7 +191,7 @@ def test_f07_a_page_of_many_articles_is_not_one_article(unharmed, source):
 
     run = runs.refresh(settings)
 
-    naming = ("hold several articles", f"{ids[0]} ({len(ids)} rows, {len(runs.LENGTHS)} values)")
+    naming = ("holds several articles", f"{ids[0]} ({len(ids)} rows, {len(runs.LENGTHS)} values)")
     assert_stopped(run, unharmed, at="concepts", by="order_is_unambiguous", naming=naming)
 
 

@@ -165,7 +165,7 @@ def test_the_report_of_a_trial_has_decoded_predictions(tmp_path, monkeypatch):
 
     assert report.text.num_targets == 5
     assert [each.name for each in report.text.decoders] == ["nearest"]
-    assert "train one with `lvm decoder train`" in (trial.folder.path / "report.html").read_text()
+    assert "train one with <code>lvm decoder train</code>" in (trial.folder.path / "report.html").read_text()
     assert verdict(settings, trial.folder, report)["text_accuracy"] == pytest.approx(report.text.accuracy, rel=1e-3)
 
 

@@ -154,7 +154,7 @@ def test_a_refused_article_stays_in_the_form_with_the_reason_above_it(server):
     status, headers, page = call(f"{server}/try", body, content_type="application/x-www-form-urlencoded")
 
     assert (status, headers["Content-Type"].partition(";")[0]) == (422, "text/html")
-    assert "The article has 1 concepts and must have 2 to 200" in page
+    assert "The article has 1 concept and must have 2 to 200" in page
     assert re.search(r"<textarea[^>]*>One &lt;short&gt; sentence\.</textarea>", page)
     body = b"article=" + b"a" * 2**21
     status, _, page = call(f"{server}/try", body, content_type="application/x-www-form-urlencoded")

@@ -193,7 +193,7 @@ def test_the_report_says_line_of_one_and_lines_of_several(load):
 
 
 def test_a_line_without_a_title_shows_the_keys_that_it_has(load):
-    with pytest.raises(BadInputError, match=r"line 1: title is missing \(the keys are name, body\)"):
+    with pytest.raises(BadInputError, match=r"line 1: title is missing \(the keys are 'name', 'body'\)"):
         load([{"name": "x", "body": "words"}])
 
 
