@@ -11,6 +11,7 @@ from lvm_pipeline.cli import commands
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.findings import Finding, Severity
 from lvm_pipeline.settings import load_settings
+from lvm_pipeline.words import counted
 from lvm_pipeline_tests.synthetic import synthetic_table, write_synthetic_concepts
 
 ARTICLE_LENGTHS = [12, 9, 14, 3, 11, 8, 10, 13]
@@ -199,8 +200,11 @@ def test_a_model_is_trained_and_scored_on_a_given_file(lvm, given_parquet, lvm_h
     assert (code, err) == (0, "")
     assert json.loads((model / "trained_model.json").read_text())["config"]["hidden_dim"] == 24
 
-    assert lvm("evaluate", "--model", model, "--test-data", given_parquet, "--output", results)[0] == 0
+    code, out, _ = lvm("evaluate", "--model", model, "--test-data", given_parquet, "--output", results)
     report = json.loads(results.read_text())
+    counts = report["counts"]
+    scored = counted(counts["targets"], "target"), counted(counts["articles"], "validation article")
+    assert (code, f"Scored on {scored[0]} of {scored[1]}; the baselines are fitted on" in out) == (0, True)
     assert report.keys() >= {"cosine", "centred_cosine", "mse", "fingerprint", "space_id", "best_baseline"}
     assert report["retrieval"][report["pool"]["exclusion"]].keys() >= {"r_at_1", "r_at_5", "r_at_10", "mrr"}
     assert report["baselines"][report["best_baseline"]]["gain"].keys() == {"mean", "low", "high"}

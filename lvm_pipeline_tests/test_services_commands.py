@@ -39,9 +39,14 @@ def test_the_address_is_not_among_the_settings_that_are_shown(monkeypatch, recei
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("LVM_RETRAINED_ARCHITECTURES", "gruu"), ("LVM_SEVERITIES", "no_such_check=warning")]
+    ("name", "value"),
+    [
+        ("LVM_RETRAINED_ARCHITECTURES", "gruu"),
+        ("LVM_SEVERITIES", "no_such_check=warning"),
+        ("LVM_REPORTS_URL", "reports.example.org"),
+    ],
 )
-def test_services_are_not_started_with_a_name_that_every_tick_would_fail_on(lvm, monkeypatch, name, value):
+def test_services_are_not_started_with_a_setting_that_would_fail_them_later(lvm, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(services, "run_services", lambda _settings: None)
 

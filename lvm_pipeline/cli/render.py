@@ -331,7 +331,13 @@ def show_report(console: Console, report: "EvaluationReport") -> None:
     show_table(console, predictor_table(report).only(*titles))
     pool = report.pool
     left_out = exclusion_in_words(pool.exclusion, context_length=report.context_length)
-    console.print(f"Retrieval pool: {pool.size:,} concepts, {left_out}.")
+    counts = report.counts
+    console.print(
+        f"Scored on {counted(counts.targets, 'target')} of {counted(counts.articles, f'{report.split} article')}; the "
+        f"baselines are fitted on {counted(counts.train_targets, 'target')} of "
+        f"{counted(counts.train_articles, 'train article')}."
+    )
+    console.print(f"Retrieval pool: {counted(pool.size, 'concept')}, {left_out}.")
     if report.samples_in_words:
         console.print(report.samples_in_words)
     show_findings(console, report.all_findings)

@@ -63,9 +63,11 @@ def ui() -> None:
     """Start the Dagster web UI and daemon, the MLflow UI and the report server. Ctrl-C stops them."""
     from lvm_pipeline import lineage
     from lvm_pipeline.adapters import services
+    from lvm_pipeline.serving.host_names import own_names
 
     settings = load_settings()
     lineage.refuse_unknown_names(settings)  # or each tick of schedules and automation would fail
+    own_names(settings.reports_url, variable="LVM_REPORTS_URL")  # or the report server would not start
     services.run_services(settings)
 
 

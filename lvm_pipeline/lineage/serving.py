@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
@@ -13,6 +12,7 @@ from lvm_pipeline.lineage.decoders import KINDS, load_text_decoder, searching
 from lvm_pipeline.lineage.prediction import why_no_champion
 from lvm_pipeline.lineage.space_encoder import space_encoder
 from lvm_pipeline.lineage.trials import named_trial
+from lvm_pipeline.serving.host_names import THIS_MACHINE, own_names
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from lvm_pipeline.source.encoders.encoder import Encoder
 
 logger = logging.getLogger(__name__)
-
-THIS_MACHINE = ("127.0.0.1", "localhost")
 
 
 def serve(
@@ -55,23 +53,11 @@ def serve(
     if not is_free(port):
         raise LvmError(f"Port {port} is in use; choose another with --port or LVM_SERVE_PORT.")
     _served_model(settings, trial)  # a missing one is reported before PyTorch is imported, which takes seconds
-    host_names = _own_names(settings) if host in THIS_MACHINE else None
+    names = own_names(settings.serve_url, variable="LVM_SERVE_URL")
+    host_names = names if host in THIS_MACHINE else None
     app = serving_app(settings, trial=trial, encoder_name=encoder_name, host_names=host_names)
     on_start()
     uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
-
-
-def _own_names(settings: Settings) -> tuple[str, ...]:
-    """Return the host names of this server. Raises LvmError if the address of its proxy has none."""
-    if not settings.serve_url:
-        return THIS_MACHINE
-    name = urlsplit(settings.serve_url).hostname
-    if name is None:
-        raise LvmError(
-            f"LVM_SERVE_URL is {settings.serve_url!r}, which has no host name; give an address such as "
-            "https://models.example.org."
-        )
-    return (*THIS_MACHINE, name)
 
 
 def serving_app(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from fastapi import FastAPI, HTTPException
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
@@ -21,6 +21,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from lvm_pipeline.evaluation.pages import render
+from lvm_pipeline.serving.host_names import own_names
 from lvm_pipeline.settings import Settings, load_settings
 from lvm_pipeline.tables import Column, Table, number
 
@@ -61,8 +62,8 @@ class _Page(NamedTuple):
 def make_app(settings: Settings) -> FastAPI:
     """Return the application. Requests under another host name are refused: other sites must not read the reports."""
     app = FastAPI(title="Reports", docs_url=None, redoc_url=None, openapi_url=None)
-    own = [urlsplit(settings.reports_url).hostname or ""] if settings.reports_url else []
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", *own])
+    names = own_names(settings.reports_url, variable="LVM_REPORTS_URL")
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(names))
 
     @app.get("/", response_class=HTMLResponse)
     def index() -> str:
