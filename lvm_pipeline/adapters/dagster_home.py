@@ -32,7 +32,7 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
         "DAGSTER_HOME": str(settings.dagster_dir),
         "DAGSTER_POSTGRES_URL": databases.dagster_url(settings),
         "DAGSTER_AUTOMATION_TICK_SETTLE_SECONDS": SETTLE_SECONDS,
-        **PATIENCE,
+        **{name: os.environ.get(name, value) for name, value in PATIENCE.items()},
         "DAGSTER_DISABLE_TELEMETRY": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",

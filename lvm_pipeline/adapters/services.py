@@ -129,8 +129,7 @@ def _prepare_mlflow_store(environment: Mapping[str, str]) -> None:
 def _service_environment(settings: Settings) -> dict[str, str]:
     """Return the environment of the services. Secrets are passed here and not on command lines."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
-    patience = {"DAGSTER_GRPC_TIMEOUT_SECONDS": "300"}  # a busy machine needs minutes to start a run; Dagster waits one
-    environment = {**patience, **os.environ, **dagster_environment(settings), "PATH": path, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **dagster_environment(settings), "PATH": path, "PYTHONUNBUFFERED": "1"}
     if settings.mlflow_tracking_uri is None:
         environment["MLFLOW_BACKEND_STORE_URI"] = databases.mlflow_url(settings)
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # saves eight processes and 0.6 GB

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # of the
 
 DRIFT = "article_lengths_are_as_before"
 
-
 INVARIANTS = {
     "concepts": lineage.INVARIANTS["concepts"],
     "sequences": [Invariant(name="windows_stay_inside_articles", meaning="", remedy="")],
