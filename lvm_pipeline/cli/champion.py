@@ -26,15 +26,27 @@ def champion(
             "stays if no model can be promoted.",
         ),
     ] = False,
+    hold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRIAL",
+            help="Make a trial the champion, for instance an earlier champion, and keep it: no stage and no schedule "
+            "replaces it until you use --choose or --choose-anew.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the champion and why it was chosen; --choose applies the champion rule now."""
     from lvm_pipeline import lineage
 
+    if hold is not None and (choose or choose_anew):
+        raise typer.BadParameter("give either --hold, or --choose, or --choose-anew")
     settings, out = load_settings(), render.plain(quiet=as_json)
     with out.status("Comparing"):
-        if choose or choose_anew:
-            chosen = lineage.choose_champion(settings, ignore_incumbent=choose_anew)
+        if hold is not None:
+            chosen = lineage.hold_champion(settings, hold)
+        elif choose or choose_anew:
+            chosen = lineage.choose_champion(settings, ignore_incumbent=choose_anew, release_held=True)
         else:
             chosen = lineage.read_champion(settings)
     if as_json:

@@ -40,6 +40,7 @@ class ChampionDecision:
     num_articles: int  # articles they come from
     # models that the challenger was picked from; the interval of the gain is corrected for them
     num_candidates: int = 1
+    is_held: bool = False  # a person chose it, not the rule
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lvm_pipeline.lineage.champion import choose_champion, hold_champion
     from lvm_pipeline.lineage.data import (
         StagedConcepts,
         StagedSequences,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     )
     from lvm_pipeline.lineage.results import (
         build_leaderboard,
-        choose_champion,
         evaluate_architecture,
         evaluate_trial,
         make_learning_curve,

@@ -1,9 +1,7 @@
-"""Reports, leaderboard and champion."""
+"""Reports and leaderboard, and what is recorded of the champion."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline import files
@@ -12,34 +10,21 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import raise_on_blocking
 from lvm_pipeline.lineage.data import reported_findings
 from lvm_pipeline.lineage.decoders import text_request
-from lvm_pipeline.lineage.drift import keep_champion_data
 from lvm_pipeline.lineage.invariants import with_set_severities
-from lvm_pipeline.lineage.models import complete_tracking, promoted_data
+from lvm_pipeline.lineage.models import promoted_data
 from lvm_pipeline.lineage.tracked import describe_trial
 from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, link_report, read_tracking, trained_trials
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from lvm_pipeline.adapters.mlflow_registry import RegisteredModel
     from lvm_pipeline.evaluation.leaderboard import Leaderboard, LeftOut
     from lvm_pipeline.evaluation.learning_curve import LearningCurve, OnPoint
     from lvm_pipeline.evaluation.report import EvaluationReport
-    from lvm_pipeline.training.trained_model import TrainedModelInfo
 
 logger = logging.getLogger(__name__)
 
-CHAMPION_FILE, TEST_SCORES_FILE = "champion.json", "test_scores.json"
-CHAMPION_FIELDS = (
-    "name",
-    "architecture",
-    "architectures",
-    "version",
-    "mlflow_run_id",
-    "url",
-    "model_fingerprint",
-    "test",
-)
+CHAMPION_FILE = "champion.json"
 
 
 def evaluate_architecture(settings: Settings, architecture: str) -> "EvaluationReport":
@@ -186,57 +171,6 @@ def _reports(settings: Settings) -> "tuple[dict[str, EvaluationReport], list[Lef
     return reports, unreadable
 
 
-def choose_champion(settings: Settings, *, ignore_incumbent: bool = False) -> dict[str, Any]:
-    """Compare the best trial with the present champion by the fixed rule, and promote it if it wins.
-
-    A promoted model is scored once on the test split, which changes nothing. The test score is written before the alias
-    in the registry moves, the decision after it.
-
-    Args:
-        settings: Where the trials, the data and the registry are.
-        ignore_incumbent: Compare as if there were no champion; it stays where no model is promoted.
-
-    Returns:
-        What is written to `champion.json`: the rule's decision, and the champion as it is now.
-
-    Raises:
-        LvmError: If there is no trained model of the present data, or the registry cannot be used.
-    """
-    from lvm_pipeline.adapters import mlflow_registry
-    from lvm_pipeline.experiments.selection import select_champion
-
-    challengers = _challengers(settings)  # before the registry, whose database takes ten seconds to make
-    incumbent = None if ignore_incumbent else mlflow_registry.champion(settings)
-    tags = mlflow_registry.champion_tags(settings)
-    selection = select_champion(
-        challengers,
-        incumbent_dir=incumbent.model_dir if incumbent else None,
-        concepts_path=settings.concepts_path,
-        sequences_path=settings.sequences_path,
-        vectors_dir=settings.vectors_dir,
-        device=settings.device,
-        cache_dir=settings.baselines_dir,
-        num_threads=settings.num_threads,
-    )
-    decision = selection.decision
-    before = None if tags is None else tags.get("trial_id")
-    chosen = {"decision": decision.as_json(), "before": before, **dict.fromkeys(CHAMPION_FIELDS)}
-    if decision.promote:
-        fingerprint = decision.challenger_fingerprint or ""
-        _score_on_test(settings, selection.challenger_dir, fingerprint)
-        promoted = _promoted(settings, selection.challenger_dir, decision.as_json())
-        chosen |= _description_of(settings, promoted, fingerprint)
-        keep_champion_data(settings, _info_of(selection.challenger_dir).fingerprints)
-    elif incumbent is not None:
-        keep_champion_data(settings, _info_of(incumbent.model_dir).fingerprints)
-        chosen |= _description_of(settings, incumbent, incumbent.tags.get("model_fingerprint"))
-    elif tags is not None:
-        chosen |= {name: value for name, value in read_champion(settings).items() if name in CHAMPION_FIELDS}
-    files.write_json(settings.reports_dir / CHAMPION_FILE, chosen)
-    build_leaderboard(settings)
-    return chosen
-
-
 def read_champion(settings: Settings) -> dict[str, Any]:
     """Return what the champion stage wrote last; empty if it never ran. Raises LvmError if the file is damaged."""
     remedy = "delete it and run `lvm champion --choose`; the champion in the registry stays."
@@ -283,97 +217,3 @@ def refuse_unknown_names(settings: Settings) -> None:
     """Raise LvmError if LVM_RETRAINED_ARCHITECTURES or LVM_SEVERITIES names something that does not exist."""
     retrained_architectures(settings)
     with_set_severities(settings, [])
-
-
-def _challengers(settings: Settings) -> dict[str, Path]:
-    """Return the model folders of all trials that were trained on the present data, by trial id."""
-    fingerprint = read_sequences_metadata(settings.sequences_path).fingerprint
-    infos = {folder: folder.info() for folder in trained_trials(settings)}
-    present = {
-        folder.trial_id: folder.model_dir
-        for folder, info in infos.items()
-        if info is not None and info.fingerprints["sequences"] == fingerprint
-    }
-    if not present:
-        raise LvmError("No trained model belongs to the present sequences; train one with `lvm run`.")
-    return present
-
-
-def _info_of(model_dir: Path) -> "TrainedModelInfo":
-    from lvm_pipeline.training.trained_model import read_trained_model_info
-
-    return read_trained_model_info(model_dir)
-
-
-def _promoted(settings: Settings, model_dir: Path, decision: Mapping[str, Any]) -> "RegisteredModel":
-    """Point the registry's alias at a model."""
-    from lvm_pipeline.adapters import mlflow_mending, mlflow_registry
-
-    complete_tracking(settings)
-    tracking = read_tracking(model_dir)
-    if tracking["mlflow_run_id"] is None or not tracking["is_complete"]:
-        raise LvmError(
-            f"MLflow does not hold the model in {model_dir}, so it cannot be registered; see whether the MLflow store "
-            "answers (`lvm doctor`) and run this again."
-        )
-    info = _info_of(model_dir)
-    train_again = f"lvm train -a {info.architecture} --again"
-    mlflow_mending.hold_model(settings, tracking["mlflow_run_id"], model_dir, train_again=train_again)
-    tags = {
-        "trial_id": info.trial_id,
-        "architecture": info.architecture,
-        "architectures": " ".join(sorted({architecture for architecture, _ in info.built_from})),
-        "preset": info.preset,
-        "model_fingerprint": decision["challenger_fingerprint"] or "",
-        "sequences_fingerprint": decision["fingerprint"],
-        "validation_cosine": f"{decision['cosine']:.6f}",
-    }
-    return mlflow_registry.promote(
-        settings, mlflow_run_id=tracking["mlflow_run_id"], tags=tags, description=decision["reason"]
-    )
-
-
-def _description_of(settings: Settings, model: "RegisteredModel", fingerprint: str | None) -> dict[str, Any]:
-    architecture = model.tags.get("architecture", "")
-    return {
-        "name": model.tags.get("trial_id", architecture),
-        "architecture": architecture.split(" ")[0] or None,
-        "architectures": [each for each in model.tags.get("architectures", "").split() if each in architecture_names()],
-        "version": model.version,
-        "mlflow_run_id": model.mlflow_run_id,
-        "url": model.url,
-        "model_fingerprint": fingerprint,
-        "test": _test_scores(settings).get(fingerprint or ""),
-    }
-
-
-def _test_scores(settings: Settings) -> dict[str, Any]:
-    """Return the scores of promoted models on the test split, by the fingerprint of their weights."""
-    remedy = "delete it; a model that is promoted again is scored on the test split again."
-    scores = files.read_json(settings.reports_dir / TEST_SCORES_FILE, remedy=remedy)
-    champion = read_champion(settings)  # where earlier versions kept the only one
-    if champion.get("test") and champion.get("model_fingerprint"):
-        scores.setdefault(champion["model_fingerprint"], champion["test"])
-    return scores
-
-
-def _score_on_test(settings: Settings, model_dir: Path, fingerprint: str) -> None:
-    """Score a model on the test split and keep the result; do nothing if the split is empty."""
-    from lvm_pipeline.evaluation.evaluate import gain_over_best_baseline
-
-    if not read_sequences_metadata(settings.sequences_path).split_counts["test"].num_sequences:
-        return
-    found = gain_over_best_baseline(
-        model_dir,
-        promoted_data(settings),
-        device=settings.device,
-        split="test",
-        cache_dir=settings.baselines_dir,
-        num_threads=settings.num_threads,
-    )
-    scores = {
-        "cosine": found.cosine,
-        "gain_over_best_baseline": {"baseline": found.best_baseline, **found.gain.as_json()},
-        "counts": asdict(found.counts),
-    }
-    files.write_json(settings.reports_dir / TEST_SCORES_FILE, {**_test_scores(settings), fingerprint: scores})

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lvm_pipeline.lineage import data, drift, models, results
+from lvm_pipeline.lineage import champion, data, drift, models, results
 from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.settings import Settings
 
@@ -45,7 +45,7 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
             shown(1, 1)
     shown = task("champion")
     results.build_leaderboard(settings)
-    chosen = results.choose_champion(settings)
+    chosen = champion.choose_champion(settings)
     shown(1, 1)
     return chosen
 
