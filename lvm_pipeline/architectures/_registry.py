@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.architectures._contract import Architecture
 
 PACKAGE = "lvm_pipeline.architectures"
-PRESET = re.compile(r'^        "(\w+)": Preset\(', re.MULTILINE)
+PRESET = re.compile(r"""["'](\w+)["']\s*:\s*Preset\(""")
 
 
 def architecture_names() -> list[str]:

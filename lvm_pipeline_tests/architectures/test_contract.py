@@ -6,7 +6,14 @@ import torch
 
 from lvm_pipeline.architectures._config import meanings
 from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel, ModelConfig, Preset, config_with
-from lvm_pipeline.architectures._registry import ARCHITECTURES, architecture_names, load_architecture
+from lvm_pipeline.architectures._registry import (
+    ARCHITECTURES,
+    PRESET,
+    all_model_names,
+    architecture_names,
+    load_architecture,
+    preset_names,
+)
 from lvm_pipeline.architectures.lstm import LstmConfig
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline_tests.architectures.models import loss_on
@@ -129,3 +136,8 @@ def test_a_model_without_head_or_state_fits_the_contract():
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 def test_every_field_of_a_config_says_what_it_means(architecture):
     assert [name for name, (_, meaning) in meanings(architecture.config_class).items() if not meaning] == []
+
+
+def test_names_of_presets_are_found_without_importing_however_a_file_is_formatted():
+    assert set(preset_names()) == {preset for name in all_model_names() for preset in load_architecture(name).presets}
+    assert PRESET.findall("presets={'a':Preset(x), \"b\" : Preset(y),\n  'c':\n    Preset(z)}") == ["a", "b", "c"]
