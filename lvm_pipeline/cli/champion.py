@@ -31,7 +31,7 @@ def champion(
         typer.Option(
             metavar="TRIAL",
             help="Make a trial the champion, for instance an earlier champion, and keep it: no stage and no schedule "
-            "replaces it until you use --choose or --choose-anew.",
+            "replaces it until you use --choose, which compares with it, or --choose-anew, which does not.",
         ),
     ] = None,
     as_json: JsonOption = False,

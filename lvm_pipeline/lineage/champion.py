@@ -1,4 +1,8 @@
-"""The champion: chosen by the fixed rule, or held by a person, and the alias in the registry that follows."""
+"""The champion: chosen by the fixed rule, or held by a person, and the alias in the registry that follows.
+
+A held champion need not have won. When the rule is asked again, it is compared as any other champion: a challenger then
+has to beat it and not the best baseline. `ignore_incumbent` compares with the best baseline.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict
