@@ -135,10 +135,7 @@ def _ingest(
             "--replace and --skip-bad cannot be combined, since an article with a bad row would lose a part of its "
             "concepts; correct the file, or omit one of them."
         )
-    records = read_records(path, dataset_source=dataset_source)
-    if records.gaps and not records.bad_rows and not skip_bad:
-        raise BadInputError(records.path, records.gaps, skip="close the gaps between positions with --skip-bad")
-    _raise_on_bad(records, [*records.bad_rows, *records.gaps], skip_bad=skip_bad)
+    records = _usable_records(path, dataset_source=dataset_source, skip_bad=skip_bad)
     state = writer.state(dataset_source)
     replaced = changed_articles(records.concepts, state) if replace_changed else set()
     state = state.without(replaced)
@@ -178,6 +175,15 @@ def _ingest(
         gaps=records.gaps,
         cut=source.cut,
     )
+
+
+def _usable_records(path: Path, *, dataset_source: str, skip_bad: bool) -> SourceRecords:
+    """Read a file and refuse its bad rows and gaps, unless these are skipped."""
+    records = read_records(path, dataset_source=dataset_source)
+    if records.gaps and not records.bad_rows and not skip_bad:
+        raise BadInputError(records.path, records.gaps, skip="close the gaps between positions with --skip-bad")
+    _raise_on_bad(records, [*records.bad_rows, *records.gaps], skip_bad=skip_bad)
+    return records
 
 
 def _batches(source: "_VectorSource", kept: Sequence[int], locations: Mapping[str, Location]) -> Iterator[EntryBatch]:

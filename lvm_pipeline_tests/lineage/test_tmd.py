@@ -18,16 +18,23 @@ from lvm_pipeline_tests.synthetic import synthetic_table, write_concepts, write_
 pytestmark = pytest.mark.postgres
 
 
+def promote_with_codes(settings, monkeypatch, url, *updates):
+    """Promote eight articles after some updates of their table, and name a language model for `lvm`."""
+    fill_source(url, [12] * 8)
+    with psycopg.connect(url) as connection:
+        for update in updates:
+            connection.execute(update)
+    lineage.promote_with_sequences(settings, lineage.stage_concepts(settings))
+    monkeypatch.setenv("LVM_DATABASE_URL", url)
+    monkeypatch.setenv("LVM_CHAT_MODEL", "scripted")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
 def test_codes_are_written_to_the_source_table_once_a_language_model_gives_some(
     lvm, fresh_settings, monkeypatch, postgres_url
 ):
-    fill_source(postgres_url, [12] * 8)
-    with psycopg.connect(postgres_url) as connection:
-        connection.execute("UPDATE cpe_entry SET domain_code = NULL, task_code = NULL, modifier_code = NULL")
-    lineage.promote_with_sequences(fresh_settings, lineage.stage_concepts(fresh_settings))
-    monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)
-    monkeypatch.setenv("LVM_CHAT_MODEL", "scripted")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    codes = "UPDATE cpe_entry SET domain_code = NULL, task_code = NULL, modifier_code = NULL"
+    promote_with_codes(fresh_settings, monkeypatch, postgres_url, codes)
 
     with chat_server(lambda _: completion("I would rather not.")) as server:
         monkeypatch.setenv("LVM_CHAT_URL", server.url)
@@ -48,14 +55,9 @@ def test_codes_are_written_to_the_source_table_once_a_language_model_gives_some(
 def test_a_concept_with_some_of_its_codes_is_given_the_others_and_then_no_language_model_is_needed(
     lvm, fresh_settings, monkeypatch, postgres_url
 ):
-    fill_source(postgres_url, [12] * 8)
-    with psycopg.connect(postgres_url) as connection:
-        connection.execute("UPDATE cpe_entry SET domain_code = 3, task_code = 2, modifier_code = 1")
-        connection.execute("UPDATE cpe_entry SET task_code = NULL WHERE sequence_index = 5")
-    lineage.promote_with_sequences(fresh_settings, lineage.stage_concepts(fresh_settings))
-    monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)
-    monkeypatch.setenv("LVM_CHAT_MODEL", "scripted")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    codes = "UPDATE cpe_entry SET domain_code = 3, task_code = 2, modifier_code = 1"
+    one_missing = "UPDATE cpe_entry SET task_code = NULL WHERE sequence_index = 5"
+    promote_with_codes(fresh_settings, monkeypatch, postgres_url, codes, one_missing)
     with chat_server(lambda _: completion('{"domain": 7, "task": 9, "modifier": 5}')) as server:
         monkeypatch.setenv("LVM_CHAT_URL", server.url)
         code, out, _ = lvm("tmd", "assign", "--by", "chat", "--json")
