@@ -364,7 +364,7 @@ def _require_pgvector(connection: psycopg.Connection) -> None:
     if not _value(connection, known):
         raise LvmError(
             "The database server has no pgvector; install it there (package postgresql-NN-pgvector), "
-            "or unset LVM_DATABASE_URL to use the embedded server."
+            "or unset LVM_DATABASE_URL to use the built-in Postgres."
         )
     present = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'vector')"
     if not _value(connection, present) and not _value(

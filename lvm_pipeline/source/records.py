@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.values import NOT_UTF8, name_of
+from lvm_pipeline.words import counted
 
 MAX_SHOWN = 10
 
@@ -42,7 +43,7 @@ class BadInputError(LvmError):
     def __init__(self, path: Path, bad_rows: Sequence[BadRow], *, skip: str = "load the rest with --skip-bad"):
         """`skip` says how the other rows can be used."""
         self.bad_rows = list(bad_rows)
-        count = f"{len(bad_rows):,} bad {bad_rows[0].kind}{'s' if len(bad_rows) > 1 else ''}"
+        count = counted(len(bad_rows), f"bad {bad_rows[0].kind}")
         is_encoding = all(each.reason.startswith(NOT_UTF8) for each in bad_rows)
         correct = (
             "Write the file as UTF-8 (as with `iconv -f WINDOWS-1252 -t UTF-8`)" if is_encoding else "Correct the file"
