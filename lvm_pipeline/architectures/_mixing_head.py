@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from lvm_pipeline.architectures._contract import OptimiserSetting
 from lvm_pipeline.architectures._directions import principal_directions
 from lvm_pipeline.architectures._dropout import Dropout
-from lvm_pipeline.architectures._precision import at_least_float32, without_autocast
+from lvm_pipeline.architectures._precision import at_least_float32, product_dtype, without_autocast
 from lvm_pipeline.architectures._residual_head import START_DECAY, check_weighted_mean
 
 NUM_HEADS = 4
@@ -127,15 +127,16 @@ class MixingHead(nn.Module):
         """
         rotated = self._rotated(contexts)
         positions = torch.arange(contexts.shape[1], device=contexts.device)
-        if at is not None:
-            columns = at.any(dim=0)
-            positions, at = positions[columns], at[:, columns]
-            if states is not None:
-                states = torch.zeros(*at.shape, states.shape[-1], dtype=states.dtype, device=at.device).masked_scatter(
-                    at[..., None], states
-                )
-        predictions = self._mixed(rotated, self._keys(rotated), positions, states)
-        return self._rotated_back(predictions if at is None else predictions[at])
+        if at is None:
+            return self._rotated_back(self._mixed(rotated, self._keys(rotated), positions, states))
+        columns = at.any(dim=0)
+        at = at[:, columns]
+        found = at.flatten().nonzero().squeeze(1)
+        if states is not None:
+            everywhere = states.new_zeros(at.numel(), states.shape[-1]).index_copy(0, found, states)
+            states = everywhere.unflatten(0, at.shape)
+        predictions = self._mixed(rotated, self._keys(rotated), positions[columns], states)
+        return self._rotated_back(predictions.flatten(0, 1).index_select(0, found))
 
     def prefill(self, contexts: Tensor, states: Tensor | None, state: HeadState | None) -> tuple[Tensor, HeadState]:
         """Predict for contexts that continue from `state` (None at the start); return the state after them."""
@@ -157,32 +158,41 @@ class MixingHead(nn.Module):
         return _split(at_least_float32(self.key(leading))) / math.sqrt(self.leading)
 
     def _mixed(self, rotated: Tensor, keys: Tensor, positions: Tensor, states: Tensor | None) -> Tensor:
-        """Predict at some positions, the same of each context, (B, Q, D), in the principal directions."""
+        """Predict at some positions, the same of each context, (B, Q, D), in the principal directions.
+
+        Products with weights and with concepts follow autocast, everything else is in float32 or wider.
+        """
+        concepts = rotated.to(product_dtype(rotated))
         with without_autocast(rotated):
             lags = positions[:, None] - torch.arange(rotated.shape[1], device=rotated.device)
-            means = [share @ rotated for share in self._shares(self.decays, lags)]
-            summaries = torch.stack([rotated[:, positions], *means[:2]], dim=1)
-            inputs = summaries[..., : self.leading].transpose(1, 2).flatten(2) * self.input_scale
-            products = self._queries(inputs, states) @ keys.transpose(-1, -2) / math.sqrt(HEAD_WIDTH)
-            scores = self._scores(rotated, summaries, lags) + self.score_scale[:, None, None] * products
-            attended = [weights @ rotated for weights in scores.softmax(dim=-1).unbind(1)]
-            mixed = self.constant + self.correction_in(self.correction_dropout(inputs)) @ self.correction_out.T
+            means = _weighted_sums(self._shares(self.decays, lags), concepts)
+            summaries = torch.stack([concepts[:, positions], *means[:2]], dim=1)
+        inputs = summaries[..., : self.leading].transpose(1, 2).flatten(2).to(rotated.dtype) * self.input_scale
+        queries = self._queries(inputs, states)
+        correction = self.correction_in(self.correction_dropout(inputs)) @ self.correction_out.T
+        with without_autocast(rotated):
+            products = queries @ keys.transpose(-1, -2) / math.sqrt(HEAD_WIDTH)
+            scores = self._scores(concepts, summaries, lags) + self.score_scale[:, None, None] * products
+            attended = _weighted_sums(scores.softmax(dim=-1), concepts)
+            mixed = self.constant + at_least_float32(correction)
             # added one after the other: (B, K + J, Q, D) would not fit the caches
             for gain, each in zip((*self.gains, *self.mean_gains), (*attended, *means), strict=True):
                 mixed = torch.addcmul(mixed, gain, each)
             return mixed
 
     def _queries(self, inputs: Tensor, states: Tensor | None) -> Tensor:
-        queries = self.query(self.dropout(inputs))
+        queries = at_least_float32(self.query(self.dropout(inputs)))
         if self.state_query is not None and states is not None:
-            queries = queries + self.state_query(states.to(queries.dtype))
+            queries = queries + self.state_query(states.to(self.state_query.weight.dtype))
         return _split(queries) / math.sqrt(self.leading)
 
-    def _scores(self, rotated: Tensor, summaries: Tensor, lags: Tensor) -> Tensor:
+    def _scores(self, concepts: Tensor, summaries: Tensor, lags: Tensor) -> Tensor:
         """Return everything in the logits but the products of queries and keys, (B, K, Q, S)."""
-        similarity = summaries @ rotated[:, None].transpose(-1, -2)
+        # one product a context; a product for each summary would copy the concepts for each
+        similarity = at_least_float32(summaries.flatten(1, 2) @ concepts.transpose(-1, -2))
+        similarity = similarity.unflatten(1, summaries.shape[1:3])
         scores = torch.einsum("bfqs,kf->bkqs", similarity, self.feature_weights[:, :3])
-        before = (rotated[:, 1:] * rotated[:, :-1]).sum(dim=-1)
+        before = (concepts[:, 1:] * concepts[:, :-1]).sum(dim=-1, dtype=similarity.dtype)
         before = torch.cat([before.new_zeros(len(before), 1), before], dim=1)
         index = torch.arange(lags.shape[1], device=lags.device)
         of_concept = torch.stack([(index == 0).expand_as(before), (index < 3).expand_as(before), before], dim=-1)
@@ -202,6 +212,12 @@ class MixingHead(nn.Module):
         """Return the weight of each concept in each decayed mean, (J, Q, S); zero after the position."""
         powers = decays[:, None, None] ** lags.clamp(min=0).to(decays.dtype) * (lags >= 0)
         return powers / powers.sum(dim=-1, keepdim=True)
+
+
+def _weighted_sums(weights: Tensor, concepts: Tensor) -> tuple[Tensor, ...]:
+    """Return the sums of the concepts (B, S, D) by several weights, (N, Q, S) or (B, N, Q, S), each (B, Q, D)."""
+    sums = weights.flatten(-3, -2).to(concepts.dtype) @ concepts
+    return sums.unflatten(1, weights.shape[-3:-1]).unbind(1)
 
 
 def _split(states: Tensor) -> Tensor:

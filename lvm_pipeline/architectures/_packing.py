@@ -50,3 +50,13 @@ class Packing:
             return packed.view(self.length, self.batch_size, -1).transpose(0, 1)
         flat = packed.new_zeros(self.batch_size * self.length, packed.shape[-1])
         return flat.index_copy(0, self.indices, packed).view(self.batch_size, self.length, -1)
+
+    def unpack_at(self, packed: Tensor, at: Tensor) -> Tensor:
+        """Return packed positions (P, H) where `at` (B, T) is True, (n, H), row by row; all of these are packed."""
+        wanted = at.flatten().nonzero().squeeze(1)
+        if self.indices is None:
+            context, position = wanted // self.length, wanted % self.length
+            return packed.index_select(0, position * self.batch_size + context)
+        packed_at = wanted.new_empty(at.numel())
+        packed_at[self.indices] = torch.arange(len(packed))
+        return packed.index_select(0, packed_at[wanted])

@@ -12,3 +12,9 @@ def at_least_float32(values: Tensor) -> Tensor:
 def without_autocast(values: Tensor) -> torch.autocast:
     """Switch autocast off for the device of the values, as a context."""
     return torch.autocast(values.device.type, enabled=False)
+
+
+def product_dtype(values: Tensor) -> torch.dtype:
+    """Return the type in which products of the values are computed: autocast's, where that is on."""
+    device = values.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype

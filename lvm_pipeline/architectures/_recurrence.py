@@ -110,8 +110,7 @@ def run_layers(
         if number:
             packed = dropout(packed, layers.dropout, training=layers.training)
         packed = layer(packed, packing.sizes, *(getattr(layers, f"{name}_l{number}").to(dtype) for name in NAMES))
-    outputs = packing.unpack(packed)
-    return outputs if at is None else outputs[at]
+    return packing.unpack(packed) if at is None else packing.unpack_at(packed, at)
 
 
 def lstm_layer(
@@ -188,7 +187,7 @@ class _LstmLayer(torch.autograd.Function):
         flat = grad_gates.to(inputs.dtype)
         grad_inputs = flat @ weight_ih if ctx.needs_input_grad[0] else None
         grad_weights = flat.T @ inputs, flat[sizes[0] :].T @ _before(hidden, sizes)
-        return grad_inputs, None, *grad_weights, _summed(flat)
+        return grad_inputs, None, *grad_weights, grad_gates.sum(0).to(inputs.dtype)
 
 
 class _GruLayer(torch.autograd.Function):
@@ -248,10 +247,13 @@ class _GruLayer(torch.autograd.Function):
             grad_next = torch.addcmul(of_next(now.to(inputs.dtype)), of_h, z_now)
         flat_recurrent = grad_recurrent.to(inputs.dtype)
         flat = flat_recurrent.clone()
-        flat[:, 2 * hidden_dim :] = grad_hidden * of_n
+        grad_n = grad_hidden * of_n
+        flat[:, 2 * hidden_dim :] = grad_n
         grad_inputs = flat @ weight_ih if ctx.needs_input_grad[0] else None
         grad_weights = flat.T @ inputs, flat_recurrent[sizes[0] :].T @ before
-        return grad_inputs, None, *grad_weights, _summed(flat), _summed(flat_recurrent)
+        of_bias_hh = grad_recurrent.sum(0)
+        of_bias_ih = torch.cat([of_bias_hh[: 2 * hidden_dim], grad_n.sum(0)])
+        return grad_inputs, None, *grad_weights, of_bias_ih.to(inputs.dtype), of_bias_hh.to(inputs.dtype)
 
 
 def _by_position(sizes: list[int], *packed: Tensor, backwards: bool = False) -> Iterator[tuple[Tensor, ...]]:
@@ -268,7 +270,3 @@ def _before(packed: Tensor, sizes: list[int]) -> Tensor:
 def _wide(dtype: torch.dtype) -> torch.dtype:
     """Return the type of sums over positions: float64 for float64 products, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _summed(flat_gradients: Tensor) -> Tensor:
-    return flat_gradients.sum(0, dtype=_wide(flat_gradients.dtype)).to(flat_gradients.dtype)

@@ -51,6 +51,29 @@ def test_noise_in_the_future_changes_nothing(length):
         assert not torch.allclose(after[:, start:], before[:, start:], atol=1e-3)
 
 
+@pytest.mark.parametrize("has_states", [True, False])
+def test_some_positions_are_those_of_all(has_states):
+    head, (contexts, states) = noisy_head(), inputs(3, 5)
+    at = torch.zeros(3, 5, dtype=torch.bool)
+    at[0, 1], at[2, 3], at[2, 4] = True, True, True
+    if has_states:
+        torch.testing.assert_close(head(contexts, states[at], at), head(contexts, states)[at], rtol=0, atol=1e-12)
+    else:
+        torch.testing.assert_close(head(contexts, None, at), head(contexts, None)[at], rtol=0, atol=1e-12)
+
+
+def test_bfloat16_products_change_predictions_by_rounding_only():
+    torch.manual_seed(0)
+    head = redraw(MixingHead(WIDTH, HIDDEN, SCALES)).eval()
+    contexts, states = (part.float() for part in inputs(4, 9))
+    expected = head(contexts, states)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(contexts, states)
+    assert found.dtype == torch.float32
+    error = (found - expected).norm() / expected.norm()
+    assert 1e-6 < error < 0.02, error
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_continues_from_a_state_as_if_in_one_piece(lengths):

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvm_pipeline.architectures._packing import Packing
+from lvm_pipeline.architectures._packing import Packing, needed_lengths
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6))
@@ -31,3 +31,12 @@ def test_a_batch_without_padding_needs_no_index():
         states = torch.randn(2, 4, 3)
         assert packing.indices is None
         assert torch.equal(packing.unpack(packing.pack(states)), states)
+
+
+@given(st.data(), st.integers(1, 5), st.integers(1, 6))
+def test_some_positions_come_back_row_by_row(data, num_contexts, length):
+    flags = st.lists(st.booleans(), min_size=num_contexts * length, max_size=num_contexts * length)
+    at = torch.tensor(data.draw(flags)).view(num_contexts, length)
+    states = torch.randn(num_contexts, length, 2)
+    packing = Packing.of(num_contexts, length, needed_lengths(at))
+    assert torch.equal(packing.unpack_at(packing.pack(states), at), states[at])
