@@ -77,7 +77,7 @@ imports: setup-dev  ## import every module by itself
 types: setup-dev  ## check the types
 	$(BIN)/pyright
 
-bench: setup-all  ## compare speed and scores with other projects, as one table; takes about 15 minutes on an idle machine
+bench: setup-all  ## compare speed and scores with other projects, as one table; takes about half an hour
 	@$(BIN)/python benchmarks/bench.py
 
 bench-smoke: setup-all  ## the same scripts with tiny inputs, to test that they run; their figures mean nothing

@@ -1,6 +1,6 @@
 """One table of every figure that has a peer or a goal: ours, peer, ratio, goal, met or not.
 
-    make bench                                   # everything that this machine can measure, about a quarter of an hour
+    make bench                                   # everything that this machine can measure, about half an hour
     python benchmarks/bench.py --smoke           # tiny sizes, seconds: says that the scripts run, and nothing of speed
     python benchmarks/bench.py --only training.py --only drift.py --json
 
@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +65,23 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = [script for script in SCRIPTS if script.name in (arguments.only or names)]
     with ThreadPoolExecutor(os.cpu_count() if arguments.smoke else 1) as pool:  # what is measured runs alone
-        done = list(pool.map(lambda script: run(script, is_smoke=arguments.smoke), chosen))
+        done = list(pool.map(lambda script: run_and_say(script, is_smoke=arguments.smoke), chosen))
     rows = [row for found, _ in done for row in found]
     problems = [problem for _, problem in done if problem]
     print(json.dumps(rows, indent=2) if arguments.json else as_table(rows))
     for problem in problems:
         print(problem, file=sys.stderr)
     sys.exit(bool(problems))
+
+
+def run_and_say(script: Script, *, is_smoke: bool) -> tuple[list[dict[str, Any]], str | None]:
+    """Run a script, and print its figures on standard error at once: the whole takes long and may be interrupted."""
+    started = time.monotonic()
+    rows, problem = run(script, is_smoke=is_smoke)
+    print(f"{script.name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    for row in rows:
+        print(f"  {line_of(row)}", file=sys.stderr, flush=True)
+    return rows, problem
 
 
 def run(script: Script, *, is_smoke: bool) -> tuple[list[dict[str, Any]], str | None]:
@@ -93,12 +104,16 @@ def run(script: Script, *, is_smoke: bool) -> tuple[list[dict[str, Any]], str | 
 def as_table(rows: list[dict[str, Any]]) -> str:
     """Write the rows for reading, those with a goal counted below."""
     lines = [f"{'script':21} {'figure':58} {'ours':>12} {'peer':>12} {'ratio':>7} {'goal':>6}  met"]
-    for row in rows:
-        ours, peer, ratio, goal = (number(row.get(key)) for key in ("ours", "peer", "ratio", "goal"))
-        met = {True: "yes", False: "NO", None: ""}[row.get("met")]
-        lines.append(f"{row['script']:21} {row['name'][:58]:58} {ours:>12} {peer:>12} {ratio:>7} {goal:>6}  {met}")
+    lines += [f"{row['script']:21} {line_of(row)}" for row in rows]
     judged = [row for row in rows if row.get("met") is not None]
     return "\n".join([*lines, f"{sum(row['met'] for row in judged)} of {len(judged)} goals met."])
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """Write one figure."""
+    ours, peer, ratio, goal = (number(row.get(key)) for key in ("ours", "peer", "ratio", "goal"))
+    met = {True: "yes", False: "NO", None: ""}[row.get("met")]
+    return f"{row['name'][:58]:58} {ours:>12} {peer:>12} {ratio:>7} {goal:>6}  {met}"
 
 
 def number(value: Any) -> str:

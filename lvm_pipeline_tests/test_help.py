@@ -43,5 +43,7 @@ def is_explained(parameter, command):
 def test_the_page_of_a_command_with_a_file_says_what_the_file_holds():
     pages = {names: page for names, _, page in PAGES}
 
-    assert "FILE holds articles as JSON lines, or concepts with vectors as Parquet or Arrow" in pages[("ingest",)]
+    assert (
+        "FILE holds articles, as JSON lines, Parquet or Arrow, or concepts, as Parquet or Arrow" in pages[("ingest",)]
+    )
     assert "ARTICLE is a text file whose paragraphs are separated by empty lines" in pages[("try",)]

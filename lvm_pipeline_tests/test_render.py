@@ -106,3 +106,16 @@ def test_a_model_of_an_undeclared_space_says_what_it_cannot_be_used_for(space_id
     render.show_trained(console, info, path=Path("model"))
 
     assert ("set LVM_SPACE_ID and train again" in console.file.getvalue()) == is_warned
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then_and_at_the_end(monkeypatch, capsys):
+    clock = iter([0.0, 10.0, 61.0, 61.0, 70.0, 80.0])
+    monkeypatch.setattr(render, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with render.progress_bars(render.plain()) as bars:
+        show = bars.task("Training [gru]")
+        for done in (1, 2, 3, 4, 4):
+            show(done, 4, f"epoch {done}")
+    assert capsys.readouterr().out.splitlines() == [
+        "Training [gru]: 50% (epoch 2)",
+        "Training [gru]: done (epoch 4)",
+    ]

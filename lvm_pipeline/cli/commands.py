@@ -194,8 +194,9 @@ def ingest(
 ) -> None:
     """Load articles into the source table. Loading the same file again changes nothing.
 
-    FILE holds articles as JSON lines, or concepts with vectors as Parquet or Arrow; `-` is stdin. An article is
-    {"title": ..., "text": ...} or {"title": ..., "concepts": [...]}.
+    FILE holds articles, as JSON lines, Parquet or Arrow, or concepts, as Parquet or Arrow; `-` is stdin. An article is
+    {"title": ..., "text": ...} or {"title": ..., "concepts": [...]}. Columns of a concept: article_id, position,
+    concept_text, and vector if it is encoded already.
     """
     from lvm_pipeline import lineage
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lvm_pipeline.evaluation.report import EvaluationReport
 
 UNITS = 1000  # steps of a bar
+SECONDS_BETWEEN_LINES = 60  # of progress, where there is no terminal
 MAX_MESSAGE = 240  # characters of a finding on the screen
 MARK_STYLES: Mapping[tables.Mark, str] = {"good": "green", "bad": "bold red", "warn": "yellow", "unsure": "dim", "": ""}
 MAX_SHOWN = 10  # duplicates or bad rows of a file
@@ -55,7 +57,7 @@ def print_json(value: Any) -> None:
 
 
 class Bars:
-    """One bar per task; if the output is not a terminal, one line when a task ends."""
+    """One bar per task; if the output is not a terminal, a line once a minute and when a task ends."""
 
     def __init__(self, progress: Progress, console: Console):
         self._progress = progress
@@ -63,15 +65,17 @@ class Bars:
 
     def task(self, description: str) -> Bar:
         task_id = self._progress.add_task(escape(description), total=UNITS, note="")
-        is_done = False
+        is_done, said = False, time.monotonic()
 
         def show(done: float, total: float, note: str = "") -> None:
-            nonlocal is_done
+            nonlocal is_done, said
             fraction = done / total if total else 1.0
             self._progress.update(task_id, completed=fraction * UNITS, note=escape(note))
-            if fraction >= 1.0 and not is_done and not self._console.is_terminal:
-                is_done = True
-                self._console.print(f"{description}: done{f' ({note})' if note else ''}", markup=False)
+            is_due = fraction >= 1.0 or time.monotonic() - said >= SECONDS_BETWEEN_LINES
+            if is_due and not is_done and not self._console.is_terminal:
+                is_done, said = fraction >= 1.0, time.monotonic()
+                state = "done" if is_done else f"{fraction:.0%}"
+                self._console.print(f"{description}: {state}{f' ({note})' if note else ''}", markup=False)
 
         return show
 

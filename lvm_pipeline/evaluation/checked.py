@@ -43,7 +43,9 @@ def not_checked(
     """Return a sentence for everything that a report does not cover and every check that did not run."""
     sentences: list[str] = []
     if scored.split != "test":
-        sentences.append("Test split: it is scored once, when a model becomes champion.")
+        sentences.append(
+            "Test split: a model is scored on it once, when it becomes champion; `lvm champion` shows that score."
+        )
     if controls.wrong_context is None:
         sentences.append("Wrong-context control: all targets come from one article.")
     if other_data(scored.info, scored.data):

@@ -70,4 +70,4 @@ def raise_on_blocking(findings: Iterable[Finding]) -> None:
 def listed(items: Sequence[object], total: int | None = None) -> str:
     """Join the first `MAX_LISTED` items with commas, and say how many more there are of `total`."""
     num_more = (len(items) if total is None else total) - min(len(items), MAX_LISTED)
-    return ", ".join(str(item) for item in items[:MAX_LISTED]) + (f" and {num_more} more" if num_more else "")
+    return ", ".join(str(item) for item in items[:MAX_LISTED]) + (f" and {num_more:,} more" if num_more else "")

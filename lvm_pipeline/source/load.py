@@ -23,7 +23,7 @@ from lvm_pipeline.source.encoders.sentence_transformer import SentenceTransforme
 from lvm_pipeline.source.given_file import STDIN, FileKind, kind_of, plain_file
 from lvm_pipeline.source.ingest_report import IngestReport
 from lvm_pipeline.source.jsonl import read_jsonl
-from lvm_pipeline.source.parquet import read_parquet
+from lvm_pipeline.source.parquet import read_parquet_or_texts
 from lvm_pipeline.source.records import (
     BadInputError,
     BadRow,
@@ -81,13 +81,13 @@ def ingest(
     replace_changed: bool = False,
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Load a JSONL file of articles or a Parquet file with vectors into the source table.
+    """Load a file of articles or concepts, JSONL or Parquet, into the source table.
 
     Args:
         settings: Split, folder of the encoders.
         dataset_source: Label of the rows.
         space_id: Space of a Parquet file's vectors.
-        encoder: Encodes the texts of a JSONL file.
+        encoder: Encodes the texts of a file without vectors.
         duplicates: What to do with concepts that repeat the text or the vector of another one, in the file or in the
             table under the same dataset source. `drop` renumbers the positions of the others.
         skip_bad: Load the good rows of a file that has bad ones.
@@ -203,17 +203,17 @@ def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
     if kind not in (FileKind.PARQUET, FileKind.LINES):
         advice = "; import it with `lvm import`" if kind is FileKind.NPZ else ""
         raise LvmError(
-            f"{path.name} is a file of {kind}{advice}; `lvm ingest` takes JSON lines of articles, or Parquet with "
-            "vectors."
+            f"{path.name} is a file of {kind}{advice}; `lvm ingest` takes JSON lines of articles, or Parquet of "
+            "articles or concepts."
         )
-    read = read_parquet if kind is FileKind.PARQUET else read_jsonl
+    read = read_parquet_or_texts if kind is FileKind.PARQUET else read_jsonl
     records = read(path, dataset_source=dataset_source)
     if not records.concepts and not records.bad_rows:
         raise LvmError(f"{path.name} has no articles; give a file with at least one.")
     if kind is FileKind.LINES and not records.concepts and not _begins_as_json(path):
         raise LvmError(
-            f"{path.name} holds no JSON; give JSON lines of articles, or Parquet with vectors. pandas converts CSV of "
-            "title and text: read_csv(file).to_json('articles.jsonl', orient='records', lines=True)."
+            f"{path.name} holds no JSON; give JSON lines of articles, or Parquet. pandas converts CSV of title and "
+            "text: read_csv(file).to_json('articles.jsonl', orient='records', lines=True)."
         )
     return records
 

@@ -75,7 +75,7 @@ class GivenParquet:
         if missing:
             raise LvmError(
                 f"{self.path.name} has no column {', '.join(missing)} (it has {', '.join(self.schema.names)}); "
-                f"a file with vectors needs {', '.join(required)}: rename or add them."
+                f"it needs {', '.join(required)}: rename or add them."
             )
         chosen = [name for name in (*required, *optional) if counts[name]]
         for name in chosen:
@@ -85,14 +85,14 @@ class GivenParquet:
 
     def require_vectors(self, name: str) -> None:
         """Check that a column holds lists of floats."""
-        kind = self.schema.field(name).type
-        shape = getattr(kind, "shape", ())
-        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        if not is_list or not pa.types.is_floating(kind.value_type) or len(shape) > 1:
+        if not _is_vectors(self.schema.field(name).type):
             raise LvmError(
                 f"The column {name} of {self.path.name} is {self.schema.field(name).type}; expected a list of floats."
             )
+
+    def vector_columns(self) -> list[str]:
+        """Return the names of all columns that hold lists of floats."""
+        return [field.name for field in self.schema if _is_vectors(field.type)]
 
     def require_kind(self, name: str, what: str) -> None:
         """Check that a column holds text or whole numbers, and no booleans, times or structures."""
@@ -162,6 +162,13 @@ def declared_space(metadata: dict[bytes, bytes], *, path: Path) -> str | None:
     if not isinstance(space_id, str | None):
         raise LvmError(f"The metadata of {path.name} declare a space that is no text; correct them.")
     return space_id
+
+
+def _is_vectors(kind: pa.DataType) -> bool:
+    shape = getattr(kind, "shape", ())
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return is_list and pa.types.is_floating(kind.value_type) and len(shape) <= 1
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -37,6 +37,21 @@ def first_of(items: Sequence[object]) -> str:
     return "; ".join(map(str, items[:MAX_SHOWN])) + more
 
 
+def grouped(bad_rows: Sequence[BadRow]) -> list[str]:
+    """Say each reason once, with the numbers of its rows, in the order of the first rows."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for each in bad_rows:
+        numbers.setdefault((each.kind, each.reason), []).append(each.number)
+    return [f"{_numbered(kind, found)}: {reason}" for (kind, reason), found in numbers.items()]
+
+
+def _numbered(kind: str, numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"{kind} {numbers[0]}"
+    more = f" and {len(numbers) - MAX_SHOWN:,} more" if len(numbers) > MAX_SHOWN else ""
+    return f"{kind}s {', '.join(map(str, numbers[:MAX_SHOWN]))}{more}"
+
+
 class BadInputError(LvmError):
     """A file has bad lines or rows and was not loaded; `bad_rows` holds all of them."""
 
@@ -48,7 +63,8 @@ class BadInputError(LvmError):
         correct = (
             "Write the file as UTF-8 (as with `iconv -f WINDOWS-1252 -t UTF-8`)" if is_encoding else "Correct the file"
         )
-        super().__init__(f"{path.name} has {count} and was not loaded ({first_of(bad_rows)}). {correct}, or {skip}.")
+        reasons = first_of(grouped(bad_rows))
+        super().__init__(f"{path.name} has {count} and was not loaded ({reasons}). {correct}, or {skip}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +97,7 @@ class SourceRecords:
     concepts: list[Concept]
     bad_rows: list[BadRow] = field(default_factory=list)
     gaps: list[BadRow] = field(default_factory=list)  # rows before which positions of their article are missing
-    read_vectors: VectorReader | None = None  # None if the file has no vectors (JSONL)
+    read_vectors: VectorReader | None = None  # None if the file has no vectors
     vector_dim: int | None = None
     space_id: str | None = None  # the one that the file itself declares
 

@@ -198,7 +198,7 @@ def test_a_line_without_a_title_shows_the_keys_that_it_has(load):
 
 
 def test_many_bad_lines_are_counted_and_some_shown(load):
-    with pytest.raises(BadInputError, match=r"has 30 bad lines.*line 10: .*and 20 more"):
+    with pytest.raises(BadInputError, match=r"has 30 bad lines.*\(lines 1, 2, .*, 10 and 20 more: not JSON"):
         load([b"{"] * 30)
 
 
