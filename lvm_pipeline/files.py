@@ -10,11 +10,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from lvm_pipeline.errors import LvmError
+
+Kind = TypeVar("Kind", dict[str, Any], list[Any])
 
 IN_USE_SECONDS = 3600.0  # a cached file that was used within this time is not deleted
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # error numbers of a disk, quota or file size that is used up
@@ -148,14 +150,27 @@ def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     Raises:
         LvmError: If the file holds something else; the message ends with the remedy.
     """
+    return _read_json(path, dict, "object", remedy=remedy)
+
+
+def read_json_list(path: Path, *, remedy: str) -> list[Any]:
+    """Return the array in a JSON file; empty if there is no file.
+
+    Raises:
+        LvmError: If the file holds something else; the message ends with the remedy.
+    """
+    return _read_json(path, list, "array", remedy=remedy)
+
+
+def _read_json(path: Path, kind: type[Kind], name: str, *, remedy: str) -> Kind:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return kind()
     except (ValueError, OSError) as error:
         raise LvmError(f"{path} cannot be read ({error}); {remedy}") from None
-    if not isinstance(value, dict):
-        raise LvmError(f"{path} cannot be read (it holds no JSON object); {remedy}")
+    if not isinstance(value, kind):
+        raise LvmError(f"{path} cannot be read (it holds no JSON {name}); {remedy}")
     return value
 
 

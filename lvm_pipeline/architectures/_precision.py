@@ -15,6 +15,8 @@ def without_autocast(values: Tensor) -> torch.autocast:
 
 
 def product_dtype(values: Tensor) -> torch.dtype:
-    """Return the type in which products of the values are computed: autocast's, where that is on."""
+    """Return the type in which products of the values are computed: autocast's, where that is on (never of float64)."""
     device = values.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
+    if values.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return values.dtype
+    return torch.get_autocast_dtype(device)

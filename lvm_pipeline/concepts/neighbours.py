@@ -140,7 +140,7 @@ def neighbours_are_close(facts: ConceptFacts) -> Finding:
     ids = [facts.article_ids[code] for code in sample.article_codes[random[:MAX_LISTED]].tolist()]
     return neighbours_are_close.from_count(
         len(random),
-        f"the order of {len(random)} of {sample.num_articles} articles looks random: {listed(ids, len(random))}",
+        f"the order of {len(random):,} of {sample.num_articles:,} articles looks random: {listed(ids, len(random))}",
         otherwise=figures,
         observed=excess,
         allowed=None,

@@ -52,7 +52,7 @@ def articles_are_contiguous(facts: ConceptFacts) -> Finding:
         problems.append(f"article_index is wrong from {facts.named(wrong_indices[:1])[0]} on")
     return articles_are_contiguous.from_problems(
         problems,
-        otherwise=f"each of the {len(facts.article_ids)} articles is one unbroken run of rows",
+        otherwise=f"each of the {len(facts.article_ids):,} articles is one unbroken run of rows",
         observed=len(split_ids),
         details={
             "article_ids": split_ids[:MAX_LISTED],
@@ -129,7 +129,7 @@ def articles_are_long_enough(facts: ConceptFacts, *, context_length: int = 5) ->
     names = [f"{facts.article_ids[code]} ({lengths[code]})" for code in short[:MAX_LISTED].tolist()]
     return articles_are_long_enough.from_count(
         len(short),
-        f"{len(short)} of {len(lengths)} articles have fewer than {context_length + 1} concepts and give no "
+        f"{len(short):,} of {len(lengths):,} articles have fewer than {context_length + 1} concepts and give no "
         f"sequence: {listed(names, len(short))}",
         otherwise=f"every article has at least {context_length + 1} concepts",
         details={

@@ -73,7 +73,7 @@ def packing_finding(codes: PackedCodes | None) -> Finding:
     message = f"all {codes.num_rows} packed TMD codes are domain<<11 | task<<6 | modifier"
     if num_other:
         message = (
-            f"{num_other} of {codes.num_rows} packed TMD codes are not domain<<11 | task<<6 | modifier "
+            f"{num_other:,} of {codes.num_rows:,} packed TMD codes are not domain<<11 | task<<6 | modifier "
             f"({codes.num_shifted} are domain<<12 | task<<7 | modifier<<1); the three columns are used"
         )
     return tmd_packing_is_known.finding(

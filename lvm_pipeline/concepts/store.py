@@ -299,7 +299,7 @@ def _vector_blocks(path: Path, shape: tuple[int, int]) -> Iterator[NDArray[np.fl
         num_concepts += table.num_rows
         yield vectors_of(table, shape[1])
     if num_concepts != shape[0]:
-        raise LvmError(f"{path} holds {num_concepts} concepts where it says {shape[0]}; extract the concepts again.")
+        raise LvmError(f"{path} holds {num_concepts:,} concepts where it says {shape[0]}; extract the concepts again.")
 
 
 def _mapped(path: Path, shape: tuple[int, int]) -> np.memmap | None:

@@ -33,7 +33,7 @@ def vectors_go_with_their_texts(facts: ConceptFacts) -> Finding:
     details["num_articles_not_judged"] = match.num_unknown
     if match.why_not:
         return vectors_go_with_their_texts.not_checked(match.why_not, details=details)
-    of = f"{len(sample.rows)}" if sample.is_whole else f"a sample of {len(sample.rows)} of {facts.num_concepts}"
+    of = f"{len(sample.rows):,}" if sample.is_whole else f"a sample of {len(sample.rows):,} of {facts.num_concepts:,}"
     if match.fault is Fault.NONE:
         return vectors_go_with_their_texts.finding(
             passed=True,
@@ -73,11 +73,11 @@ def _what(match: TextMatch, *, num_bad: int, of: str) -> str:
     if match.offset:
         direction = "later" if match.offset > 0 else "earlier"
         return (
-            f"the texts of {num_bad} of {of} concepts fit the vectors {counted(abs(match.offset), 'row')} {direction}"
+            f"the texts of {num_bad:,} of {of} concepts fit the vectors {counted(abs(match.offset), 'row')} {direction}"
         )
     if match.has_own_map:
-        return f"{num_bad} of {of} concepts have vectors of another space than the others"
-    return f"the vectors of {num_bad} of {of} concepts do not fit their texts"
+        return f"{num_bad:,} of {of} concepts have vectors of another space than the others"
+    return f"the vectors of {num_bad:,} of {of} concepts do not fit their texts"
 
 
 def _where(facts: ConceptFacts, rows: NDArray[np.int64]) -> tuple[str, dict[str, Any]]:
@@ -87,7 +87,7 @@ def _where(facts: ConceptFacts, rows: NDArray[np.int64]) -> tuple[str, dict[str,
     details = {"num_articles": len(whole), "article_ids": [facts.article_ids[code] for code in whole[:MAX_LISTED]]}
     if num_bad[whole].sum() >= WHOLE_ARTICLE * len(rows):
         noun = "article" if len(whole) == 1 else "articles"
-        return f"{len(whole)} {noun} ({listed(details['article_ids'], len(whole))})", {**details, **facts.some(rows)}
+        return f"{len(whole):,} {noun} ({listed(details['article_ids'], len(whole))})", {**details, **facts.some(rows)}
     return facts.listed(rows), {**details, **facts.some(rows)}
 
 
@@ -100,13 +100,13 @@ def _since_when(facts: ConceptFacts, rows: NDArray[np.int64]) -> tuple[str, dict
     if len(rows) == facts.num_concepts:
         return "", {"num_undated": num_undated}
     if not len(known):
-        return f", created_at is empty in all {num_undated}", {"num_undated": num_undated}
+        return f", created_at is empty in all {num_undated:,}", {"num_undated": num_undated}
     first, last = int(known.min()), int(known.max())
     num_between = int(np.count_nonzero((times >= first) & (times <= last)))
     since, until = (str(np.datetime64(time, "us").astype("datetime64[s]")) for time in (first, last))
     period = f"at {since}" if since == until else f"from {since} to {until}"
-    text = f", created {period} UTC ({len(known)} of the {num_between} concepts created then)"
-    text += f", created_at is empty in {num_undated} more" if num_undated else ""
+    text = f", created {period} UTC ({len(known):,} of the {num_between:,} concepts created then)"
+    text += f", created_at is empty in {num_undated:,} more" if num_undated else ""
     return text, {
         "num_undated": num_undated,
         "created_from": since,

@@ -120,7 +120,7 @@ def _unrelated(fits: ArticleFits) -> TextMatch:
     num_measured = int(fits.lengths[fits.lengths >= MIN_LENGTH].sum())
     if num_measured < MIN_UNRELATED:
         why = (
-            f"the texts say nothing about the vectors, and {num_measured} concepts in articles of at least "
+            f"the texts say nothing about the vectors, and {num_measured:,} concepts in articles of at least "
             f"{MIN_LENGTH} are too few to expect that"
         )
         return TextMatch(effect=fits.effect(), why_not=why)

@@ -43,8 +43,8 @@ def coverage_finding(num_concepts: int, num_missing: int, missing_ids: Sequence[
     """Return the finding of `every_concept_has_a_vector` from counts and some ids of concepts without a vector."""
     return every_concept_has_a_vector.from_count(
         num_missing,
-        f"{num_missing} of {num_concepts} concepts have no vector: {listed(missing_ids, num_missing)}",
-        otherwise=f"all {num_concepts} concepts have a vector",
+        f"{num_missing:,} of {num_concepts:,} concepts have no vector: {listed(missing_ids, num_missing)}",
+        otherwise=f"all {num_concepts:,} concepts have a vector",
         observed=1 - num_missing / num_concepts if num_concepts else 0,
         allowed=1,
         details={"num_missing": num_missing, "cpe_ids": list(missing_ids[:MAX_LISTED])},
@@ -102,7 +102,7 @@ def vectors_match_their_space(
         details["cosines"] = {str(row): cosine for row, cosine in cosines.items()}
         if len(wrong):
             problems.append(
-                f"{len(wrong)} of {len(cosines)} texts encoded again by {space_id} give other vectors "
+                f"{len(wrong):,} of {len(cosines):,} texts encoded again by {space_id} give other vectors "
                 f"(lowest cosine {min(cosines.values()):.3f}, allowed {CANARY_COSINE}): {facts.listed(wrong)}"
             )
     problem, by_fingerprint = _space_problems(facts, fingerprint)
@@ -111,7 +111,7 @@ def vectors_match_their_space(
     if not problems and is_declared(space_id) and not cosines:
         reason = "its encoder is not available to encode some texts again"
         if encoder is not None:
-            reason = f"none of {len(facts.canary_rows)} concepts has both a text and a vector that can be compared"
+            reason = f"none of {len(facts.canary_rows):,} concepts has both a text and a vector that can be compared"
         if by_fingerprint:
             return vectors_match_their_space.finding(
                 passed=True,
@@ -145,7 +145,9 @@ def _space_problems(facts: ConceptFacts, fingerprint: SpaceFingerprint | None) -
     if not found.articles and found.fit >= fingerprint.limit:
         return [], details
     named = (
-        f" in {len(found.articles)} of {found.num_judged} articles: {listed(found.articles)}" if found.articles else ""
+        f" in {len(found.articles):,} of {found.num_judged:,} articles: {listed(found.articles)}"
+        if found.articles
+        else ""
     )
     why = (
         f"the vectors do not match earlier ones of {fingerprint.space_id}: they fit no better than random directions"

@@ -59,4 +59,5 @@ def not_checked(
 
 
 def _sentence(finding: Finding) -> str:
-    return f"{finding.name.replace('_', ' ').capitalize()}: {finding.message.rstrip('.')}."
+    name = finding.name.replace("_", " ").replace("tmd", "TMD")
+    return f"{name[0].upper()}{name[1:]}: {finding.message.rstrip('.')}."

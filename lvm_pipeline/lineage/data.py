@@ -1,6 +1,5 @@
 """Source table, concepts and sequences: staged, checked and promoted; and the verification report."""
 
-import json
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -322,8 +321,7 @@ def reported_findings(settings: Settings) -> list[Finding] | None:
 
 
 def _read_report(settings: Settings) -> dict[str, Any]:
-    path = settings.reports_dir / JSON_NAME
-    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    report = files.read_json(settings.reports_dir / JSON_NAME, remedy="delete it, and run `lvm verify`.")
     return {
         "findings": report.get("findings", []),
         "concepts": report.get("concepts") or {},

@@ -135,10 +135,8 @@ def link_report(settings: Settings, architecture: str, folder: TrialFolder) -> N
 
 def read_tracking(model_dir: Path) -> dict[str, Any]:
     """Return id and page of a model's MLflow run (None if untracked), and whether the run holds the model."""
-    path = model_dir / TRACKING_FILE
-    untracked = {"mlflow_run_id": None, "mlflow_url": None}
-    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else untracked
-    return {"is_complete": True, **values}
+    values = files.read_json(model_dir / TRACKING_FILE, remedy="delete it; the model then counts as not tracked.")
+    return {"is_complete": True, "mlflow_run_id": None, "mlflow_url": None, **values}
 
 
 def write_tracking(model_dir: Path, tracker: "Tracker", *, is_complete: bool) -> None:

@@ -68,8 +68,8 @@ def read_week_5(settings: Settings, key: dict[str, Any]) -> WeekFive | None:
     from lvm_pipeline.experiments.plan import LAST_WEEK, PlannedTrial, Purpose
     from lvm_pipeline.experiments.week_five import from_identity
 
-    path, base = _path(settings), training_config_of(settings)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    base = training_config_of(settings)
+    kept = files.read_json(_path(settings), remedy="delete it; week 5 is then settled again from weeks 1 to 4.")
     if kept.get("key") != key or not all(name in kept for name in _LISTS):
         return None
 

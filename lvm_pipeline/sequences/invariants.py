@@ -76,8 +76,8 @@ def windows_stay_inside_articles(rows: ConceptRows, sequences: Sequences) -> Fin
     where = ", ".join(f"rows {window['first_row']} to {window['target_row']}" for window in windows)
     return windows_stay_inside_articles.from_count(
         len(bad),
-        f"{len(bad)} of {len(is_good)} windows are not {context_length + 1} rows of their article ({where})",
-        otherwise=f"all {len(is_good)} windows are inside their article",
+        f"{len(bad):,} of {len(is_good):,} windows are not {context_length + 1} rows of their article ({where})",
+        otherwise=f"all {len(is_good):,} windows are inside their article",
         severity=_severity(sequences),
         details={"windows": windows},
     )
@@ -104,7 +104,7 @@ def window_count_is_exact(rows: ConceptRows, sequences: Sequences) -> Finding:
         problems.append(counted(num_repeated, "window is repeated", "windows are repeated"))
     if problems:
         problems.insert(
-            0, f"{counted(len(sequences.first_rows), 'window')}, expected {num_expected} from the article lengths"
+            0, f"{counted(len(sequences.first_rows), 'window')}, expected {num_expected:,} from the article lengths"
         )
     return window_count_is_exact.from_problems(
         problems,
@@ -140,7 +140,7 @@ def articles_are_in_one_split(rows: ConceptRows, sequences: Sequences) -> Findin
     return articles_are_in_one_split.from_count(
         len(bad),
         f"{counted(len(bad), 'article is', 'articles are')} not in exactly one split ({listed(described)})",
-        otherwise=f"each of the {len(rows.article_ids)} articles is in one split",
+        otherwise=f"each of the {len(rows.article_ids):,} articles is in one split",
         severity=_severity(sequences),
         details={"articles": dict(list(bad.items())[:MAX_LISTED])},
     )
@@ -232,7 +232,9 @@ def splits_have_their_share(
         lengths = dict(zip(rows.article_ids, rows.article_lengths.tolist(), strict=True))
         longest = sorted(largest, key=lambda article_id: -lengths[article_id])[:MAX_LISTED]
         names = listed([f"{article_id} ({lengths[article_id]})" for article_id in longest], len(largest))
-        problem += f"; near-duplicates join {len(largest)} of {len(rows.article_ids)} articles to one group: {names}"
+        problem += (
+            f"; near-duplicates join {len(largest):,} of {len(rows.article_ids):,} articles to one group: {names}"
+        )
     return splits_have_their_share.from_count(
         is_short,
         problem,

@@ -240,7 +240,7 @@ def train_texts(concepts: Iterable[Concept], *, settings: Settings) -> list[str]
     texts = [concept.text for concept in concepts if concept.article_id in train_ids]
     if not texts:
         raise LvmError(
-            f"None of the {len(article_ids)} articles is in the train split, on which {lsa.NAME} is fitted; "
+            f"None of the {len(article_ids):,} articles is in the train split, on which {lsa.NAME} is fitted; "
             "load more articles at once, or name another encoder with --encoder."
         )
     return texts

@@ -77,11 +77,11 @@ class SpaceFingerprint:
             return None
         if fit >= self.limit:
             return (
-                f"the mean of {len(some)} vectors differs from that of {self.space_id}, as if they were centred or "
+                f"the mean of {len(some):,} vectors differs from that of {self.space_id}, as if they were centred or "
                 f"negated (mean cosine to it {along:+.2f}; its own have {float(np.linalg.norm(self.mean)):+.2f})"
             )
         return (
-            f"{len(some)} vectors fit the statistics of {self.space_id} no better than random directions do "
+            f"{len(some):,} vectors fit the statistics of {self.space_id} no better than random directions do "
             f"({fit:.2f}; its own have 1 on average, and {self.min_vectors} in a row at least {self.lowest:.2f})"
         )
 

@@ -3,14 +3,13 @@
 Importing this module does not import torch: the Dagster code server only reads the declarations.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.files import write_json
+from lvm_pipeline.files import read_json_list, write_json
 from lvm_pipeline.findings import Finding, InvariantCheck, Severity, declared_in, invariant
 
 if TYPE_CHECKING:
@@ -73,10 +72,8 @@ def write_findings(model_dir: Path, findings: Iterable[Finding]) -> None:
 
 def read_findings(model_dir: Path) -> list[Finding]:
     """Return the findings written beside the weights; none if the file is missing."""
-    path = model_dir / FINDINGS_FILE
-    if not path.is_file():
-        return []
-    return [Finding.from_json(values) for values in json.loads(path.read_text(encoding="utf-8"))]
+    remedy = "delete it; the report of the model then says that it has none."
+    return [Finding.from_json(values) for values in read_json_list(model_dir / FINDINGS_FILE, remedy=remedy)]
 
 
 @invariant(

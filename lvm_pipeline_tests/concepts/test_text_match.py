@@ -44,7 +44,7 @@ def test_unharmed_data_pass(table, finding_of):
     assert finding.passed
     assert finding.was_checked
     assert finding.details["effect"] > 0.3
-    assert f"{NUM} concepts go together" in finding.message
+    assert f"{NUM:,} concepts go together" in finding.message
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -108,7 +108,7 @@ def test_single_rows_of_another_space_are_named_with_their_time(share, finding_o
 
     assert finding_of(table).passed
     assert finding.outcome == "failed"
-    assert f"{num} of {NUM} concepts have vectors of another space than the others: row " in finding.message
+    assert f"{num} of {NUM:,} concepts have vectors of another space than the others: row " in finding.message
     assert finding.details["rows"] == np.flatnonzero(is_other)[:20].tolist()
     assert f"created at 2026-05-02T12:00:00 UTC ({num} of the {num} concepts created then)" in finding.message
     assert "declared to be of the space some-encoder" in finding.message
@@ -134,7 +134,7 @@ def test_vectors_shifted_against_their_texts_are_found_with_the_shift(offset, ta
 
     assert finding.outcome == "failed"
     direction = "later" if offset > 0 else "earlier"
-    assert f"all {NUM}" in finding.message or f"{NUM} of {NUM}" in finding.message
+    assert f"all {NUM:,}" in finding.message or f"{NUM:,} of {NUM:,}" in finding.message
     assert f"fit the vectors {counted(abs(offset), 'row')} {direction}" in finding.message
 
 
@@ -170,7 +170,7 @@ def test_vectors_that_say_nothing_of_their_texts_fail(harm, table, finding_of):
     finding = finding_of(with_vectors(table, np.arange(NUM), changes[harm]))
 
     assert finding.outcome == "failed"
-    assert f"the texts of all {NUM} concepts say nothing about their vectors" in finding.message
+    assert f"the texts of all {NUM:,} concepts say nothing about their vectors" in finding.message
 
 
 def test_a_third_of_all_rows_in_a_random_order_are_found(table, finding_of):
@@ -241,7 +241,7 @@ def test_a_harmed_article_outside_the_sample_is_found(harm, longer_table, findin
     assert longer_table["article_id"][int(rows[0])].as_py() in finding.details["article_ids"]
     assert finding.details["num_articles"] <= 2
     assert finding.details["num_suspicious_articles_compared"] >= 1
-    assert f"a sample of {finding.details['num_compared']} of {NUM_LONGER}" in finding.message
+    assert f"a sample of {finding.details['num_compared']} of {NUM_LONGER:,}" in finding.message
 
 
 def test_unharmed_data_pass_where_only_a_sample_is_compared(longer_table, finding_of, small_sample):

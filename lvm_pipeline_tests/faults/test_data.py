@@ -128,7 +128,7 @@ def assert_single_rows_are_found(unharmed, source, share):
 
     first, num = np.flatnonzero(is_other)[0], is_other.sum()
     naming = (
-        f"{num} of {len(IDS)} concepts have vectors of another space than the others",
+        f"{num} of {len(IDS):,} concepts have vectors of another space than the others",
         f"row {first} ({IDS[first]})",
         f"created at 2026-05-02T10:00:00 UTC ({num} of the {num} concepts",
     )
@@ -141,7 +141,7 @@ def test_f17_vectors_of_the_texts_one_row_before(unharmed, source):
 
     run = runs.refresh(settings)
 
-    naming = (f"{len(IDS)} of {len(IDS)} concepts fit the vectors 1 row later",)
+    naming = (f"{len(IDS):,} of {len(IDS):,} concepts fit the vectors 1 row later",)
     assert_stopped(run, unharmed, at="concepts", by="vectors_go_with_their_texts", naming=naming)
 
 

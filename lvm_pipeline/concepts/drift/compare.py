@@ -161,7 +161,7 @@ def _compare_groups(groups: Groups, *, false_alarm_rate: float) -> list[Finding]
     """Compute every statistic and test them together."""
     num_articles, num_after = groups.pool.num_articles, int(groups.is_second.sum())
     if math.comb(num_articles, num_after) < MIN_GROUPINGS:
-        why = f"{num_after} of {num_articles} articles are too few to tell drift from chance"
+        why = f"{num_after:,} of {num_articles:,} articles are too few to tell drift from chance"
         return [each.not_checked(why) for each in TESTED]
     found = [each.statistic(groups) for each in TESTED]
     values = np.stack([statistic.values for statistic in found], axis=1)
