@@ -72,7 +72,7 @@ def write_findings(model_dir: Path, findings: Iterable[Finding]) -> None:
 
 def read_findings(model_dir: Path) -> list[Finding]:
     """Return the findings written beside the weights; none if the file is missing."""
-    remedy = "delete it; the report of the model then says that it has none."
+    remedy = "delete it; the report then says that the checks of the training were not stored."
     return [Finding.from_json(values) for values in read_json_list(model_dir / FINDINGS_FILE, remedy=remedy)]
 
 

@@ -74,6 +74,13 @@ def test_bfloat16_products_change_predictions_by_rounding_only():
     assert 1e-6 < error < 0.02, error
 
 
+def test_float64_stays_float64_under_autocast():
+    head, (contexts, states) = noisy_head(), inputs(2, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(contexts, states)
+    torch.testing.assert_close(found, head(contexts, states), rtol=0, atol=1e-12)
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4))
 def test_continues_from_a_state_as_if_in_one_piece(lengths):
