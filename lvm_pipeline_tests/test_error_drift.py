@@ -97,6 +97,17 @@ def test_new_articles_that_it_cannot_predict_are_a_warning_in_the_report(home):
     assert drift["has_drifted"]
 
 
+def test_a_model_that_replaced_the_champions_in_its_trial_is_not_judged(home):
+    arrive(home, kind="noise")
+    champion = json.loads((home.reports_dir / CHAMPION_FILE).read_text())
+    files.write_json(home.reports_dir / CHAMPION_FILE, {**champion, "model_fingerprint": "of the weights before"})
+
+    finding = error_of(home)
+
+    assert finding.outcome == "not checked"
+    assert f"The weights of the champion, {champion['name']}, are neither in its trial" in finding.message
+
+
 def test_without_new_articles_champion_or_its_data_nothing_is_checked(home):
     assert error_of(home).message == "no article is new since the champion was trained"
     arrive(home, kind="noise", lengths=[15] * 3)

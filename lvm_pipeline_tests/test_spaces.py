@@ -181,7 +181,7 @@ def test_a_champion_of_another_space_is_reported_and_the_baseline_decides(moved,
         {"lstm": challenger}, incumbent_dir=model_dir, **moved.paths, device="cpu", num_threads=1
     )
 
-    assert f"of space {ONE_SPACE}, not {OTHER_SPACE}" in selection.incumbent_problem
+    assert f"of space {ONE_SPACE}, not {OTHER_SPACE}" in selection.decision.reason
     assert "best baseline" in selection.decision.reason
 
 
@@ -196,7 +196,7 @@ def test_undeclared_spaces_are_not_assumed_equal(products, tmp_path):
         {"lstm": challenger}, incumbent_dir=incumbent, **second.paths, device="cpu", num_threads=1
     )
 
-    assert "The vectors' encoder is not declared" in selection.incumbent_problem
+    assert "The vectors' encoder is not declared" in selection.decision.reason
     assert first.evaluate(incumbent).space_id == "undeclared-16"  # with the very concepts of its training it may be
 
 

@@ -45,6 +45,31 @@ def champion(settings: Settings) -> RegisteredModel | None:
     model_dir = _files_of_champion(settings, version.run_id or "")
     if not model_dir.is_dir():
         raise LvmError(f"The champion's files are missing ({model_dir}); restore them, or run {CHOOSE_ANEW}.")
+    return _described(settings, version, model_dir)
+
+
+def registered(settings: Settings, number: str) -> RegisteredModel:
+    """Return a version by its number. Raises LvmError if there is none, or its files are gone."""
+    from mlflow.exceptions import MlflowException
+
+    versions = _versions(settings)
+    if number not in versions:
+        listed = ", ".join(sorted(versions, key=int)) or "none"
+        raise LvmError(f"MLflow has no version {number} of the model {MODEL_NAME}; the versions are: {listed}.")
+    version = versions[number]
+    with mlflow_store.store_errors():
+        try:
+            model_dir = model_dir_of(settings, version.run_id or "")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise LvmError(f"The MLflow run of version {number}, or its model, was deleted; choose another.") from None
+    if not model_dir.is_dir():
+        raise LvmError(f"The files of version {number} are missing ({model_dir}); restore them, or choose another.")
+    return _described(settings, version, model_dir)
+
+
+def _described(settings: Settings, version: "ModelVersion", model_dir: Path) -> RegisteredModel:
     return RegisteredModel(
         version=str(version.version),
         mlflow_run_id=version.run_id or "",
@@ -159,6 +184,15 @@ def _model_of(settings: Settings, mlflow_run_id: str) -> "LoggedModel":
         assert deleted is not None
         raise deleted
     return max(found, key=lambda model: model.creation_timestamp)
+
+
+def _versions(settings: Settings) -> "dict[str, ModelVersion]":
+    """Return all versions by number; empty if nothing was promoted yet."""
+    if not mlflow_store.is_there(settings):
+        return {}
+    with mlflow_store.store_errors():
+        found = mlflow_store.open_client(settings).search_model_versions(f"name = '{MODEL_NAME}'")
+        return {str(version.version): version for version in found}
 
 
 def _version_with_alias(settings: Settings) -> "ModelVersion | None":

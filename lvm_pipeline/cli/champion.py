@@ -30,8 +30,9 @@ def champion(
         str | None,
         typer.Option(
             metavar="TRIAL",
-            help="Make a trial the champion, for instance an earlier champion, and keep it: no stage and no schedule "
-            "replaces it until you use --choose, which compares with it, or --choose-anew, which does not.",
+            help="Make a trial's model the champion and keep it: no stage and no schedule replaces it until you use "
+            "--choose, which compares with it, or --choose-anew, which does not. To go back to an earlier champion, "
+            "give its version in MLflow (such as 3); its trial may have been trained again since.",
         ),
     ] = None,
     as_json: JsonOption = False,
@@ -52,5 +53,6 @@ def champion(
     if as_json:
         render.print_json(chosen)
         return
-    render.say(out, f"Champion: {chosen.get('name') or 'none'}")
+    version = f", version {chosen['version']} in MLflow" if chosen.get("version") else ""
+    render.say(out, f"Champion: {chosen.get('name') or 'none'}{version}")
     render.say(out, chosen["decision"]["reason"] if chosen else NO_CHAMPION)

@@ -109,11 +109,16 @@ def without_absent_results(record: logging.LogRecord) -> bool:
 def checked_trial(context: dg.AssetExecutionContext, settings: Settings, architecture: str) -> TrialFolder:
     """Return the trial that a run of checks alone is about: the one of its tag, else the architecture's latest.
 
+    The champion's comes with the model that was chosen, also if its trial was trained again since.
+
     Raises:
-        LvmError: If no trial of the architecture was trained.
+        LvmError: If no trial of the architecture was trained, or the champion's model is gone.
     """
     trial_id = context.run.tags.get(CHECKED_TRIAL_TAG)
-    return lineage.latest_trial(settings, architecture) if trial_id is None else trial_folder(settings, trial_id)
+    if trial_id is None:
+        return lineage.latest_trial(settings, architecture)
+    champions = lineage.champions_trial(settings)
+    return champions if champions is not None and champions.trial_id == trial_id else trial_folder(settings, trial_id)
 
 
 def is_made(context: dg.AssetExecutionContext) -> bool:

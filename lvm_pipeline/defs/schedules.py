@@ -11,6 +11,7 @@ from lvm_pipeline.defs.dagster_internals import PARTITION_NAME_TAG, AssetCheckEx
 from lvm_pipeline.defs.jobs import train_architecture, verify_data, verify_ensemble, verify_model
 from lvm_pipeline.defs.partitions import ENSEMBLE, architecture_partitions
 from lvm_pipeline.defs.sequences import sequences
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings
 
 RETRAINING = "retraining"
@@ -70,9 +71,9 @@ def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
         name="model_verification", job=verify_model, description="Checks the champion's trained model.", **options
     )
     def verify_champion(_context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        architecture, trial_id = champions_model()
+        architecture, trial_id, why_none = champions_model()
         if architecture is None:
-            return dg.SkipReason("There is no champion with a trained model here.")
+            return dg.SkipReason(why_none)
         if not architecture_partitions.has_partition_key(architecture):
             by_hand = "check its model with `lvm verify --products`"
             how = "the schedule ensemble_verification checks it" if architecture == ENSEMBLE else by_hand
@@ -87,7 +88,7 @@ def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
         **options,
     )
     def verify_champion_ensemble(_context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        architecture, trial_id = champions_model()
+        architecture, trial_id, _ = champions_model()
         if architecture != ENSEMBLE:
             return dg.SkipReason("The champion is no ensemble with a model here.")
         return dg.RunRequest(tags={CHECKED_TRIAL_TAG: trial_id})
@@ -95,11 +96,16 @@ def verifications(settings: Settings) -> list[dg.ScheduleDefinition]:
     return [verify_tables, verify_champion, verify_champion_ensemble]
 
 
-def champions_model() -> tuple[str | None, str]:
-    """Return architecture and trial id of the champion; None and "" if there is none with a trained model here."""
+def champions_model() -> tuple[str | None, str, str]:
+    """Return architecture and trial id of the champion; None, "" and the reason if there is none with a model here."""
     settings = load_settings()
-    folder = lineage.champions_trial(settings)
-    return (None, "") if folder is None else (lineage.read_champion(settings)["architecture"], folder.trial_id)
+    try:
+        folder = lineage.champions_trial(settings)
+    except LvmError as error:
+        return None, "", str(error)
+    if folder is None:
+        return None, "", "There is no champion yet."
+    return lineage.read_champion(settings)["architecture"], folder.trial_id, ""
 
 
 def failing_blocking_checks(instance: dg.DagsterInstance) -> list[str]:

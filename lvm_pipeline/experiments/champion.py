@@ -69,7 +69,7 @@ def decide(
         raise ValueError(f"the champion is chosen on the {DECIDING_SPLIT} split, got {challenger.split}")
     decision = ChampionDecision(
         promote=False,
-        reason=f"{challenger.name} was scored on leaking sequences, so it is not promoted.",
+        reason=f"{challenger.name} is not promoted: its scores leak (leaking sequences, or it reads its target).",
         challenger=challenger.name,
         challenger_fingerprint=challenger.model_fingerprint,
         against=None,
@@ -88,10 +88,16 @@ def decide(
     gain = corrected_gain(challenger, against=against, others=others, seed=seed)
     role = "the champion" if incumbent else "the best baseline"
     corrected = f" (corrected for {1 + len(others)} candidates)" if others else ""
+    if gain.low is None or gain.high is None:
+        reason = (
+            f"{challenger.name} is not promoted: its cosine gain over {role}, {against.name}, is {gain.mean:+.4f} on "
+            "one article, which gives no interval; more validation articles are needed."
+        )
+        return replace(decision, reason=reason, against=against.name, gain=gain)
     verb, found = ("is", "above") if gain.is_above_zero else ("is not", "not above")
     reason = (
         f"{challenger.name} {verb} promoted: its cosine gain over {role}, {against.name}, is "
-        f"{_interval_in_words(gain)}{corrected}, {found} zero."
+        f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]{corrected}, {found} zero."
     )
     return replace(decision, promote=gain.is_above_zero, reason=reason, against=against.name, gain=gain)
 
@@ -124,9 +130,3 @@ def refuse_other_targets(scores: RowScores, others: RowScores) -> None:
         )
     if not np.array_equal(scores.target_rows, others.target_rows):
         raise ValueError(f"{scores.name} and {others.name} were scored on different targets and cannot be compared")
-
-
-def _interval_in_words(gain: Interval) -> str:
-    if gain.low is None or gain.high is None:
-        return f"{gain.mean:+.4f} without an interval (one article)"
-    return f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"

@@ -1,6 +1,6 @@
 """Score trained models and the present champion on the same validation targets, and apply the champion rule."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,8 @@ from lvm_pipeline.training.trained_model import read_trained_model_info
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The rule's decision, the folder of the challenger, and why a present champion could not be scored."""
-
     decision: ChampionDecision
-    challenger_dir: Path
-    incumbent_problem: str | None
+    challenger_dir: Path  # its folder
 
 
 def select_champion(
@@ -38,6 +35,9 @@ def select_champion(
 ) -> Selection:
     """Decide whether one of some trained models becomes champion.
 
+    Models that cannot be scored are left out, and the decision's reason names them. So are models whose scores leak, as
+    long as there is another one.
+
     Args:
         challenger_dirs: Folders of trained models, by name; all trained on these data.
         incumbent_dir: Folder of the present champion, which may have been trained on other data; None: there is none.
@@ -45,7 +45,7 @@ def select_champion(
         num_threads: PyTorch threads on a CPU; None: as in training.
 
     Raises:
-        LvmError: If no trained model is given, or one cannot be scored on these data.
+        LvmError: If no trained model is given, or none can be scored on these data.
     """
     if not challenger_dirs:
         raise LvmError("There is no trained model to choose a champion from; train one with `lvm run`.")
@@ -62,24 +62,45 @@ def select_champion(
             require_same_data=is_challenger,
         )
 
-    candidates = {model_dir: score(model_dir, is_challenger=True) for model_dir in challenger_dirs.values()}
+    candidates, left_out = _scored(challenger_dirs, lambda model_dir: score(model_dir, is_challenger=True))
     challenger_dir = max(candidates, key=lambda model_dir: candidates[model_dir].cosine)
     challenger = candidates.pop(challenger_dir)
-    incumbent, problem, remark = None, None, ""
+    incumbent, remark = None, ""
     if incumbent_dir is not None:
         try:
             incumbent = score(incumbent_dir, is_challenger=False)
             if read_trained_model_info(incumbent_dir).fingerprints != data.fingerprints:
                 remark = " The champion was trained on other data and may have seen these articles."
         except LvmError as error:
-            problem = str(error)
-            remark = f" The present champion could not be scored: {problem}"
+            remark = f" The present champion could not be scored: {error}"
     baseline = _best_baseline(data, challenger, read_trained_model_info(challenger_dir).mode, cache_dir=cache_dir)
     decision = decide(
         challenger, incumbent=incumbent, best_baseline=baseline, others=list(candidates.values()), seed=seed
     )
-    decision = replace(decision, reason=decision.reason + remark)
-    return Selection(decision=decision, challenger_dir=challenger_dir, incumbent_problem=problem)
+    decision = replace(decision, reason=decision.reason + remark + left_out)
+    return Selection(decision=decision, challenger_dir=challenger_dir)
+
+
+def _scored(
+    challenger_dirs: Mapping[str, Path], score: Callable[[Path], RowScores]
+) -> tuple[dict[Path, RowScores], str]:
+    """Return the scores of the models that may be promoted, and a sentence on each that cannot be scored.
+
+    If all scores leak, they are returned, so that the rule says why nothing is promoted.
+
+    Raises:
+        LvmError: If no model can be scored; why the first one cannot.
+    """
+    found, errors = {}, {}
+    for name, model_dir in challenger_dirs.items():
+        try:
+            found[model_dir] = score(model_dir)
+        except LvmError as error:
+            errors[name] = error
+    if not found:
+        raise LvmError(str(next(iter(errors.values()))))
+    without_leak = {model_dir: scores for model_dir, scores in found.items() if not scores.is_leaking}
+    return without_leak or found, "".join(f" {name} was left out: {error}" for name, error in errors.items())
 
 
 def _best_baseline(data: TrainingData, challenger: RowScores, mode: Any, *, cache_dir: Path | None) -> RowScores:

@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from lvm_pipeline.lineage.preference import collect_study, create_study, study_status
     from lvm_pipeline.lineage.products import (
         ProductVerification,
-        champions_trial,
         check_concepts_product,
         check_ensemble,
         check_latest_report,
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     )
     from lvm_pipeline.lineage.results import (
         build_leaderboard,
+        champions_trial,
         evaluate_architecture,
         evaluate_trial,
         make_learning_curve,

@@ -4,6 +4,7 @@ A held champion need not have won. When the rule is asked again, it is compared 
 has to beat it and not the best baseline. `ignore_incumbent` compares with the best baseline.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,8 @@ from lvm_pipeline.settings import Settings
 if TYPE_CHECKING:
     from lvm_pipeline.adapters.mlflow_registry import RegisteredModel
     from lvm_pipeline.training.trained_model import TrainedModelInfo
+
+logger = logging.getLogger(__name__)
 
 TEST_SCORES_FILE = "test_scores.json"
 CHAMPION_FIELDS = (
@@ -90,29 +93,32 @@ def choose_champion(
     return _recorded(settings, chosen)
 
 
-def hold_champion(settings: Settings, trial_id: str) -> dict[str, Any]:
-    """Make a trial the champion by a person's choice, such as an earlier champion; no stage replaces it then.
+def hold_champion(settings: Settings, name: str) -> dict[str, Any]:
+    """Make a model the champion by a person's choice, such as an earlier champion; no stage replaces it then.
 
     It stays until `choose_champion` is called with `release_held` or `ignore_incumbent`. A model of the present data is
     scored on the test split if it never was.
+
+    Args:
+        name: Id of a trial, whose present model it is, or the beginning of one; or the number of a version in the
+            registry, which keeps every champion that there was, also where its trial was trained again since.
 
     Returns:
         What is written to `champion.json`.
 
     Raises:
-        LvmError: If there is no such trial, its model leaks or is of another space than the concepts, or the registry
-            cannot be used.
+        LvmError: If there is no such trial or version, its model leaks or is of another space than the concepts, or the
+            registry cannot be used.
     """
     from lvm_pipeline.adapters import mlflow_registry
-    from lvm_pipeline.evaluation.report import read_report
     from lvm_pipeline.experiments.champion import ChampionDecision
     from lvm_pipeline.training.trained_model import weights_fingerprint
 
-    folder = named_trial(settings, trial_id)
-    info, fingerprint = _info_of(folder.model_dir), weights_fingerprint(folder.model_dir)
+    registered = mlflow_registry.registered(settings, name) if name.isdecimal() else None
+    model_dir = registered.model_dir if registered else named_trial(settings, name).model_dir
+    info, fingerprint = _info_of(model_dir), weights_fingerprint(model_dir)
     sequences = read_sequences_metadata(settings.sequences_path)
     _refuse_to_hold(settings, info)
-    report = read_report(folder.report_path) if folder.report_path.is_file() else evaluate_trial(settings, folder)
     before = _trial_of(mlflow_registry.champion_tags(settings))
     decision = ChampionDecision(
         promote=True,
@@ -121,23 +127,36 @@ def hold_champion(settings: Settings, trial_id: str) -> dict[str, Any]:
         challenger_fingerprint=fingerprint,
         against=before,
         gain=None,
-        cosine=report.cosine,
+        cosine=float(registered.tags["validation_cosine"]) if registered else _cosine_of(settings, info.trial_id),
         fingerprint=sequences.fingerprint,
         num_targets=0,
         num_articles=0,
         is_held=True,
     ).as_json()
     if info.fingerprints["sequences"] == sequences.fingerprint and fingerprint not in _test_scores(settings):
-        _score_on_test(settings, folder.model_dir, fingerprint)
-    promoted = _promoted(settings, folder.model_dir, decision)
+        _score_on_test(settings, model_dir, fingerprint)
+    promoted = _promoted(settings, model_dir, decision, mlflow_run_id=registered and registered.mlflow_run_id)
     keep_champion_data(settings, info.fingerprints)
     chosen = {"decision": decision, "before": before, **_description_of(settings, promoted, fingerprint)}
     return _recorded(settings, chosen)
 
 
+def _cosine_of(settings: Settings, trial_id: str) -> float:
+    """Return a trial's validation cosine, from its report, which is made if there is none."""
+    from lvm_pipeline.evaluation.report import read_report
+
+    folder = named_trial(settings, trial_id)
+    report = read_report(folder.report_path) if folder.report_path.is_file() else evaluate_trial(settings, folder)
+    return report.cosine
+
+
 def _refuse_to_hold(settings: Settings, info: "TrainedModelInfo") -> None:
     """Raise LvmError if a model must not be champion, whoever chooses it."""
     space_id = read_concepts_metadata(settings.concepts_path).space_id
+    if info.is_oracle:
+        raise LvmError(
+            f"{info.trial_id} reads the TMD code of its own target and cannot be champion; name another trial."
+        )
     if info.is_leaking:
         raise LvmError(f"{info.trial_id} was trained on leaking sequences and cannot be champion; name another trial.")
     if info.space_id != space_id:
@@ -154,7 +173,9 @@ def _trial_of(tags: Mapping[str, str] | None) -> str | None:
 def _is_held(champion: Mapping[str, Any], tags: Mapping[str, str] | None) -> bool:
     """Return whether a person holds the champion; no longer if somebody moved the alias in the registry since."""
     is_held = (champion.get("decision") or {}).get("is_held", False)
-    return is_held and _trial_of(tags) == champion["name"]
+    if not is_held or tags is None:
+        return False
+    return [tags.get("trial_id"), tags.get("model_fingerprint")] == [champion["name"], champion["model_fingerprint"]]
 
 
 def _still_held(settings: Settings, champion: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,18 +187,30 @@ def _still_held(settings: Settings, champion: Mapping[str, Any]) -> dict[str, An
 
 def _recorded(settings: Settings, chosen: dict[str, Any]) -> dict[str, Any]:
     files.write_json(settings.reports_dir / CHAMPION_FILE, chosen)
-    build_leaderboard(settings)
+    try:
+        build_leaderboard(settings)
+    except LvmError as error:  # no trial has a report yet; the choice stands
+        logger.warning("The leaderboard was not written: %s", error)
     return chosen
 
 
 def _challengers(settings: Settings) -> dict[str, Path]:
-    """Return the model folders of all trials that were trained on the present data, by trial id."""
+    """Return the model folders of all trials that were trained on the present data, by trial id.
+
+    A model that reads content beside the vectors, such as TMD codes, has to have been trained on the present content.
+
+    Raises:
+        LvmError: If there is none.
+    """
     fingerprint = read_sequences_metadata(settings.sequences_path).fingerprint
+    concepts = read_concepts_metadata(settings.concepts_path)
     infos = {folder: folder.info() for folder in trained_trials(settings)}
     present = {
         folder.trial_id: folder.model_dir
         for folder, info in infos.items()
-        if info is not None and info.fingerprints["sequences"] == fingerprint
+        if info is not None
+        and info.fingerprints["sequences"] == fingerprint
+        and info.content_fingerprint == info.content_in(concepts)
     }
     if not present:
         raise LvmError("No trained model belongs to the present sequences; train one with `lvm run`.")
@@ -190,20 +223,14 @@ def _info_of(model_dir: Path) -> "TrainedModelInfo":
     return read_trained_model_info(model_dir)
 
 
-def _promoted(settings: Settings, model_dir: Path, decision: Mapping[str, Any]) -> "RegisteredModel":
-    """Point the registry's alias at a model."""
-    from lvm_pipeline.adapters import mlflow_mending, mlflow_registry
+def _promoted(
+    settings: Settings, model_dir: Path, decision: Mapping[str, Any], *, mlflow_run_id: str | None = None
+) -> "RegisteredModel":
+    """Point the registry's alias at a trial's model, or at one that an MLflow run holds already."""
+    from lvm_pipeline.adapters import mlflow_registry
 
-    complete_tracking(settings)
-    tracking = read_tracking(model_dir)
-    if tracking["mlflow_run_id"] is None or not tracking["is_complete"]:
-        raise LvmError(
-            f"MLflow does not hold the model in {model_dir}, so it cannot be registered; see whether the MLflow store "
-            "answers (`lvm doctor`) and run this again."
-        )
     info = _info_of(model_dir)
-    train_again = f"lvm train -a {info.architecture} --again"
-    mlflow_mending.hold_model(settings, tracking["mlflow_run_id"], model_dir, train_again=train_again)
+    mlflow_run_id = mlflow_run_id or _run_that_holds(settings, model_dir, info.architecture)
     tags = {
         "trial_id": info.trial_id,
         "architecture": info.architecture,
@@ -213,9 +240,23 @@ def _promoted(settings: Settings, model_dir: Path, decision: Mapping[str, Any]) 
         "sequences_fingerprint": decision["fingerprint"],
         "validation_cosine": f"{decision['cosine']:.6f}",
     }
-    return mlflow_registry.promote(
-        settings, mlflow_run_id=tracking["mlflow_run_id"], tags=tags, description=decision["reason"]
-    )
+    return mlflow_registry.promote(settings, mlflow_run_id=mlflow_run_id, tags=tags, description=decision["reason"])
+
+
+def _run_that_holds(settings: Settings, model_dir: Path, architecture: str) -> str:
+    """Return the MLflow run of a trial's model. Raises LvmError if it does not hold the model."""
+    from lvm_pipeline.adapters import mlflow_mending
+
+    complete_tracking(settings)
+    tracking = read_tracking(model_dir)
+    if tracking["mlflow_run_id"] is None or not tracking["is_complete"]:
+        raise LvmError(
+            f"MLflow does not hold the model in {model_dir}, so it cannot be registered; see whether the MLflow store "
+            "answers (`lvm doctor`) and run this again."
+        )
+    train_again = f"lvm train -a {architecture} --again"
+    mlflow_mending.hold_model(settings, tracking["mlflow_run_id"], model_dir, train_again=train_again)
+    return tracking["mlflow_run_id"]
 
 
 def _description_of(settings: Settings, model: "RegisteredModel", fingerprint: str | None) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding
 from lvm_pipeline.lineage.invariants import with_set_severities
-from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.measures.error_drift import champion_predicts_as_before
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
@@ -74,15 +73,16 @@ def check_drift(settings: Settings) -> tuple["Drift", Path]:
 def check_error(settings: Settings, new_articles: list[str] | None) -> Finding:
     """Compare the champion's error on new articles (None: not known) with that on its validation articles."""
     from lvm_pipeline.evaluation.new_articles import errors_on_new
-    from lvm_pipeline.lineage.results import read_champion
+    from lvm_pipeline.lineage.results import champions_trial, read_champion
     from lvm_pipeline.training.data import load_training_data
 
-    champion = read_champion(settings).get("name")
-    if new_articles is None or champion is None:
+    if new_articles is None or read_champion(settings).get("name") is None:
         return champion_predicts_as_before.not_checked(NO_REFERENCE)
     if not new_articles:
         return champion_predicts_as_before.not_checked("no article is new since the champion was trained")
     try:
+        champion = champions_trial(settings)
+        assert champion is not None
         reference = load_training_data(
             settings.champion_concepts_path,
             settings.champion_sequences_path,
@@ -91,7 +91,7 @@ def check_error(settings: Settings, new_articles: list[str] | None) -> Finding:
             decoders_dir=settings.decoders_dir,
         )
         found = errors_on_new(
-            trial_folder(settings, champion).model_dir,
+            champion.model_dir,
             reference,
             settings.concepts_path,
             new_articles=new_articles,

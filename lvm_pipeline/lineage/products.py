@@ -1,5 +1,6 @@
 """The invariants of promoted products, checked again without rebuilding the products."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,15 @@ from lvm_pipeline.findings import Finding, blocking_failures
 from lvm_pipeline.lineage.data import Verification, check_staged_concepts, checked_sequences, verify_products
 from lvm_pipeline.lineage.drift import check_drift
 from lvm_pipeline.lineage.invariants import with_set_severities
-from lvm_pipeline.lineage.results import compute_report, read_champion
-from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, trial_folder
+from lvm_pipeline.lineage.results import champions_trial, compute_report
+from lvm_pipeline.lineage.trials import TrialFolder, latest_trial
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from lvm_pipeline.training.rescore import Rescore
+
+logger = logging.getLogger(__name__)
 
 DATA_CHANGED = "the data have changed since the model was trained"
 
@@ -53,25 +56,22 @@ class ProductVerification:
 
 
 def verify_all_products(settings: Settings) -> ProductVerification:
-    """Check the promoted tables, drift, and the model of the champion if its trial is here.
+    """Check the promoted tables, drift, and the model of the champion if it is here.
 
     Raises:
         LvmError: If there are no promoted tables, or one cannot be read.
     """
-    folder = champions_trial(settings)
+    try:
+        folder = champions_trial(settings)
+    except LvmError as error:
+        logger.warning("The champion's model is not checked: %s", error)
+        folder = None
     return ProductVerification(
         tables=verify_products(settings),
         drift=check_drift(settings)[0].findings,
         model=check_model(settings, folder) if folder is not None else [],
         champion=folder.trial_id if folder is not None else None,
     )
-
-
-def champions_trial(settings: Settings) -> TrialFolder | None:
-    """Return the champion's trial; None if there is no champion, or its model is not here."""
-    name = read_champion(settings).get("name")
-    folder = None if name is None else trial_folder(settings, name)
-    return folder if folder is not None and folder.info() is not None else None
 
 
 def check_concepts_product(settings: Settings) -> list[Finding]:

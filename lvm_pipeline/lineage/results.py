@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline import files
@@ -13,7 +14,14 @@ from lvm_pipeline.lineage.decoders import text_request
 from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.lineage.models import promoted_data
 from lvm_pipeline.lineage.tracked import describe_trial
-from lvm_pipeline.lineage.trials import TrialFolder, latest_trial, link_report, read_tracking, trained_trials
+from lvm_pipeline.lineage.trials import (
+    TrialFolder,
+    latest_trial,
+    link_report,
+    read_tracking,
+    trained_trials,
+    trial_folder,
+)
 from lvm_pipeline.sequences.schema import read_sequences_metadata
 from lvm_pipeline.settings import Settings
 
@@ -177,11 +185,46 @@ def read_champion(settings: Settings) -> dict[str, Any]:
     return files.read_json(settings.reports_dir / CHAMPION_FILE, remedy=remedy)
 
 
+def champions_trial(settings: Settings) -> TrialFolder | None:
+    """Return the champion's trial, with the model that was chosen; None if there is no champion.
+
+    A trial that is trained again, as the schedule does, replaces its model whether or not the new one is promoted. The
+    champion's weights then are in MLflow's registry alone, and `model_dir` leads there.
+
+    Raises:
+        LvmError: If the champion's weights are neither in its trial nor in the registry.
+    """
+    from lvm_pipeline.adapters import mlflow_registry
+
+    champion = read_champion(settings)
+    if champion.get("name") is None:
+        return None
+    folder, fingerprint = trial_folder(settings, champion["name"]), champion.get("model_fingerprint")
+    if folder.info() is not None and (fingerprint is None or _has_weights(folder.model_dir, fingerprint)):
+        return folder
+    registered = mlflow_registry.champion(settings)
+    if registered is None or not _has_weights(registered.model_dir, fingerprint):
+        raise LvmError(
+            f"The weights of the champion, {folder.trial_id}, are neither in its trial nor those of MLflow's champion; "
+            "choose again: `lvm champion --choose`."
+        )
+    return replace(folder, other_model_dir=registered.model_dir)
+
+
+def _has_weights(model_dir: Path, fingerprint: str | None) -> bool:
+    from lvm_pipeline.training.trained_model import weights_fingerprint
+
+    try:
+        return weights_fingerprint(model_dir) == fingerprint
+    except OSError:
+        return False
+
+
 def trial_rows(settings: Settings) -> list[dict[str, Any]]:
     """Return the trained trials, best validation score first, and whether they belong to the present data."""
     path = settings.sequences_path
     fingerprint = read_sequences_metadata(path).fingerprint if path.is_file() else None
-    champion = read_champion(settings).get("name")
+    champion = _champion_among_trials(settings)
     rows = [
         {
             "trial_id": folder.trial_id,
@@ -195,6 +238,15 @@ def trial_rows(settings: Settings) -> list[dict[str, Any]]:
         if (info := folder.info()) is not None
     ]
     return sorted(rows, key=lambda row: -row["score"])
+
+
+def _champion_among_trials(settings: Settings) -> str | None:
+    """Return the trial whose present model is the champion; None if its trial was trained again since."""
+    try:
+        folder = champions_trial(settings)
+    except LvmError:
+        return None
+    return folder.trial_id if folder is not None and folder.other_model_dir is None else None
 
 
 def retrained_architectures(settings: Settings) -> list[str]:

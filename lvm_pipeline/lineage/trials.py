@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class TrialFolder:
     path: Path
+    # the folder of the model where it is not the trial's own, as of a champion whose trial was trained again since
+    other_model_dir: Path | None = None
 
     @property
     def trial_id(self) -> str:
@@ -46,7 +48,7 @@ class TrialFolder:
     @property
     def model_dir(self) -> Path:
         """The trained model that has passed its checks."""
-        return self.path / MODEL
+        return self.other_model_dir or self.path / MODEL
 
     @property
     def staged_dir(self) -> Path:

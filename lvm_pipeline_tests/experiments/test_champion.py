@@ -113,7 +113,8 @@ def test_one_article_is_not_enough_to_promote():
     )
 
     assert not decision.promote
-    assert "without an interval" in decision.reason
+    assert "on one article, which gives no interval" in decision.reason
+    assert "not above zero" not in decision.reason
 
 
 @given(st.floats(-0.05, 0.05), st.integers(0, 1000))

@@ -1,9 +1,10 @@
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.experiments import row_scores
+from lvm_pipeline.experiments import row_scores, selection
 from lvm_pipeline.experiments.selection import select_champion
 from lvm_pipeline_tests.evaluation.products import make_products
 
@@ -29,27 +30,27 @@ def select(products, challengers, incumbent=None):
 
 
 def test_the_challenger_is_the_model_with_the_highest_validation_cosine(products, good, poor):
-    selection = select(products, {"gru": poor, "lstm": good})
+    selected = select(products, {"gru": poor, "lstm": good})
 
-    assert selection.challenger_dir == good
-    assert selection.decision.challenger.startswith("lstm-smoke-s0-")
-    assert selection.incumbent_problem is None
+    assert selected.challenger_dir == good
+    assert selected.decision.challenger.startswith("lstm-smoke-s0-")
+    assert "could not be scored" not in selected.decision.reason
 
 
 def test_the_first_champion_has_to_beat_the_best_baseline(products, good):
     """A rotation is perfectly predictable in closed form, so no model can gain on it."""
-    selection = select(products, {"lstm": good})
+    selected = select(products, {"lstm": good})
 
-    assert not selection.decision.promote
-    assert "best baseline, linear_forecast" in selection.decision.reason
+    assert not selected.decision.promote
+    assert "best baseline, linear_forecast" in selected.decision.reason
 
 
 def test_a_better_model_takes_the_champions_place_on_the_same_rows(products, good, poor):
-    selection = select(products, {"lstm": good}, incumbent=poor)
+    selected = select(products, {"lstm": good}, incumbent=poor)
 
-    assert selection.decision.promote
-    assert selection.decision.against.startswith("gru-smoke-s0-")
-    assert selection.decision.num_targets == len(products.data().sequences.of_split("validation"))
+    assert selected.decision.promote
+    assert selected.decision.against.startswith("gru-smoke-s0-")
+    assert selected.decision.num_targets == len(products.data().sequences.of_split("validation"))
 
 
 def test_a_worse_model_does_not(products, good, poor):
@@ -59,10 +60,10 @@ def test_a_worse_model_does_not(products, good, poor):
 def test_the_champion_is_recognised_wherever_it_lies(products, good, tmp_path):
     registered = shutil.copytree(good, tmp_path / "registered")
 
-    selection = select(products, {"lstm": good}, incumbent=registered)
+    selected = select(products, {"lstm": good}, incumbent=registered)
 
-    assert not selection.decision.promote
-    assert "champion already" in selection.decision.reason
+    assert not selected.decision.promote
+    assert "champion already" in selected.decision.reason
 
 
 def test_an_incumbent_of_older_data_is_scored_on_the_challengers_rows(products, good, tmp_path):
@@ -79,11 +80,11 @@ def test_an_incumbent_of_older_data_is_scored_on_the_challengers_rows(products, 
 def test_an_incumbent_of_another_width_is_reported_and_the_baseline_decides(products, good, tmp_path):
     other = make_products(tmp_path, vector_dim=8)
 
-    selection = select(products, {"lstm": good}, incumbent=other.train("narrow"))
+    selected = select(products, {"lstm": good}, incumbent=other.train("narrow"))
 
-    assert "width 8" in selection.incumbent_problem
-    assert "could not be scored" in selection.decision.reason
-    assert selection.decision.against == "linear_forecast"
+    assert "width 8" in selected.decision.reason
+    assert "could not be scored" in selected.decision.reason
+    assert selected.decision.against == "linear_forecast"
 
 
 def test_a_challenger_of_other_data_is_refused(products, tmp_path):
@@ -91,6 +92,31 @@ def test_a_challenger_of_other_data_is_refused(products, tmp_path):
 
     with pytest.raises(LvmError, match="trained on other data"):
         select(products, {"lstm": other.train("other")})
+
+
+def test_a_model_that_cannot_be_scored_is_left_out_and_named(products, good, tmp_path):
+    other = make_products(tmp_path, seed=3)
+
+    decision = select(products, {"old": other.train("other"), "lstm": good}).decision
+
+    assert decision.challenger.startswith("lstm-smoke-s0-")
+    assert decision.num_candidates == 1
+    assert "old was left out: The model in" in decision.reason
+
+
+def test_a_model_whose_scores_leak_does_not_stand_in_the_way_of_another(products, good, poor, monkeypatch):
+    measured = selection.row_scores_of
+
+    def leaking(model_dir, *args, **options):
+        return replace(measured(model_dir, *args, **options), is_leaking=model_dir == good)
+
+    monkeypatch.setattr(selection, "row_scores_of", leaking)
+
+    decision = select(products, {"oracle": good, "gru": poor}).decision
+
+    assert decision.challenger.startswith("gru-smoke-s0-")
+    assert decision.num_candidates == 1
+    assert "leak" in select(products, {"oracle": good}).decision.reason
 
 
 def test_no_trained_model_is_an_error(products):

@@ -18,7 +18,7 @@ from lvm_pipeline.evaluation import evaluate
 from lvm_pipeline.evaluation.report import read_report
 from lvm_pipeline.experiments import row_scores, selection
 from lvm_pipeline.findings import InvariantError
-from lvm_pipeline.lineage import from_files, models, products, results, trials
+from lvm_pipeline.lineage import champion, from_files, models, products, results, trials
 from lvm_pipeline.settings import Settings, settings_environment, with_options
 from lvm_pipeline.training import invariants, provenance
 from lvm_pipeline.training.provenance import training_code_version
@@ -157,6 +157,7 @@ def test_new_codes_make_those_trials_stale_that_read_them(settings):
     assert results.compute_report(settings, plain.folder).is_same_data_as_training
     with pytest.raises(LvmError, match=r"was trained on other data \(content "):
         results.compute_report(settings, coded.folder)
+    assert list(champion._challengers(settings)) == [plain.folder.trial_id]
     assert train(settings, strategy="tmd").was_trained
 
 
