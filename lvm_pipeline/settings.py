@@ -62,7 +62,7 @@ class Settings(TrainingConfig, BaseSettings):
     )
     dataset_source: str | None = Field(
         default=None,
-        description="Value of dataset_source to extract. Default: user_input if it has rows, else the only one.",
+        description="The dataset_source to load and extract. Default: user_input if it has rows, else the only one.",
     )
     space_id: str | None = Field(
         default=None, description="Space id of the vectors (names their encoder), for tables that do not say."

@@ -77,6 +77,17 @@ def test_a_file_is_loaded_once_and_verified(lvm, given_parquet, postgres_url, mo
 
 
 @pytest.mark.postgres
+def test_a_file_goes_to_the_dataset_source_that_is_set(lvm, given_parquet, postgres_url, monkeypatch):
+    monkeypatch.setenv("LVM_DATABASE_URL", postgres_url)
+    assert json.loads(lvm("ingest", given_parquet, "--json")[1])["dataset_source"] == "user_input"
+    monkeypatch.setenv("LVM_DATASET_SOURCE", "ours")
+
+    assert json.loads(lvm("ingest", given_parquet, "--json")[1])["dataset_source"] == "ours"
+    named = lvm("ingest", given_parquet, "--dataset-source", "theirs", "--json")[1]
+    assert json.loads(named)["dataset_source"] == "theirs"
+
+
+@pytest.mark.postgres
 def test_verify_fails_on_a_broken_source_and_leaves_no_product(lvm, given_parquet, postgres_url, monkeypatch, tmp_path):
     import psycopg
 

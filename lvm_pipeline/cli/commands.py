@@ -175,7 +175,12 @@ def _one_process(settings: Settings) -> dict[str, str]:
 @app.command(short_help="Load articles into the source table.")
 def ingest(
     file: Path,
-    dataset_source: Annotated[str, typer.Option(help="Value of dataset_source for the new rows.")] = "user_input",
+    dataset_source: Annotated[
+        str | None,
+        typer.Option(
+            help="Value of dataset_source for the new rows.", show_default="LVM_DATASET_SOURCE, else user_input"
+        ),
+    ] = None,
     space: Annotated[
         str | None, typer.Option(help="Space id of the vectors in a Parquet file; it names their encoder.")
     ] = None,
@@ -200,12 +205,12 @@ def ingest(
     """
     from lvm_pipeline import lineage
 
-    out = render.plain(quiet=as_json)
+    settings, out = settings_of(), render.plain(quiet=as_json)
     with render.progress_bars(out) as bars:
         report = lineage.ingest_file(
-            settings_of(),
+            settings,
             file,
-            dataset_source=dataset_source,
+            dataset_source=dataset_source or settings.dataset_source or "user_input",
             space_id=space,
             encoder=encoder,
             duplicates=duplicates,
