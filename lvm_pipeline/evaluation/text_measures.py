@@ -5,6 +5,9 @@
     ROUGE-L       F-measure of the longest common subsequence of words (rouge-score), mean over texts
     exact match   share of texts that are equal apart from whitespace
 
+Words are runs of letters and digits of any script; for ROUGE-L they are the same ones as for token F1. BLEU has
+sacrebleu's own words, also of any script. Texts need spaces between words: a Japanese sentence without any is one word.
+
 Shapes: S = texts.
 """
 
@@ -35,7 +38,8 @@ def rouge_l(texts: Sequence[str], truths: Sequence[str]) -> float:
     """Return the mean F-measure of ROUGE-L."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(["rougeL"])
+    # the default tokenizer drops every letter but a to z
+    scorer = RougeScorer(["rougeL"], tokenizer=_Words())
     found = [scorer.score(truth, text)["rougeL"].fmeasure for text, truth in zip(texts, truths, strict=True)]
     return float(np.mean(found))
 
@@ -45,7 +49,18 @@ def exact_match(texts: Sequence[str], truths: Sequence[str]) -> float:
     return float(np.mean([text.split() == truth.split() for text, truth in zip(texts, truths, strict=True)]))
 
 
+class _Words:
+    """A tokenizer for rouge-score."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _words(text)
+
+
+def _words(text: str) -> list[str]:
+    return WORD.findall(text.lower())
+
+
 def _token_f1(text: str, truth: str) -> float:
-    words, wanted = Counter(WORD.findall(text.lower())), Counter(WORD.findall(truth.lower()))
+    words, wanted = Counter(_words(text)), Counter(_words(truth))
     total = words.total() + wanted.total()
     return 2 * (words & wanted).total() / total if total else 1.0

@@ -54,6 +54,17 @@ def test_the_measures_of_known_texts():
     assert rouge_l(truths[:3], truths[:3]) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("text", ["Кошка спит на тёплой печи", "Η γάτα κάθεται στο χαλί", "Öl fährt über Köln im März"])
+def test_texts_of_any_script_have_words(text):
+    words = text.split()
+    swapped = " ".join([words[1], words[0], *words[2:]])
+
+    for measure in (bleu, rouge_l):
+        assert measure([text], [text]) == pytest.approx(1)
+    assert rouge_l([swapped.upper()], [text]) == pytest.approx(1 - 1 / len(words))
+    assert token_f1([swapped.upper()], [text]).tolist() == [1]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Small corpus on several threads wait for each other while other tests keep the machine busy."""
