@@ -31,6 +31,9 @@ from lvm_pipeline.training.strategies import condition_of
 from lvm_pipeline.training.trained_model import TrainedModelInfo, load_trained_model, weights_fingerprint
 from lvm_pipeline.training.trial import Trial
 
+FEWEST_SPANS = 64  # of train predictions for the hubness correction; articles differ in which concepts are hubs
+TARGETS_AT_A_TIME = 32_768  # of whose predictions some are left out; 100 MB at a width of 768
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowScores:
@@ -152,10 +155,24 @@ def _scorable_targets(
 def _train_predictions(
     model: LatentVectorModel, data: TrainingData, vectors: Tensor, condition: Tensor | None, *, mode: ContextMode
 ) -> NDArray[np.float32]:
-    """Return the predictions of about 4096 targets of the train split, evenly spaced, (n, D)."""
+    """Return the predictions of about 4096 targets of the train split, evenly spaced, (n, D).
+
+    They come from whole articles, evenly spaced: from 64 at least, or from all if there are fewer. Where that gives
+    more predictions, some of them are left out evenly.
+    """
     spans = data.scored_spans("train", mode=mode)
-    every = -(-int(spans.num_targets.sum()) // MAX_TRAIN_PREDICTIONS)
-    return predict_spans(model, vectors, spans.take(np.arange(0, len(spans), every)), condition=condition)
+    every = min(-(-int(spans.num_targets.sum()) // MAX_TRAIN_PREDICTIONS), (len(spans) - 1) // (FEWEST_SPANS - 1))
+    spans = spans.take(np.arange(0, len(spans), max(1, every)))
+    ends = np.cumsum(spans.num_targets)
+    step = max(1, round(int(ends[-1]) / MAX_TRAIN_PREDICTIONS))
+    groups = (ends - spans.num_targets) // TARGETS_AT_A_TIME
+    found = []
+    for group in np.unique(groups):
+        part = np.flatnonzero(groups == group)
+        first = int(ends[part[0]] - spans.num_targets[part[0]])
+        predictions = predict_spans(model, vectors, spans.take(part), condition=condition)
+        found.append(predictions[-first % step :: step])
+    return np.concatenate(found)
 
 
 def targets_of(data: TrainingData, *, split: Split, context_mode: ContextMode) -> Targets:
