@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lvm_pipeline.architectures._products import packed_weights
 from lvm_pipeline.concepts.store import read_texts
@@ -27,15 +26,15 @@ from lvm_pipeline.evaluation.gates import (
 )
 from lvm_pipeline.evaluation.latency import latency_ms
 from lvm_pipeline.evaluation.not_run import NO_TEXT, NotRun
+from lvm_pipeline.evaluation.plot_data import cosine_histogram, retrieval_curve
 from lvm_pipeline.evaluation.ranking_scores import ranking_scores
 from lvm_pipeline.evaluation.report import (
     ArticleScores,
     BaselineScores,
-    CosineHistogram,
     Counts,
     EvaluationReport,
+    OtherGains,
     Pool,
-    RetrievalCurve,
     TrainingRecord,
 )
 from lvm_pipeline.evaluation.report_parts import Latency
@@ -71,8 +70,6 @@ from lvm_pipeline.training.invariants import (
 )
 from lvm_pipeline.training.trained_model import TrainedModelInfo
 
-HISTOGRAM_EDGES = tuple(round(-0.5 + 0.025 * i, 3) for i in range(61))  # cosine, -0.5 to 1
-CURVE_BASELINES = (COPY_LAST,)  # drawn beside the model and the best baseline
 LABEL_CHARACTERS = 80
 
 
@@ -236,6 +233,7 @@ def _scores_report(
             for name, found in baselines.items()
         },
         best_baseline=best,
+        other_gains=_other_gains(scored, baselines[best], seed=seed),
         latency_ms=prediction_latency(scored, num_threads),
         controls=control_scores(
             scored.model, scored.targets, condition=scored.condition, seed=seed, device=scored.device
@@ -243,13 +241,22 @@ def _scores_report(
         spread=scored.scores.spread,
         training=_training(scored.info),
         articles=_articles(scored, baselines[best], concepts_path),
-        cosine_histogram=_histogram(scored, baselines[best]),
-        retrieval_curve=_retrieval_curve(scored, baselines, best),
+        cosine_histogram=cosine_histogram(scored, baselines[best]),
+        retrieval_curve=retrieval_curve(scored, baselines, best),
         ensemble=ensemble_scores(scored, seed=seed),
         resolutions=resolution_scores(scored),
         retrieval_of_prediction=_retrieval_of_prediction(scored),
         seed=seed,
         strategies=dict(scored.info.strategy_notes) or None,
+    )
+
+
+def _other_gains(scored: ScoredModel, best: ScoredBaseline, *, seed: int) -> OtherGains:
+    own, other, ranked = scored.scores, best.scores, scored.targets.ranked.articles
+    articles = scored.targets.scored.articles
+    return OtherGains(
+        centred_cosine=paired_gain(own.closeness.centred_cosine, other.closeness.centred_cosine, articles, seed=seed),
+        mrr={rule: paired_gain(1 / own.ranks[rule], 1 / other.ranks[rule], ranked, seed=seed) for rule in EXCLUSIONS},
     )
 
 
@@ -355,33 +362,6 @@ def _articles(scored: ScoredModel, best: ScoredBaseline, concepts_path: Path) ->
     )
 
 
-def _histogram(scored: ScoredModel, best: ScoredBaseline) -> CosineHistogram:
-    def counts(values: NDArray[np.float32]) -> tuple[int, ...]:
-        clipped = np.clip(values, HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1])
-        return tuple(np.histogram(clipped, HISTOGRAM_EDGES)[0].tolist())
-
-    return CosineHistogram(
-        edges=HISTOGRAM_EDGES,
-        model=counts(scored.scores.closeness.cosine),
-        best_baseline=counts(best.scores.closeness.cosine),
-    )
-
-
 def _retrieval_of_prediction(scored: ScoredModel) -> dict[Exclusion, RetrievalScores] | None:
     ranks = scored.ranks_of_prediction
     return None if ranks is None else {rule: retrieval_scores(found) for rule, found in ranks.items()}
-
-
-def _retrieval_curve(scored: ScoredModel, baselines: Mapping[str, ScoredBaseline], best: str) -> RetrievalCurve:
-    """Return recall at k, for k from 1 to the pool size."""
-    rule = primary_exclusion(scored.targets)
-    ks = np.unique(np.round(np.geomspace(1, len(scored.targets.pool_rows), 40)).astype(int))
-
-    def recall(ranks: NDArray[np.int64]) -> tuple[float, ...]:
-        return tuple((np.searchsorted(np.sort(ranks), ks, side="right") / len(ranks)).tolist())
-
-    return RetrievalCurve(
-        k=tuple(ks.tolist()),
-        model=recall(scored.scores.ranks[rule]),
-        baselines={name: recall(baselines[name].scores.ranks[rule]) for name in (best, *CURVE_BASELINES)},
-    )

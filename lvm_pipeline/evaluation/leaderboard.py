@@ -1,7 +1,7 @@
 """All models and baselines on the same targets, by cosine."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation.glossary import DESPITE_A_GAIN
 from lvm_pipeline.evaluation.ranking_scores import RankingScores
-from lvm_pipeline.evaluation.report import Counts, EvaluationReport
+from lvm_pipeline.evaluation.report import Counts, EvaluationReport, OtherGains, is_lower
 from lvm_pipeline.evaluation.standing_scores import StandingScores
 from lvm_pipeline.evaluation.stored import adapter_of
 from lvm_pipeline.measures.baselines import READ_AS_MUCH_AS_THE_MODEL
@@ -55,6 +55,7 @@ class ModelRow(MeanScores):
     context_length: int
     best_baseline: str
     gain: Interval
+    other_gains: OtherGains | None = None
     latency_p50_ms: float
     seed: int
     thresholds: dict[str, Threshold]
@@ -191,12 +192,18 @@ def headline(board: Leaderboard) -> str:
 
 def cautions(board: Leaderboard) -> list[str]:
     """Say how many of the models that beat their best baseline in cosine are below it in another measure."""
-    winners = [row for row in board.models if row.gain.is_above_zero]
-    measures: dict[str, Callable[[MeanScores], float]] = {
-        "centred cosine": lambda row: row.centred_cosine,
-        "MRR": lambda row: row.retrieval[board.exclusion].mrr,
+    winners = [(row, _baseline_of(row, board)) for row in board.models if row.gain.is_above_zero]
+    rule = board.exclusion
+    below = {
+        "centred cosine": sum(
+            is_lower(row.centred_cosine, base.centred_cosine, row.other_gains and row.other_gains.centred_cosine)
+            for row, base in winners
+        ),
+        "MRR": sum(
+            is_lower(row.retrieval[rule].mrr, base.retrieval[rule].mrr, row.other_gains and row.other_gains.mrr[rule])
+            for row, base in winners
+        ),
     }
-    below = {name: sum(of(row) < of(_baseline_of(row, board)) for row in winners) for name, of in measures.items()}
     return [
         f"{number} of {len(winners)} {'is' if number == 1 else 'are'} below that baseline in {name}: "
         f"{DESPITE_A_GAIN[name]}."

@@ -139,7 +139,9 @@ def retrieval_curve(report: EvaluationReport) -> str:
     x = svg.log_scale(1, max(ks), start=LEFT, end=RIGHT)
     y = svg.linear_scale(0, 1, start=BOTTOM, end=TOP)
     marks = [svg.axes(x, y, x_format=lambda v: f"{v:,.0f}", y_format=lambda v: f"{100 * v:.0f} %")]
-    drawn = [("chance", "chance", [min(1, k / report.pool.size) for k in ks])]
+    # earlier versions stored no chance; theirs is that of the mean number of candidates
+    chance = curve.chance or [min(1, k / report.main_chance.mean_candidates) for k in ks]
+    drawn = [("chance", "chance", chance)]
     names = dict.fromkeys((report.best_baseline, *curve.baselines))
     named = list(zip(names, BASELINE_CLASSES, strict=False))
     drawn += [(name, css, curve.baselines[name]) for name, css in reversed(named)]

@@ -122,6 +122,15 @@ class RetrievalCurve:
     k: tuple[int, ...]
     model: tuple[float, ...]
     baselines: dict[str, tuple[float, ...]]
+    chance: tuple[float, ...] | None = None  # of random ranking; None in reports of earlier versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherGains:
+    """What the model gains over the best baseline in other measures than the cosine, on the same targets."""
+
+    centred_cosine: Interval
+    mrr: dict[Exclusion, Interval]  # reciprocal rank under each rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +161,7 @@ class EvaluationReport(MeanScores):
     pool: Pool
     baselines: dict[str, BaselineScores]
     best_baseline: str  # the baseline with the highest mean cosine
+    other_gains: OtherGains | None = None  # over that baseline; None in reports of earlier versions
     latency_ms: Latency
     controls: Controls
     spread: Spread
@@ -254,6 +264,11 @@ def verdict_in_words(cosine: float, gain: Interval, best_baseline: str) -> str:
     if gain.low is not None and gain.high is not None:
         words += f", 95 % CI {gain.low:+.4f} to {gain.high:+.4f}"
     return f"Cosine {cosine:.4f}; {beats} the best baseline, {best_baseline} (gain {words})."
+
+
+def is_lower(score: float, base_score: float, gain: Interval | None) -> bool:
+    """Whether a score is below a baseline's beyond chance; without a gain, whether it is in the four digits shown."""
+    return round(score, 4) < round(base_score, 4) if gain is None else gain.is_below_zero
 
 
 def read_report(path: Path) -> EvaluationReport:

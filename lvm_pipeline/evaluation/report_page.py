@@ -11,7 +11,7 @@ from lvm_pipeline.evaluation import plots
 from lvm_pipeline.evaluation.glossary import COLUMNS, DESPITE_A_GAIN
 from lvm_pipeline.evaluation.pages import context_in_words, exclusion_in_words, render
 from lvm_pipeline.evaluation.preference_tables import preference_section
-from lvm_pipeline.evaluation.report import HTML_NAME, JSON_NAME, EvaluationReport, read_report
+from lvm_pipeline.evaluation.report import HTML_NAME, JSON_NAME, EvaluationReport, is_lower, read_report
 from lvm_pipeline.evaluation.report_tables import (
     MSE_TITLE,
     RETRIEVAL_TITLES,
@@ -80,6 +80,7 @@ def report_html(report: EvaluationReport) -> str:
         report=report,
         verdict=verdict(report),
         cautions=cautions(report),
+        other_gains=other_gains(report),
         gain=(signed(report.gain.mean), _bounds_in_words(report.gain)),
         predictors=without_chance(predictor_table(report)).only(*CLOSENESS),
         retrieval=[
@@ -125,19 +126,31 @@ def verdict(report: EvaluationReport) -> tuple[str, str]:
 
 
 def cautions(report: EvaluationReport) -> list[str]:
-    """Name the measures in which the best baseline is better, if the model gains in cosine."""
+    """Name the measures in which the best baseline is better beyond chance, if the model gains in cosine."""
     if not report.gain.is_above_zero:
         return []
-    base, rule = report.best, report.pool.exclusion
+    base, rule, gains = report.best, report.pool.exclusion, report.other_gains
     scores = {
-        "centred cosine": (report.centred_cosine, base.centred_cosine),
-        "MRR": (report.main_retrieval.mrr, base.retrieval[rule].mrr),
+        "centred cosine": (report.centred_cosine, base.centred_cosine, gains and gains.centred_cosine),
+        "MRR": (report.main_retrieval.mrr, base.retrieval[rule].mrr, gains and gains.mrr[rule]),
     }
     return [
-        f"Its {name} is below that of {report.best_baseline} ({own:.4f} against {other:.4f}): {DESPITE_A_GAIN[name]}."
-        for name, (own, other) in scores.items()
-        if own < other
+        f"Its {name} is below that of {report.best_baseline} ({own:.4f} against {other:.4f}"
+        f"{'' if gain is None else f', a difference of {interval_in_words(gain)}'}): {DESPITE_A_GAIN[name]}."
+        for name, (own, other, gain) in scores.items()
+        if is_lower(own, other, gain)
     ]
+
+
+def other_gains(report: EvaluationReport) -> str:
+    """Return the gains over the best baseline in other measures; empty in reports of earlier versions."""
+    gains = report.other_gains
+    if gains is None:
+        return ""
+    return (
+        f"Over {report.best_baseline} it gains {interval_in_words(gains.centred_cosine)} in centred cosine and "
+        f"{interval_in_words(gains.mrr[report.pool.exclusion])} in MRR."
+    )
 
 
 def objective_shares(report: EvaluationReport) -> str:

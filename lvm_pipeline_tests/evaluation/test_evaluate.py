@@ -130,6 +130,23 @@ def test_plots_data_cover_every_target(report):
     assert curve.k[-1] == report.pool.size
 
 
+def test_chance_on_the_curve_is_that_of_the_table(report, articles_report):
+    for found in (report, articles_report):
+        chance = dict(zip(found.retrieval_curve.k, found.retrieval_curve.chance, strict=True))
+        assert chance[1] == pytest.approx(found.main_chance.r_at_1)
+        assert chance[5] == pytest.approx(found.main_chance.r_at_5)
+        assert chance[5] > 5 / found.pool.size
+
+
+def test_gains_in_other_measures_are_over_the_best_baseline_on_the_same_targets(report):
+    gains, best = report.other_gains, report.best
+
+    assert gains.centred_cosine.mean == pytest.approx(report.centred_cosine - best.centred_cosine, abs=1e-6)
+    for rule, gain in gains.mrr.items():
+        assert gain.mean == pytest.approx(report.retrieval[rule].mrr - best.retrieval[rule].mrr, abs=1e-6)
+        assert gain.low < gain.mean < gain.high
+
+
 def test_controls_show_that_this_model_needs_its_context_and_its_order(report):
     controls = report.controls
 

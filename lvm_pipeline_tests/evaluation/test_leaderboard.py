@@ -9,6 +9,7 @@ from lvm_pipeline.evaluation.leaderboard_page import leaderboard_table, write_le
 from lvm_pipeline.evaluation.leaderboard_plot import models_beside_baselines
 from lvm_pipeline.evaluation.pages import with_code
 from lvm_pipeline.measures.baselines import BASELINES
+from lvm_pipeline.measures.retrieval import EXCLUSIONS
 from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline_tests.evaluation.test_report import WellFormed, with_gain
 
@@ -159,7 +160,23 @@ def test_the_first_screen_says_what_is_measured_and_where_the_winners_are_worse(
 
 
 def worse_at_ranking(report):
-    return replace(report, retrieval={rule: replace(scores, mrr=0.0) for rule, scores in report.retrieval.items()})
+    lower = Interval(-0.2, -0.3, -0.1)
+    gains = replace(report.other_gains, centred_cosine=Interval(0, -0.1, 0.1), mrr=dict.fromkeys(EXCLUSIONS, lower))
+    return replace(
+        report,
+        other_gains=gains,
+        retrieval={rule: replace(scores, mrr=0.0) for rule, scores in report.retrieval.items()},
+    )
+
+
+def test_a_winner_is_worse_in_another_measure_only_beyond_chance(reports):
+    level = Interval(-0.01, -0.03, 0.01)
+    gains = replace(reports[0].other_gains, centred_cosine=level, mrr=dict.fromkeys(EXCLUSIONS, level))
+    won = with_gain(replace(reports[0], other_gains=gains, centred_cosine=-1.0), Interval(0.02, 0.01, 0.03))
+
+    assert cautions(leaderboard([won])) == []
+    (said,) = cautions(leaderboard([replace(won, other_gains=None, retrieval=won.best.retrieval)]))
+    assert "1 of 1 is below that baseline in centred cosine" in said
 
 
 def test_a_trial_is_named_beside_its_row_only_if_the_row_has_another_name(reports, tmp_path):

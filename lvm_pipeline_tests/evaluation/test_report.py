@@ -11,10 +11,11 @@ import pytest
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation import report_page
 from lvm_pipeline.evaluation.pages import count, size, with_code
-from lvm_pipeline.evaluation.plots import gain_mark
-from lvm_pipeline.evaluation.report import EvaluationReport, read_report, report_from_json
+from lvm_pipeline.evaluation.plots import gain_mark, retrieval_curve
+from lvm_pipeline.evaluation.report import EvaluationReport, OtherGains, read_report, report_from_json
 from lvm_pipeline.evaluation.report_page import cautions, report_html, verdict, write_report
 from lvm_pipeline.evaluation.report_parts import LearningCurve
+from lvm_pipeline.measures.retrieval import EXCLUSIONS
 from lvm_pipeline.measures.uncertainty import Interval
 
 VERSION_1 = Path(__file__).parent / "report_version_1.json"
@@ -272,11 +273,42 @@ def test_a_gain_that_was_paid_with_retrieval_or_the_shared_direction_says_so(rep
         retrieval={**report.retrieval, rule: replace(report.main_retrieval, mrr=mrr + 0.1)},
     )
 
+    won = replace(won, other_gains=other_gains(centred_cosine=Interval(-0.1, -0.12, -0.08)))
+
     (said,) = cautions(won)
 
     assert "centred cosine is below" in said
+    assert "a difference of -0.1000 [-0.1200, -0.0800]): part of the gain" in said
     assert "centred cosine is below" in report_html(won)
     assert cautions(report) == []  # no gain, nothing to warn of
+
+
+def other_gains(*, centred_cosine):
+    return OtherGains(centred_cosine=centred_cosine, mrr=dict.fromkeys(EXCLUSIONS, Interval(0.1, 0.08, 0.12)))
+
+
+def test_a_difference_that_may_be_chance_is_no_caution(report):
+    won = replace(with_gain(report, Interval(0.02, 0.01, 0.03)), centred_cosine=report.best.centred_cosine - 2e-5)
+    level = replace(won, other_gains=other_gains(centred_cosine=Interval(-2e-5, -1e-3, 1e-3)))
+    earlier = replace(won, other_gains=None, retrieval=report.best.retrieval)
+
+    assert cautions(level) == []
+    assert "it gains -0.0000 [-0.0010, +0.0010] in centred cosine and +0.1000" in report_html(level)
+    assert cautions(replace(earlier, centred_cosine=report.best.centred_cosine)) == []
+    assert len(cautions(replace(earlier, centred_cosine=report.best.centred_cosine - 2e-4))) == 1
+    assert "it gains" not in report_html(earlier)
+
+
+def test_earlier_reports_have_the_chance_of_the_mean_number_of_candidates(report):
+    def drawn(chance):
+        curve = replace(report.retrieval_curve, chance=chance)
+        return re.search(
+            '<path d="([^"]*)" class="line chance">', retrieval_curve(replace(report, retrieval_curve=curve))
+        )[1]
+
+    mean = report.main_chance.mean_candidates
+    assert drawn(None) == drawn(tuple(min(1, k / mean) for k in report.retrieval_curve.k))
+    assert drawn(None) != drawn(tuple(k / report.pool.size for k in report.retrieval_curve.k))
 
 
 def test_a_report_of_one_article_and_no_history_is_still_drawn(report):
