@@ -2,7 +2,9 @@
 
 Three arms are scored on the same targets: `decoded` (the decoder's text as it is), `smoothed` (the language model read
 the context and that text) and `control` (it read the context alone). What the smoothed text gains over the control is
-due to the prediction; the rest is what the language model knows by itself.
+due to the prediction; the rest is what the language model knows by itself. That does not hold for the prompt `short`,
+whose arms differ in more than the prediction: `smoothed` is that text, corrected without the context, and `control`
+continues the last concept.
 
 Shapes: S = targets, D = vector width.
 """
@@ -86,12 +88,13 @@ class SmoothingScores:
     language_model: str  # name of the language model
     decoder: str  # name of the decoder
     prompt: str  # hash of the prompt
+    prompt_name: Prompt = "full"  # scores of earlier versions do not say
     seed: int  # of the sample of targets
     num_targets: int  # targets that were sampled
     has_encoder: bool  # whether texts could be encoded in the space of the vectors
     arms: tuple[ArmScores, ...]  # in the order decoded, smoothed, control
     gain_over_decoded: Interval | None  # smoothed minus decoded, cosine to the target, on targets that have both
-    # smoothed minus control; what the prediction adds to what the language model knows
+    # smoothed minus control; with the prompt `full`, what the prediction adds to what the language model knows
     gain_over_control: Interval | None
     examples: tuple[SmoothedExample, ...]  # all targets in the trial's file, the first few in a report
 
@@ -147,6 +150,7 @@ def smooth(
         language_model=chat.name,
         decoder=decoder,
         prompt=prompt_hash(prompt),
+        prompt_name=prompt,
         seed=seed,
         num_targets=len(passages),
         has_encoder=encoder is not None,

@@ -4,15 +4,29 @@ from dataclasses import dataclass
 
 from lvm_pipeline.evaluation.not_run import NO_SMOOTHING, NotRun
 from lvm_pipeline.evaluation.report_tables import interval_in_words
-from lvm_pipeline.evaluation.smoothing import ArmScores, SmoothedExample, SmoothingScores
+from lvm_pipeline.evaluation.smoothing import Arm, ArmScores, SmoothedExample, SmoothingScores
+from lvm_pipeline.evaluation.smoothing_prompt import Prompt
 from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.tables import Column, Table, number
 
-ARMS = {
-    "decoded": "decoded prediction",
-    "smoothed": "smoothed: context and decoded prediction",
-    "control": "control: context alone",
+DECODED = "decoded prediction"
+ARMS: dict[Prompt, dict[Arm, str]] = {
+    "full": {
+        "decoded": DECODED,
+        "smoothed": "smoothed: context and decoded prediction",
+        "control": "control: context alone",
+    },
+    "short": {
+        "decoded": DECODED,
+        "smoothed": "smoothed: decoded prediction, corrected",
+        "control": "control: continuation of the last concept",
+    },
 }
+HOW_WRITTEN: dict[Prompt, str] = {
+    "full": "The control is written from the context alone.",
+    "short": "The smoothed text is written from the decoded prediction alone, the control from the last concept alone.",
+}
+GAIN = "Gain of the smoothed text over the control in cosine to the target"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +54,7 @@ def smoothing_section(scores: SmoothingScores | NotRun | None) -> SmoothingSecti
 
 def smoothing_table(scores: SmoothingScores) -> Table[ArmScores]:
     columns: list[Column[ArmScores]] = [
-        Column(title="text", text=lambda row: ARMS[row.name], is_text=True),
+        Column(title="text", text=lambda row: ARMS[scores.prompt_name][row.name], is_text=True),
         number("texts", lambda row: row.num_texts, "d"),
         Column(title="failures", text=lambda row: _failures(row.failures), is_text=True),
         Column(title="cosine to the target", text=lambda row: _interval(row.cosine_to_target), is_text=True),
@@ -53,12 +67,13 @@ def smoothing_table(scores: SmoothingScores) -> Table[ArmScores]:
 
 
 def smoothing_sentences(scores: SmoothingScores) -> list[str]:
-    sentences = []
+    sentences = [HOW_WRITTEN[scores.prompt_name]]
     if scores.gain_over_control is not None:
-        sentences.append(
-            "Gain of the smoothed text over the control in cosine to the target, which is what the prediction adds: "
-            f"{interval_in_words(scores.gain_over_control)} (95 % interval)."
-        )
+        found = f"{interval_in_words(scores.gain_over_control)} (95 % interval)"
+        if scores.prompt_name == "full":
+            sentences.append(f"{GAIN}, which is what the prediction adds: {found}.")
+        else:
+            sentences.append(f"{GAIN}: {found}; it is not only the effect of the prediction.")
     if scores.gain_over_decoded is not None:
         sentences.append(f"Over the decoded text: {interval_in_words(scores.gain_over_decoded)}.")
     if not scores.has_encoder:

@@ -17,6 +17,7 @@ from lvm_pipeline.evaluation.report import report_from_json
 from lvm_pipeline.evaluation.report_page import report_html
 from lvm_pipeline.evaluation.smoothing import SmoothingScores, read_smoothing, smooth, write_smoothing
 from lvm_pipeline.evaluation.smoothing_prompt import Passage, read_answer, smoothing_request
+from lvm_pipeline.evaluation.smoothing_tables import smoothing_table
 from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline_tests.chat_server import chat_server, completion
 
@@ -271,6 +272,45 @@ def test_the_report_has_the_section_or_says_what_is_missing(report, tmp_path):
     assert "&lt;b&gt;bold" in page
     assert "Not run. No server was there." in report_html(without)
     assert "set LVM_CHAT_URL and LVM_CHAT_MODEL" in report_html(report)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "smoothed_row", "control_row", "said"),
+    [
+        (
+            "full",
+            "smoothed: context and decoded prediction",
+            "control: context alone",
+            "over the control in cosine to the target, which is what the prediction adds: +",
+        ),
+        (
+            "short",
+            "smoothed: decoded prediction, corrected",
+            "control: continuation of the last concept",
+            "(95 % interval); it is not only the effect of the prediction.",
+        ),
+    ],
+)
+def test_the_page_says_what_the_language_model_was_given(report, tmp_path, prompt, smoothed_row, control_row, said):
+    def answering(body):
+        is_draft = "river it reach" in body["messages"][1]["content"]
+        return completion("It reaches the sea near the harbour. [c2]" if is_draft else "The town has a church. [c1]")
+
+    with chat_server(answering) as server:
+        found = smoothed(
+            [passage(n) for n in range(8)], client(server.url, tmp_path), encoder=WordHashes(), prompt=prompt
+        )
+
+    write_smoothing(found, tmp_path)
+    scores = read_smoothing(tmp_path, fingerprint="m")
+    page = report_html(replace(report, smoothing=scores))
+
+    assert scores == found
+    rows = [smoothing_table(scores).columns[0].text(row) for row in scores.arms]
+    assert rows == ["decoded prediction", smoothed_row, control_row]
+    assert said in page
+    assert ("the control from the last concept alone" in page) == (prompt == "short")
+    assert ("control is written from the context alone" in page) == (prompt == "full")
 
 
 def test_reports_of_earlier_versions_are_read(report):
