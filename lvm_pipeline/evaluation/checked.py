@@ -8,6 +8,7 @@ from lvm_pipeline.findings import Finding
 from lvm_pipeline.measures.metrics import Spread
 from lvm_pipeline.training.invariants import checkpoint_reproduces_its_score
 from lvm_pipeline.training.rescore import Rescore
+from lvm_pipeline.words import counted
 
 COMPARABLE_METRICS = ("cosine", "mse")  # the others depend on a mean vector that training estimates from a sample
 NO_DATA_CHECKS = "Data: there is no verification report of these concepts and sequences; run `lvm verify`."
@@ -18,14 +19,16 @@ def score_is_reproduced(scored: ScoredModel, means: Mapping[str, float], spread:
     """Compare the model's score on its own validation targets with the one that training recorded."""
     info = scored.info
     is_same = (
-        scored.split == "validation"
-        and not other_data(info, scored.data)
-        and info.mode == scored.targets.context_mode
-        and info.selection_metric in COMPARABLE_METRICS
+        scored.split == "validation" and not other_data(info, scored.data) and info.mode == scored.targets.context_mode
     )
     if not is_same:
         return checkpoint_reproduces_its_score.not_checked(
             "the model is scored on other targets than in training, so its score cannot be compared"
+        )
+    if info.selection_metric not in COMPARABLE_METRICS:
+        return checkpoint_reproduces_its_score.not_checked(
+            f"the checkpoint was selected by {info.selection_metric.replace('_', ' ')}, which depends on a mean vector "
+            "that training estimates from a sample"
         )
     is_same_device = info.training["device"].partition(":")[0] == scored.device.partition(":")[0]
     found = Rescore(score=means[info.selection_metric], spread=spread, is_same_device=is_same_device)
@@ -46,12 +49,14 @@ def not_checked(
         sentences.append(
             "Test split: a model is scored on it once, when it becomes champion; `lvm champion` shows that score."
         )
+    if controls.order_shuffled is None:
+        sentences.append("Order control: the context is one concept.")
     if controls.wrong_context is None:
-        sentences.append("Wrong-context control: all targets come from one article.")
+        context = counted(controls.context_length, "concept")
+        sentences.append(f"Wrong-context control: all targets with {context} of context come from one article.")
     if other_data(scored.info, scored.data):
         sentences.append("Whether the model has seen these articles in training: it was trained on other data.")
-    if not scored.device.startswith("cuda"):
-        sentences.append("GPU memory: no GPU was used.")
+    sentences.append("GPU memory: it is not measured.")
     sentences += [NO_DATA_CHECKS] if data_findings is None else []
     sentences += [] if training_findings else [NO_TRAINING_CHECKS]
     everything = (*(data_findings or ()), *training_findings, *findings)

@@ -1,7 +1,7 @@
 """Does the model use its context, and the order in it? Two controls on a sample of targets.
 
-`order_shuffled` shuffles the context, `wrong_context` takes the context of a target in another article. If the scores
-stay the same, the model ignores its context.
+`order_shuffled` shuffles the context: if the cosine stays the same, the model does not use the order. `wrong_context`
+takes the context of a target in another article: if the cosine stays the same, the model does not use its context.
 
 Shapes: C = sampled targets, T = context in concepts, D = vector width.
 """
@@ -54,7 +54,7 @@ def control_scores(
         num_targets=len(rows),
         context_length=context_length,
         cosine=float(own_cosines.mean()),
-        order_shuffled=control(shuffled),
+        order_shuffled=control(shuffled) if context_length > 1 else None,
         wrong_context=None if other_rows is None else control(other_rows),
     )
 
@@ -81,7 +81,7 @@ def _sample(targets: Targets, context_length: int, rng: np.random.Generator) -> 
 def _of_other_articles(
     rows: NDArray[np.int64], articles: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64] | None:
-    """Give each target the context rows of a target of another article; None if all are of one article."""
+    """Give each target the context rows of a target of another article; None if these targets are of one article."""
     if len(np.unique(articles)) < 2:
         return None
     donors = rng.permutation(len(rows))

@@ -37,7 +37,8 @@ COLUMNS: dict[str, str] = {
     "latency": "Time of one prediction with batch size 1, after a warm-up: p50 is the median, p95 the 95th percentile.",
     "order shuffled, wrong context": (
         "Controls: the same concepts in another order, or the context of another article. If the cosine stays the "
-        "same, the model does not use its context."
+        "same with another order, the model does not use the order; if it stays the same with the context of another "
+        "article, it does not use its context."
     ),
     "leaking": "Train and validation share articles or windows, so the scores say nothing about unseen articles.",
 }

@@ -26,6 +26,8 @@ LEADERBOARD_VERSION = 2
 THRESHOLDS = {  # invariant -> heading of its column
     "cosine_is_above_minimum_viable": "cosine, minimum viable: above {:g}",
     "cosine_is_above_production": "cosine, production: above {:g}",
+    "text_accuracy_is_above_minimum_viable": "text accuracy, minimum viable: above {:g}",
+    "text_accuracy_is_above_production": "text accuracy, production: above {:g}",
     "inference_takes_under_50_ms": "latency p95 in ms: below {:g}",
     "training_takes_under_an_hour": "training in seconds: below {:g}",
 }
@@ -33,7 +35,7 @@ THRESHOLDS = {  # invariant -> heading of its column
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """A measured value, the threshold of the request, and whether it is met."""
+    """A measured value, the threshold of the project, and whether it is met."""
 
     observed: float | None
     allowed: float | None
@@ -181,13 +183,14 @@ def read_leaderboard(path: Path) -> Leaderboard:
 
 
 def headline(board: Leaderboard) -> str:
-    """Say in one sentence how many models beat the best baseline."""
+    """Say how many models beat the best baseline, or that one article cannot show it."""
     winners = [row for row in board.models if row.gain.is_above_zero]
     where = (
         f"on {counted(board.counts.targets, 'target')} of {counted(board.counts.articles, f'{board.split} article')}"
     )
     beat = counted(len(board.models), "model beats", "models beat")
-    return f"{len(winners)} of {beat} the best baseline in cosine {where}."
+    unknown = " One article gives no intervals." if any(row.gain.low is None for row in board.models) else ""
+    return f"{len(winners)} of {beat} the best baseline in cosine {where}.{unknown}"
 
 
 def cautions(board: Leaderboard) -> list[str]:

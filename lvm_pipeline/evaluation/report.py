@@ -259,11 +259,17 @@ def report_from_json(values: Any) -> EvaluationReport:
 
 
 def verdict_in_words(cosine: float, gain: Interval, best_baseline: str) -> str:
-    """Return one sentence: the cosine, and whether the gain over the best baseline is real."""
-    beats, words = "beats" if gain.is_above_zero else "does not beat", f"{gain.mean:+.4f}"
-    if gain.low is not None and gain.high is not None:
-        words += f", 95 % CI {gain.low:+.4f} to {gain.high:+.4f}"
-    return f"Cosine {cosine:.4f}; {beats} the best baseline, {best_baseline} (gain {words})."
+    """Return one sentence: the cosine, and whether the gain over the best baseline is real, if that can be said."""
+    if gain.low is None or gain.high is None:
+        return (
+            f"Cosine {cosine:.4f}; gain over the best baseline, {best_baseline}: {gain.mean:+.4f}, without an interval "
+            "(one article)."
+        )
+    beats = "beats" if gain.is_above_zero else "does not beat"
+    return (
+        f"Cosine {cosine:.4f}; {beats} the best baseline, {best_baseline} "
+        f"(gain {gain.mean:+.4f}, 95 % CI {gain.low:+.4f} to {gain.high:+.4f})."
+    )
 
 
 def is_lower(score: float, base_score: float, gain: Interval | None) -> bool:

@@ -148,8 +148,8 @@ def other_gains(report: EvaluationReport) -> str:
     if gains is None:
         return ""
     return (
-        f"Over {report.best_baseline} it gains {interval_in_words(gains.centred_cosine)} in centred cosine and "
-        f"{interval_in_words(gains.mrr[report.pool.exclusion])} in MRR."
+        f"In centred cosine the gain over {report.best_baseline} is {interval_in_words(gains.centred_cosine)}, in MRR "
+        f"{interval_in_words(gains.mrr[report.pool.exclusion])}."
     )
 
 

@@ -32,12 +32,15 @@ class Control:
 
 @dataclass(frozen=True, kw_only=True)
 class Controls:
-    """Scores on a sample of targets; `wrong_context` is None if the targets come from one article."""
+    """Scores on a sample of the targets with `context_length` concepts before them.
+
+    `order_shuffled` is None if that is one concept, `wrong_context` if these targets come from one article.
+    """
 
     num_targets: int
     context_length: int
     cosine: float
-    order_shuffled: Control
+    order_shuffled: Control | None
     wrong_context: Control | None
 
 

@@ -64,6 +64,15 @@ def test_one_article_has_no_wrong_context():
     assert found.order_shuffled.loss.low is None
 
 
+def test_one_concept_has_no_order():
+    targets = targets_of_process("random_walk", lengths=(30,) * 60, context_length=1)
+
+    found = control_scores(Stub(copy_last), targets, device="cpu")
+
+    assert (found.context_length, found.order_shuffled) == (1, None)
+    assert found.wrong_context.loss.low > 0.2
+
+
 def test_wrong_contexts_are_of_other_articles_even_when_one_article_holds_nearly_all(monkeypatch):
     lengths = (20, 20, 20, 200, 20, 20, 20, 20, 7, 20)
     targets = targets_of_process("noise", lengths=lengths)

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 
 from lvm_pipeline.errors import LvmError
-from lvm_pipeline.evaluation.leaderboard import LeftOut, cautions, leaderboard, read_leaderboard
-from lvm_pipeline.evaluation.leaderboard_page import leaderboard_table, write_leaderboard
+from lvm_pipeline.evaluation.leaderboard import LeftOut, cautions, headline, leaderboard, read_leaderboard
+from lvm_pipeline.evaluation.leaderboard_page import leaderboard_table, thresholds_table, write_leaderboard
 from lvm_pipeline.evaluation.leaderboard_plot import models_beside_baselines
 from lvm_pipeline.evaluation.pages import with_code
 from lvm_pipeline.measures.baselines import BASELINES
@@ -157,6 +157,29 @@ def test_the_first_screen_says_what_is_measured_and_where_the_winners_are_worse(
     assert "2 of 2 models beat the best baseline in cosine on" in page
     assert "2 of 2 are below that baseline in MRR: predictions are worse at finding the true concept" in page
     assert cautions(leaderboard(reports)) == []  # nobody gains, so there is nothing to warn of
+
+
+def test_the_headline_says_that_one_article_gives_no_intervals(reports):
+    lone = with_gain(reports[0], Interval(0.05, None, None))
+
+    assert headline(leaderboard([lone])).endswith(". One article gives no intervals.")
+    assert "no intervals" not in headline(leaderboard(reports))
+
+
+def test_the_thresholds_of_text_accuracy_are_shown(report):
+    found = [
+        replace(each, was_checked=True, observed=0.6, allowed=allowed, passed=passed)
+        for name, allowed, passed in (("minimum_viable", 0.5, True), ("production", 0.75, False))
+        for each in report.findings
+        if each.name == f"text_accuracy_is_above_{name}"
+    ]
+    table = thresholds_table(leaderboard([replace(report, findings=(*report.findings, *found))]))
+
+    titles = [column.title for column in table.columns]
+    shown = dict(zip(titles, cells(table)[0], strict=True))
+    assert shown["text accuracy, minimum viable: above 0.5"] == "0.6"
+    assert shown["text accuracy, production: above 0.75"] == "0.6"
+    assert not any("text accuracy" in each.title for each in thresholds_table(leaderboard([report])).columns)
 
 
 def worse_at_ranking(report):

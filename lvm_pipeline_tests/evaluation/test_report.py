@@ -293,10 +293,10 @@ def test_a_difference_that_may_be_chance_is_no_caution(report):
     earlier = replace(won, other_gains=None, retrieval=report.best.retrieval)
 
     assert cautions(level) == []
-    assert "it gains -0.0000 [-0.0010, +0.0010] in centred cosine and +0.1000" in report_html(level)
+    assert "is -0.0000 [-0.0010, +0.0010], in MRR +0.1000" in report_html(level)
     assert cautions(replace(earlier, centred_cosine=report.best.centred_cosine)) == []
     assert len(cautions(replace(earlier, centred_cosine=report.best.centred_cosine - 2e-4))) == 1
-    assert "it gains" not in report_html(earlier)
+    assert "In centred cosine" not in report_html(earlier)
 
 
 def test_earlier_reports_have_the_chance_of_the_mean_number_of_candidates(report):
@@ -311,13 +311,24 @@ def test_earlier_reports_have_the_chance_of_the_mean_number_of_candidates(report
     assert drawn(None) != drawn(tuple(k / report.pool.size for k in report.retrieval_curve.k))
 
 
+def test_one_article_neither_beats_the_best_baseline_nor_fails_to(report):
+    lone = with_gain(replace(report, cosine=0.62), Interval(0.05, None, None))
+
+    assert lone.verdict == (
+        f"Cosine 0.6200; gain over the best baseline, {lone.best_baseline}: +0.0500, without an interval (one article)."
+    )
+    low = with_gain(lone, Interval(0.05, -0.01, 0.1))
+    assert low.verdict.startswith("Cosine 0.6200; does not beat the best baseline")
+    assert low.verdict.endswith("(gain +0.0500, 95 % CI -0.0100 to +0.1000).")
+
+
 def test_a_report_of_one_article_and_no_history_is_still_drawn(report):
     lone = replace(
         report,
         articles=report.articles[:1],
         training=replace(report.training, history=[]),
         baselines={name: replace(found, gain=Interval(0.1, None, None)) for name, found in report.baselines.items()},
-        controls=replace(report.controls, wrong_context=None),
+        controls=replace(report.controls, order_shuffled=None, wrong_context=None),
     )
 
     parsed = WellFormed(report_html(lone))
