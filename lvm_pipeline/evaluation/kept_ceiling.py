@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lvm_pipeline.decoding._contract import Decoder, Rows
 from lvm_pipeline.evaluation.kept import kept_or_made
+from lvm_pipeline.training.provenance import code_version
 
 KEPT_FILES = 12
 
@@ -53,7 +54,7 @@ def kept_ceiling(
     return kept_or_made(
         cache_dir,
         "text-ceiling",
-        [decoder.identity, digest, *made_from],
+        [decoder.identity, digest, *made_from, code_version(__name__, type(decoder).__module__)],
         make=make,
         pack=_packed,
         unpack=lambda file, facts: _unpacked(file, facts, len(vectors)),

@@ -1,5 +1,6 @@
 import pytest
 
+from lvm_pipeline.training import provenance
 from lvm_pipeline_tests.evaluation.products import make_products
 from lvm_pipeline_tests.timed_briefly import timed_briefly  # noqa: F401 - a fixture
 
@@ -32,3 +33,17 @@ def report(products, model_dir):
 def articles_report(products, articles_model_dir):
     """The report of a model that reads articles."""
     return products.evaluate(articles_model_dir)
+
+
+@pytest.fixture
+def edit(monkeypatch):
+    """Change the code of a module, as an upgrade of the project does."""
+    read = provenance._code_of
+
+    def edited(name):
+        changed = b"changed = True"
+        monkeypatch.setattr(provenance, "_code_of", lambda module: changed if module == name else read(module))
+        provenance.code_version.cache_clear()
+
+    yield edited
+    provenance.code_version.cache_clear()

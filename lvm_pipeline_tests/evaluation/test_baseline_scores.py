@@ -6,7 +6,6 @@ import pytest
 from lvm_pipeline.evaluation import baseline_scores as module
 from lvm_pipeline.evaluation.baseline_scores import baseline_scores
 from lvm_pipeline.measures import baselines
-from lvm_pipeline.training import provenance
 from lvm_pipeline_tests.measures.processes import targets_of_process
 
 
@@ -52,20 +51,6 @@ def test_other_sequences_splits_and_contexts_are_scored_anew(tmp_path, fits):
 
     assert len(fits) == 4
     assert "article_mean_mix" in found
-
-
-@pytest.fixture
-def edit(monkeypatch):
-    """Change the code of a module, as an upgrade of the project does."""
-    read = provenance._code_of
-
-    def edited(name):
-        changed = b"changed = True"
-        monkeypatch.setattr(provenance, "_code_of", lambda module: changed if module == name else read(module))
-        provenance.code_version.cache_clear()
-
-    yield edited
-    provenance.code_version.cache_clear()
 
 
 @pytest.mark.parametrize(

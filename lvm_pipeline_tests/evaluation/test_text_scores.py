@@ -173,6 +173,18 @@ def test_true_vectors_are_decoded_once_for_the_same_data_and_decoder(score, pref
     assert prefix.identity != prefix.searching(Search(beam=2), None).identity
 
 
+def test_true_vectors_are_decoded_again_when_the_code_of_their_decoder_changes(score, prefix, tmp_path, edit):
+    def num_cached():
+        score(prefix, num_targets=5, cache_dir=tmp_path)
+        return len(list(tmp_path.glob("text-ceiling-*.npz")))
+
+    assert num_cached() == num_cached() == 2
+    edit("lvm_pipeline.decoding._prefix_model")
+    assert num_cached() == 3  # that of the nearest concept is as it was
+    edit("lvm_pipeline.evaluation.report")
+    assert num_cached() == 3
+
+
 def test_a_second_encoder_compares_decoded_and_true_texts(corpus, scored, prefix):
     _, encoder, texts = corpus
     second = fit_lsa([text[::-1] for text in texts])
