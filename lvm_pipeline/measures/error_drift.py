@@ -77,16 +77,12 @@ def champion_predicts_as_before(before: Errors, after: Errors) -> Finding:
     sentences = [
         f"{words} {figures[name][1]:{form}} on {counted(after.num_articles, 'new article')}, "
         f"{figures[name][0]:{form}} on its "
-        f"{counted(before.num_articles, 'validation article')} (change {changes[name].mean:+.4f} "
-        f"[{changes[name].low:+.4f}, {changes[name].high:+.4f}])"
+        f"{counted(before.num_articles, 'validation article')} (change {changes[name].mean:+.4f}, "
+        f"{100 * LEVEL:g} % interval [{changes[name].low:+.4f}, {changes[name].high:+.4f}])"
         for name, words, form in (("cosine", "cosine", ".4f"), ("gain", "gain over the linear forecast", "+.4f"))
     ]
     if lost:
-        is_harder = figures["forecast"][1] - figures["forecast"][0] < -MIN_DROP / 2
-        sentences.append(
-            f"the linear forecast {'fell' if is_harder else 'did not fall'} from {figures['forecast'][0]:.4f} to "
-            f"{figures['forecast'][1]:.4f}, so {'the articles are harder' if is_harder else 'it is the model'}"
-        )
+        sentences.append(_about_the_articles(*figures["forecast"]))
     return champion_predicts_as_before.finding(
         passed=not lost,
         message="; ".join(sentences),
@@ -94,3 +90,11 @@ def champion_predicts_as_before(before: Errors, after: Errors) -> Finding:
         allowed=figures["cosine"][0] - MIN_DROP,
         details=details,
     )
+
+
+def _about_the_articles(before: float, now: float) -> str:
+    """Say what the cosine of the linear forecast, on the same articles, says about them."""
+    went = f"the linear forecast went from {before:.4f} to {now:.4f}, so the articles are"
+    if now - before < -MIN_DROP / 2:
+        return f"{went} harder"
+    return f"{went} {'hardly' if now < before else 'not'} harder and the model is worse on them"

@@ -23,7 +23,7 @@ Drawn = NDArray[np.integer]  # how often each article is drawn in each of some r
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over targets with its 95 % interval; no bounds where there are fewer than two articles to resample."""
+    """A mean over targets with its interval (95 % unless stated); no bounds with fewer than two articles."""
 
     mean: float
     low: float | None

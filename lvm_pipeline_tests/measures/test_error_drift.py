@@ -1,5 +1,7 @@
 """The champion's error on new articles against that on its validation articles, article by article."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,7 +41,20 @@ def test_a_lost_gain_is_the_models_own():
     finding = champion_predicts_as_before(BEFORE, errors(60, cosine=0.6, gain=-0.002, seed=0))
 
     assert finding.outcome == "warning"
-    assert finding.message.endswith("so it is the model")
+    assert finding.message.endswith("so the articles are not harder and the model is worse on them")
+
+
+def test_a_forecast_that_fell_a_little_is_said_to_have_fallen():
+    now = replace(BEFORE, cosine=BEFORE.cosine - 0.024, forecast=BEFORE.forecast - 0.004)
+
+    finding = champion_predicts_as_before(BEFORE, now)
+
+    before = float(BEFORE.forecast.mean())
+    assert finding.message.endswith(
+        f"the linear forecast went from {before:.4f} to {before - 0.004:.4f}, so the articles are hardly harder and "
+        "the model is worse on them"
+    )
+    assert finding.message.count(", 99 % interval [") == 2
 
 
 def test_better_articles_and_small_changes_pass():
