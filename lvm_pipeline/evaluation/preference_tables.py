@@ -30,7 +30,8 @@ def preference_section(scores: PreferenceScores | NotRun | None) -> PreferenceSe
 def preference_sentences(scores: PreferenceScores) -> list[str]:
     sentences = ["Raters did not know which text was which."]
     if scores.has_programs:
-        sentences = ["Some of these raters are programs, not people."]
+        has_people = any(rater.is_human for rater in scores.raters)
+        sentences.append(f"{'Some' if has_people else 'All'} raters are programs, not people.")
     if scores.agreement is not None:
         sentences.append(f"Agreement of the raters (Krippendorff's alpha): {scores.agreement:.2f}.")
     return sentences

@@ -41,7 +41,11 @@ PLOTS = (
     ("Cosine by target", "Distribution over targets; dashed lines are means.", plots.cosine_distribution),
     ("Gain by article", "One bar per article: model minus best baseline.", plots.gain_by_article),
     ("Roll-out: cosine", "Each prediction is fed back as the next concept read.", rollout_cosine),
-    ("Roll-out: retrieval", "MRR of the true concept; concepts already read are not candidates.", rollout_mrr),
+    (
+        "Roll-out: retrieval",
+        "MRR of the true concept. Concepts read before step 1 are not candidates.",
+        rollout_mrr,
+    ),
     ("Retrieval", "Share of targets found among the first k candidates.", plots.retrieval_curve),
 )
 

@@ -245,5 +245,8 @@ def test_programs_are_named_as_such(report):
     scores = scores_of([judgement(1.0, pair=n, article=n, is_human=False) for n in range(5)])
 
     assert scores.has_programs
-    assert "programs, not people" in report_html(replace(report, preference=scores))
+    blind = "Raters did not know which text was which."
+    assert f"{blind} All raters are programs, not people." in report_html(replace(report, preference=scores))
+    mixed = scores_of([judgement(1.0, pair=n, rater="ab"[n % 2], is_human=n % 2 == 0) for n in range(5)])
+    assert f"{blind} Some raters are programs, not people." in report_html(replace(report, preference=mixed))
     assert TypeAdapter(PreferenceScores).validate_python(asdict(scores)) == scores

@@ -191,6 +191,16 @@ def test_the_page_says_what_is_of_a_sample_of_the_targets(report):
     assert "fitted on about 60,000 train targets." in report_html(fitted)
 
 
+def test_the_page_says_whether_the_model_has_the_hubness_correction(report):
+    model, *baselines = report.ranking.predictors
+    by_head = replace(report.ranking, predictors=(replace(model, corrected_mrr=None), *baselines))
+    page = " ".join(report_html(replace(report, ranking=by_head)).split())
+
+    assert "for every baseline alike. The model is ranked by its ranking output, without the correction." in page
+    assert "for every predictor alike" in report_html(report)
+    assert "without the correction" not in report_html(report)
+
+
 def test_text_of_concepts_cannot_become_markup(report):
     article = replace(report.articles[0], label="<script>alert(1)</script>")
     finding = replace(report.findings[0], message="<b>bold")
