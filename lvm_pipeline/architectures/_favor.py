@@ -11,11 +11,11 @@ With W the M x N projection and q, k divided by N^(1/4), the features of the sof
     k'_s|t = (exp(W k_s - |k_s|^2 / 2 - m_t) + 1e-4) / sqrt(M)                 m_t = max_{s<=t, j} (W k_s)_j
     y_t    = q'_t . sum_{s<=t} k'_s|t v_s^T / q'_t . (sum_{s<=t} k'_s|t + 1e-6)
 
-and those of the generalised attention relu(W q) + 1e-3, relu(W k) + 1e-3. The maxima keep exp in range and would cancel
-but for the 1e-4; they are no variables of the result, so no gradient passes through them. The authors' m is the
-largest of the whole context, through which the future would be seen; ours at t is what theirs is for the
-context up to t. It only rises, so the sums up to t - 1 fade by exp(m_{t-1} - m_t): the T x T matrix and the
-recurrence of `_decayed_attention`, with a column of ones beside the values for the denominator.
+and those of the generalised attention relu(W q) + 1e-3, relu(W k) + 1e-3. The maxima keep exp in range. Without the
+1e-4 and 1e-6 they would cancel; they are treated as constants, so no gradient passes through them. The authors' m is
+the largest of the whole context, through which the future would be seen; ours at t is what theirs is for the context
+up to t. It only rises, so the sums up to t - 1 fade by exp(m_{t-1} - m_t): the T x T matrix and the recurrence of
+`_decayed_attention`, with a column of ones beside the values for the denominator.
 """
 
 import math

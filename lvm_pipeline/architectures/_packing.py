@@ -1,7 +1,7 @@
 """The positions of a batch one after the other, without padding.
 
 All contexts at position 0 come first, then those that have a position 1, and so on, the longest context first each
-time; so the contexts that go on at a position are the first ones of the position before.
+time; so the contexts that have a next position are the first ones at the current position.
 
 Shapes: B = batch, T = context in concepts, P = packed positions.
 """

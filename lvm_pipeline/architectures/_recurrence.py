@@ -159,7 +159,7 @@ class _LstmLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Find what each gate's gradient is a multiple of for all positions at once, then go back one by one."""
+        """Compute each gate's local derivative for all positions at once, then backpropagate position by position."""
         inputs, weight_ih, weight_hh, gates, hidden, cells, tanh_cells = ctx.saved_tensors
         sizes, hidden_dim = ctx.sizes, weight_hh.shape[1]
         i, f, g, o = gates.chunk(4, dim=1)
@@ -224,7 +224,7 @@ class _GruLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Every gate's gradient is a multiple of the hidden state's: find that one by one, the rest at once."""
+        """Compute each gate's local derivative for all positions at once, then backpropagate position by position."""
         inputs, weight_ih, weight_hh, gates, recurrent, hidden = ctx.saved_tensors
         sizes, hidden_dim = ctx.sizes, weight_hh.shape[1]
         r, z, n = gates.chunk(3, dim=1)

@@ -9,8 +9,8 @@ Shapes: B = batch, T = context, C = channels, n = chunks, c = chunk length.
 
 Both sums are carried divided by e^m, m the largest exponent in them, so that nothing overflows. Above
 `LONGEST_LOOP` positions the context is cut into about sqrt(T) chunks: sums within all chunks are made at
-once, position by position, then carried over the chunks, which takes 2 sqrt(T) steps instead of T. m is
-no variable of the result, so no gradient passes through it.
+once, position by position, then carried over the chunks, which takes 2 sqrt(T) steps instead of T. The
+result does not depend on m, so no gradient passes through it.
 """
 
 import math

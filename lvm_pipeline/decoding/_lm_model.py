@@ -29,7 +29,7 @@ class LmConfig:
 
 
 class LmModel(nn.Module):
-    """Logits of the next token of a text, given the vector that it is to have."""
+    """Logits of the next token of a text, given the text's vector."""
 
     mean: Tensor
     scale: Tensor

@@ -22,7 +22,7 @@ from lvm_pipeline.architectures._attention import CausalSelfAttention, KeysAndVa
 from lvm_pipeline.architectures._mlp import Mlp
 
 START_DEVIATION = 0.02
-END, PADDING = 0, 0  # the token after a text; what fills a batch is never looked at
+END, PADDING = 0, 0  # the token after a text; padding tokens are ignored
 IGNORED = -100  # target of a position that does not count
 
 State = tuple[Tensor, list[KeysAndValues]]
@@ -59,7 +59,7 @@ class Block(nn.Module):
 
 
 class PrefixModel(nn.Module):
-    """Logits of the next token of a text, given the vector that it is to have."""
+    """Logits of the next token of a text, given the text's vector."""
 
     mean: Tensor
     scale: Tensor

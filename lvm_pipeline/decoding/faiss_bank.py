@@ -39,7 +39,7 @@ class FaissBank(ConceptBank):
 
     @cached_property
     def recall(self) -> float:
-        """Share of the nearest concepts that are found; sets how many cells are looked at."""
+        """Recall of the index; also chooses the number of cells searched."""
         queries = self._queries()
         exact = ConceptBank.nearest(self, queries, NUM_NEAREST)
         num_cells = self._index.nlist
@@ -56,7 +56,7 @@ class FaissBank(ConceptBank):
         return f"faiss, which finds {self.recall:.1%} of the nearest {NUM_NEAREST}"
 
     def prepare(self) -> None:
-        """Make the index and settle how many cells are looked at."""
+        """Build the index and choose the number of cells searched."""
         _ = self.recall
 
     def nearest(

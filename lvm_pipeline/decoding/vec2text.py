@@ -122,7 +122,7 @@ def _ending(done: "subprocess.CompletedProcess[str]") -> str:
 
 
 def _layout(space_id: str) -> str:
-    """Return encoder and layers of a space; a decoder does not care how much of a text was read."""
+    """Return encoder and layers of a space id; the text length limit in it does not matter for decoding."""
     return (space_id if "/dim-" in space_id else bare_space(space_id)).partition("@")[0]
 
 

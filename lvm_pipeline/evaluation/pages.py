@@ -37,7 +37,7 @@ def _environment() -> Environment:
 
 
 def with_code(sentence: str) -> Markup:
-    """Set what stands between backticks, such as a command, as code."""
+    """Render text between backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
 
 

@@ -132,7 +132,7 @@ def _chosen(pairs: Sequence[Pair], num: int, rng: np.random.Generator) -> list[P
 
 
 def order_for(num_items: int, *, rater: int, seed: int) -> list[int]:
-    """Return the order in which a rater is shown the items; each rater has another."""
+    """Return the order in which a rater sees the items; it differs between raters."""
     return np.random.default_rng([seed, rater]).permutation(num_items).tolist()
 
 

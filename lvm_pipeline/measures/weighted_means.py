@@ -19,7 +19,7 @@ from lvm_pipeline.measures.threads import in_threads
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
-MAX_FITTED_TARGETS = 10_000  # enough to fit two numbers; beyond it, runs of targets are left out evenly
+MAX_TARGETS_OF_A_DECAY = 10_000  # enough to fit two numbers; beyond it, runs of targets are left out evenly
 MOST_UNREAD_ROWS = 64  # between two contexts of one product, which multiplies them by zero
 USUAL_DECAY = 0.7  # where the searches begin
 USUAL_ARTICLE_WEIGHT = 0.7
@@ -134,7 +134,7 @@ def _thinned(first_context_rows: Rows, target_rows: Rows) -> tuple[Rows, Rows]:
         raise ValueError("target_rows are not ascending")
     if (first_context_rows >= target_rows).any():
         raise ValueError("a context is empty: first_context_row must be below target_row")
-    every = -(-len(target_rows) // MAX_FITTED_TARGETS)
+    every = -(-len(target_rows) // MAX_TARGETS_OF_A_DECAY)
     is_kept = (np.arange(len(target_rows)) // TARGETS_IN_A_RUN) % every == 0
     return first_context_rows[is_kept], target_rows[is_kept]
 

@@ -117,7 +117,7 @@ def test_many_targets_are_thinned_and_give_nearly_the_same_fit(monkeypatch):
     vectors = np.cumsum(np.random.default_rng(5).standard_normal((2000, 6)), axis=0).astype(np.float32)
     targets = np.arange(5, 2000)
     full = fit_decay(vectors, targets - 5, targets)
-    monkeypatch.setattr(weighted_means, "MAX_FITTED_TARGETS", 500)
+    monkeypatch.setattr(weighted_means, "MAX_TARGETS_OF_A_DECAY", 500)
 
     assert fit_decay(vectors, targets - 5, targets) == pytest.approx(full, abs=0.11)
 
