@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from lvm_pipeline.adapters.messages.alert import Alert
 from lvm_pipeline.adapters.messages.failing import FailingNow, Quiet
+from lvm_pipeline.adapters.messages.grouped import as_one, in_groups
 from lvm_pipeline.adapters.messages.window import Window
 from lvm_pipeline.errors import LvmError
 
-MAX_ATTEMPTS = 20  # per tick: Dagster ends a long tick, and all its alerts would be sent again
+MAX_ATTEMPTS = 20  # messages per tick: Dagster ends a long tick, and all its alerts would be sent again
 MAX_PROBLEMS = 3  # per tick: after these failures the receiver counts as unreachable
 
 
@@ -39,19 +40,27 @@ def deliver(
 ) -> Delivery:
     """Send every alert of the window that is news, and return the new window; `send` raises an LvmError if it fails.
 
-    While an alert waits for a retry, later ones of the same state wait too: each is compared with the one before.
+    Alerts of several checks of an asset in one run are sent as one message. While an alert waits for a retry, later
+    ones of the same state wait too: each is compared with the one before.
     """
     failing = FailingNow(window.failing, quiet)
     tally = _Tally()
-    for alert in window.unhandled(alerts):
-        if failing.is_outdated(alert):
-            continue
-        is_news = failing.is_news(alert)
-        if alert.state in tally.waiting_states or (is_news and tally.is_full()):
-            tally.waiting.append(alert)
-        elif not is_news or tally.try_to(send, alert):
-            failing.note(alert, is_sent=is_news)
-            tally.handled.append(alert)
+    for group in in_groups(window.unhandled(alerts)):
+        news = []
+        for alert in group:
+            if failing.is_outdated(alert):
+                continue
+            is_news = failing.is_news(alert)
+            if alert.state in tally.waiting_states or (is_news and tally.is_full()):
+                tally.waiting.append(alert)
+            elif is_news:
+                news.append(alert)
+            else:
+                failing.note(alert, is_sent=False)
+                tally.handled.append(alert)
+        if news and tally.try_to(send, news):
+            for alert in news:
+                failing.note(alert, is_sent=True)
     return Delivery(
         window=window.after(handled=tally.handled, waiting=tally.waiting, failing=failing.as_mapping(), now=now),
         num_sent=tally.num_sent,
@@ -65,6 +74,7 @@ class _Tally:
     """What a tick did so far."""
 
     num_sent: int = 0
+    num_messages: int = 0  # that were sent
     handled: list[Alert] = field(default_factory=list)
     waiting: list[Alert] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -74,17 +84,19 @@ class _Tally:
         return {alert.state for alert in self.waiting if alert.state is not None}
 
     def is_full(self) -> bool:
-        return self.num_sent + len(self.problems) >= MAX_ATTEMPTS or len(self.problems) >= MAX_PROBLEMS
+        return self.num_messages + len(self.problems) >= MAX_ATTEMPTS or len(self.problems) >= MAX_PROBLEMS
 
-    def try_to(self, send: Callable[[Alert], None], alert: Alert) -> bool:
-        """Send an alert; False if that failed, and it waits."""
+    def try_to(self, send: Callable[[Alert], None], alerts: list[Alert]) -> bool:
+        """Send alerts as one message; False if that failed, and they wait."""
         try:
-            send(alert)
+            send(as_one(alerts))
         except LvmError as error:
             self.problems.append(str(error))
-            self.waiting.append(alert)
+            self.waiting += alerts
             return False
-        self.num_sent += 1
+        self.num_messages += 1
+        self.num_sent += len(alerts)
+        self.handled += alerts
         return True
 
 
