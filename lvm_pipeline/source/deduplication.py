@@ -1,11 +1,12 @@
 """Compare the concepts of a file with the rows in the table: known rows, changed rows, duplicates and new concepts."""
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.records import BadRow, Concept, text_digest
+from lvm_pipeline.words import counted
 
 SAME_TEXT = "same text"
 SAME_VECTOR = "same vector"  # and another text
@@ -105,7 +106,8 @@ class Deduplicator:
         """Return the location of each new concept by cpe_id.
 
         Raises:
-            LvmError: If the table has an article in another order than the file.
+            LvmError: If an article with new concepts is in the table in another order, or with concepts that the file
+                lacks or changes.
         """
         articles: dict[str, list[Concept]] = defaultdict(list)
         is_new = {concept.cpe_id for concept in new}
@@ -114,6 +116,7 @@ class Deduplicator:
         next_index = max((index + 1 for index in indices.values() if index is not None), default=len(indices))
         for concept in sorted([*self.known, *new], key=lambda concept: concept.number):
             articles[concept.article_id].append(concept)
+        self._require_whole(articles, is_new)
         locations = {}
         for article_id, concepts in articles.items():
             article_index = indices.get(article_id)
@@ -154,6 +157,21 @@ class Deduplicator:
         )
         self.bad_rows.append(BadRow(kind=self._row_kind, number=concept.number, reason=reason))
         return False
+
+    def _require_whole(self, articles: Mapping[str, Sequence[Concept]], is_new: Set[str]) -> None:
+        """Refuse new concepts of an article of which the table has others, since these may have the same positions."""
+        in_table: dict[str | None, set[str]] = defaultdict(set)
+        for cpe_id, row in self._state.rows.items():
+            in_table[row.article_id].add(cpe_id)
+        for article_id, concepts in articles.items():
+            in_file = {concept.cpe_id for concept in concepts}
+            others = in_table[article_id] - in_file
+            if others and not in_file.isdisjoint(is_new):
+                raise LvmError(
+                    f"The table has {counted(len(others), 'concept')} of article {concepts[0].title!r} ({article_id}) "
+                    "that this file lacks or changes; replace the article with --replace, or give it another "
+                    "article_id (and its rows other cpe_ids)."
+                )
 
     def _check_order(self, concept: Concept, position: int) -> None:
         row = self._state.rows[concept.cpe_id]

@@ -4,7 +4,7 @@ import pytest
 
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.records import BadInputError
-from lvm_pipeline_tests.source.given_files import article, articles
+from lvm_pipeline_tests.source.given_files import article, articles, rows
 
 EDITS = {
     "text": lambda concepts: ["A corrected text.", *concepts[1:]],
@@ -73,3 +73,39 @@ def test_an_article_may_be_replaced_by_repetitions_of_others(load, table):
 def test_a_part_of_an_article_never_replaces_it(load):
     with pytest.raises(LvmError, match="--replace and --skip-bad cannot be combined"):
         load(articles(), replace_changed=True, skip_bad=True)
+
+
+def test_rows_with_other_ids_are_not_mixed_into_an_article_of_the_table(load, table):
+    ids = [f"00000000-0000-4000-8000-{number:012d}" for number in range(4)]
+    load(rows((2,), cpe_id=ids[:2], concept_text=["alpha", "beta"]))
+    before = dict(table.rows)
+    vectors = rows((4,))["vector"].to_pylist()[2:]
+    others = rows((2,), cpe_id=ids[2:], concept_text=["one", "two"], vector=vectors)
+
+    with pytest.raises(LvmError, match=r"has 2 concepts of article 'a0' \(a0\) that this file lacks or changes"):
+        load(others)
+    assert table.rows == before
+
+    load(others, replace_changed=True)
+    assert table.articles() == {"a0": ["one", "two"]}
+
+
+def test_the_end_of_an_article_alone_is_not_added_to_it(load, table):
+    vectors = rows((4,))["vector"].to_pylist()
+    load(rows((2,), vector=vectors[:2]))
+    before = dict(table.rows)
+
+    with pytest.raises(LvmError, match="has 2 concepts of article 'a0'"):
+        load(rows((2,), position=[2, 3], concept_text=["c", "d"], vector=vectors[2:]), skip_bad=True)
+    assert table.rows == before
+
+
+def test_concepts_added_after_a_changed_one_do_not_take_its_position(load, table):
+    given = articles()
+    load(given)
+    before = dict(table.rows)
+    given[3]["concepts"] = [*given[3]["concepts"][:-1], "A corrected text.", "A new last concept."]
+
+    with pytest.raises(LvmError, match="has 1 concept of article 'article d'"):
+        load([given[3]], skip_bad=True)
+    assert table.rows == before
