@@ -143,11 +143,12 @@ def _ingest(
     new = deduplicator.new_texts(records.concepts)
     _raise_on_bad(records, deduplicator.bad_rows, skip_bad=skip_bad)
     if records.read_vectors is None:
-        source: _VectorSource = _encoded(new, encoder, state, settings=settings, space_id=space_id, progress=progress)
+        chosen = _encoder_for(new, encoder, state, settings=settings, space_id=space_id)
+        _refuse_another_space(state, chosen.space_id, dataset_source=dataset_source)
+        source = _encoded(new, chosen, encoders_dir=settings.encoders_dir, progress=progress)
     else:
         source = _stored(records, new, space_id=space_id)
-    _refuse_another_space(state, source.space_id, dataset_source=dataset_source)
-    if records.read_vectors is not None:
+        _refuse_another_space(state, source.space_id, dataset_source=dataset_source)
         _refuse_other_statistics(source, len(new), spaces_dir=settings.spaces_dir)
     kept = deduplicator.new_vectors(new, source.digests)
     if duplicates == "fail" and deduplicator.duplicates:
@@ -274,20 +275,21 @@ def _stored(records: SourceRecords, new: Sequence[Concept], *, space_id: str | N
     return _VectorSource(space_id=space_id, digests=[concept.vector_digest or b"" for concept in new], batches=batches)
 
 
-def _encoded(
-    new: Sequence[Concept],
-    encoder: str | Encoder,
-    state: TableState,
-    *,
-    settings: Settings,
-    space_id: str | None,
-    progress: Progress | None,
-) -> _VectorSource:
-    """Encode the texts, and keep the encoder so that its vectors can be checked later."""
+def _encoder_for(
+    new: Sequence[Concept], encoder: str | Encoder, state: TableState, *, settings: Settings, space_id: str | None
+) -> Encoder:
+    """Return the given or named encoder; raises LvmError if its space is not `space_id`."""
     chosen = _chosen_encoder(new, encoder, state, settings=settings) if isinstance(encoder, str) else encoder
     if space_id not in (None, chosen.space_id):
         raise LvmError(f"The encoder makes vectors of the space {chosen.space_id}, not {space_id}; omit --space.")
-    remember_encoder(chosen, encoders_dir=settings.encoders_dir)
+    return chosen
+
+
+def _encoded(
+    new: Sequence[Concept], chosen: Encoder, *, encoders_dir: Path, progress: Progress | None
+) -> _VectorSource:
+    """Encode the texts, and keep the encoder so that its vectors can be checked later."""
+    remember_encoder(chosen, encoders_dir=encoders_dir)
     texts = [concept.text for concept in new]
     vectors = chosen.encode(texts, progress=progress)
     squares = np.einsum("nd,nd->n", vectors, vectors)  # NaN is neither above 0 nor below infinity

@@ -8,7 +8,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline.source.load import ingest
 from lvm_pipeline.source.records import BadInputError
-from lvm_pipeline_tests.source.given_files import DIM, rows
+from lvm_pipeline_tests.source.given_files import DIM, articles, rows
 from lvm_pipeline_tests.source.memory_table import MemoryTable
 
 VECTOR_TYPES = [
@@ -61,6 +61,19 @@ def test_vectors_beside_those_of_no_declared_space_can_be_loaded_without_a_space
     load(rows())
     with pytest.raises(LvmError, match=r"of the space undeclared-8 .*or if .* omit --space and set LVM_SPACE_ID=mine"):
         load(rows((4,), article_id=["b"] * 4), space_id="mine")
+
+
+def test_another_space_is_refused_before_anything_is_encoded(load, settings):
+    class Unused:
+        space_id, vector_dim = "theirs", DIM
+
+        def encode(self, texts, *, progress=None):
+            raise AssertionError("encoded")
+
+    load(rows(), space_id="mine")
+    with pytest.raises(LvmError, match="already has 5 vectors of the space mine"):
+        load(articles(), encoder=Unused())
+    assert not settings.encoders_dir.exists()
 
 
 def test_a_second_parquet_run_changes_nothing(load, table):
