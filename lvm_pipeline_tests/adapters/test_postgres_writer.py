@@ -1,3 +1,4 @@
+import json
 import threading
 from urllib.parse import urlsplit, urlunsplit
 
@@ -192,6 +193,29 @@ def test_two_loads_at_once_both_end_well(database):
         thread.join()
     assert not errors
     assert query(database, "SELECT count(*) FROM cpe_entry") == [(300,)]
+
+
+def test_two_loads_at_once_do_not_mix_spaces(database, tmp_path):
+    class Encoder:
+        vector_dim = DIM
+
+        def __init__(self, space_id, before=None):
+            self.space_id, self._before = space_id, before
+
+        def encode(self, texts, *, progress=None):
+            if self._before:
+                self._before()
+            return unit_length(np.random.default_rng(len(texts[0])).standard_normal((len(texts), DIM)))
+
+    def load(name, encoder):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps({"title": name, "concepts": [f"{name} says {thing}." for thing in "abc"]}))
+        return ingest(path, PostgresWriter(database), settings=Settings(home=tmp_path), encoder=encoder)
+
+    with pytest.raises(LvmError, match="Another load wrote vectors of the space one@1 meanwhile; nothing was written"):
+        load("second", Encoder("two@1", before=lambda: load("first", Encoder("one@1"))))
+    assert query(database, "SELECT space_id, count(*) FROM cpe_vectors GROUP BY 1") == [("one@1", 3)]
+    assert load("second", Encoder("one@1")).num_inserted == 3
 
 
 def test_tables_may_have_other_names_and_schemas(database):
