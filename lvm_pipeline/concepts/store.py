@@ -152,7 +152,7 @@ def explain_full_disk(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in files.FULL_DISK:
             raise ServiceError(
-                f"The disk that holds {folder} is full; free space and try again (nothing that was there has changed)."
+                f"The disk that holds {folder} is full; free space and try again (existing files are unchanged)."
             ) from None
         raise
 
@@ -246,11 +246,14 @@ def vectors_of(table: pa.Table, vector_dim: int) -> NDArray[np.float32]:
     column = table["vector"]
     if column.null_count:
         raise LvmError(
-            f"{counted(column.null_count, 'concept has', 'concepts have')} no vector; run `lvm verify` to see which."
+            f"{counted(column.null_count, 'concept has', 'concepts have')} no vector; "
+            "run `lvm verify --products` to see which."
         )
     flat = column.chunk(0).flatten() if column.num_chunks == 1 else column.combine_chunks().flatten()
     if len(flat) != len(column) * vector_dim:
-        raise LvmError(f"The vectors are not all of the width {vector_dim} that their table names; run `lvm verify`.")
+        raise LvmError(
+            f"The vectors are not all of the width {vector_dim} that their table names; run `lvm verify --products`."
+        )
     return flat.to_numpy(zero_copy_only=not flat.null_count).reshape(-1, vector_dim)
 
 
@@ -327,5 +330,5 @@ def article_ranges(path: Path) -> Articles:
     first_rows = np.flatnonzero(np.diff(codes, prepend=-1))
     ids = encoded.dictionary.to_pylist()
     if len(first_rows) != len(ids):
-        raise LvmError(f"{path} has articles in more than one run; run `lvm verify` to see which.")
+        raise LvmError(f"{path} has articles in more than one run; run `lvm verify --products` to see which.")
     return Articles(ids=ids, first_rows=first_rows, lengths=np.diff(first_rows, append=len(codes)))

@@ -11,7 +11,7 @@ from lvm_pipeline.training.rescore import Rescore
 from lvm_pipeline.words import counted
 
 COMPARABLE_METRICS = ("cosine", "mse")  # the others depend on a mean vector that training estimates from a sample
-NO_DATA_CHECKS = "Data: there is no verification report of these concepts and sequences; run `lvm verify`."
+NO_DATA_CHECKS = "Data: there is no verification report of these concepts and sequences; run `lvm verify --products`."
 NO_TRAINING_CHECKS = "Training: its checks were not stored."
 
 

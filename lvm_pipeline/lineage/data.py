@@ -17,7 +17,7 @@ from lvm_pipeline.concepts.kept import EarlierExtractions
 from lvm_pipeline.concepts.report import JSON_NAME, verification_report, write_verification_report
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
 from lvm_pipeline.findings import Finding, blocking_failures, raise_on_blocking
-from lvm_pipeline.lineage.invariants import with_set_severities
+from lvm_pipeline.lineage.invariants import findings_of, with_set_severities
 from lvm_pipeline.lineage.spaces import keep_space_fingerprint, space_fingerprint
 from lvm_pipeline.sequences.build import (
     SequenceOptions,
@@ -284,8 +284,10 @@ def verify_products(settings: Settings) -> Verification:
     """Check the promoted concept and sequence tables."""
     metadata = read_concepts_metadata(settings.concepts_path)
     findings = check_staged_concepts(settings, settings.concepts_path, metadata)
-    findings += checked_sequences(settings, settings.concepts_path, settings.sequences_path)
-    return _report(settings, settings.concepts_path, findings, settings.sequences_path)
+    paths = settings.concepts_path, settings.sequences_path
+    of_sequences = findings_of("sequences", lambda: checked_sequences(settings, *paths), earlier=findings)
+    were_read = any(finding.was_checked for finding in of_sequences)
+    return _report(settings, paths[0], [*findings, *of_sequences], paths[1] if were_read else None)
 
 
 def checked_sequences(settings: Settings, concepts_path: Path, sequences_path: Path) -> list[Finding]:
@@ -321,7 +323,7 @@ def reported_findings(settings: Settings) -> list[Finding] | None:
 
 
 def _read_report(settings: Settings) -> dict[str, Any]:
-    report = files.read_json(settings.reports_dir / JSON_NAME, remedy="delete it, and run `lvm verify`.")
+    report = files.read_json(settings.reports_dir / JSON_NAME, remedy="delete it, and run `lvm verify --products`.")
     return {
         "findings": report.get("findings", []),
         "concepts": report.get("concepts") or {},

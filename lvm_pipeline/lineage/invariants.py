@@ -2,13 +2,13 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from lvm_pipeline.concepts import invariants as of_concepts
 from lvm_pipeline.concepts.drift.compare import drift_invariants
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.evaluation import gates as of_report
-from lvm_pipeline.findings import Finding, Invariant, Severity
+from lvm_pipeline.findings import Finding, Invariant, Severity, blocking_failures
 from lvm_pipeline.measures.error_drift import champion_predicts_as_before
 from lvm_pipeline.sequences import invariants as of_sequences
 from lvm_pipeline.settings import Settings
@@ -33,6 +33,16 @@ def with_set_severities(settings: Settings, findings: Iterable[Finding]) -> list
     """
     severities = _set_severities(settings.severities or "")
     return [_with_severity(finding, severities.get(finding.name)) for finding in findings]
+
+
+def findings_of(asset: str, check: Callable[[], list[Finding]], *, earlier: Iterable[Finding]) -> list[Finding]:
+    """Return the findings of `check`; if it raises and an `earlier` finding is a blocking failure, none is checked."""
+    try:
+        return check()
+    except LvmError:
+        if not blocking_failures(earlier):
+            raise
+    return [each.not_checked("the concepts fail a blocking check") for each in INVARIANTS[asset]]
 
 
 def _set_severities(text: str) -> dict[str, Severity]:

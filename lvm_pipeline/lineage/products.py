@@ -10,7 +10,7 @@ from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import Finding, blocking_failures
 from lvm_pipeline.lineage.data import Verification, check_staged_concepts, checked_sequences, verify_products
 from lvm_pipeline.lineage.drift import check_drift
-from lvm_pipeline.lineage.invariants import with_set_severities
+from lvm_pipeline.lineage.invariants import findings_of, with_set_severities
 from lvm_pipeline.lineage.results import champions_trial, compute_report
 from lvm_pipeline.lineage.trials import TrialFolder, latest_trial
 from lvm_pipeline.sequences.schema import read_sequences_metadata
@@ -61,17 +61,25 @@ def verify_all_products(settings: Settings) -> ProductVerification:
     Raises:
         LvmError: If there are no promoted tables, or one cannot be read.
     """
-    try:
-        folder = champions_trial(settings)
-    except LvmError as error:
-        logger.warning("The champion's model is not checked: %s", error)
-        folder = None
+    tables = verify_products(settings)
+    drift = findings_of("drift", lambda: check_drift(settings)[0].findings, earlier=tables.findings)
+    folder, model = _champion_if_here(settings), []
+    if folder is not None:
+        model = findings_of("trained_model", lambda: check_model(settings, folder), earlier=tables.findings)
     return ProductVerification(
-        tables=verify_products(settings),
-        drift=check_drift(settings)[0].findings,
-        model=check_model(settings, folder) if folder is not None else [],
+        tables=tables,
+        drift=drift,
+        model=model,
         champion=folder.trial_id if folder is not None else None,
     )
+
+
+def _champion_if_here(settings: Settings) -> TrialFolder | None:
+    try:
+        return champions_trial(settings)
+    except LvmError as error:
+        logger.warning("The champion's model is not checked: %s", error)
+        return None
 
 
 def check_concepts_product(settings: Settings) -> list[Finding]:
