@@ -231,6 +231,7 @@ def _refuse_empty_split(
         raise LvmError(f"{message}; load more articles.")
     if options.validation_articles is not None:
         raise LvmError(f"{message}; list other validation articles, or load more articles.")
+    joined = _largest_group_in_words(rows)
     seed = suggest_seed(
         rows.article_ids,
         rows.near_duplicates.groups,
@@ -239,7 +240,25 @@ def _refuse_empty_split(
         validation_fraction=options.validation_fraction,
     )
     advice = f", or set LVM_SPLIT_SEED={seed}, with which no split is empty" if seed is not None else ""
-    raise LvmError(f"{message}; load more articles, or name some with --validation-articles{advice}.")
+    if joined:
+        raise LvmError(f"{message}: {joined}; delete the text that these articles share (templates, licences){advice}.")
+    raise LvmError(
+        f"{message}; load more articles, or name some with --validation-articles or LVM_VALIDATION_ARTICLES{advice}."
+    )
+
+
+def _largest_group_in_words(rows: ConceptRows) -> str:
+    """Say that near-duplicates join more than half of the articles to one group; empty if they do not."""
+    links, num_articles = rows.near_duplicates, len(rows.article_ids)
+    sizes = np.bincount(links.groups, minlength=num_articles)
+    largest = int(sizes.argmax())
+    if 2 * sizes[largest] <= num_articles:
+        return ""
+    row, other = links.rows[links.groups[links.articles[:, 0]] == largest][0].tolist()
+    return (
+        f"near-duplicates, such as rows {row} and {other}, join {sizes[largest]:,} of {num_articles:,} articles to one "
+        "group, which stays in one split"
+    )
 
 
 def _provenance(options: SequenceOptions) -> dict:

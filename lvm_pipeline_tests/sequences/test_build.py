@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -238,8 +239,24 @@ def test_too_few_windows_for_a_last_fifth_are_refused(tmp_path, sequences_path):
 
 def test_an_empty_split_that_no_seed_fills_is_refused_in_whole_words(tmp_path, sequences_path):
     concepts_path = write_synthetic_concepts(tmp_path / "c.parquet", article_lengths=[9, 2], kind="noise")
-    with pytest.raises(LvmError, match=r"; load more articles, or name some with --validation-articles\.$"):
+    with pytest.raises(LvmError, match=r"; load more articles, or .* or LVM_VALIDATION_ARTICLES\.$"):
         build_sequences(concepts_path, sequences_path, options=SequenceOptions())
+
+
+def test_near_duplicates_that_join_all_articles_are_named_as_the_cause_of_an_empty_split(tmp_path, sequences_path):
+    table = synthetic_table([12] * 100, kind="noise")
+    texts = table["concept_text"].to_pylist()
+    for article in range(100):
+        texts[12 * article] = f"This article is a stub{'!' * article}"
+    concepts_path = write_table(with_columns(table, concept_text=texts), tmp_path / "c.parquet")
+
+    with pytest.raises(LvmError, match=r"join 100 of 100 articles to one group.*; delete the text") as error:
+        build_sequences(concepts_path, sequences_path, options=SequenceOptions())
+
+    assert "load more articles" not in str(error.value)
+    rows = re.search(r"such as rows (\d+) and (\d+),", str(error.value))
+    assert rows is not None
+    assert all("This article is a stub" in texts[int(row)] for row in rows.groups())
 
 
 def test_a_list_that_leaves_no_train_article_is_refused(concepts_path, sequences_path, tmp_path):
