@@ -33,20 +33,30 @@ def split_by_hash(
 
     A group is train if any member hashes to train; otherwise it gets the split of its first member. So no article moves
     out of train, and an encoder fitted on the articles that hash to train has seen no validation or test article.
+
+    If that leaves less than half of the validation articles in validation, groups are assigned by size instead. Then
+    articles that hash to train may be in validation or test; `sequences_do_not_leak` counts them.
+
     `groups` (A,) holds the index of the first article of each article's group; what the fractions leave is test.
     """
-    hashed = [
-        split_of(article_id, seed=seed, train_fraction=train_fraction, validation_fraction=validation_fraction)
-        for article_id in article_ids
-    ]
-    train_groups = {group for group, split in zip(groups.tolist(), hashed, strict=True) if split == "train"}
-    splits = ["train" if group in train_groups else hashed[group] for group in groups.tolist()]
+    hashed, splits = _hashed_splits(
+        article_ids, groups, seed=seed, train_fraction=train_fraction, validation_fraction=validation_fraction
+    )
     num_hashed = hashed.count("validation")
     if num_hashed < MIN_HASHED or splits.count("validation") >= SWALLOWED * num_hashed:
         return splits
     order = np.argsort([hash_fraction(article_id, seed=seed) for article_id in article_ids])
     fractions = {"train": train_fraction, "validation": validation_fraction}
     return _split_by_size(groups, order, fractions={**fractions, "test": 1 - sum(fractions.values())})
+
+
+def _hashed_splits(
+    article_ids: Sequence[str], groups: NDArray[np.integer], *, seed: int, **fractions: float
+) -> tuple[list[str], list[str]]:
+    """Return the split that each article hashes to, and the split of its group."""
+    hashed: list[str] = [split_of(article_id, seed=seed, **fractions) for article_id in article_ids]
+    train_groups = {group for group, split in zip(groups.tolist(), hashed, strict=True) if split == "train"}
+    return hashed, ["train" if group in train_groups else hashed[group] for group in groups.tolist()]
 
 
 def _split_by_size(
@@ -108,14 +118,21 @@ def suggest_seed(
     train_fraction: float,
     validation_fraction: float,
 ) -> int | None:
-    """Return the first seed with which every split has sequences; None if none of `MAX_SEEDS` does."""
+    """Return the first seed with which every split has sequences; None if none of `MAX_SEEDS` does.
+
+    Only articles that share a group with sequences are hashed, until a seed fits them; then all articles are split.
+    """
+    fractions = {"train_fraction": train_fraction, "validation_fraction": validation_fraction}
     wanted = {"train", "validation"} | ({"test"} if train_fraction + validation_fraction < 1 else set())
     if len(np.unique(groups[has_sequences])) < len(wanted):
         return None
+    chosen = np.flatnonzero(np.isin(groups, groups[has_sequences]))
+    chosen_ids = [article_ids[index] for index in chosen.tolist()]
+    _, firsts, codes = np.unique(groups[chosen], return_index=True, return_inverse=True)
     for seed in range(MAX_SEEDS):
-        splits = split_by_hash(
-            article_ids, groups, seed=seed, train_fraction=train_fraction, validation_fraction=validation_fraction
-        )
-        if wanted <= set(np.array(splits)[has_sequences].tolist()):
+        if not wanted <= set(_hashed_splits(chosen_ids, firsts[codes], seed=seed, **fractions)[1]):
+            continue
+        of_all = np.array(split_by_hash(article_ids, groups, seed=seed, **fractions))
+        if wanted <= set(of_all[has_sequences].tolist()):
             return seed
     return None

@@ -12,8 +12,8 @@ Split = Literal["train", "validation", "test"]
 def split_of(article_id: str, *, seed: int, train_fraction: float, validation_fraction: float) -> Split:
     """Assign an article to a split by hashing its id to a number in [0, 1).
 
-    The split depends only on the id and the seed, so a fitted encoder and sequences built later
-    agree on it, and adding articles never moves an existing one.
+    The split depends only on the id and the seed, so a fitted encoder and sequences built later agree on it, and adding
+    articles never moves an existing one; only near-duplicates may (`sequences.splits.split_by_hash`).
 
     Raises:
         LvmError: If the fractions add up to more than 1.

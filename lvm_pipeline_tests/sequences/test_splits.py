@@ -93,6 +93,29 @@ def test_no_seed_is_searched_for_where_too_few_groups_have_sequences(monkeypatch
         assert suggest_seed(ids, groups, np.isin(np.arange(9), having), **FRACTIONS) is None
 
 
+def test_a_seed_is_searched_for_on_articles_with_sequences_only(monkeypatch):
+    hashed = []
+    monkeypatch.setattr(module, "split_of", lambda name, **options: hashed.append(name) or split_of(name, **options))
+    ids = [f"article {i}" for i in range(2000)]
+    has_sequences = np.isin(np.arange(2000), [7, 70, 700])
+
+    seed = suggest_seed(ids, np.arange(2000), has_sequences, **FRACTIONS)
+
+    splits = np.array(split_by_hash(ids, np.arange(2000), seed=seed, **FRACTIONS))
+    assert set(splits[has_sequences]) == {"train", "validation", "test"}
+    assert len(hashed) == 3 * (seed + 1) + 2 * 2000
+
+
+def test_a_suggested_seed_fits_groups_whose_other_articles_have_no_sequences():
+    groups = np.arange(300) // 3 * 3
+    ids, has_sequences = [f"article {i}" for i in range(300)], np.isin(np.arange(300), [1, 100, 202])
+
+    seed = suggest_seed(ids, groups, has_sequences, **FRACTIONS)
+
+    splits = np.array(split_by_hash(ids, groups, seed=seed, **FRACTIONS))
+    assert set(splits[has_sequences]) == {"train", "validation", "test"}
+
+
 def chained(num_articles, size):
     """Ids of articles, and groups of so many of them."""
     ids = [f"article {i}" for i in range(num_articles)]
