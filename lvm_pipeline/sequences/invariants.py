@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from lvm_pipeline.findings import MAX_LISTED, Finding, InvariantCheck, Severity, declared_in, invariant, listed
 from lvm_pipeline.sequences.rows import ConceptRows, read_concept_rows
 from lvm_pipeline.sequences.schema import SPLITS, Sequences, read_sequences
+from lvm_pipeline.source.space_ids import FITTED
+from lvm_pipeline.source.split_hash import hash_fraction
 from lvm_pipeline.words import counted
 
 MIN_VALIDATION_ARTICLES, MIN_VALIDATION_SEQUENCES = 20, 200
@@ -258,19 +260,44 @@ def splits_have_their_share(
 @invariant(
     severity=Severity.WARNING,
     remedy="Unset LVM_BOUNDARIES and LVM_SPLIT, or import a file that names its articles, unless you need the original "
-    "numbers for comparison.",
+    "numbers for comparison. If near-duplicates are the cause, delete the text that these articles share (templates, "
+    "licences), or encode the texts with another encoder.",
 )
 def sequences_do_not_leak(rows: ConceptRows, sequences: Sequences) -> Finding:
     """Sequences and splits keep articles whole.
 
-    In the compatibility mode they do not, and scores say nothing about unseen articles.
+    In the compatibility mode they do not, and scores say nothing about unseen articles. It also warns if articles on
+    which `lvm ingest` may have fitted the encoder `lsa-768` are in validation or test because of near-duplicates.
     """
+    metadata, seen = sequences.metadata, _seen_by_encoder(rows, sequences)
+    problems = [f"scores from these sequences leak: {metadata.leak_reason}"] * metadata.is_leaking
+    if seen:
+        problems.append(
+            f"near-duplicates moved {counted(len(seen), 'article')} to validation or test on which "
+            f"the encoder {rows.metadata.space_id} may have been fitted ({listed(seen)})"
+        )
     return sequences_do_not_leak.from_problems(
-        [f"scores from these sequences leak: {sequences.metadata.leak_reason}"] * sequences.metadata.is_leaking,
+        problems,
         otherwise="the sequences keep articles whole",
         allowed=None,
-        details={"split_rule": sequences.metadata.split_rule, "boundaries": sequences.metadata.boundaries},
+        details={
+            "split_rule": metadata.split_rule,
+            "boundaries": metadata.boundaries,
+            "num_articles_seen_by_encoder": len(seen),
+        },
     )
+
+
+def _seen_by_encoder(rows: ConceptRows, sequences: Sequences) -> list[str]:
+    """Return the validation and test articles that hash to train, if the encoder is fitted on those."""
+    seed, train_fraction = sequences.metadata.split_seed, sequences.metadata.train_fraction
+    if not rows.metadata.space_id.startswith(FITTED) or seed is None or train_fraction is None:
+        return []
+    return [
+        article_id
+        for article_id, split in sequences.article_splits.items()
+        if split != "train" and hash_fraction(article_id, seed=seed) < train_fraction
+    ]
 
 
 def _severity(sequences: Sequences) -> Severity | None:

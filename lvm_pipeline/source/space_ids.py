@@ -1,6 +1,7 @@
 """Space ids: of vectors whose encoder is declared, and of others."""
 
 UNDECLARED = "undeclared-"
+FITTED = "lsa-768@"  # of encoders that `lvm ingest` fits on the articles that hash to train
 
 
 def undeclared_space(vector_dim: int | None) -> str:

@@ -12,6 +12,8 @@ from lvm_pipeline.findings import Severity
 from lvm_pipeline.sequences.build import SequenceOptions, build_sequences
 from lvm_pipeline.sequences.invariants import check_sequences
 from lvm_pipeline.sequences.schema import SEQUENCES_SCHEMA, read_sequences
+from lvm_pipeline.source.encoders import lsa
+from lvm_pipeline.source.split_hash import split_of
 from lvm_pipeline_tests.synthetic import (
     synthetic_table,
     write_synthetic_concepts,
@@ -282,3 +284,25 @@ def test_a_small_table_has_a_small_validation_split_as_a_warning(tmp_path):
     assert found(min_validation_articles=1, min_validation_sequences=7).outcome == "passed"
     few = found(min_validation_articles=1000, min_validation_sequences=7)
     assert (few.observed, few.allowed) == (few.details["num_articles"], 1000), "the figure is that which is too small"
+
+
+@pytest.mark.parametrize(("space_id", "outcome"), [(f"{lsa.NAME}@0123456789ab", "warning"), ("other", "passed")])
+def test_articles_that_a_fitted_encoder_has_seen_are_counted_in_validation_and_test(tmp_path, space_id, outcome):
+    table = synthetic_table([12] * 200)
+    texts = table["concept_text"].to_pylist()
+    for article in range(150):
+        texts[12 * article] = f"Licensed under the terms of the licence{'.' * article}"
+    chained = table.set_column(table.schema.get_field_index("concept_text"), "concept_text", pa.array(texts))
+    concepts_path = write_table(chained, tmp_path / "concepts.parquet", space_id=space_id)
+
+    findings = build_sequences(concepts_path, tmp_path / "s.parquet", options=SequenceOptions())
+
+    (finding,) = (each for each in findings if each.name == "sequences_do_not_leak")
+    assert finding.outcome == outcome
+    splits = read_sequences(tmp_path / "s.parquet").article_splits
+    options = {"seed": 0, "train_fraction": 0.8, "validation_fraction": 0.1}
+    seen = [each for each, split in splits.items() if split != "train" and split_of(each, **options) == "train"]
+    assert seen
+    if outcome == "warning":
+        assert finding.details["num_articles_seen_by_encoder"] == len(seen)
+        assert f"near-duplicates moved {len(seen)} articles to validation or test" in finding.message
