@@ -1,4 +1,4 @@
-"""The environment as one typed, frozen settings object; it is read nowhere else.
+"""The environment as one typed, frozen settings object; only this module and `environment` read it.
 
 Every field is an environment variable with the prefix `LVM_`: `home` is `LVM_HOME`. Secrets may be in files:
 `LVM_DATABASE_URL_FILE` names one that holds `LVM_DATABASE_URL`. The options of a training are among
@@ -6,7 +6,6 @@ them, as `TrainingConfig` declares them: `epochs` is `LVM_EPOCHS`, `model.hidden
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +14,7 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from lvm_pipeline.environment import expanded, own_variables, secrets_in_files
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.config import NESTED, TrainingConfig, nested_options, problems_in_words, unknown_option
 
@@ -257,10 +257,15 @@ class Settings(TrainingConfig, BaseSettings):
     @field_validator("home")
     @classmethod
     def _home_is_absolute(cls, home: Path) -> Path:
-        home = home.expanduser().absolute()
+        home = expanded(home).absolute()
         if found := UNUSABLE_IN_HOME & set(str(home)):
             raise ValueError(f"the path contains {' '.join(sorted(found))}; choose one without quotes, $, ` or \\")
         return home
+
+    @field_validator("validation_articles")
+    @classmethod
+    def _list_may_be_in_a_home_folder(cls, path: Path | None) -> Path | None:
+        return None if path is None else expanded(path)
 
     @property
     def ui_address(self) -> str:
@@ -319,17 +324,32 @@ def load_settings(**overrides: object) -> Settings:
     Raises:
         LvmError: If a variable cannot be used; names it and says why.
     """
-    overrides = {**_secrets_in_files(), **overrides}
+    overrides, variables = {**secrets_in_files(secret_variables()), **overrides}, own_variables()
     for variable, name in EARLIER_NAMES.items():
-        if os.environ.get(variable) and not os.environ.get(variable_of((name,))):
-            overrides.setdefault(name, os.environ[variable])
+        if variables.get(variable) and not variables.get(variable_of((name,))):
+            overrides.setdefault(name, variables[variable])
     try:
         return Settings(**overrides)  # pyright: ignore[reportArgumentType]
     except ValidationError as error:
         problems = "; ".join(f"{variable_of(problem['loc'])}: {problem['msg']}" for problem in error.errors())
-    except SettingsError as error:
-        problems = f"{error} of LVM_{'/'.join(NESTED).upper()}, which take JSON"
+    except SettingsError:  # of options that take JSON
+        problems = _not_json(variables)
     raise LvmError(f"The settings cannot be used ({problems}). Correct the variable and try again.")
+
+
+def _not_json(variables: Mapping[str, str]) -> str:
+    known = [variable_of((name,)) for name in NESTED]
+    named = [variable for variable in known if not _is_json(variables.get(variable) or "{}")] or known
+    be = "is" if len(named) == 1 else "are"
+    return f"{' and '.join(named)} {be} not JSON; write such as LVM_MODEL='{{\"hidden_dim\": 64}}'"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def with_options(settings: Settings, options: Mapping[str, Any]) -> Settings:
@@ -363,7 +383,7 @@ def settings_environment(settings: Settings) -> dict[str, str]:
             continue
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         values[variable_of((name,))] = json.dumps(text) if isinstance(text, dict) else str(text)
-        if f"{variable_of((name,))}_FILE" in os.environ and isinstance(value, SecretStr):
+        if f"{variable_of((name,))}_FILE" in own_variables() and isinstance(value, SecretStr):
             values[f"{variable_of((name,))}_FILE"] = ""  # the file may change before the process reads it
     return values
 
@@ -372,26 +392,6 @@ def secret_variables() -> dict[str, str]:
     """Return the variable of each secret, by setting; with `_FILE` after it, it names a file that holds the secret."""
     fields = Settings.model_fields.items()
     return {name: variable_of((name,)) for name, field in fields if SecretStr in get_args(field.annotation)}
-
-
-def _secrets_in_files() -> dict[str, object]:
-    """Read the secrets whose variable with `_FILE` after it names a file, as Docker and Kubernetes mount them."""
-    secrets: dict[str, object] = {}
-    for name, variable in secret_variables().items():
-        file = os.environ.get(f"{variable}_FILE")
-        if not file:
-            continue
-        try:
-            text = Path(file).expanduser().read_text(encoding="utf-8-sig").strip()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
-            raise LvmError(f"{variable}_FILE is {file}, which cannot be read ({reason}); correct it.") from None
-        if not text:
-            raise LvmError(f"{variable}_FILE is {file}, which is empty; write the secret into it.")
-        if os.environ.get(variable, text) not in (text, ""):
-            raise LvmError(f"{variable} and {variable}_FILE are both set and differ; unset one of them.")
-        secrets[name] = text
-    return secrets
 
 
 def variable_of(location: Sequence[int | str]) -> str:

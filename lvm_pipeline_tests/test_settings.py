@@ -128,6 +128,45 @@ def test_every_secret_may_be_in_a_file(monkeypatch, tmp_path):
     assert load_settings() == read
 
 
+def test_variables_may_be_in_lower_case(monkeypatch, tmp_path):
+    (tmp_path / "url").write_text("postgresql://me@host/db")
+    monkeypatch.setenv("lvm_database_url_file", str(tmp_path / "url"))
+    monkeypatch.setenv("lvm_training_mode", "articles")
+
+    read = load_settings()
+
+    assert read.database_url is not None
+    assert read.database_url.get_secret_value() == "postgresql://me@host/db"
+    assert read.mode == "articles"
+    for name, value in settings.settings_environment(read).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "url").write_text("postgresql://another@host/db")
+    assert load_settings() == read
+
+
+@pytest.mark.parametrize("variable", ["LVM_HOME", "LVM_VALIDATION_ARTICLES", "LVM_DATABASE_URL_FILE"])
+def test_the_home_folder_of_nobody_is_refused_by_name(monkeypatch, variable):
+    monkeypatch.setenv(variable, "~nobody-has-this-name/x")
+
+    with pytest.raises(LvmError, match=rf"{variable}.*the home folder ~nobody-has-this-name is unknown; write"):
+        load_settings()
+
+
+def test_the_list_of_validation_articles_may_be_in_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LVM_VALIDATION_ARTICLES", "~/validation.txt")
+
+    assert load_settings().validation_articles == tmp_path / "validation.txt"
+
+
+@pytest.mark.parametrize("variable", ["LVM_MODEL", "LVM_STRATEGY_OPTIONS", "lvm_model"])
+def test_options_that_are_no_json_are_refused_by_name(monkeypatch, variable):
+    monkeypatch.setenv(variable, "{bad")
+
+    with pytest.raises(LvmError, match=rf"\({variable.upper()} is not JSON; write such as LVM_MODEL='{{.*}}'\)"):
+        load_settings()
+
+
 def test_a_misspelt_variable_is_unknown_and_one_of_the_volume_manager_is_not(monkeypatch):
     monkeypatch.setenv("LVM_SUPPRESS_FD_WARNINGS", "1")
     monkeypatch.setenv("LVM_EPOCH", "3")
