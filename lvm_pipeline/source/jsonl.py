@@ -25,7 +25,7 @@ def read_jsonl(path: Path, *, dataset_source: str) -> SourceRecords:
     """Read and check every article; empty lines are skipped.
 
     Raises:
-        LvmError: If the file cannot be read.
+        LvmError: If the file cannot be read, or is a JSON array with a syntax error.
     """
     concepts: list[Concept] = []
     bad_rows: list[BadRow] = []
@@ -58,7 +58,22 @@ def _whole_text(path: Path) -> Any:
     try:
         return parse_json(content)
     except ValueError:
-        return _texts_in_a_row(content)
+        texts = _texts_in_a_row(content)
+        if texts is None and first.startswith(b"[") and not _is_json(first):
+            _refuse_broken_array(path, content)
+        return texts
+
+
+def _refuse_broken_array(path: Path, content: bytes) -> None:
+    """Name the first syntax error of a JSON array over several lines, whose lines are no articles."""
+    try:
+        json.loads(content.decode().rstrip())
+    except json.JSONDecodeError as error:
+        raise LvmError(
+            f"{path.name} is not JSON ({error.msg} at line {error.lineno}, column {error.colno}); correct the file."
+        ) from None
+    except (ValueError, RecursionError):  # not UTF-8, nested too deeply, or a number of thousands of digits
+        return
 
 
 def _texts_in_a_row(content: bytes) -> list[Any] | None:

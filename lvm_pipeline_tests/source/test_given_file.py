@@ -96,6 +96,22 @@ def test_one_article_over_several_lines_is_read(ingested, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (lambda text: text.replace('"concepts"', "concepts", 1), r"\(Expecting .* at line 4, column 3\)"),
+        (lambda text: text[: text.rindex("]")], r"\(Expecting ',' delimiter at line \d+, column 3\)"),
+    ],
+    ids=["inside", "cut off"],
+)
+def test_a_syntax_error_of_an_array_is_named_once(ingested, tmp_path, harm, sentence):
+    path = tmp_path / "given.json"
+    path.write_text(harm(json.dumps(articles(12), indent=1)))
+
+    with pytest.raises(LvmError, match=rf"^given.json is not JSON {sentence}; correct the file\.$"):
+        ingested(path)
+
+
+@pytest.mark.parametrize(
     "text", ["title,text\nA,B\n", "A text.\nOf two lines.\n", 'id,"text"\n1,"A ""b"" c"\n2,3\n"q"\n']
 )
 def test_a_file_without_any_json_is_said_to_be_none(ingested, tmp_path, text):
