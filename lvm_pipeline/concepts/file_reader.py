@@ -57,9 +57,16 @@ class ParquetTable:
         )
 
     def examine(self, rule: OrderRule) -> KeyFacts:
-        """Count rows and articles; `read_parquet` refuses positions that repeat, have a gap or do not start at 0."""
+        """Count rows and articles; `read_parquet` refuses positions that repeat, have a gap or begin elsewhere."""
         num_rows, num_articles = len(self.records.concepts), len({each.article_id for each in self.records.concepts})
-        return KeyFacts(num_rows=num_rows, num_keyed=num_rows, num_articles=num_articles, num_from_zero=num_articles)
+        is_from_one = all(each.position > 0 for each in self.records.concepts)
+        return KeyFacts(
+            num_rows=num_rows,
+            num_keyed=num_rows,
+            num_articles=num_articles,
+            num_from_zero=0 if is_from_one else num_articles,
+            num_from_one=num_articles if is_from_one else 0,
+        )
 
     def article_digests(self, rule: OrderRule) -> None:
         """Return None: a file is always read in full."""

@@ -2,7 +2,8 @@
 
 A row is a concept, with the columns `article_id, position, concept_text, vector` and optionally `cpe_id,
 article_title`, or an article, with the columns `title`, `text` or `concepts`, and optionally `article_id`, as in JSON
-lines. Concepts without the column `vector`, and articles, are encoded when they are loaded.
+lines. Concepts without the column `vector`, and articles, are encoded when they are loaded. Positions count from 0, or
+from 1 in every article.
 
 Vectors are read batch by batch, after all rows have been checked.
 
@@ -191,8 +192,9 @@ class _RowChecker:
         articles: dict[str, list[int]] = defaultdict(list)
         for article_id, position in self._positions:
             articles[article_id].append(position)
+        first = int(all(min(positions) == 1 for positions in articles.values()))
         for article_id, positions in articles.items():
-            expected = 0
+            expected = first
             for position in sorted(positions):
                 if position != expected:
                     reason = f"position {position} of article {article_id} where {expected} was expected"

@@ -36,6 +36,17 @@ def test_rows_come_out_in_reading_order_with_their_vectors(tmp_path):
     assert read_vectors(extraction.path).tolist() == table["vector"].to_pylist()
 
 
+def test_positions_that_count_from_one_become_those_from_zero(tmp_path):
+    table = synthetic_table([5, 8, 2]).select(COLUMNS)
+    at = table.schema.get_field_index("position")
+    from_one = pa.array([position + 1 for position in table["position"].to_pylist()], pa.int32())
+
+    extraction = extract(table.set_column(at, "position", from_one), tmp_path)
+
+    assert not blocking_failures(extraction.findings)
+    assert read_columns(extraction.path, ["position"])["position"].equals(table["position"])
+
+
 def test_two_texts_at_one_position_are_no_order(tmp_path):
     table = synthetic_table([4, 4]).select(COLUMNS)
     at = table.schema.get_field_index("position")

@@ -140,14 +140,22 @@ def test_bad_cpe_ids_are_named(load, ids, reason):
         load(rows(cpe_id=ids))
 
 
-def test_a_gap_inside_an_article_is_found_and_positions_from_one_are_not_guessed_at(load):
+def test_a_gap_inside_an_article_is_found(load):
     with pytest.raises(BadInputError, match="row 3: position 3 of article a0 where 2 was expected"):
         load(rows(position=[0, 1, 3, 0, 1]))
     closing = (
         r"position 1 of article a0 where 0 was expected\)\. .*, or close the gaps between positions with --skip-bad"
     )
     with pytest.raises(BadInputError, match=closing):
-        load(rows((3,), position=[1, 2, 3]))
+        load(rows(position=[1, 2, 3, 0, 1]))
+
+
+def test_positions_may_count_from_one_in_every_article(load, table):
+    load(rows(position=[1, 2, 3, 1, 2]))
+
+    assert table.articles() == {"a0": ["text 0", "text 1", "text 2"], "a1": ["text 3", "text 4"]}
+    with pytest.raises(BadInputError, match="row 3: position 4 of article a0 where 3 was expected"):
+        load(rows(position=[1, 2, 4, 1, 2]))
 
 
 def test_the_report_says_duplicate_of_one(load):
