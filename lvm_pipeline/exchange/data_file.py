@@ -46,13 +46,19 @@ def tables_from_file(
     with ExitStack() as on_failure:
         on_failure.callback(shutil.rmtree, copies, ignore_errors=True)
         with plain_file(data_path, folder=copies) as plain:
-            tables = _tables_from(plain, work_dir=work_dir, sequence_options=sequence_options, space_id=space_id)
+            tables = _tables_from(
+                plain,
+                is_copy=plain != data_path,
+                work_dir=work_dir,
+                sequence_options=sequence_options,
+                space_id=space_id,
+            )
         on_failure.pop_all()
     return tables
 
 
 def _tables_from(
-    data_path: Path, *, work_dir: Path, sequence_options: SequenceOptions | None, space_id: str | None
+    data_path: Path, *, is_copy: bool, work_dir: Path, sequence_options: SequenceOptions | None, space_id: str | None
 ) -> tuple[Path, Path]:
     built_concepts, built_sequences = work_dir / CONCEPTS_FILE, work_dir / SEQUENCES_FILE
     concepts_path = data_path
@@ -73,7 +79,9 @@ def _tables_from(
     elif _is_sequence_table(data_path):
         beside = data_path.with_name(CONCEPTS_FILE)
         if not beside.is_file():
-            raise LvmError(f"{data_path} holds row numbers only; put its {CONCEPTS_FILE} beside it.")
+            save = f"save it as a plain Parquet file beside its {CONCEPTS_FILE}"
+            remedy = save if is_copy else f"put its {CONCEPTS_FILE} beside it"
+            raise LvmError(f"{data_path.name if is_copy else data_path} holds row numbers only; {remedy}.")
         _check_table(beside, space_id)
         raise_on_blocking(check_sequences(beside, data_path))
         return beside, data_path

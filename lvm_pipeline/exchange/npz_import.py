@@ -219,7 +219,9 @@ def _run_ids(file: SequenceFile, sequences: NDArray[np.int64], *, known: list[st
     seen = set(known)
     for run_id in run_ids:
         if run_id in seen:
-            raise file.reader.error(f"holds sequences of article {run_id} that do not follow each other")
+            raise file.reader.error(
+                f"holds sequences of article {run_id} in two splits, or with a gap or other articles between them"
+            )
         seen.add(run_id)
     return run_ids
 

@@ -1,5 +1,6 @@
 """Any kind of data file becomes a concept table and a sequence table that a model can be trained on."""
 
+import gzip
 import shutil
 
 import numpy as np
@@ -55,6 +56,14 @@ def test_a_sequence_table_without_its_concepts_is_an_error(files, tmp_path):
     alone = shutil.copy(files["sequence table"], tmp_path / "sequences.parquet")
     with pytest.raises(LvmError, match=r"put its concepts\.parquet beside it"):
         tables_from_file(alone, work_dir=tmp_path / "work")
+
+
+def test_a_packed_sequence_table_is_called_as_it_was_given(files, tmp_path):
+    packed = tmp_path / "sequences.parquet.gz"
+    packed.write_bytes(gzip.compress(files["sequence table"].read_bytes()))
+
+    with pytest.raises(LvmError, match=r"^sequences\.parquet\.gz holds row numbers only; save it as a plain"):
+        tables_from_file(packed, work_dir=tmp_path / "work")
 
 
 def with_an_empty_text(concepts, path):

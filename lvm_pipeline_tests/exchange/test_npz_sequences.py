@@ -180,7 +180,7 @@ def test_an_article_whose_sequences_do_not_follow_each_other_is_named(tmp_path):
     _, arrays = original_sequences()
     arrays["article_ids"] = np.array(["a"] * 10 + ["b"] * 20 + ["a"] * 5)
     path = write_npz(tmp_path / "t.npz", arrays)
-    with pytest.raises(LvmError, match="sequences of article a that do not follow"):
+    with pytest.raises(LvmError, match="article a in two splits, or with a gap or other articles between them; export"):
         import_sequences_npz(path, tmp_path / "c.parquet", tmp_path / "s.parquet")
 
 
