@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,7 @@ class GivenParquet:
         try:
             return column.to_pylist()
         except UnicodeDecodeError:
-            kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-            return [_decoded(raw) for raw in column.view(kind).to_pylist()]
+            return _decoded_values(column)
 
 
 def vectors_of_width(
@@ -156,11 +156,12 @@ def declared_space(metadata: dict[bytes, bytes], *, path: Path) -> str | None:
         values = parse_json(metadata[b"lvm"]) if b"lvm" in metadata else {}
     except ValueError:
         raise LvmError(
-            f"The metadata of {path.name} that declare its space are no text or JSON; correct them."
+            f"The metadata of {path.name} names a vector space that cannot be read (expected UTF-8 text or JSON); "
+            "correct it."
         ) from None
     space_id = values.get("space_id") if isinstance(values, dict) else values
     if not isinstance(space_id, str | None):
-        raise LvmError(f"The metadata of {path.name} declare a space that is no text; correct them.")
+        raise LvmError(f"The space_id in the metadata of {path.name} is not text; correct it.")
     return space_id
 
 
@@ -173,6 +174,16 @@ def _is_vectors(kind: pa.DataType) -> bool:
 
 def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _decoded_values(column: pa.Array) -> list[Any]:
+    """Return texts, or lists of texts, with bytes in place of those that are not UTF-8."""
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        items, bounds = _decoded_values(column.values), pairwise(column.offsets.to_pylist())
+        rows = zip(column.is_valid().to_pylist(), bounds, strict=True)
+        return [items[start:stop] if is_there else None for is_there, (start, stop) in rows]
+    kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
+    return [_decoded(raw) for raw in column.view(kind).to_pylist()]
 
 
 def _decoded(raw: bytes | None) -> str | bytes | None:

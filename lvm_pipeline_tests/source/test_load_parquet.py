@@ -53,6 +53,19 @@ def test_given_ids_titles_and_space_are_kept(load, table):
     assert report.space_id == "own-space"
 
 
+@pytest.mark.parametrize(
+    ("metadata", "sentence"),
+    [
+        ({"space_id": b"\xff"}, r"cannot be read \(expected UTF-8 text or JSON\); correct it"),
+        ({"lvm": b"{"}, "names a vector space that cannot be read"),
+        ({"lvm": b'{"space_id": 3}'}, "The space_id in the metadata of given.parquet is not text; correct it"),
+    ],
+)
+def test_a_space_that_cannot_be_read_is_named(load, metadata, sentence):
+    with pytest.raises(LvmError, match=sentence):
+        load(rows().replace_schema_metadata(metadata))
+
+
 def test_a_named_space_wins(load):
     assert load(rows(), space_id="mine").space_id == "mine"
 

@@ -50,6 +50,23 @@ def test_articles_are_cut_and_named_as_those_of_json_lines(load, table):
     assert found.keys() == table.rows.keys()
 
 
+def test_a_text_in_a_list_that_is_not_utf8_is_named_and_can_be_skipped(load, table):
+    given = articles()
+    concepts = [[text.encode() for text in each["concepts"]] for each in given]
+    concepts[3] = None
+    concepts[7][2] = b"caf\xe9"
+    lists = pa.array(concepts, pa.list_(pa.binary()))
+    texts = pa.ListArray.from_arrays(lists.offsets, lists.values.view(pa.string()), mask=lists.is_null())
+    columns = pa.table({"title": [each["title"] for each in given], "concepts": texts})
+
+    with pytest.raises(BadInputError, match=r"\(row 4: neither text nor concepts; row 8: concept 2 is not UTF-8"):
+        load(columns)
+    load(columns, skip_bad=True)
+
+    kept = [each for number, each in enumerate(given) if number not in (3, 7)]
+    assert table.articles() == {each["title"]: each["concepts"] for each in kept}
+
+
 def test_loading_them_again_changes_nothing(load, table):
     load(concept_rows(articles()))
     before = dict(table.rows)
