@@ -1,4 +1,4 @@
-"""Fingerprints of what a concept table holds beside ids, articles and vectors."""
+"""Fingerprints of the content columns of a concept table (texts, TMD codes, negatives)."""
 
 import hashlib
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Kinds of what a concept table holds beside ids, articles and vectors, each with its columns."""
+"""The content columns of a concept table, grouped by kind: texts, TMD codes, negatives."""
 
 TEXTS, CODES, NEGATIVES = "texts", "codes", "negatives"
 CONTENT: dict[str, tuple[str, ...]] = {

@@ -39,13 +39,13 @@ def check_concepts(
     }
     from_source = {finding.name: finding for finding in facts.source_findings}
     return [
-        _more_telling(check(facts, **options.get(check.name, {})), from_source.get(check.name))
+        _more_informative(check(facts, **options.get(check.name, {})), from_source.get(check.name))
         for check in invariants()
     ]
 
 
-def _more_telling(of_file: Finding, of_source: Finding | None) -> Finding:
-    """Choose which finding to report: that of the file or that of the extraction."""
+def _more_informative(of_file: Finding, of_source: Finding | None) -> Finding:
+    """Return the finding of the extraction if it failed, or if both passed and only it was checked; else the file's."""
     if of_source is None or (of_source.passed and not of_file.passed):
         return of_file
     return of_source if not of_source.passed or (of_source.was_checked and not of_file.was_checked) else of_file

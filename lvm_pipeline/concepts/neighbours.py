@@ -121,7 +121,7 @@ def neighbours_are_close(facts: ConceptFacts) -> Finding:
         return neighbours_are_close.not_checked(why)
     closeness = closeness_of(sample)
     if not closeness.num_pairs:
-        return neighbours_are_close.not_checked(f"no article has the {MIN_LENGTH} concepts that are needed to tell")
+        return neighbours_are_close.not_checked(f"no article has at least {MIN_LENGTH} concepts")
     excess, topic = closeness.excess, closeness.topic
     details = {"excess": excess, "topic": topic, "num_articles": sample.num_articles}
     figures = f"neighbours' cosine is {excess:+.3f} above that of all pairs of their article"

@@ -69,7 +69,7 @@ def _sample(facts: ConceptFacts) -> tuple[ConceptSample, dict[str, int]]:
 
 def _what(match: TextMatch, *, num_bad: int, of: str) -> str:
     if match.fault is Fault.UNRELATED:
-        return f"the texts of all {of} concepts say nothing about their vectors"
+        return f"the texts do not predict the vectors ({of} concepts compared)"
     if match.offset:
         direction = "later" if match.offset > 0 else "earlier"
         return (

@@ -120,8 +120,8 @@ def _unrelated(fits: ArticleFits) -> TextMatch:
     num_measured = int(fits.lengths[fits.lengths >= MIN_LENGTH].sum())
     if num_measured < MIN_UNRELATED:
         why = (
-            f"the texts say nothing about the vectors, and {num_measured:,} concepts in articles of at least "
-            f"{MIN_LENGTH} are too few to expect that"
+            f"the texts do not predict the vectors, but {num_measured:,} concepts in articles of at least "
+            f"{MIN_LENGTH} concepts are too few to judge"
         )
         return TextMatch(effect=fits.effect(), why_not=why)
     return TextMatch(fault=Fault.UNRELATED, effect=fits.effect(), is_bad=np.ones(len(fits.of_rows), np.bool_))

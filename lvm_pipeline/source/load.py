@@ -196,7 +196,7 @@ def read_records(path: Path, *, dataset_source: str) -> SourceRecords:
     """Read and check a file of either kind.
 
     Raises:
-        LvmError: If it cannot be read, or has no articles, or the dataset source is no name.
+        LvmError: If it cannot be read, or has no articles, or the dataset source is empty or cannot be stored.
     """
     if problem := text_problem(dataset_source, name="the dataset source"):
         raise LvmError(f"{problem.capitalize()}; give --dataset-source a name.")

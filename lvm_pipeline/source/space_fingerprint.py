@@ -26,17 +26,17 @@ from lvm_pipeline.files import staged_file
 from lvm_pipeline.source.encoders.encoder import encoder_folder, unit_length
 
 FILE = "space.npz"  # beside the weights of a trained model
-MIN_CONCEPTS = 500  # fewer say too little of their space
-MAX_CONCEPTS = 8_000  # that a fingerprint is made from
+MIN_CONCEPTS = 500  # with fewer vectors there is no fingerprint
+MAX_CONCEPTS = 8_000  # at most this many vectors are used for a fingerprint
 NUM_DIRECTIONS = 64
 NUM_RANDOM = 4096
-LIMIT_DEVIATIONS = 4.0  # of the fits of single random directions
-MARGIN = 1.5  # lowest mean fit of the space's own vectors, relative to the limit
+LIMIT_DEVIATIONS = 4.0  # limit, in standard deviations of the fit of random directions
+MARGIN = 1.5  # the lowest mean fit of the space's own vectors must be this many times the limit
 NUMBERS_JUDGED = (8, 16, 32, 64)
-MIN_RUNS = 10  # that the lowest is measured on
+MIN_RUNS = 10  # runs of vectors needed to measure the lowest mean fit or cosine
 NUM_MEAN = 256  # fewest vectors whose mean is compared
-MEAN_SHARE = 1 / 3  # of the lowest mean of the space's own vectors along theirs
-MIN_MEAN = 0.06
+MEAN_SHARE = 1 / 3  # limit of the mean cosine, relative to the lowest mean cosine of the space's own vectors
+MIN_MEAN = 0.06  # with a lower lowest mean cosine there is no such limit
 JUDGED_AT_ONCE = 4096
 GROWTH = 2  # a fingerprint made from this many times as many concepts replaces an earlier one
 

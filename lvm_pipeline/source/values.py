@@ -77,7 +77,7 @@ def vector_of(value: object, *, may_miss: bool = False) -> NDArray[np.float32]:
     if any(isinstance(item, list) for item in value):
         raise ValueError("is a nested list")
     if not all(type(item) in (int, float) or (may_miss and item is None) for item in value):
-        raise ValueError("holds something that is no number")
+        raise ValueError("contains a value that is not a number")
     with np.errstate(over="ignore"):
         return _as_floats(value).astype(np.float32)
 

@@ -50,7 +50,7 @@ def test_a_json_null_is_a_missing_vector(database, tmp_path, vector_type):
     [
         ('{"0": 1, "1": 2}', "is not a list of numbers but dict"),
         ('"12345678"', "is not a list of numbers but str"),
-        ("[true, false, true, true, true, true, true, true]", "holds something that is no number"),
+        ("[true, false, true, true, true, true, true, true]", "contains a value that is not a number"),
         ("[[1, 2], [3, 4]]", "is a nested list"),
         ("[1, 2", "is not JSON"),
     ],
