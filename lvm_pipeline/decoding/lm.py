@@ -22,6 +22,7 @@ from pydantic import Field
 from lvm_pipeline.decoding._options import checked
 from lvm_pipeline.decoding._tokens import TextTokens
 from lvm_pipeline.decoding.prefix_training import LEAST_TEXTS, OnStep, TrainedPrefix, fit, standardise
+from lvm_pipeline.environment import expanded
 from lvm_pipeline.errors import LvmError, first_line
 
 if TYPE_CHECKING:
@@ -120,11 +121,11 @@ def open_language_model(name: str | None) -> LanguageModel:
     """
     folder = _packaged() if name is None else name
     transformers = _transformers()
-    path = Path(folder).expanduser()
-    where: dict[str, str] = {"pretrained_model_name_or_path": str(path) if path.exists() else folder}
-    if path.suffix == GGUF and path.is_file():
-        where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     try:
+        path = expanded(Path(folder))
+        where: dict[str, str] = {"pretrained_model_name_or_path": str(path) if path.exists() else folder}
+        if path.suffix == GGUF and path.is_file():
+            where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
         tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
         model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype="float32")
     except Exception as error:  # noqa: BLE001 - damaged files raise exceptions of several packages

@@ -153,6 +153,11 @@ def test_a_damaged_language_model_is_refused(tmp_path, file, content):
         open_language_model(str(damaged))
 
 
+def test_a_language_model_in_the_home_folder_of_nobody_is_refused():
+    with pytest.raises(LvmError, match=r"cannot be opened \(the home folder ~nobody-has-this-name is unknown"):
+        open_language_model("~nobody-has-this-name/model")
+
+
 def test_options_that_cannot_be_used_are_refused(vectors, lm_folder):
     with pytest.raises(LvmError, match=r"decoder option num_soft_tokens cannot be used .*got 0"):
         train_lm(vectors, TEXTS, LmOptions(num_soft_tokens=0), language_model=open_language_model(str(lm_folder)))
