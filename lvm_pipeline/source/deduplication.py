@@ -169,8 +169,8 @@ class Deduplicator:
             if others and not in_file.isdisjoint(is_new):
                 raise LvmError(
                     f"The table has {counted(len(others), 'concept')} of article {concepts[0].title!r} ({article_id}) "
-                    "that this file lacks or changes; replace the article with --replace, or give it another "
-                    "article_id (and its rows other cpe_ids)."
+                    "that this file lacks or changes; add them to the file, replace the article with --replace, or "
+                    "give it another article_id (and its rows other cpe_ids)."
                 )
 
     def _check_order(self, concept: Concept, position: int) -> None:
