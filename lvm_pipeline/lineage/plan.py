@@ -6,12 +6,14 @@ LVM_HOME/reports/study.json, .html          the study report
 LVM_HOME/reports/experiments.csv            one row per trial
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline.concepts.schema import ConceptsMetadata, read_concepts_metadata
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage.models import promoted_data, training_config_of
 from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.lineage.week_five import WeekFive, read_week_5, settle_week_5
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from lvm_pipeline.experiments.study import Study
     from lvm_pipeline.experiments.trial_scores import Outcome, TrialScores
     from lvm_pipeline.training.config import TrainingConfig
+
+logger = logging.getLogger(__name__)
 
 NOT_SETTLED = "it is settled when weeks 1 to 4 have been run"
 NOT_PROPOSED = "Optuna proposes it when those before it have ended"
@@ -195,7 +199,9 @@ def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
     trials = {trial.trial_id: trial for trial in planned(settings)}
     outcomes = {name: found for name in trials if (found := outcome_of(settings, name)) is not None}
     current = {name: found for name, found in outcomes.items() if present.made(found, trials[name])}
-    rows = study_rows(plan_rows(settings), trials, scored_alike(settings, current))
+    scored, problems = scored_alike(settings, current)
+    listed = ({**row, **problems.get(row["trial_id"], {})} for row in plan_rows(settings))
+    rows = study_rows(listed, trials, scored)
     rows = [replace(row, has_report=(trial_folder(settings, row.trial_id).path / HTML_NAME).is_file()) for row in rows]
     groups = config_groups(rows)
     week_5 = week_5_of(settings, trials_of_weeks_1_to_4(settings))
@@ -217,16 +223,24 @@ def write_study(settings: Settings) -> "tuple[Study, tuple[Path, Path, Path]]":
     return study, write_study_files(study, settings.reports_dir)
 
 
-def scored_alike(settings: Settings, outcomes: "Mapping[str, Outcome]") -> "dict[str, Outcome]":
-    """Return outcomes whose scores all come from the present code; those of other code are made and written again."""
+def scored_alike(
+    settings: Settings, outcomes: "Mapping[str, Outcome]"
+) -> "tuple[dict[str, Outcome], dict[str, dict[str, str]]]":
+    """Return outcomes whose scores all come from the present code, and the status of trials that cannot be scored.
+
+    Scores of other code are made and written again. A trial whose model cannot be scored is stale, for the reason that
+    is also logged; it has no scores here, and its record keeps the earlier ones.
+    """
     from lvm_pipeline.experiments.trial_scores import score_trial, scoring_version, write_outcome
 
-    found, version = dict(outcomes), scoring_version()
+    found, problems, version = dict(outcomes), {}, scoring_version()
     other = [name for name, each in outcomes.items() if each.scores is not None and each.scores.scored_by != version]
     data = promoted_data(settings) if other else None
     for name in other:
         folder = trial_folder(settings, name)
-        if data is not None and folder.model_dir.is_dir():
+        if data is None or not folder.model_dir.is_dir():
+            continue
+        try:
             scores = score_trial(
                 folder.model_dir,
                 data,
@@ -234,6 +248,10 @@ def scored_alike(settings: Settings, outcomes: "Mapping[str, Outcome]") -> "dict
                 num_threads=settings.num_threads,
                 cache_dir=settings.baselines_dir,
             )
+        except LvmError as error:
+            logger.warning("The trial %s cannot be scored again and is left out: %s", name, error)
+            found[name], problems[name] = replace(found[name], scores=None), {"status": "stale", "reason": str(error)}
+        else:
             found[name] = replace(found[name], scores=scores)
             write_outcome(folder.path, found[name])
-    return found
+    return found, problems

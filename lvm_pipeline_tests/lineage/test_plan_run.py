@@ -325,6 +325,27 @@ def test_trials_that_other_code_scored_are_scored_again_before_they_are_compared
     assert read_outcome(folder.path).scores == found
 
 
+def test_a_trial_that_cannot_be_scored_again_is_stale_and_the_others_are_reported(settings, small_plan, caplog):
+    outcomes = run(settings).outcomes
+    for outcome in outcomes:
+        write_outcome(
+            trial_folder(settings, outcome.trial_id).path,
+            replace(outcome, scores=replace(outcome.scores, scored_by="0.0.1+other")),
+        )
+    path = trial_folder(settings, outcomes[0].trial_id).model_dir / "trained_model.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "num_params": values["num_params"] + 1}))
+
+    study, (html_path, *_) = lineage.write_study(settings)
+
+    stale = next(each for each in study.rows if each.trial_id == outcomes[0].trial_id)
+    assert (stale.status, stale.scores) == ("stale", None)
+    assert "train the model again" in stale.reason
+    assert {row.trial_id for row in study.done} == {outcome.trial_id for outcome in outcomes[1:]}
+    assert f"{stale.trial_id} cannot be scored again" in caplog.text
+    assert stale.trial_id in html_path.read_text()
+
+
 def test_a_study_without_any_trial_says_so(settings, small_plan):
     study, (html_path, *_) = lineage.write_study(settings)
 
