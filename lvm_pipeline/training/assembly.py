@@ -11,6 +11,7 @@ from lvm_pipeline.training.batches import condition_on_device, vectors_on_device
 from lvm_pipeline.training.compiled import compile_mixers
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
+from lvm_pipeline.training.objectives import objective_named
 from lvm_pipeline.training.optimiser import make_optimiser
 from lvm_pipeline.training.phases import Phase, train_spans
 from lvm_pipeline.training.settle import fitted_linear_forecast, fitted_weighted_mean, model_config_for
@@ -40,9 +41,13 @@ def assemble(
     """Stage a settled training and build its model; torch.compile keeps its results in `compile_cache_dir`.
 
     Raises:
-        LvmError: If a strategy cannot work on the data, or the config is not usable with the data.
+        LvmError: If a strategy cannot work on the data, the config is not usable with the data, or the objective of any
+            phase is none.
     """
+    objective_named(config.objective)  # refused before a strategy works on the data
     staging = staged(config, data)
+    for phase in staging.phases:
+        objective_named(phase.objective)
     model_config = model_config_for(architecture, config.with_options(model={**staging.model, **config.model}), data)
     vectors = vectors_on_device(data.vectors, config.device)
     condition = condition_on_device(

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from lvm_pipeline.errors import LvmError
 from lvm_pipeline.source.encoders import registry
 from lvm_pipeline.training.batches import gather, vectors_on_device
+from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.strategies import contrastive, staged
 from lvm_pipeline.training.strategies._negatives import ContrastiveTerm, WrittenNegatives
 from lvm_pipeline.training.terms import TermSources
@@ -115,3 +117,11 @@ def test_a_substitute_is_noted(noise, with_negatives, settled):
     config = settled(config_of("contrastive"))
     assert staged(config, noise).notes["contrastive"].startswith("The table names no negatives, so the negatives are")
     assert "is not available to encode the table's negatives" in staged(config, with_negatives).notes["contrastive"]
+
+
+@pytest.mark.parametrize("options", [{"objective": "cosin"}, {"strategy_options": {"contrastive_objective": "cosin"}}])
+def test_a_misspelt_objective_of_any_phase_is_refused_before_the_first_is_trained(noise, tmp_path, options):
+    reports = []
+    with pytest.raises(LvmError, match="'cosin' is no sum of cosine"):
+        train(config_of("contrastive", **options), noise, output_dir=tmp_path / "model", progress=reports.append)
+    assert reports == []
