@@ -6,6 +6,7 @@ is refused. An ensemble also has the folder `members`, with the trained model of
 mean.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -23,7 +25,8 @@ from lvm_pipeline.architectures._registry import load_architecture
 from lvm_pipeline.concepts.schema import ConceptsMetadata
 from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.errors import LvmError, first_line
-from lvm_pipeline.files import restore_dir, staged_dir, staged_file, usual_mode, write_json
+from lvm_pipeline.files import read_json, restore_dir, staged_dir, staged_file, usual_mode, write_json
+from lvm_pipeline.training.config import problems_in_words
 from lvm_pipeline.training.strategies import content_kinds, extended
 from lvm_pipeline.training.trial import Trial
 
@@ -146,20 +149,27 @@ def read_trained_model_info(model_dir: Path) -> TrainedModelInfo:
     restore_dir(model_dir)
     if not path.is_file():
         raise LvmError(f"There is no trained model in {model_dir}; train one with `lvm train` or `lvm run`.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise LvmError(f"{path} cannot be read ({error}); train the model again.") from None
-    if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
+    values = read_json(path, remedy="train the model again.")
+    if values.get("schema_version") != SCHEMA_VERSION:
         raise LvmError(f"{path} is not a record of schema version {SCHEMA_VERSION}; train the model again.")
     required = {f.name for f in fields(TrainedModelInfo) if f.default is MISSING and f.default_factory is MISSING}
     missing = sorted(required - {"trial"} - set(values))  # earlier versions wrote no trial
     if missing:
         raise LvmError(f"{path} lacks {', '.join(missing)}; train the model again.")
-    values["trial"] = trial_in(values).identity()
+    try:
+        _adapter().validate_python({"trial": {}, **values})
+        trial = trial_in(values)
+    except ValidationError as error:
+        raise LvmError(f"{path} cannot be read ({problems_in_words(error)}); train the model again.") from None
+    values["trial"] = trial.identity()
     values["model_class"] = _present_classes(values["model_class"])
     values["members"] = [Member(**each) for each in values.get("members", [])]
     return TrainedModelInfo(**{f.name: values[f.name] for f in fields(TrainedModelInfo) if f.name in values})
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[TrainedModelInfo]:
+    return TypeAdapter(TrainedModelInfo)
 
 
 def _present_classes(text: str) -> str:

@@ -11,6 +11,7 @@ from lvm_pipeline.lineage.data import reported_findings
 from lvm_pipeline.lineage.week_five import read_week_5
 from lvm_pipeline.settings import Settings
 from lvm_pipeline.training.invariants import read_findings
+from lvm_pipeline.training.trained_model import read_trained_model_info
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences
 
 READERS = {
@@ -18,7 +19,9 @@ READERS = {
     "plan/week_5.json": lambda settings: read_week_5(settings, {}),
     "tracking.json": lambda settings: lineage.read_tracking(settings.home),
     "findings.json": lambda settings: read_findings(settings.home),
+    "trained_model.json": lambda settings: read_trained_model_info(settings.home),
 }
+REMEDIES = {"trained_model.json": "train the model again"}
 
 
 @pytest.mark.parametrize("content", ['{"cut', "3", b"\xff"])
@@ -28,7 +31,7 @@ def test_a_damaged_file_is_named(tmp_path, name, content):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(LvmError, match=r"cannot be read \(.*; delete it") as error:
+    with pytest.raises(LvmError, match=rf"cannot be read \(.*; {REMEDIES.get(name, 'delete it')}") as error:
         READERS[name](settings)
     assert str(path) in str(error.value)
 

@@ -1,5 +1,7 @@
 """Reports, leaderboard and champion of a home in which files are damaged."""
 
+import json
+
 import pytest
 
 from lvm_pipeline import lineage
@@ -42,6 +44,14 @@ def test_a_report_that_cannot_be_read_is_named_and_the_others_are_ranked(evaluat
     whole.report_path.write_text("{}")
     with pytest.raises(LvmError, match=f"no report on sequences .*{cut.trial_id}"):
         lineage.build_leaderboard(settings)
+
+
+def test_a_trial_whose_record_is_damaged_is_not_listed_and_the_others_are(evaluated):
+    settings, (whole, damaged) = evaluated
+    path = damaged.model_dir / "trained_model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "trial": 3}))
+
+    assert [row["trial_id"] for row in lineage.trial_rows(settings)] == [whole.trial_id]
 
 
 def test_a_damaged_record_of_the_champion_is_named_with_what_to_do(tmp_path):

@@ -169,6 +169,23 @@ def test_a_record_of_another_version_or_without_a_field_is_reported(model_dir):
         load_trained_model(model_dir)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trial": {"precision": "float16"}}, "precision: input should be 'auto', 'float32' or 'bfloat16'"),
+        ({"trial": 3}, "trial: input should be"),
+        ({"members": [{"trial_id": "gru-small-s0-1"}]}, r"members\.0\."),
+        ({"fingerprints": None}, "fingerprints: input should be"),
+        ({"training": 3}, "training: input should be"),
+    ],
+    ids=str,
+)
+def test_a_value_that_no_record_has_is_reported(model_dir, changes, words):
+    edit_info(model_dir, **changes)
+    with pytest.raises(LvmError, match=rf"trained_model\.json cannot be read \({words}.*train the model again"):
+        read_trained_model_info(model_dir)
+
+
 def test_a_recorded_config_comes_back_as_it_was():
     config = LstmConfig(scales=(0.25,), correction_rank=4, dropout=0.5)
     values = json.loads(json.dumps(dataclasses.asdict(config)))
