@@ -63,6 +63,8 @@ def list_trials(as_json: JsonOption = False) -> None:
     from lvm_pipeline import lineage
 
     rows = lineage.trial_rows(load_settings())
+    if not as_json:
+        rows = [row | {"score": render.four_digits(row["score"])} for row in rows]
     _show(rows, as_json=as_json, if_empty="There is no trained trial yet; train one with `lvm train` or `lvm run`.")
 
 

@@ -242,6 +242,11 @@ def show_drift(console: Console, drift: Any, report_path: Path) -> None:
     console.print(f"{verdict} Report: {escape(str(report_path))}", soft_wrap=True)
 
 
+def four_digits(score: float) -> str:
+    """Return a score with four significant digits; a mean squared error can be far below one."""
+    return f"{score:#.4g}"
+
+
 def show_trained(
     console: Console, info: Any, *, path: Path, problem: str | None = None, was_trained: bool = True
 ) -> None:
@@ -251,7 +256,7 @@ def show_trained(
     say(
         console,
         f"{info.trial_id}: {info.num_params:,} parameters, {info.mode} mode, validation {info.selection_metric} "
-        f"{info.score:.4f} (before training {info.start_score:.4f}) at epoch {info.best_epoch}; "
+        f"{four_digits(info.score)} (before training {four_digits(info.start_score)}) at epoch {info.best_epoch}; "
         f"{info.training_seconds:.0f} s on {info.trained_on}.",
     )
     if not is_declared(info.space_id):

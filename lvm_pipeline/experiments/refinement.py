@@ -67,7 +67,7 @@ class Proposal:
         if epoch <= self._last_epoch:
             return
         self._last_epoch = epoch
-        sign = 1 if selection_metric(report.metric_name).higher_is_better else -1  # the study maximises
+        sign = selection_metric(report.metric_name).sign  # the study maximises
         self._trial.report(sign * report.best_score, step=epoch)
         if self._trial.should_prune():
             raise StoppedError(

@@ -11,6 +11,7 @@ from lvm_pipeline import files, lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.concepts.store import explain_full_disk
 from lvm_pipeline.errors import LvmError
+from lvm_pipeline.lineage.decoders import text_request
 from lvm_pipeline.lineage.invariants import with_set_severities
 from lvm_pipeline.lineage.spaces import refuse_other_numbers
 from lvm_pipeline.lineage.trials import trial_folder
@@ -50,6 +51,11 @@ def train_on(
     from lvm_pipeline.training.loop import train
 
     config, tracker = training_config_of(settings), MlflowTracker(settings)
+    if config.launcher in ("torchrun", "ray"):
+        raise LvmError(
+            f"With --data, a model is trained in one process; leave out launcher={config.launcher}, or load the data "
+            "with `lvm ingest` first."
+        )
     output = (output or settings.models_dir / f"{config.architecture}-{data.stem}").absolute()
     refuse_other_output(output)
     problem = f"Another process is training {output} now; wait for it, or choose another --output."
@@ -75,7 +81,8 @@ def evaluate_on(
 ) -> "EvaluationReport":
     """Score a trained model on a file or the promoted products; write the report as JSON, with the HTML beside it.
 
-    The validation report of a trial is written into its folder, where the leaderboard finds it.
+    The validation report of a trial is written into its folder, where the leaderboard finds it. Texts are decoded for
+    the promoted products only.
 
     Raises:
         LvmError: If model or data cannot be used, or do not belong together.
@@ -100,6 +107,10 @@ def evaluate_on(
         vectors_dir=vectors_dir,
         device=settings.device,
         split=split,
+        cache_dir=settings.baselines_dir if data is None else None,
+        num_threads=settings.num_threads,
+        encoders_dir=settings.encoders_dir,
+        text=text_request(settings) if data is None else None,
         data_findings=lineage.reported_findings(settings) if data is None else None,
     )
     report = replace(report, findings=tuple(with_set_severities(settings, report.findings)))

@@ -221,23 +221,31 @@ def _has_weights(model_dir: Path, fingerprint: str | None) -> bool:
 
 
 def trial_rows(settings: Settings) -> list[dict[str, Any]]:
-    """Return the trained trials, best validation score first, and whether they belong to the present data."""
+    """Return the trained trials and whether they belong to the present data.
+
+    Trials with the same selection metric follow one another, the best validation score first; scores have four
+    significant digits.
+    """
+    from lvm_pipeline.training.predictions import SELECTION_METRICS, selection_metric
+
     path = settings.sequences_path
     fingerprint = read_sequences_metadata(path).fingerprint if path.is_file() else None
     champion = _champion_among_trials(settings)
-    rows = [
+    found = ((folder, folder.info()) for folder in trained_trials(settings))
+    trained = [(folder, info) for folder, info in found if info is not None]
+    trained.sort(key=lambda each: selection_metric(each[1].selection_metric).sign * each[1].score, reverse=True)
+    trained.sort(key=lambda each: list(SELECTION_METRICS).index(each[1].selection_metric))
+    return [
         {
             "trial_id": folder.trial_id,
-            "score": round(info.score, 4),
+            "score": float(f"{info.score:.4g}"),
             "metric": info.selection_metric,
             "present_data": info.fingerprints["sequences"] == fingerprint,
             "evaluated": folder.report_path.is_file(),
             "champion": folder.trial_id == champion,
         }
-        for folder in trained_trials(settings)
-        if (info := folder.info()) is not None
+        for folder, info in trained
     ]
-    return sorted(rows, key=lambda row: -row["score"])
 
 
 def _champion_among_trials(settings: Settings) -> str | None:

@@ -96,8 +96,13 @@ class SelectionMetric:
     measure: Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]], float]
     higher_is_better: bool = True
 
+    @property
+    def sign(self) -> int:
+        """Factor that makes higher values the better ones."""
+        return 1 if self.higher_is_better else -1
+
     def is_better(self, value: float, than: float) -> bool:
-        return value > than if self.higher_is_better else value < than
+        return self.sign * value > self.sign * than
 
 
 def _cosine(predictions: NDArray[np.float32], targets: NDArray[np.float32], _: NDArray[np.float32]) -> float:

@@ -66,6 +66,13 @@ def test_one_process_at_a_time_trains_a_folder(tmp_path, monkeypatch):
         train()
 
 
+@pytest.mark.parametrize("launcher", ["torchrun", "ray"])
+def test_several_processes_do_not_train_on_a_file(tmp_path, launcher):
+    settings = settings_in(tmp_path / "home", launcher=launcher, num_processes=4)
+    with pytest.raises(LvmError, match=f"in one process; leave out launcher={launcher}, or load the data"):
+        from_files.train_on(settings, tmp_path / "concepts.parquet")
+
+
 def test_only_a_trained_model_is_replaced(lvm, tmp_path):
     model, other, empty = (tmp_path / name for name in ("model", "thesis", "empty"))
     for folder in (model, other, empty):
