@@ -118,7 +118,7 @@ def _made(
     from lvm_pipeline.training.tracking import Tracker, log_and_close
 
     if tracker is not None:
-        complete_tracking(settings)
+        complete_tracking(settings, own=folder)
     tracker = tracker or Tracker()
     info = build_ensemble(
         {trial_id: each.model_dir for trial_id, each in members.items()},

@@ -115,7 +115,7 @@ def train_trial(
             return finished
         write_trial(folder, config.trial)
         if tracker is not None:
-            complete_tracking(settings)
+            complete_tracking(settings, own=folder)
         tracker = tracker or Tracker()
         with RescoringProcess() as rescoring:
             rescoring.start()
@@ -209,17 +209,25 @@ def accepted_at(
     return accept
 
 
-def complete_tracking(settings: Settings) -> None:
-    """Log to MLflow the models that could not be logged when they were trained, if MLflow answers now."""
-    from lvm_pipeline.adapters.mlflow_tracker import log_model_to_run
+def complete_tracking(settings: Settings, *, own: TrialFolder | None = None) -> None:
+    """Log to MLflow the models that could not be logged when they were trained, if MLflow answers now.
 
+    A model whose training is not over is left to it, except that of the trial `own`, which the caller trains.
+    """
     for folder in trained_trials(settings):
-        tracking = read_tracking(folder.model_dir)
-        if tracking["is_complete"]:
+        if read_tracking(folder.model_dir)["is_complete"] or (folder != own and folder.is_locked()):
             continue
         try:
-            log_model_to_run(settings, tracking["mlflow_run_id"], folder.model_dir)
+            with files.only_one(folder.path / ".upload.lock", "another process is logging it now."):
+                _log_model(settings, folder)
         except LvmError as error:
             logger.warning("MLflow still lacks the model of %s: %s", folder.trial_id, error)
-        else:
-            files.write_json(folder.model_dir / TRACKING_FILE, {**tracking, "is_complete": True})
+
+
+def _log_model(settings: Settings, folder: TrialFolder) -> None:
+    from lvm_pipeline.adapters.mlflow_tracker import log_model_to_run
+
+    tracking = read_tracking(folder.model_dir)
+    if not tracking["is_complete"]:  # another process may have logged it by now
+        log_model_to_run(settings, tracking["mlflow_run_id"], folder.model_dir)
+        files.write_json(folder.model_dir / TRACKING_FILE, {**tracking, "is_complete": True})

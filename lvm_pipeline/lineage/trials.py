@@ -84,6 +84,14 @@ class TrialFolder:
         with files.only_one(self.path / ".lock", problem):
             yield
 
+    def is_locked(self) -> bool:
+        """Whether a process trains it now."""
+        try:
+            with self.locked():
+                return False
+        except LvmError:
+            return True
+
 
 def trial_folder(settings: Settings, trial_id: str) -> TrialFolder:
     return TrialFolder(settings.trials_dir / trial_id)
