@@ -84,7 +84,12 @@ class Trial(BaseModel):
     objective: str = Field(
         default="cosine", description="Loss: a weighted sum of cosine, mse and infonce, such as `cosine + 0.1 mse`."
     )
-    epochs: int = Field(default=8, ge=1, description="Maximum number of passes over the train split.")
+    epochs: int = Field(
+        default=8,
+        ge=1,
+        description="Maximum number of passes over the train split. The strategies contrastive, curriculum and "
+        "progressive add the epochs of their own phases.",
+    )
     patience: int = Field(default=4, ge=1, description="Stop after this many epochs without a better validation score.")
     selection_metric: SelectionMetric = Field(
         default="cosine", description="Validation metric that selects the checkpoint and stops early."

@@ -28,20 +28,22 @@ def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options:
     """Put a phase on whole articles before the phases on windows.
 
     Raises:
-        LvmError: If the architecture or the sequences cannot be used on whole articles.
+        LvmError: If the architecture or the sequences cannot be used on whole articles, or there is one epoch alone.
     """
+    if config.epochs < 2:  # not refused when the trial is made, or a plan of one epoch could not even be listed
+        raise LvmError("The strategy fine_tune needs one epoch for each of its two phases; set epochs to at least 2.")
     if not load_architecture(config.architecture).causal or data.sequences.metadata.is_leaking:
         raise LvmError(
             f"The strategy fine_tune pre-trains on whole articles, which {config.architecture} cannot do on these "
             "sequences; use another architecture or strategy."
         )
     spans, last = data.article_spans("train"), staging.phases[-1]
-    num_first = max(1, round(last.epochs * options.pretraining_fraction))
+    num_first = min(max(1, round(last.epochs * options.pretraining_fraction)), last.epochs - 1)
     first = replace(last, name="pre-training on articles", spans=spans, epochs=num_first)
     tuned = replace(
         last,
         name="fine-tuning on windows",
-        epochs=max(1, last.epochs - num_first),
+        epochs=last.epochs - num_first,
         learning_rate=last.learning_rate * options.fine_tuning_rate,
     )
     note = (

@@ -20,6 +20,14 @@ def test_whole_articles_come_first_and_windows_last(data):
     assert (first.epochs, last.epochs, last.learning_rate) == (4, 1, 0.01)
 
 
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
+def test_both_phases_together_have_the_epochs_of_the_trial(data, fraction):
+    options = {"learning_rate": 0.01, "strategy_options": {"pretraining_fraction": fraction}}
+    assert [phase.epochs for phase in staged(config_of("fine_tune", epochs=2, **options), data).phases] == [1, 1]
+    with pytest.raises(LvmError, match="one epoch for each of its two phases; set epochs to at least 2"):
+        staged(config_of("fine_tune", epochs=1, **options), data)
+
+
 def test_the_language_model_of_concepts_is_pre_trained_and_fine_tuned(data, tmp_path):
     options = {**QUICK, "architecture": "lcm", "model": {"hidden_dim": 16, "num_layers": 1, "num_heads": 2}}
     config = TrainingConfig(**options, strategy="fine_tune", mode="windows")
