@@ -255,6 +255,17 @@ def load_prefix_decoder(folder: Path, *, space_id: str | None = None, device: st
     return PrefixDecoder(model=model.to(device).eval().requires_grad_(False), tokens=tokens, info=info)
 
 
+def decoder_fingerprint(folder: Path) -> str:
+    """Return a hash that changes whenever the decoder in a folder is trained.
+
+    Raises:
+        LvmError: If there is none, or it cannot be read.
+    """
+    info = read_prefix_info(folder)
+    tokens = read_tokenizer(folder / TOKENIZER_FILE, end=info.config.get("end", END))
+    return hashlib.sha256(_identity(info, tokens.as_json()).encode()).hexdigest()
+
+
 def _empty_model(info: PrefixInfo) -> "PrefixModel | LmModel":
     if info.language_model is not None:
         from lvm_pipeline.decoding.lm import model_of

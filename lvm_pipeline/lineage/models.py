@@ -176,13 +176,16 @@ def trained_now(folder: TrialFolder, trained: "TrainedModel", tracker: "Tracker"
 def finished_trial(folder: TrialFolder, config: "TrainingConfig", data: "TrainingData") -> TrainedTrial | None:
     """Return a trial that was trained with this data and the present code; None if it has to be trained."""
     from lvm_pipeline.training.provenance import training_code_version
-    from lvm_pipeline.training.strategies import content_read
+    from lvm_pipeline.training.strategies import content_read, strategy_fingerprints
 
     info = folder.info()
     code_version = training_code_version(config.architecture, config.strategy)
     if info is None or info.fingerprints != data.fingerprints or info.code_version != code_version:
         return None
     if info.content_fingerprint != content_read(config.trial, data.concepts):
+        return None
+    read = strategy_fingerprints(config.trial, data)
+    if read != {name: info.strategy_fingerprints.get(name) for name in read}:
         return None
     return trained_before(folder, info)
 

@@ -13,7 +13,7 @@ from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.objectives import SumOfTerms
 from lvm_pipeline.training.provenance import package_versions, training_code_version
-from lvm_pipeline.training.strategies import content_read
+from lvm_pipeline.training.strategies import content_read, strategy_fingerprints
 from lvm_pipeline.training.strategies._contract import Staging
 from lvm_pipeline.training.trained_model import TrainedModelInfo, class_name
 from lvm_pipeline.training.trial import Trial
@@ -24,12 +24,14 @@ def checkpoint_identity(
     trial: Trial, model: LatentVectorModel, model_config: ModelConfig, data: TrainingData
 ) -> dict[str, Any]:
     """Return what a checkpoint must agree on before a training resumes from it; the machine is not among it."""
+    read = strategy_fingerprints(trial, data)
     return {
         "options": trial.identity(),
         "model": {"class": class_name(model), "config": asdict(model_config)},
         "data": {**data.fingerprints, **_content(trial, data), "space_id": data.concepts.space_id},
         "code": training_code_version(trial.architecture, trial.strategy),
         "packages": package_versions(),
+        **({"read": read} if read else {}),
     }
 
 
@@ -100,6 +102,7 @@ def trained_model_info(
         packages=package_versions(),
         fingerprints=data.fingerprints,
         content_fingerprint=content_read(trial, data.concepts),
+        strategy_fingerprints=strategy_fingerprints(trial, data),
         context_length=sequences.context_length,
         split={
             "rule": sequences.split_rule,

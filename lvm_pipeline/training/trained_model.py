@@ -90,6 +90,8 @@ class TrainedModelInfo:
     # fingerprint of the texts, codes and negatives, if its training, or that of a member, read any of them and their
     # table had one
     content_fingerprint: str | None = None
+    # fingerprints of what its strategies read beside the tables, such as a trained text decoder, by name
+    strategy_fingerprints: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def as_json(self) -> dict[str, Any]:

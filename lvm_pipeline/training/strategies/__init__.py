@@ -120,6 +120,12 @@ def content_read(trial: Trial, concepts: "ConceptsMetadata") -> str | None:
     return concepts.content(content_kinds(trial))
 
 
+def strategy_fingerprints(trial: Trial, data: "TrainingData") -> dict[str, str]:
+    """Return the fingerprints of what a trial's strategies read beside the tables; what is missing is left out."""
+    found = strategies_of(trial) if trial.strategy != PLAIN else []
+    return {name: each for strategy, options in found for name, each in strategy.fingerprints(data, options).items()}
+
+
 def condition_of(trial: Trial, data: "TrainingData", *, condition_dim: int) -> Any:
     """Return the condition (N, C) that a trial's model of this `condition_dim` reads; None if it reads none.
 

@@ -74,6 +74,10 @@ def _reads_vectors_only(options: Any) -> Collection[str]:
     return ()
 
 
+def _nothing_but_tables(data: TrainingData, options: Any) -> Mapping[str, str]:
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Strategy:
     name: str  # its name, which is its module's
@@ -92,6 +96,9 @@ class Strategy:
     extend: "Callable[[LatentVectorModel, Any], LatentVectorModel] | None" = None
     # which kinds of `concepts.content_kinds.CONTENT` it reads with these options
     reads_content: Callable[[Any], Collection[str]] = _reads_vectors_only
+    # returns fingerprints of what it reads with these options beside the tables, such as a trained text decoder, by
+    # name; what is missing is left out. A trial is trained again when one has changed
+    fingerprints: Callable[[TrainingData, Any], Mapping[str, str]] = _nothing_but_tables
     # returns the condition (N, C) that a model of this strategy reads, where it is not the TMD vectors
     condition: Callable[[TrainingData, Any], NDArray[np.float32]] | None = None
 

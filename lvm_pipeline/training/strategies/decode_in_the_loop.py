@@ -9,7 +9,8 @@ Ways to decode:
               with the target.
     lm        the same with a frozen language model (`lvm decoder train --kind lm`); slow without a GPU.
 
-The decoder is an option of the trial, so equal trials use the same; the note of the strategy names it.
+The kind of decoder is an option of the trial, and the note of the strategy describes the decoder. After the decoder has
+been trained again, the trial is trained again too, and a checkpoint made with the earlier decoder is not resumed.
 """
 
 from collections.abc import Callable
@@ -132,6 +133,17 @@ def _decoder_info(data: TrainingData, kind: str) -> "PrefixInfo":
     return info
 
 
+def _fingerprints(data: TrainingData, options: DecodeOptions) -> dict[str, str]:
+    from lvm_pipeline.decoding.prefix import decoder_fingerprint
+
+    if options.decoder == BANK or data.decoders_dir is None:
+        return {}
+    try:
+        return {"decoder": decoder_fingerprint(data.decoders_dir / options.decoder)}
+    except LvmError:  # there is none, or none that can be read
+        return {}
+
+
 def _load(data: TrainingData, kind: str, *, device: str) -> "PrefixDecoder":
     from lvm_pipeline.decoding.prefix import load_prefix_decoder
 
@@ -167,4 +179,5 @@ STRATEGY = Strategy(
     options=DecodeOptions,
     refused=refused,
     reads_content=lambda options: () if options.decoder == BANK else (TEXTS,),
+    fingerprints=_fingerprints,
 )

@@ -1,6 +1,7 @@
 """decode_in_the_loop with the trained text decoder: true texts through the frozen decoder, and re-encoded ones."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from lvm_pipeline.training.strategies import check_strategies, staged
 from lvm_pipeline.training.strategies._text_terms import texts_of
 from lvm_pipeline.training.terms import TermSources
 from lvm_pipeline_tests.lineage.test_decoders import make_home
+from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.synthetic import write_synthetic_sequences as write_sequences
-from lvm_pipeline_tests.training.strategies.test_contract import config_of
+from lvm_pipeline_tests.training.strategies.test_contract import QUICK, config_of
 from lvm_pipeline_tests.training.test_loop import Recorder
 
 DECODER = PrefixOptions(steps=60, hidden_dim=16, num_layers=1, vocabulary_size=300, learning_rate=1e-2)
@@ -42,8 +44,8 @@ def open_data(settings, **changed):
     return load_training_data(settings.concepts_path, settings.sequences_path, settings.vectors_dir, **folders)
 
 
-def config(**options):
-    return config_with(options)
+def config(*, epochs=QUICK["epochs"], **options):
+    return config_with(options, epochs=epochs)
 
 
 def config_with(options, **changes):
@@ -128,6 +130,37 @@ def test_a_training_uses_it_reports_both_terms_and_makes_the_true_texts_likelier
     assert losses[1] < losses[0] - 0.05
     assert record is not None
     assert "true text through the frozen decoder prefix (60 steps" in record.strategy_notes["decode_in_the_loop"]
+
+
+def test_a_trial_is_trained_again_after_its_decoder_was(tmp_path, monkeypatch):
+    rescored_here(monkeypatch)
+    settings, _ = make_home(tmp_path / "home")
+    lineage.train_text_decoder(settings, options=DECODER)
+    trial = config(decoder="prefix", decoded_targets=4, epochs=1)
+
+    first, same = (lineage.train_trial(settings, trial) for _ in range(2))
+    lineage.train_text_decoder(settings, options=replace(DECODER, steps=2))
+    changed = lineage.train_trial(settings, trial)
+    shutil.rmtree(settings.decoders_dir)
+    without = lineage.train_trial(settings, trial)
+
+    assert [each.was_trained for each in (first, same, changed, without)] == [True, False, True, False]
+    assert first.info.strategy_fingerprints != changed.info.strategy_fingerprints
+
+
+def test_a_checkpoint_made_with_another_decoder_is_not_resumed(tmp_path):
+    settings, _ = make_home(tmp_path / "home")
+    lineage.train_text_decoder(settings, options=DECODER)
+    options = {"decoder": "prefix", "decoded_targets": 4}
+
+    def interrupt(report):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config_with(options), open_data(settings), output_dir=tmp_path / "model", progress=interrupt)
+    lineage.train_text_decoder(settings, options=replace(DECODER, steps=2))
+    with pytest.raises(LvmError, match=r"cannot be resumed: read\.decoder was "):
+        train(config_with(options), open_data(settings), output_dir=tmp_path / "model")
 
 
 @pytest.mark.parametrize(
