@@ -124,7 +124,8 @@ def find_checkpoint(path: Path, identity: Mapping[str, Any], *, again: bool = Fa
     """Return the newest whole checkpoint of this training at or before `path`; None to start from the beginning.
 
     A damaged one is skipped, with a warning, if there is an earlier one. A checkpoint of other data is set aside, with
-    a warning, and training starts afresh. So is one that cannot be resumed with `again`.
+    a warning, and training starts afresh. With `again`, so is any checkpoint that cannot be resumed. What is set aside
+    stays in the folder of the checkpoint, which is deleted when the training has ended.
 
     Raises:
         LvmError: If all checkpoints are damaged, or the newest is of other options or code; it stays where it is.
@@ -147,9 +148,14 @@ def find_checkpoint(path: Path, identity: Mapping[str, Any], *, again: bool = Fa
     if not (again or is_of_other_data):
         raise LvmError(
             f"The checkpoint {newest} cannot be resumed: {problem}. Train with --again (launchpad: again) to start "
-            "from the beginning; the checkpoint is set aside then."
+            "from the beginning; the checkpoint is set aside until that training has ended."
         )
-    logger.warning("Training starts from the beginning; %s is set aside: %s.", _set_aside(newest).name, problem)
+    logger.warning(
+        "Training starts from the beginning, since the checkpoint cannot be resumed: %s. It is set aside as %s until "
+        "the training has ended.",
+        problem,
+        _set_aside(newest),
+    )
     for each in kept:
         each.unlink(missing_ok=True)
     return None
@@ -248,9 +254,9 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _set_aside(path: Path) -> Path:
-    """Move a checkpoint out of its folder, which is deleted after the training; return where it is now."""
-    folder, number = path.parent.parent, 1
-    while (aside := folder / f"unusable-{path.stem}-{number}{path.suffix}").exists():
+    """Rename a checkpoint, so that it is not among those of the training; return where it is now."""
+    number = 1
+    while (aside := path.with_name(f"unusable-checkpoint-{number}{path.suffix}")).exists():
         number += 1
     return path.replace(aside)
 

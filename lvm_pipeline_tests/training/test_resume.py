@@ -1,5 +1,6 @@
 """A training killed in the middle and started again ends as if it had not been."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -81,6 +82,16 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(data, killed_in_the
     assert history_of(uninterrupted.info) == history_of(resumed.info)
 
 
+def note_set_aside(model, found, report):
+    """Note the checkpoints that are set aside while a model is trained."""
+    paths = model.parent.glob(".model.checkpoint/unusable-*")
+    found.append({path.name: path.read_bytes() for path in paths})
+
+
+def names_beside(model):
+    return [path.name for path in model.parent.iterdir()]
+
+
 @pytest.fixture
 def interrupted(data, tmp_path):
     def interrupt(report):
@@ -111,12 +122,14 @@ def test_a_checkpoint_of_another_training_stops_with_a_sentence_until_asked(data
     assert tracker.events == []  # no tracked run was opened for it
     assert checkpoint.read_bytes() == before
 
-    train(config, data, output_dir=interrupted, tracker=tracker, again=True)
+    kept = []
+    keep = functools.partial(note_set_aside, interrupted, kept)
+    train(config, data, output_dir=interrupted, tracker=tracker, again=True, progress=keep)
 
     assert tracker.tags["is_resumed"] == "false"
-    (kept,) = interrupted.parent.glob("unusable-*")
-    assert kept.read_bytes() == before
-    assert "set aside" in caplog.text
+    assert kept[0] == {"unusable-checkpoint-1.safetensors": before}
+    assert "It is set aside as" in caplog.text
+    assert names_beside(interrupted) == [interrupted.name]
 
 
 def test_a_checkpoint_of_edited_code_stops_with_a_sentence(data, interrupted, monkeypatch):
@@ -173,16 +186,40 @@ def test_damaged_checkpoints_stop_with_a_sentence(data, interrupted):
         torn(checkpoint)
     with pytest.raises(LvmError, match=r"cannot be resumed: it is damaged"):
         train(TrainingConfig(**CONFIG), data, output_dir=interrupted)
-    train(TrainingConfig(**CONFIG), data, output_dir=interrupted, again=True)
-    assert [path.name for path in interrupted.parent.glob("unusable-*")] == ["unusable-checkpoint-1.safetensors"]
+    kept = []
+    keep = functools.partial(note_set_aside, interrupted, kept)
+    train(TrainingConfig(**CONFIG), data, output_dir=interrupted, again=True, progress=keep)
+    assert list(kept[0]) == ["unusable-checkpoint-1.safetensors"]
 
 
 def test_a_checkpoint_of_other_data_is_set_aside_since_data_change_by_themselves(noise_data, interrupted, caplog):
-    tracker = Recorder()
-    train(TrainingConfig(**CONFIG), noise_data, output_dir=interrupted, tracker=tracker)
+    tracker, kept = Recorder(), []
+    before = checkpoints_of(interrupted)[0].read_bytes()
+    keep = functools.partial(note_set_aside, interrupted, kept)
+    train(TrainingConfig(**CONFIG), noise_data, output_dir=interrupted, tracker=tracker, progress=keep)
     assert tracker.tags["is_resumed"] == "false"
-    assert len(list(interrupted.parent.glob("unusable-*"))) == 1
+    assert kept[-1] == {"unusable-checkpoint-1.safetensors": before}
     assert "data.concepts was" in caplog.text
+    assert names_beside(interrupted) == [interrupted.name]
+
+
+def test_what_was_set_aside_is_kept_until_a_training_has_ended(noise_data, interrupted):
+    before = checkpoints_of(interrupted)[0].read_bytes()
+
+    def interrupt(report):
+        if report.done_fraction > 0.3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainingConfig(**CONFIG), noise_data, output_dir=interrupted, progress=interrupt)
+    kept = []
+    keep = functools.partial(note_set_aside, interrupted, kept)
+    tracker = Recorder()
+    train(TrainingConfig(**CONFIG), noise_data, output_dir=interrupted, tracker=tracker, progress=keep)
+
+    assert tracker.tags["is_resumed"] == "true"
+    assert kept[0] == {"unusable-checkpoint-1.safetensors": before}
+    assert names_beside(interrupted) == [interrupted.name]
 
 
 def test_a_checkpoint_is_resumed_on_a_machine_with_other_gpus_and_threads(data, interrupted, monkeypatch):
