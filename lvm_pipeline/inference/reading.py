@@ -93,9 +93,10 @@ def _concept_of_line(line: str, *, place: str) -> GivenConcept:
         return GivenConcept(place=place, text=line)
     record = _record(line, place=place)
     for name, kinds in (("text", str), ("space_id", str), ("article_id", str | int)):
+        what = "a text" if kinds is str else "a text or a whole number"
         is_boolean = isinstance(record.get(name), bool)
         if record.get(name) is not None and (is_boolean or not isinstance(record[name], kinds)):
-            raise LvmError(f"{place}: {name} must be a text, got {str(record[name])[:60]}.")
+            raise LvmError(f"{place}: {name} must be {what}, got {str(record[name])[:60]}.")
         try:
             str(record.get(name)).encode()
         except UnicodeEncodeError:

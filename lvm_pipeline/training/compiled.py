@@ -50,7 +50,7 @@ def _in_training(mixers: nn.Module, compiled: Callable[..., Any], plain: Callabl
         except _torch_internals.compiler_error() as error:
             reason = str(error).splitlines()[0]
             raise LvmError(
-                f"torch.compile failed ({reason}); install a C++ compiler such as g++, or unset LVM_COMPILE."
+                f"torch.compile failed ({reason}); install a C++ compiler such as g++, or set compile to false."
             ) from None
 
     return call

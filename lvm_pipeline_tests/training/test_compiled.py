@@ -73,7 +73,9 @@ def test_a_missing_compiler_is_reported_and_nothing_is_overwritten(data, tmp_pat
     torch._dynamo.reset()
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(tmp_path / "no-compiler")))
 
-    with pytest.raises(LvmError, match=r"torch\.compile failed .* install a C\+\+ compiler"):
+    with pytest.raises(
+        LvmError, match=r"torch\.compile failed .* install a C\+\+ compiler such as g\+\+, or set compile to false"
+    ):
         train(TrainingConfig(**SMALL, compile=True), data, output_dir=tmp_path / "model")
 
     assert (tmp_path / "model" / "weights").read_text() == "earlier"

@@ -122,5 +122,3 @@ def test_strategies_are_found_by_name(monkeypatch):
     assert all(load_strategy(name).name == name for name in STRATEGIES)
     with pytest.raises(LvmError, match=r"no strategy 'staged'; there are .*plain"):
         load_strategy("staged")
-    with pytest.raises(LvmError, match="plain has no option 'speed'; its options are: none"):
-        load_strategy("plain").options_from({"speed": 1})

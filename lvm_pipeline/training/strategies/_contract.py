@@ -7,7 +7,7 @@ Modules of strategies import torch inside functions only, because a trial is che
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -103,16 +103,11 @@ class Strategy:
     condition: Callable[[TrainingData, Any], NDArray[np.float32]] | None = None
 
     def options_from(self, values: Mapping[str, Any]) -> Any:
-        """Return the options with some of them replaced.
+        """Return the options with some of them replaced; every name must be that of an option.
 
         Raises:
-            LvmError: If one does not exist (the message lists what exists), or has a value of another type.
+            LvmError: If a value is of another type or out of its limits.
         """
-        known = [each.name for each in fields(self.options)]
-        for name in values:
-            if name not in known:
-                listed = ", ".join(known) or "none"
-                raise LvmError(f"The strategy {self.name} has no option {name!r}; its options are: {listed}.")
         try:
             return _adapter(self.options).validate_python(dict(values))
         except ValidationError as error:

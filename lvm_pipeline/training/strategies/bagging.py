@@ -22,7 +22,7 @@ class BaggingOptions:
 
 
 def stage(staging: Staging, config: TrainingConfig, data: TrainingData, options: BaggingOptions) -> Staging:
-    """Replace the spans of every phase with those of the drawn articles, repeated as often as they were drawn."""
+    """Replace the spans of the phase with those of the drawn articles, repeated as often as they were drawn."""
     (phase,) = staging.phases
     articles = data.articles_of(phase.spans.first_rows)
     known, of_span = np.unique(articles, return_inverse=True)

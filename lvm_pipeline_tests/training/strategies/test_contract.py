@@ -18,7 +18,7 @@ from lvm_pipeline.training.config import TrainingConfig, training_config
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.phases import AddedTerm
 from lvm_pipeline.training.rescore import rescore
-from lvm_pipeline.training.strategies import STRATEGIES, content_read, staged
+from lvm_pipeline.training.strategies import STRATEGIES, content_read, staged, strategies_of
 from lvm_pipeline.training.strategies._contract import EXCLUSIVE, Strategy, strategy_option
 from lvm_pipeline.training.terms import TermModule
 from lvm_pipeline.training.trained_model import load_trained_model
@@ -146,6 +146,8 @@ def test_names_are_sorted_joined_and_checked_when_the_trial_is_made():
         training_config({"strategy": "progressive", "strategy_options.speed": 1})
     with pytest.raises(LvmError, match=r"progressive cannot be used: sizes.*valid integer.*'x'"):
         training_config({"strategy": "progressive", "strategy_options": {"sizes": ["x"]}})
+    with pytest.raises(LvmError, match="plain has no option 'speed'; its options are: none"):
+        strategies_of(Trial(strategy_options={"speed": 1}))
 
 
 def test_two_strategies_that_decide_the_same_contradict_each_other():
