@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback for tests that post to something; what it answers, a subclass says."""
+"""A real HTTP server on loopback for tests of what speaks to a server; what it answers, a subclass says."""
 
 import threading
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class LoopbackServer:
-    """Answers every POST with `answer(handler, body)`, which writes the response."""
+    """Answers every GET and POST with `answer(handler, body)`, which writes the response."""
 
     def __init__(self):
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -21,7 +21,10 @@ class LoopbackServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                answer(self, self.rfile.read(int(self.headers["Content-Length"])))
+                answer(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+            def do_GET(self):
+                self.do_POST()
 
             def log_message(self, format, *args): ...
 
