@@ -7,7 +7,8 @@ again, a few times, when one dies; they resume from their checkpoint. LVM_HOME m
 import runpy
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from lvm_pipeline.errors import LvmError, first_line
@@ -54,6 +55,24 @@ def run_with_ray(
     finally:
         if is_mine:
             ray.shutdown()
+
+
+@contextmanager
+def explain_no_cluster(address: str) -> Iterator[None]:
+    """Raise LvmError where Ray's client of jobs cannot reach the cluster at an address, or is asked for a token."""
+    from ray.exceptions import RayError  # pyright: ignore[reportMissingImports] - an extra
+
+    try:
+        yield
+    except OSError as error:  # ConnectionError at the start, an error of requests later
+        raise LvmError(
+            f"The Ray cluster at {address} cannot be reached ({first_line(error)}); start it, or set LVM_RAY_ADDRESS."
+        ) from None
+    except RayError:  # the client raises AuthenticationError alone, which is not in every version of Ray
+        raise LvmError(
+            f"The Ray cluster at {address} wants its token; set RAY_AUTH_MODE=token and give the token as Ray's "
+            "documentation says (~/.ray/auth_token or RAY_AUTH_TOKEN)."
+        ) from None
 
 
 def _waited_for(fit: Callable[[], Any], on_wait: Callable[[], None]) -> str:

@@ -15,6 +15,7 @@ import dagster as dg
 from lvm_pipeline.adapters import mlflow_store
 from lvm_pipeline.adapters.k8s_manifests import pod_manifest
 from lvm_pipeline.adapters.launcher import launched
+from lvm_pipeline.adapters.ray_training import explain_no_cluster
 from lvm_pipeline.defs.dagster_internals import DagsterPipesExecutionError
 from lvm_pipeline.defs.launch import environment
 from lvm_pipeline.defs.progress import ProgressFile
@@ -53,27 +54,16 @@ class Launcher:
             return self._in_child(context, settings, module, extras)
         try:
             from dagster_ray import PipesRayJobClient  # pyright: ignore[reportMissingImports] - an extra
-            from ray.exceptions import RayError  # pyright: ignore[reportMissingImports] - of the same extra
         except ImportError:
             raise LvmError("Ray is not installed; install the extra: pip install 'lvm-pipeline[ray]'.") from None
-        address = settings.ray_address
-        client = PipesRayJobClient(address=address)
-        job = {
+        client = PipesRayJobClient(address=settings.ray_address)
+        job: Any = {
             "entrypoint": f"python -m {module}",
             "runtime_env": {"env_vars": {**settings_environment(settings), "RAY_ADDRESS": "auto"}},
         }
         try:
-            return client.run(context=context, submit_job_params=job, extras=extras)
-        except OSError as error:  # ConnectionError at the start, an error of requests later
-            raise LvmError(
-                f"The Ray cluster at {address} cannot be reached ({first_line(error)}); start it, or set "
-                "LVM_RAY_ADDRESS."
-            ) from None
-        except RayError:  # the client of jobs raises its AuthenticationError alone, which early versions do not have
-            raise LvmError(
-                f"The Ray cluster at {address} wants its token; set RAY_AUTH_MODE=token and give the token as Ray's "
-                "documentation says (~/.ray/auth_token or RAY_AUTH_TOKEN)."
-            ) from None
+            with explain_no_cluster(settings.ray_address):
+                return client.run(context=context, submit_job_params=job, extras=extras)
         except RuntimeError as error:  # what dagster-ray raises for a failed job
             raise LvmError(f"The Ray job of {module} failed ({first_line(error)}); its log says why.") from None
 
