@@ -37,7 +37,7 @@ SCRIPTS = (
     Script(name="near_duplicates.py", smoke=("--rows", "2000", "--repeats", "1")),
     Script(name="training.py"),
     Script(name="larger_than_memory.py", smoke=("--concepts", "1000", "--limit-mb", "0", "--preset", "smoke")),
-    Script(name="architectures.py", options=("--preset", "small", "--seconds", "1")),
+    Script(name="architectures.py", options=("--seconds", "1")),
     Script(
         name="drift.py",
         smoke=("--articles", "10", "--resamples", "1", "--injections", "1", "--rows", "100"),

@@ -10,7 +10,6 @@ LSTM that was trained for a moment on a table of the same kind. Texts are not de
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from machine import in_words
+from machine import in_words, peak_megabytes, start_peak
 from numpy.typing import NDArray
 
 from lvm_pipeline.concepts.schema import ConceptsMetadata, concepts_schema
@@ -170,6 +169,7 @@ def measured(folder: Path, *, num_threads: int) -> dict[str, Any]:
 
     load_training_data(*paths(folder))  # the vectors are mapped before
     read_columns(paths(folder)[0], ["article_id"])
+    start_peak("cpu")  # of this process alone: a child's own figure would include its parent's
     started, spent = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as cache, threadpool_limits(num_threads):
         report = evaluate_model(
@@ -183,7 +183,7 @@ def measured(folder: Path, *, num_threads: int) -> dict[str, Any]:
     return {
         "seconds": time.perf_counter() - started,
         "processor_seconds": time.process_time() - spent,
-        "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "gigabytes": peak_megabytes("cpu") / 1024,
         "targets": report.counts.targets,
         "pool": report.pool.size,
         "baselines": len(report.baselines),

@@ -76,8 +76,9 @@ def rows_of(work: Work, *, deadline: float) -> Iterator[Row]:
             return
         try:
             yield measure()
-        except torch.OutOfMemoryError as error:
-            yield {"part": getattr(measure, "__name__", "part"), "why_not": str(error).splitlines()[0]}
+        except Exception as error:  # noqa: BLE001 - time on a GPU is scarce: what fails must not take the rest with it
+            reason = (str(error).splitlines() or [""])[0]
+            yield {"part": getattr(measure, "__name__", "part"), "why_not": f"{type(error).__name__}: {reason}"}
         release(work.device)
 
 
@@ -130,8 +131,10 @@ class Measurement:
         }
 
     def options(self, learning_rate: float) -> SimpleNamespace:
-        """Return the options that the optimiser reads, at their defaults."""
-        return SimpleNamespace(learning_rate=learning_rate, weight_decay=0.01, correction_learning_rate_factor=1.0)
+        """Return the options that a step reads, at their defaults."""
+        return SimpleNamespace(
+            learning_rate=learning_rate, weight_decay=0.01, correction_learning_rate_factor=1.0, clip_norm=1.0
+        )
 
     def training_of(self, mode: str) -> Callable[[], Row]:
         """Return what measures a training."""
@@ -220,7 +223,7 @@ class Trainer:
         self.model, self.vectors = model.train(), articles.vectors
         self.spans = articles.spans[mode].no_longer_than(model.max_context)
         self.optimiser = make_optimiser(model, options)  # pyright: ignore[reportArgumentType]
-        self.objective = objective_named("cosine")
+        self.objective, self.clip_norm = objective_named("cosine"), options.clip_norm
         self.autocast = torch.autocast(self.vectors.device.type, torch.bfloat16, enabled=precision == "bfloat16")
         self.steps = 0
 
@@ -241,7 +244,7 @@ class Trainer:
         with self.autocast:
             loss = training_loss(self.model, gather(self.vectors, spans), self.objective)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimiser.step()
 
     def rate(self, batch: int, *, seconds: float) -> float:

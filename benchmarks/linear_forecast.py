@@ -7,7 +7,6 @@ The file has the columns article_id, position and vector, sorted; the text file 
 
 import argparse
 import json
-import resource
 import sys
 import time
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from machine import peak_megabytes, start_peak
 
 from lvm_pipeline.measures.linear_forecast import fit_linear_forecast
 from lvm_pipeline.measures.metrics import cosines
@@ -64,6 +64,7 @@ def targets_of(data_path: Path, validation_path: Path, mode: str) -> Targets:
 def measured(targets: Targets) -> dict[str, object]:
     """Fit on the train targets and score the validation targets."""
     vectors, train, scored = targets.vectors, targets.train, targets.scored
+    start_peak("cpu")
     started = time.perf_counter()
     forecast = fit_linear_forecast(
         vectors,
@@ -87,7 +88,7 @@ def measured(targets: Targets) -> dict[str, object]:
         "penalties": forecast.penalties,
         "fit_seconds": fitted - started,
         "predict_seconds": ended - fitted,
-        "peak_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gigabytes": peak_megabytes("cpu") / 1024,
     }
 
 

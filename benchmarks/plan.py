@@ -71,19 +71,23 @@ def run_trials(home: Path, arguments: argparse.Namespace) -> tuple[Outcome, ...]
 
 def rows_of(outcomes: tuple[Outcome, ...], first: Outcome) -> list[dict[str, Any]]:
     """Return the rows of the table; a ratio above 1 is below the limit."""
-    overheads = [outcome.overhead_seconds or 0.0 for outcome in outcomes]
-    training = [outcome.scores.training_seconds for outcome in outcomes if outcome.scores is not None]
-    scoring = [
-        outcome.seconds - overhead - seconds
-        for outcome, overhead, seconds in zip(outcomes, overheads, training, strict=True)
-    ]
+    parts = [parts_of(outcome) for outcome in outcomes]
+    overheads, training, scoring = ([part[index] for part in parts] for index in range(3))
     return [
         row("s beside training, a trial, median", median(overheads), goal=SECONDS),
         row("s beside training, a trial, worst", max(overheads)),
-        row("s beside training, the first trial", first.overhead_seconds or 0.0),
+        row("s beside training, the first trial", parts_of(first)[0]),
         row("s of scoring for the study, a trial, median", median(scoring)),
         row("s of training, a trial, median", median(training)),
     ]
+
+
+def parts_of(outcome: Outcome) -> tuple[float, float, float]:
+    """Return the seconds beside training, of training and of scoring. Stops if the trial was not scored."""
+    overhead, scores = outcome.overhead_seconds, outcome.scores
+    if overhead is None or scores is None:
+        raise SystemExit(f"The trial {outcome.trial_id} was not scored: the benchmark measures nothing.")
+    return overhead, scores.training_seconds, outcome.seconds - overhead - scores.training_seconds
 
 
 def row(name: str, seconds: float, *, goal: float | None = None) -> dict[str, Any]:

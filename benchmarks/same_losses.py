@@ -80,7 +80,10 @@ def compared(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     for _ in range(rounds)
                 ]
                 peers = [peer for _, peer in pairs if peer] or [found for found in [recorded.get(name)] if found]
-                yield row(name, [own for own, _ in pairs], peers)
+                found = row(name, [own for own, _ in pairs], peers)
+                if arguments.compare and not peers:
+                    found |= {"met": False, "problem": f"{name} is not in {arguments.compare}"}
+                yield found
 
 
 def row(name: str, ours: list[dict[str, Any]], peers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -111,7 +114,9 @@ def as_table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         own = row["ours"]
         line = f"{row['name']:24}{len(own['losses']):6}{own['losses'][-1]:11.6f}{own['score']:9.5f}"
-        if "met" in row:
+        if "problem" in row:
+            line += f"  {row['problem']}"
+        elif "met" in row:
             line += f"{row['max_difference']:12.1e}{row['speed']:7.2f}"
         lines.append(line)
     return "\n".join(lines)

@@ -60,8 +60,6 @@ def main() -> None:
 def measure(arm: str, seed: int, data: TrainingData, arguments: argparse.Namespace) -> None:
     """Train and score one arm with one seed, if that is not done yet."""
     path = arguments.output / f"{arm}-{seed}.json"
-    if path.is_file():
-        return
     options = {
         "architecture": arguments.architecture,
         "preset": arguments.preset,
@@ -70,17 +68,23 @@ def measure(arm: str, seed: int, data: TrainingData, arguments: argparse.Namespa
         **dict(map(named_value, arguments.set)),
         **({"ema_decay": EMA_DECAY} if arm == EMA else strategy_of(arm)),
     }
+    made_with = {**options, "sequences": data.sequences.metadata.fingerprint}
+    if path.is_file():
+        if json.loads(path.read_text(encoding="utf-8")).get("made_with") != made_with:
+            raise SystemExit(f"{path} is of other options or data; choose another --output.")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         try:
             info = train(training_config(options), data, output_dir=Path(folder) / "model").info
         except LvmError as error:
-            path.write_text(json.dumps({"problem": str(error)}), encoding="utf-8")
+            path.write_text(json.dumps({"problem": str(error), "made_with": made_with}), encoding="utf-8")
             return
         scores = score_model(Path(folder) / "model", data, device="cpu").row_scores()
     np.savez(path.with_suffix(".npz"), cosines=scores.cosines, articles=scores.articles)
     found = {
         "trial_id": info.trial_id,
+        "made_with": made_with,
         "cosine": scores.cosine,
         "fingerprint": scores.fingerprint,
         "seconds": info.training_seconds,
@@ -130,12 +134,12 @@ def row(arm: str, found: dict[int, dict[str, Any]], base: dict[int, dict[str, An
     if not scored:
         problem = next(iter(found.values()))["problem"]
         return f"| {arm} | - | - | - | - | - | {problem} |"
-    seeds = [seed for seed in scored if seed in base]
-    cosine = np.mean([scored[seed]["cosine"] for seed in scored])
-    seconds = np.mean([scored[seed]["seconds"] for seed in scored])
+    seeds = [seed for seed in scored if "cosines" in base.get(seed, {})] or list(scored)
+    cosine = np.mean([scored[seed]["cosine"] for seed in seeds])
+    seconds = np.mean([scored[seed]["seconds"] for seed in seeds])
     notes = " ".join(scored[min(scored)]["notes"].values())
     gain, above = "-", "-"
-    if arm != PLAIN and seeds:
+    if arm != PLAIN and "cosines" in base.get(seeds[0], {}):
         articles = base[seeds[0]]["articles"]
         pairs = [(scored[seed]["cosines"], base[seed]["cosines"]) for seed in seeds]
         mean = paired_gain(
@@ -143,7 +147,7 @@ def row(arm: str, found: dict[int, dict[str, Any]], base: dict[int, dict[str, An
         )
         gain = f"{mean.mean:+.4f} [{mean.low:+.4f}, {mean.high:+.4f}]"
         above = f"{sum(paired_gain(*pair, articles).is_above_zero for pair in pairs)} of {len(pairs)}"
-    listed = ", ".join(map(str, scored))
+    listed = ", ".join(map(str, seeds))
     return f"| {arm} | {listed} | {cosine:.4f} | {gain} | {above} | {seconds:.0f} | {notes} |"
 
 

@@ -93,7 +93,10 @@ def false_alarms(
     """Count the alarms on unharmed articles."""
     alarms = [fault_of(*drawn(table, rng, max_articles=max_articles)) is not Fault.NONE for _ in range(num)]
     rate = float(np.mean(alarms))
-    return row_of(f"{name}: false alarms", rate, FALSE_ALARM_GOAL, met=rate <= FALSE_ALARM_GOAL, unit=f"of {num}")
+    ratio = FALSE_ALARM_GOAL / max(rate, 1 / num)  # none counts as one
+    return row_of(
+        f"{name}: false alarms", rate, FALSE_ALARM_GOAL, ratio, met=rate <= FALSE_ALARM_GOAL, unit=f"of {num}"
+    )
 
 
 def found(
@@ -105,7 +108,7 @@ def found(
         texts, articles, vectors = drawn(table, rng, max_articles=max_articles)
         alarms.append(fault_of(texts, articles, harm(vectors, articles, rng)) is not Fault.NONE)
     rate = float(np.mean(alarms))
-    return row_of(f"{name} found", rate, FOUND_GOAL, met=rate >= FOUND_GOAL, unit=f"of {num}")
+    return row_of(f"{name} found", rate, FOUND_GOAL, rate / FOUND_GOAL, met=rate >= FOUND_GOAL, unit=f"of {num}")
 
 
 def timed(name: str, table: pa.Table, *, num_rows: int) -> dict[str, Any]:
@@ -119,12 +122,13 @@ def timed(name: str, table: pa.Table, *, num_rows: int) -> dict[str, Any]:
     fault_of(texts, articles, vectors)
     seconds, cpu = time.perf_counter() - started, time.process_time() - started_cpu
     unit = f"seconds for {num_rows} concepts, {cpu:.1f} of processor time; {in_words('cpu', num_threads=1)}"
-    return row_of(f"{name}: seconds", seconds, SECONDS_GOAL, met=seconds <= SECONDS_GOAL, unit=unit)
+    ratio = SECONDS_GOAL / seconds
+    return row_of(f"{name}: seconds", seconds, SECONDS_GOAL, ratio, met=seconds <= SECONDS_GOAL, unit=unit)
 
 
-def row_of(name: str, ours: float, goal: float, *, met: bool, unit: str) -> dict[str, Any]:
-    """Return one line of the table."""
-    return {"name": name, "ours": ours, "peer": goal, "ratio": ours / goal, "goal": goal, "met": met, "unit": unit}
+def row_of(name: str, ours: float, limit: float, ratio: float, *, met: bool, unit: str) -> dict[str, Any]:
+    """Return one line of the table; a ratio above 1 is on the right side of the limit."""
+    return {"name": name, "ours": ours, "peer": limit, "ratio": ratio, "goal": 1.0, "met": met, "unit": unit}
 
 
 def of_articles(share: float, change: Harm) -> Harm:

@@ -37,7 +37,8 @@ from lvm_pipeline.training.data import TrainingData
 from lvm_pipeline.training.loop import train
 from lvm_pipeline.training.trial import Mode
 
-ARTICLES_GOAL = 8.0
+ARTICLES_GOAL = 10.0  # on a CPU that multiplies bfloat16; in float32 the peer is as close to the limit
+SHARE_GOAL = 0.5  # of the matrix rate
 WINDOWS_GOAL = 1.0
 VECTOR_DIM = 768
 CONTEXT_LENGTH = 5
@@ -77,31 +78,29 @@ def compare(
         articles.append(rate)
         rate, infos["windows"] = our_rate(window_data, mode="windows", threads=threads)
         windows.append(rate)
-    matmul = matmul_rate(getattr(torch, infos["articles"].training["precision"]))
+    precision = infos["articles"].training["precision"]
+    matmul, goal = matmul_rate(getattr(torch, precision)), ARTICLES_GOAL if precision == "bfloat16" else None
+    of_articles = {"positions": 1, "info": infos["articles"], "matmul": matmul}
+    of_windows = {"positions": CONTEXT_LENGTH, "info": infos["windows"], "matmul": matmul}
+    ours = row("lstm articles", max(articles), max(peers), goal=goal, **of_articles)
     return [
-        row(
-            "lstm articles",
-            max(articles),
-            max(peers),
-            goal=ARTICLES_GOAL,
-            positions=1,
-            info=infos["articles"],
-            matmul=matmul,
-        ),
-        row(
-            "lstm windows",
-            max(windows),
-            max(peers),
-            goal=WINDOWS_GOAL,
-            positions=CONTEXT_LENGTH,
-            info=infos["windows"],
-            matmul=matmul,
-        ),
+        ours,
+        share_row("lstm articles, share of the matrix rate", ours["share_of_matmul_rate"], ours["trained_on"]),
+        row("lstm windows", max(windows), max(peers), goal=WINDOWS_GOAL, **of_windows),
     ]
 
 
+def share_row(name: str, share: float, trained_on: str) -> dict[str, Any]:
+    """Judge the share of the matrix rate, which says the same on any machine."""
+    ratio = share / SHARE_GOAL
+    return {
+        **{"name": name, "ours": share, "peer": SHARE_GOAL, "ratio": ratio, "goal": 1.0, "met": ratio >= 1.0},
+        **{"unit": "of the matrix rate", "trained_on": trained_on, "share_of_matmul_rate": share},
+    }
+
+
 def row(
-    name: str, ours: float, peer: float, *, goal: float, positions: int, info: Any, matmul: float
+    name: str, ours: float, peer: float, *, goal: float | None, positions: int, info: Any, matmul: float
 ) -> dict[str, Any]:
     """One line of the table; a ratio above 1 says that ours is better."""
     flops = flops_of_a_target(info, positions)
@@ -111,7 +110,7 @@ def row(
         "peer": peer,
         "ratio": ours / peer,
         "goal": goal,
-        "met": ours / peer >= goal,
+        "met": None if goal is None else ours / peer >= goal,
         "unit": "targets per second",
         "trained_on": info.trained_on,
         "gflops_per_second": ours * flops / 1e9,
@@ -133,10 +132,11 @@ def flops_of_a_target(info: Any, positions: int) -> int:
 
 def as_table(rows: list[dict[str, Any]]) -> str:
     """Write the rows for reading."""
-    lines = [f"{'name':16} {'ours':>9} {'peer':>9} {'ratio':>7} {'goal':>6}  met  share of matmul rate"]
+    met = {True: "yes", False: "NO", None: ""}
+    lines = [f"{'name':40} {'ours':>9} {'peer':>9} {'ratio':>7} {'goal':>6}  met  share of matmul rate"]
     lines += [
-        f"{r['name']:16} {r['ours']:9.0f} {r['peer']:9.0f} {r['ratio']:7.2f} {r['goal']:6.1f}  "
-        f"{'yes' if r['met'] else 'NO ':3}  {r['share_of_matmul_rate']:.2f} ({r['trained_on']})"
+        f"{r['name']:40} {r['ours']:9.4g} {r['peer']:9.4g} {r['ratio']:7.2f} {r['goal'] or '-':>6}  "
+        f"{met[r['met']]:3}  {r['share_of_matmul_rate']:.2f} ({r['trained_on']})"
         for r in rows
     ]
     return "\n".join(lines)
