@@ -102,14 +102,21 @@ class PostgresWriter:
             return self._state(connection, entry_types, dataset_source)
 
     def write(
-        self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str, replaced: Collection[str] = ()
+        self,
+        batches: Iterable[EntryBatch],
+        *,
+        dataset_source: str,
+        space_id: str,
+        replaced: Collection[str] = (),
+        num_known: int | None = None,
     ) -> int:
         """Insert all batches in one transaction and return the number of rows; creates missing tables.
 
-        The rows of the articles `replaced` (their ids) are deleted before, in the same transaction.
+        The rows of the articles `replaced` (their ids) are deleted before, in the same transaction. `num_known` is the
+        number of the other rows when the batches were made from `state`; None: not to be compared.
 
         Raises:
-            LvmError: If the database rejects a row, or has vectors of another space; then none is inserted.
+            LvmError: If the database rejects a row, or the rows have changed since; then none is inserted.
         """
         with self._connection() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK_KEY])
@@ -118,7 +125,8 @@ class PostgresWriter:
             self._require_columns(entry_types, vector_types)
             if replaced:
                 self._delete(connection, replaced, dataset_source=dataset_source)
-            self._refuse_another_space(connection, space_id, dataset_source=dataset_source)
+            if num_known is not None:
+                self._refuse_if_changed(connection, num_known, dataset_source=dataset_source)
             num_rows = 0
             for batch in batches:
                 self._copy_entries(connection, batch, entry_types, dataset_source=dataset_source)
@@ -250,19 +258,12 @@ class PostgresWriter:
                     space_counts[space_id] += 1
         return TableState(rows=rows, space_counts=dict(space_counts))
 
-    def _refuse_another_space(self, connection: psycopg.Connection, space_id: str, *, dataset_source: str) -> None:
-        """Refuse if another load, which ended after `state` was read, wrote vectors of another space."""
-        query = sql.SQL(
-            "SELECT v.space_id::text FROM {entry} e JOIN {vectors} v USING (cpe_id)"
-            " WHERE e.dataset_source = %s AND v.{vector} IS NOT NULL AND v.space_id IS DISTINCT FROM %s LIMIT 1"
-        ).format(
-            entry=table_identifier(self.entry_table),
-            vectors=table_identifier(self.vector_table),
-            vector=sql.Identifier(self.vector_column),
-        )
-        if (other := connection.execute(query, [dataset_source, space_id]).fetchone()) is not None:
-            space = "an undeclared space" if other[0] is None else f"the space {other[0]}"
-            raise LvmError(f"Another load wrote vectors of {space} meanwhile; nothing was written. Run it again.")
+    def _refuse_if_changed(self, connection: psycopg.Connection, num_known: int, *, dataset_source: str) -> None:
+        """Refuse if another load ended after `state` was read: it may have the same positions, or another space."""
+        query = sql.SQL("SELECT count(*) FROM {} WHERE dataset_source = %s").format(table_identifier(self.entry_table))
+        found = connection.execute(query, [dataset_source]).fetchone()
+        if found is None or found[0] != num_known:
+            raise LvmError(f"Another load changed {dataset_source} meanwhile; nothing was written. Run it again.")
 
     def _create_missing(self, connection: psycopg.Connection) -> None:
         entry_types, vector_types = self._types(connection)

@@ -62,9 +62,15 @@ class ConceptWriter(Protocol):
         ...
 
     def write(
-        self, batches: Iterable[EntryBatch], *, dataset_source: str, space_id: str, replaced: Collection[str] = ()
+        self,
+        batches: Iterable[EntryBatch],
+        *,
+        dataset_source: str,
+        space_id: str,
+        replaced: Collection[str] = (),
+        num_known: int | None = None,
     ) -> int:
-        """Delete the rows of the `replaced` articles and insert the batches, all or nothing."""
+        """Delete the rows of `replaced` articles and insert the batches, unless there are not `num_known` others."""
         ...
 
 
@@ -165,7 +171,11 @@ def _ingest(
         num_articles=len({concept.article_id for concept in loaded}),
         num_concepts=len(records.concepts),
         num_inserted=writer.write(
-            batches, dataset_source=dataset_source, space_id=source.space_id, replaced=sorted(replaced)
+            batches,
+            dataset_source=dataset_source,
+            space_id=source.space_id,
+            replaced=sorted(replaced),
+            num_known=len(state.rows),
         )
         if loaded or replaced
         else 0,

@@ -195,7 +195,10 @@ def test_two_loads_at_once_both_end_well(database):
     assert query(database, "SELECT count(*) FROM cpe_entry") == [(300,)]
 
 
-def test_two_loads_at_once_do_not_mix_spaces(database, tmp_path):
+@pytest.mark.parametrize("space_id", ["one@1", "two@1"])
+def test_of_two_loads_at_once_that_read_the_same_state_one_is_refused(database, tmp_path, space_id):
+    """Both would give their articles the same places, or mix vector spaces."""
+
     class Encoder:
         vector_dim = DIM
 
@@ -212,8 +215,8 @@ def test_two_loads_at_once_do_not_mix_spaces(database, tmp_path):
         path.write_text(json.dumps({"title": name, "concepts": [f"{name} says {thing}." for thing in "abc"]}))
         return ingest(path, PostgresWriter(database), settings=Settings(home=tmp_path), encoder=encoder)
 
-    with pytest.raises(LvmError, match="Another load wrote vectors of the space one@1 meanwhile; nothing was written"):
-        load("second", Encoder("two@1", before=lambda: load("first", Encoder("one@1"))))
+    with pytest.raises(LvmError, match="Another load changed user_input meanwhile; nothing was written"):
+        load("second", Encoder(space_id, before=lambda: load("first", Encoder("one@1"))))
     assert query(database, "SELECT space_id, count(*) FROM cpe_vectors GROUP BY 1") == [("one@1", 3)]
     assert load("second", Encoder("one@1")).num_inserted == 3
 

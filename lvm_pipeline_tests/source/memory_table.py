@@ -29,7 +29,7 @@ class MemoryTable:
         }
         return TableState(rows=known, space_counts=dict(Counter(row["space_id"] for row in rows.values())))
 
-    def write(self, batches, *, dataset_source, space_id, replaced=()):
+    def write(self, batches, *, dataset_source, space_id, replaced=(), num_known=None):
         left = {
             cpe_id: row
             for cpe_id, row in self.rows.items()
