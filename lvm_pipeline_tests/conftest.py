@@ -7,6 +7,7 @@ one built-in Postgres, on which `postgres_url` is a fresh database.
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import uuid
@@ -99,10 +100,26 @@ def sentence_transformers():
 
 
 @pytest.fixture
+def kubernetes():
+    """The extra `k8s`; the test is skipped where it is not installed."""
+    if find_spec("dagster_k8s") is None:
+        pytest.skip("the extra `k8s` is not installed")
+
+
+@pytest.fixture
 def root():
     """The tests run as root, who may become another user; the test is skipped where they do not."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+@pytest.fixture
+def in_container():
+    """The command line that runs a command as a container would: with processes and a network of its own."""
+    command = ["unshare", "--pid", "--ipc", "--net", "--fork", "--mount-proc", "--kill-child"]
+    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True).returncode != 0:
+        pytest.skip("needs the right to make namespaces")
+    return command
 
 
 @pytest.fixture(scope="session")

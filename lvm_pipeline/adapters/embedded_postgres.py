@@ -1,8 +1,9 @@
 """The built-in Postgres: one server for each LVM_HOME, from the binaries in a Python wheel.
 
 It is started when a command needs it, listens on loopback only, has a generated password, keeps running after the
-command and is stopped by `lvm down`. `LVM_HOME/postgres` contains `server.json` (folder of the files, port, password;
-readable by its owner only) and, if the server's user can access it, the files themselves (see `postgres_files`).
+command and is stopped by `lvm down`. It runs on one machine at a time (see `postgres_host`). `LVM_HOME/postgres`
+contains `server.json` (folder of the files, port, password; readable by its owner only) and, if the server's user can
+access it, the files themselves (see `postgres_files`).
 
 A cluster is created under another name and renamed when complete, so a folder `data` is always a complete one. Changes
 of state are made under a file lock, so two commands may start the server at once.
@@ -38,6 +39,7 @@ from lvm_pipeline.adapters.postgres_files import (
     reachable_binaries,
     server_files,
 )
+from lvm_pipeline.adapters.postgres_host import refuse_other_host, server_lock
 from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.files import staged_dir, staged_file
 
@@ -107,6 +109,8 @@ def ensure_running(directory: Path, *, outside_dirs: Sequence[Path] = OUTSIDE_DI
             server = _copy_cluster(directory, replace(files, folder=recorded_folder), files, server)
         claim(files, directory)
         postmaster = _wait_until_settled(files)
+        if postmaster is None:
+            refuse_other_host(files)
         if server is None or not _is_cluster(files.data_dir):
             server = _create_cluster(directory, files, postmaster)
             postmaster = None
@@ -288,15 +292,16 @@ def _start(files: ServerFiles, *, preferred_port: int) -> int:
     port, reason, output = preferred_port, "", ""
     give_back(files)
     for attempt in range(START_ATTEMPTS):
-        if _find_postmaster(files) is None:  # Postgres would mistake any process of that pid for a server
-            (files.data_dir / "postmaster.pid").unlink(missing_ok=True)
         if not is_free(port):
             port = free_port()
         log_start = _prepare_log(files)
-        code, output = _run(
-            files, "pg_ctl", "start", "-w", "-t", str(START_SECONDS), "-D", str(files.data_dir),
-            "-l", str(files.log_path), "-o", f"-p {port}",
-        )  # fmt: skip
+        with server_lock(files) as lock:
+            if _find_postmaster(files) is None:  # Postgres would mistake any process of that pid for a server
+                (files.data_dir / "postmaster.pid").unlink(missing_ok=True)
+            code, output = _run(
+                files, "pg_ctl", "start", "-w", "-t", str(START_SECONDS), "-D", str(files.data_dir),
+                "-l", str(files.log_path), "-o", f"-p {port}", inherited=[lock],
+            )  # fmt: skip
         postmaster = _find_postmaster(files)
         if code == 0 and postmaster is not None:
             return postmaster.port
@@ -315,8 +320,10 @@ def _stop(files: ServerFiles) -> None:
     raise LvmError(f"The built-in Postgres does not stop: {_last_line(output)} (log: {files.log_path}).")
 
 
-def _run(files: ServerFiles, program: str, *arguments: str) -> tuple[int, str]:
+def _run(files: ServerFiles, program: str, *arguments: str, inherited: Sequence[int] = ()) -> tuple[int, str]:
     """Run a program of Postgres as the server's user, in a clean environment; return exit code and output.
+
+    It inherits the file descriptors `inherited`.
 
     Output goes to a file, because a server started by pg_ctl would keep a pipe open.
 
@@ -329,7 +336,8 @@ def _run(files: ServerFiles, program: str, *arguments: str) -> tuple[int, str]:
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=files.folder, umask=0o077,
-                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, start_new_session=True, check=False, **options,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, start_new_session=True, check=False,
+                pass_fds=inherited, **options,
             )  # fmt: skip
         except OSError as error:
             raise LvmError(f"{command[0]} cannot be run as {files.account.name}: {error.strerror}.") from None

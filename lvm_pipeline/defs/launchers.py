@@ -5,9 +5,11 @@
 back the same report. Ray and Kubernetes need `LVM_HOME` on a disk that they share with this machine.
 """
 
+import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import dagster as dg
@@ -71,6 +73,11 @@ class Launcher:
         """Run as a pod of the cluster that the kubeconfig (or the service account) leads to."""
         if settings.k8s_image is None:
             raise LvmError("The launcher k8s needs an image with this project in it; set LVM_K8S_IMAGE.")
+        if settings.mlflow_tracking_uri is None:
+            raise LvmError(
+                "A pod cannot use the built-in MLflow store; set LVM_MLFLOW_TRACKING_URI to a server that the cluster "
+                "can reach."
+            )
         try:
             from dagster_k8s import PipesK8sClient  # pyright: ignore[reportMissingImports] - an extra
         except ImportError:
@@ -78,16 +85,47 @@ class Launcher:
                 "Kubernetes support is not installed; install the extra: pip install 'lvm-pipeline[k8s]'."
             ) from None
         manifest = pod_manifest(settings, module)
-        try:
-            return PipesK8sClient().run(
-                context=context,
-                namespace=settings.k8s_namespace,
-                base_pod_spec=manifest["spec"],
-                base_pod_meta=manifest["metadata"],
-                extras=extras,
-            )
-        except dg.DagsterError as error:
-            raise LvmError(f"The pod of {module} failed ({first_line(error)}); its log says why.") from None
+        with _cluster_errors(settings.k8s_namespace):
+            try:
+                return PipesK8sClient().run(
+                    context=context,
+                    namespace=settings.k8s_namespace,
+                    base_pod_spec=manifest["spec"],
+                    base_pod_meta=manifest["metadata"],
+                    extras=extras,
+                    pod_wait_timeout=0,  # no limit
+                )
+            except dg.DagsterError as error:
+                raise LvmError(f"The pod of {module} failed ({first_line(error)}); its log says why.") from None
+
+
+@contextmanager
+def _cluster_errors(namespace: str) -> Iterator[None]:
+    """Convert errors of the Kubernetes client to LvmError."""
+    from kubernetes.client.exceptions import ApiException  # pyright: ignore[reportMissingImports] - an extra
+    from kubernetes.config import ConfigException  # pyright: ignore[reportMissingImports] - an extra
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ConfigException as error:
+        raise LvmError(
+            f"Kubernetes is not set up here ({first_line(error)}); set KUBECONFIG to a valid file."
+        ) from None
+    except ApiException as error:
+        raise LvmError(
+            f"Kubernetes refused the request in the namespace {namespace} ({_reason(error)}); check LVM_K8S_NAMESPACE "
+            "and what its role may do with pods."
+        ) from None
+    except HTTPError as error:
+        raise LvmError(f"The Kubernetes cluster does not answer ({first_line(error)}); check the kubeconfig.") from None
+
+
+def _reason(error: Any) -> str:
+    """Return status and message of an answer of Kubernetes, whose body is a JSON object."""
+    with suppress(ValueError, TypeError, KeyError):
+        return f"{error.status}: {json.loads(error.body)['message'].rstrip('.')}"
+    return f"{error.status}: {error.reason}"
 
 
 def train_in_process(context: dg.AssetExecutionContext, settings: Settings, *, again: bool) -> Mapping[str, Any]:
