@@ -45,7 +45,7 @@ class Host:
 
 
 def this_host() -> Host:
-    namespace = os.readlink(PID_NAMESPACE) if PID_NAMESPACE.is_symlink() else ""
+    namespace = str(PID_NAMESPACE.readlink()) if PID_NAMESPACE.is_symlink() else ""
     return Host(
         name=socket.gethostname(),
         boot_id=_text_of(BOOT_ID),

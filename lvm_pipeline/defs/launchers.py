@@ -109,9 +109,7 @@ def _cluster_errors(namespace: str) -> Iterator[None]:
     try:
         yield
     except ConfigException as error:
-        raise LvmError(
-            f"Kubernetes is not set up here ({first_line(error)}); set KUBECONFIG to a valid file."
-        ) from None
+        raise LvmError(f"Kubernetes is not set up here ({first_line(error)}); set KUBECONFIG to a file.") from None
     except ApiException as error:
         raise LvmError(
             f"Kubernetes refused the request in the namespace {namespace} ({_reason(error)}); check LVM_K8S_NAMESPACE "

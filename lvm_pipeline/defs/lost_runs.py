@@ -2,8 +2,8 @@
 
     python -m lvm_pipeline.defs.lost_runs
 
-`lvm ui` starts it after a restart; the environment names the instance (DAGSTER_HOME). Dagster's own monitoring does not
-notice such runs: they would stay STARTED and keep their slot.
+`lvm ui` starts it after a restart, docker-compose.yml with every code server; the environment names the instance
+(DAGSTER_HOME). Dagster's own monitoring does not notice such runs: they would stay STARTED and keep their slot.
 """
 
 import json
@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
+from lvm_pipeline.adapters import databases, postgres_facts
 from lvm_pipeline.defs.dagster_internals import (
     GRPC_INFO_TAG,
     CanCancelExecutionRequest,
@@ -20,6 +21,7 @@ from lvm_pipeline.defs.dagster_internals import (
     DagsterUserCodeUnreachableError,
     deserialize_value,
 )
+from lvm_pipeline.settings import load_settings
 
 PATIENCE_SECONDS = 300.0  # for a code server that starts
 REASON = (
@@ -29,6 +31,9 @@ REASON = (
 
 
 def main() -> None:
+    url = databases.dagster_url(load_settings()).replace("+psycopg2", "", 1)
+    if not postgres_facts.has_table(url, "runs"):
+        return  # the web server creates the tables, which two processes must not do at once
     with dg.DagsterInstance.get() as instance:
         fail_lost_runs(instance, is_executed=is_executed)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         verify_products,
         verify_source,
     )
+    from lvm_pipeline.lineage.data_lock import data_locked
     from lvm_pipeline.lineage.decoders import TextDecoder, decode_lines, search_of, train_text_decoder
     from lvm_pipeline.lineage.drift import check_drift
     from lvm_pipeline.lineage.ensembles import make_ensemble, top_trials

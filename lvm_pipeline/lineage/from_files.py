@@ -187,14 +187,15 @@ def import_npz(settings: Settings, path: Path) -> lineage.Verification:
         LvmError: If the file cannot be used; it is never executed.
         InvariantError: If a blocking invariant failed; earlier products stay.
     """
-    concepts_path, sequences_path, _ = tables_of(settings, path)
-    metadata = read_concepts_metadata(concepts_path)
-    findings = lineage.check_staged_concepts(settings, concepts_path, metadata)
-    sequences = lineage.StagedSequences(
-        metadata=read_sequences_metadata(sequences_path),
-        findings=lineage.checked_sequences(settings, concepts_path, sequences_path),
-        path=_movable(settings, sequences_path),
-    )
-    concepts = lineage.StagedConcepts(path=_movable(settings, concepts_path), metadata=metadata, findings=findings)
-    lineage.promote_with_sequences(settings, concepts, sequences)
+    with lineage.data_locked(settings):
+        concepts_path, sequences_path, _ = tables_of(settings, path)
+        metadata = read_concepts_metadata(concepts_path)
+        findings = lineage.check_staged_concepts(settings, concepts_path, metadata)
+        sequences = lineage.StagedSequences(
+            metadata=read_sequences_metadata(sequences_path),
+            findings=lineage.checked_sequences(settings, concepts_path, sequences_path),
+            path=_movable(settings, sequences_path),
+        )
+        concepts = lineage.StagedConcepts(path=_movable(settings, concepts_path), metadata=metadata, findings=findings)
+        lineage.promote_with_sequences(settings, concepts, sequences)
     return lineage.verify_products(settings)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lvm_pipeline.lineage import champion, data, drift, models, results
+from lvm_pipeline.lineage.data_lock import data_locked
 from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.settings import Settings
 
@@ -31,10 +32,11 @@ def run(settings: Settings, architectures: Sequence[str], *, task: Task, again: 
     with RescoringProcess() as rescoring:
         shown = task("concepts")
         start_ahead = functools.cache(lambda: _start_ahead(settings, architectures, rescoring, again=again))
-        concepts = data.stage_concepts(settings, progress=_after(start_ahead, until_over(shown)))
-        shown(1, 1, concepts.extraction_in_words())
-        shown = task("sequences")
-        data.promote_with_sequences(settings, concepts)
+        with data_locked(settings):
+            concepts = data.stage_concepts(settings, progress=_after(start_ahead, until_over(shown)))
+            shown(1, 1, concepts.extraction_in_words())
+            shown = task("sequences")
+            data.promote_with_sequences(settings, concepts)
         drift.check_drift(settings)
         shown(1, 1)
         for architecture in architectures:

@@ -9,6 +9,7 @@ import signal
 import urllib.request
 from importlib.resources import files
 
+import dagster as dg
 import jsonschema
 import psycopg
 import pytest
@@ -17,6 +18,7 @@ from dagster._grpc import utils as dagster_timeouts
 from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, mlflow_store
 from lvm_pipeline.adapters.dagster_home import PATIENCE, SETTLE_SECONDS, dagster_environment, shipped_file
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port
+from lvm_pipeline.defs.dagster_internals import GRPC_INFO_TAG
 from lvm_pipeline.settings import CHECKOUT_DIR, Settings
 from lvm_pipeline_tests.adapters.compose import Host, UnsetVariableError, read_compose
 from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
@@ -178,6 +180,41 @@ def stack(open_tmp_path):
     embedded_postgres.stop(folder / "postgres")
 
 
+@dg.job
+def nothing():
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.timeout(900)
+def test_a_run_lost_with_the_code_server_is_failed_when_it_starts_again(stack, monkeypatch):
+    services, host = stack
+    environment = host.environment(services["code"])
+    for name in ("DAGSTER_HOME", "DAGSTER_POSTGRES_URL"):
+        monkeypatch.setenv(name, environment[name])
+    address = {"host": LOOPBACK, "port": int(host.names["4266"])}
+    with dg.DagsterInstance.get() as instance:
+        lost = instance.create_run_for_job(
+            nothing, status=dg.DagsterRunStatus.STARTED, tags={GRPC_INFO_TAG: json.dumps(address)}
+        )
+        child = host.start("code", services["code"])
+        try:
+            assert wait_until(
+                lambda: instance.get_run_by_id(lost.run_id).status == dg.DagsterRunStatus.FAILURE, seconds=300
+            ), (host.logs_dir / "code.log").read_text()
+            assert host.is_healthy(services["code"])
+        finally:
+            os.killpg(child.pid, signal.SIGTERM)
+            child.wait(timeout=90)
+
+
+def test_a_run_may_end_before_its_container_does(compose):
+    seconds = {name: int(compose["services"][name]["stop_grace_period"].rstrip("s")) for name in OWN_SERVICES}
+
+    assert seconds["code"] > int(PATIENCE["DAGSTER_GRPC_SHUTDOWN_GRACE_PERIOD"])
+
+
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.timeout(1800)
@@ -203,4 +240,4 @@ def test_every_command_runs_and_becomes_healthy(stack):
         for child in started.values():
             os.killpg(child.pid, signal.SIGTERM)
         for child in started.values():
-            child.wait(timeout=60)
+            child.wait(timeout=90)

@@ -122,7 +122,7 @@ def test_processes_of_an_earlier_server_are_waited_for(directory, monkeypatch):
     pid_path = directory / "data" / "postmaster.pid"
     removed = pid_path.rename(directory / "removed.pid")  # what a user may do too early
     try:
-        with pytest.raises(LvmError, match="An earlier Postgres in .* is still running"):
+        with pytest.raises(LvmError, match=r"An earlier Postgres in .* is still running"):
             embedded_postgres.ensure_running(directory)
     finally:
         removed.rename(pid_path)

@@ -3,6 +3,7 @@
 import dagster as dg
 import pytest
 
+from lvm_pipeline import lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.definitions import defs
 from lvm_pipeline.defs.launch import QUIET
@@ -161,6 +162,20 @@ def test_a_leaking_split_is_only_a_warning(make_settings, source, instance):
     assert result.success
     assert failed_checks(result)["sequences_do_not_leak"].severity == dg.AssetCheckSeverity.WARN
     assert metadata_of(result, "sequences")["is_leaking"] is True
+
+
+def test_an_extraction_beside_another_process_fails_and_promotes_nothing(make_settings, source, instance):
+    settings = make_settings()
+
+    with lineage.data_locked(settings):
+        result = refresh(instance)
+
+    assert failure_of(result) == (
+        "concepts",
+        f"Another run is making the concepts or sequences of {settings.home}; wait for its end and try again.",
+    )
+    assert not settings.concepts_path.exists()
+    assert refresh(instance).success
 
 
 def test_an_unreachable_source_is_one_sentence(make_settings, source, instance, monkeypatch):

@@ -107,6 +107,11 @@ def test_trainings_share_the_gpu_one_at_a_time(graph):
     assert graph.get(dg.AssetKey("trial")).pools == {"gpu"}
 
 
+def test_concepts_and_sequences_are_made_one_at_a_time(graph):
+    for asset in ("concepts", "sequences"):
+        assert graph.get(dg.AssetKey(asset)).pools == {"data"}
+
+
 def test_every_week_of_the_plan_is_a_job_that_queues_with_the_trainings():
     jobs = {name: defs().resolve_job_def(name) for name in (f"plan_week_{week}" for week in range(1, 6))}
 

@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pytest
 
+from lvm_pipeline import lineage
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.findings import InvariantError
@@ -52,6 +53,17 @@ def test_tables_that_fail_a_check_leave_no_copy(tmp_path):
     assert given.exists()
     assert sequences.exists()
     assert not list(settings.home.rglob("*concepts.parquet"))
+
+
+def test_tables_are_not_imported_beside_an_extraction(tmp_path):
+    given = write_synthetic_concepts(tmp_path / "mine" / "concepts.parquet", article_lengths=[12] * 30)
+    sequences = write_synthetic_sequences(given, given.with_name("sequences.parquet"))
+    settings = settings_in(tmp_path / "home", min_validation_articles=1)
+
+    with lineage.data_locked(settings), pytest.raises(LvmError, match="wait for its end"):
+        from_files.import_npz(settings, sequences)
+
+    assert not list(settings.home.rglob("*.parquet"))
 
 
 def test_one_process_at_a_time_trains_a_folder(tmp_path, monkeypatch):
