@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from lvm_pipeline.adapters import mlflow_registry
+from lvm_pipeline.adapters.launcher import launched
 from lvm_pipeline.adapters.loopback import is_free
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
@@ -24,10 +25,11 @@ def serve_champion(settings: Settings, *, host: str, port: int) -> int:
     if not is_free(port):
         raise LvmError(f"Port {port} is in use; choose another with --port.")
     command = serve_command(champion.model_dir.parent, host=host, port=port)
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(launched(command)) as process:
         try:
             return process.wait()
-        except KeyboardInterrupt:  # the server, in the same process group, was interrupted too
+        except KeyboardInterrupt:
+            process.terminate()  # Ctrl-C reaches the server too, SIGTERM does not
             return process.wait()
 
 

@@ -3,7 +3,6 @@
 Heavy imports (torch, MLflow, Dagster) happen inside the commands, so that `lvm --help` is quick.
 """
 
-import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +29,7 @@ from lvm_pipeline.cli import (
     tmd,
     vec2text,
 )
+from lvm_pipeline.cli.interruption import handle_signals
 from lvm_pipeline.cli.options import (
     PresetOption,
     SetOption,
@@ -95,7 +95,7 @@ RESUMABLE = {"demo", "run", "train", "plan"}  # commands whose trainings leave a
 
 def main() -> None:
     """Run the command line. Errors that a user can fix end in one sentence and exit code 1."""
-    _restore_ctrl_c()
+    handle_signals()
     try:
         app()
     except SystemExit as ended:
@@ -115,12 +115,6 @@ def main() -> None:
 def _end_with(error: LvmError) -> NoReturn:
     render.plain(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
     sys.exit(1)
-
-
-def _restore_ctrl_c() -> None:
-    """Handle SIGINT even in a background job, where shells ignore it: Dagster would then ignore SIGTERM too."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @app.command(short_help="Load the demo corpus and run the whole pipeline.")

@@ -2,11 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from lvm_pipeline.adapters import mlflow_model, mlflow_plugin, mlflow_serving
-from lvm_pipeline.adapters.loopback import LOOPBACK, free_port
+from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
 from lvm_pipeline.inference.context import ReadingModel
 from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.training.loop import train
@@ -118,6 +119,38 @@ def mlflow_server(mlflow_dir, log_path):
     finally:
         os.killpg(process.pid, 9)
         process.wait()
+
+
+SERVES = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from lvm_pipeline.adapters import mlflow_registry, mlflow_serving
+from lvm_pipeline.cli.interruption import handle_signals
+from lvm_pipeline.settings import Settings
+
+handle_signals()
+mlflow_registry.champion = lambda _: SimpleNamespace(model_dir=Path(sys.argv[1]))
+mlflow_serving.serve_champion(Settings(), host="127.0.0.1", port=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_server_ends_with_the_command_that_started_it(mlflow_dir, number):
+    port = free_port()
+    command = [sys.executable, "-c", SERVES, str(mlflow_dir / mlflow_model.DATA), str(port)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        assert wait_until(lambda: status_of(f"http://{LOOPBACK}:{port}/ping") == 200, seconds=120)
+
+        child.send_signal(number)
+
+        child.wait(timeout=30)
+        assert wait_until(lambda: is_free(port), seconds=30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def status_of(url, body=None):
