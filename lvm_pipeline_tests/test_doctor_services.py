@@ -1,6 +1,7 @@
 """Promises of `lvm doctor` about Dagster's storage and daemon and MLflow's store."""
 
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_a_schedule_without_a_daemon_and_a_storage_of_another_dagster_are_report
 
             switch_on_a_schedule(instance)
             problem = the_problem(services.examine_dagster(settings))
-            assert "weekly_retraining is turned on, but no daemon is running" in problem.found
+            assert "no daemon is running (never seen), but turned on by hand: weekly_retraining" in problem.found
             with services_running(settings):
                 assert "services running, but" in the_problem(services.examine_dagster(settings)).found
 
@@ -82,6 +83,27 @@ def test_a_schedule_without_a_daemon_and_a_storage_of_another_dagster_are_report
         assert "dagster instance migrate" in problem.fix
     finally:
         embedded_postgres.stop(settings.postgres_dir)
+
+
+@pytest.mark.parametrize(
+    ("is_served", "silent", "found"),
+    [
+        (True, (), "running, last heartbeat 9 s ago"),
+        (False, (), "last heartbeat 9 s ago; `lvm ui` is not running here"),
+        (
+            False,
+            ("SENSOR",),
+            "not running (last heartbeat 9 s ago); schedules and sensors run only while the daemon does",
+        ),
+    ],
+)
+def test_the_daemon_is_said_to_run_only_while_the_services_do(is_served, silent, found):
+    seen = datetime.now(UTC) - timedelta(seconds=9)
+
+    result = services._daemon(seen, silent, (), is_served=is_served)
+
+    assert result.state is State.OK
+    assert result.found.startswith(found)
 
 
 @contextmanager

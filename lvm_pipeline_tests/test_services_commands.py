@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from lvm_pipeline.adapters import services
 from lvm_pipeline.cli import commands
+from lvm_pipeline.defs import daemon_watch
 from lvm_pipeline.errors import LvmError
 
 
@@ -27,6 +28,20 @@ def test_a_test_alert_arrives(monkeypatch, receiver):
 def test_a_missing_address_is_reported():
     with pytest.raises(LvmError, match="LVM_ALERT_URL is not set"):
         CliRunner().invoke(commands.app, ["alerts", "test"], catch_exceptions=False)
+
+
+def test_nothing_is_watched_without_an_address(lvm):
+    code, _, error = lvm("alerts", "watch")
+
+    assert (code, "LVM_ALERT_URL is not set" in error) == (1, True)
+
+
+@pytest.mark.postgres
+def test_the_watch_says_what_it_does(lvm, lvm_home, embedded_server, monkeypatch, receiver):
+    monkeypatch.setenv("LVM_ALERT_URL", receiver.url)
+    monkeypatch.setattr(daemon_watch, "watch", lambda *_, **__: None)  # it would not end
+
+    assert lvm("alerts", "watch") == (0, "Watching the Dagster daemon; Ctrl-C stops.\n", "")
 
 
 def test_the_address_is_not_among_the_settings_that_are_shown(monkeypatch, receiver):

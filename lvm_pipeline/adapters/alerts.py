@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import SecretStr
 
-from lvm_pipeline.adapters.database_urls import password_in
+from lvm_pipeline.adapters.database_urls import secret_in
 from lvm_pipeline.adapters.messages.alert import Alert, without_secrets
 from lvm_pipeline.errors import LvmError, first_line
 from lvm_pipeline.settings import Settings
@@ -22,13 +22,13 @@ EXAMPLES = "slack://..., mailtos://..., jsons://HOST/PATH (a webhook) or file://
 
 def send(settings: Settings, alert: Alert) -> None:
     """Deliver one alert. Raises LvmError if the URL is missing or invalid, or the delivery failed."""
-    if settings.alert_url is None:
-        raise LvmError(f"LVM_ALERT_URL is not set; set it to an Apprise URL: {EXAMPLES}.")
-    url = settings.alert_url.get_secret_value()
+    url = required_url(settings)
     secrets = secrets_of(settings)
     title, body = without_secrets(alert.title, secrets), without_secrets(alert.body(), secrets)
     parts = _split(url)
     if parts is not None and parts.scheme == FILE_SCHEME:
+        if parts.netloc not in ("", "localhost"):
+            raise LvmError("LVM_ALERT_URL has no absolute path; write it with three slashes: file:///PATH.")
         problem = _append(Path(unquote(parts.path)), alert, title=title, body=body)
     else:
         problem = _notify(url, alert, title=title, body=body)
@@ -39,10 +39,17 @@ def send(settings: Settings, alert: Alert) -> None:
         raise LvmError(f"An alert could not be delivered to {where}{why}; check LVM_ALERT_URL and its receiver.")
 
 
+def required_url(settings: Settings) -> str:
+    """Return the URL that alerts go to. Raises LvmError if none is set."""
+    if settings.alert_url is None:
+        raise LvmError(f"LVM_ALERT_URL is not set; set it to an Apprise URL: {EXAMPLES}.")
+    return settings.alert_url.get_secret_value()
+
+
 def secrets_of(settings: Settings) -> set[str]:
     """Return every secret of the settings, and the parts of a URL that may be secrets."""
     values = [value.get_secret_value() for _, value in settings if isinstance(value, SecretStr)]
-    in_urls = [password_in(value) for _, value in settings if isinstance(value, str)]
+    in_urls = [secret_in(value) for _, value in settings if isinstance(value, str)]
     secrets = {part for value in values for part in (value, *_secret_parts(value))}
     return secrets | {each for one in in_urls for each in (one, unquote(one)) if each}
 

@@ -52,7 +52,10 @@ def plain_url(text: str, *, variable: str) -> str:
 
 
 def shown(url: str) -> str:
-    """Return a URL, of a database or of a web server, without its password and options, for printing."""
+    """Return a URL without its password and options, for printing; of a web server also without the user.
+
+    The user of a web server may be a token.
+    """
     if not SCHEME.match(url):
         return _shown_address(url)
     try:
@@ -70,8 +73,10 @@ def _shown_address(url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         return HIDDEN
-    user = f"{parts.username}@" if parts.username else ""
-    return urlunsplit((parts.scheme, f"{user}{parts.hostname or ''}{port}", parts.path, "", ""))
+    if parts.scheme and not parts.netloc:
+        return f"{parts.scheme}://{parts.path}"  # urlunsplit drops two of the slashes of sqlite:////path
+    host = parts.hostname or ""
+    return urlunsplit((parts.scheme, f"[{host}]{port}" if ":" in host else f"{host}{port}", parts.path, "", ""))
 
 
 def without_logins(text: str) -> str:
@@ -79,10 +84,16 @@ def without_logins(text: str) -> str:
     return LOGIN.sub("", text)
 
 
-def password_in(url: str) -> str:
-    """Return the password before the host of a URL, as it is written there; empty if there is none."""
+def secret_in(url: str) -> str:
+    """Return the password before the host of a URL, as it is written there; empty if there is none.
+
+    Without a password, the user of a web server is taken for a token.
+    """
     login = LOGIN.search(url)
-    return login[0].removesuffix("@").partition(":")[2] if login else ""
+    if login is None:
+        return ""
+    user, _, password = login[0].removesuffix("@").partition(":")
+    return password or ("" if SCHEME.match(url) else user)
 
 
 def with_parameters(url: str, **parameters: str) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lvm_pipeline.adapters.database_urls import password_in
+from lvm_pipeline.adapters.database_urls import secret_in
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, secret_variables, settings_environment
 
@@ -62,5 +62,5 @@ def _variables(settings: Settings) -> dict[str, str]:
     values["LVM_LAUNCHER"] = "torchrun" if settings.k8s_gpus > 1 else "inprocess"
     if settings.k8s_secret is not None:
         secret = secret_variables().values()
-        values = {name: value for name, value in values.items() if name not in secret and not password_in(value)}
+        values = {name: value for name, value in values.items() if name not in secret and not secret_in(value)}
     return values

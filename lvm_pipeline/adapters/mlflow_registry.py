@@ -171,7 +171,7 @@ def _model_of(settings: Settings, mlflow_run_id: str) -> "LoggedModel":
     client = mlflow_store.open_client(settings)
     outputs = client.get_run(mlflow_run_id).outputs
     if outputs is None or not outputs.model_outputs:
-        raise LvmError(f"MLflow run {mlflow_run_id} holds no model; train it again with tracking on.")
+        raise LvmError(f"MLflow run {mlflow_run_id} holds no model; train it again with --again.")
     found, deleted = [], None
     for output in outputs.model_outputs:
         try:

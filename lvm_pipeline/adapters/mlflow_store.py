@@ -10,6 +10,7 @@ import http.client
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import urllib.error
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 EXPERIMENT = "lvm"
 DESCRIPTION_TAG = "mlflow.note.content"  # the text that the MLflow UI shows above a run or an experiment
+SUPPORTED_URI = re.compile(r"(https?|(postgresql|sqlite)(\+\w+)?)://")
 ANSWER_SECONDS = 5
 NO_ANSWER = (OSError, ValueError, http.client.HTTPException)  # the last: what answers is no web server
 QUIET_LOGGERS = ("mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "alembic")
@@ -58,8 +60,18 @@ _opening = threading.Lock()  # two threads that ask at once are given one client
 
 
 def tracking_uri(settings: Settings) -> str:
-    """Return the URI of the store; starts the built-in Postgres where that is the store. Never print it."""
-    return settings.mlflow_tracking_uri or databases.mlflow_url(settings)
+    """Return the URI of the store; starts the built-in Postgres where that is the store. Never print it.
+
+    Raises:
+        LvmError: If it is of no kind that is supported.
+    """
+    if settings.mlflow_tracking_uri is None:
+        return databases.mlflow_url(settings)
+    if not SUPPORTED_URI.match(settings.mlflow_tracking_uri):
+        raise LvmError(
+            "LVM_MLFLOW_TRACKING_URI must be the http(s) address of a server, or a postgresql:// or sqlite:// URL."
+        )
+    return settings.mlflow_tracking_uri
 
 
 def is_there(settings: Settings) -> bool:
@@ -122,7 +134,7 @@ def _make_tables(uri: str, mlflow_dir: Path, *, is_built_in: bool) -> None:
     mlflow_dir.mkdir(parents=True, exist_ok=True)
     if uri.startswith("sqlite:"):
         mlflow_internals.make_parent_dirs_if_sqlite(uri)
-    engine = database_utils.create_sqlalchemy_engine_with_retry(uri)
+    engine = database_utils.create_sqlalchemy_engine(uri)
     try:
         with FileLock(mlflow_dir / "tables.lock"):
             if not mlflow_internals.all_tables_exist(engine):
@@ -164,7 +176,8 @@ def store_errors() -> Iterator[None]:
             ) from error
         is_down = isinstance(error, OperationalError) or "OperationalError" in str(error)
         raise (ServiceError if is_down else LvmError)(
-            f"The MLflow store cannot be used: {reason} (see LVM_MLFLOW_TRACKING_URI, or run `lvm down` and again)."
+            f"The MLflow store cannot be used: {reason} (check LVM_MLFLOW_TRACKING_URI; for the built-in store, run "
+            "`lvm down` and try again)."
         ) from error
 
 

@@ -53,7 +53,8 @@ class Services:
     def start(self, service: Service, environment: Mapping[str, str]) -> None:
         log_path = self.settings.home / "logs" / f"{service.name}.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
-        log_path.unlink(missing_ok=True)
+        if log_path.exists():
+            log_path.replace(log_path.with_suffix(".log.1"))
         process = self._launch(service, log_path, environment)
         self.running.append(Running(service, process, log_path, environment))
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from lvm_pipeline.adapters import dagster_api, databases, embedded_postgres, mlflow_store
 from lvm_pipeline.adapters.dagster_home import code_server_workspace, dagster_environment
 from lvm_pipeline.adapters.loopback import LOOPBACK, free_port, is_free
+from lvm_pipeline.adapters.service_ports import service_ports, shared_ports
 from lvm_pipeline.adapters.service_processes import Service, Services, cancel_runs, dagster_address
 from lvm_pipeline.adapters.service_watch import CODE_SERVER, watch
 from lvm_pipeline.errors import LvmError
@@ -183,10 +184,9 @@ def _stop_signals() -> Iterator[None]:
 
 
 def _refuse_taken_ports(settings: Settings) -> None:
-    ports = {"LVM_DAGSTER_PORT": settings.dagster_port, "LVM_REPORTS_PORT": settings.reports_port}
-    if settings.mlflow_tracking_uri is None:
-        ports["LVM_MLFLOW_PORT"] = settings.mlflow_port
-    for variable, port in ports.items():
+    for conflict in shared_ports(settings):
+        raise LvmError(f"{conflict}; give each another port.")
+    for variable, port in service_ports(settings).items():
         if not is_free(port):
             raise LvmError(f"Port {port} is used by another program; stop it or set {variable} to a free port.")
 

@@ -89,10 +89,13 @@ def test() -> None:
 @app.command()
 def watch() -> None:
     """Send an alert when the Dagster daemon stops responding. Runs until Ctrl-C; `lvm ui` does this already."""
+    from lvm_pipeline.adapters import alerts
     from lvm_pipeline.defs.daemon_watch import stop_on_signal
     from lvm_pipeline.defs.daemon_watch import watch as watch_daemon
     from lvm_pipeline.defs.launch import open_instance
 
     settings = load_settings()
+    alerts.required_url(settings)
     with open_instance(settings) as instance:
+        render.say(render.plain(), "Watching the Dagster daemon; Ctrl-C stops.")
         watch_daemon(instance, settings, is_over=stop_on_signal())

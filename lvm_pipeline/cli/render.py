@@ -384,4 +384,4 @@ def show_results(console: Console, settings: Settings) -> None:
         latest = reports / row.architecture
         folder = latest if not own.is_dir() or latest.resolve() == own.resolve() else own
         say(console, f"Report of {row.name}: {folder / 'report.html'}")
-    console.print("To start the Dagster and MLflow web UIs, run `make ui`; to stop the built-in Postgres, `make down`.")
+    console.print("To start the Dagster and MLflow web UIs, run `lvm ui`; to stop the built-in Postgres, `lvm down`.")

@@ -1,7 +1,7 @@
-"""Dagster's storage: the Postgres of DAGSTER_POSTGRES_URL, or by default that of the settings.
+"""Dagster's storage: the Postgres of DAGSTER_POSTGRES_URL, or else of LVM_DAGSTER_DATABASE_URL.
 
-`dagster.yaml` names this class, so that Dagster's own commands (`dg launch`, `dagster dev`) work in any shell: without
-the variable, the embedded server of LVM_HOME is started.
+`dagster.yaml` names this class, so that Dagster's own commands (`dagster asset materialize`, `dagster dev`) work in any
+shell: without either variable, the built-in Postgres of LVM_HOME is started.
 """
 
 import os

@@ -72,17 +72,19 @@ def _daemon(
 ) -> Diagnosis:
     seen = "never seen" if last_heartbeat is None else f"last heartbeat {_ago(last_heartbeat)}"
     if not silent:
-        return DAEMON.ok(f"running, {seen}")
+        return DAEMON.ok(f"running, {seen}" if is_served else f"{seen}; `lvm ui` is not running here")
     if is_served:
         return DAEMON.problem(
             f"services running, but no heartbeat from {', '.join(silent)} ({seen})", "Stop `lvm ui` and start it again."
         )
     if switched_on:
         return DAEMON.problem(
-            f"{', '.join(switched_on)} is turned on, but no daemon is running ({seen})",
-            "Start the daemon with `make ui`, or turn it off.",
+            f"no daemon is running ({seen}), but turned on by hand: {', '.join(switched_on)}",
+            "Start the daemon with `lvm ui`, or turn off what needs it.",
         )
-    return DAEMON.ok(f"not running ({seen}); nothing that needs it is turned on")
+    return DAEMON.ok(
+        f"not running ({seen}); schedules and sensors run only while the daemon does: start it with `lvm ui`"
+    )
 
 
 def _ago(moment: datetime) -> str:

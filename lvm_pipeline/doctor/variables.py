@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from lvm_pipeline import lineage
+from lvm_pipeline.adapters.service_ports import shared_ports
 from lvm_pipeline.doctor.diagnosis import Diagnosis, Subject
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings, variable_of
@@ -85,16 +86,9 @@ def _order_problems(settings: Settings) -> Iterator[Diagnosis]:
 
 
 def _services_problems(settings: Settings) -> Iterator[Diagnosis]:
-    is_built_in = settings.mlflow_tracking_uri is None
-    ports = {"LVM_DAGSTER_PORT": settings.dagster_port, "LVM_REPORTS_PORT": settings.reports_port}
-    if is_built_in:
-        ports["LVM_MLFLOW_PORT"] = settings.mlflow_port
-    for port in sorted(set(ports.values())):
-        same = sorted(name for name in ports if ports[name] == port)
-        if len(same) > 1:
-            are = "are both" if len(same) == 2 else "are all"
-            yield AGREEMENT.problem(f"{' and '.join(same)} {are} {port}", "Give each another port.")
-    if settings.mlflow_ui_url and is_built_in:
+    for conflict in shared_ports(settings):
+        yield AGREEMENT.problem(conflict, "Give each another port.")
+    if settings.mlflow_ui_url and settings.mlflow_tracking_uri is None:
         yield AGREEMENT.warning(
             "LVM_MLFLOW_UI_URL is set although MLflow uses the built-in store",
             "Unset it, unless a proxy serves the UI there.",

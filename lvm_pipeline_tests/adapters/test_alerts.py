@@ -66,6 +66,21 @@ def test_a_file_that_cannot_be_written_is_reported(tmp_path):
         alerts.send(Settings(home=tmp_path, alert_url=(tmp_path / "file" / "x").as_uri()), ALERT)
 
 
+@pytest.mark.parametrize("url", ["file://tmp/alerts.jsonl", "file://host/tmp/alerts.jsonl"])
+def test_a_file_without_an_absolute_path_is_refused(tmp_path, url):
+    with pytest.raises(LvmError, match="write it with three slashes: file:///PATH"):
+        alerts.send(Settings(home=tmp_path, alert_url=url), ALERT)
+
+
+def test_a_token_before_the_host_of_a_url_is_hidden_and_the_user_of_a_database_is_not(tmp_path):
+    settings = Settings(
+        home=tmp_path, mlflow_tracking_uri="https://tok3n@mlflow:5000", database_url="postgresql://me@host/lvm"
+    )
+
+    assert "tok3n" in alerts.secrets_of(settings)
+    assert "me" not in alerts.secrets_of(settings)
+
+
 def test_without_a_url_the_sentence_says_what_to_set(tmp_path):
     with pytest.raises(LvmError, match="LVM_ALERT_URL is not set"):
         alerts.send(Settings(home=tmp_path), ALERT)

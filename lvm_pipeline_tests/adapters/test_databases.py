@@ -155,6 +155,20 @@ def test_a_shown_url_has_no_password():
     assert databases.shown(f"postgresql://me:{SECRET}@host:5433/db?password={SECRET}") == "postgresql://me@host:5433/db"
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"https://{SECRET}@127.0.0.1:5998/mlflow", "https://127.0.0.1:5998/mlflow"),
+        (f"https://me:{SECRET}@host?key={SECRET}", "https://host"),
+        ("http://[::1]:5999", "http://[::1]:5999"),
+        ("sqlite:////srv/lvm/mlflow.db", "sqlite:////srv/lvm/mlflow.db"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+    ],
+)
+def test_a_shown_address_can_be_read_and_has_no_token(url, shown):
+    assert databases.shown(url) == shown
+
+
 @pytest.mark.postgres
 def test_processes_may_create_a_database_at_once(embedded_server):
     name = f"test_{uuid.uuid4().hex[:12]}"

@@ -2,6 +2,7 @@
 
 import base64
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -9,7 +10,7 @@ import pytest
 
 from lvm_pipeline.adapters import alerts, mlflow_registry, mlflow_store
 from lvm_pipeline.adapters.loopback import LOOPBACK
-from lvm_pipeline.errors import LvmError
+from lvm_pipeline.errors import LvmError, ServiceError
 from lvm_pipeline.settings import Settings
 
 SECRET = "s3cret"
@@ -54,7 +55,7 @@ def test_user_and_password_are_sent(tmp_path):
 def test_a_server_that_is_away_is_named_without_the_password(tmp_path, host):
     settings = Settings(home=tmp_path, mlflow_tracking_uri=f"http://ann:{SECRET}@{host}")
 
-    with pytest.raises(LvmError, match=f"No MLflow server answers at http://ann@{host} ") as caught:
+    with pytest.raises(LvmError, match=f"No MLflow server answers at http://{host} ") as caught:
         mlflow_store.open_client(settings)
 
     assert SECRET not in str(caught.value)
@@ -66,6 +67,24 @@ def test_an_error_of_mlflow_is_given_without_the_password():
     error = MlflowException(f"API request to http://ann:{SECRET}@host/api failed")
     with pytest.raises(LvmError, match="API request to http://host/api failed"), mlflow_store.store_errors():
         raise error
+
+
+@pytest.mark.parametrize("uri", ["file:/tmp/x", "./mlruns", "databricks", "mysql://host/mlflow"])
+def test_a_store_of_another_kind_is_refused(tmp_path, uri):
+    with pytest.raises(LvmError, match=r"must be the http\(s\) address of a server, or a postgresql:// or"):
+        mlflow_store.open_client(Settings(home=tmp_path, mlflow_tracking_uri=uri))
+
+
+def test_a_database_that_does_not_answer_is_reported_at_once(tmp_path, capfd):
+    settings = Settings(home=tmp_path, mlflow_tracking_uri="postgresql+psycopg2://me:hush@127.0.0.1:9/mlflow")
+    mlflow_store.open_client(Settings(home=tmp_path, mlflow_tracking_uri=f"sqlite:///{tmp_path}/mlflow.db"))  # imports
+    began = time.monotonic()
+
+    with pytest.raises(ServiceError, match="for the built-in store, run `lvm down` and try again"):
+        mlflow_store.open_client(settings)
+
+    assert time.monotonic() - began < 10
+    assert "Retrying" not in capfd.readouterr().err
 
 
 def test_links_have_no_password(tmp_path):

@@ -1,6 +1,7 @@
 """Promises of the services: they come up, and nothing of them is left, however they are stopped."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from lvm_pipeline.adapters import dagster_api, embedded_postgres, service_guard, services
 from lvm_pipeline.adapters.dagster_home import dagster_environment
 from lvm_pipeline.adapters.loopback import free_port
+from lvm_pipeline.adapters.service_processes import Service, Services
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import only_one
 from lvm_pipeline.settings import Settings
@@ -106,6 +108,30 @@ def test_a_taken_port_is_named_before_anything_starts(open_tmp_path):
             services.run_services(settings)
 
     assert not (open_tmp_path / "postgres").exists()
+
+
+def test_two_services_on_one_port_are_refused(open_tmp_path):
+    port = free_port()
+    settings = Settings(home=open_tmp_path, dagster_port=port, reports_port=port, mlflow_port=free_port())
+
+    with pytest.raises(LvmError, match=rf"LVM_DAGSTER_PORT and LVM_REPORTS_PORT are both {port}; give each another"):
+        services.run_services(settings)
+
+
+def test_the_log_of_the_last_start_is_kept(tmp_path):
+    settings = Settings(home=tmp_path)
+    settings.dagster_dir.mkdir()
+    guard = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    for word in ("first", "second"):
+        service = Service(name="speaker", command=("echo", word), is_ready=lambda: True)
+        started = Services(settings=settings, guard=guard)
+        started.start(service, os.environ)
+        started.running[0].process.wait()
+    guard.communicate()
+
+    logs = settings.home / "logs"
+    assert (logs / "speaker.log.1").read_text() == "first\n"
+    assert (logs / "speaker.log").read_text() == "second\n"
 
 
 def test_the_same_home_is_served_once(open_tmp_path):
