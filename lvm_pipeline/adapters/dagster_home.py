@@ -23,7 +23,8 @@ def dagster_environment(settings: Settings) -> dict[str, str]:
 
     Starts the built-in Postgres if needed. The values contain its password: never print them.
     """
-    instance = shipped_file("dagster.yaml").read_text(encoding="utf-8")
+    shipped_path = shipped_file("dagster.yaml")
+    instance = f"# Overwritten by every `lvm` command; edit {shipped_path}.\n{shipped_path.read_text(encoding='utf-8')}"
     instance_path = settings.dagster_dir / "dagster.yaml"
     if not instance_path.exists() or instance_path.read_text(encoding="utf-8") != instance:
         write_text(instance_path, instance)

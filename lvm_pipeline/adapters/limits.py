@@ -1,4 +1,4 @@
-"""Errors of an exhausted resource: no free connection to Postgres, a full disk."""
+"""Convert errors of a full disk, of too many connections or of a stopped Postgres to ServiceError."""
 
 from collections.abc import Iterator
 

@@ -44,7 +44,7 @@ class Table:
         name: As in the settings.
         alias: Its name in queries.
         types: Postgres type of each column.
-        is_view: Whether it is a view or a foreign table, whose rows have no place of their own.
+        is_view: Whether it is a view or a foreign table, whose rows have no ctid.
         hides_rows: Whether row-level security applies to the user.
         reads_json_text: Whether the server can tell JSON text from other text (Postgres 16).
     """

@@ -101,13 +101,30 @@ def _end(asked: Sequence[psutil.Process]) -> None:
 
 
 def _is_own(process: psutil.Process) -> bool:
-    return any(word.rpartition("/")[2].split(".")[0] in OWN_PROGRAMS for word in _words(process))
+    return _program(_words(process)).split(".")[0] in OWN_PROGRAMS
 
 
 def _name(process: psutil.Process) -> str:
-    """Return the beginning of a command line, without folders and secrets."""
-    words = [word.rpartition("/")[2] if "://" not in word else "..." for word in _words(process)]
-    return " ".join(" ".join(words).split())[:60] or "a program"
+    """Return the beginning of the command line of an own program without folders, and the name alone of another.
+
+    The command line of another program may contain a password.
+    """
+    words = _words(process)
+    if not _is_own(process):
+        return _program(words) or "a program"
+    shown = [word.rpartition("/")[2] if "://" not in word else "..." for word in words]
+    return " ".join(" ".join(shown).split())[:60]
+
+
+def _program(words: Sequence[str]) -> str:
+    """Return the name of a program, or of the script or module that Python runs."""
+    beginning = [word.rpartition("/")[2] for word in words if word != "-u"][:3]  # torchrun adds -u
+    program, *arguments = beginning or [""]
+    if not program.startswith("python") or not arguments:
+        return program
+    if arguments[0] == "-m":
+        return arguments[-1]
+    return program if arguments[0].startswith("-") else arguments[0]
 
 
 def _words(process: psutil.Process) -> list[str]:

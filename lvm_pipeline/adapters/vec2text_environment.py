@@ -28,12 +28,18 @@ def install_environment(folder: Path) -> Path:
         LvmError: If a package cannot be installed.
     """
     python = environment_python(folder)
-    if not python.is_file():
-        _run([sys.executable, "-m", "venv", str(folder / "env")], "create the environment of vec2text")
+    if not _has_pip(python):
+        _run([sys.executable, "-m", "venv", "--clear", str(folder / "env")], "create the environment of vec2text")
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
     _run(command, "install vec2text")
     _run([str(python), "-c", "import vec2text"], "import vec2text in its environment")
     return python
+
+
+def _has_pip(python: Path) -> bool:
+    """Whether the environment was created to its end; an interrupted creation leaves an interpreter without pip."""
+    command = [str(python), "-m", "pip", "--version"]
+    return python.is_file() and subprocess.run(command, capture_output=True).returncode == 0
 
 
 def install_weights(folder: Path, variant: str) -> Path:

@@ -1,4 +1,4 @@
-"""leaderboard -> champion: the MLflow alias that everybody else loads."""
+"""leaderboard -> champion: the MLflow alias `champion`, from which `lvm serve` and `lvm predict` load the model."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -157,7 +157,7 @@ def checked_asset(
 
 @contextmanager
 def lvm_errors_as_failures() -> Iterator[None]:
-    """Turn errors for people, and limits of the machine, into failures with one sentence."""
+    """Convert LvmError, and the errors of `limit_met`, to dg.Failure, without a traceback."""
     try:
         yield
     except LvmError as error:

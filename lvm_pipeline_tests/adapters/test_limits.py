@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import dagster as dg
 import psutil
@@ -65,14 +66,15 @@ def test_taken_connections_are_one_sentence_in_commands_and_assets(small_server,
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_lvm_down_names_the_command_that_uses_postgres_and_ends_it_when_forced(small_server):
+def test_lvm_down_names_the_command_that_uses_postgres_and_ends_it_when_forced(small_server, tmp_path):
     settings, server = small_server
-    command = [sys.executable, "-c", HOLD, server.url("postgres"), "lvm"]
+    (tmp_path / "lvm").write_text(HOLD)
+    command = [sys.executable, str(tmp_path / "lvm"), server.url("postgres")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout.readline() == "connected\n"
         with pytest.raises(LvmError) as refused:
             shutdown.stop_home(settings)
-        assert re.search(rf"is used by .*process {user.pid}.*lvm down --force", str(refused.value))
+        assert re.search(rf"is used by python\S* lvm \.\.\. \(process {user.pid}.*lvm down --force", str(refused.value))
         assert server.password not in str(refused.value)
         assert user.poll() is None
         assert embedded_postgres.status(settings.postgres_dir).is_running
@@ -82,6 +84,32 @@ def test_lvm_down_names_the_command_that_uses_postgres_and_ends_it_when_forced(s
     assert not embedded_postgres.status(settings.postgres_dir).is_running
     assert shutdown.stop_home(settings) == []
     embedded_postgres.ensure_running(settings.postgres_dir)
+
+
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        (["psql", "-U", "lvm", "lvm"], "psql"),
+        (["/usr/bin/pg_dump", "lvm"], "pg_dump"),
+        (["/venv/bin/python3", "/venv/bin/lvm", "train"], "lvm"),
+        (["python3", "-m", "lvm_pipeline.defs.training_child"], "lvm_pipeline.defs.training_child"),
+        (["python3", "-u", "-m", "lvm_pipeline.lineage.rank", "x"], "lvm_pipeline.lineage.rank"),
+        (["python3", "-c", "import time", "lvm"], "python3"),
+        ([], ""),
+    ],
+)
+def test_a_program_is_known_by_what_it_runs(words, program):
+    assert shutdown._program(words) == program
+
+
+def test_the_arguments_of_another_program_are_not_shown():
+    command = [sys.executable, "-c", "print(flush=True); input()", "--db-password", "hunter2", "lvm"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        process = psutil.Process(child.pid)
+        assert shutdown._name(process) == Path(sys.executable).name
+        assert not shutdown._is_own(process)
+        child.kill()
 
 
 @pytest.mark.slow

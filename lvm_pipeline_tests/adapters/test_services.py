@@ -19,7 +19,7 @@ from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.adapters.service_processes import Service, Services
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.files import only_one
-from lvm_pipeline.settings import Settings
+from lvm_pipeline.settings import CHECKOUT_DIR, Settings
 from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 
 MAKE_UI = ("make", "--old-file", f"{sys.prefix}/.installed", f"VENV={sys.prefix}", "ui")
@@ -171,6 +171,7 @@ def test_dagsters_home_follows_the_shipped_settings_and_holds_no_secret(lvm_home
     environment = dagster_environment(settings)
 
     written = (settings.dagster_dir / "dagster.yaml").read_text()
+    assert written.startswith(f"# Overwritten by every `lvm` command; edit {CHECKOUT_DIR / 'dagster.yaml'}.\n#")
     assert "DAGSTER_POSTGRES_URL" in written
     assert embedded_server.password not in written
     assert environment["DAGSTER_HOME"] == str(settings.dagster_dir)

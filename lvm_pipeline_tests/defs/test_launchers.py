@@ -4,7 +4,9 @@ import json
 
 import dagster as dg
 import pytest
+import yaml
 
+from lvm_pipeline.adapters.dagster_home import shipped_file
 from lvm_pipeline.defs.launchers import Launcher
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings
@@ -64,6 +66,20 @@ def test_a_pod_needs_an_image_and_an_mlflow_server(tmp_path, image):
 
     with pytest.raises(LvmError, match="LVM_MLFLOW_TRACKING_URI" if image else "LVM_K8S_IMAGE"):
         Launcher()._on_k8s(None, settings, "lvm_pipeline.defs.training_child", {})
+
+
+def test_a_pod_and_a_run_may_take_longer_than_a_day(kubernetes, tmp_path, monkeypatch):
+    from dagster_k8s import PipesK8sClient
+
+    given = {}
+    monkeypatch.setattr(PipesK8sClient, "run", lambda self, **options: given.update(options))
+    settings = Settings(home=tmp_path, k8s_image="lvm:1", mlflow_tracking_uri=SERVER)
+    Launcher()._on_k8s(None, settings, "lvm_pipeline.defs.training_child", {})
+    assert given["pod_wait_timeout"] == 0
+
+    monitoring = yaml.safe_load(shipped_file("dagster.yaml").read_text())["run_monitoring"]
+    with dg.instance_for_test(overrides={"run_monitoring": monitoring}) as instance:
+        assert instance.run_monitoring_max_runtime_seconds == 0
 
 
 def test_without_a_kubeconfig_the_sentence_says_where_one_is_read(kubernetes, on_k8s):

@@ -32,7 +32,7 @@ class Alert:
     dagster_run_id: str | None = None  # the Dagster run in which it happened
     link: str | None = None  # page of the Dagster web UI
     report: str | None = None  # page of the report with more about it
-    state: str | None = None  # what fails or works again, such as a check of a partition; None: nothing that lasts
+    state: str | None = None  # key of the failing check or run; None for an alert that is sent once
     is_over: bool = False  # it works again; reported only if its failure was
     repeat: Repeat = "always"  # when a failure that was reported is reported again
     is_summed_up: bool = False  # the summary of a retraining reports it
