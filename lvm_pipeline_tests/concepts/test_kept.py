@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+from lvm_pipeline.concepts import kept
 from lvm_pipeline.concepts.extract import ExtractOptions, extract_concepts
 from lvm_pipeline.concepts.kept import EarlierExtractions
 from lvm_pipeline.concepts.ordering import KeyFacts
@@ -143,8 +144,16 @@ def test_a_table_of_an_earlier_version_has_no_digests_and_is_not_used(tmp_path, 
     assert_same_as_full(tmp_path, source(rows), earlier, read=[article(number) for number in range(len(LENGTHS))])
 
 
-def test_of_two_extractions_at_once_only_one_has_parts(tmp_path, earlier):
+def test_of_two_extractions_at_once_only_one_has_parts(tmp_path, earlier, monkeypatch):
     rows = source_rows(LENGTHS)
+    have_parts = []
+
+    class Recorded(kept._Parts):
+        def __init__(self, earlier):
+            super().__init__(earlier)
+            have_parts.append(self.are_mine)
+
+    monkeypatch.setattr(kept, "_Parts", Recorded)
 
     class Second(MemorySource):
         def read_batches(self, rule, *, article_ids=None):
@@ -156,6 +165,7 @@ def test_of_two_extractions_at_once_only_one_has_parts(tmp_path, earlier):
     table = Second(rows, digests=source(rows).digests)
     extracted(tmp_path / "first.parquet", table, earlier=earlier)
 
+    assert have_parts == [True, False]
     assert (tmp_path / "first.parquet").read_bytes() == (tmp_path / "second" / "staged.parquet").read_bytes()
 
 

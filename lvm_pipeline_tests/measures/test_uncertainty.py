@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvm_pipeline.measures import uncertainty
-from lvm_pipeline.measures.uncertainty import Interval, article_interval, paired_gain
+from lvm_pipeline.measures.uncertainty import Interval, article_difference, article_interval, paired_gain
 
 
 def interval_by_hand(values, articles, num_resamples=4000, seed=5):
@@ -80,6 +80,18 @@ def test_a_paired_gain_sees_what_two_intervals_hide():
     assert gain.is_above_zero
     assert gain.mean == pytest.approx(0.05)
     assert article_interval(base, articles).high - article_interval(base, articles).low > 0.3
+
+
+def test_a_higher_level_gives_a_wider_interval_of_the_difference():
+    rng = np.random.default_rng(7)
+    articles = np.repeat(np.arange(200), 5)
+    values, others = rng.standard_normal((2, 200))[:, articles]
+
+    usual, wide = (article_difference(values, articles, others, articles, level=level) for level in (0.95, 0.99))
+
+    assert usual == article_difference(values, articles, others, articles)
+    assert wide.mean == usual.mean == pytest.approx(values.mean() - others.mean())
+    assert wide.high - wide.low > 1.2 * (usual.high - usual.low)
 
 
 @pytest.mark.parametrize("num_resamples", [700, 1200])
