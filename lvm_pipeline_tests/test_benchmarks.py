@@ -38,7 +38,7 @@ def test_extraction_is_measured_at_two_sizes_and_after_changes_and_a_kill():
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_training_with_and_without_memory_gives_equal_losses():
+def test_the_script_without_a_limit_trains_twice_alike():
     rows = rows_of("larger_than_memory.py", "--concepts", "1000", "--limit-mb", "0", "--preset", "smoke")
 
     assert [(row["losses_are_equal"], row["goal"]) for row in rows.values()] == [(True, 0.7)]
@@ -261,7 +261,7 @@ def test_texts_and_vectors_are_judged_by_alarms_with_and_without_a_fault():
     rows = rows_of("text_match.py", "--resamples", "2", "--injections", "1", "--articles", "60", "--rows", "400")
 
     assert rows["made: false alarms"]["ours"] == 0
-    assert rows["made: all shuffled found"]["ours"] in (0, 1)
+    assert rows["made: shifted by one found"]["ours"] == 1
     assert rows["made: seconds"]["peer"] == 10
     assert rows["made: seconds"]["ratio"] == pytest.approx(10 / rows["made: seconds"]["ours"])
 

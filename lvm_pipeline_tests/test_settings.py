@@ -1,30 +1,45 @@
 """Promises of the settings: one reading of the environment, clear refusals, no secret shown."""
 
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from lvm_pipeline import settings
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.settings import Settings, load_settings
+from lvm_pipeline.training.config import TrainingConfig
 from lvm_pipeline.unknown_variables import unknown_variables
 
 
+def other_than_default(field, folder):
+    """A value that a field can take and that is not its default; its text can be a cron schedule."""
+    kinds = get_args(field.annotation) or (field.annotation,)
+    if get_origin(field.annotation) is Literal:
+        return kinds[-1]
+    values = {
+        bool: lambda: not field.default,
+        int: lambda: field.default + 1,
+        float: lambda: field.default / 2 + 0.125,
+        Path: lambda: folder / "other",
+        str: lambda: "1 2 3 4 5",
+        SecretStr: lambda: SecretStr("1 2 3 4 5"),
+    }
+    return values[kinds[0]]()
+
+
 def test_every_field_is_a_variable(monkeypatch, tmp_path):
-    given = {"home": str(tmp_path), "epochs": "3", "learning_rate": "0.5", "accept_table_order": "true", "seed": "9"}
+    own = {name: field for name, field in Settings.model_fields.items() if name not in TrainingConfig.model_fields}
+    given = {name: other_than_default(field, tmp_path) for name, field in own.items()}
     for name, value in given.items():
-        monkeypatch.setenv(f"LVM_{name.upper()}", value)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        monkeypatch.setenv(f"LVM_{name.upper()}", text)
 
     read = load_settings()
 
-    assert (read.home, read.epochs, read.learning_rate, read.accept_table_order, read.seed) == (
-        tmp_path,
-        3,
-        0.5,
-        True,
-        9,
-    )
+    assert {name: getattr(read, name) for name in own} == given
+    assert [name for name, field in own.items() if given[name] == field.default] == []
 
 
 def test_an_argument_wins_over_the_environment(monkeypatch):

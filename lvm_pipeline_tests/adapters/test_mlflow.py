@@ -84,7 +84,7 @@ def test_metrics_are_sent_in_batches(tracker, client, monkeypatch):
     assert sizes == [900, 100]  # one by one, they take 8 s or more
 
 
-def test_a_failed_delivery_is_an_error(tracker, client, settings):
+def test_a_failed_run_stays_failed(tracker, client, settings):
     tracker.finish("FAILED")
     tracker.finish("FINISHED")  # too late to change it
 

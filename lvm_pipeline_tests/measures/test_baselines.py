@@ -8,6 +8,7 @@ from lvm_pipeline.measures.baselines import BASELINES, fit_baselines
 from lvm_pipeline.measures.retrieval import CONTEXT_ROWS, EARLIER_ROWS, chance_scores, num_candidates
 from lvm_pipeline.measures.scores import given_predictions, score_predictor
 from lvm_pipeline.measures.targets import find_targets
+from lvm_pipeline.source.encoders.encoder import unit_length
 from lvm_pipeline_tests.measures.processes import process_vectors, targets_of_process, targets_on
 
 
@@ -43,12 +44,17 @@ def test_copies_are_predicted_perfectly_by_copying():
     assert abs(scores["global_mean"].cosine) < 0.5
 
 
-def test_a_walk_is_predicted_by_recent_concepts_and_averaging_beats_copying():
-    scores = scores_on(targets_of_process("random_walk", lengths=(40,) * 60))
+def test_a_walk_is_predicted_by_copying_and_one_with_noise_by_averaging_recent_concepts():
+    lengths = (40,) * 60
+    walk = process_vectors("random_walk", lengths=lengths)
+    noise = np.random.default_rng(9).standard_normal(walk.shape).astype(np.float32)
+    scores = scores_on(targets_on(walk, lengths))
+    noisy = scores_on(targets_on(unit_length(walk + 0.05 * noise), lengths))
 
-    assert scores["recency_weighted_mean"].cosine >= scores["context_mean"].cosine
-    assert scores["recency_weighted_mean"].cosine >= scores["copy_last"].cosine
+    assert scores["recency_weighted_mean"].cosine == scores["copy_last"].cosine > scores["context_mean"].cosine
     assert scores["copy_last"].cosine > scores["global_mean"].cosine + 0.3
+    for name in ("copy_last", "context_mean"):
+        assert noisy["recency_weighted_mean"].cosine > noisy[name].cosine + 0.003
 
 
 def test_the_article_mix_joins_where_contexts_are_longer_than_five():
