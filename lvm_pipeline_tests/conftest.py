@@ -84,15 +84,6 @@ def chromium_path():
 
 
 @pytest.fixture
-def chromium():
-    """Path of a Chromium; the test is skipped where there is none."""
-    path = chromium_path()
-    if path is None:
-        pytest.skip("no Chromium")
-    return path
-
-
-@pytest.fixture
 def sentence_transformers():
     """The extra `encoders`; the test is skipped where it is not installed."""
     if find_spec("sentence_transformers") is None:

@@ -1,7 +1,6 @@
 """Small concept and sequence tables with known properties, for tests."""
 
 import hashlib
-import json
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -152,8 +151,3 @@ def write_synthetic_sequences(concepts_path: Path, path: Path, **options: Any) -
     path.parent.mkdir(parents=True, exist_ok=True)
     build_sequences(concepts_path, path, options=SequenceOptions(**options))
     return path
-
-
-def metadata_of(path: Path) -> dict:
-    """Return the project's JSON from a Parquet file's metadata."""
-    return json.loads(pq.read_metadata(path).metadata[b"lvm"])

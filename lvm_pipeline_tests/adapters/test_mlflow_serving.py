@@ -114,7 +114,8 @@ def mlflow_server(mlflow_dir, log_path):
         command = [str(PROGRAMS / "mlflow"), *options]
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_until(lambda: status_of(f"http://{LOOPBACK}:{port}/ping") == 200, seconds=120)
+        is_up = wait_until(lambda: status_of(f"http://{LOOPBACK}:{port}/ping") == 200, seconds=120)
+        assert is_up, log_path.read_text()[-5000:]
         yield f"http://{LOOPBACK}:{port}/invocations"
     finally:
         os.killpg(process.pid, 9)

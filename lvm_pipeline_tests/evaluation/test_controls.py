@@ -4,20 +4,8 @@ import torch
 
 from lvm_pipeline.evaluation.controls import control_scores, usual_context_length
 from lvm_pipeline.measures.uncertainty import Interval
+from lvm_pipeline_tests.measures.known_answers import Stub
 from lvm_pipeline_tests.measures.processes import targets_of_process
-
-
-class Stub(torch.nn.Module):
-    """Answers from its contexts (B, T, D) by a given rule."""
-
-    max_context = None
-
-    def __init__(self, rule):
-        super().__init__()
-        self.rule = rule
-
-    def forward(self, contexts, condition=None, at=None):
-        return self.rule(contexts)[at]
 
 
 def copy_last(contexts):
@@ -73,7 +61,7 @@ def test_one_concept_has_no_order():
     assert found.wrong_context.loss.low > 0.2
 
 
-def test_wrong_contexts_are_of_other_articles_even_when_one_article_holds_nearly_all(monkeypatch):
+def test_wrong_contexts_are_of_other_articles_even_when_one_article_holds_nearly_all():
     lengths = (20, 20, 20, 200, 20, 20, 20, 20, 7, 20)
     targets = targets_of_process("noise", lengths=lengths)
     seen = []

@@ -47,7 +47,7 @@ def test_flat_contexts_are_in_reading_order():
     assert flat_contexts(vectors, np.array([3, 5]), 2).tolist() == [[2, 3, 4, 5], [6, 7, 8, 9]]
 
 
-def test_penalty_is_chosen_on_train_articles_that_were_held_out(train, monkeypatch):
+def test_penalty_is_chosen_on_train_articles_that_were_held_out(train):
     vectors, rows, articles = train
     _, codes = np.unique(articles, return_inverse=True)
     held = codes % 5 == 0
