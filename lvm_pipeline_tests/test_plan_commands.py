@@ -8,7 +8,7 @@ from lvm_pipeline import lineage
 from lvm_pipeline.experiments import plan
 from lvm_pipeline.experiments.plan import Share
 from lvm_pipeline.settings import load_settings
-from lvm_pipeline_tests.lineage.test_plan_run import make_data
+from lvm_pipeline_tests.lineage.small_trials import make_data
 from lvm_pipeline_tests.rescored_here import rescored_here
 
 COLUMNS = {"trial_id", "week", "architecture", "preset", "strategy", "overrides", "seed", "status"}

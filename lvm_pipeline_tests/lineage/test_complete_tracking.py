@@ -6,7 +6,8 @@ from lvm_pipeline import files
 from lvm_pipeline.lineage.models import complete_tracking
 from lvm_pipeline.lineage.trials import read_tracking
 from lvm_pipeline.settings import Settings
-from lvm_pipeline_tests.lineage.test_trials import OPTIONS, Broken, make_data, train
+from lvm_pipeline_tests.lineage.small_trials import OPTIONS, make_data, train
+from lvm_pipeline_tests.lineage.test_trials import Broken
 from lvm_pipeline_tests.rescored_here import rescored_here
 
 

@@ -26,8 +26,8 @@ from lvm_pipeline.settings import Settings
 from lvm_pipeline.source.encoders.lsa import fit_lsa
 from lvm_pipeline.source.encoders.registry import remember_encoder
 from lvm_pipeline.training.data import load_training_data
-from lvm_pipeline_tests.lineage.test_trials import OPTIONS as TRIAL
-from lvm_pipeline_tests.lineage.test_trials import make_data
+from lvm_pipeline_tests.lineage.small_trials import OPTIONS as TRIAL
+from lvm_pipeline_tests.lineage.small_trials import make_data
 from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.synthetic import synthetic_table, write_table
 from lvm_pipeline_tests.synthetic import write_synthetic_sequences as write_sequences

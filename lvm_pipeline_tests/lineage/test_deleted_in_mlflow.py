@@ -13,7 +13,7 @@ from lvm_pipeline.cli.commands import app
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.experiments import selection
 from lvm_pipeline.settings import Settings, settings_environment
-from lvm_pipeline_tests.lineage.test_trials import OPTIONS, make_data
+from lvm_pipeline_tests.lineage.small_trials import OPTIONS, make_data
 from lvm_pipeline_tests.rescored_here import rescored_here
 
 ALIAS = ("lvm", "champion")

@@ -20,7 +20,8 @@ from lvm_pipeline.training import invariants
 from lvm_pipeline.training.data import load_training_data
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline.training.trained_model import load_trained_model, weights_fingerprint
-from lvm_pipeline_tests.lineage.test_trials import OPTIONS, Named, Registry, always_promote, make_data
+from lvm_pipeline_tests.lineage.small_trials import OPTIONS, make_data
+from lvm_pipeline_tests.lineage.test_trials import Named, Registry, always_promote
 from lvm_pipeline_tests.rescored_here import rescored_here
 from lvm_pipeline_tests.training.test_loop import Recorder
 

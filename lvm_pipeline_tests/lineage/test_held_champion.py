@@ -14,7 +14,7 @@ from lvm_pipeline.experiments import selection
 from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.settings import Settings, settings_environment, with_options
 from lvm_pipeline.training import trained_model
-from lvm_pipeline_tests.lineage.test_trials import OPTIONS, make_data
+from lvm_pipeline_tests.lineage.small_trials import OPTIONS, make_data
 from lvm_pipeline_tests.rescored_here import rescored_here
 
 

@@ -25,8 +25,9 @@ from lvm_pipeline.lineage.trials import trial_folder
 from lvm_pipeline.measures.uncertainty import Interval
 from lvm_pipeline.settings import Settings, settings_environment, with_options
 from lvm_pipeline.training.progress import StoppedError
+from lvm_pipeline_tests.lineage.small_trials import make_data
 from lvm_pipeline_tests.rescored_here import rescored_here
-from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences, write_table
+from lvm_pipeline_tests.synthetic import write_table
 from lvm_pipeline_tests.training.test_loop import Recorder
 from lvm_pipeline_tests.worded import with_columns
 
@@ -39,13 +40,6 @@ def settings(tmp_path, monkeypatch):
     found = Settings(home=tmp_path / "home", device="cpu", preset="smoke", epochs=1, num_threads=1)
     make_data(found)
     return found
-
-
-def make_data(settings, *, seed=0):
-    write_synthetic_concepts(
-        settings.concepts_path, article_lengths=[9, 12, 7] * 8, vector_dim=8, kind="rotation", seed=seed
-    )
-    write_synthetic_sequences(settings.concepts_path, settings.sequences_path)
 
 
 @pytest.fixture

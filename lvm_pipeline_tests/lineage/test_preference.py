@@ -17,7 +17,7 @@ from lvm_pipeline.lineage import preference
 from lvm_pipeline.settings import Settings
 from lvm_pipeline_tests.chat_server import chat_server, completion
 from lvm_pipeline_tests.evaluation.test_smoothing import data_of
-from lvm_pipeline_tests.lineage.test_trials import OPTIONS, make_data, train
+from lvm_pipeline_tests.lineage.small_trials import OPTIONS, make_data, train
 from lvm_pipeline_tests.rescored_here import rescored_here
 
 RATERS = ("ann", "ben", "cleo")

@@ -19,17 +19,17 @@ from lvm_pipeline.evaluation.report import read_report
 from lvm_pipeline.experiments import row_scores, selection
 from lvm_pipeline.findings import InvariantError
 from lvm_pipeline.lineage import champion, from_files, models, products, results, trials
-from lvm_pipeline.settings import Settings, settings_environment, with_options
+from lvm_pipeline.settings import Settings, settings_environment
 from lvm_pipeline.training import invariants, provenance
 from lvm_pipeline.training.provenance import training_code_version
 from lvm_pipeline.training.trained_model import load_trained_model
+from lvm_pipeline_tests.lineage.small_trials import OPTIONS, make_data, train
 from lvm_pipeline_tests.rescored_here import rescored_here
-from lvm_pipeline_tests.synthetic import write_synthetic_concepts, write_synthetic_sequences, write_table
+from lvm_pipeline_tests.synthetic import write_table
 from lvm_pipeline_tests.training.test_loop import Recorder
 from lvm_pipeline_tests.worded import with_columns
 
 EARLIER_HOME = Path(__file__).parent / "earlier_home"
-OPTIONS = {"architecture": "gru", "preset": "smoke", "epochs": 1, "num_threads": 1, "model": {"hidden_dim": 8}}
 
 
 @pytest.fixture
@@ -38,18 +38,6 @@ def settings(tmp_path, monkeypatch):
     found = Settings(home=tmp_path / "home", device="cpu", **OPTIONS)
     make_data(found)
     return found
-
-
-def make_data(settings, *, seed=0):
-    write_synthetic_concepts(
-        settings.concepts_path, article_lengths=[9, 12, 7] * 8, vector_dim=8, kind="rotation", seed=seed
-    )
-    write_synthetic_sequences(settings.concepts_path, settings.sequences_path)
-
-
-def train(settings, *, tracker=None, again=False, **options):
-    settings = with_options(settings, options)
-    return lineage.train_trial(settings, lineage.training_config_of(settings), tracker=tracker, again=again)
 
 
 def test_pages_of_the_latest_trial_have_addresses_also_where_the_home_is_a_link(tmp_path):
