@@ -45,9 +45,12 @@ def vector_column(vectors):
 
 
 def with_columns(table, **columns):
-    """Replace columns of a table."""
-    for name, column in columns.items():
-        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
+    """Replace columns of a table by arrays, or by values, which become arrays of the column's type."""
+    for name, values in columns.items():
+        field = table.schema.field(name)
+        is_array = isinstance(values, pa.Array | pa.ChunkedArray)
+        column = values if is_array else pa.array(values, type=field.type)
+        table = table.set_column(table.schema.get_field_index(name), field, column)
     return table
 
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from lvm_pipeline.concepts.invariants import check_concepts
 from lvm_pipeline.concepts.schema import read_concepts_metadata
 from lvm_pipeline_tests.synthetic import write_table
+from lvm_pipeline_tests.worded import with_columns
 
 LENGTHS = [6, 9, 7, 12]
 
@@ -26,16 +27,11 @@ class FakeEncoder:
         return np.stack([self._vectors[text] for text in texts])
 
 
-def with_column(table, name, values):
-    index = table.schema.get_field_index(name)
-    return table.set_column(index, table.schema.field(name), pa.array(values, table.schema.field(name).type))
-
-
 def with_values(table, name, changes):
     values = table[name].to_pylist()
     for row, value in changes.items():
         values[row] = value
-    return with_column(table, name, values)
+    return with_columns(table, **{name: values})
 
 
 def check(table, tmp_path, *, encoder=None, space_id="synthetic", **metadata):

@@ -16,10 +16,10 @@ from lvm_pipeline_tests.concepts.checked_tables import (
     check,
     id_of,
     only_failure,
-    with_column,
     with_values,
 )
 from lvm_pipeline_tests.synthetic import synthetic_table, write_table
+from lvm_pipeline_tests.worded import with_columns
 
 NAMES = [
     "order_is_unambiguous",
@@ -63,7 +63,7 @@ def test_an_accepted_order_warns_wherever_the_file_goes(table, tmp_path):
 
 def test_an_article_in_two_runs_is_named_with_its_rows(table, tmp_path):
     order = [*range(2, 15), 0, 1, *range(15, 34)]
-    torn = with_column(table.take(order), "row", range(34))
+    torn = with_columns(table.take(order), row=range(34))
 
     findings = check(torn, tmp_path)
 
@@ -179,7 +179,7 @@ def test_codes_out_of_their_range_are_named(table, tmp_path, name, code):
 def test_without_codes_their_packing_was_not_checked(table, tmp_path):
     bare = table
     for name in ("domain", "task", "modifier"):
-        bare = with_column(bare, name, [None] * table.num_rows)
+        bare = with_columns(bare, **{name: [None] * table.num_rows})
 
     findings = check(bare, tmp_path)
 
@@ -203,7 +203,7 @@ def test_articles_too_short_for_a_sequence_are_named(tmp_path):
 def test_long_lists_of_offenders_are_cut_and_still_counted(tmp_path):
     table = synthetic_table([100])
 
-    finding = check(with_column(table, "concept_text", [""] * 100), tmp_path)["texts_are_not_empty"]
+    finding = check(with_columns(table, concept_text=[""] * 100), tmp_path)["texts_are_not_empty"]
 
     assert finding.observed == 100
     assert len(finding.details["rows"]) == 20
@@ -263,7 +263,7 @@ def test_equal_vectors_of_different_texts_are_a_finding_of_their_own(tmp_path):
     vectors = table["vector"].to_pylist()
     vectors[9] = vectors[2]
 
-    finding = check(with_column(table, "vector", vectors), tmp_path)["equal_vectors_have_equal_texts"]
+    finding = check(with_columns(table, vector=vectors), tmp_path)["equal_vectors_have_equal_texts"]
     dropped = [{"cpe_id": "one", "kept_cpe_id": "other", "reason": "same vector"}]
     of_dropped = check(table, tmp_path, dropped=dropped)["equal_vectors_have_equal_texts"]
 

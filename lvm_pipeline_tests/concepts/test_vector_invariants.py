@@ -12,10 +12,10 @@ from lvm_pipeline_tests.concepts.checked_tables import (
     check_lists,
     id_of,
     only_failure,
-    with_column,
     with_values,
 )
 from lvm_pipeline_tests.synthetic import synthetic_table
+from lvm_pipeline_tests.worded import with_columns
 
 
 def test_missing_vectors_are_named(table, tmp_path):
@@ -73,19 +73,19 @@ def test_vectors_of_another_length_than_their_space_are_named(table, tmp_path, f
 def test_a_space_that_is_not_of_unit_length_passes(table, tmp_path):
     longer = (3 * np.array(table["vector"].to_pylist(), np.float32)).tolist()
 
-    assert check(with_column(table, "vector", longer), tmp_path)["vectors_match_their_space"].passed
+    assert check(with_columns(table, vector=longer), tmp_path)["vectors_match_their_space"].passed
 
 
 def test_half_precision_is_still_unit_length(table, tmp_path):
     rounded = np.array(table["vector"].to_pylist(), np.float16).astype(np.float32).tolist()
 
-    assert check(with_column(table, "vector", rounded), tmp_path)["vectors_match_their_space"].passed
+    assert check(with_columns(table, vector=rounded), tmp_path)["vectors_match_their_space"].passed
 
 
 def test_a_vector_that_most_concepts_share_is_reported(tmp_path):
     vectors = np.random.default_rng(7).standard_normal((320, 32)).astype(np.float32)
     vectors[:317] = vectors[0]
-    table = with_column(synthetic_table([20] * 16), "vector", vectors.tolist())
+    table = with_columns(synthetic_table([20] * 16), vector=vectors.tolist())
 
     assert check(table, tmp_path)["no_duplicate_concepts"].observed == 316
 
@@ -99,7 +99,7 @@ def test_a_concept_without_a_text_is_not_encoded_again(table, tmp_path):
 
 
 def test_an_encoder_that_has_nothing_to_encode_again_is_said_to_be_there(table, tmp_path):
-    silent = with_column(table, "concept_text", [""] * 34)
+    silent = with_columns(table, concept_text=[""] * 34)
 
     finding = check(silent, tmp_path, encoder=FakeEncoder(silent))["vectors_match_their_space"]
 
@@ -124,7 +124,7 @@ def test_texts_encoded_again_give_their_vectors(table, tmp_path):
 
 
 def test_an_encoder_of_another_vector_space_is_caught(table, tmp_path):
-    mirrored = with_column(table, "vector", [vector[::-1] for vector in table["vector"].to_pylist()])
+    mirrored = with_columns(table, vector=[vector[::-1] for vector in table["vector"].to_pylist()])
 
     finding = only_failure(check(table, tmp_path, encoder=FakeEncoder(mirrored)))
 

@@ -20,6 +20,7 @@ from lvm_pipeline_tests.synthetic import (
     write_synthetic_sequences,
     write_table,
 )
+from lvm_pipeline_tests.worded import with_columns
 
 LENGTHS = [8, 3, 9, 12, 7, 6, 5, 10]
 NUM_WINDOWS = sum(max(0, n - 5) for n in LENGTHS)
@@ -33,14 +34,6 @@ def concepts_path(tmp_path):
 @pytest.fixture
 def sequences_path(tmp_path):
     return tmp_path / "sequences.parquet"
-
-
-def with_columns(table, **columns):
-    for name, values in columns.items():
-        index = table.schema.get_field_index(name)
-        array = values if isinstance(values, pa.Array) else pa.array(values, type=table.schema.field(name).type)
-        table = table.set_column(index, table.schema.field(name), array)
-    return table
 
 
 def article_ids(concepts_path):

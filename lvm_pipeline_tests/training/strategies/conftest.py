@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lvm_pipeline_tests.training.conftest import make_data, open_data
+from lvm_pipeline_tests.worded import with_columns
 
 
 @pytest.fixture(scope="session")
@@ -44,11 +44,7 @@ def add_codes(path):
 
 def replace_columns(path, columns):
     """Replace columns of a concept table; its metadata stays."""
-    table = pq.read_table(path)
-    for name, values in columns.items():
-        index = table.schema.get_field_index(name)
-        table = table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
-    pq.write_table(table, path)
+    pq.write_table(with_columns(pq.read_table(path), **columns), path)
 
 
 def without_path(data):
