@@ -83,6 +83,17 @@ def chromium_path():
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Run the tests of a module on one thread; small models are up to thirty times slower on several busy cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def sentence_transformers():
     """The extra `encoders`; the test is skipped where it is not installed."""

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from lvm_pipeline.concepts.store import read_columns
 from lvm_pipeline.decoding.prefix import load_prefix_decoder, save_prefix_decoder
@@ -37,6 +36,8 @@ from lvm_pipeline.source.encoders.lsa import fit_lsa
 from lvm_pipeline_tests.evaluation.products import Products
 from lvm_pipeline_tests.synthetic import synthetic_table, write_table
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TOPICS = ("otter", "glacier", "sonnet", "turbine", "harbour", "enzyme")
 SMALL = PrefixOptions(steps=3, hidden_dim=16, num_layers=1, vocabulary_size=300)
 
@@ -63,15 +64,6 @@ def test_texts_of_any_script_have_words(text):
         assert measure([text], [text]) == pytest.approx(1)
     assert rouge_l([swapped.upper()], [text]) == pytest.approx(1 - 1 / len(words))
     assert token_f1([swapped.upper()], [text]).tolist() == [1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small corpus on several threads wait for each other while other tests keep the machine busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

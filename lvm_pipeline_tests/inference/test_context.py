@@ -10,17 +10,11 @@ from lvm_pipeline.training.data import Spans
 from lvm_pipeline.training.predictions import predict_spans
 from lvm_pipeline_tests.architectures.models import NAMES, VECTOR_DIM, is_recurrent, noisy_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LENGTH = 23
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 CAUSAL = [name for name in NAMES if ARCHITECTURES[name].causal]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def articles(length, *, seed=0):

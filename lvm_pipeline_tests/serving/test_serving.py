@@ -21,6 +21,7 @@ from lvm_pipeline.serving.holder import ModelHolder
 from lvm_pipeline.serving.messages import PredictRequest
 from lvm_pipeline.serving.model import FailedPredictionError
 from lvm_pipeline.training.data import load_training_data
+from lvm_pipeline_tests.adapters.processes import wait_until
 from lvm_pipeline_tests.serving.homes import LENGTHS, call, make_home, running, texts_of, train_trial
 
 TEXTS = texts_of(LENGTHS)[:4]
@@ -190,7 +191,7 @@ def test_a_client_that_leaves_is_no_failure_of_the_server(server, caplog):
     with socket.create_connection(urlsplit(server).netloc.split(":")) as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
         time.sleep(0.1)
-    wait_for(lambda: 'path="/predict",status="499"' in call(f"{server}/metrics")[2])
+    assert wait_until(lambda: 'path="/predict",status="499"' in call(f"{server}/metrics")[2], seconds=60)
     assert 'status="500"' not in call(f"{server}/metrics")[2]
     assert caplog.text == ""
 
@@ -272,7 +273,7 @@ def test_another_model_is_taken_while_requests_go_on_and_a_broken_one_is_not(tmp
         whole = weights.read_bytes()
         weights.write_bytes(b"broken")
         (folder.model_dir / "trained_model.json").touch()
-        wait_for(lambda: json.loads(call(f"{url}/health")[2])["reload_error"])
+        assert wait_until(lambda: json.loads(call(f"{url}/health")[2])["reload_error"], seconds=60)
         assert predict(url, body)[1]["prediction"] == before
 
         weights.write_bytes(whole)
@@ -283,16 +284,9 @@ def test_another_model_is_taken_while_requests_go_on_and_a_broken_one_is_not(tmp
             statuses.append(predict(url, body)[0])
             return "lvm_model_reloads_total 0" not in call(f"{url}/metrics")[2]
 
-        wait_for(is_reloaded)
+        assert wait_until(is_reloaded, seconds=60)
         assert set(statuses) == {200}
         assert json.loads(call(f"{url}/health")[2])["reload_error"] is None
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_model_that_cannot_be_found_at_the_start_is_one_sentence(trial_home):
@@ -326,10 +320,10 @@ def test_the_holder_goes_on_looking_after_any_error(trial_home):
     holder.start()
     try:
         wanted[0] = "lstm"
-        wait_for(lambda: holder.num_failures > 1)
+        assert wait_until(lambda: holder.num_failures > 1, seconds=60)
         assert holder.last_error == "CUDA out of memory"
         is_full[0] = False
-        wait_for(lambda: holder.num_reloads == 1)
+        assert wait_until(lambda: holder.num_reloads == 1, seconds=60)
     finally:
         holder.stop()
     assert holder.last_error is None
