@@ -40,8 +40,10 @@ OF_POSITIONS = OptimiserSetting(weight_decay=False, learning_rate_factor=0.005) 
 def position_features(num_positions: int, num_bands: int) -> Tensor:
     """Return z as it starts, (L, E)."""
     turns = 2 * math.pi * torch.arange(num_positions) / num_positions
-    angles = turns[:, None] * torch.linspace(LOWEST_BAND, num_bands - 1, num_bands)
-    return torch.cat([torch.linspace(0, 1, num_positions)[:, None], angles.cos(), -angles.sin()], dim=1)
+    # with its device named: after transformers has loaded a model, `torch.device` as a context misses `linspace`
+    shares = torch.linspace(0, 1, num_positions, device=turns.device)
+    angles = turns[:, None] * torch.linspace(LOWEST_BAND, num_bands - 1, num_bands, device=turns.device)
+    return torch.cat([shares[:, None], angles.cos(), -angles.sin()], dim=1)
 
 
 class FilterLinear(nn.Linear):
