@@ -15,4 +15,4 @@ def data_locked(settings: Settings) -> AbstractContextManager[None]:
         LvmError: If another process is making them.
     """
     problem = f"Another run is making the concepts or sequences of {settings.home}; wait for its end and try again."
-    return only_one(settings.data_dir / ".lock", problem)
+    return only_one(settings.home / "cache" / "data.lock", problem)
