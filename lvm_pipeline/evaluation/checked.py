@@ -56,7 +56,7 @@ def not_checked(
         sentences.append(f"Wrong-context control: all targets with {context} of context come from one article.")
     if other_data(scored.info, scored.data):
         sentences.append("Whether the model has seen these articles in training: it was trained on other data.")
-    sentences.append("GPU memory: it is not measured.")
+    sentences.append("GPU memory: not measured.")
     sentences += [NO_DATA_CHECKS] if data_findings is None else []
     sentences += [] if training_findings else [NO_TRAINING_CHECKS]
     everything = (*(data_findings or ()), *training_findings, *findings)
