@@ -13,12 +13,15 @@ from lvm_pipeline_tests.adapters.processes import wait_until
 from lvm_pipeline_tests.synthetic import write_synthetic_concepts
 
 WAITS = """
-import os, sys, time
+import os, time
 from lvm_pipeline.cli.interruption import handle_signals
 handle_signals()
-child = os.fork() if "fork" in sys.argv else None
+has_begun, begin = os.pipe()
+child = os.fork()
 if child == 0:
+    os.write(begin, b".")  # Python forgets a signal that comes before this
     time.sleep(60)
+os.read(has_begun, 1)
 try:
     print("up", child, flush=True)
     time.sleep(60)
@@ -30,7 +33,7 @@ except KeyboardInterrupt:
 
 def waiting(*command):
     """Start a command that waits, and give it and its first line."""
-    child = subprocess.Popen([*command, sys.executable, "-c", WAITS, "fork"], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([*command, sys.executable, "-c", WAITS], stdout=subprocess.PIPE, text=True)
     return child, child.stdout.readline().split()
 
 
