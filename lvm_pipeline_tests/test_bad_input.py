@@ -214,6 +214,19 @@ def test_a_corrupt_npz_is_refused(refused, tmp_path, command, damage):
     assert "given.npz" in refused(*command, path)
 
 
+def test_whole_products_are_reported(lvm, earlier_home, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    shutil.copytree(earlier_home / "data", home / "data")
+    monkeypatch.setenv("LVM_HOME", str(home))
+
+    code, out, _ = lvm("verify", "--products")
+
+    assert code == 0
+    assert "144 concepts in 12 articles" in out
+    assert "checkpoint_reproduces_its_score" not in out, "there is no champion"
+    assert "No blocking invariant fails." in out
+
+
 def test_a_corrupt_product_is_reported_with_its_path(lvm, earlier_home, tmp_path, monkeypatch):
     home = tmp_path / "home"
     shutil.copytree(earlier_home / "data", home / "data")

@@ -38,6 +38,10 @@ class ProductVerification:
         return [*self.tables.findings, *self.drift, *self.model]
 
     @property
+    def report(self) -> dict[str, Any]:
+        return self.tables.report
+
+    @property
     def report_paths(self) -> tuple[Path, Path]:
         return self.tables.report_paths
 
