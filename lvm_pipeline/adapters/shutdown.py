@@ -105,9 +105,9 @@ def _is_own(process: psutil.Process) -> bool:
 
 
 def _name(process: psutil.Process) -> str:
-    """Return the beginning of the command line of an own program without folders, and the name alone of another.
+    """Return what to call a process: the first words of our own commands, without folders, or the program's name.
 
-    The command line of another program may contain a password.
+    The arguments of other programs may contain a password.
     """
     words = _words(process)
     if not _is_own(process):

@@ -107,6 +107,11 @@ def ingest(
         LvmError: If the file cannot be read or is empty, if its vectors are of another space than those in the table or
             than `space_id`, or if it has duplicates under the policy `fail`.
     """
+    if skip_bad and replace_changed:
+        raise LvmError(
+            "--replace and --skip-bad cannot be combined, since an article with a bad row would lose a part of its "
+            "concepts; correct the file, or omit one of them."
+        )
     with plain_file(path) as plain:
         report = _ingest(
             plain,
@@ -136,11 +141,6 @@ def _ingest(
     replace_changed: bool,
     progress: Progress | None,
 ) -> IngestReport:
-    if skip_bad and replace_changed:
-        raise LvmError(
-            "--replace and --skip-bad cannot be combined, since an article with a bad row would lose a part of its "
-            "concepts; correct the file, or omit one of them."
-        )
     records = _usable_records(path, dataset_source=dataset_source, skip_bad=skip_bad)
     state = writer.state(dataset_source)
     replaced = changed_articles(records.concepts, state) if replace_changed else set()

@@ -3,6 +3,7 @@
 import psycopg
 import pytest
 
+from lvm_pipeline.adapters import embedded_postgres
 from lvm_pipeline_tests.adapters.processes import processes_of
 from lvm_pipeline_tests.adapters.running_services import WITH_SMALL_DEFINITIONS, RunningServices
 
@@ -38,3 +39,18 @@ def start_services(home):
         process.kill()
     for services_ in started:
         services_.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def module_directory(open_tmp_path_factory):
+    """Folder of a server that the tests of this module stop, kill and start again."""
+    directory = open_tmp_path_factory() / "postgres"
+    yield directory
+    embedded_postgres.stop(directory)
+
+
+@pytest.fixture
+def directory(module_directory):
+    """That folder, its server running."""
+    embedded_postgres.ensure_running(module_directory)
+    return module_directory

@@ -24,21 +24,6 @@ from lvm_pipeline_tests.adapters.processes import processes_of, wait_until
 pytestmark = pytest.mark.postgres
 
 
-@pytest.fixture(scope="module")
-def module_directory(open_tmp_path_factory):
-    """Folder of a server that the tests of this module stop, kill and start again."""
-    directory = open_tmp_path_factory() / "postgres"
-    yield directory
-    embedded_postgres.stop(directory)
-
-
-@pytest.fixture
-def directory(module_directory):
-    """That folder, its server running."""
-    embedded_postgres.ensure_running(module_directory)
-    return module_directory
-
-
 @pytest.fixture
 def new_directory(open_tmp_path):
     """Folder of a server that does not exist yet."""

@@ -17,21 +17,6 @@ from lvm_pipeline_tests.adapters.processes import wait_until
 pytestmark = pytest.mark.postgres
 
 
-@pytest.fixture(scope="module")
-def module_directory(open_tmp_path_factory):
-    """Folder of a server that the tests of this module stop, kill and start again."""
-    directory = open_tmp_path_factory() / "postgres"
-    yield directory
-    embedded_postgres.stop(directory)
-
-
-@pytest.fixture
-def directory(module_directory):
-    """That folder, its server running."""
-    embedded_postgres.ensure_running(module_directory)
-    return module_directory
-
-
 def kill(directory):
     pid = embedded_postgres.status(directory).pid
     os.kill(pid, signal.SIGKILL)
