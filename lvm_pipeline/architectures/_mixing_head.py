@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from lvm_pipeline.architectures._contract import OptimiserSetting
 from lvm_pipeline.architectures._directions import principal_directions
 from lvm_pipeline.architectures._dropout import Dropout
+from lvm_pipeline.architectures._gains import can_loop, decayed_means, sum_by_gains
 from lvm_pipeline.architectures._precision import at_least_float32, product_dtype, without_autocast
 from lvm_pipeline.architectures._residual_head import START_DECAY, check_weighted_mean
 
@@ -135,8 +136,7 @@ class MixingHead(nn.Module):
         if states is not None:
             everywhere = states.new_zeros(at.numel(), states.shape[-1]).index_copy(0, found, states)
             states = everywhere.unflatten(0, at.shape)
-        predictions = self._mixed(rotated, self._keys(rotated), positions[columns], states)
-        return self._rotated_back(predictions.flatten(0, 1).index_select(0, found))
+        return self._rotated_back(self._mixed(rotated, self._keys(rotated), positions[columns], states, at))
 
     def prefill(self, contexts: Tensor, states: Tensor | None, state: HeadState | None) -> tuple[Tensor, HeadState]:
         """Predict for contexts that continue from `state` (None at the start); return the state after them."""
@@ -157,15 +157,21 @@ class MixingHead(nn.Module):
         leading = self.dropout(rotated[..., : self.leading] * self.input_scale)
         return _split(at_least_float32(self.key(leading))) / math.sqrt(self.leading)
 
-    def _mixed(self, rotated: Tensor, keys: Tensor, positions: Tensor, states: Tensor | None) -> Tensor:
-        """Predict at some positions, the same of each context, (B, Q, D), in the principal directions.
+    def _mixed(
+        self, rotated: Tensor, keys: Tensor, positions: Tensor, states: Tensor | None, at: Tensor | None = None
+    ) -> Tensor:
+        """Predict at some positions, the same of each context, in the principal directions.
 
-        Products with weights and with concepts follow autocast, everything else is in float32 or wider.
+        Returns (B, Q, D), or (n, D) where `at` (B, Q) is True. Products with weights and with concepts follow autocast,
+        everything else is in float32 or wider.
         """
-        concepts = rotated.to(product_dtype(rotated))
+        concepts, by_loops = rotated.to(product_dtype(rotated)), can_loop(rotated)
         with without_autocast(rotated):
             lags = positions[:, None] - torch.arange(rotated.shape[1], device=rotated.device)
-            means = _weighted_sums(self._shares(self.decays, lags), concepts)
+            if by_loops:
+                means = decayed_means(concepts, self.decays[:2], positions)
+            else:
+                means = _weighted_sums(self._shares(self.decays, lags), concepts).unbind(1)
             summaries = torch.stack([concepts[:, positions], *means[:2]], dim=1)
         inputs = summaries[..., : self.leading].transpose(1, 2).flatten(2).to(rotated.dtype) * self.input_scale
         queries = self._queries(inputs, states)
@@ -174,11 +180,14 @@ class MixingHead(nn.Module):
             products = queries @ keys.transpose(-1, -2) / math.sqrt(HEAD_WIDTH)
             scores = self._scores(concepts, summaries, lags) + self.score_scale[:, None, None] * products
             attended = _weighted_sums(scores.softmax(dim=-1), concepts)
+            if by_loops:
+                gains = {"gains": self.gains, "mean_gains": self.mean_gains, "constant": self.constant}
+                return sum_by_gains(concepts, positions, at, attended, correction, decays=self.decays, **gains)
             mixed = self.constant + at_least_float32(correction)
             # added one after the other: (B, K + J, Q, D) would not fit the caches
-            for gain, each in zip((*self.gains, *self.mean_gains), (*attended, *means), strict=True):
+            for gain, each in zip((*self.gains, *self.mean_gains), (*attended.unbind(1), *means), strict=True):
                 mixed = torch.addcmul(mixed, gain, each)
-            return mixed
+            return mixed if at is None else mixed[at]
 
     def _queries(self, inputs: Tensor, states: Tensor | None) -> Tensor:
         queries = at_least_float32(self.query(self.dropout(inputs)))
@@ -214,10 +223,10 @@ class MixingHead(nn.Module):
         return powers / powers.sum(dim=-1, keepdim=True)
 
 
-def _weighted_sums(weights: Tensor, concepts: Tensor) -> tuple[Tensor, ...]:
-    """Return the sums of the concepts (B, S, D) by several weights, (N, Q, S) or (B, N, Q, S), each (B, Q, D)."""
+def _weighted_sums(weights: Tensor, concepts: Tensor) -> Tensor:
+    """Return the sums of the concepts (B, S, D) by several weights, (N, Q, S) or (B, N, Q, S), as (B, N, Q, D)."""
     sums = weights.flatten(-3, -2).to(concepts.dtype) @ concepts
-    return sums.unflatten(1, weights.shape[-3:-1]).unbind(1)
+    return sums.unflatten(1, weights.shape[-3:-1])
 
 
 def _split(states: Tensor) -> Tensor:

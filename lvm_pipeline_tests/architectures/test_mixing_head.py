@@ -31,6 +31,21 @@ def test_equals_its_formula(decay, article_weight, length):
     torch.testing.assert_close(head(contexts, states), reference_mixing(head, contexts, states), rtol=0, atol=1e-10)
 
 
+@torch.no_grad()
+def test_tensors_without_gradients_equal_the_formula():
+    head, (contexts, states) = noisy_head(), inputs(2, 9)
+    torch.testing.assert_close(head(contexts, states), reference_mixing(head, contexts, states), rtol=0, atol=1e-10)
+
+
+def test_gradients_reach_the_contexts():
+    head, (contexts, states) = noisy_head(), inputs(2, 6)
+    weights = noise(2, 6, WIDTH, seed=4)
+    contexts.requires_grad_()
+    found = torch.autograd.grad((head(contexts, states) * weights).sum(), [contexts, head.gains])
+    expected = torch.autograd.grad((reference_mixing(head, contexts, states) * weights).sum(), [contexts, head.gains])
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+
+
 def test_gradients_equal_those_of_the_formula():
     head, (contexts, states) = noisy_head(), inputs(2, 7)
     weights, parameters = noise(2, 7, WIDTH, seed=4), list(head.parameters())
@@ -51,6 +66,26 @@ def test_noise_in_the_future_changes_nothing(length):
         assert not torch.allclose(after[:, start:], before[:, start:], atol=1e-3)
 
 
+def test_gradients_of_some_positions_equal_those_of_the_formula():
+    head, (contexts, states) = noisy_head(), inputs(3, 6)
+    at = torch.zeros(3, 6, dtype=torch.bool)
+    at[0, 1], at[1, 3:], at[2, 4] = True, True, True
+    weights, parameters = noise(5, WIDTH, seed=4), list(head.parameters())
+    found = torch.autograd.grad((head(contexts, states[at], at) * weights).sum(), parameters)
+    expected = torch.autograd.grad((reference_mixing(head, contexts, states)[at] * weights).sum(), parameters)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+def test_no_wanted_position_is_no_prediction():
+    head, (contexts, states) = noisy_head(), inputs(2, 3)
+    at = torch.zeros(2, 3, dtype=torch.bool)
+    predictions = head(contexts, states[at], at)
+    predictions.sum().backward()
+    assert predictions.shape == (0, WIDTH)
+    assert not head.gains.grad.any()
+
+
 @pytest.mark.parametrize("has_states", [True, False])
 def test_some_positions_are_those_of_all(has_states):
     head, (contexts, states) = noisy_head(), inputs(3, 5)
@@ -62,13 +97,15 @@ def test_some_positions_are_those_of_all(has_states):
         torch.testing.assert_close(head(contexts, None, at), head(contexts, None)[at], rtol=0, atol=1e-12)
 
 
-def test_bfloat16_products_change_predictions_by_rounding_only():
+@pytest.mark.parametrize("is_training", [True, False])
+def test_bfloat16_products_change_predictions_by_rounding_only(is_training):
     torch.manual_seed(0)
     head = redraw(MixingHead(WIDTH, HIDDEN, SCALES)).eval()
     contexts, states = (part.float() for part in inputs(4, 9))
-    expected = head(contexts, states)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = head(contexts, states)
+    with torch.set_grad_enabled(is_training):
+        expected = head(contexts, states)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = head(contexts, states)
     assert found.dtype == torch.float32
     error = (found - expected).norm() / expected.norm()
     assert 1e-6 < error < 0.02, error

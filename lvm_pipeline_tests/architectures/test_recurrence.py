@@ -33,6 +33,26 @@ def test_agrees_with_torch_in_float64(kind, batch, length, num_layers):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+@pytest.fixture
+def noisy_memory():
+    """New tensors hold NaN until something is written to them."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_every_element_is_written(kind, dtype, noisy_memory):
+    torch_class, layer = KINDS[kind]
+    layers = torch_class(12, 16, 2, batch_first=True)
+    states = noise(3, 9, 12).to(dtype).requires_grad_()
+    is_needed = torch.arange(9) < torch.tensor([9, 4, 1])[:, None]
+    found = run_layers(layers, states, layer, at=is_needed, dtype=dtype)
+    assert found.isfinite().all()
+    for each in gradients(found, states, layers):
+        assert each.isfinite().all()
+
+
 def test_stays_close_in_bfloat16(kind):
     torch_class, layer = KINDS[kind]
     layers = torch_class(32, 48, 2, batch_first=True)
