@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._config import BackboneConfig
@@ -24,6 +23,7 @@ from lvm_pipeline.architectures._mixing_head import MixingHead
 from lvm_pipeline.architectures._modulation import Modulation
 from lvm_pipeline.architectures._normaliser import RobustNormaliser
 from lvm_pipeline.architectures._residual_head import ResidualHead
+from lvm_pipeline.architectures._units import unit
 from lvm_pipeline.errors import LvmError
 
 
@@ -142,7 +142,7 @@ class Backbone(LatentVectorModel):
 
     def _finish(self, prediction: Tensor) -> Tensor:
         prediction = prediction if prediction.dtype == torch.float64 else prediction.float()
-        return F.normalize(prediction, dim=-1) if self.config.unit_length else prediction
+        return unit(prediction) if self.config.unit_length else prediction
 
     def start_step(self, step: int) -> None:
         if isinstance(self.mixers, StepAwareMixers):

@@ -22,9 +22,9 @@ from numba import njit, types
 from numba.extending import overload
 
 # Sums may be fused with products, as PyTorch's operations do; NaN and infinity keep their meaning.
-OPTIONS = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "nogil": True}
+OPTIONS: Any = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "nogil": True}
 # By LLVM; numba's own inlining of these functions made it lose an assignment to a slice.
-INLINED = {**OPTIONS, "forceinline": True}
+INLINED: Any = {**OPTIONS, "forceinline": True}
 ONE, TWO = np.float32(1), np.float32(2)  # exact in float64, too; a Python number would make float32 float64
 LARGEST_EXPONENT, SMALLEST_EXPONENT = np.float32(88), np.float32(-87)  # beyond, exp leaves float32
 LOG2_E = np.float32(math.log2(math.e))

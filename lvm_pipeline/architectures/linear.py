@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel, ModelConfig, Preset
 from lvm_pipeline.architectures._precision import without_autocast
+from lvm_pipeline.architectures._units import unit
 from lvm_pipeline.errors import LvmError
 
 POSITIONS_IN_A_BLOCK = 64
@@ -125,7 +125,7 @@ class Linear(LatentVectorModel):
         return self.finish(forecast @ self.basis.T)
 
     def finish(self, predictions: Tensor) -> Tensor:
-        return F.normalize(predictions, dim=-1) if self.config.unit_length else predictions
+        return unit(predictions) if self.config.unit_length else predictions
 
 
 def reference(model: Linear, contexts: Tensor) -> Tensor:

@@ -5,12 +5,12 @@ Equations and shapes: `_mixing_head`.
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from lvm_pipeline.architectures._config import option
 from lvm_pipeline.architectures._contract import Architecture, LatentVectorModel, ModelConfig, Preset
 from lvm_pipeline.architectures._mixing_head import HeadState, MixingHead, reference_mixing
+from lvm_pipeline.architectures._units import unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Mixing(LatentVectorModel):
         return self.finish(predictions), state
 
     def finish(self, predictions: Tensor) -> Tensor:
-        return F.normalize(predictions, dim=-1) if self.config.unit_length else predictions
+        return unit(predictions) if self.config.unit_length else predictions
 
     def fit(self, train_vectors: Tensor) -> None:
         self.head.fit(train_vectors)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.architectures._units import cosines
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.batches import Batch
 
@@ -28,7 +29,7 @@ SMALLEST_SCALE = 0.01  # of a term that is almost zero from the start
 
 def cosine_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Return 1 - mean cosine of (n, D) against (n, D)."""
-    return 1 - F.cosine_similarity(predictions, targets, dim=-1).mean()
+    return 1 - cosines(predictions, targets).mean()
 
 
 def relative_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
