@@ -1,16 +1,14 @@
-"""Loops that numba compiles to machine code, for training on a CPU: LSTM and GRU layers, and gains of the head.
+"""Loops that numba compiles to machine code, for training on a CPU: LSTM and GRU layers, gains of the head, dropout.
 
-Between two products of a layer, or of a head, lie a dozen operations on each element. PyTorch runs them one after the
-other, each over memory that is no longer in the cache; a compiled loop reads each element once. The loops use one
-thread, so their results do not depend on how many there are, and are in float32 (float64 for a model in float64).
-Arrays are changed in place; elements of bfloat16 come as uint16 (`_arrays`).
+PyTorch runs the dozen operations between two products one after the other, each over memory that is no longer in the
+cache; a compiled loop reads each element once. Loops use one thread, so their results do not depend on how many there
+are, and compute in float32 (float64 for a model in float64). Arrays are changed in place; bfloat16 comes as uint16.
 
-This module and numba are imported when a training takes its first step, since predictions do without them. The machine
-code is kept beside the module, or in the user's cache, so that only the first process compiles. numba then looks for
-changes in the function's own file alone: a loop must not use functions of another module.
+This module and numba are imported by the first step of a training, since predictions do without them. The machine code
+is kept beside the module, or in the user's cache, so that only the first process compiles. numba then looks for changes
+in the function's own file alone, so a loop must not use functions of another module.
 
-Shapes: H = hidden width, P = packed positions (`_packing`), n = contexts that go on at one position; those of the head
-as in `_gains`.
+Shapes: H = hidden width, P = packed positions (`_packing`), n = contexts that go on at one position; see also `_gains`.
 """
 
 import math
@@ -25,11 +23,14 @@ from numba.extending import overload
 OPTIONS: Any = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "nogil": True}
 # By LLVM; numba's own inlining of these functions made it lose an assignment to a slice.
 INLINED: Any = {**OPTIONS, "forceinline": True}
-ONE, TWO = np.float32(1), np.float32(2)  # exact in float64, too; a Python number would make float32 float64
+ZERO, ONE, TWO = (
+    np.float32(0),
+    np.float32(1),
+    np.float32(2),
+)  # exact in float64, too; a Python number would make float32 float64
 LARGEST_EXPONENT, SMALLEST_EXPONENT = np.float32(88), np.float32(-87)  # beyond, exp leaves float32
 LOG2_E = np.float32(math.log2(math.e))
-LN2_HIGH = np.float32(0.693359375)  # few bits, so that its product with a whole number is exact
-LN2_LOW = np.float32(math.log(2) - 0.693359375)
+LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)  # few bits in the high part
 # exp(r) = 1 + r + r^2 p(r) for |r| <= ln(2) / 2; coefficients of the Cephes library's expf, highest power first
 EXP_P5, EXP_P4, EXP_P3 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 EXP_P2, EXP_P1, EXP_P0 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
@@ -373,3 +374,26 @@ def _set_product(out: Any, values: Any, factors: Any) -> None:
     like = out[0]
     for k in range(len(out)):
         out[k] = narrow(values[k] * factors[k], like)
+
+
+@compiled
+def drop(values: Any, seed: int, num_dropped: int, scale: Any, kept: Any) -> None:
+    """Fill what dropout keeps of values (N,); the random numbers are those of `_dropout.levels`."""
+    like, hashes = kept[0], np.empty(256, np.uint64)
+    for start in range(0, len(values), 1024):
+        for k in range(256):
+            hashes[k] = _hash(np.uint64(seed) + np.uint64(start // 4 + k))
+        for number in range(4):
+            first, shift = start + 256 * number, np.uint64(16 * number)
+            part, out = values[first : first + 256], kept[first : first + 256]
+            for k in range(len(part)):
+                level = np.uint32((hashes[k] >> shift) & np.uint64(0xFFFF))
+                out[k] = narrow(wide(part[k]) * scale if level >= num_dropped else ZERO, like)
+
+
+@njit(**INLINED)
+def _hash(number: Any) -> Any:
+    number = number * np.uint64(0x9E3779B97F4A7C15)
+    number = (number ^ (number >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    number = (number ^ (number >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return number ^ (number >> np.uint64(31))
