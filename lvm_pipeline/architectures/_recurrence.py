@@ -153,9 +153,7 @@ class _LstmLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        from lvm_pipeline.architectures._loops import (
-            lstm_position_backwards,
-        )
+        from lvm_pipeline.architectures._loops import lstm_position_backwards
 
         inputs, weight_ih, weight_hh, gates, hidden, cells, tanh_cells = ctx.saved_tensors
         sizes = ctx.sizes
