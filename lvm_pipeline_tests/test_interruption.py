@@ -24,12 +24,19 @@ if child == 0:
 os.read(has_begun, 1)
 try:
     print("up", child, flush=True)
-    for _ in range(600):  # a signal just before a sleep is noticed after it
-        time.sleep(0.1)
+    time.sleep(60)
 except KeyboardInterrupt:
     time.sleep(0.5)
     print("closed")
 """
+
+
+@pytest.fixture(autouse=True)
+def of_a_terminal():
+    """SIGHUP is not ignored, as it is where the tests themselves run under nohup; children inherit that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def waiting(*command):
