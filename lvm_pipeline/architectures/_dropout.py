@@ -1,7 +1,7 @@
 """Dropout whose random numbers are cheap on a CPU.
 
 torch draws a random number of 64 bits for each element there, one after the other. Here a step draws one number, and
-each element's bits are a hash of it and of the element's place, so that a loop computes many at once and the backward
+each element's bits are a hash of it and of the element's index, so that a loop computes many at once and the backward
 pass finds them again. 16 bits decide on an element, so the probability is rounded to a multiple of 1 / 65536; what is
 kept is scaled by exactly the share that is kept on average.
 
@@ -46,9 +46,9 @@ def dropout(states: Tensor, probability: float, *, training: bool) -> Tensor:
 
 def levels(seed: Tensor, count: int) -> Tensor:
     """Return the random number from 0 to 65535 of each of `count` elements, (count,), for a seed of 64 bits."""
-    place = torch.arange(count)
-    within = place % _BLOCK
-    hashes = (seed + place // _BLOCK * _PART + within % _PART) * _signed(_WEYL)
+    index = torch.arange(count)
+    within = index % _BLOCK
+    hashes = (seed + index // _BLOCK * _PART + within % _PART) * _signed(_WEYL)
     hashes = (hashes ^ _shifted(hashes, 30)) * _signed(_FACTOR)
     hashes = (hashes ^ _shifted(hashes, 27)) * _signed(_OTHER_FACTOR)
     hashes = hashes ^ _shifted(hashes, 31)

@@ -2,7 +2,7 @@
 
 torch's own LSTM computes on padding too, its bfloat16 backward pass is slower than the float32 one, and its GRU has no
 fast path on a CPU at all. Here the positions of a batch are packed (`_packing`), and only what depends on the last
-hidden state is done position by position: its product, with a matrix laid out once (`_products`), and one compiled
+hidden state is computed position by position: its product, with a matrix packed once (`_products`), and one compiled
 loop over the gates (`_loops`). Every other product is one over all positions. What is not a product is in float32.
 Tests compare outputs and gradients with torch's layers.
 
@@ -28,7 +28,7 @@ Layer = Callable[..., Tensor]
 Cell = Callable[..., tuple[Tensor, Tensor]]  # concept, (h, c) and the weights named below -> (h, c)
 TorchLayers = TypeVar("TorchLayers", nn.LSTM, nn.GRU)
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-FEW_POSITIONS = 12  # measured: torch's LSTM lays out its matrices at every call, which takes longer than so few need
+FEW_POSITIONS = 12  # measured: torch's LSTM packs its matrices at every call, which takes longer than so few need
 
 
 class RecurrentLayers(nn.Module):
@@ -64,7 +64,7 @@ def _can_step(layers: nn.RNNBase, states: Tensor) -> bool:
 
 
 def _lstm_step(layers: nn.RNNBase, states: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Any]:
-    """Read one concept, (B, 1, H), in a third of the time of torch's LSTM, which lays out its matrices."""
+    """Read one concept, (B, 1, H), in a third of the time of torch's LSTM, which packs its matrices."""
     reached, x = [], states[:, 0]
     for number, last in enumerate(zip(*state, strict=True)):
         reached.append(torch.lstm_cell(x, last, *(getattr(layers, f"{name}_l{number}") for name in NAMES)))
