@@ -4,7 +4,9 @@ Ray gives each worker a GPU where they are asked for, joins the workers to one p
 again, a few times, when one dies; they resume from their checkpoint. LVM_HOME must be on a disk that all nodes share.
 """
 
+import os
 import runpy
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +17,7 @@ from lvm_pipeline.errors import LvmError, first_line
 
 MAX_FAILURES = 3
 POLL_SECONDS = 0.5
+CONNECT_SECONDS = 10.0  # Ray itself tries for three minutes
 
 
 def run_with_ray(
@@ -32,8 +35,9 @@ def run_with_ray(
     stopped again.
 
     Raises:
-        LvmError: If Ray is not installed.
+        LvmError: If Ray is not installed, or nothing listens at the address in RAY_ADDRESS.
     """
+    _check_reachable(os.environ.get("RAY_ADDRESS", ""))
     try:
         import ray  # pyright: ignore[reportMissingImports] - an extra
         from ray.train import FailureConfig, RunConfig, ScalingConfig  # pyright: ignore[reportMissingImports]
@@ -72,6 +76,19 @@ def explain_no_cluster(address: str) -> Iterator[None]:
         raise LvmError(
             f"The Ray cluster at {address} wants its token; set RAY_AUTH_MODE=token and give the token as Ray's "
             "documentation says (~/.ray/auth_token or RAY_AUTH_TOKEN)."
+        ) from None
+
+
+def _check_reachable(address: str) -> None:
+    """Raise LvmError if nothing listens at host:port; Ray judges every other address, such as `auto`."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or "/" in host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:  # OverflowError: no port has this number
+        raise LvmError(
+            f"The Ray cluster at {address} cannot be reached ({first_line(error)}); start it, or change RAY_ADDRESS."
         ) from None
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lvm_pipeline import files, lineage
+from lvm_pipeline.adapters.loopback import free_port
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.lineage import launching, rank
 from lvm_pipeline.settings import Settings, settings_environment
@@ -189,6 +190,13 @@ def test_the_address_of_ray_jobs_is_refused_where_ray_would_not_hear_of_it(tmp_p
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(LvmError, match=r"LVM_RAY_ADDRESS .* set RAY_ADDRESS"):
         trained_by("ray", tmp_path, monkeypatch, ray_address="http://127.0.0.1:8265")
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_where_nothing_listens_is_named_at_once(tmp_path, monkeypatch, scheme):
+    monkeypatch.setenv("RAY_ADDRESS", f"{scheme}127.0.0.1:{free_port()}")
+    with pytest.raises(LvmError, match=r"127.0.0.1:\d+ cannot be reached .*or change RAY_ADDRESS"):
+        trained_by("ray", tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
