@@ -9,7 +9,6 @@
 `models/<architecture>` and `reports/<architecture>` are links to the latest trial of an architecture.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -158,7 +157,7 @@ def write_tracking(model_dir: Path, tracker: "Tracker", *, is_complete: bool) ->
 def move_earlier_layout(settings: Settings) -> None:
     """Move models and reports of earlier versions, one folder per architecture, into trial folders; log what moved.
 
-    Does nothing on a home of this version.
+    Does nothing on a home of this version. Raises LvmError if the record of such a model cannot be read.
     """
     earlier = [name for name in architecture_names() if _is_earlier_model(settings.models_dir / name)]
     if not earlier:
@@ -178,10 +177,16 @@ def _is_earlier_model(path: Path) -> bool:
 
 
 def _moved(settings: Settings, architecture: str) -> tuple[str, str]:
-    from lvm_pipeline.training.trained_model import trial_in
+    from lvm_pipeline.training.trained_model import read_trained_model_info
 
     model_dir, report_dir = settings.models_dir / architecture, settings.reports_dir / architecture
-    trial = trial_in(json.loads((model_dir / "trained_model.json").read_text(encoding="utf-8")))
+    try:
+        trial = Trial(**read_trained_model_info(model_dir).trial)
+    except LvmError as error:
+        raise LvmError(
+            f"The model in {model_dir} is of an earlier version and has no readable record; move this folder out of "
+            f"LVM_HOME and run the command again. {error}"
+        ) from None
     folder = trial_folder(settings, trial.trial_id)
     write_trial(folder, trial)
     if report_dir.is_dir() and not report_dir.is_symlink():

@@ -266,6 +266,16 @@ def test_a_home_of_an_earlier_version_opens_without_loss_and_says_so(earlier_hom
     assert report.trial_id == folder.trial_id
 
 
+def test_an_earlier_model_with_a_broken_record_is_named_and_kept(earlier_home):
+    model_dir = earlier_home.models_dir / "gru"
+    (model_dir / "trained_model.json").write_text("{")
+
+    with pytest.raises(LvmError, match=r"models/gru is of an earlier version.*move this folder out of LVM_HOME"):
+        lineage.trained_trials(earlier_home)
+
+    assert (model_dir / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("trial_id", ["gru-smoke-s0", "gru"])
 def test_a_trial_is_found_by_the_beginning_of_its_id(earlier_home, trial_id):
     (folder,) = lineage.trained_trials(earlier_home)
