@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lvm_pipeline.architectures._backbone import Backbone
 from lvm_pipeline.architectures._config import BackboneConfig
-from lvm_pipeline.architectures._contract import Architecture, Preset
+from lvm_pipeline.architectures._contract import Architecture, Preset, TrainingDefaults
 from lvm_pipeline.architectures._recurrence import RecurrentLayers, gru_layer, reference_by, stacked
 
 
@@ -59,4 +59,5 @@ ARCHITECTURE = Architecture(
     build_model=lambda config: Backbone(config, GruLayers(config)),
     reference=reference_by(reference_cell),
     sweep={"num_layers": (1, 2, 3)},
+    training_defaults={"articles": TrainingDefaults(batch_size=600, learning_rate=3e-3)},
 )
