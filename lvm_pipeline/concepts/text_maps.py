@@ -20,7 +20,7 @@ from scipy import linalg, sparse
 from lvm_pipeline.concepts.sample import pieces_of
 
 RIDGE = 0.01  # of the mean eigenvalue
-MIN_LENGTH = 3  # concepts, of which others can be told apart
+MIN_LENGTH = 3  # concepts of an article whose predictions are judged
 MAX_OFFSET = 3
 OFFSETS = tuple(range(-MAX_OFFSET, MAX_OFFSET + 1))
 

@@ -50,7 +50,7 @@ SHUFFLED_GAIN = 1.5  # effect of two maps relative to that of texts in a random 
 SPACE_TOLERANCE = 0.005  # share of rows that may still change between the parts
 OTHER_SPACE = 0.15  # highest effect of the other map, relative to the right one
 MIN_OTHER = 5  # concepts of another space that are found
-MAX_OTHER = 0.35  # largest share; if there are more, what is "other" cannot be told from the directions
+MAX_OTHER = 0.35  # largest share; if there are more, what is "other" cannot be inferred from the directions
 MIN_OWN_COSINE = 0.1  # of predictions and vectors, both centred, in the concepts that are not of another space
 LOW_SCORE = 2.0
 LOW_STRENGTH = 0.35  # relative to the median article
@@ -88,7 +88,7 @@ class TextMatch:
     offset: int = 0  # rows from a text to the vector that fits it, if most bad concepts have the same
     has_own_map: bool = False  # whether the bad concepts fit a map of their own: they are of another space
     num_unknown: int = 0  # articles that are not judged, since no other article has their words
-    why_not: str = ""  # why nothing can be told; empty if it can
+    why_not: str = ""  # why no conclusion is possible; empty if one is
 
 
 def match_texts(sample: ConceptSample) -> TextMatch:

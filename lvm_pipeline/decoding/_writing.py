@@ -80,8 +80,8 @@ def beam_written(model: SoftTokenModel, vectors: Tensor, *, width: int) -> list[
         likely = logits.float().log_softmax(dim=-1).cpu()
         for index, line in enumerate(lines):
             likely[index, _repeating(line) if line else [model.end]] = -torch.inf  # no text is empty
-        totals, places = (sums.view(-1, 1) + likely).view(num, -1).topk(2 * width, dim=1)
-        beams, next_tokens = places // likely.shape[1], places % likely.shape[1]
+        totals, indices = (sums.view(-1, 1) + likely).view(num, -1).topk(2 * width, dim=1)
+        beams, next_tokens = indices // likely.shape[1], indices % likely.shape[1]
         rows, tokens, sums, lines = _kept(totals, beams, next_tokens, lines, ended, end=model.end)
         if all(len(each) >= width for each in ended):
             break

@@ -25,8 +25,8 @@ def models_beside_baselines(board: Leaderboard) -> str:
     ]
     marks += [svg.line(x(tick), TOP - 10, x(tick), bottom, css="grid") for tick in x.ticks]
     marks += [svg.text(x(tick), bottom + 16, f"{tick:g}", anchor="middle") for tick in x.ticks]
-    for place, row in enumerate(best.values()):
-        marks += _row(row, x, TOP + ROW_HEIGHT * (place + 0.5) - 5)
+    for index, row in enumerate(best.values()):
+        marks += _row(row, x, TOP + ROW_HEIGHT * (index + 0.5) - 5)
     marks.append(svg.text((LEFT + RIGHT) / 2, bottom + 34, "cosine of prediction and target", anchor="middle"))
     return svg.figure(marks, width=WIDTH, height=bottom + 42, label="Cosine of each architecture and its best baseline")
 

@@ -53,9 +53,9 @@ def rollout_mrr(report: EvaluationReport) -> str:
 def _legend(drawn: Sequence[tuple[RolloutCurve, str]]) -> list[str]:
     """Name the curves above the plot, two to a line, so that no name hides a line."""
     marks = []
-    for place, (curve, css) in enumerate(reversed(drawn)):
-        x, anchor = ((LEFT, "start"), (RIGHT, "end"))[place % 2]
-        height = TOP - 12 + LEGEND_LINE * (place // 2)
+    for index, (curve, css) in enumerate(reversed(drawn)):
+        x, anchor = ((LEFT, "start"), (RIGHT, "end"))[index % 2]
+        height = TOP - 12 + LEGEND_LINE * (index // 2)
         marks.append(svg.text(x, height, SHOWN.get(curve.name, curve.name), css=f"note {css}", anchor=anchor))
     return marks
 

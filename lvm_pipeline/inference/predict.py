@@ -136,32 +136,35 @@ class StreamPredictor:
             return None
         if concept.tmd_dense is None:
             raise LvmError(
-                f"{concept.place} has no tmd_dense; this model reads {width} TMD numbers with every concept, so add it."
+                f"{concept.location} has no tmd_dense; this model reads {width} TMD numbers with every concept, so add "
+                "it."
             )
         if concept.tmd_dense.shape != (width,) or not np.isfinite(concept.tmd_dense).all():
-            raise LvmError(f"{concept.place}: tmd_dense must be {width} finite numbers, got {len(concept.tmd_dense)}.")
+            raise LvmError(
+                f"{concept.location}: tmd_dense must be {width} finite numbers, got {len(concept.tmd_dense)}."
+            )
         return concept.tmd_dense
 
     def _vector_of(self, concept: GivenConcept) -> NDArray[np.float32]:
         if concept.space_id is not None and concept.space_id != self.info.space_id:
             raise LvmError(
-                f"{concept.place} is of space {concept.space_id} and the model reads {self.info.space_id}; encode it "
-                "again, or use a model of its space."
+                f"{concept.location} is of space {concept.space_id} and the model reads {self.info.space_id}; encode "
+                "it again, or use a model of its space."
             )
         if concept.vector is None:
             assert concept.text is not None
-            return self._encoder_at_hand(concept.place).encode([concept.text])[0]
+            return self._encoder_at_hand(concept.location).encode([concept.text])[0]
         if concept.vector.shape != (self.config.vector_dim,):
             raise LvmError(
-                f"{concept.place}: the vector has {len(concept.vector)} numbers and the model reads "
+                f"{concept.location}: the vector has {len(concept.vector)} numbers and the model reads "
                 f"{self.config.vector_dim}; give vectors of space {self.info.space_id}."
             )
         if not np.isfinite(concept.vector).all():
-            raise LvmError(f"{concept.place}: the vector has a number that is not finite (NaN or infinite).")
-        self._refuse_another_space(concept.vector, place=concept.place)
-        return self._scaled(concept.vector, place=concept.place)
+            raise LvmError(f"{concept.location}: the vector has a number that is not finite (NaN or infinite).")
+        self._refuse_another_space(concept.vector, location=concept.location)
+        return self._scaled(concept.vector, location=concept.location)
 
-    def _refuse_another_space(self, vector: NDArray[np.float32], *, place: str) -> None:
+    def _refuse_another_space(self, vector: NDArray[np.float32], *, location: str) -> None:
         """Check the statistics of the vectors since the last check, once there are enough of them."""
         if self._fingerprint is None or not self._fingerprint.min_vectors:
             return
@@ -171,28 +174,30 @@ class StreamPredictor:
         why = self._fingerprint.why_other(np.stack(self._unjudged))
         self._unjudged.clear()
         if why is not None:
-            raise LvmError(f"The vectors up to {place} are of another space than the model reads: {why}.")
+            raise LvmError(f"The vectors up to {location} are of another space than the model reads: {why}.")
 
-    def _scaled(self, vector: NDArray[np.float32], *, place: str) -> NDArray[np.float32]:
+    def _scaled(self, vector: NDArray[np.float32], *, location: str) -> NDArray[np.float32]:
         """Scale to unit length where the space's vectors are."""
         length = float(np.linalg.norm(vector.astype(np.float64)))
         if not self.config.unit_length or abs(length - 1) < UNIT_LENGTH_TOLERANCE:
             return vector
         if length == 0:
-            raise LvmError(f"{place}: the vector is all zeros and has no direction; leave the concept out.")
+            raise LvmError(f"{location}: the vector is all zeros and has no direction; leave the concept out.")
         if self._warn is not None:
-            self._warn(f"Vectors are scaled to unit length, as the model's space has them; {place} had {length:.4g}.")
+            self._warn(
+                f"Vectors are scaled to unit length, as the model's space has them; {location} had {length:.4g}."
+            )
             self._warn = None
         return (vector.astype(np.float64) / length).astype(np.float32)
 
-    def _encoder_at_hand(self, place: str) -> "Encoder":
+    def _encoder_at_hand(self, location: str) -> "Encoder":
         if self._encoder is None:
             from lvm_pipeline.source.encoders.registry import encoder_of_space
 
             self._encoder = encoder_of_space(self.info.space_id, encoders_dir=self._encoders_dir)
         if self._encoder is None:
             raise LvmError(
-                f"{place} is a text, and the encoder of the model's space {self.info.space_id} is not available in "
+                f"{location} is a text, and the encoder of the model's space {self.info.space_id} is not available in "
                 f"{self._encoders_dir}; put it there, or give vectors."
             )
         return self._encoder

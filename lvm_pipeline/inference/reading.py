@@ -33,9 +33,9 @@ ArticleId = str | int | None
 
 @dataclass(frozen=True, kw_only=True)
 class GivenConcept:
-    """One concept: `vector` (D,) or else `text`; `place` says where it stands, such as `line 3`."""
+    """One concept: `vector` (D,) or else `text`; `location` is where it was read, such as `line 3`."""
 
-    place: str
+    location: str
     article_id: ArticleId = None
     space_id: str | None = None
     text: str | None = None
@@ -79,65 +79,65 @@ def read_lines(lines: Iterable[bytes]) -> Iterator[GivenConcept]:
         LvmError: If a line is no concept.
     """
     for number, line in enumerate(lines, start=1):
-        place = f"line {number}"
+        location = f"line {number}"
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
-            raise LvmError(f"{place} is not UTF-8 (byte {error.start}); give JSON or text.") from None
+            raise LvmError(f"{location} is not UTF-8 (byte {error.start}); give JSON or text.") from None
         if text:
-            yield _concept_of_line(text, place=place)
+            yield _concept_of_line(text, location=location)
 
 
-def _concept_of_line(line: str, *, place: str) -> GivenConcept:
+def _concept_of_line(line: str, *, location: str) -> GivenConcept:
     if line[0] not in "{[":
-        return GivenConcept(place=place, text=line)
-    record = _record(line, place=place)
+        return GivenConcept(location=location, text=line)
+    record = _record(line, location=location)
     for name, kinds in (("text", str), ("space_id", str), ("article_id", str | int)):
         what = "a text" if kinds is str else "a text or a whole number"
         is_boolean = isinstance(record.get(name), bool)
         if record.get(name) is not None and (is_boolean or not isinstance(record[name], kinds)):
-            raise LvmError(f"{place}: {name} must be {what}, got {str(record[name])[:60]}.")
+            raise LvmError(f"{location}: {name} must be {what}, got {str(record[name])[:60]}.")
         try:
             str(record.get(name)).encode()
         except UnicodeEncodeError:
-            raise LvmError(f"{place}: {name} contains half of a surrogate pair; correct it.") from None
+            raise LvmError(f"{location}: {name} contains half of a surrogate pair; correct it.") from None
     text, vector = (record.get("text") or "").strip(), record.get("vector")
     if vector is None and not text:
-        raise LvmError(f"{place} has neither a vector nor a text; give it one.")
+        raise LvmError(f"{location} has neither a vector nor a text; give it one.")
     return GivenConcept(
-        place=place,
+        location=location,
         article_id=record.get("article_id"),
         space_id=record.get("space_id"),
         text=text if vector is None else None,
-        vector=None if vector is None else _numbers(vector, "vector", place=place),
-        tmd_dense=_tmd_of(record, place=place),
+        vector=None if vector is None else _numbers(vector, "vector", location=location),
+        tmd_dense=_tmd_of(record, location=location),
     )
 
 
-def _record(line: str, *, place: str) -> dict[str, Any]:
+def _record(line: str, *, location: str) -> dict[str, Any]:
     try:
         record = parse_json(line)
     except ValueError as error:
         raise LvmError(
-            f"{place} starts like JSON but is {error}; write one record per line, and wrap a text that starts with "
+            f"{location} starts like JSON but is {error}; write one record per line, and wrap a text that starts with "
             '{ or [ as {"text": ...}.'
         ) from None
     return {"vector": record} if isinstance(record, list) else record
 
 
-def _tmd_of(record: dict[str, Any], *, place: str) -> NDArray[np.float32] | None:
+def _tmd_of(record: dict[str, Any], *, location: str) -> NDArray[np.float32] | None:
     """Return the TMD vector of a record: None if it has no such field, zeros for null, as in training."""
     if "tmd_dense" not in record:
         return None
     values = record["tmd_dense"]
-    return np.zeros(CONDITION_DIM, np.float32) if values is None else _numbers(values, "tmd_dense", place=place)
+    return np.zeros(CONDITION_DIM, np.float32) if values is None else _numbers(values, "tmd_dense", location=location)
 
 
-def _numbers(values: Any, name: str, *, place: str) -> NDArray[np.float32]:
+def _numbers(values: Any, name: str, *, location: str) -> NDArray[np.float32]:
     try:
         return vector_of(values)
     except ValueError as error:
-        raise LvmError(f"{place}: {name} must be a list of numbers, and {error}.") from None
+        raise LvmError(f"{location}: {name} must be a list of numbers, and {error}.") from None
 
 
 def read_parquet(path: Path) -> Iterator[GivenConcept]:
@@ -226,7 +226,7 @@ def _concept_of_row(
     if vector is None and not (isinstance(text, str) and text.strip()):
         raise LvmError(f"row {number} has no {needs}; give it one.")
     return GivenConcept(
-        place=f"row {number}",
+        location=f"row {number}",
         article_id=article_id,
         space_id=space_id,
         text=text if isinstance(text, str) else None,

@@ -39,8 +39,8 @@ class Rotated:
     vectors: Vectors  # (n, D)
     rows: Rows  # which rows these are, ascending, (n,)
 
-    def places(self, rows: Rows) -> Rows:
-        """Return where given rows of the table, all of them rotated, are in `vectors`."""
+    def indices(self, rows: Rows) -> Rows:
+        """Return the indices in `vectors` of rows of the table, all of them rotated."""
         return np.searchsorted(self.rows, rows)
 
 

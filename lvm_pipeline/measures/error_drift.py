@@ -12,7 +12,7 @@ from lvm_pipeline.findings import Finding, Severity, invariant
 from lvm_pipeline.measures.uncertainty import FEWEST_ARTICLES, article_difference
 from lvm_pipeline.words import counted
 
-MIN_ARTICLES, MIN_TARGETS = 10, 100  # new ones, fewer cannot be told from chance
+MIN_ARTICLES, MIN_TARGETS = 10, 100  # at least as many new ones; fewer cannot be distinguished from chance
 LEVEL = 0.99
 MIN_DROP = 0.01  # of the cosine; smaller ones are no reason to act
 MIN_LOST_GAIN = 0.5  # share of the gain over the linear forecast

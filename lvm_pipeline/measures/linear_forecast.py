@@ -108,8 +108,8 @@ def fit_linear_forecast(
     rotated = rotated_spans(vectors, first_rows, target_rows, basis)
     everything = _Fold(
         rotated=rotated.vectors,
-        first_rows=rotated.places(first_rows),
-        target_rows=rotated.places(target_rows),
+        first_rows=rotated.indices(first_rows),
+        target_rows=rotated.indices(target_rows),
         decays=np.asarray(decays, np.float32),
     )
     inputs_read = _Inputs(summaries=inputs, num_leading=min(leading_directions, len(basis)))

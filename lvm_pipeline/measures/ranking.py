@@ -116,10 +116,10 @@ def _rotated_train(targets: Targets, basis: Vectors) -> _RotatedTrain:
         vectors=rotated.vectors,
         inverse_lengths=1 / np.maximum(lengths, SMALLEST_LENGTH),
         contexts=Contexts(
-            target_rows=rotated.places(train.target_rows),
-            first_rows=rotated.places(train.first_rows),
-            window_rows=rotated.places(train.window_rows),
-            article_first_rows=rotated.places(train.article_first_rows),
+            target_rows=rotated.indices(train.target_rows),
+            first_rows=rotated.indices(train.first_rows),
+            window_rows=rotated.indices(train.window_rows),
+            article_first_rows=rotated.indices(train.article_first_rows),
             articles=train.articles,
         ),
     )

@@ -192,7 +192,7 @@ def test_a_prediction_that_is_not_finite_ends_the_stream(products):
     info = load_trained_model(products.train("lstm", mode="articles"))[1]
     model = LSTM.build(config_with(LSTM.presets["smoke"].config, {"vector_dim": 16, "unit_length": False}))
     predictor = StreamPredictor(model, info, encoders_dir=products.folder, warn=pytest.fail)
-    concepts = (GivenConcept(place="a line", vector=np.full(16, size, np.float32)) for size in (1, 1e30))
+    concepts = (GivenConcept(location="a line", vector=np.full(16, size, np.float32)) for size in (1, 1e30))
 
     predictions = predictor.predictions(concepts)
 

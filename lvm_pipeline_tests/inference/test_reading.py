@@ -30,7 +30,7 @@ def test_every_form_of_a_line():
 
 
 def test_empty_lines_are_passed_over_and_counted():
-    assert [concept.place for concept in read_lines([b"\n", b"one\n", b"  \n", b"two\n"])] == ["line 2", "line 4"]
+    assert [concept.location for concept in read_lines([b"\n", b"one\n", b"  \n", b"two\n"])] == ["line 2", "line 4"]
 
 
 def test_a_line_is_read_when_it_is_there():

@@ -16,7 +16,7 @@ def test_summaries_of_rotated_rows_are_those_of_the_table(context_mode):
     basis = eigenbasis(targets.vectors, targets.train_rows)
 
     found = rotated_spans(targets.vectors, chosen.first_rows, chosen.target_rows, basis)
-    firsts, ends = found.places(chosen.first_rows), found.places(chosen.target_rows)
+    firsts, ends = found.indices(chosen.first_rows), found.indices(chosen.target_rows)
 
     summaries = context_summaries(found.vectors, firsts, ends, None, DECAYS)
     expected = context_summaries(targets.vectors, chosen.first_rows, chosen.target_rows, basis, DECAYS)

@@ -160,7 +160,9 @@ def test_arrow_files_are_read(ingested, tmp_path, options):
     report, _ = ingested(tmp_path / "given.arrow")
 
     assert report.num_inserted == 5
-    assert [each.place for each in read_file(tmp_path / "given.arrow")] == [f"row {number}" for number in range(1, 6)]
+    assert [each.location for each in read_file(tmp_path / "given.arrow")] == [
+        f"row {number}" for number in range(1, 6)
+    ]
 
 
 def test_standard_input_and_pipes_are_read(ingested, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Curriculum: targets that lie close to their context first, distant ones later (Bengio et al., 2009).
+"""Curriculum: targets close to their context first, distant ones later (Bengio et al., 2009).
 
 The easiness of a target is its cosine to the mean of the last T concepts of its context, where T is the context length.
 Quantiles of that cosine on the train split bound the phases.
