@@ -1,10 +1,11 @@
 """Limit a search for close pairs of points to nearby cells; no close pair is missed.
 
 Each point belongs to the cell of its nearest centroid (a Voronoi cell). The segment between close points of two cells
-crosses the plane midway between the two centroids, so both points are close to that plane. This holds for any
-centroids; good ones give small cells and few points near a border.
+crosses the plane midway between the two centroids, so both points are close to that plane: of two cells, only the
+points close to the plane between them are compared. This holds for any centroids; good ones give small cells and few
+points near a border.
 
-Shapes: N = points, K = width of a point, C = centroids, n = members of a cell, m = candidates.
+Shapes: N = points, K = width of a point, C = centroids, n and m = points of a block.
 """
 
 import math
@@ -27,23 +28,42 @@ def candidate_blocks(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield the blocks of pairs that must be compared to find all pairs of points (N, K) within `radius`.
 
-    A block is the members of a cell (n,) and the candidates to compare them with (m,). The first n candidates are the
-    members themselves, the others belong to later cells; each close pair is in one block. Points are not much longer
-    than 1. Needs about sqrt(N) / 8 bytes per point beside what is yielded.
+    A block is the points of one cell, the same array (n,) twice, or points of two cells, (n,) and (m,). Each close pair
+    is in one block. Points are not much longer than 1. Needs about sqrt(N) / 8 bytes per point beside what is yielded,
+    and the points once more while it starts.
     """
     if len(points) <= FEW_POINTS:
         everything = np.arange(len(points))
         yield everything, everything
         return
     centroids = _centroids(points)
-    cells, is_candidate = _assign(points, centroids, radius)
-    order = np.argsort(cells, kind="stable")
+    cells = _nearest(points, centroids)
+    order = np.argsort(cells, kind="stable")  # the points of a cell one after the other
     ends = np.searchsorted(cells[order], np.arange(len(centroids) + 1))
+    near = _near_planes(points, order, cells, centroids, radius)
     for cell in range(len(centroids)):
         members = order[ends[cell] : ends[cell + 1]]
-        others = np.flatnonzero(np.unpackbits(is_candidate[cell], count=len(points)))
         if len(members):
-            yield members, np.concatenate([members, others])
+            yield members, members
+            yield from _border_blocks(cell, order, ends, near)
+
+
+def _border_blocks(
+    cell: int, order: NDArray[np.int64], ends: NDArray[np.int64], near: NDArray[np.uint8]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the points of a cell close to the plane between it and a later cell, and those of the later cell."""
+    start, end = ends[cell : cell + 2].tolist()
+    others = end + np.flatnonzero(_bits(near[cell], end, len(order)))
+    cuts = np.searchsorted(others, ends[cell + 1 :])
+    own = _bits(near[cell + 1 :], start, end).view(bool)
+    for later in np.flatnonzero((np.diff(cuts) > 0) & own.any(axis=1)):
+        yield order[start:end][own[later]], order[others[cuts[later] : cuts[later + 1]]]
+
+
+def _bits(packed: NDArray[np.uint8], start: int, end: int) -> NDArray[np.uint8]:
+    """Return the bits from `start` to before `end` of the last axis, one number 0 or 1 each."""
+    first = start // 8
+    return np.unpackbits(packed[..., first : -(-end // 8)], axis=-1)[..., start - 8 * first : end - 8 * first]
 
 
 def _centroids(points: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -60,26 +80,39 @@ def _centroids(points: NDArray[np.float32]) -> NDArray[np.float32]:
         return means.fit(points[::step]).cluster_centers_
 
 
-def _assign(
-    points: NDArray[np.float32], centroids: NDArray[np.float32], radius: float
-) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Assign each point to the cell of its nearest centroid, (N,).
+def _nearest(points: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the cell of each point, (N,): the index of its nearest centroid."""
+    blocks = [points[start : start + BLOCK] for start in range(0, len(points), BLOCK)]
+    return np.concatenate([_scores(block, centroids).argmax(axis=1) for block in blocks])
 
-    Also return for each cell one bit per point, shape (C, N / 8): whether the point belongs to a later cell and is
-    within `radius` of the plane between the two centroids.
+
+def _near_planes(
+    points: NDArray[np.float32],
+    order: NDArray[np.int64],
+    cells: NDArray[np.int64],
+    centroids: NDArray[np.float32],
+    radius: float,
+) -> NDArray[np.uint8]:
+    """Return for each cell one bit per point, shape (C, N / 8), the points in the given order.
+
+    The bit says whether the point is within `radius` of the plane between that cell's centroid and its own.
     """
     from scipy.spatial.distance import cdist
 
     precise = centroids.astype(np.float64)
-    halves = (0.5 * np.einsum("ck,ck->c", precise, precise)).astype(np.float32)
     margins = (radius * cdist(precise, precise) + SLACK).astype(np.float32)
-    numbers = np.arange(len(centroids))
-    cells, bits = [], []
+    bits = []
     for start in range(0, len(points), BLOCK):
-        scores = points[start : start + BLOCK] @ centroids.T - halves  # highest for the nearest centroid
-        nearest = scores.argmax(axis=1)
-        best = np.take_along_axis(scores, nearest[:, None], axis=1)
-        is_near = (scores >= best - margins[nearest]) & (numbers < nearest[:, None])
-        cells.append(nearest)
-        bits.append(np.packbits(is_near.T, axis=1))
-    return np.concatenate(cells), np.concatenate(bits, axis=1)
+        block = order[start : start + BLOCK]
+        scores, own = _scores(points[block], centroids), cells[block]
+        best = np.take_along_axis(scores, own[:, None], axis=1)
+        bits.append(np.packbits((scores >= best - margins[own]).T, axis=1))
+    return np.concatenate(bits, axis=1)
+
+
+def _scores(points: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return scores, (n, C), highest for the nearest centroid.
+
+    The difference of two scores of a point is its distance to the plane between the two centroids times their distance.
+    """
+    return points @ centroids.T - 0.5 * np.einsum("ck,ck->c", centroids, centroids)

@@ -4,7 +4,7 @@ The search is exact. Vectors are first compared in a few dimensions: for an orth
 with r(x) = sqrt(1 - |Px|^2) the length of a unit vector x outside their span, x . y <= Px . Py + r(x) r(y). That
 bound is a dot product of k + 1 numbers instead of D, and only pairs that reach the threshold there are compared on
 their full vectors. The k + 1 numbers form a unit vector too, and distances between these are never larger than
-between the full vectors, so each row is only compared with rows of nearby cells (`cells.py`).
+between the full vectors, so each row is only compared with rows close to it or to the border of its cell (`cells.py`).
 
 Shapes: N = concepts, D = vector width, A = articles, M = pairs or links.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from lvm_pipeline.files import write_json
 from lvm_pipeline.sequences.cells import candidate_blocks
@@ -142,11 +143,12 @@ def _equal_texts(texts: Iterable[str | None]) -> NDArray[np.int64]:
 def _close_vectors(vectors: NDArray[np.float32], forest: _Forest, *, min_cosine: float) -> Iterator[NDArray[np.int64]]:
     """Yield pairs of rows (M, 2), block by block, whose cosine similarity is at least `min_cosine`."""
     rows, projected = _project(vectors)
-    for left, right in _pairs_within_bound(projected, min_cosine - BOUND_SLACK):
-        pairs = forest.unlinked(np.stack([rows[left], rows[right]], axis=1))
-        for some in np.split(pairs, range(PAIRS_AT_ONCE, len(pairs), PAIRS_AT_ONCE)):
-            unlinked = forest.unlinked(some)
-            yield unlinked[_cosines(vectors, unlinked) >= min_cosine]
+    with threadpool_limits(limits=1, user_api="blas"):  # in small products, threads mostly wait for each other
+        for left, right in _pairs_within_bound(projected, min_cosine - BOUND_SLACK):
+            pairs = forest.unlinked(np.stack([rows[left], rows[right]], axis=1))
+            for some in np.split(pairs, range(PAIRS_AT_ONCE, len(pairs), PAIRS_AT_ONCE)):
+                unlinked = forest.unlinked(some)
+                yield unlinked[_cosines(vectors, unlinked) >= min_cosine]
 
 
 def _pairs_within_bound(
@@ -154,21 +156,24 @@ def _pairs_within_bound(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield both ends of the pairs whose bound is at least `min_bound`, each pair once, some at a time."""
     radius = math.sqrt(max(0.0, 2 - 2 * min_bound))  # |x - y|^2 = 2 - 2 x . y
-    for members, candidates in candidate_blocks(points, radius):
-        for tops, sides in _tiles(len(members), len(candidates)):
-            near = np.flatnonzero((points[members[tops]] @ points[candidates[sides]].T).ravel() >= min_bound)
+    for first, second in candidate_blocks(points, radius):
+        is_one_cell = first is second
+        for tops, sides in _tiles(len(first), len(second), is_triangle=is_one_cell):
+            near = np.flatnonzero((points[first[tops]] @ points[second[sides]].T).ravel() >= min_bound)
             top, side = np.divmod(near, sides.stop - sides.start)
-            is_upper = top + tops.start < side + sides.start
-            if is_upper.any():
-                yield members[tops][top[is_upper]], candidates[sides][side[is_upper]]
+            if is_one_cell:
+                is_upper = top + tops.start < side + sides.start
+                top, side = top[is_upper], side[is_upper]
+            if len(top):
+                yield first[tops][top], second[sides][side]
 
 
-def _tiles(num_members: int, num_candidates: int) -> Iterator[tuple[slice, slice]]:
-    """Cut the pairs (i, j) with i < j, member and candidate, into tiles that cover them all."""
+def _tiles(num_first: int, num_second: int, *, is_triangle: bool) -> Iterator[tuple[slice, slice]]:
+    """Cut all pairs (i, j) of two lists, or those of one list with i < j, into tiles that cover them."""
     height, width = TILE
-    for top in range(0, num_members, height):
-        for left in range(top, num_candidates, width):
-            yield slice(top, min(top + height, num_members)), slice(left, min(left + width, num_candidates))
+    for top in range(0, num_first, height):
+        for left in range(top if is_triangle else 0, num_second, width):
+            yield slice(top, min(top + height, num_first)), slice(left, min(left + width, num_second))
 
 
 def _project(vectors: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -74,19 +74,20 @@ def test_agrees_with_comparing_every_pair(few_points, seed, num_concepts, vector
     assert (articles[links.rows] == links.articles).all()
 
 
-@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 9), st.integers(1, 9))
-def test_tiles_cover_every_pair_once(num_members, num_others, height, width):
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 9), st.integers(1, 9), st.booleans())
+def test_tiles_cover_every_pair_once(num_first, num_second, height, width, is_triangle):
+    num_second = num_first if is_triangle else num_second
     seen = set()
     near_duplicates.TILE, before = (height, width), near_duplicates.TILE
     try:
-        for tops, sides in near_duplicates._tiles(num_members, num_members + num_others):
+        for tops, sides in near_duplicates._tiles(num_first, num_second, is_triangle=is_triangle):
             pairs = {(i, j) for i in range(tops.start, tops.stop) for j in range(sides.start, sides.stop)}
             assert not pairs & seen
             assert len(pairs) <= height * width
             seen |= pairs
     finally:
         near_duplicates.TILE = before
-    assert {(i, j) for i in range(num_members) for j in range(i + 1, num_members + num_others)} <= seen
+    assert {(i, j) for i in range(num_first) for j in range(i + 1 if is_triangle else 0, num_second)} <= seen
 
 
 @pytest.mark.parametrize("vectors", [np.eye(5), np.ones((4, 100)), np.zeros((0, 6)), np.eye(300)])
