@@ -13,18 +13,18 @@ Every architecture and preset gives these rows, measured in a process of its own
     <name> <preset> step           the same, where a state is carried: one more concept after five
     <name> <preset> memory         on a GPU, 82 to 169 million parameters: gigabytes of a step on 32 windows
 
-Training is a whole optimiser step as `lvm train` makes it (autocast where it pays, clipping, fused AdamW), on random
+Training is a whole optimiser step as in `lvm train` (autocast where it is faster, clipping, fused AdamW), on random
 unit vectors; the fastest step counts. Peers (`peers.py`) are transformers' mixers in our own backbone, of equal widths
 and layers: the same step on the request's 32 windows (`windows of 32, <peer>`), and the same prediction. Transformers'
-Mamba-2 fills five concepts up to its chunk size; it is measured with the default, 256, and with the size that fits, 8.
-The goal refers to the default; the same figure stands beside the other.
+Mamba-2 pads five concepts to its chunk size; it is measured with the default, 256, and with the size that fits, 8. The
+goal refers to the default; the other has its own row.
 
 `peer` is what transformers' modules reach or, for predictions and memory, the limit that the request states; a ratio
 above 1 says that ours is better. Rows without either have none. Operations are two a parameter and position forward
 and twice that backward; `share_of_matmul_rate` is what is reached of the rate of a square product in the same run.
 
 Without --preset a CPU trains the preset `small` and times predictions at `full` of up to 169 million parameters; of
-larger ones (LCM) it only counts. A GPU also trains `full`. Peers are met where a preset is trained.
+larger ones (LCM) it only counts. A GPU also trains `full`. Peers are measured where a preset is trained.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", action="append", choices=architecture_names(), help="Repeat; default: all.")
-    parser.add_argument("--preset", action="append", help="Repeat; trained, too, wherever given.")
+    parser.add_argument("--preset", action="append", help="Repeat; given presets are also trained.")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=2.0, help="For each figure, about.")
@@ -135,7 +135,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def clock_of(has_processor_time: bool) -> Clock:
-    """Return what tells seconds."""
+    """Return a function that measures seconds."""
     return time.process_time if has_processor_time else time.perf_counter
 
 
@@ -157,7 +157,7 @@ class Measurement:
     """The rows of one architecture and preset."""
 
     def __init__(self, work: Work):
-        """Settle what a training would settle."""
+        """Choose device, precision and threads as a training would."""
         self.work = work
         self.clock = clock_of(work.has_processor_time)
         self.architecture: Architecture = load_architecture(work.architecture)
@@ -169,7 +169,7 @@ class Measurement:
         self.is_of_middle_size = MIDDLE_SIZES[0] < self.num_params < MIDDLE_SIZES[1]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Measure all of it, or count alone where the model is too large for this machine."""
+        """Measure everything, or only count where the model is too large for this machine."""
         if self.device_type == "cpu" and self.num_params > LARGEST_ON_A_CPU:
             flops = self.flops_per_target(CONTEXT_LENGTH)
             return [self.row("windows", None, unit="not trained here", gflops_per_target=flops / 1e9)]
@@ -234,7 +234,7 @@ class Measurement:
         )
 
     def compiled_row(self, plain_rate: float) -> dict[str, Any]:
-        """Train on windows with torch.compile; the first step is the price, a number of steps earns it back."""
+        """Train on windows with torch.compile; report the cost of the first step, and when it pays off."""
         model = self.architecture.build(self.config).to(self.work.device).train()
         with tempfile.TemporaryDirectory(prefix="lvm-benchmark-") as folder:
             compile_mixers(model, cache_dir=Path(folder))
@@ -254,7 +254,7 @@ class Measurement:
         )
 
     def memory_row(self) -> dict[str, Any]:
-        """Hold the memory of a training step, weights and optimiser included, against the limit."""
+        """Compare the memory of a training step, weights and optimiser included, with the limit."""
         machine.start_peak(self.work.device)
         self.training_rate(self.architecture.build(self.config), REQUEST_BATCH, CONTEXT_LENGTH, seconds=0)
         peak = machine.peak_megabytes(self.work.device) / 1024
@@ -301,7 +301,7 @@ class Measurement:
         return self.row(what, found["p50"], peer=limit, goal=goal, less_is_better=True, unit="milliseconds", **more)
 
     def prediction_ms(self, model: LatentVectorModel) -> float:
-        """Time predictions of a fresh model, ours as `lvm predict` makes them and theirs as they come."""
+        """Time predictions of a fresh model, ours as in `lvm predict` and theirs unchanged."""
         is_ours = type(model.mixers) is not TheirMixers  # pyright: ignore[reportAttributeAccessIssue]
         with packed_weights(model) if is_ours else nullcontext():
             return self.latency(model.to(self.work.device).eval())["p50"]
@@ -336,7 +336,7 @@ class Measurement:
         return rows
 
     def peer_training_row(self, peer: Peer, name: str, chunk: int) -> dict[str, Any]:
-        """Let both train."""
+        """Train both."""
         ours, theirs = self.in_turns(
             peer, chunk, lambda model: self.training_rate(model, REQUEST_BATCH, CONTEXT_LENGTH), better=max
         )
@@ -373,7 +373,7 @@ class Measurement:
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """Write the rows for reading."""
+    """Return the rows as text."""
     lines = [f"{'name':58} {'parameters':>13} {'ours':>10} {'peer':>10} {'ratio':>6} {'goal':>4}  met  unit"]
     for row in rows:
         ours, peer, ratio, goal = (

@@ -51,6 +51,7 @@ SCRIPTS = (
     Script(name="serving.py"),
     Script(name="plan.py"),
     Script(name="evaluation.py", smoke=("--concepts", "3000", "--width", "32", "--threads", "1")),
+    Script(name="growth.py", smoke=("--sizes", "600", "1800", "--width", "32", "--preset", "smoke", "--threads", "1")),
     Script(name="orchestration.py"),
 )
 
@@ -102,7 +103,7 @@ def run(script: Script, *, is_smoke: bool) -> tuple[list[dict[str, Any]], str | 
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """Write the rows for reading, those with a goal counted below."""
+    """Return the rows as text, with a count of the goals that are met."""
     lines = [f"{'script':21} {'figure':58} {'ours':>12} {'peer':>12} {'ratio':>7} {'goal':>6}  met"]
     lines += [f"{row['script']:21} {line_of(row)}" for row in rows]
     judged = [row for row in rows if row.get("met") is not None]

@@ -1,15 +1,15 @@
-"""Measure the drift checks against the plain way, tests of single rows: false alarms, missed foreign text and seconds.
+"""Compare the drift checks with tests of single rows: false alarms, foreign text that is missed, and seconds.
 
-The plain way is a Kolmogorov-Smirnov test of each dimension over all rows with Bonferroni's correction, as monitoring
-libraries do it. It takes the rows of one article for independent, which they are not.
+The row tests are Kolmogorov-Smirnov tests of each dimension over all rows with Bonferroni's correction, as monitoring
+libraries do it. They assume that the rows of an article are independent, which they are not.
 
 A resample draws articles of unchanged data, half of them as reference and half as the present table: every alarm is a
-false one. Then foreign articles, a tenth of the present concepts, are put into the unchanged reference ("added"), or
-take the place of articles of a present table that shares none with the reference ("among others").
+false one. Then foreign articles, a tenth of the present concepts, are added to the unchanged reference ("added"), or
+replace articles of a present table that shares none with the reference ("among others").
 
     python benchmarks/drift.py --data concepts.parquet --foreign foreign.parquet --json
     python benchmarks/drift.py --peers --environments FOLDER      # beside other tools, see drift_peers.py
-    python benchmarks/drift.py      # made articles around topics instead of given ones
+    python benchmarks/drift.py      # generated articles around topics instead of given ones
 """
 
 import argparse
@@ -54,10 +54,12 @@ def main() -> None:
     parser.add_argument("--injections", type=int, default=40, help="Of foreign text, for each size and way.")
     parser.add_argument("--rows", type=int, default=42_113, help="Concepts of each table that is timed; 0 times none.")
     parser.add_argument("--repeats", type=int, default=1, help="Timed runs; the fastest counts.")
-    parser.add_argument("--peers", action="store_true", help="Ask other drift tools about the same articles instead.")
+    parser.add_argument("--peers", action="store_true", help="Run other drift tools on the same articles instead.")
     parser.add_argument("--case", action="append", help="With --peers, only this case; repeat. Default: all.")
     parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "lvm-drift-peers")
-    parser.add_argument("--budget", type=float, default=120, help="Seconds of a way of asking a tool for a case.")
+    parser.add_argument(
+        "--budget", type=float, default=120, help="Seconds that a method of a tool may take for a case."
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="Print a list of rows as JSON.")
     arguments = parser.parse_args()
@@ -107,7 +109,7 @@ def misses(
     num_injections: int,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Count how often either way says nothing though a tenth of the present concepts is foreign."""
+    """Count how often each method raises no alarm though a tenth of the present concepts is foreign."""
     trials = (injection(native, foreign, size, way=way, rng=rng) for _ in range(num_injections))
     ours, plain = (1 - rate for rate in alarm_rates(trials))
     name = f"misses of 10 % {way}, {size} articles"
@@ -123,7 +125,7 @@ def injection(
 
 
 def alarm_rates(trials: Iterable[tuple[ArticleSample, ArticleSample]]) -> tuple[float, float]:
-    """Say how often our checks and the plain tests raise an alarm; both see the same articles and rows.
+    """Count how often our checks and the plain tests raise an alarm; both see the same articles and rows.
 
     The plain tests are slow and nearly always agree, so they get only the first trials.
     """
@@ -143,7 +145,7 @@ def plain_alarm(before: NDArray[np.float32], after: NDArray[np.float32]) -> bool
 
 
 def halves(articles: ArticleSample, size: int, *, rng: np.random.Generator) -> tuple[ArticleSample, ArticleSample]:
-    """Draw twice `size` articles and part them, or all where there are not as many."""
+    """Draw twice `size` articles (all, if there are fewer) and split them in half."""
     size = min(size, articles.num_articles // 2)
     drawn = rng.permutation(articles.num_articles)[: 2 * size]
     return articles.take(drawn[:size].tolist()), articles.take(drawn[size:].tolist())
@@ -164,7 +166,7 @@ def injected(articles: ArticleSample, foreign: ArticleSample, *, rng: np.random.
 
 
 def given_articles(path: Path) -> ArticleSample:
-    """Take the articles of a file, whose rows lie together."""
+    """Read the articles of a file, in which the rows of an article follow each other."""
     table = pq.read_table(path, columns=["article_id", "vector"])
     flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     encoded = table["article_id"].combine_chunks().dictionary_encode()
@@ -300,7 +302,7 @@ def rate_row(name: str, *, ours: float, peer: float, goal: float, num: int) -> d
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """Write the rows for reading."""
+    """Return the rows as text."""
     lines = [f"{'name':44} {'ours':>8} {'peer':>8} {'ratio':>7} {'goal':>6}  met"]
     lines += [
         f"{r['name']:44} {r['ours']:8.3f} {r['peer']:8.3f} {r['ratio']:7.2f} {r['goal']:6.2f}  "

@@ -1,11 +1,11 @@
-"""Ask one drift tool about made trials; runs in the environment of that tool, which holds nothing of this project.
+"""Run one drift tool on prepared trials, in the environment of that tool, which has nothing of this project.
 
 Arguments: tool, folder of trials (`<number>.npz` with `before` and `after`, rows of vectors), and the seconds of
-processor time that one way of asking may take. Prints one JSON line for each way and trial: whether it raised an alarm,
+processor time that one method may take. Prints one JSON line for each method and trial: whether it raised an alarm,
 the seconds, and what it names.
 
-Ways and settings are those that the documentation of each tool gives for embeddings, with its own default limits. No
-tool can be told which rows are of one article.
+Methods and settings are those that the documentation of each tool gives for embeddings, with its default thresholds. No
+tool has an option for rows that belong to one article.
 
 - Evidently: `classifier` is its default for embeddings, `MMD` its kernel test, both with a bootstrap below 1,000 rows
   as in its report (without the t-SNE figure); `columns` is its data drift preset on principal components.
@@ -131,7 +131,7 @@ def reduced(before: Rows, after: Rows) -> tuple[Rows, Rows]:
 
 
 def main() -> None:
-    """Answer for every way and trial until its time is up."""
+    """Run every method on every trial until its time is up."""
     warnings.simplefilter("ignore")
     ways, folder, budget = WAYS[sys.argv[1]], Path(sys.argv[2]), float(sys.argv[3])
     rng = np.random.default_rng(0)

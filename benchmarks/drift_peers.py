@@ -1,18 +1,18 @@
 """Our drift checks beside Evidently, NannyML and alibi-detect, on the same articles.
 
-Each tool runs in an environment of its own, a folder of that name in `--environments`; one that is missing is passed
-over. Measured with evidently 0.7.23, nannyml 0.13.1 and alibi-detect 0.13.0:
+Each tool runs in an environment of its own, a folder of that name in `--environments`; a missing one is skipped.
+Measured with evidently 0.7.23, nannyml 0.13.1 and alibi-detect 0.13.0:
 
     python3.11 -m venv FOLDER/evidently && FOLDER/evidently/bin/pip install evidently "pandas<3"
     python3.11 -m venv FOLDER/nannyml && FOLDER/nannyml/bin/pip install nannyml statsmodels
     python3.11 -m venv FOLDER/alibi-detect && FOLDER/alibi-detect/bin/pip install alibi-detect torch
 
-alibi-detect is under the Business Source License: it is measured here and never a dependency. How each tool is asked
-stands in `drift_peer_worker.py`.
+alibi-detect is under the Business Source License: it is measured here and never a dependency. The settings of each tool
+are described in `drift_peer_worker.py`.
 
-Articles of a reference and of a present table are drawn without overlap, or ("changed") the present table is the
-reference with foreign articles in the place of some. A right tool is silent on "unchanged" and on "10 % exchanged for
-the same kind". `lvm verify`'s checks of the space and the order count as ours.
+Articles of a reference and of a present table are drawn without overlap, or ("changed") some articles of the reference
+are replaced by foreign ones. A correct tool raises no alarm on "unchanged" and on "10 % exchanged for the same kind".
+`lvm verify`'s checks of the space and the order count as ours.
 """
 
 import json
@@ -58,7 +58,7 @@ class Cases:
         return self.native.take(drawn[: self.size].tolist()), self.native.take(drawn[self.size :].tolist()), []
 
     def changed(self, share: float, *, others: ArticleSample | None = None) -> Case:
-        """Return a case in which other articles take the place of so many of the reference, of at least one."""
+        """Return a case in which other articles replace this share of the reference, at least one article."""
 
         def case(rng: Rng) -> Trial:
             before, spare, _ = self.unchanged(rng)
@@ -125,7 +125,7 @@ def with_vectors(articles: ArticleSample, vectors: np.ndarray) -> ArticleSample:
 
 
 def ours(trial: Trial) -> tuple[bool, bool]:
-    """Ask all our checks; return whether any alarms, and whether one names an article that is not as before."""
+    """Run all our checks; return whether any alarms, and whether one names an article that is not as before."""
     before, after, harmed = trial
     findings = [each for each in compare_articles(before, after) if not each.passed]
     named = {str(each.get("article_id")) for found in findings for each in found.details.get("articles", [])[:3]}
@@ -135,7 +135,7 @@ def ours(trial: Trial) -> tuple[bool, bool]:
 
 
 def lost_order(before: ArticleSample, after: ArticleSample) -> bool:
-    """Whether neighbours are close in the reference and not in the present articles, as `neighbours_are_close` asks."""
+    """Whether adjacent concepts are close in the reference and not now, as `neighbours_are_close` tests."""
     found = []
     for each in (before, after):
         texts = pa.nulls(len(each.vectors), pa.string())  # closeness reads vectors alone
@@ -146,7 +146,7 @@ def lost_order(before: ArticleSample, after: ArticleSample) -> bool:
 
 
 def theirs(tool: str, trials: Sequence[Trial], *, environments: Path, budget: float) -> list[dict[str, Any]] | str:
-    """Ask a tool about trials; return its answers, or why it has none."""
+    """Run a tool on trials; return its results, or why it has none."""
     python = environments / tool / "bin" / "python"
     if not python.exists():
         return f"not installed in {environments / tool}"
@@ -172,7 +172,7 @@ def compared(
     only: Collection[str] | None = None,
     rng: Rng,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for each case and way of asking a tool.
+    """Yield a row for each case and method.
 
     It holds the share of trials with an alarm (of ours and of the tool), the tool's seconds, and the share of trials in
     which it names a culprit.
@@ -200,13 +200,13 @@ def compared(
 
 
 def summary(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Summarise the answers of one way of asking a tool; it names dimensions at most, never articles."""
+    """Summarise the results of one method; it names dimensions at most, never articles."""
     alarms, seconds = (float(np.mean([each[name] for each in answers])) for name in ("alarm", "seconds"))
     return {"peer": alarms, "num": len(answers), "seconds": seconds, "names": 0.0}
 
 
 def as_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-    """Write the rows for reading, each as soon as it is there."""
+    """Yield the rows as text, each as soon as it is measured."""
     yield f"{'case':32} {'tool':24} {'alarms':>7} {'of':>5} {'seconds':>8} {'names the culprit':>18}"
     for row in rows:
         start = f"{row['case']:32} {row['tool']:24} "

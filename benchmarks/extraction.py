@@ -198,7 +198,7 @@ def row(name: str, *, ours: float, peer: float, goal: float, unit: str) -> dict[
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """Write the rows for reading."""
+    """Return the rows as text."""
     lines = [f"{'name':44} {'ours':>10} {'peer':>10} {'ratio':>7} {'goal':>6}  met"]
     lines += [
         f"{r['name']:44} {r['ours']:10.2f} {r['peer']:10.2f} {r['ratio']:7.2f} {r['goal']:6.1f}  "
@@ -297,7 +297,7 @@ def run_ours(task: dict[str, Any]) -> None:
     extraction = extract_concepts(
         PostgresReader(task["url"]), options=ExtractOptions(), staged_path=Path(task["path"]), earlier=earlier
     )
-    tell(started, num_read=extraction.num_articles_read)
+    print_figures(started, num_read=extraction.num_articles_read)
 
 
 def run_pandas(task: dict[str, Any]) -> None:
@@ -317,14 +317,14 @@ def run_pandas(task: dict[str, Any]) -> None:
     frame.insert(0, "row", range(len(frame)))
     frame.insert(3, "article_index", pandas.factorize(frame["article_id"])[0].astype(np.int32))
     frame.to_parquet(task["path"], index=False)
-    tell(started)
+    print_figures(started)
 
 
-def tell(started: float, **further: int) -> None:
+def print_figures(started: float, **further: int) -> None:
     """Print the seconds since `started`, the processor seconds and the peak memory of this process."""
     seconds = time.perf_counter() - started
-    told = {"seconds": seconds, "cpu_seconds": time.process_time(), "peak_mb": peak_megabytes(), **further}
-    print(json.dumps(told))
+    figures = {"seconds": seconds, "cpu_seconds": time.process_time(), "peak_mb": peak_megabytes(), **further}
+    print(json.dumps(figures))
 
 
 def peak_megabytes() -> float:

@@ -3,8 +3,8 @@
     benchmarks/gpu.sh                      # writes gpu.json and gpu.md; OUT=FOLDER writes them elsewhere
     benchmarks/gpu.sh --device cpu --preset smoke --concepts 400 --seconds 0.1 --minutes 3
 
-Each architecture has a process of its own, which is ended when its time is over, so that one that hangs or crashes
-costs only its own rows. What is finished is written at once: a run that is cut off leaves what it has.
+Each architecture has a process of its own, which is killed when its time is up, so that one that hangs or crashes costs
+only its own rows. Every result is written at once, so an interrupted run keeps what it has measured.
 
 Rates are medians of whole optimiser steps as `lvm train` makes them, at the default and at a large batch. Ten epochs
 over 42,113 concepts are run where the time allows, and extrapolated from the faster rate otherwise. Model FLOPs
@@ -133,7 +133,7 @@ class Run:
         return None, last[0] if done.returncode > 0 else f"exit code {done.returncode}"
 
     def write(self) -> None:
-        """Write what is there so far."""
+        """Write the results so far."""
         for name, text in (("gpu.json", json.dumps(self.found, indent=2)), ("gpu.md", as_markdown(self.found))):
             staged = self.arguments.out / f".{name}.{os.getpid()}"
             staged.write_text(text + "\n", encoding="utf-8")
@@ -165,7 +165,7 @@ def in_child(call: Any, *given: Any, seconds: float) -> list[Row]:
 
 
 def rows_of_work(sender: Connection, work: Work, deadline: float) -> None:
-    """Measure an architecture and send each row when it is there."""
+    """Measure an architecture and send each row as soon as it is measured."""
     torch.set_num_threads(torch.get_num_threads())  # OpenMP's threads do not survive the fork
     try:
         for row in rows_of(work, deadline=deadline):
@@ -208,7 +208,7 @@ HEADINGS = (
 
 
 def as_markdown(found: dict[str, Any]) -> str:
-    """Write what was found as a table."""
+    """Return the results as a Markdown table."""
     about = found.get("machine", {})
     lines = [
         f"{about.get('device', 'no device')}, PyTorch {about.get('torch', '?')}, {about.get('precision', '?')}, "
@@ -279,7 +279,7 @@ def total_of(found: dict[str, Any]) -> list[str]:
 
 
 def resume_in_words(resume: Row | None) -> str:
-    """Say whether a killed training went on as if nothing had happened."""
+    """Say whether a killed training ended like an uninterrupted one."""
     if resume is None:
         return "Killed and resumed: not reached."
     if "why_not" in resume:

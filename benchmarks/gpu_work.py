@@ -1,6 +1,6 @@
 """What `gpu.py` measures of one architecture: training on both kinds of data, evaluation, memory, latency.
 
-Needs PyTorch and NumPy alone, so that it runs where nothing else is installed. The steps are those of `lvm train`:
+Needs only PyTorch and NumPy, so that it runs where nothing else is installed. The steps are those of `lvm train`:
 batches gathered from resident vectors, autocast, gradient clipping, fused AdamW.
 
 Shapes: N = concepts, B = spans in a batch, T = context in concepts, D = vector width, S = targets.
@@ -66,7 +66,7 @@ class Articles:
 
 
 def rows_of(work: Work, *, deadline: float) -> Iterator[Row]:
-    """Yield what is measured of one architecture, the most wanted first; nothing new starts after the deadline."""
+    """Yield the figures of one architecture, the most important first; nothing new starts after the deadline."""
     torch.manual_seed(0)
     if work.device.startswith("cuda"):
         torch.cuda.set_device(work.device)
@@ -83,7 +83,7 @@ def rows_of(work: Work, *, deadline: float) -> Iterator[Row]:
 
 
 def release(device: str) -> None:
-    """Give unused memory of the device back."""
+    """Free unused memory of the device."""
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
 

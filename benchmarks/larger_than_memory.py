@@ -3,7 +3,7 @@
 Both runs train the LSTM `small` on whole articles from the same memory-mapped file, each in a process of its own. The
 limit is that of a memory cgroup (version 1 or 2), which counts everything: what the process allocates, and the pages of
 the file that it has read. The file is dropped from the page cache before the limited run, so that it is read from disk.
-`--plain` adds a limited run that leaves the reading to page faults, as before there was `read_ahead`.
+`--plain` adds a limited run without `read_ahead`, which reads by page faults alone.
 
     sudo python benchmarks/larger_than_memory.py --json        # needs the right to make a cgroup
 
@@ -85,7 +85,7 @@ def row(
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """Write the rows for reading."""
+    """Return the rows as text."""
     lines = [f"{'name':54} {'ours':>9} {'resident':>9} {'ratio':>6} {'goal':>5}  met  losses"]
     lines += [
         f"{r['name']:54} {r['ours']:9.0f} {r['peer']:9.0f} {r['ratio']:6.2f} {r['goal'] or '':>5}  "

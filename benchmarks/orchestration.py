@@ -1,7 +1,7 @@
 """Time the lineage without training through Dagster and from the command line: source table, concepts, sequences.
 
-Each is a process of its own that extracts, checks and promotes the same table anew; what near-duplicates were found
-before is kept by neither. Processor time counts, so that other work on the machine does not; wall time is shown beside.
+Each is a process of its own that extracts, checks and promotes the same table again; neither reuses a search for
+near-duplicates. Processor time counts, so that other work on the machine does not; wall time is shown, too.
 
     PYTHONPATH=. python benchmarks/orchestration.py --home /path/of/a/copy --json     # of a home with a source table
 """
@@ -80,7 +80,7 @@ def measured(way: str, home: Path) -> tuple[float, float]:
 
 
 def loaded_home(num_articles: int) -> Path:
-    """Load small articles into a home that is gone after the benchmark."""
+    """Load small articles into a home that is deleted after the benchmark."""
     import atexit
     import shutil
     import tempfile

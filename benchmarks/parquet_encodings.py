@@ -39,7 +39,7 @@ ALTERNATIVES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Measure every alternative and hold ours against each."""
+    """Measure every alternative and compare ours with each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=18_814, help="Vectors to make where no file is given.")
     parser.add_argument("--data", type=Path, help="Parquet with a column vector.")
@@ -108,7 +108,7 @@ def read_seconds(path: Path) -> float:
 
 
 def compared(name: str, measured: dict[str, tuple[float, float, float]]) -> list[dict[str, Any]]:
-    """Hold ours against one alternative: it may not be larger, nor take more than twice the time."""
+    """Compare ours with one alternative: it may not be larger, nor take more than twice the time."""
     ours, peer = measured[OURS], measured[name]
     size = {"name": f"MB: {name}", "ours": ours[0], "peer": peer[0], "ratio": peer[0] / ours[0], "goal": 1.0}
     times = (ours[1] + ours[2], peer[1] + peer[2])

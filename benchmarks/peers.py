@@ -4,8 +4,8 @@ So all but the mixers is the same code on both sides: ways in and out, residual 
 are taken from our config. `rescale_every=0` keeps RWKV from halving its weights in evaluation, and no peer keeps a
 cache of what it has read, which ours does not either.
 
-Transformers fills a context up to a multiple of Mamba-2's `chunk_size`, by default 256, however short it is. The chunk
-that fits is the smallest power of two that holds the context, up to 64: the best that a person could choose.
+Transformers pads a context to a multiple of Mamba-2's `chunk_size`, by default 256, however short it is. The chunk that
+fits is the smallest power of two not below the length of the context, up to 64: the best that a user could choose.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What is timed of an architecture: one optimiser step on random vectors, and one step from a state.
+"""The parts of an architecture that are timed: one optimiser step on random vectors, and one step from a state.
 
 Shapes: B = batch, T = context in concepts, D = vector width.
 """
@@ -22,7 +22,7 @@ CONTEXT_LENGTH = 5
 
 
 class Step(nn.Module):
-    """A model that has read a context but for its last concept, as a model of contexts."""
+    """A model that has read all but the last concept of a context, as a model of contexts."""
 
     def __init__(self, model: LatentVectorModel, device: str):
         """Read all but the last."""

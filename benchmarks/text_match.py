@@ -83,7 +83,7 @@ def full_precision(table: pa.Table) -> NDArray[np.float32]:
 
 
 def fault_of(texts: pa.Array, articles: NDArray[np.int64], vectors: NDArray[np.float32]) -> Fault:
-    """Say what the check finds."""
+    """Return what the check finds."""
     return match_texts(sample_of(texts, articles, vectors)).fault
 
 
@@ -187,7 +187,7 @@ FAULTS: dict[str, Harm] = {
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """Write the rows for reading."""
+    """Return the rows as text."""
     lines = [f"{'name':72} {'ours':>7} {'goal':>6}  met"]
     lines += [
         f"{r['name']:72} {r['ours']:7.3f} {r['goal']:6.2f}  {'yes' if r['met'] else 'NO'}  ({r['unit']})" for r in rows

@@ -1,10 +1,10 @@
 """Time the training of an LSTM 2x512 against the plain PyTorch loop of the request's quick start, in one run.
 
 The peer is that loop: windows of five concepts as tensors, a DataLoader with batch 32, `nn.LSTM` with two layers of 512
-and a linear way out, squared error, Adam. Ours is the training loop of this project with the preset `small`: a target
-at every position of whole articles (row `lstm articles`), or the same windows (row `lstm windows`). Both see the same
-vectors and take turns; the fastest round of each counts. Only optimiser steps are timed, ours with all that goes with
-them (gathering, clipping, schedule, looking at losses), the peer's with its loader.
+and a linear output layer, squared error, Adam. Ours is the training loop of this project with the preset `small`: a
+target at every position of whole articles (row `lstm articles`), or the same windows (row `lstm windows`). Both read
+the same vectors and take turns; the fastest round of each counts. Only optimiser steps are timed, ours with everything
+that belongs to them (gathering, clipping, schedule, logging of losses), the peer's with its loader.
 
     python benchmarks/training.py --json
     python benchmarks/training.py --data concepts.parquet      # vectors and article lengths of a file
@@ -67,7 +67,7 @@ def main() -> None:
 def compare(
     article_ids: NDArray[np.int64], vectors: NDArray[np.float32], *, threads: int, repeats: int
 ) -> list[dict[str, Any]]:
-    """Let ours and the peer take turns and return the rows of the table."""
+    """Run ours and the peer in turn and return the rows of the table."""
     data = training_data(article_ids, vectors)
     few = int(np.searchsorted(article_ids, article_ids[min(WINDOW_CONCEPTS, len(article_ids) - 1)]))
     window_data = training_data(article_ids[:few], vectors[:few]) if few else data
@@ -131,7 +131,7 @@ def flops_of_a_target(info: Any, positions: int) -> int:
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """Write the rows for reading."""
+    """Return the rows as text."""
     met = {True: "yes", False: "NO", None: ""}
     lines = [f"{'name':40} {'ours':>9} {'peer':>9} {'ratio':>7} {'goal':>6}  met  share of matmul rate"]
     lines += [

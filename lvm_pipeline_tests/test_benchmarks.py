@@ -245,6 +245,17 @@ def test_a_report_is_measured_and_only_a_large_table_is_judged(smoke_rows):
 
 
 @pytest.mark.slow
+def test_a_large_table_is_judged_by_what_a_small_one_predicts(smoke_rows):
+    rows = smoke_rows["growth.py"]
+
+    assert len({row["name"] for row in rows}) == len(rows) == 6
+    for row in rows:
+        power = 1.5 if "near-duplicates" in row["name"] else 1
+        assert row["peer"] == pytest.approx(row["small"] * 3**power)
+        assert row["met"] == (row["peer"] / row["ours"] >= 0.8)
+
+
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_a_refresh_by_dagster_is_measured_beside_the_command_line():
     rows = rows_of("orchestration.py", "--articles", "60")
