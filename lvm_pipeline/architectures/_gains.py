@@ -15,8 +15,9 @@ from lvm_pipeline.architectures._arrays import as_array
 
 
 def can_loop(concepts: Tensor) -> bool:
-    """Whether this is a training on a CPU whose concepts (B, S, D) need no gradient."""
-    return concepts.device.type == "cpu" and torch.is_grad_enabled() and not concepts.requires_grad
+    """Whether this is a training on a CPU whose concepts (B, S, D) need no gradient; torch.compile sees no loops."""
+    is_training = torch.is_grad_enabled() and not concepts.requires_grad
+    return is_training and concepts.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def decayed_means(concepts: Tensor, decays: Tensor, positions: Tensor) -> tuple[Tensor, ...]:

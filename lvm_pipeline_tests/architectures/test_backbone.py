@@ -136,6 +136,7 @@ def test_a_training_step_calls_the_model_once_so_that_hooks_of_a_wrapper_fire(na
 @pytest.mark.slow
 @pytest.mark.long  # compiling takes minutes
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
 @pytest.mark.parametrize("name", ["rwkv4", "lcm_two_tower"])
 def test_torch_compile_sees_a_module_and_trains_it(name):
