@@ -33,6 +33,7 @@ from lvm_pipeline.architectures._dropout import Dropout
 from lvm_pipeline.architectures._gains import can_loop, decayed_means, sum_by_gains
 from lvm_pipeline.architectures._precision import at_least_float32, product_dtype, without_autocast
 from lvm_pipeline.architectures._residual_head import START_DECAY, check_weighted_mean
+from lvm_pipeline.architectures._row_padding import padded_linear
 
 NUM_HEADS = 4
 HEAD_WIDTH = 64
@@ -148,10 +149,10 @@ class MixingHead(nn.Module):
         return self._rotated_back(self._mixed(rotated, keys, positions, states)), (rotated, keys)
 
     def _rotated(self, contexts: Tensor) -> Tensor:
-        return at_least_float32(at_least_float32(contexts) / self.length @ self.basis)
+        return at_least_float32(padded_linear(at_least_float32(contexts) / self.length, self.basis.T))
 
     def _rotated_back(self, predictions: Tensor) -> Tensor:
-        return at_least_float32(predictions @ self.basis.T) * self.length
+        return at_least_float32(padded_linear(predictions, self.basis)) * self.length
 
     def _keys(self, rotated: Tensor) -> Tensor:
         leading = self.dropout(rotated[..., : self.leading] * self.input_scale)
@@ -175,7 +176,7 @@ class MixingHead(nn.Module):
             summaries = torch.stack([concepts[:, positions], *means[:2]], dim=1)
         inputs = summaries[..., : self.leading].transpose(1, 2).flatten(2).to(rotated.dtype) * self.input_scale
         queries = self._queries(inputs, states)
-        correction = self.correction_in(self.correction_dropout(inputs)) @ self.correction_out.T
+        correction = padded_linear(self.correction_in(self.correction_dropout(inputs)), self.correction_out)
         with without_autocast(rotated):
             products = queries @ keys.transpose(-1, -2) / math.sqrt(HEAD_WIDTH)
             scores = self._scores(concepts, summaries, lags) + self.score_scale[:, None, None] * products

@@ -6,8 +6,8 @@ hidden state is computed position by position: its product, with a matrix packed
 loop over the gates (`_loops`). Every other product is one over all positions. What is not a product is in float32.
 Tests compare outputs and gradients with torch's layers.
 
-Shapes: B = batch, T = context in concepts, I = width of the input, H = hidden width, P = packed positions,
-n = contexts that go on at one position.
+Shapes: B = batch, T = context in concepts, I = width of the input, H = hidden width, P = packed positions and rows of
+zeros after them (`_row_padding`), n = contexts that go on at one position.
 """
 
 import itertools
@@ -23,6 +23,7 @@ from lvm_pipeline.architectures._config import BackboneConfig
 from lvm_pipeline.architectures._dropout import dropout
 from lvm_pipeline.architectures._packing import Packing, needed_lengths
 from lvm_pipeline.architectures._products import repeated_product
+from lvm_pipeline.architectures._row_padding import pad_rows
 
 Layer = Callable[..., Tensor]
 Cell = Callable[..., tuple[Tensor, Tensor]]  # concept, (h, c) and the weights named below -> (h, c)
@@ -106,25 +107,29 @@ def run_layers(
     if dtype is None:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
     packing = Packing.of(states.shape[0], states.shape[1], None if at is None else needed_lengths(at))
-    packed = packing.pack(states.to(dtype))
+    num_packed, packed = sum(packing.sizes), pad_rows(packing.pack(states.to(dtype)))
     for number in range(layers.num_layers):
         if number:
             packed = dropout(packed, layers.dropout, training=layers.training)
         packed = layer(packed, packing.sizes, *(getattr(layers, f"{name}_l{number}").to(dtype) for name in NAMES))
+    packed = packed[:num_packed]
     return packing.unpack(packed) if at is None else packing.unpack_at(packed, at)
 
 
 def lstm_layer(
     inputs: Tensor, sizes: list[int], weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
 ) -> Tensor:
-    """Run one LSTM layer from a state of zeros, (P, I) -> (P, H); weights in torch's order i, f, g, o."""
+    """Run one LSTM layer from a state of zeros, (P, I) -> (P, H); weights in torch's order i, f, g, o.
+
+    Rows after the packed positions, whose number is the sum of `sizes`, must be zero; so are their outputs.
+    """
     return _LstmLayer.apply(inputs, sizes, weight_ih, weight_hh, bias_ih + bias_hh)  # pyright: ignore[reportReturnType]
 
 
 def gru_layer(
     inputs: Tensor, sizes: list[int], weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
 ) -> Tensor:
-    """Run one GRU layer from a state of zeros, (P, I) -> (P, H); weights in torch's order r, z, n."""
+    """Run one GRU layer from a state of zeros, (P, I) -> (P, H), as `lstm_layer`; weights in torch's order r, z, n."""
     return _GruLayer.apply(inputs, sizes, weight_ih, weight_hh, bias_ih, bias_hh)  # pyright: ignore[reportReturnType]
 
 
@@ -147,6 +152,7 @@ class _LstmLayer(torch.autograd.Function):
             if before >= 0:
                 of_last = as_array(product(hidden[before : before + n]))
             lstm_position(array_of_inputs, of_last, *arrays, start, before, n)
+        hidden[sum(sizes) :] = 0
         ctx.save_for_backward(inputs, weight_ih, weight_hh, gates, hidden, cells, tanh_cells)
         ctx.sizes = sizes
         return hidden
@@ -166,8 +172,9 @@ class _LstmLayer(torch.autograd.Function):
             lstm_position_backwards(*given, as_array(of_next), *found, start, before, n)
             if before >= 0:
                 of_next = product(grad_gates[start : start + n])
+        grad_gates[sum(sizes) :] = 0
         grad_inputs = grad_gates @ weight_ih if ctx.needs_input_grad[0] else None
-        grad_weights = grad_gates.T @ inputs, grad_gates[sizes[0] :].T @ _before(hidden, sizes)
+        grad_weights = grad_gates.T @ inputs, _of_recurrent(grad_gates, hidden, sizes)
         return grad_inputs, None, *grad_weights, grad_bias.to(inputs.dtype)
 
 
@@ -197,6 +204,7 @@ class _GruLayer(torch.autograd.Function):
             if before >= 0:
                 of_last = as_array(product(hidden[before : before + n]))
             gru_position(array_of_inputs, of_last, *arrays, start, before, n)
+        hidden[sum(sizes) :] = 0
         ctx.save_for_backward(inputs, weight_ih, weight_hh, gates, hidden, recurrent, states)
         ctx.sizes = sizes
         return hidden
@@ -219,8 +227,9 @@ class _GruLayer(torch.autograd.Function):
                 of_next = product(grad_recurrent[start : start + n])
         of_r_and_z = slice(2 * states.shape[1])
         grad_bias_ih[of_r_and_z] = grad_bias_hh[of_r_and_z]
+        grad_inputs[sum(sizes) :] = 0
         of_layer_below = grad_inputs @ weight_ih if ctx.needs_input_grad[0] else None
-        grad_weights = grad_inputs.T @ inputs, grad_recurrent[sizes[0] :].T @ _before(hidden, sizes)
+        grad_weights = grad_inputs.T @ inputs, _of_recurrent(grad_recurrent, hidden, sizes)
         return of_layer_below, None, *grad_weights, grad_bias_ih.to(inputs.dtype), grad_bias_hh.to(inputs.dtype)
 
 
@@ -230,9 +239,12 @@ def _positions(sizes: list[int]) -> list[tuple[int, int, int]]:
     return list(zip(starts, [-1, *starts], sizes, strict=False))
 
 
-def _before(packed: Tensor, sizes: list[int]) -> Tensor:
-    """Return the values one position earlier, for every position but the first, (P - n of the first, ...)."""
-    return torch.cat([part[:size] for part, size in zip(packed.split(sizes), [*sizes[1:], 0], strict=True)])
+def _of_recurrent(gradients: Tensor, hidden: Tensor, sizes: list[int]) -> Tensor:
+    """Return the gradient of the recurrent weight from those of its products, (P, O), and the hidden states, (P, H)."""
+    num_packed = sum(sizes)
+    parts = hidden[:num_packed].split(sizes)
+    before = torch.cat([part[:size] for part, size in zip(parts, [*sizes[1:], 0], strict=True)])
+    return pad_rows(gradients[sizes[0] : num_packed]).T @ pad_rows(before)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

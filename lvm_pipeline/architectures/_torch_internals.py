@@ -24,6 +24,11 @@ def has_avx512_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def has_amx() -> bool:
+    """Whether the CPU multiplies bfloat16 in tiles (AMX)."""
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
 def compiler_error() -> type[Exception]:
     """Return the base class of `torch.compile`'s errors, which is not public. Its import takes seconds."""
     from torch._dynamo.exc import TorchDynamoException

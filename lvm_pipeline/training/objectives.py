@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvm_pipeline.architectures._contract import LatentVectorModel
+from lvm_pipeline.architectures._row_padding import PaddedLinears
 from lvm_pipeline.architectures._units import cosines
 from lvm_pipeline.errors import LvmError
 from lvm_pipeline.training.batches import Batch
@@ -127,9 +128,11 @@ class TrainingLoss(nn.Module):
     def __init__(self, model: LatentVectorModel):
         super().__init__()
         self.model = model
+        self.padded = PaddedLinears(model)
 
     def forward(self, batch: Batch, objective: Objective) -> Tensor:
-        return training_loss(self.model, batch, objective)
+        with self.padded:
+            return training_loss(self.model, batch, objective)
 
 
 @dataclass(frozen=True, kw_only=True)
