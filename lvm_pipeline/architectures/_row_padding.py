@@ -2,7 +2,7 @@
 
 oneDNN generates machine code for every new shape of a product. On a CPU with AMX that takes 3 to 14 ms, and the product
 itself one or two; batches of whole articles rarely have the same number of positions twice. With numbers of rows that
-are multiples of 128, an epoch of the LSTM `small` over 100,000 concepts takes 16 s and not 28. On other CPUs code is
+are multiples of 128, an epoch of the LSTM `small` over 100,000 concepts takes 15 s and not 26. On other CPUs code is
 generated in a fraction of a millisecond, and nothing is padded.
 
 Rows of zeros change no result and no gradient but by the order in which floats are added.

@@ -2,6 +2,7 @@ import importlib
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,3 +26,11 @@ def transformers(require_package):
     """The package that ours are compared with."""
     require_package("transformers")
     return importlib.import_module("transformers")
+
+
+@pytest.fixture
+def noisy_memory():
+    """New tensors hold NaN until something is written to them."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -33,14 +33,6 @@ def test_agrees_with_torch_in_float64(kind, batch, length, num_layers):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
-@pytest.fixture
-def noisy_memory():
-    """New tensors hold NaN until something is written to them."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_every_element_is_written(kind, dtype, noisy_memory):
     torch_class, layer = KINDS[kind]

@@ -38,14 +38,6 @@ def row_numbers(monkeypatch):
     return numbers
 
 
-@pytest.fixture
-def noisy_memory():
-    """New tensors hold NaN until something is written to them."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def bfloat16():
     return torch.autocast("cpu", torch.bfloat16)
 
